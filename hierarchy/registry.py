@@ -1,0 +1,261 @@
+"""The children of one node: register, report, expire, list, and offer candidates. Synchronous, no I/O.
+
+One dict of children keyed by name; every other view is derived from it. Expiry is a question asked at reading time
+(`Child.available(now)`); `sweep` only forgets those that have been gone for long.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from hierarchy import subtree
+from hierarchy.child import NODE, Child, Share
+from hierarchy.errors import LoopDetected, NameTaken
+from hierarchy.status import Api, ModelKey, NodeStatus, aggregate
+from hierarchy.wire import HeartBeat, Identity, Registration
+
+
+class Registry:
+    """All state about children.
+
+    identity: this node's own, against self-registration and loops.
+    clock: monotonic seconds, injected.
+    """
+
+    def __init__(self, identity: Identity, clock: Callable[[], float], max_speed: float = 1e6) -> None:
+        self.identity = identity
+        self.max_speed = max_speed
+        self.children: dict[str, Child] = {}
+        self.generation = 0  # grows whenever the answer to "who may be chosen" may have changed
+        self._clock = clock
+        self._available: dict[ModelKey, tuple[int, float, list[Share]]] = {}
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(self.children.values())
+
+    def __len__(self) -> int:
+        return len(self.children)
+
+    # -- what children tell us -------------------------------------------------------------------------------
+
+    def declare(self, name: str, url: str, kind: str) -> Child:
+        """An engine from our own configuration; a prober will report for it."""
+        child = self.children[name] = Child(name, url, kind, declared=True)
+        self.generation += 1
+        return child
+
+    def register(self, message: Registration) -> Child:
+        """Take in a child, or one that comes again.
+
+        A FastChat worker whose status is null is listed without models until its status has been asked for.
+
+        Raises:
+            InvalidField: a value is not allowed; nothing was registered.
+            LoopDetected: it is this node, or has this node below it.
+            NameTaken: another live child holds that name or that address.
+        """
+        status = message.check(self.max_speed)
+        self._refuse_loop(message)
+        name = message.node or message.worker_name
+        now = self._clock()
+        child = self._refuse_taken(name, message, now)
+        if child is None:
+            child = self.children[name] = Child(name, message.worker_name, NODE if message.node else "fastchat")
+        if child.url != message.worker_name.rstrip("/"):
+            child.move_to(message.worker_name)
+        child.check_heart_beat = message.check_heart_beat
+        child.multimodal = message.multimodal
+        child.last_seen = now
+        if message.node:
+            self._take_node_fields(child, message)
+            child.instance = message.instance
+            child.secret = message.secret.encode()
+        if status is not None:
+            if not message.node:
+                status = _merge(child, status)
+            child.report(status, now, message.seen if message.node else None)
+        child.seq = message.seq
+        self.generation += 1
+        return child
+
+    def heart_beat(self, message: HeartBeat) -> bool:
+        """A worker's beat or a node's report. False: not known here, register again.
+
+        Raises:
+            InvalidField: a value is not allowed; the child's former status stands.
+        """
+        status = message.check(self.max_speed)
+        child = self.children.get(message.node or message.worker_name)
+        if child is None or child.declared or (message.node and child.instance != message.instance):
+            return False
+        if self.identity.instance in message.path:
+            self.remove(child.name)
+            return False
+        now = self._clock()
+        if status is None:
+            was_available = child.available(now)
+            child.heart_beat(message.queue_length, now)
+        else:
+            if message.seq <= child.seq:
+                return True  # overtaken by a later one
+            was_available = child.available(now)
+            child.seq = message.seq
+            self._take_node_fields(child, message)
+            was_available &= not child.report(status, now, message.seen)
+        if not was_available:
+            self.generation += 1
+        return True
+
+    def report(self, child: Child, status: NodeStatus) -> None:
+        """What a prober read from an engine."""
+        now = self._clock()
+        was_available = child.available(now)
+        if child.report(status, now) or not was_available:
+            self.generation += 1
+
+    def mark_down(self, child: Child, why: str) -> None:
+        """A prober found that an engine cannot be used."""
+        if child.down is None:
+            self.generation += 1
+        child.down = why
+
+    def eject(self, child: Child, seconds: float, why: str) -> None:
+        """Do not choose the child for a while."""
+        child.ejected_until = self._clock() + seconds
+        child.ejected_why = why
+        self.generation += 1
+
+    def drain(self, child: Child, draining: bool = True) -> None:
+        """No new requests (or again new ones)."""
+        child.draining = draining
+        self.generation += 1
+
+    def remove(self, name: str, instance: str | None = None) -> Child | None:
+        """Forget a child. With `instance`: only if that is the one we know, so that a late farewell does no harm."""
+        child = self.children.get(name)
+        if child is None or (instance is not None and child.instance != instance):
+            return None
+        self.generation += 1
+        return self.children.pop(name)
+
+    def sweep(self) -> list[Child]:
+        """Forget the children that have been silent for too long; returns them."""
+        now = self._clock()
+        gone = [child for child in self if now >= child.gone_at]
+        for child in gone:
+            self.remove(child.name)
+        return gone
+
+    def find(self, name_or_url: str) -> Child | None:
+        """By name, else by URL."""
+        child = self.children.get(name_or_url)
+        if child is not None:
+            return child
+        url = name_or_url.rstrip("/")
+        return next((child for child in self if child.url == url), None)
+
+    # -- what we tell others ---------------------------------------------------------------------------------
+
+    def available(self, key: ModelKey) -> list[Share]:
+        """The shares of the children that may take a request for this model now (do not change the list).
+
+        Cached until something happens or the first of them would fall silent, and the same object until then.
+        """
+        now = self._clock()
+        cached = self._available.get(key)
+        if cached is not None and cached[0] == self.generation and now < cached[1]:
+            return cached[2]
+        shares: list[Share] = []
+        until = math.inf
+        for child in self:
+            share = child.shares.get(key)
+            if share is None:
+                continue
+            if child.available(now):
+                shares.append(share)
+                until = min(until, child.fresh_until)
+            elif child.ejected_until > now:
+                until = min(until, child.ejected_until)
+        if len(self._available) > 4 * sum(len(child.shares) for child in self) + 64:
+            self._available.clear()  # names that clients made up, or models long gone
+        self._available[key] = self.generation, until, shares
+        return shares
+
+    def listed(self, model: str, api: Api | None = None) -> bool:
+        """Does anybody below serve this model, even one that is not available now?
+
+        Nodes below report only what is available; what is not shows in their subtrees.
+        """
+        return any(child.serves(model, api) or subtree.lists(child.subtree, model, api) for child in self)
+
+    def status(self) -> NodeStatus:
+        """Our own status: the sum over the children that may be chosen."""
+        now = self._clock()
+        return aggregate(child.current() for child in self if child.available(now))
+
+    def model_names(self) -> list[str]:
+        """Sorted names of the models that can be asked for now."""
+        return self.status().model_names
+
+    def multimodal_names(self) -> list[str]:
+        """Sorted names of the models of FastChat workers that registered as multimodal."""
+        now = self._clock()
+        return sorted({key[0] for child in self if child.multimodal and child.available(now) for key in child.shares})
+
+    def path(self) -> list[str]:
+        """Instances of all nodes below, this one included."""
+        below: set[str] = {self.identity.instance}
+        for child in self:
+            below |= child.path
+        return sorted(below)
+
+    # -- helpers ---------------------------------------------------------------------------------------------
+
+    def _refuse_loop(self, message: Registration) -> None:
+        if self.identity.instance in message.path or message.instance == self.identity.instance:
+            raise LoopDetected(
+                f"{message.node or message.worker_name} cannot register here: this node is itself below it; "
+                "look at `parent` in both configurations"
+            )
+        if message.worker_name.rstrip("/") == self.identity.url.rstrip("/"):
+            raise LoopDetected(
+                f"worker_name {message.worker_name!r} is this node's own address; "
+                "a node cannot register with itself, and each needs an `advertise` of its own"
+            )
+
+    def _refuse_taken(self, name: str, message: Registration, now: float) -> Child | None:
+        """The child to go on with, or None for a new one."""
+        url = message.worker_name.rstrip("/")
+        for other in self:
+            if other.name != name and other.url == url and (other.declared or now < other.fresh_until):
+                raise NameTaken(f"address {url!r} is already that of {other.name!r}; each child needs its own")
+        child = self.children.get(name)
+        if child is None:
+            return None
+        another = child.instance != message.instance and child.url != url
+        if child.declared or (another and now < child.fresh_until):
+            raise NameTaken(f"name {name!r} is taken by {child.url}; choose another, or stop that one first")
+        if child.is_node != bool(message.node):
+            self.remove(name)
+            return None
+        return child
+
+    def _take_node_fields(self, child: Child, message: Registration | HeartBeat) -> None:
+        child.version = message.version
+        child.interval_s = message.interval_s
+        child.path = frozenset(message.path)
+        if isinstance(message, Registration):
+            child.subtree = subtree.merge({}, message.children or {})
+        elif message.children:
+            child.subtree = subtree.merge(child.subtree, message.children)
+
+
+def _merge(child: Child, status: NodeStatus) -> NodeStatus:
+    """FastChat's multi-model workers share one address and each registers only its own models: keep the others.
+
+    What the worker then answers to /worker_get_status replaces this.
+    """
+    named = {model.key for model in status.models}
+    others = tuple(model for model in child.status.models if model.key not in named)
+    return NodeStatus(others + status.models, status.speed, status.queue_length)

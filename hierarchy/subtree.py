@@ -1,0 +1,81 @@
+"""The summary of a subtree that travels upward for `/tree`, as plain JSON objects.
+
+A subtree is `{child name: entry}`, an entry `{name, kind, state, ..., models: [...], children: subtree}`. A
+registration carries it whole, a report only what changed, as an RFC 7396 merge patch. Values are never changed in
+place, so an unchanged part is the same object before and after, and comparing it costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MAX_DEPTH = 64  # levels of nodes; deeper JSON is no tree of ours and would exhaust the stack
+
+Subtree = Mapping[str, Any]
+
+
+def merge(target: Any, patch: Any) -> Any:
+    """Apply a merge patch: null removes, objects merge, everything else replaces."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge(merged.get(key), value)
+    return merged
+
+
+def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch that makes `new` of `old`. Neither may hold None as a value."""
+    patch: dict[str, Any] = dict.fromkeys(old.keys() - new.keys())
+    for key, value in new.items():
+        before = old.get(key)
+        if before is value or before == value:
+            continue
+        patch[key] = diff(before, value) if isinstance(value, dict) and isinstance(before, dict) else value
+    return patch
+
+
+def too_deep(value: Any, limit: int = 3 * MAX_DEPTH) -> bool:
+    """Is JSON nested deeper than any real tree's?"""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            item
+            for parent in level
+            if isinstance(parent, dict | list)
+            for item in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def leaves(subtree: Any, above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each engine below with its path, as ("site-a/gpu-1", entry). Whatever a stranger malformed is passed over."""
+    if not isinstance(subtree, Mapping):
+        return
+    for name, entry in subtree.items():
+        if not isinstance(entry, Mapping):
+            continue
+        if entry.get("kind") == "node":
+            yield from leaves(entry.get("children"), f"{above}{name}/")
+        else:
+            yield f"{above}{name}", entry
+
+
+def lists(subtree: Subtree, model: str, api: str | None = None) -> bool:
+    """Does any engine below list the model, available or not?"""
+    return any(serves(entry, model, api) for _, entry in leaves(subtree))
+
+
+def serves(entry: Mapping[str, Any], model: str, api: str | None = None) -> bool:
+    """Does one entry list the model (in one API family, or in any)?"""
+    models = entry.get("models")
+    return any(
+        isinstance(item, Mapping) and item.get("name") == model and api in (None, item.get("api"))
+        for item in (models if isinstance(models, list) else ())
+    )

@@ -1,0 +1,234 @@
+"""The messages between a child and its parent, and what makes one acceptable.
+
+A registration or report is FastChat's own object with our fields beside it (docs/protocol.md). Unknown fields are
+ignored, so that releases can differ within one tree. Everything here came over a network: `decode` checks types,
+`Registration.check` and `HeartBeat.check` check values, and both raise `InvalidField` naming the field.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from hierarchy import subtree
+from hierarchy.errors import BadRequest, InvalidField
+from hierarchy.status import ModelStatus, NodeStatus
+
+MAX_QUEUE = 10**9  # a longer queue is a lie, and would overflow the arithmetic behind it
+MAX_NAME = 256
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a node is: its name, the URL it advertises, and the random id of this process."""
+
+    name: str
+    url: str
+    instance: str
+    version: str = ""
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """FastChat's `worker_status`: totals over all the worker's models."""
+
+    model_names: list[str]
+    speed: float = 1.0
+    queue_length: int = 0
+
+
+class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
+    """What our nodes send beside FastChat's fields, in registrations and reports alike.
+
+    node: the sender's name. instance: random id of its process. version: of its release. seq: number of this
+    message, so that late ones are dropped. seen: the highest x-hierarchy-seq it has received from this parent.
+    path: instances of all nodes below, itself included (loops). models: status per model. children: its subtree for
+    `/tree`, whole in a registration and an RFC 7396 merge patch in a report.
+    """
+
+    node: str = ""
+    instance: str = ""
+    version: str = ""
+    seq: int = 0
+    seen: int = 0
+    path: list[str] = []
+    models: list[ModelStatus] | None = None
+    children: dict[str, Any] | None = None
+    interval_s: float = 1.0
+
+
+class Registration(NodeFields, frozen=True, kw_only=True):
+    """`POST /register_worker`. `worker_name` is the URL at which the parent reaches the child."""
+
+    worker_name: str
+    check_heart_beat: bool
+    worker_status: WorkerStatus | None = None
+    multimodal: bool = False
+    secret: str = ""
+
+    def check(self, max_speed: float) -> NodeStatus | None:
+        """Check every value; return the status it declares, or None where FastChat's `worker_status` is null.
+
+        Raises:
+            InvalidField: the first field whose value is not allowed.
+        """
+        check_url("worker_name", self.worker_name)
+        _check_node_fields(self)
+        if self.worker_status is None:
+            return None
+        worker = self.worker_status
+        return _check_status(
+            "worker_status.", worker.model_names, worker.speed, worker.queue_length, self.models, max_speed
+        )
+
+
+class HeartBeat(NodeFields, frozen=True, kw_only=True):
+    """`POST /receive_heart_beat`. From a FastChat worker only the first two fields."""
+
+    worker_name: str
+    queue_length: int
+    speed: float | None = None
+
+    def check(self, max_speed: float) -> NodeStatus | None:
+        """Check every value; return the whole status if it carries one (a node's report), else None."""
+        _check_node_fields(self)
+        _check_queue("queue_length", self.queue_length)
+        if self.models is None:
+            return None
+        if self.speed is None:
+            raise InvalidField("speed", "is missing, but `models` is there; send both")
+        names = [model.name for model in self.models]
+        return _check_status("", names, self.speed, self.queue_length, self.models, max_speed)
+
+
+class Deregistration(msgspec.Struct, frozen=True):
+    """`POST /deregister_worker` (ours): the child is going. `instance` guards against a late one."""
+
+    worker_name: str
+    instance: str = ""
+
+
+class ModelRequest(msgspec.Struct, frozen=True):
+    """`POST /get_worker_address`."""
+
+    model: str
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """Our answer to one of our nodes that registered (a FastChat worker gets `null`).
+
+    interval_s: how often the child shall report; longer than it proposed when the parent is busy.
+    """
+
+    node: str = ""
+    instance: str = ""
+    version: str = ""
+    interval_s: float = 1.0
+
+
+M = TypeVar("M")
+
+
+def decode(body: bytes, kind: type[M]) -> M:
+    """Decode one message.
+
+    Raises:
+        BadRequest: not JSON at all.
+        InvalidField: a missing key or a wrong type, by its name.
+    """
+    try:
+        # Not msgspec's own decoder: it stops at NaN and 1e400 without saying in which field they stood.
+        data = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+    return convert(data, kind)
+
+
+def convert(data: Any, kind: type[M]) -> M:
+    """Like `decode`, from an object that is already decoded. Raises `InvalidField`."""
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidField(*_field_of(str(error))) from None
+
+
+def check_url(field: str, url: str) -> None:
+    """Raise `InvalidField` unless `url` is http(s) with a host and, if any, a valid port."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or len(url) > 2048 or not url.isascii() or not url.isprintable() or " " in url:
+        raise InvalidField(field, f"{url[:100]!r} is no URL of the form http://host:port")
+
+
+def _field_of(message: str) -> tuple[str, str]:
+    """msgspec's "Expected `int`, got `str` - at `$.queue_length`" as (field, reason)."""
+    reason, _, where = message.partition(" - at ")
+    field = where.strip("`").removeprefix("$").removeprefix(".")
+    missing = re.search(r"missing required field `(\w+)`", reason)
+    if missing:
+        return f"{field}.{missing[1]}" if field else missing[1], "is missing"
+    return field or "body", reason[0].lower() + reason[1:]
+
+
+def _check_node_fields(message: NodeFields) -> None:
+    for field in ("node", "instance", "version"):
+        _check_name(field, getattr(message, field), empty=True)
+    for hop in message.path:
+        _check_name("path", hop)
+    for field in ("seq", "seen"):
+        if not 0 <= getattr(message, field) < 2**63:
+            raise InvalidField(field, "must lie between 0 and 2**63")
+    if not (math.isfinite(message.interval_s) and 0 < message.interval_s <= 3600):
+        raise InvalidField("interval_s", "must lie between 0 and 3600 seconds")
+    if subtree.too_deep(message.children):
+        raise InvalidField("children", f"is nested deeper than {subtree.MAX_DEPTH} levels of nodes")
+
+
+def _check_name(field: str, name: str, *, empty: bool = False) -> None:
+    if not (empty or name) or len(name) > MAX_NAME or (name and not name.isprintable()):
+        raise InvalidField(field, f"{name[:40]!r} is no name: 1 to {MAX_NAME} printable characters")
+
+
+def _check_status(
+    where: str,
+    names: Iterable[str],
+    speed: float,
+    queue_length: int,
+    models: list[ModelStatus] | None,
+    max_speed: float,
+) -> NodeStatus:
+    names = list(names)
+    for name in names:
+        _check_name(f"{where}model_names", name)
+    _check_speed(f"{where}speed", speed, max_speed, zero=not names)
+    _check_queue(f"{where}queue_length", queue_length)
+    if models is None:  # a FastChat worker: one GPU, one queue, whatever the model
+        models = [ModelStatus(name, "fastchat", speed, queue_length) for name in dict.fromkeys(names)]
+    seen = set()
+    for model in models:
+        _check_name("models.name", model.name)
+        _check_speed("models.speed", model.speed, max_speed)
+        _check_queue("models.queue_length", model.queue_length)
+        _check_queue("models.slots", model.slots)
+        if model.key in seen:
+            raise InvalidField("models", f"{model.name!r} is listed twice for api {model.api!r}")
+        seen.add(model.key)
+    return NodeStatus(tuple(models), speed, queue_length)
+
+
+def _check_speed(field: str, speed: float, max_speed: float, *, zero: bool = False) -> None:
+    if math.isfinite(speed) and (0 < speed <= max_speed or (zero and speed == 0)):
+        return
+    raise InvalidField(field, f"{speed} is not allowed: it must be above 0 and at most {max_speed:g}")
+
+
+def _check_queue(field: str, queue_length: int) -> None:
+    if not 0 <= queue_length <= MAX_QUEUE:
+        raise InvalidField(field, f"must lie between 0 and {MAX_QUEUE}")
