@@ -1,0 +1,79 @@
+"""From a model's name to a lease on one child: candidates → policy → lease."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from random import Random
+from typing import get_args
+
+from hierarchy.child import Child, Lease, Share
+from hierarchy.errors import ModelNotFound, RequestError, Unavailable
+from hierarchy.policy import POLICIES, Candidates
+from hierarchy.registry import Registry
+from hierarchy.status import Api, ModelKey
+
+OTHER: dict[Api, Api] = {"openai": "fastchat", "fastchat": "openai"}
+
+
+class Dispatch:
+    """Chooses among the registry's children by one policy."""
+
+    def __init__(self, registry: Registry, policy: str, rng: Random) -> None:
+        self._registry = registry
+        self._policy = POLICIES[policy]()
+        self._rng = rng
+        self._candidates: dict[ModelKey, Candidates] = {}
+
+    def choose(self, key: ModelKey, tried: Collection[Child] = ()) -> Share:
+        """The share that the policy takes, without claiming it.
+
+        tried: children that this request has already failed on; they are not taken again.
+
+        Raises:
+            ModelNotFound: nobody below serves it in this API family.
+            Unavailable: somebody does, but none that may be chosen now (or all were tried).
+        """
+        shares = self._registry.available(key)
+        if not shares:
+            raise self._nobody(key)
+        if tried:
+            shares = [share for share in shares if share.child not in tried]
+            if not shares:
+                raise Unavailable(f"every child that serves model {key[0]!r} failed on this request")
+            return self._policy(Candidates(shares), self._rng)
+        candidates = self._candidates.get(key)
+        if candidates is None or candidates.shares is not shares:
+            if len(self._candidates) > 1024:
+                self._candidates.clear()
+            candidates = self._candidates[key] = Candidates(shares)
+        return self._policy(candidates, self._rng)
+
+    def lease(self, key: ModelKey, tried: Collection[Child] = ()) -> Lease:
+        """Choose, and claim the child for one request. Raises as `choose`."""
+        share = self.choose(key, tried)
+        return share.child.lease(share)
+
+    def hand_out(self, model: str) -> Child | None:
+        """The child whose address is given away for a model, whatever API it serves it by; None if there is none."""
+        for api in get_args(Api):
+            try:
+                share = self.choose((model, api))
+            except RequestError:
+                continue
+            share.child.hand_out(share)
+            return share.child
+        return None
+
+    def _nobody(self, key: ModelKey) -> ModelNotFound | Unavailable:
+        model, api = key
+        if self._registry.listed(model, api):
+            return Unavailable(
+                f"model {model!r} is served here, but no child that serves it is available now; try again"
+            )
+        if self._registry.listed(model):
+            return ModelNotFound(
+                f"model {model!r} is served here through the {OTHER[api]} API only, not through {api}'s"
+            )
+        names = self._registry.model_names()
+        known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "none at the moment"
+        return ModelNotFound(f"no child serves model {model!r}; models here: {known}")

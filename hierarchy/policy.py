@@ -1,0 +1,88 @@
+"""Dispatch policies: which of the available children gets the next request.
+
+A policy is a callable `(candidates, rng) -> Share`; it never sees an empty list nor a child that may not be chosen.
+`POLICIES` maps the name used in YAML and on the command line to a factory, because `round_robin` remembers its turn.
+
+Source: `lottery` and `shortest_queue` are FastChat's (its queue_length / speed, but without the bias that always takes
+the first of equals); `p2c` is Mitzenmacher's power of two choices, which stays right when reports are stale.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Callable
+from functools import cached_property
+from itertools import accumulate
+from operator import attrgetter
+from random import Random
+
+from hierarchy.child import Share
+from hierarchy.status import ModelKey
+
+_score = attrgetter("score")
+
+
+class Candidates:
+    """The shares of the children that may take a request for one model now; never empty, never changed."""
+
+    def __init__(self, shares: list[Share]) -> None:
+        self.shares = shares
+
+    @cached_property
+    def cumulative_speed(self) -> list[float]:
+        """Kept with the list, so that a draw weighted by speed costs a bisection only."""
+        return list(accumulate(share.speed for share in self.shares))
+
+    def draw(self, rng: Random) -> Share:
+        """One share at random, weighted by speed."""
+        weights = self.cumulative_speed
+        return self.shares[bisect(weights, rng.random() * weights[-1], 0, len(weights) - 1)]
+
+
+Policy = Callable[[Candidates, Random], Share]
+
+
+def lottery(candidates: Candidates, rng: Random) -> Share:
+    """At random, weighted by speed."""
+    return candidates.draw(rng)
+
+
+def shortest_queue(candidates: Candidates, rng: Random) -> Share:
+    """The least load / speed; among equals at random, weighted by speed."""
+    shares = candidates.shares
+    best = min(shares, key=_score)
+    equals = [share for share in shares if share.score == best.score]
+    return best if len(equals) == 1 else Candidates(equals).draw(rng)
+
+
+def p2c(candidates: Candidates, rng: Random) -> Share:
+    """Two different ones at random, weighted by speed; the better of them."""
+    first = second = candidates.draw(rng)
+    if len(candidates.shares) == 1:
+        return first
+    for _ in range(8):  # a share with nearly all the speed is drawn again and again: then it may as well have it
+        second = candidates.draw(rng)
+        if second is not first:
+            break
+    return second if second.score < first.score else first
+
+
+class RoundRobin:
+    """Each in turn, per model; speed and load are not looked at."""
+
+    def __init__(self) -> None:
+        self._turns: dict[ModelKey, int] = {}
+
+    def __call__(self, candidates: Candidates, rng: Random) -> Share:
+        shares = candidates.shares
+        key = shares[0].key
+        turn = self._turns[key] = self._turns.get(key, rng.randrange(len(shares)) - 1) + 1
+        return shares[turn % len(shares)]
+
+
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "shortest_queue": lambda: shortest_queue,
+    "p2c": lambda: p2c,
+    "lottery": lambda: lottery,
+    "round_robin": RoundRobin,
+}
