@@ -1,0 +1,129 @@
+"""What is counted, and how Prometheus sees it.
+
+The lane counts in plain attributes (`Tally`): a prometheus_client instrument takes a lock and a dictionary look-up per
+event, which would cost more than choosing the child. `Metrics` is the collector that turns them into families when
+`/metrics` is read. Gauges that others can tell at any time are asked for then too.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+
+BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+#: name -> (help, label names)
+GAUGES = {
+    "hierarchy_child_up": ("1 if the child may be chosen.", ("child", "kind", "state")),
+    "hierarchy_child_speed": ("Declared or summed capacity weight.", ("child",)),
+    "hierarchy_child_queue_length": ("Requests running plus waiting at the child, as far as known.", ("child",)),
+    "hierarchy_requests_in_flight": ("Open leases.", ("child",)),
+    "hierarchy_uplink_up": ("1 if registered with that parent.", ("parent",)),
+    "hierarchy_connections": ("Open client connections.", ()),
+}
+Sample = tuple[str, tuple[str, ...], float]  # gauge name, label values, value
+
+
+class Histogram:
+    """Seconds, in `BUCKETS_S`."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_S) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self.sum += seconds
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """As Prometheus wants them: (upper bound, count so far)."""
+        rows, total = [], 0
+        for bound, count in zip((*BUCKETS_S, float("inf")), self.counts, strict=True):
+            total += count
+            rows.append(("+Inf" if bound == float("inf") else str(bound), float(total)))
+        return rows
+
+
+class Tally:
+    """Counts for one (model, api, child). Every request that was sent ends in exactly one of `done`'s outcomes."""
+
+    __slots__ = ("outcomes", "total", "ttft")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, int] = {}
+        self.ttft = Histogram()  # from sending the request to the first body byte
+        self.total = Histogram()  # from the request's arrival to the answer's end
+
+    def done(self, outcome: str) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+
+class Metrics:
+    """Everything this process counts.
+
+    gauges: called at each reading for the current values.
+    """
+
+    def __init__(self, gauges: Callable[[], Iterable[Sample]] = lambda: ()) -> None:
+        self.gauges = gauges
+        self.tallies: dict[tuple[str, str, str], Tally] = {}
+        self.refused: dict[str, int] = {}  # requests that never reached a child, by error code
+        self.retries = 0
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def tally(self, model: str, api: str, child: str) -> Tally:
+        """The counts of one (model, api, child); made at first use, never dropped, since counters must not go back."""
+        key = model, api, child
+        tally = self.tallies.get(key)
+        if tally is None:
+            tally = self.tallies[key] = Tally()
+        return tally
+
+    def refuse(self, code: str) -> None:
+        """A request was answered with an error of our own before any child had it."""
+        self.refused[code] = self.refused.get(code, 0) + 1
+
+    def render(self) -> bytes:
+        """Prometheus' text form."""
+        return generate_latest(self._registry)
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the names are known only when something was counted."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """For prometheus_client."""
+        labels = ("model", "api", "child")
+        requests = CounterMetricFamily(
+            "hierarchy_requests", "Requests sent to a child, by how they ended.", labels=(*labels, "outcome")
+        )
+        ttft = HistogramMetricFamily(
+            "hierarchy_time_to_first_byte_seconds", "From sending a request to its first body byte.", labels=labels
+        )
+        total = HistogramMetricFamily(
+            "hierarchy_request_seconds", "From a request's arrival to its answer's end.", labels=labels
+        )
+        for key, tally in self.tallies.items():
+            for outcome, count in tally.outcomes.items():
+                requests.add_metric((*key, outcome), count)
+            ttft.add_metric(key, tally.ttft.cumulative(), tally.ttft.sum)
+            total.add_metric(key, tally.total.cumulative(), tally.total.sum)
+        refused = CounterMetricFamily("hierarchy_refused", "Requests answered with our own error.", labels=("code",))
+        for code, count in self.refused.items():
+            refused.add_metric((code,), count)
+        retries = CounterMetricFamily("hierarchy_retries", "Attempts on another child after a failure.")
+        retries.add_metric((), self.retries)
+        yield from (requests, ttft, total, refused, retries)
+        yield from self._gauge_families()
+
+    def _gauge_families(self) -> Iterator[Metric]:
+        families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()}
+        for name, labels, value in self.gauges():
+            families[name].add_metric(labels, value)
+        yield from families.values()

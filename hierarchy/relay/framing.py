@@ -1,0 +1,176 @@
+"""Where a message's body ends: small trackers, pure functions of bytes (RFC 9112, section 6).
+
+Each tracker has `feed(data) -> int`: how many bytes of `data` belong to this body. Fewer than given means that the
+body ended inside; `done` says that it has ended. Nothing is copied and nothing decoded: bodies pass as they came.
+`mend(filler)` says what must still be sent, after a cut, before new bytes can follow in good form.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from hierarchy.errors import HierarchyError
+
+MAX_LINE = 4096  # of a chunk's size line with its extensions, or of one trailer
+MAX_TRAILERS = 32 * 1024
+MAX_FILL = 1024 * 1024  # a chunk cut with more than this missing is not filled up
+_HEX = frozenset(b"0123456789abcdefABCDEF")
+
+
+class FramingError(HierarchyError):
+    """The bytes break the rules of their framing."""
+
+
+class Framing(Protocol):
+    """What the three trackers have in common."""
+
+    done: bool
+
+    def feed(self, data: bytes) -> int:
+        """Take in the next bytes; returns how many of them belong to the body. Raises `FramingError`."""
+
+    def mend(self, filler: bytes) -> bytes | None:
+        """Bytes that complete what was cut, using the one byte `filler` as content; None if that cannot be done."""
+
+
+class Length:
+    """Content-Length, or no body at all (0)."""
+
+    __slots__ = ("done", "left")
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+        self.done = length == 0
+
+    def feed(self, data: bytes) -> int:
+        size = len(data)
+        if size < self.left:
+            self.left -= size
+            return size
+        taken, self.left, self.done = self.left, 0, True
+        return taken
+
+    def mend(self, filler: bytes) -> bytes | None:
+        return b"" if self.done else None
+
+
+class UntilClose:
+    """The body lasts until the connection closes."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def feed(self, data: bytes) -> int:
+        return len(data)
+
+    def mend(self, filler: bytes) -> bytes | None:
+        return b""
+
+
+# Where a Chunked tracker stands.
+_SIZE, _DATA, _CR, _LF, _TRAILER, _END = range(6)
+
+
+class Chunked:
+    """Transfer-Encoding: chunked. Strict: CRLF only, hexadecimal sizes of at most 15 digits, bounded lines."""
+
+    __slots__ = ("_left", "_line", "_state", "_trailers", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._state = _SIZE
+        self._left = 0  # bytes of the current chunk's data still to come
+        self._line = b""  # a size or trailer line of which only a part has come
+        self._trailers = 0
+
+    def feed(self, data: bytes) -> int:
+        at, size = 0, len(data)
+        state = self._state
+        while at < size:
+            if state == _SIZE:
+                end = data.find(b"\r\n", at)
+                if end < 0 or self._line:
+                    at = self._slow_line(data, at)
+                    state = self._state
+                    continue
+                # The commonest case: the whole size line is here.
+                left = _chunk_size(data[at:end])
+                at = end + 2
+                if not left:
+                    state = self._state = _TRAILER
+                    continue
+                stop = at + left
+                if stop + 2 <= size and data[stop] == 13 and data[stop + 1] == 10:
+                    at = stop + 2  # and so are its data and their CRLF
+                    continue
+                self._left = left
+                state = _DATA
+            elif state == _DATA:
+                taken = min(self._left, size - at)
+                self._left -= taken
+                at += taken
+                if not self._left:
+                    state = _CR
+            elif state in (_CR, _LF):
+                if data[at] != (13 if state == _CR else 10):
+                    raise FramingError("a chunk is not followed by CRLF")
+                at += 1
+                state = _LF if state == _CR else _SIZE
+            elif state == _TRAILER:
+                self._state = state
+                at = self._slow_line(data, at)
+                state = self._state
+            else:
+                return at
+        self._state = state
+        return at
+
+    def _slow_line(self, data: bytes, at: int) -> int:
+        """Take in a line that may come in parts. Returns where it stopped."""
+        end = data.find(b"\n", at)
+        stop = len(data) if end < 0 else end + 1
+        line = self._line + data[at:stop]
+        if len(line) > MAX_LINE:
+            raise FramingError(f"a chunk's size line or a trailer is longer than {MAX_LINE} bytes")
+        if end < 0:
+            self._line = line
+            return stop
+        if not line.endswith(b"\r\n"):
+            raise FramingError("a line ends in LF without CR")
+        self._line = b""
+        if self._state == _SIZE:
+            self._left = _chunk_size(line[:-2])
+            self._state = _DATA if self._left else _TRAILER
+        elif line == b"\r\n":
+            self._state = _END
+            self.done = True
+        else:
+            self._trailers += len(line)
+            if self._trailers > MAX_TRAILERS:
+                raise FramingError(f"trailers are longer than {MAX_TRAILERS} bytes")
+        return stop
+
+    def mend(self, filler: bytes) -> bytes | None:
+        if self._state == _SIZE:
+            if not self._line:
+                return b""
+            rest = b"\n" if self._line.endswith(b"\r") else b"\r\n"
+            try:
+                left = _chunk_size(self._line.rstrip(b"\r"))
+            except FramingError:
+                return None
+            return rest + filler * left + b"\r\n" if 0 < left <= MAX_FILL else None
+        if self._state == _DATA:
+            return filler * self._left + b"\r\n" if self._left <= MAX_FILL else None
+        if self._state == _CR:
+            return b"\r\n"
+        return b"\n" if self._state == _LF else None
+
+
+def _chunk_size(line: bytes) -> int:
+    digits = line.partition(b";")[0].rstrip(b" \t") if b";" in line else line
+    if not 0 < len(digits) < 16 or not _HEX.issuperset(digits) or b"\r" in line or b"\0" in line:
+        raise FramingError(f"{line[:20]!r} is no chunk size")
+    return int(digits, 16)

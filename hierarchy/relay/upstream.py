@@ -1,0 +1,237 @@
+"""The connection to a child, and the pool of those that are idle.
+
+An `Upstream` carries one request at a time. It tells its `Sink` what comes back: a head, pieces of body, the end, or
+that it broke. All of that happens in synchronous callbacks; only dialling awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from hierarchy.child import Child
+from hierarchy.relay.framing import Framing, FramingError, UntilClose
+from hierarchy.relay.head import Answer, HeadError, head_end
+
+MAX_HEAD = 64 * 1024  # of an answer
+# Engines built on uvicorn or cpp-httplib end idle connections after 5 s; being first avoids a race with their FIN.
+ENGINE_IDLE_S, NODE_IDLE_S = 4.0, 30.0
+MAX_IDLE = 4096  # connections kept per child
+#: bytes waiting in our own write buffer above which reading from the other side stops
+HIGH_WATER = 64 * 1024
+
+
+class Sink(Protocol):
+    """Who gets the answer: an exchange."""
+
+    def answer_started(self, answer: Answer) -> None:
+        """The head is here; nothing of the body is."""
+
+    def answer_body(self, data: bytes) -> None:
+        """The next bytes of the body, framing included."""
+
+    def answer_ended(self) -> None:
+        """The body is complete; the connection is no longer the sink's."""
+
+    def answer_broken(self, why: str) -> None:
+        """The connection is gone or unusable before the end."""
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to a child."""
+
+    __slots__ = ("_framing", "_head", "_paused", "_reusable", "_sink", "idle_s", "idle_since", "pool", "transport")
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.idle_since = 0.0
+        self.idle_s = pool.idle_s
+        self._sink: Sink | None = None
+        self._framing: Framing | None = None
+        self._head = b""  # of an answer that has come in part
+        self._reusable = True
+        self._paused = False
+
+    # -- for the exchange ------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Stop reading: the client is slower than the child."""
+        if not self._paused and self.is_open:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused and self.is_open:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def send(self, sink: Sink, head: bytes, body: bytes) -> None:
+        """Write a request; its answer goes to `sink`."""
+        self._sink = sink
+        self._framing = None
+        if len(body) <= HIGH_WATER:
+            self.transport.write(head + body)
+        else:  # not joined: a long prompt is not copied once more
+            self.transport.write(head)
+            self.transport.write(body)
+
+    def abort(self) -> None:
+        """Drop the connection at once; the child sees that nobody wants the answer. The sink hears nothing more."""
+        self._sink = None
+        self._reusable = False
+        self.transport.abort()
+
+    @property
+    def is_open(self) -> bool:
+        return not self.transport.is_closing()
+
+    # -- asyncio ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.pool.forget(self)
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return
+        if exc is None and isinstance(self._framing, UntilClose):
+            sink.answer_ended()
+        elif exc is None:
+            sink.answer_broken("closed the connection before its answer was complete")
+        else:
+            sink.answer_broken(f"broke the connection: {exc or type(exc).__name__}")
+
+    def data_received(self, data: bytes) -> None:
+        sink = self._sink
+        if sink is None:  # nobody asked: not a connection to trust with a request
+            self.abort()
+            return
+        framing = self._framing
+        try:
+            if framing is None:
+                data = self._take_head(data)
+                framing = self._framing
+                if framing is None:
+                    return
+            size = framing.feed(data)
+        except (HeadError, FramingError) as error:
+            self.abort()
+            sink.answer_broken(f"sent a malformed answer: {error}")
+            return
+        if not framing.done:
+            if size:
+                sink.answer_body(data)
+            return
+        if size != len(data):
+            data = data[:size]
+            self._reusable = False  # it said more than it was asked for
+        self._finish()
+        if size:
+            sink.answer_body(data)
+        sink.answer_ended()
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _take_head(self, data: bytes) -> bytes:
+        """Read heads, interim ones too. Returns what follows; `_framing` is set once the final head is complete."""
+        while True:
+            data = self._head + data if self._head else data
+            end = head_end(data)
+            if end < 0:
+                if len(data) > MAX_HEAD:
+                    raise HeadError(f"its head is longer than {MAX_HEAD} bytes")
+                self._head = data
+                return b""
+            self._head = b""
+            answer = Answer(data[:end])
+            data = data[end:]
+            if not answer.interim:
+                break
+        self._framing = answer.framing
+        self._reusable = answer.keep_alive and answer.uses_left != 0
+        if answer.idle_s is not None:
+            self.idle_s = min(self.pool.idle_s, max(0.0, answer.idle_s - 1.0))
+        if self._sink is not None:
+            self._sink.answer_started(answer)
+        return data
+
+    def _finish(self) -> None:
+        self._sink = None
+        # A child that answered before it had taken the whole request would read the rest as the next one.
+        if self._reusable and not self.transport.get_write_buffer_size() and self.is_open:
+            self.resume()
+            self.pool.put(self)
+        else:
+            self.transport.close()
+
+
+class Pool:
+    """The connections to one child. Idle ones are taken last in, first out, so that a burst's surplus can age away."""
+
+    def __init__(
+        self, child: Child, connect_timeout_s: float, tls: ssl.SSLContext | None, clock: Callable[[], float]
+    ) -> None:
+        self.child = child
+        self.url = child.url
+        self.idle: dict[Upstream, None] = {}  # in the order they came back
+        self.idle_s = NODE_IDLE_S if child.is_node else ENGINE_IDLE_S
+        self.closed = False
+        self._connect_timeout_s = connect_timeout_s
+        self._tls = tls if child.tls else None
+        self._clock = clock
+
+    def take(self) -> Upstream | None:
+        """An idle connection, or None: then `dial`."""
+        while self.idle:
+            upstream, _ = self.idle.popitem()
+            if upstream.is_open and self._clock() - upstream.idle_since < upstream.idle_s:
+                return upstream
+            upstream.transport.close()
+        return None
+
+    async def dial(self) -> Upstream:
+        """A new connection.
+
+        Raises:
+            OSError: it could not be made (TimeoutError too is one).
+        """
+        child = self.child
+        async with asyncio.timeout(self._connect_timeout_s):
+            _, upstream = await asyncio.get_running_loop().create_connection(
+                lambda: Upstream(self), child.host, child.port, ssl=self._tls
+            )
+        upstream.transport.set_write_buffer_limits(high=HIGH_WATER)
+        return upstream
+
+    def put(self, upstream: Upstream) -> None:
+        """Give back a connection whose answer is complete."""
+        if self.closed or len(self.idle) >= MAX_IDLE:
+            upstream.transport.close()
+            return
+        upstream.idle_since = self._clock()
+        self.idle[upstream] = None
+
+    def forget(self, upstream: Upstream) -> None:
+        """A connection was lost; if it was idle, nobody shall take it."""
+        self.idle.pop(upstream, None)
+
+    def sweep(self) -> None:
+        """Close what has been idle for too long."""
+        now = self._clock()
+        for upstream in [one for one in self.idle if now - one.idle_since >= one.idle_s]:
+            del self.idle[upstream]
+            upstream.transport.close()
+
+    def close(self) -> None:
+        """Close the idle ones now, and the busy ones when their answers end."""
+        self.closed = True
+        while self.idle:
+            self.idle.popitem()[0].transport.close()
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.child.name} idle={len(self.idle)}>"
