@@ -1,0 +1,192 @@
+"""The programmatic face of the original controller, over our registry and policies.
+
+Source: FastChat's `fastchat/serve/controller.py` and TinyChat's copy of it. Synchronous, for use without a server;
+`hierarchy serve` offers the same over HTTP, without blocking.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from random import Random
+from typing import Any
+
+import httpx
+import msgspec
+
+from hierarchy.child import Child
+from hierarchy.dispatch import Dispatch
+from hierarchy.errors import DeadlinePassed, InvalidField, RequestError, Unavailable, UsageError
+from hierarchy.policy import POLICIES
+from hierarchy.registry import Registry
+from hierarchy.wire import HeartBeat, Identity, Registration, convert
+
+STATUS_TIMEOUT_S = 5.0
+STREAM_TIMEOUT_S = 100.0  # FastChat's WORKER_API_TIMEOUT
+log = logging.getLogger(__name__)
+
+
+class DispatchMethod(Enum):
+    """The policies by their names on the command line."""
+
+    LOTTERY = "lottery"
+    SHORTEST_QUEUE = "shortest_queue"
+    P2C = "p2c"
+    ROUND_ROBIN = "round_robin"
+
+    @classmethod
+    def from_str(cls, name: str) -> DispatchMethod:
+        """Raises `UsageError` for a name that is none."""
+        try:
+            return cls(name)
+        except ValueError:
+            raise UsageError(f"unknown dispatch method {name!r}; choose one of {', '.join(POLICIES)}") from None
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """A worker as the originals show it. `last_heart_beat` is local time, `2026-01-31 12:00:00`."""
+
+    model_names: list[str]
+    speed: float
+    queue_length: int
+    check_heart_beat: bool
+    last_heart_beat: str
+
+
+class Controller:
+    """Registers workers and chooses among them.
+
+    Args:
+        dispatch_method: a policy's name.
+        http, clock, rng: injected by tests.
+    """
+
+    def __init__(
+        self,
+        dispatch_method: str = "shortest_queue",
+        *,
+        http: httpx.Client | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Random | None = None,
+    ) -> None:
+        self.dispatch_method = DispatchMethod.from_str(dispatch_method)
+        self._http = http or httpx.Client()
+        self._clock = clock
+        self._registry = Registry(Identity("controller", "", "controller"), clock)
+        self._dispatch = Dispatch(self._registry, self.dispatch_method.value, rng or Random())
+
+    @property
+    def worker_info(self) -> dict[str, WorkerInfo]:
+        """All workers by name (their URL)."""
+        return {child.name: self._info(child) for child in self._registry}
+
+    def register_worker(
+        self, worker_name: str, check_heart_beat: bool, worker_status: Mapping[str, Any] | None
+    ) -> bool:
+        """List a worker; without a status it is asked itself. False, with a line in the log, if it is refused."""
+        if worker_status is None:
+            worker_status = self.get_worker_status(worker_name) or None
+            if worker_status is None:
+                return False
+        message = {
+            "worker_name": worker_name,
+            "check_heart_beat": check_heart_beat,
+            "worker_status": dict(worker_status),
+        }
+        try:
+            self._registry.register(convert(message, Registration))
+        except RequestError as error:
+            log.warning("registration of %r refused: %s", worker_name, error)
+            return False
+        return True
+
+    def get_worker_status(self, worker_name: str) -> dict[str, Any]:
+        """Ask a worker for `{model_names, speed, queue_length}`; `{}` if it does not answer."""
+        try:
+            response = self._http.post(f"{worker_name.rstrip('/')}/worker_get_status", timeout=STATUS_TIMEOUT_S)
+            response.raise_for_status()
+            status = response.json()
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            log.warning("no status from %r: %s", worker_name, str(error) or type(error).__name__)
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    def remove_worker(self, worker_name: str) -> None:
+        """Forget a worker; no error if it is not listed."""
+        child = self._registry.find(worker_name)
+        if child is not None:
+            self._registry.remove(child.name)
+
+    def refresh_all_workers(self) -> None:
+        """Ask every worker for its status again; those that do not answer are forgotten. The table is never empty
+        meanwhile."""
+        for child in list(self._registry):
+            if not self.register_worker(child.url, child.check_heart_beat, None):
+                self._registry.remove(child.name)
+
+    def list_models(self) -> list[str]:
+        """Sorted names of all models that some worker serves."""
+        return self._registry.model_names()
+
+    def get_worker_address(self, model_name: str) -> str:
+        """The URL of the worker that gets the next request for a model; "" if there is none."""
+        child = self._dispatch.hand_out(model_name)
+        return child.url if child else ""
+
+    def receive_heart_beat(self, worker_name: str, queue_length: int) -> bool:
+        """Note that a worker lives. False: it is not listed and must register again."""
+        try:
+            message = convert({"worker_name": worker_name, "queue_length": queue_length}, HeartBeat)
+            return self._registry.heart_beat(message)
+        except InvalidField as error:
+            log.warning("heart beat of %r refused: %s", worker_name, error)
+            return self._registry.find(worker_name) is not None
+
+    def remove_stable_workers_by_expiration(self) -> None:
+        """Forget the workers that have not been heard of for 90 s (the name is the original's)."""
+        for child in self._registry.sweep():
+            log.info("worker %s expired", child.name)
+
+    def worker_api_generate_stream(self, params: Mapping[str, Any]) -> Iterator[bytes]:
+        """Send a generate request to a worker; yields its frames, each `JSON\\0`. Errors are frames too."""
+        model = params.get("model")
+        child = self._dispatch.hand_out(model) if isinstance(model, str) else None
+        if child is None:
+            yield _frame(Unavailable(f"no worker serves model {model!r}"))
+            return
+        rest = b""
+        try:
+            with self._http.stream(
+                "POST", f"{child.url}/worker_generate_stream", json=dict(params), timeout=STREAM_TIMEOUT_S
+            ) as response:
+                for data in response.iter_raw():
+                    *frames, rest = (rest + data).split(b"\0")
+                    yield from (frame + b"\0" for frame in frames if frame)
+        except httpx.TimeoutException:
+            yield _frame(DeadlinePassed(f"worker {child.name} did not answer in time"))
+        except httpx.HTTPError as error:
+            yield _frame(Unavailable(f"worker {child.name} failed: {str(error) or type(error).__name__}"))
+        else:
+            if rest:
+                yield _frame(Unavailable(f"worker {child.name} ended in the middle of a frame"))
+
+    def worker_api_get_status(self) -> dict[str, Any]:
+        """This controller as a worker: `{model_names, speed, queue_length}`, summed over its workers."""
+        return self._registry.status().fastchat()
+
+    def _info(self, child: Child) -> WorkerInfo:
+        status = child.current()
+        ago = self._clock() - (child.last_seen if child.last_seen is not None else self._clock())
+        beat = datetime.fromtimestamp(time.time() - ago, UTC).astimezone()
+        return WorkerInfo(
+            status.model_names, status.speed, status.queue_length, child.check_heart_beat, f"{beat:%Y-%m-%d %H:%M:%S}"
+        )
+
+
+def _frame(error: RequestError) -> bytes:
+    return msgspec.json.encode(error.fastchat()) + b"\0"

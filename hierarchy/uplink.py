@@ -1,0 +1,257 @@
+"""Registering with a parent, and reporting to it.
+
+    connecting ──registered──▶ reporting ──forgotten, or a report was lost──▶ connecting ──…──▶ stopped
+
+Everything is pushed: a whole registration first, then reports of what changed. After a report of which it is not known
+whether it arrived, the next message is a whole registration again, so that no difference can stay unnoticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import math
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from random import Random
+from typing import Any, Protocol
+
+import httpx
+import msgspec
+import tenacity
+
+from hierarchy import subtree
+from hierarchy.errors import HierarchyError
+from hierarchy.status import EMPTY, NodeStatus
+from hierarchy.wire import Accepted, Deregistration, HeartBeat, Identity, Registration, WorkerStatus
+
+TICK_S = 0.1  # how often load is looked at: so reports go out ten times a second at most
+MOVED = 0.1  # a change of load by more than this part is reported at once
+JITTER = 0.2
+MAX_WAIT_S = 5.0  # between two attempts to register
+FAREWELL_S = 2.0
+# An original FastChat controller expires workers after 90 s and knows no farewell; its workers beat every 45 s.
+PLAIN_INTERVAL_S = 15.0
+log = logging.getLogger("hierarchy.uplink")
+
+
+class Source(Protocol):
+    """What an uplink tells of."""
+
+    def status(self) -> NodeStatus:
+        """The sum over the children that may be chosen."""
+
+    def path(self) -> list[str]:
+        """Instances of all nodes below, this one included."""
+
+    def children(self) -> dict[str, Any]:
+        """The subtree for `/tree`."""
+
+
+class _RefusedError(HierarchyError):
+    """The parent answered, but did not take us."""
+
+
+class Uplink:
+    """This node's tie to one parent.
+
+    secret: what the parent must send with each request, to be believed. seen: the highest request number it sent.
+    clock, sleep, rng: injected.
+    """
+
+    def __init__(
+        self,
+        parent: str,
+        identity: Identity,
+        source: Source,
+        http: httpx.AsyncClient,
+        interval_s: float,
+        *,
+        clock: Callable[[], float],
+        rng: Random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.parent = parent
+        self.registered = False
+        self.seen = 0
+        self._identity = identity
+        self._source = source
+        self._http = http
+        self._wanted_interval_s = self._interval_s = interval_s
+        self._clock = clock
+        self._rng = rng
+        self._sleep = sleep
+        self._secret = secrets.token_hex(16).encode()
+        self._seq = 0
+        self._plain = False  # the parent is an original FastChat controller
+        self._parent_instance = ""
+        self._sent: NodeStatus = EMPTY
+        self._known: Mapping[str, Any] = {}  # the subtree as the parent has it
+        self._complaint = ""
+
+    def believes(self, secret: bytes, seq: int) -> bool:
+        """Is this the secret that we gave to this parent? If so, note the request's number."""
+        if not hmac.compare_digest(secret, self._secret):
+            return False
+        self.seen = max(self.seen, seq)
+        return True
+
+    async def run(self) -> None:
+        """Register and report until cancelled."""
+        while True:
+            await self._register_for_ever()
+            await self._report_while_known()
+            self.registered = False
+
+    async def farewell(self) -> None:
+        """Tell the parent that we go, once, as far as it can be told."""
+        if not self.registered or self._plain:
+            return
+        self.registered = False
+        message = Deregistration(self._identity.url, self._identity.instance)
+        try:
+            await self._post("/deregister_worker", message, timeout_s=FAREWELL_S)
+        except (httpx.HTTPError, _RefusedError) as error:
+            log.info("%s did not hear our farewell: %s", self.parent, _words(error))
+
+    # -- registering -----------------------------------------------------------------------------------------
+
+    async def _register_for_ever(self) -> None:
+        attempts = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type((httpx.HTTPError, _RefusedError)),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=MAX_WAIT_S),
+            before_sleep=self._complain,
+            sleep=self._sleep,
+        )
+        await attempts(self._register)
+
+    async def _register(self) -> None:
+        status, children = self._source.status(), self._source.children()
+        message = Registration(
+            worker_name=self._identity.url,
+            check_heart_beat=True,
+            worker_status=WorkerStatus(status.model_names, status.speed, status.queue_length),
+            secret=self._secret.decode(),
+            children=children,
+            **self._fields(status),
+        )
+        answer = await self._post("/register_worker", message)
+        self._plain = answer is None
+        accepted = Accepted(interval_s=PLAIN_INTERVAL_S) if answer is None else self._understand(answer)
+        if accepted.instance != self._parent_instance:
+            self._parent_instance = accepted.instance
+            self.seen = 0  # it counts anew
+        self._interval_s = accepted.interval_s
+        self._sent, self._known = status, children
+        self.registered = True
+        self._complaint = ""
+        who = "an original FastChat controller" if self._plain else f"{accepted.node} {accepted.version}".strip()
+        log.info("registered with %s (%s)", self.parent, who)
+
+    def _understand(self, answer: Any) -> Accepted:
+        try:
+            accepted = msgspec.convert(answer, Accepted)
+        except msgspec.ValidationError as error:
+            raise _RefusedError(f"its answer is not understood: {error}") from None
+        if not (math.isfinite(accepted.interval_s) and 0 < accepted.interval_s <= 3600):
+            raise _RefusedError(f"it asks for reports every {accepted.interval_s} s")
+        return accepted
+
+    def _complain(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        words = _words(error)
+        if words != self._complaint:  # once, not every five seconds all night
+            log.warning("cannot register with %s: %s; trying on", self.parent, words)
+            self._complaint = words
+
+    # -- reporting -------------------------------------------------------------------------------------------
+
+    async def _report_while_known(self) -> None:
+        """Returns when the parent has to be registered with again."""
+        due = self._next_due()
+        while True:
+            await self._sleep(TICK_S)
+            status = self._source.status()
+            if self._clock() < due and not self._moved(status):
+                continue
+            if self._plain and _capacity(status) != _capacity(self._sent):
+                return  # its beats carry only a queue's length
+            try:
+                known = await self._report(status)
+            except (httpx.HTTPError, _RefusedError) as error:
+                log.warning("lost %s: %s", self.parent, _words(error))
+                return
+            if not known:
+                log.info("%s does not know us; registering again", self.parent)
+                return
+            due = self._next_due()
+
+    def _next_due(self) -> float:
+        return self._clock() + self._interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER)
+
+    def _moved(self, status: NodeStatus) -> bool:
+        sent = self._sent
+        if abs(status.queue_length - sent.queue_length) > MOVED * max(sent.queue_length, 1):
+            return True
+        return _capacity(status) != _capacity(sent)
+
+    async def _report(self, status: NodeStatus) -> bool:
+        children = self._source.children()
+        message = HeartBeat(
+            worker_name=self._identity.url,
+            queue_length=status.queue_length,
+            speed=status.speed,
+            children=subtree.diff(self._known, children) or None,
+            **self._fields(status),
+        )
+        answer = await self._post("/receive_heart_beat", message)
+        self._sent, self._known = status, children
+        return isinstance(answer, dict) and answer.get("exist") is True
+
+    # -- both ------------------------------------------------------------------------------------------------
+
+    def _fields(self, status: NodeStatus) -> dict[str, Any]:
+        self._seq += 1
+        return {
+            "node": self._identity.name,
+            "instance": self._identity.instance,
+            "version": self._identity.version,
+            "seq": self._seq,
+            "seen": self.seen,
+            "path": self._source.path(),
+            "models": list(status.models),
+            "interval_s": self._wanted_interval_s,
+        }
+
+    async def _post(self, path: str, message: msgspec.Struct, timeout_s: float = 5.0) -> Any:
+        response = await self._http.post(
+            self.parent + path,
+            content=msgspec.json.encode(message),
+            headers={"content-type": "application/json"},
+            timeout=timeout_s,
+        )
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if response.status_code != 200:
+            raise _RefusedError(_reason(answer) or f"it answered {response.status_code}")
+        return answer
+
+    def __repr__(self) -> str:
+        return f"<Uplink {self.parent} {'registered' if self.registered else 'connecting'} seen={self.seen}>"
+
+
+def _capacity(status: NodeStatus) -> list[tuple[str, str, float]]:
+    return [(model.name, model.api, model.speed) for model in status.models]
+
+
+def _reason(answer: Any) -> str:
+    error = answer.get("error") if isinstance(answer, dict) else None
+    message = error.get("message") if isinstance(error, dict) else None
+    return message if isinstance(message, str) else ""
+
+
+def _words(error: BaseException | None) -> str:
+    return str(error) or type(error).__name__
