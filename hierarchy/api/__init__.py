@@ -1,0 +1,37 @@
+"""Everything that is not on the lane: FastChat's controller endpoints, OpenAI's model list, what operators look at."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from hierarchy.api import fastchat, openai, operate
+from hierarchy.api.body import json_response
+from hierarchy.errors import BadRequest, RequestError
+from hierarchy.node import Node
+
+
+def build_app(node: Node) -> FastAPI:
+    """The ASGI app of a node. Its errors have OpenAI's shape on every path."""
+    app = FastAPI(title="hierarchy", version=node.identity.version, openapi_url=None)
+    app.include_router(fastchat.router(node))
+    app.include_router(openai.router(node))
+    app.include_router(operate.router(node))
+    app.add_exception_handler(RequestError, _request_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
+
+
+async def _request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else None
+    return json_response(error.openai(), error.status, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    words = {404: f"no such path: {where}", 405: f"{where}: this path does not take that method"}
+    body = BadRequest(words.get(error.status_code, str(error.detail))).openai()
+    body["error"]["code"] = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    return json_response(body, error.status_code, dict(error.headers or {}))

@@ -1,0 +1,86 @@
+"""The endpoints of FastChat's controller, for unmodified workers, clients and other controllers; and our nodes'.
+
+`/worker_generate_stream` is the lane's. Nothing here waits for a child: what a worker is asked goes on behind.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from hierarchy.api.body import json_response, read
+from hierarchy.node import Node
+from hierarchy.wire import Accepted, Deregistration, HeartBeat, ModelRequest, Registration
+
+log = logging.getLogger("hierarchy.api")
+
+
+def router(node: Node) -> APIRouter:
+    """Routes over one node's registry."""
+    routes = APIRouter()
+    registry, limit = node.registry, node.settings.max_body_bytes
+
+    @routes.post("/register_worker")
+    async def register_worker(request: Request) -> Response:
+        message = await read(request, Registration, limit)
+        known = registry.find(message.node or message.worker_name)
+        child = registry.register(message)
+        if known is not child:
+            log.info("%s registered from %s with %s", child.name, child.url, child.status.model_names or "no model yet")
+        if not child.is_node:
+            node.ask_status(child)
+            return json_response(None)  # FastChat's own answer
+        identity = node.identity
+        interval_s = max(message.interval_s, node.settings.report_interval_s)
+        child.interval_s = interval_s
+        accepted = Accepted(identity.name, identity.instance, identity.version, interval_s)
+        return Response(msgspec.json.encode(accepted), media_type="application/json")
+
+    @routes.post("/receive_heart_beat")
+    async def receive_heart_beat(request: Request) -> Response:
+        message = await read(request, HeartBeat, limit)
+        return json_response({"exist": registry.heart_beat(message)})
+
+    @routes.post("/deregister_worker")
+    async def deregister_worker(request: Request) -> Response:
+        message = await read(request, Deregistration, limit)
+        known = registry.find(message.worker_name)
+        child = registry.remove(known.name, message.instance) if known and not known.declared else None
+        if child is not None:
+            log.info("%s left", child.name)
+        return json_response({"exist": child is not None})
+
+    @routes.post("/refresh_all_workers")
+    async def refresh_all_workers() -> Response:
+        registry.sweep()
+        for child in registry:
+            node.ask_status(child)
+        return json_response(None)
+
+    @routes.post("/list_models")
+    @routes.post("/list_language_models")
+    async def list_models() -> Response:
+        return json_response({"models": registry.model_names()})
+
+    @routes.post("/list_multimodal_models")
+    async def list_multimodal_models() -> Response:
+        return json_response({"models": registry.multimodal_names()})
+
+    @routes.post("/get_worker_address")
+    async def get_worker_address(request: Request) -> Response:
+        message = await read(request, ModelRequest, limit)
+        child = node.dispatch.hand_out(message.model)
+        own = child is not None and node.settings.address == "self"
+        return json_response({"address": node.identity.url if own else child.url if child else ""})
+
+    @routes.post("/worker_get_status")
+    async def worker_get_status() -> Response:
+        return json_response(registry.status().fastchat())
+
+    @routes.get("/test_connection")
+    async def test_connection() -> Response:
+        return json_response("success")
+
+    return routes

@@ -1,0 +1,88 @@
+"""`hierarchy serve`: one node."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from hierarchy import logs, topology
+from hierarchy.address import DEFAULT_PORT
+from hierarchy.api import build_app
+from hierarchy.config import NodeConfig, load
+from hierarchy.errors import UsageError
+from hierarchy.lifeline import watch_stdin
+from hierarchy.node import Node
+from hierarchy.server import Server, bind
+
+
+def serve(
+    config: Annotated[Path | None, typer.Argument(help="YAML of the whole tree; with --node")] = None,
+    node: Annotated[str | None, typer.Option(help="which node of the tree this is; without CONFIG: its name")] = None,
+    host: Annotated[str | None, typer.Option(help="without CONFIG: address to listen on  [default: localhost]")] = None,
+    port: Annotated[int | None, typer.Option(help=f"without CONFIG: port  [default: {DEFAULT_PORT}]")] = None,
+    dispatch_method: Annotated[
+        str | None, typer.Option(help="without CONFIG: lottery, shortest_queue (default), p2c or round_robin")
+    ] = None,
+    parent: Annotated[
+        list[str] | None, typer.Option(help="without CONFIG: URL of the node above; may be given again")
+    ] = None,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="without CONFIG: KIND=URL, local=MODEL or simulated=MODEL; again for more")
+    ] = None,
+    advertise: Annotated[str | None, typer.Option(help="without CONFIG: URL at which the parent reaches us")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text or json")] = None,
+    exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Run one node: from CONFIG and --node, or from flags alone."""
+    flags = {
+        "--host": host,
+        "--port": port,
+        "--dispatch-method": dispatch_method,
+        "--parent": parent,
+        "--engine": engine,
+        "--advertise": advertise,
+    }
+    if config is not None:
+        given = [flag for flag, value in flags.items() if value]
+        if given:
+            raise UsageError(f"{', '.join(given)}: not together with CONFIG; write it into {config}")
+        mine = from_file(config, node)
+    else:
+        mine = topology.single(
+            name=node,
+            host=host or "localhost",
+            port=DEFAULT_PORT if port is None else port,
+            advertise=advertise,
+            dispatch=dispatch_method or "shortest_queue",
+            parents=parent or (),
+            engines=engine or (),
+        )
+    if log_format is not None:
+        if log_format not in ("text", "json"):
+            raise UsageError(f"--log-format {log_format}: choose text or json")
+        mine = mine.model_copy(update={"settings": mine.settings.model_copy(update={"log_format": log_format})})
+    run(mine, exit_with_parent=exit_with_parent)
+
+
+def from_file(path: Path, name: str | None) -> NodeConfig:
+    """The part of a tree that one node needs; its name may be left out where there is only one."""
+    tree = load(path)
+    names = list(tree.config.nodes)
+    if name is None and len(names) != 1:
+        raise UsageError(f"{path} has {len(names)} nodes; say which one with --node: {', '.join(names)}")
+    return topology.cut(tree, name or names[0])
+
+
+def run(config: NodeConfig, *, exit_with_parent: bool = False) -> None:
+    """Serve until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for running streams."""
+    config, sockets = bind(config)
+    logs.setup(config.settings.log_format, config.name)
+    if exit_with_parent:
+        watch_stdin(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    node = Node(config)
+    uvloop.run(Server(node, build_app(node)).serve(sockets))

@@ -1,0 +1,225 @@
+"""One node, put together: start → run → stop. Nothing else in the package builds these objects."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from importlib.metadata import version
+from random import Random
+from typing import Any
+
+import httpx
+
+from hierarchy.child import Child
+from hierarchy.config import EngineConfig, NodeConfig
+from hierarchy.dispatch import Dispatch
+from hierarchy.engines import ADAPTERS
+from hierarchy.engines.launch import engine_argv
+from hierarchy.health import Prober
+from hierarchy.metrics import Metrics, Sample
+from hierarchy.processes import Supervised
+from hierarchy.registry import Registry
+from hierarchy.relay.lane import SWEEP_S, Lane
+from hierarchy.status import NodeStatus
+from hierarchy.uplink import Uplink
+from hierarchy.view import View
+from hierarchy.wire import Identity
+
+ENGINE_GRACE_S = 5.0  # for an engine that we started, to end
+STATUS_PATIENCE_S = 30.0  # FastChat's workers register before they listen; their status is asked for until it comes
+log = logging.getLogger("hierarchy.node")
+
+
+class Node:
+    """A running controller. `start` once it listens, `leave` before it stops listening, `stop` at the end.
+
+    clock: monotonic seconds. connections: the server's open connections, whose deadlines the node looks after.
+    """
+
+    def __init__(
+        self, config: NodeConfig, *, clock: Callable[[], float] = time.monotonic, rng: Random | None = None
+    ) -> None:
+        settings = config.settings
+        rng = rng or Random()
+        self.config = config
+        self.settings = settings
+        self.identity = Identity(config.name, config.advertise, secrets.token_hex(8), version("hierarchy"))
+        self.registry = Registry(self.identity, clock, settings.max_speed)
+        self.dispatch = Dispatch(self.registry, settings.dispatch, rng)
+        self.metrics = Metrics(self._gauges)
+        self.view = View(self.registry, clock, int(time.time()))
+        self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believes, clock)
+        self.connections: set[Any] = set()
+        self.uplinks: list[Uplink] = []
+        self._clock = clock
+        self._rng = rng
+        self._http: httpx.AsyncClient | None = None
+        self._engines: list[Supervised] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asking: set[str] = set()
+
+    @property
+    def ready(self) -> bool:
+        """Is there a model that can be asked for?"""
+        return bool(self.registry.model_names())
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start engines, probes, uplinks. Must be called when the node already listens: parents dial back at once."""
+        # trust_env: a proxy from the environment is for the internet, not for the machines of one's own tree.
+        self._http = httpx.AsyncClient(trust_env=False, follow_redirects=False)
+        for engine in self.config.engines:
+            self._start_engine(engine if engine.url else self._launch(engine))
+        for parent in self.config.parents:
+            uplink = Uplink(
+                parent,
+                self.identity,
+                _Source(self),
+                self._http,
+                self.settings.report_interval_s,
+                clock=self._clock,
+                rng=self._rng,
+            )
+            self.uplinks.append(uplink)
+            self._spawn(uplink.run(), f"uplink to {parent}")
+        self._spawn(self._sweep_for_ever(), "sweep")
+
+    async def leave(self) -> None:
+        """Tell the parents that no new request shall come."""
+        for task in [task for task in self._tasks if task.get_name().startswith("uplink")]:
+            task.cancel()
+        await asyncio.gather(*(uplink.farewell() for uplink in self.uplinks))
+
+    async def stop(self) -> None:
+        """End everything that `start` began."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.lane.close()
+        ended = await asyncio.gather(*(engine.stop(ENGINE_GRACE_S) for engine in self._engines))
+        for engine, gone in zip(self._engines, ended, strict=True):
+            if not gone:
+                log.error("engine process %s (pid %s) could not be ended", engine.name, engine.pid)
+        if self._http is not None:
+            await self._http.aclose()
+
+    # -- engines ---------------------------------------------------------------------------------------------
+
+    def _launch(self, engine: EngineConfig) -> EngineConfig:
+        """Start an engine that has no URL on a free port of this machine."""
+        port = _free_port()
+        argv = [sys.executable, "-m", "hierarchy", *engine_argv(engine, port)]
+        process = Supervised(engine.name, argv, lambda name, line: log.info("%s: %s", name, line))
+        self._engines.append(process)
+        self._spawn(_discard(process.run()), f"engine {engine.name}")
+        return engine.model_copy(update={"url": f"http://127.0.0.1:{port}"})
+
+    def _start_engine(self, engine: EngineConfig) -> None:
+        assert engine.url is not None
+        assert self._http is not None
+        child = self.registry.declare(engine.name, engine.url, engine.kind)
+        prober = Prober(
+            engine,
+            ADAPTERS[engine.kind],
+            self._http,
+            lambda status: self.registry.report(child, status),
+            lambda why: self.registry.mark_down(child, why),
+            self.settings.probe_interval_s,
+        )
+        self._spawn(prober.run(), f"probe {engine.name}")
+
+    def ask_status(self, child: Child) -> None:
+        """Ask a FastChat worker for its status, as soon as it listens: it alone knows all its models."""
+        if child.is_node or child.declared or child.name in self._asking or self._http is None:
+            return
+        self._asking.add(child.name)
+        self._spawn(self._ask_status(child, self._http), f"status of {child.name}")
+
+    async def _ask_status(self, child: Child, http: httpx.AsyncClient) -> None:
+        engine = EngineConfig.model_construct(name=child.name, kind="fastchat", url=child.url, speed=1.0)
+        prober = Prober(
+            engine,
+            ADAPTERS["fastchat"],
+            http,
+            lambda status: self._take_status(child, status),
+            lambda why: None,  # it is listed with what it registered; its beats say whether it lives
+            interval_s=2.0,
+        )
+        deadline = self._clock() + STATUS_PATIENCE_S
+        try:
+            while self.registry.children.get(child.name) is child and self._clock() < deadline:
+                if await prober.probe_once() is not None:
+                    return
+                await asyncio.sleep(prober.delay_s())
+        finally:
+            self._asking.discard(child.name)
+
+    def _take_status(self, child: Child, status: NodeStatus) -> None:
+        if self.registry.children.get(child.name) is child:
+            self.registry.report(child, status)
+
+    # -- background ------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.critical(
+                "%s ended by a defect; this node is no longer whole", task.get_name(), exc_info=task.exception()
+            )
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            for child in self.registry.sweep():
+                log.warning("dropped %s: nothing heard of it", child.name)
+            self.lane.sweep(self.connections)
+
+    def _believes(self, secret: bytes, seq: int) -> bool:
+        return any(uplink.believes(secret, seq) for uplink in self.uplinks)
+
+    def _gauges(self) -> Iterable[Sample]:
+        now = self._clock()
+        for child in self.registry:
+            status, name = child.current(), (child.name,)
+            state = child.state(now)
+            yield "hierarchy_child_up", (child.name, child.kind, state), float(state == "up")
+            yield "hierarchy_child_speed", name, status.speed
+            yield "hierarchy_child_queue_length", name, float(status.queue_length)
+            yield "hierarchy_requests_in_flight", name, float(child.in_flight)
+        for uplink in self.uplinks:
+            yield "hierarchy_uplink_up", (uplink.parent,), float(uplink.registered)
+        yield "hierarchy_connections", (), float(len(self.connections))
+
+    def __repr__(self) -> str:
+        return f"<Node {self.identity.name} children={len(self.registry)} uplinks={self.uplinks}>"
+
+
+class _Source:
+    """What an uplink tells of: this node."""
+
+    def __init__(self, node: Node) -> None:
+        self.status = node.registry.status
+        self.path = node.registry.path
+        self.children = node.view.children
+
+
+async def _discard(work: Coroutine[Any, Any, int | None]) -> None:
+    await work
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

@@ -1,0 +1,130 @@
+"""Listening: a node on its sockets, under uvicorn, from the first byte to the last stream after SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from hierarchy.config import NodeConfig
+from hierarchy.errors import UsageError
+from hierarchy.node import Node
+
+BACKLOG = 4096
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with a node's life wound into it, and an exit status of 0 after SIGTERM."""
+
+    def __init__(self, node: Node, app: Any) -> None:
+        config = uvicorn.Config(
+            app,
+            http=node.lane.protocol_factory(),  # type: ignore[arg-type]  # a factory serves as well as a class
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(node.settings.grace_s)),
+        )
+        super().__init__(config)
+        self.node = node
+        node.connections = self.server_state.connections
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        await self.node.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Parents are told first, while the listeners are still open; then running streams may finish."""
+        await self.node.leave()
+        await super().shutdown(sockets)
+        self.node.lane.cut_all(self.server_state.connections)
+        await self.node.stop()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own raises the signal once more at the end, so that a clean stop would look like a death.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def bind(config: NodeConfig) -> tuple[NodeConfig, list[socket.socket]]:
+    """Open the listening sockets; a port of 0 becomes a real one, in `advertise` too.
+
+    Raises:
+        UsageError: an address that cannot be listened on, naming it.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for host, port in config.listen:
+            sockets += _bind_one(host, port)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    actual = sockets[0].getsockname()[1]
+    listen = tuple((host, port or actual) for host, port in config.listen)
+    advertise = (
+        config.advertise.removesuffix(":0") + f":{actual}" if config.advertise.endswith(":0") else config.advertise
+    )
+    return config.model_copy(update={"listen": listen, "advertise": advertise}), sockets
+
+
+def _bind_one(host: str, port: int) -> list[socket.socket]:
+    """All addresses of a host name (localhost has one per IP version); those that this machine lacks are left out."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}; check the host name") from None
+    sockets: list[socket.socket] = []
+    problem: OSError | None = None
+    for family, _, _, _, address in dict.fromkeys(found):
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if port == 0 and sockets:
+            address = (address[0], sockets[0].getsockname()[1], *address[2:])
+        try:
+            sock.bind(address)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            sock.close()
+            problem = error
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                continue
+            break
+        sock.setblocking(False)
+        sockets.append(sock)
+    if sockets and (problem is None or problem.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)):
+        return sockets
+    for sock in sockets:
+        sock.close()
+    raise UsageError(_why(host, port, problem)) from None
+
+
+def _why(host: str, port: int, error: OSError | None) -> str:
+    where = f"cannot listen on {host}:{port}"
+    if error is None:
+        return f"{where}: the name has no address"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where}: port {port} is taken by another process; stop that one, or choose another port"
+    if error.errno == errno.EACCES:
+        return f"{where}: ports below 1024 need more rights; choose a higher one"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{where}: this machine has no such address"
+    return f"{where}: {error.strerror}"
