@@ -1,0 +1,350 @@
+"""The YAML of a whole tree, as pydantic models: every field with its unit, default and reason.
+
+`load(path)` returns the tree and the line of each of its fields, or raises `ConfigError` with *all* problems, each
+naming file, line and field. Whether the tree makes sense (one root, no cycle, who can dial whom) is `topology`'s
+question, not this module's. docs/configuration.md shows these descriptions as tables; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from hierarchy.address import DEFAULT_PORT, Address, parse_address
+from hierarchy.errors import UsageError
+from hierarchy.source import FieldPath, Problem, Source, closest, read_yaml
+
+EngineKind = Literal["openai", "vllm", "llamacpp", "fastchat", "local", "simulated"]
+#: names of the policies in `policy.POLICIES`, which stands in a layer above
+PolicyName = Literal["shortest_queue", "p2c", "lottery", "round_robin"]
+#: kinds that this machine starts itself when no `url` is given
+LAUNCHED_KINDS = frozenset({"local", "simulated"})
+
+
+class ConfigError(UsageError):
+    """A configuration with `problems`; `str(error)` has one line for each, in the order of the file."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = sorted(problems, key=lambda problem: problem.line)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class UnreadableConfigError(ConfigError):
+    """The file could not be read at all, so nothing can be said about what stands in it."""
+
+
+def _parse_listen(value: object) -> tuple[Address, ...]:
+    entries = value if isinstance(value, list | tuple) else [value]
+    if not entries:
+        raise ValueError("an empty list: the node would listen nowhere", 'write "host:port"')
+    return tuple(_parse_listen_entry(entry) for entry in entries)
+
+
+def _parse_listen_entry(entry: object) -> Address:
+    match entry:
+        case (str(host), int(port)) if isinstance(entry, tuple):  # made in code, not read from a file
+            return host, port
+        case str() | int() if not isinstance(entry, bool):
+            return parse_address(str(entry))
+    raise ValueError(f"{_shown(entry)} is no address", 'write "host:port", or a list of them')
+
+
+def _parse_pair(value: object) -> object:
+    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(end, str) for end in value):
+        return tuple(value)
+    raise ValueError(f"{value!r:.60} is no pair of subnets", "write [from, to], each a name from `subnets`")
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=256)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Seconds = Positive
+Count = Annotated[int, Field(strict=True)]  # `true` is no number
+Listen = Annotated[tuple[Address, ...], BeforeValidator(_parse_listen)]
+Pair = Annotated[tuple[str, str], BeforeValidator(_parse_pair)]
+
+
+class Strict(BaseModel):
+    """Refuses unknown keys. An empty value (`key:` with nothing behind it) means the default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_means_default(cls, data: Any) -> Any:
+        if data is None:
+            return {}
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
+        return data
+
+
+class Settings(Strict):
+    """What can be set in `defaults` for every node, and on any one node."""
+
+    dispatch: PolicyName = Field(
+        default="shortest_queue",
+        description="how a child is chosen: `shortest_queue` (least load for its speed, as FastChat), `p2c` (the "
+        "better of two random ones, right when reports are stale), `lottery` (random by speed) or `round_robin`",
+    )
+    address: Literal["worker", "self"] = Field(
+        default="worker",
+        description="what `/get_worker_address` returns: the child's address as in FastChat, or with `self` this "
+        "node's own, for clients that cannot dial the child",
+    )
+    report_interval_s: Seconds = Field(
+        default=1.0, description="between two reports to the parent, ±20 % so that nodes do not beat in step"
+    )
+    probe_interval_s: Seconds = Field(
+        default=2.0, description="how often an engine is asked for its models and load, since it reports to nobody"
+    )
+    connect_timeout_s: Seconds = Field(
+        default=3.0,
+        description="for a TCP connection to a child: long enough for one lost SYN, no longer",
+    )
+    receive_timeout_s: Seconds = Field(
+        default=60.0,
+        description="from a request's first byte to its last, absolute, so that nobody holds a place by trickling",
+    )
+    first_byte_timeout_s: Seconds = Field(
+        default=600.0, description="from sending a request to its first body byte: queueing and a long prompt's prefill"
+    )
+    idle_timeout_s: Seconds = Field(
+        default=120.0, description="between two reads of one answer; an engine silent for so long hangs"
+    )
+    keep_alive_s: Seconds = Field(
+        default=75.0, description="how long an idle client connection is kept; above the usual 60 s of proxies"
+    )
+    grace_s: Seconds = Field(
+        default=30.0,
+        description="how long running streams may go on after SIGTERM; as Kubernetes waits before it kills",
+    )
+    max_head_bytes: Count = Field(
+        default=32 * 1024, ge=1024, description="a larger request head gets 431; as nginx's largest"
+    )
+    max_head_fields: Count = Field(default=100, ge=8, description="more header fields get 431; as Apache's limit")
+    max_body_bytes: Count = Field(
+        default=32 * 1024 * 1024,
+        ge=1024,
+        description="a larger request body gets 413; bodies are held, and images are large",
+    )
+    max_speed: Positive = Field(
+        default=1e6, description="a child that claims more is refused, since it would draw every request to itself"
+    )
+    access_log: bool = Field(default=False, description="one log line a request; costs CPU on the data path")
+    log_format: Literal["text", "json"] = Field(default="text", description="for a person, or one JSON object a line")
+
+
+class NodeSpec(Settings):
+    """One entry of `nodes`. Every field of `defaults` may be set here too, for this node alone."""
+
+    parent: str | None = Field(default=None, description="name of the node above; exactly one node, the root, has none")
+    listen: Listen = Field(
+        default=(("localhost", DEFAULT_PORT),),
+        description='`"host:port"`, `"[ipv6]:port"` or a list of them; a host alone gets port 21001, FastChat\'s',
+    )
+    advertise: str | None = Field(
+        default=None,
+        description="URL registered upward, needed where `listen` is 0.0.0.0; default: http:// and the first `listen` "
+        "address (with `subnets`: the first that the other end may dial)",
+    )
+    link: Literal["direct", "reverse"] = Field(
+        default="direct", description="who dials: the parent, or with `reverse` the child, where the parent cannot"
+    )
+    subnet: str | None = Field(
+        default=None, description="name from `subnets`; default: those that hold its IP addresses"
+    )
+
+    def settings(self, defaults: Settings) -> Settings:
+        """`defaults` with what this node sets itself."""
+        own = self.model_fields_set & Settings.model_fields.keys()
+        return defaults.model_copy(update={field: getattr(self, field) for field in own})
+
+
+class SimulatedSpec(Strict):
+    """Rates of a `kind: simulated` engine."""
+
+    prefill_tokens_per_s: Positive = Field(
+        default=8000.0, description="prompt tokens read a second, by all streams together"
+    )
+    decode_tokens_per_s: Positive = Field(default=50.0, description="tokens written a second, by each stream")
+    slots: Count = Field(default=8, ge=1, description="streams at once; more wait in a queue")
+
+
+class EngineSpec(Strict):
+    """One entry of `engines`."""
+
+    parent: str = Field(description="name of the node that routes to it")
+    kind: EngineKind = Field(
+        description="what it is, and so how its models and load are read: `openai` (any server of that API), `vllm`, "
+        "`llamacpp`, `fastchat` (a worker), `local` (a model on this machine's CPU) or `simulated`"
+    )
+    url: str | None = Field(
+        default=None,
+        description="`http(s)://host:port`; without it `local` and `simulated` are started on the node's machine",
+    )
+    model: str | None = Field(
+        default=None,
+        description="`local`: a known model's name or the path of a GGUF file; `simulated`: the name that it claims; "
+        "the other kinds say themselves what they serve",
+    )
+    speed: Positive = Field(
+        default=1.0, description="capacity weight: an engine of speed 2 gets twice the requests of one of 1"
+    )
+    subnet: str | None = Field(
+        default=None, description="name from `subnets`; default: the one that holds its IP address"
+    )
+    simulated: SimulatedSpec = Field(default=SimulatedSpec(), description="rates of a `simulated` engine")
+
+
+class TreeConfig(Strict):
+    """The whole file."""
+
+    version: Literal[1] = Field(description="of this format, so that a later one can be told apart")
+    subnets: dict[Name, str] = Field(
+        default_factory=dict, description="name: CIDR; with them the check proves who can reach whom"
+    )
+    reach: list[Pair] = Field(
+        default_factory=list,
+        description="[from, to] pairs: who may dial whom beyond its own subnet; a firewall's direction",
+    )
+    defaults: Settings = Field(default=Settings(), description="settings of every node that does not set its own")
+    nodes: dict[Name, NodeSpec] = Field(description="name: node; the controllers")
+    engines: dict[Name, EngineSpec] = Field(default_factory=dict, description="name: engine; the leaves")
+
+
+class EngineConfig(Strict):
+    """One engine, as its node sees it."""
+
+    name: Name
+    kind: EngineKind
+    url: str | None = None
+    model: str | None = None
+    speed: Positive = 1.0
+    simulated: SimulatedSpec = SimulatedSpec()
+
+
+class NodeConfig(Strict):
+    """What one daemon needs; cut out of the tree by `topology.cut`, or made from flags by `topology.single`."""
+
+    name: Name
+    listen: tuple[Address, ...] = (("localhost", DEFAULT_PORT),)
+    advertise: str
+    parents: tuple[str, ...] = ()  #: URLs of the nodes to register with
+    engines: tuple[EngineConfig, ...] = ()
+    settings: Settings = Settings()
+
+
+@dataclass(frozen=True)
+class LoadedTree:
+    """A tree with the place of its fields in the file that it came from."""
+
+    config: TreeConfig
+    source: Source
+
+
+def load(path: Path) -> LoadedTree:
+    """Read and check the YAML of a tree.
+
+    Raises:
+        UnreadableConfigError: no such file, a directory, no permission, or not UTF-8.
+        ConfigError: everything that is wrong with its YAML, keys, types and values.
+    """
+    data, source, problems = read_yaml(_read(path), str(path))
+    if data is None and not problems:
+        problems = [source.problem((), "is empty", "start it with `version: 1` and `nodes:`", 1)]
+    if not isinstance(data, dict):
+        raise ConfigError(problems or [source.problem((), f"holds {_shown(data)}, not a mapping", _MAPPING, 1)])
+    try:
+        config = TreeConfig.model_validate(data)
+    except ValidationError as error:
+        known = {problem.field for problem in problems}
+        found = [_problem(source, details) for details in error.errors(include_url=False)]
+        raise ConfigError([*problems, *(problem for problem in found if problem.field not in known)]) from None
+    if problems:
+        raise ConfigError(problems)
+    return LoadedTree(config, source)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        message, mend = "no such file", "check the path"
+    except IsADirectoryError:
+        message, mend = "is a directory", "name a YAML file in it"
+    except OSError as error:
+        message, mend = f"cannot be read ({error.strerror})", "check its permissions"
+    except UnicodeDecodeError as error:
+        message, mend = f"is not UTF-8 (byte {error.start})", "save it as UTF-8"
+    raise UnreadableConfigError([Problem(str(path), 0, "", message, mend)])
+
+
+_MAPPING = "write `key: value` lines, indented below it"
+
+
+def _problem(source: Source, error: ErrorDetails) -> Problem:
+    """One of pydantic's errors in plain words, with its line."""
+    path = tuple(part for part in error["loc"] if part != "[key]")
+    shown, options = _shown(error["input"]), _options(path)
+    default = options.get(str(path[-1])) if path else None
+    choices = get_args(default.annotation) if default else ()
+    match error["type"]:
+        case "missing":
+            message, mend = "is required", f"add it: {default.description if default else ''}"
+        case "extra_forbidden" | "invalid_key":
+            message, mend = "unknown key", closest(path[-1], options)
+        case "model_type" | "dict_type":
+            message, mend = f"must be a mapping, not {shown}", _MAPPING
+        case "string_type":
+            message, mend = f"must be text, not {shown}", "put it in quotes"
+        case "string_pattern_mismatch" | "string_too_long":
+            message = f"{shown} is no name"
+            mend = "write letters, digits, '.', '_' and '-', at most 256, with a letter or digit first"
+        case "literal_error":
+            message, mend = f"unknown value {shown}", closest(error["input"], map(str, choices))
+        case "value_error":
+            message, mend = error["ctx"]["error"].args
+        case _:
+            message = f"{_plain(error['msg'])}, not {shown}"
+            mend = f"the default is {_shown(default.default)}" if default else "see docs/configuration.md"
+    return source.problem(path, message, mend)
+
+
+def _options(path: FieldPath) -> dict[str, FieldInfo]:
+    """The fields that may stand where the last part of `path` stands."""
+    here: Any = TreeConfig
+    for part in path[:-1]:
+        if isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:
+            here = here.model_fields[str(part)].annotation
+        elif get_origin(here) is dict:
+            here = get_args(here)[1]
+        else:
+            return {}
+    return here.model_fields if isinstance(here, type) and issubclass(here, BaseModel) else {}
+
+
+def _plain(message: str) -> str:
+    """Pydantic's "Input should be a valid integer, unable to ..." as "must be an integer"."""
+    message = message.partition(",")[0].replace("Input should", "must").replace("a valid ", "a ")
+    return message.replace("a integer", "an integer").replace("a boolean", "true or false")
+
+
+def _shown(value: object) -> str:
+    """A value from YAML, short enough for a message."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "a mapping"
+        case list() | tuple():
+            return "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,213 @@
+"""The tree as a graph: whether it makes sense, and one node's own part of it.
+
+load → build → validate → cut(name) → NodeConfig → node
+flags            → single()         ↗
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, get_args
+
+import networkx as nx
+from pydantic import ValidationError
+
+from hierarchy.address import DEFAULT_PORT, Address, is_wildcard, parse_url, url_of
+from hierarchy.checks import check_all
+from hierarchy.config import (
+    LAUNCHED_KINDS,
+    ConfigError,
+    EngineConfig,
+    EngineKind,
+    LoadedTree,
+    NodeConfig,
+    PolicyName,
+    Settings,
+    TreeConfig,
+)
+from hierarchy.errors import UsageError
+from hierarchy.reach import check_reach, parse_reach
+from hierarchy.source import Problem, closest
+
+
+def build(tree: TreeConfig) -> nx.DiGraph:
+    """A configuration as a graph with edges from parent to child, as far as the parents exist.
+
+    Attributes of each of its nodes, which is all that the checks look at:
+
+        kind        "node" or "engine"
+        field       path of its entry in the file
+        parent      the declared parent, existing or not; None for a root
+        subnet      the declared subnet or None
+        link        "direct" or "reverse"
+        listen      (host, port) pairs of a node; () for an engine
+        advertise   the declared `advertise` of a node or `url` of an engine, good or not; None if there is none
+        registered  URLs one of which its parent dials
+        urls        URLs at which it stands, which its own children dial
+        engine, launched, model, speed   of an engine only; launched: this machine may start it
+
+    An engine with the name of a node stands under "NAME (engine)", so that neither hides the other.
+    """
+    graph = nx.DiGraph()
+    for name, node in tree.nodes.items():
+        declared = node.model_dump(include={"parent", "subnet", "link", "advertise"})
+        listened = [url_of(address) for address in node.listen if not is_wildcard(address[0])]
+        graph.add_node(name, kind="node", field=("nodes", name), listen=node.listen, **declared)
+        graph.nodes[name].update(_urls(node.advertise, listened))
+    for name, engine in tree.engines.items():
+        key = f"{name} (engine)" if name in tree.nodes else name
+        declared = engine.model_dump(include={"parent", "subnet", "model", "speed"})
+        graph.add_node(key, kind="engine", field=("engines", name), listen=(), link="direct", **declared)
+        launched = engine.kind in LAUNCHED_KINDS
+        graph.nodes[key].update(engine=engine.kind, launched=launched, advertise=engine.url, **_urls(engine.url, []))
+    graph.add_edges_from((parent, name) for name, parent in graph.nodes(data="parent") if parent in tree.nodes)
+    return graph
+
+
+def _urls(advertise: str | None, listened: list[str]) -> dict[str, Any]:
+    if advertise is None:
+        return {"registered": tuple(listened), "urls": tuple(listened)}
+    try:
+        url = parse_url(advertise)[0]
+    except ValueError:  # `checks.check_urls` tells it
+        return {"registered": (), "urls": tuple(listened)}
+    return {"registered": (url,), "urls": tuple(dict.fromkeys([url, *listened]))}
+
+
+def depth(graph: nx.DiGraph) -> int:
+    """Levels of nodes above the deepest engine (edges on the longest way down)."""
+    return int(nx.dag_longest_path_length(graph))
+
+
+def validate(loaded: LoadedTree) -> list[Problem]:
+    """Everything that is wrong with a tree, in the order of the file; [] for a good one."""
+    graph = build(loaded.config)
+    reach, findings = parse_reach(loaded.config.subnets, loaded.config.reach)
+    findings += [*check_all(graph), *check_reach(graph, reach)]
+    problems = {loaded.source.problem(*finding) for finding in findings}
+    return sorted(problems, key=lambda problem: (problem.line, str(problem)))
+
+
+def cut(loaded: LoadedTree, name: str) -> NodeConfig:
+    """One node's own configuration: what it listens on, whom it registers with, its engines and settings.
+
+    Raises:
+        UsageError: there is no node of that name.
+        ConfigError: the tree has problems, or this node needs what this release does not do.
+    """
+    tree, graph = loaded.config, build(loaded.config)
+    if name not in tree.nodes:
+        raise UsageError(f'{loaded.source.file}: no node "{name}"; choose one of {", ".join(tree.nodes)}')
+    problems = validate(loaded) or _unserved(loaded, graph, name)
+    if problems:
+        raise ConfigError(problems)
+    reach, _ = parse_reach(tree.subnets, tree.reach)
+    node, at = tree.nodes[name], graph.nodes[name]
+    above = graph.nodes[node.parent] if node.parent else None
+    parent_url = reach.dialled(at, above, above["urls"]) if above else None
+    engines = {key: spec for key, spec in tree.engines.items() if spec.parent == name}
+    return NodeConfig(
+        name=name,
+        listen=node.listen,
+        advertise=(reach.dialled(above, at, at["registered"]) if above else None) or at["registered"][0],
+        parents=(parent_url,) if parent_url else (),
+        engines=tuple(
+            EngineConfig(
+                name=key, **spec.model_dump(include={"kind", "url", "model", "speed"}), simulated=spec.simulated
+            )
+            for key, spec in engines.items()
+        ),
+        settings=node.settings(tree.defaults),
+    )
+
+
+def _unserved(loaded: LoadedTree, graph: nx.DiGraph, name: str) -> list[Problem]:
+    """`link: reverse` at the node or at its children: part of the format already, but not of this release."""
+    return [
+        loaded.source.problem(
+            (*graph.nodes[end]["field"], "link"),
+            "`link: reverse` is not served by this release",
+            "use `link: direct`, and let the parent's subnet dial the child's",
+        )
+        for end in (name, *graph[name])
+        if graph.nodes[end]["link"] == "reverse"
+    ]
+
+
+def single(
+    *,
+    name: str | None = None,
+    host: str = "localhost",
+    port: int = DEFAULT_PORT,
+    advertise: str | None = None,
+    dispatch: str = "shortest_queue",
+    parents: Iterable[str] = (),
+    engines: Iterable[str] = (),
+) -> NodeConfig:
+    """A node from the flags of a command line alone.
+
+    Args:
+        name: default: this machine's name and the port, so that two nodes under one parent differ.
+        advertise: URL registered with the parents; needed where `host` means all interfaces.
+        parents: URLs of nodes to register with.
+        engines: `KIND=URL`, or `local=MODEL`, `simulated=MODEL` to start one here; they are named KIND-1, KIND-2 ...
+
+    Raises:
+        UsageError: naming the flag that is wrong.
+    """
+    uplinks = tuple(_flag_url("--parent", url) for url in parents)
+    if dispatch not in get_args(PolicyName):
+        raise UsageError(f"--dispatch-method {dispatch}: no such policy; {closest(dispatch, get_args(PolicyName))}")
+    if not 0 <= port <= 65535:
+        raise UsageError(f"--port {port}: no port; write a number from 0 to 65535")
+    if advertise is not None:
+        advertise = _flag_url("--advertise", advertise)
+    elif is_wildcard(host) and uplinks:
+        raise UsageError(f"--host {host}: parents cannot dial it; add --advertise http://ADDRESS:{port}")
+    try:
+        return NodeConfig(
+            name=name or re.sub(r"[^A-Za-z0-9._-]", "-", f"{socket.gethostname()}-{port}").lstrip("._-"),
+            listen=((host, port),),
+            advertise=advertise or _own_url((host, port)),
+            parents=uplinks,
+            engines=_flag_engines(engines),
+            settings=Settings.model_validate({"dispatch": dispatch}),
+        )
+    except ValidationError:
+        raise UsageError(f"--name {name}: no name; write letters, digits, '.', '_' and '-'") from None
+
+
+def _own_url(address: Address) -> str:
+    """Where others may find a node that registers with nobody."""
+    host, port = address
+    return url_of((socket.gethostname() if is_wildcard(host) else host, port))
+
+
+def _flag_url(flag: str, url: str) -> str:
+    try:
+        good, (host, _) = parse_url(url)
+    except ValueError as error:
+        raise UsageError(f"{flag} {'; '.join(error.args)}") from None
+    if is_wildcard(host):
+        raise UsageError(f"{flag} {url}: nobody can dial {host}; write the address at which it is reached")
+    return good
+
+
+def _flag_engines(flags: Iterable[str]) -> tuple[EngineConfig, ...]:
+    count: Counter[str] = Counter()
+    return tuple(_flag_engine(flag, count) for flag in flags)
+
+
+def _flag_engine(flag: str, count: Counter[str]) -> EngineConfig:
+    kind, separator, value = flag.partition("=")
+    if not separator or not value:
+        raise UsageError(f"--engine {flag}: no KIND=URL; write one such as vllm=http://127.0.0.1:8000")
+    if kind not in get_args(EngineKind):
+        raise UsageError(f'--engine {flag}: no kind of engine "{kind}"; {closest(kind, get_args(EngineKind))}')
+    starts = kind in LAUNCHED_KINDS and "://" not in value
+    place = {"model": value} if starts else {"url": _flag_url(f"--engine {kind}=", value)}
+    count[kind] += 1
+    return EngineConfig.model_validate({"name": f"{kind}-{count[kind]}", "kind": kind, **place})

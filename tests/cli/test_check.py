@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from hierarchy.cli.check import check
+from hierarchy.config import UnreadableConfigError
+from tests.trees import CONFIGS
+
+
+def run(path: Path, **environment: str) -> Result:
+    app = typer.Typer()
+    app.command()(check)
+    return CliRunner().invoke(app, [str(path)], env=environment, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("single-node.yaml", "OK: 1 node, 2 engines, depth 1\n"),
+        ("demo.yaml", "OK: 3 nodes, 2 engines, depth 2\n"),
+        ("two-tiers.yaml", "OK: 3 nodes, 4 engines, depth 2\n"),
+        ("three-tiers.yaml", "OK: 7 nodes, 7 engines, depth 3\n"),
+        ("isolated-subnets.yaml", "OK: 3 nodes, 3 engines, depth 2\n"),
+    ],
+)
+def test_a_good_tree_is_one_line_and_status_0(name: str, line: str) -> None:
+    result = run(CONFIGS / name)
+    assert (result.exit_code, result.output) == (0, line)
+
+
+TREE = """\
+version: 1
+nodes:
+  root: {listen: "localhost:1"}
+  a: {parent: root, listen: "localhost:1"}
+  b: {parent: rooot, listen: "localhost:3"}
+engines:
+  ea: {parent: a, kind: simulated}
+  eb: {parent: b, kind: vllm}
+"""
+
+
+def test_problems_are_a_line_each_in_the_order_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "tree.yaml"
+    path.write_text(TREE)
+    result = run(path, COLUMNS="20")
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
+        f'{path}:4: nodes.a.listen: localhost:1 is the address of node "root" already; give it one of its own',
+        f'{path}:5: nodes.b.parent: unknown parent "rooot"; did you mean "root"?',
+        f'{path}:8: engines.eb.url: kind vllm needs a url; add `url: "http://host:port"`',
+    ]
+
+
+def test_bad_fields_are_problems_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "tree.yaml"
+    path.write_text("version: 1\nnodes:\n  root: {dispatch: [red]}\n")
+    result = run(path)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"{path}:3: nodes.root.dispatch: unknown value a list; known here: shortest_queue")
+
+
+def test_on_a_terminal_the_place_is_red(tmp_path: Path) -> None:
+    path = tmp_path / "tree.yaml"
+    path.write_text("version: 1\nnodes: {}\n")
+    result = run(path, FORCE_COLOR="1", TERM="xterm")
+    assert result.output.startswith(f"\x1b[31m{path}:2\x1b[0m: nodes: no node at all")
+
+
+def test_a_file_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableConfigError, match=r"none\.yaml: no such file; check the path"):
+        run(tmp_path / "none.yaml")

@@ -1,0 +1,68 @@
+"""What several test files need: a real server around an ASGI app, free ports, and waiting without sleeping blindly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import uvicorn
+
+DEADLINE_S = 10.0
+TICK_S = 0.005
+
+
+@contextlib.contextmanager
+def running_app(app: Any, port: int = 0, **config: Any) -> Iterator[str]:
+    """Serve an ASGI app with uvicorn on 127.0.0.1 in a thread; yields its URL without a closing slash.
+
+    `config` goes to `uvicorn.Config`. At the end open requests get half a second before they are cancelled.
+    """
+    settings: dict[str, Any] = {"log_level": "critical", "timeout_graceful_shutdown": 0.5, **config}
+    listener = socket.create_server(("127.0.0.1", port))
+    server = uvicorn.Server(uvicorn.Config(app, **settings))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        eventually(lambda: server.started or not thread.is_alive(), "the server to start")
+        assert server.started, "the application failed to start"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(DEADLINE_S)
+        listener.close()
+        assert not thread.is_alive(), "the server did not stop"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nobody listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def eventually(condition: Callable[[], Any], what: str = "the condition", deadline_s: float = DEADLINE_S) -> Any:
+    """Poll `condition` until it returns something true, and return that; fail after `deadline_s`."""
+    end = time.monotonic() + deadline_s
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {deadline_s} s in vain for {what}"
+        time.sleep(TICK_S)
+    return value
+
+
+async def eventually_async(
+    condition: Callable[[], Awaitable[Any] | Any], what: str = "the condition", deadline_s: float = DEADLINE_S
+) -> Any:
+    """`eventually` for inside an event loop; `condition` may be a coroutine function."""
+    end = time.monotonic() + deadline_s
+    while True:
+        value = condition()
+        if isinstance(value, Awaitable):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < end, f"waited {deadline_s} s in vain for {what}"
+        await asyncio.sleep(TICK_S)
