@@ -1,0 +1,30 @@
+"""Reading a simulated engine: vLLM's endpoints, its models under both API families, slots from its own page."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import httpx
+import msgspec
+
+from hierarchy.engines.reading import get
+from hierarchy.engines.vllm import VllmAdapter
+from hierarchy.errors import EngineUnreadable
+from hierarchy.status import NodeStatus
+
+
+class SimulatedAdapter:
+    kind: ClassVar[str] = "simulated"
+
+    def __init__(self) -> None:
+        self._vllm = VllmAdapter(self.kind, apis=("openai", "fastchat"))
+
+    async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
+        status = await self._vllm.read(http, url, speed)
+        answer = (await get(http, url, "/simulated")).ok()
+        page = answer.json()
+        slots = page.get("slots") if isinstance(page, dict) else None
+        if not isinstance(slots, int) or not 0 < slots < 2**31:
+            raise EngineUnreadable(f"{answer.url} is not a simulated engine's page: it tells no number of slots")
+        models = tuple(msgspec.structs.replace(model, slots=slots) for model in status.models)
+        return msgspec.structs.replace(status, models=models)

@@ -1,0 +1,124 @@
+"""The FastChat worker paths of the simulated engine.
+
+Source: FastChat, fastchat/serve/base_model_worker.py (paths) and model_worker.py (frames): a stream is JSON objects
+with the text *so far*, each closed by a NUL; usage and finish_reason ride on each.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from hierarchy.engines.simulated.answer import Answer
+from hierarchy.engines.simulated.engine import CONTEXT_TOKENS, Engine, Job, count_tokens, embedding, text_of, word
+
+INTERNAL_ERROR = 50001
+DEFAULT_MAX_NEW_TOKENS = 256
+
+
+class FrameReply:
+    """`/worker_generate_stream`, or the one object of `/worker_generate`."""
+
+    def __init__(self, job: Job, prefix: str, *, streaming: bool) -> None:
+        self.streaming = streaming
+        self.media_type = "application/octet-stream" if streaming else "application/json"
+        self._job = job
+        self._prefix = prefix
+        self._text = prefix
+
+    def token(self, index: int) -> bytes:
+        self._text += word(index)
+        return self._object(self._text, index + 1, None) + b"\0"
+
+    def closing(self) -> bytes:
+        text = self._prefix + text_of(self._job.answer_tokens)
+        last = self._object(text, self._job.answer_tokens, self._job.finish_reason)
+        return last + b"\0" if self.streaming else last
+
+    def _object(self, text: str, tokens: int, finish_reason: str | None) -> bytes:
+        prompt_tokens = self._job.prompt_tokens
+        usage = {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": tokens,
+            "total_tokens": prompt_tokens + tokens,
+        }
+        return json.dumps({"text": text, "error_code": 0, "usage": usage, "finish_reason": finish_reason}).encode()
+
+
+class FastChatPaths:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def status(self, request: Request) -> Response:
+        return JSONResponse(self._engine.fastchat_status())
+
+    async def generate_stream(self, request: Request) -> Any:
+        return self._answer(await _params(request), streaming=True)
+
+    async def generate(self, request: Request) -> Any:
+        return self._answer(await _params(request), streaming=False)
+
+    async def conv_template(self, request: Request) -> Response:
+        """All the fields that FastChat's API server reads into its `Conversation`; "one_shot" without examples."""
+        conv = {
+            "name": "one_shot",
+            "system_template": "{system_message}",
+            "system_message": "",
+            "roles": ["Human", "Assistant"],
+            "messages": [],
+            "offset": 0,
+            "sep_style": 1,  # SeparatorStyle.ADD_COLON_SINGLE
+            "sep": "\n### ",
+            "sep2": None,
+            "stop_str": "###",
+            "stop_token_ids": None,
+        }
+        return JSONResponse({"conv": conv})
+
+    async def model_details(self, request: Request) -> Response:
+        return JSONResponse({"context_length": CONTEXT_TOKENS})
+
+    async def count_token(self, request: Request) -> Response:
+        params = await _params(request)
+        return JSONResponse({"count": count_tokens(str(params.get("prompt", ""))), "error_code": 0})
+
+    async def embeddings(self, request: Request) -> Response:
+        texts = (await _params(request)).get("input", [])
+        texts = [str(text) for text in texts] if isinstance(texts, list) else [str(texts)]
+        self._engine.served += 1
+        return JSONResponse(
+            {"embedding": [embedding(text) for text in texts], "token_num": sum(map(count_tokens, texts))}
+        )
+
+    def _answer(self, params: dict[str, Any], *, streaming: bool) -> Any:
+        prompt = str(params.get("prompt", ""))
+        # A worker of one model does not look at `model`, so neither does this one where it makes no difference.
+        model = params.get("model")
+        if model not in self._engine.models:
+            model = next(iter(self._engine.models), None)
+        if model is None:
+            return _failure("this worker has no model", streaming)
+        limit = params.get("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
+        if not isinstance(limit, int | float) or not 0 < limit <= CONTEXT_TOKENS:
+            return _failure(f"max_new_tokens: must lie between 1 and {CONTEXT_TOKENS}", streaming)
+        job = self._engine.job(str(model), prompt, int(limit))
+        prefix = prompt if params.get("echo", True) else ""  # workers echo unless told not to
+        return Answer(self._engine, job, FrameReply(job, prefix, streaming=streaming))
+
+
+def _failure(text: str, streaming: bool) -> Response:
+    """Workers tell errors in a frame, under status 200."""
+    frame = json.dumps({"text": text, "error_code": INTERNAL_ERROR}).encode()
+    return Response(frame + b"\0" if streaming else frame)
+
+
+async def _params(request: Request) -> dict[str, Any]:
+    try:
+        params = msgspec.json.decode(await request.body() or b"{}")
+    except msgspec.DecodeError:
+        params = None
+    return params if isinstance(params, dict) else {}

@@ -1,0 +1,40 @@
+"""Slots of the batch, and the queue before them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Slots:
+    """`capacity` requests run at once, others wait in the order of their arrival. Counts both, by model."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.running: Counter[str] = Counter()
+        self.waiting: Counter[str] = Counter()
+        self._free = asyncio.Semaphore(capacity)
+
+    def __repr__(self) -> str:
+        return f"<Slots {self.running.total()}/{self.capacity} running, {self.waiting.total()} waiting>"
+
+    @property
+    def queue_length(self) -> int:
+        return self.running.total() + self.waiting.total()
+
+    @asynccontextmanager
+    async def hold(self, model: str) -> AsyncIterator[None]:
+        """Wait for a slot and hold it; cancelled at any point, nothing stays taken."""
+        self.waiting[model] += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self.waiting[model] -= 1
+        self.running[model] += 1
+        try:
+            yield
+        finally:
+            self.running[model] -= 1
+            self._free.release()

@@ -1,0 +1,200 @@
+"""`hierarchy engine ...` as processes of their own, the real engine among them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from hierarchy.cli import engine as commands
+from hierarchy.engines import ADAPTERS, models
+from hierarchy.errors import UsageError
+from hierarchy.status import NodeStatus
+from tests.support import DEADLINE_S, eventually, eventually_async, free_port
+
+RUN = """
+import sys
+from hierarchy.cli.engine import engine_app
+from hierarchy.errors import UsageError
+try:
+    engine_app()
+except UsageError as error:
+    sys.exit(str(error))
+"""
+START_S = 60.0  # a model may have to be fetched
+
+
+class Command:
+    """A running command: its URL once it says so, its log so far."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.log.extend(self.process.stderr)
+
+    def url(self) -> str:
+        def said() -> str | None:
+            assert self.process.poll() is None, "".join(self.log)
+            found = re.search(r"serv(?:es|ing) .* at (http://\S+)", "".join(self.log))
+            return found and found[1]
+
+        return str(eventually(said, "the engine to serve", START_S))
+
+    def ended(self) -> int:
+        return self.process.wait(DEADLINE_S)
+
+
+@contextlib.contextmanager
+def command(*arguments: str) -> Iterator[Command]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+    running = Command(process)
+    try:
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_simulated_serves_until_a_signal_and_ends_well(number: signal.Signals) -> None:
+    with command("simulated", "--port", "0", "--model", "m", "--model", "n", "--name", "gpu-1") as engine:
+        url = engine.url()
+        answer = httpx.get(f"{url}/v1/models")
+        assert [model["id"] for model in answer.json()["data"]] == ["m", "n"]
+        assert answer.headers.get_list("server") == ["hierarchy-simulated"]
+        assert "INFO gpu-1: simulated engine" in engine.log[0]
+        engine.process.send_signal(number)
+        assert engine.ended() == 0
+    assert len(engine.log) == 1, engine.log
+
+
+def test_simulated_ends_promptly_though_requests_hang() -> None:
+    with command("simulated", "--port", "0", "--model", "m", "--fault", '{"hang_after_tokens": 1}') as engine:
+        body = {"model": "m", "prompt": "x", "stream": True}
+        with httpx.stream("POST", f"{engine.url()}/v1/completions", json=body) as answer:
+            pieces = answer.iter_raw()  # kept: an iterator that is thrown away closes its stream
+            next(pieces)
+            engine.process.terminate()
+            assert engine.ended() == 0
+    assert "Traceback" not in "".join(engine.log)
+
+
+def test_simulated_ends_with_its_parent() -> None:
+    with command("simulated", "--port", "0", "--exit-with-parent") as engine:
+        engine.url()
+        assert engine.process.stdin is not None
+        engine.process.stdin.close()
+        assert engine.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["simulated", "--port", "{taken}"], r"cannot listen on 127\.0\.0\.1:{taken}: Address already in use"),
+        (["simulated", "--port", "0", "--host", "no.such.host.invalid"], r"cannot listen on no\.such\.host\.invalid:0"),
+        (["simulated", "--port", "0", "--fault", '{"statu": 503}'], "--fault: statu"),
+        (["local", "--port", "{taken}"], r"cannot listen on 127\.0\.0\.1:{taken}"),
+        (["local", "--port", "0", "--model", "no-such-model"], "smollm2-135m"),
+        (["fetch", "no-such-model"], "smollm2-135m"),
+    ],
+)
+def test_mistakes_get_one_line_and_no_traceback(arguments: list[str], says: str) -> None:
+    if arguments[0] == "local":
+        pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        with command(*(argument.replace("{taken}", taken) for argument in arguments)) as engine:
+            assert engine.ended() != 0
+            eventually(lambda: engine.log)
+    assert len(engine.log) == 1
+    assert re.search(says.replace("{taken}", taken), engine.log[0])
+
+
+def test_local_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)  # makes its import fail
+    with pytest.raises(UsageError, match=r"pip install 'hierarchy\[local\]'"):
+        commands.local.import_xllamacpp()
+
+
+@pytest.fixture(scope="module")
+def real_model() -> Path:
+    if importlib.util.find_spec("xllamacpp") is None:
+        pytest.skip("the real engine: xllamacpp is not installed (the extra `local`)")
+    try:
+        return models.resolve(models.DEFAULT)
+    except UsageError as error:
+        pytest.skip(f"the real engine: {error}")
+
+
+def test_local_answers_is_read_and_ends_at_sigterm(real_model: Path) -> None:
+    with command("local", "--port", str(free_port()), "--model", str(real_model), "--alias", "tiny") as engine:
+        url = engine.url()
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).raise_for_status().json()
+        assert answer["choices"][0]["message"]["content"].strip()
+        assert 0 < answer["usage"]["completion_tokens"] <= 8
+        with httpx.stream(
+            "POST",
+            f"{url}/v1/chat/completions",
+            json={**body, "max_tokens": 2000, "ignore_eos": True, "stream": True},
+            timeout=60,
+        ) as stream:
+            lines = stream.iter_lines()  # kept: an iterator that is thrown away closes its stream
+            assert json.loads(next(lines).removeprefix("data: "))["model"] == "tiny"
+            status = _read_until_busy(url)
+            engine.process.terminate()
+            assert engine.ended() == 0, "a running stream must not keep it"
+    (model,) = status.models
+    assert (model.name, model.api, model.slots, model.queue_length) == ("tiny", "openai", 4, 1)
+    assert not any(" E " in line for line in engine.log), engine.log
+
+
+def _read_until_busy(url: str) -> NodeStatus:
+    async def run() -> NodeStatus:
+        async with httpx.AsyncClient() as http:
+
+            async def busy() -> NodeStatus | None:
+                status = await ADAPTERS["local"].read(http, url, 1.0)
+                return status if status.queue_length else None
+
+            status = await eventually_async(busy, "the request to be counted")
+            assert isinstance(status, NodeStatus)
+            return status
+
+    return asyncio.run(run())
+
+
+def test_local_ends_with_its_parent_even_while_it_loads(real_model: Path) -> None:
+    with command("local", "--port", "0", "--model", str(real_model), "--exit-with-parent") as engine:
+        eventually(lambda: any("loading" in line for line in engine.log))
+        assert engine.process.stdin is not None
+        engine.process.stdin.close()
+        assert engine.ended() == 0
