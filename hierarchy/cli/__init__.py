@@ -6,19 +6,15 @@ import sys
 
 import typer
 
-from hierarchy.cli.chat import chat
-from hierarchy.cli.check import check
-from hierarchy.cli.engine import engine_app
-from hierarchy.cli.serve import serve
-from hierarchy.cli.up import up
+from hierarchy.cli import chat, check, engine, serve, up
 from hierarchy.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-app.command()(serve)
-app.command()(up)
-app.command()(check)
-app.command()(chat)
-app.add_typer(engine_app, name="engine")
+app.command()(serve.serve)
+app.command()(up.up)
+app.command()(check.check)
+app.command()(chat.chat)
+app.add_typer(engine.engine_app, name="engine")
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def serve(
         "--advertise": advertise,
     }
     if config is not None:
-        given = [flag for flag, value in flags.items() if value]
+        given = [flag for flag, value in flags.items() if value not in (None, [])]
         if given:
             raise UsageError(f"{', '.join(given)}: not together with CONFIG; write it into {config}")
         mine = from_file(config, node)

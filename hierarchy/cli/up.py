@@ -1,0 +1,183 @@
+"""`hierarchy up CONFIG`: a whole tree on this machine, one supervised process a node."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hierarchy import logs
+from hierarchy.config import ConfigError, load
+from hierarchy.lifeline import watch_stdin
+from hierarchy.processes import Supervised
+from hierarchy.topology import validate
+
+log = logging.getLogger(__name__)
+
+OWN_NAME = "up"
+_LABEL_COLOURS = ("36", "32", "33", "35", "34", "96", "92", "93", "95", "94")
+_MARGIN_S = 5.0  # a node ends its streams within its own grace_s, then itself
+
+
+def up(
+    config: Annotated[Path, typer.Argument(help="YAML of the tree", show_default=False)],
+    exit_with_parent: Annotated[
+        bool, typer.Option("--exit-with-parent", help="end when stdin reaches its end", hidden=True)
+    ] = False,
+) -> None:
+    """Run a whole tree on this machine: one process a node, started again if it dies. Ctrl-C ends them all.
+
+    Ends with status 0 when it was told to end, 1 if a process could not be ended, 2 if the configuration is wrong or a
+    node cannot start with it (its port is taken, say).
+    """
+    loaded = load(config)
+    if problems := validate(loaded):
+        raise ConfigError(problems)
+    tree = loaded.config
+    printer = LinePrinter()
+    console = Console(printer.write, list(tree.nodes), tree.defaults.log_format, logs.wants_colour(printer))
+    logs.setup(tree.defaults.log_format, OWN_NAME, stream=console)
+    nodes = [Supervised(name, serve_command(config, name), console.on_line) for name in tree.nodes]
+    grace_s = max(node.settings(tree.defaults).grace_s for node in tree.nodes.values()) + _MARGIN_S
+    try:
+        status = asyncio.run(supervise(nodes, grace_s, exit_with_parent=exit_with_parent))
+    finally:
+        printer.close()
+    raise typer.Exit(status)
+
+
+def serve_command(config: Path, node: str) -> list[str]:
+    """The command of one node's process."""
+    return [sys.executable, "-m", "hierarchy", "serve", str(config), "--node", node, "--exit-with-parent"]
+
+
+async def supervise(nodes: Sequence[Supervised], grace_s: float, *, exit_with_parent: bool = False) -> int:
+    """Run `nodes` until a signal comes or one of them cannot start, then end them all. Returns our exit status.
+
+    The first SIGINT, SIGTERM or SIGHUP lets them finish for up to `grace_s`, the second kills them.
+    """
+    told = asyncio.Event()
+
+    def on_signal() -> None:
+        if told.is_set():
+            log.warning("killing what still runs")
+            for node in nodes:
+                node.kill()
+        else:
+            log.info("ending; what streams may finish for %g s, another Ctrl-C kills it", grace_s)
+            told.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, on_signal)
+    if exit_with_parent:
+        watch_stdin(partial(_set_from_thread, loop, told))
+    log.info("starting %d %s: %s", len(nodes), _nodes(len(nodes)), ", ".join(node.name for node in nodes))
+    runs = [asyncio.create_task(node.run()) for node in nodes]
+    telling = asyncio.create_task(told.wait())
+    await asyncio.wait({telling, *runs}, return_when=asyncio.FIRST_COMPLETED)
+    failed = next((run.result() for run in runs if run.done()), None)
+    if failed is not None:
+        log.error("ending the rest")
+    told.set()
+    telling.cancel()
+    ended = await asyncio.gather(*(node.stop(grace_s) for node in nodes))
+    left = [f"{node.name} (pid {node.pid})" for node, gone in zip(nodes, ended, strict=True) if not gone]
+    if left:
+        log.error("could not be ended: %s", ", ".join(left))
+        return 1
+    log.info("ended all %d %s", len(nodes), _nodes(len(nodes)))
+    return failed or 0
+
+
+def _set_from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending anyway
+        loop.call_soon_threadsafe(event.set)
+
+
+def _nodes(count: int) -> str:
+    return "node" if count == 1 else "nodes"
+
+
+class Console:
+    """Puts the name of its node before each line of a log; a stream for our own log lines, too.
+
+    In JSON the lines name their node themselves, and what is no JSON (a traceback, say) is wrapped.
+    """
+
+    def __init__(
+        self, write: Callable[[str], object], names: Sequence[str], format: logs.LogFormat, colour: bool
+    ) -> None:
+        self._write = write
+        self._format = format
+        self._colour = colour
+        self._width = max(map(len, [OWN_NAME, *names]))
+        self._colours = {name: _LABEL_COLOURS[i % len(_LABEL_COLOURS)] for i, name in enumerate(names)}
+
+    def on_line(self, name: str, line: str) -> None:
+        if self._format == "text":
+            label = logs.paint(f"{name:{self._width}} │", self._colours.get(name, "2"), self._colour)
+            line = f"{label} {logs.relabel(line, name, self._colour)}"
+        elif not line.startswith("{"):
+            record = logging.makeLogRecord({"name": "stderr", "msg": line, "levelname": "INFO"})
+            line = logs.JsonFormatter(name).format(record)
+        self._write(line + "\n")
+
+    def write(self, text: str) -> None:
+        """Take lines that we logged ourselves."""
+        for line in text.splitlines():
+            self.on_line(OWN_NAME, line)
+
+    def flush(self) -> None:
+        """Nothing is held here."""
+
+
+class LinePrinter:
+    """Writes lines to stderr in a thread: a terminal that is held (Ctrl-S) must hold neither us nor the nodes.
+
+    Beyond `max_lines` waiting ones, lines are dropped and counted. It writes to the descriptor, since a daemon thread
+    that holds the lock of `sys.stderr` makes the interpreter abort at exit.
+    """
+
+    def __init__(self, fd: int = 2, max_lines: int = 10_000) -> None:
+        self._fd = fd
+        self._dropped = 0
+        self._lines: queue.Queue[str | None] = queue.Queue(max_lines)
+        self._thread = threading.Thread(target=self._print, name="log-printer", daemon=True)
+        self._thread.start()
+
+    def write(self, text: str) -> None:
+        try:
+            self._lines.put_nowait(text)
+        except queue.Full:
+            self._dropped += 1
+
+    def isatty(self) -> bool:
+        return os.isatty(self._fd)
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Print what waits, for at most `timeout_s`."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=timeout_s)
+            self._thread.join(timeout_s)
+
+    def _print(self) -> None:
+        while (text := self._lines.get()) is not None:
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                text += f"{OWN_NAME}: {dropped} lines were dropped here, the terminal did not take them\n"
+            data = text.encode("utf-8", "backslashreplace")
+            with contextlib.suppress(OSError):  # the reader is gone: nobody is left to tell
+                while data:
+                    data = data[os.write(self._fd, data) :]

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from hierarchy.cli.chat import Answer, base_url, chat
+from hierarchy.errors import UsageError
+
+MODELS = {"object": "list", "data": [{"id": "smollm2-135m"}, {"id": "other"}]}
+DEADLINE_S = 20.0
+
+
+def event(content: str | None = None, finish: str | None = None, **fields: Any) -> str:
+    delta = {} if content is None else {"content": content}
+    body = {"model": "smollm2-135m", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+    return f"data: {json.dumps(body | fields)}\n\n"
+
+
+USAGE = f"data: {json.dumps({'choices': [], 'usage': {'completion_tokens': 42}})}\n\n"
+DONE = "data: [DONE]\n\n"
+PARIS = [event(""), event("Paris"), event(" is the\n"), event("capital."), event(None, "stop"), USAGE, DONE]
+
+
+class Node:
+    """A node's face: what it answers is set by the test, what it was asked is kept."""
+
+    def __init__(self) -> None:
+        self.models: tuple[int, Any] = (200, MODELS)
+        self.status = 200
+        self.content_type = "text/event-stream"
+        self.answer: list[str] = PARIS
+        self.cut = False  #: break the connection where the answer's end would be
+        self.release: threading.Event | None = None  #: hold the end of the answer until this is set
+        self.asked: list[dict[str, Any]] = []
+        self.url = ""
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    state = Node()
+    with serve(state):
+        yield state
+
+
+@contextmanager
+def serve(state: Node) -> Iterator[None]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            status, body = state.models
+            self.reply(status, json.dumps(body) if not isinstance(body, str) else body)
+
+        def do_POST(self) -> None:
+            state.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            if state.status != 200:
+                return self.reply(state.status, "".join(state.answer))
+            self.send_response(200)
+            self.send_header("content-type", state.content_type)
+            self.send_header("transfer-encoding", "chunked")
+            self.send_header("x-hierarchy-path", "site-a/gpu-1")
+            self.end_headers()
+            for part in state.answer:
+                data = part.encode()
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            if state.release:
+                state.release.wait(DEADLINE_S)
+            if not state.cut:
+                self.wfile.write(b"0\r\n\r\n")
+            self.close_connection = True
+            return None
+
+        def reply(self, status: int, body: str) -> None:
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Tests are quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def ask(url: str, *args: str, stdin: str = "") -> Result:
+    app = typer.Typer()
+    app.command()(chat)
+    return CliRunner().invoke(app, [url, *args], input=stdin)
+
+
+def test_streams_the_answer_and_says_which_way_it_came(node: Node) -> None:
+    result = ask(node.url, "What is the capital of France?")
+    assert (result.exit_code, result.stdout) == (0, "Paris is the\ncapital.\n")
+    assert re.fullmatch(
+        r"via site-a/gpu-1 · smollm2-135m · 42 tokens · \d+\.\d\d s to first token( · \d+ tokens/s)?\n", result.stderr
+    )
+    (asked,) = node.asked
+    assert asked["model"] == "smollm2-135m"  # the first that is listed
+    assert asked["stream"] is True
+    assert asked["messages"] == [{"role": "user", "content": "What is the capital of France?"}]
+    assert not {"max_tokens", "temperature"} & asked.keys()
+
+
+def test_options_and_stdin(node: Node) -> None:
+    result = ask(
+        node.url, "--model", "other", "--max-tokens", "7", "--temperature", "0", "--system", "Be brief.", stdin="Why?\n"
+    )
+    assert result.exit_code == 0
+    (asked,) = node.asked
+    assert (asked["model"], asked["max_tokens"], asked["temperature"]) == ("other", 7, 0)
+    assert asked["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+
+
+def test_the_answer_appears_as_it_comes(node: Node) -> None:
+    node.answer, node.release = PARIS[:2], threading.Event()
+    code = "import sys, typer; from hierarchy.cli.chat import chat; typer.run(chat)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, node.url, "Q"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert os.read(process.stdout.fileno(), 100) == b"Paris"  # while the rest is held back
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=DEADLINE_S)
+        assert (process.returncode, out.strip(), err.strip()) == (130, b"", b"")
+    finally:
+        process.kill()
+        process.communicate()
+        node.release.set()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (404, {"error": {"message": "no model 'x' here", "code": "model_not_found"}}, "404: no model 'x' here"),
+        (503, {"error": {"message": "nobody is free"}}, "503: nobody is free"),
+        (500, {"error": "just text"}, "500: just text"),
+        (502, "<html>bad\x1b gateway</html>", "<html>bad\\x1b gateway</html>"),
+        (500, "", "Internal Server Error"),
+    ],
+)
+def test_refusals_are_one_line(node: Node, status: int, body: Any, message: str) -> None:
+    node.status, node.answer = status, [body if isinstance(body, str) else json.dumps(body)]
+    expect_error(ask(node.url, "Q"), message)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ([event("Par"), 'event: error\ndata: {"error": {"message": "the child broke"}}\n\n'], "the child broke"),
+        ([event("Par"), 'data: {"error": "out of memory"}\n\n'], "out of memory"),
+        ([event("Par")], "the answer broke off before its end"),
+        ([event("Par"), "data: [1]\n\n"], "no chat event: [1]"),
+        ([event("Par"), "data: nonsense\n\n"], "no chat event: nonsense"),
+    ],
+)
+def test_a_broken_stream_is_one_line_behind_what_came(node: Node, answer: list[str], message: str) -> None:
+    node.answer = answer
+    result = ask(node.url, "Q")
+    assert result.stdout == "Par\n"
+    expect_error(result, message)
+
+
+def test_a_cut_connection(node: Node) -> None:
+    node.answer, node.cut = [event("Par")], True
+    result = ask(node.url, "Q")
+    assert result.stdout == "Par\n"
+    expect_error(result, "the answer broke off: ")
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ((200, {"data": []}), "serves no model yet"),
+        ((200, "hello"), "no list of models"),
+        ((200, {"data": None}), "no list of models"),
+        ((503, {"error": {"message": "starting"}}), "503: starting"),
+    ],
+)
+def test_no_model_to_ask(node: Node, models: tuple[int, Any], message: str) -> None:
+    node.models = models
+    expect_error(ask(node.url, "Q"), message)
+
+
+def test_unreachable() -> None:
+    expect_error(ask("127.0.0.1:1", "Q"), "cannot reach http://127.0.0.1:1: ")
+    expect_error(ask("127.0.0.1:1", "Q", "--model", "m"), "cannot reach http://127.0.0.1:1: ")
+
+
+def expect_error(result: Result, message: str) -> None:
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.startswith("hierarchy: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_engine_that_does_not_stream(node: Node) -> None:
+    node.content_type = "application/json"
+    node.answer = [json.dumps({"choices": [{"message": {"content": "Paris."}}], "usage": {"completion_tokens": 2}})]
+    result = ask(node.url, "Q")
+    assert (result.exit_code, result.stdout) == (0, "Paris.\n")
+
+
+def test_without_usage_the_chunks_are_counted(node: Node) -> None:
+    node.answer = [event("Paris"), event("."), DONE]
+    assert " · ≈ 2 tokens · " in ask(node.url, "Q").stderr
+
+
+@pytest.mark.parametrize("stdin", ["", "  \n"])
+def test_no_question_is_a_usage_error(node: Node, stdin: str) -> None:
+    assert isinstance(ask(node.url, stdin=stdin).exception, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("localhost:21001", "http://localhost:21001"),
+        ("http://a:1/", "http://a:1"),
+        ("https://a/v1", "https://a"),
+        ("https://a/prefix/v1/", "https://a/prefix"),
+        ("[::1]:21001", "http://[::1]:21001"),
+    ],
+)
+def test_base_url(text: str, url: str) -> None:
+    assert base_url(text) == url
+
+
+@pytest.mark.parametrize("text", ["ftp://a", "http://", "", "http://a:port"])
+def test_no_url(text: str) -> None:
+    with pytest.raises(UsageError, match="http://localhost:21001"):
+        base_url(text)
+
+
+def test_summary() -> None:
+    answer = Answer("m", "site-a/gpu-1", tokens=42, counted=True, first_token_s=0.311, stream_s=0.672)
+    assert answer.summary() == "via site-a/gpu-1 · m · 42 tokens · 0.31 s to first token · 61 tokens/s"
+    assert Answer("m").summary() == "m · ≈ 0 tokens"

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hierarchy.cli.up import Console, LinePrinter, serve_command, up
+from hierarchy.config import ConfigError
+
+DEADLINE_S = 20.0
+
+TREE = """
+version: 1
+defaults: {grace_s: 0.2, log_format: FORMAT}
+nodes:
+  root: {listen: "127.0.0.1:21001"}
+  site-a: {parent: root, listen: "127.0.0.1:21002"}
+engines:
+  gpu: {parent: site-a, kind: simulated, model: m}
+"""
+
+# Runs `up` with stand-ins for its nodes: NODES maps a name to the code of its process.
+LAUNCHER = """
+import sys, typer
+from hierarchy.cli import up as module
+nodes = {nodes!r}
+module.serve_command = lambda config, name: [sys.executable, "-c", nodes[name]]
+typer.run(module.up)
+"""
+
+STAYS = "import sys, time; print('ready', flush=True); sys.stdin.read()"
+FINISHES = """
+import signal, sys
+def finish(*_): print('finished its streams', flush=True); sys.exit(0)
+signal.signal(signal.SIGTERM, finish)
+print('ready', flush=True)
+sys.stdin.read()
+"""
+IGNORES = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('ready', os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+class Up:
+    """A running `up`, and what it has written so far."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.output = ""
+
+    def read_until(self, pattern: str) -> re.Match[str]:
+        """Wait for `pattern` in the output, with a deadline."""
+        deadline = time.monotonic() + DEADLINE_S
+        while (match := re.search(pattern, self.output, re.M)) is None:
+            assert self._read_more(deadline), f"{pattern!r} never came; got:\n{self.output}"
+        return match
+
+    def ends(self) -> int:
+        """Wait for its end; the exit status."""
+        deadline = time.monotonic() + DEADLINE_S
+        while self._read_more(deadline):
+            pass
+        return self.process.wait(max(0.1, deadline - time.monotonic()))
+
+    def _read_more(self, deadline: float) -> bool:
+        assert self.process.stderr is not None
+        fd = self.process.stderr.fileno()
+        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        data = os.read(fd, 65536) if ready else b""
+        self.output += data.decode()
+        return bool(data)
+
+
+@contextmanager
+def run_up(tmp_path: Path, nodes: dict[str, str], *args: str, format: str = "text") -> Iterator[Up]:
+    config = tmp_path / "tree.yaml"
+    config.write_text(TREE.replace("FORMAT", format))
+    process = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER.format(nodes=nodes), str(config), *args],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield Up(process)
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_one_signal_lets_all_finish(tmp_path: Path, number: signal.Signals) -> None:
+    with run_up(tmp_path, {"root": FINISHES, "site-a": FINISHES}) as tree:
+        tree.read_until(r"^root   │ ready$")
+        tree.read_until(r"^site-a │ ready$")
+        tree.process.send_signal(number)
+        assert tree.ends() == 0
+    assert re.search(r"^root   │ finished its streams$", tree.output, re.M)
+    assert re.search(r"^site-a │ finished its streams$", tree.output, re.M)
+    assert re.search(r"^up     │ \d\d:\d\d:\d\d INFO ended all 2 nodes$", tree.output, re.M)
+
+
+def test_a_second_ctrl_c_kills_at_once(tmp_path: Path) -> None:
+    with run_up(tmp_path, {"root": IGNORES, "site-a": FINISHES}) as tree:
+        pid = int(tree.read_until(r"root +│ ready (\d+)")[1])
+        tree.process.send_signal(signal.SIGINT)
+        tree.read_until("another Ctrl-C kills it")
+        tree.process.send_signal(signal.SIGINT)
+        assert tree.ends() == 0
+        assert "killing what still runs" in tree.output
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_what_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = LAUNCHER.replace("typer.run", "module._MARGIN_S = 0\ntyper.run")
+    monkeypatch.setattr(sys.modules[__name__], "LAUNCHER", launcher)
+    with run_up(tmp_path, {"root": IGNORES, "site-a": STAYS}) as tree:
+        pid = int(tree.read_until(r"root +│ ready (\d+)")[1])
+        tree.process.send_signal(signal.SIGTERM)
+        assert tree.ends() == 0
+        assert "WARNING root did not end within 0.2 s, killing it" in tree.output
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_starts_again_what_dies(tmp_path: Path) -> None:
+    with run_up(tmp_path, {"root": "import os\n" + STAYS.replace("'ready'", "os.getpid()"), "site-a": STAYS}) as tree:
+        pid = int(tree.read_until(r"root +│ (\d+)$")[1])
+        os.kill(pid, signal.SIGKILL)
+        tree.read_until(r"up +│ .* WARNING root was ended by SIGKILL after")
+        tree.read_until(rf"root +│ (?!{pid}$)\d+$")
+        tree.process.terminate()
+        assert tree.ends() == 0
+
+
+def test_a_node_that_cannot_start_ends_the_rest_with_status_2(tmp_path: Path) -> None:
+    taken = "import sys; print('port 21001 is taken', file=sys.stderr); sys.exit(2)"
+    with run_up(tmp_path, {"root": taken, "site-a": FINISHES}) as tree:
+        assert tree.ends() == 2
+    assert re.search(r"^root   │ port 21001 is taken$", tree.output, re.M)
+    assert "root ended with status 2 (usage error)" in tree.output
+    assert "ended all 2 nodes" in tree.output
+
+
+def test_ends_with_its_parent(tmp_path: Path) -> None:
+    with run_up(tmp_path, {"root": FINISHES, "site-a": FINISHES}, "--exit-with-parent") as tree:
+        tree.read_until(r"root +│ ready")
+        assert tree.process.stdin is not None
+        tree.process.stdin.close()
+        assert tree.ends() == 0
+
+
+def test_json_lines_pass_and_others_are_wrapped(tmp_path: Path) -> None:
+    line = json.dumps({"node": "root", "message": "structured"})
+    root = f"import sys; print({line!r}); print('plain %s', flush=True); sys.stdin.read()"
+    with run_up(tmp_path, {"root": root, "site-a": FINISHES}, format="json") as tree:
+        tree.read_until("plain %s")
+        tree.process.terminate()
+        assert tree.ends() == 0
+    records = [json.loads(line) for line in tree.output.splitlines()]
+    assert {"node": "root", "message": "structured"} in records
+    assert [record["node"] for record in records if record["message"] == "plain %s"] == ["root"]
+    assert any(record["node"] == "up" and record["message"] == "ended all 2 nodes" for record in records)
+
+
+@pytest.mark.parametrize("text", ["version: 1\nnodes: {a: {parent: b}}\n", "nodes: [", None])
+def test_a_wrong_file_is_refused(tmp_path: Path, text: str | None) -> None:
+    config = tmp_path / "tree.yaml"
+    if text is not None:
+        config.write_text(text)
+    with pytest.raises(ConfigError, match=r"tree\.yaml"):
+        up(config)
+
+
+def test_serve_command() -> None:
+    command = serve_command(Path("configs/demo.yaml"), "root")
+    assert command[0] == sys.executable
+    assert command[1:] == ["-m", "hierarchy", "serve", "configs/demo.yaml", "--node", "root", "--exit-with-parent"]
+
+
+def test_console_aligns_and_colours() -> None:
+    written: list[str] = []
+    console = Console(written.append, ["root", "site-a"], "text", colour=True)
+    console.on_line("root", "12:31:04 WARNING root: slow")
+    console.on_line("site-a", "a traceback\x1b[2J")
+    console.write("12:31:05 INFO up: two\n")
+    plain = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in written]
+    assert plain == [
+        "root   │ 12:31:04 WARNING slow\n",
+        "site-a │ a traceback\\x1b[2J\n",
+        "up     │ 12:31:05 INFO two\n",
+    ]
+    assert "\x1b[33mWARNING\x1b[0m" in written[0]
+    assert written[0].split("root")[0] != written[1].split("site-a")[0]
+
+
+def test_a_held_terminal_holds_nobody() -> None:
+    read, write = os.pipe()
+    try:
+        printer = LinePrinter(write, max_lines=5)
+        for i in range(100_000):  # far more than a pipe holds, and nobody reads
+            printer.write(f"line {i} {'x' * 100}\n")
+        drained = b""
+        closing = threading.Thread(target=printer.close, args=(DEADLINE_S,))
+        closing.start()
+        while not re.search(rb"\d+ lines were dropped", drained):
+            drained += os.read(read, 65536)
+        closing.join(DEADLINE_S)
+        assert drained.startswith(b"line 0 ")
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def test_a_reader_that_left_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    printer = LinePrinter(write)
+    printer.write("nobody reads this\n")
+    printer.close(DEADLINE_S)
+    assert not printer._thread.is_alive()
+    os.close(write)
