@@ -1,0 +1,70 @@
+# make demo         a real language model behind three levels of controllers (ONCE=1: end after the answer)
+# make test         the tests (ARGS="-k name" to choose)
+# make check        formatting, lint, types
+# make clean        remove .venv and what was built
+#
+# Each target sets up .venv by itself and needs nothing but Python 3.11 or newer.
+
+MIN_PYTHON := 3.11
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help demo test check clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+demo: .venv/.demo
+	@$(BIN)/python tools/demo.py $(if $(ONCE),--once)
+
+test: .venv/.dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# A virtual environment knows its own path and its Python's: one that was moved, or whose Python is gone, is made anew.
+ifneq ($(filter demo test check,$(MAKECMDGOALS)),)
+ifneq ($(shell test "`cat .venv/.path 2>/dev/null`" = "$(CURDIR)" && $(BIN)/python -c "print('usable')" 2>/dev/null),usable)
+.PHONY: .venv/.path
+endif
+endif
+
+.venv/.path:
+	@python=; for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	    if $$candidate -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
+	    then python=$$candidate; break; fi; done; \
+	if test -z "$$python"; then \
+	    echo "error: no Python $(MIN_PYTHON) or newer with its venv module was found;" >&2; \
+	    echo "       install one (Debian: apt install python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
+	    exit 1; fi; \
+	echo "making .venv with `$$python --version`"; \
+	$$python -m venv --clear .venv && printf '%s\n' "$(CURDIR)" > .venv/.path
+
+# Only pip's names and sizes are shown; all that it said is in .venv/pip.log.
+define install
+	@echo "installing hierarchy[$(EXTRAS)] into .venv (once):"
+	@{ $(PIP) install --progress-bar off -e '.[$(EXTRAS)]' 2>&1; echo $$? > .venv/pip.status; } | tee .venv/pip.log \
+	    | while read -r verb what rest; do case "$$verb" in \
+	        Collecting) printf '  %s\n' "$$what";; \
+	        Downloading) case "$$rest" in *MB*) printf '    downloading %s\n' "$$rest";; esac;; \
+	        Installing) test "$$what" != collected || printf '  writing them to .venv\n';; \
+	    esac; done
+	@test "`cat .venv/pip.status`" = 0 || { tail -n 20 .venv/pip.log >&2; exit 1; }
+	@touch $@
+endef
+
+.venv/.demo: EXTRAS = local
+.venv/.demo: .venv/.path pyproject.toml
+	$(install)
+
+.venv/.dev: EXTRAS = local,dev
+.venv/.dev: .venv/.path pyproject.toml
+	$(install)
+	@touch .venv/.demo

@@ -1,0 +1,293 @@
+"""Draw a tree of controllers: `python tools/show_tree.py CONFIG_OR_URL`, declared or live.
+
+From a YAML file it draws what is declared, without any network. From a node's URL it draws what that node knows (`GET
+/tree`, answered from memory), with what cannot be reached shown as such.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from hierarchy.cli.chat import base_url
+from hierarchy.config import ConfigError, NodeSpec, TreeConfig, load
+from hierarchy.errors import HierarchyError, UsageError
+from hierarchy.logs import escape
+from hierarchy.topology import validate
+
+Entry = Mapping[str, Any]  #: one node or engine as `GET /tree` gives it; `children` holds more of them
+
+TIMEOUT_S = 5.0
+MAX_DEPTH = 64
+STATES = {  # mark and colour
+    "up": ("●", "green"),
+    "starting": ("◐", "yellow"),
+    "draining": ("◒", "yellow"),
+    "silent": ("◌", "red"),
+    "down": ("✗", "red"),
+    "ejected": ("⊘", "red"),
+    "declared": ("○", "cyan"),
+}
+HEADS = ("", "state", "speed", "queue", "in flight", "models")
+LEGEND = "speed: capacity weight · queue: running + waiting · in flight: sent by the node above"
+GAP = "  "
+MIN_MODELS_WIDTH = 20
+URL_FROM_WIDTH = 110  # columns of the terminal, from which there is room for addresses
+
+
+class CannotReadError(HierarchyError):
+    """There is no tree at that URL; one line that says why."""
+
+
+def fetch(client: httpx.Client, url: str) -> Entry:
+    """The live tree below the node at `url`, or a `CannotReadError`."""
+    try:
+        response = client.get(f"{url}/tree")
+        response.raise_for_status()
+        tree = response.json()
+    except httpx.HTTPStatusError as error:
+        raise CannotReadError(f"{url}/tree answered {error.response.status_code}; is this a node's URL?") from None
+    except httpx.HTTPError as error:
+        raise CannotReadError(f"cannot reach {url}: {str(error) or type(error).__name__}; is the node up?") from None
+    except (ValueError, RecursionError):
+        tree = None
+    if not isinstance(tree, dict):
+        raise CannotReadError(f"{url}/tree is no JSON object; is this a node's URL?")
+    return tree
+
+
+def declared(path: Path) -> Entry:
+    """The tree that a YAML file declares, in the shape of `GET /tree`.
+
+    Raises:
+        ConfigError: it declares none.
+    """
+    loaded = load(path)
+    if problems := validate(loaded):
+        raise ConfigError(problems)
+    nodes = loaded.config.nodes
+    return _declared_node(next(name for name in nodes if nodes[name].parent is None), loaded.config)
+
+
+def _declared_node(name: str, tree: TreeConfig) -> Entry:
+    below = [child for child, spec in tree.nodes.items() if spec.parent == name]
+    children = {child: _declared_node(child, tree) for child in below}
+    for engine, spec in tree.engines.items():
+        if spec.parent == name:
+            models = [{"name": spec.model, "api": "openai", "speed": spec.speed}] if spec.model else []
+            children[engine] = _entry(engine, spec.kind, spec.url or "", spec.speed, models, {})
+    models = [model for child in children.values() for model in child["models"]]
+    speed = sum(child["speed"] for child in children.values())
+    return _entry(name, "node", _declared_url(tree.nodes[name]), speed, models, children)
+
+
+def _declared_url(node: NodeSpec) -> str:
+    host, port = node.listen[0]
+    return node.advertise or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _entry(
+    name: str, kind: str, url: str, speed: float, models: list[dict[str, Any]], children: dict[str, Entry]
+) -> Entry:
+    entry = {"name": name, "kind": kind, "url": url, "state": "declared", "detail": "", "speed": speed}
+    return entry | {"queue_length": 0, "in_flight": 0, "models": models, "children": children}
+
+
+def model_names(models: object) -> list[str]:
+    """Each model once, with its API families unless it is served by OpenAI's alone."""
+    families: dict[str, list[str]] = {}
+    for model in models if isinstance(models, list) else []:
+        if isinstance(model, dict) and "name" in model:
+            families.setdefault(str(model["name"]), []).append(str(model.get("api", "openai")))
+    return [name + _families(apis) for name, apis in families.items()]
+
+
+def _families(apis: list[str]) -> str:
+    unique = sorted(set(apis), key=lambda api: (api != "openai", api))
+    return "" if unique == ["openai"] else f" ({', '.join(unique)})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One node or engine in words, harmless to a terminal."""
+
+    lead: str  #: tree lines before its name
+    below: str  #: tree lines before what follows in its own row
+    name: str
+    kind: str
+    state: str
+    numbers: tuple[str, ...]  #: speed, queue length, in flight
+    models: str
+    detail: str
+    url: str
+
+    @property
+    def label(self) -> Text:
+        """Its place, name and, for an engine, kind."""
+        label = Text(self.lead, "dim").append(self.name, "not dim" if self.kind != "node" else "not dim bold")
+        return label.append(f" {self.kind}", "cyan") if self.kind != "node" else label
+
+    @property
+    def mark(self) -> Text:
+        """Its state, in colour."""
+        mark, colour = STATES.get(self.state, ("?", "magenta"))
+        return Text(f"{mark} {self.state}", colour)
+
+
+def rows(entry: Entry, lead: str = "", below: str = "", key: str = "?", depth: int = 0) -> Iterator[Row]:
+    """The tree from top to bottom. A field that is missing, or not what it should be, is drawn as `-`."""
+    words = {name: escape(str(entry.get(name) or "")) for name in ("name", "kind", "state", "detail", "url")}
+    counts = () if words["state"] == "declared" else (entry.get("queue_length"), entry.get("in_flight"))
+    found = entry.get("children")
+    items = found.items() if isinstance(found, dict) and depth < MAX_DEPTH else ()
+    children = [(name, child) for name, child in items if isinstance(child, dict)]
+    yield Row(
+        lead=lead,
+        below=below + ("│  " if children else "   "),
+        name=words["name"] or escape(key),
+        kind=words["kind"] or "node",
+        state=words["state"] or "?",
+        numbers=tuple(_number(number) for number in (entry.get("speed"), *counts)),
+        models=", ".join(map(escape, model_names(entry.get("models")))),
+        detail=words["detail"],
+        url=words["url"],
+    )
+    for i, (name, child) in enumerate(children, 1):
+        last = i == len(children)
+        yield from rows(child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "), name, depth + 1)
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) and not isinstance(value, bool) else "-"
+
+
+def draw(tree: Entry, width: int) -> Text:
+    """The whole picture for a terminal of `width` columns, legend included."""
+    drawn = list(rows(tree))
+    with_url = width >= URL_FROM_WIDTH
+    live = any(row.state != "declared" for row in drawn)
+    heads: tuple[str, ...] = HEADS[:-1] if live else HEADS[:3]
+    heads += ("url",) if with_url else ()
+    cells = [
+        [row.label, row.mark, *map(_amount, row.numbers), *([Text(row.url, "dim")] if with_url else [])]
+        for row in drawn
+    ]
+    widths = [
+        max([cell_len(head), *(line[i].cell_len for line in cells if i < len(line))]) for i, head in enumerate(heads)
+    ]
+    room = width - sum(widths) - len(GAP) * len(widths)
+    if room < MIN_MODELS_WIDTH:  # a deep tree of long names: crop the names
+        widths[0] = max(10, widths[0] + room - MIN_MODELS_WIDTH)
+        room = MIN_MODELS_WIDTH
+    lines = [_line([Text(head, "dim") for head in (*heads, HEADS[-1])], widths)]
+    for row, line in zip(drawn, cells, strict=True):
+        lines += _row_lines(row, line, widths, room)
+    return Text("\n").join([*lines, Text(), _summary(drawn), *([Text(LEGEND, "dim")] if live else [])])
+
+
+def _row_lines(row: Row, cells: list[Text], widths: list[int], room: int) -> Iterator[Text]:
+    colour = STATES.get(row.state, ("", "magenta"))[1]
+    last = [Text(part, "" if row.kind != "node" else "dim") for part in _wrap(row.models, room)]
+    last += [Text(part, colour) for part in _wrap(row.detail, room)]
+    yield _line([*cells, *[Text()] * (len(widths) - len(cells)), *(last[:1] or [Text("-", "dim")])], widths)
+    for part in last[1:]:
+        yield _line([Text(row.below, "dim"), *[Text()] * (len(widths) - 1), part], widths)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Lines of at most `width`; model names and URLs break behind a slash or a hyphen."""
+    wrapper = textwrap.TextWrapper(width)
+    wrapper.wordsep_re = re.compile(r"(\s+)|(?<=[/-])")
+    return wrapper.wrap(text)
+
+
+def _line(cells: list[Text], widths: list[int]) -> Text:
+    """One line; the numbers (columns 2 to 4) stand to the right, the last cell has no width of its own."""
+    padded = []
+    for i, (cell, width) in enumerate(zip(cells, widths, strict=False)):
+        cell.truncate(width, overflow="ellipsis")
+        pad = Text(" " * (width - cell.cell_len))
+        padded.append(pad + cell if 2 <= i <= 4 else cell + pad)
+    line = Text(GAP).join([*padded, *cells[len(widths) :]])
+    line.rstrip()
+    return line
+
+
+def _amount(number: str) -> Text:
+    return Text(number, "dim" if number in ("0", "-") else "")
+
+
+def _summary(drawn: list[Row]) -> Text:
+    nodes = sum(row.kind == "node" for row in drawn)
+    engines = len(drawn) - nodes
+    text = Text(f"{nodes} node{'s'[: nodes != 1]} · {engines} engine{'s'[: engines != 1]}")
+    if missing := sum(row.state not in ("up", "declared") for row in drawn):
+        return text.append(" · ").append(f"{missing} not up", "red")
+    return text.append(" · ").append("all up", "green") if any(row.state == "up" for row in drawn) else text
+
+
+def watch(read: Callable[[], Entry], console: Console, interval_s: float) -> None:
+    """Draw again every `interval_s` until Ctrl-C. What was last known of a node that stops answering stays drawn."""
+    tree, seen = read(), time.strftime("%X")
+    status = Text()
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(Group(draw(tree, console.width), status), refresh=True)
+            time.sleep(interval_s)
+            try:
+                tree, seen = read(), time.strftime("%X")
+                status = Text(f"{seen}, again every {interval_s:g} s, Ctrl-C ends it", "dim")
+            except (CannotReadError, ConfigError) as error:
+                status = Text(f"as of {seen}: {escape(str(error))}", "red")
+
+
+def show_tree(
+    target: Annotated[str, typer.Argument(metavar="CONFIG|URL", help="YAML file, or URL of a node")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON in the shape of GET /tree")] = False,
+    keep_watching: Annotated[bool, typer.Option("--watch", help="draw again and again until Ctrl-C")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="seconds between two drawings")] = 1.0,
+) -> None:
+    """Draw a tree of controllers, as a file declares it or as a node sees it now."""
+    console = Console(highlight=False)
+    try:
+        if as_json and keep_watching:
+            raise UsageError("--json and --watch exclude each other: take one")
+        with httpx.Client(timeout=TIMEOUT_S) as client:
+            read = reader(client, target)
+            if keep_watching:
+                watch(read, console, interval)
+            elif as_json:
+                typer.echo(json.dumps(read(), indent=2))
+            else:
+                console.print(draw(read(), console.width), soft_wrap=True)
+    except HierarchyError as error:
+        typer.echo("\n".join(f"error: {escape(line)}" for line in str(error).split("\n")), err=True)
+        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+def reader(client: httpx.Client, target: str) -> Callable[[], Entry]:
+    """How to read `target`: a file if there is one or if its name ends like one, else the node at that URL."""
+    path = Path(target)
+    if "://" not in target and (path.suffix in (".yaml", ".yml") or path.exists()):
+        return partial(declared, path)
+    return partial(fetch, client, base_url(target))
+
+
+if __name__ == "__main__":
+    typer.run(show_tree)
