@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from hierarchy import logs
 from hierarchy.child import Child
 from hierarchy.config import EngineConfig, NodeConfig
 from hierarchy.dispatch import Dispatch
@@ -51,7 +52,7 @@ class Node:
         self.identity = Identity(config.name, config.advertise, secrets.token_hex(8), version("hierarchy"))
         self.registry = Registry(self.identity, clock, settings.max_speed)
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng)
-        self.metrics = Metrics(self._gauges)
+        self.metrics = Metrics(self.gauges)
         self.view = View(self.registry, clock, int(time.time()))
         self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believes, clock)
         self.connections: set[Any] = set()
@@ -59,7 +60,7 @@ class Node:
         self._clock = clock
         self._rng = rng
         self._http: httpx.AsyncClient | None = None
-        self._engines: list[Supervised] = []
+        self.engines: list[Supervised] = []  # the processes that this node started itself
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: set[str] = set()
 
@@ -99,13 +100,14 @@ class Node:
     async def stop(self) -> None:
         """End everything that `start` began."""
         for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            if not task.get_name().startswith("engine "):  # those end in good order, by `stop`
+                task.cancel()
         self.lane.close()
-        ended = await asyncio.gather(*(engine.stop(ENGINE_GRACE_S) for engine in self._engines))
-        for engine, gone in zip(self._engines, ended, strict=True):
+        ended = await asyncio.gather(*(engine.stop(ENGINE_GRACE_S) for engine in self.engines))
+        for engine, gone in zip(self.engines, ended, strict=True):
             if not gone:
                 log.error("engine process %s (pid %s) could not be ended", engine.name, engine.pid)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._http is not None:
             await self._http.aclose()
 
@@ -115,8 +117,8 @@ class Node:
         """Start an engine that has no URL on a free port of this machine."""
         port = _free_port()
         argv = [sys.executable, "-m", "hierarchy", *engine_argv(engine, port)]
-        process = Supervised(engine.name, argv, lambda name, line: log.info("%s: %s", name, line))
-        self._engines.append(process)
+        process = Supervised(engine.name, argv, _log_line)
+        self.engines.append(process)
         self._spawn(_discard(process.run()), f"engine {engine.name}")
         return engine.model_copy(update={"url": f"http://127.0.0.1:{port}"})
 
@@ -188,7 +190,8 @@ class Node:
     def _believes(self, secret: bytes, seq: int) -> bool:
         return any(uplink.believes(secret, seq) for uplink in self.uplinks)
 
-    def _gauges(self) -> Iterable[Sample]:
+    def gauges(self) -> Iterable[Sample]:
+        """What `/metrics` shows beside the counters."""
         now = self._clock()
         for child in self.registry:
             status, name = child.current(), (child.name,)
@@ -212,6 +215,12 @@ class _Source:
         self.status = node.registry.status
         self.path = node.registry.path
         self.children = node.view.children
+
+
+def _log_line(name: str, line: str) -> None:
+    """What an engine that we started logged, as a line of our own."""
+    level, message = logs.parse(line, name)
+    log.log(level, "%s: %s", name, message)
 
 
 async def _discard(work: Coroutine[Any, Any, int | None]) -> None:

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from hierarchy.config import NodeConfig
+from hierarchy.errors import UsageError
+from hierarchy.server import bind
+
+
+def config(*listen: tuple[str, int]) -> NodeConfig:
+    return NodeConfig(name="n", listen=listen, advertise=f"http://127.0.0.1:{listen[0][1]}")
+
+
+def close(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
+
+
+def test_port_0_becomes_a_real_one_in_what_is_advertised() -> None:
+    bound, sockets = bind(config(("127.0.0.1", 0)))
+    port = sockets[0].getsockname()[1]
+    close(sockets)
+    assert port != 0
+    assert bound.listen == (("127.0.0.1", port),)
+    assert bound.advertise == f"http://127.0.0.1:{port}"
+
+
+def test_localhost_is_one_port_on_each_ip_version_that_there_is() -> None:
+    _, sockets = bind(config(("localhost", 0)))
+    ports = {sock.getsockname()[1] for sock in sockets}
+    close(sockets)
+    assert len(ports) == 1
+
+
+def test_several_addresses() -> None:
+    _, sockets = bind(config(("127.0.0.1", 0), ("127.0.0.2", 0)))
+    hosts = [sock.getsockname()[0] for sock in sockets]
+    close(sockets)
+    assert hosts == ["127.0.0.1", "127.0.0.2"]
+
+
+def test_a_taken_port_is_named_and_nothing_stays_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{port}: port {port} is taken"):
+            bind(config(("127.0.0.2", port), ("127.0.0.1", port)))
+        again = socket.create_server(("127.0.0.2", port))  # would fail, had the first one stayed open
+        again.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "words"), [("no.such.host.invalid", "check the host name"), ("192.0.2.1", "no such address")]
+)
+def test_a_host_that_is_not_ours(host: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        bind(config((host, 0)))

@@ -1,0 +1,150 @@
+"""Trees of several levels: what goes up, what goes down, and what is refused."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from hierarchy.config import Settings
+from tests.cluster import QUICK, Cluster, chat, models_at, wait_for_model
+from tests.support import eventually
+
+
+def test_a_chain_of_six_levels_lists_answers_and_names_its_path(cluster: Cluster) -> None:
+    engine = cluster.engine(models=("m",))
+    root = above = cluster.node("n1")
+    for level in range(2, 7):
+        above = cluster.node(f"n{level}", parents=(above.url,), engines=(engine.url,) if level == 6 else ())
+    wait_for_model(root.url, "m")
+    assert models_at(root.url) == {"m": ["n2/n3/n4/n5/n6/n6-1"]}
+    answer = chat(root.url, "m")
+    assert answer.status_code == 200
+    assert answer.headers["x-hierarchy-path"] == "n2/n3/n4/n5/n6/n6-1"
+    assert answer.json()["choices"][0]["message"]["content"]
+
+
+def test_speed_and_queue_are_summed_per_model_and_in_total(cluster: Cluster) -> None:
+    one, two = cluster.engine(models=("a",)), cluster.engine(models=("a", "b"))
+    root = cluster.node("root")
+    cluster.node("x", parents=(root.url,), engines=(one.url,))
+    cluster.node("y", parents=(root.url,), engines=(two.url,))
+    wait_for_model(root.url, "a", 2)
+    status = httpx.post(f"{root.url}/worker_get_status").json()
+    assert status == {"model_names": ["a", "b"], "speed": 2.0, "queue_length": 0}
+    tree = httpx.get(f"{root.url}/tree").json()
+    assert {m["name"]: m["speed"] for m in tree["models"] if m["api"] == "openai"} == {"a": 2.0, "b": 1.0}
+
+
+def test_queues_are_pushed_up_while_requests_run(cluster: Cluster) -> None:
+    engine = cluster.engine(slots=2, decode_tokens_per_s=1.0)
+    root = cluster.node("root")
+    cluster.node("site", parents=(root.url,), engines=(engine.url,))
+    wait_for_model(root.url, "simulated")
+    body = {"model": "simulated", "prompt": "x", "max_tokens": 1000, "stream": True}
+    with httpx.Client() as client, client.stream("POST", f"{root.url}/v1/completions", json=body) as answer:
+        assert answer.status_code == 200
+        site = root.node.registry.children["site"]
+        eventually(lambda: site.status.queue_length == 1, "the site's own report of its queue")
+        assert site.in_flight == 1
+        assert site.total.value == 1  # reported and leased, but counted once
+    eventually(lambda: site.status.queue_length == 0 and site.total.value == 0, "the queue to empty")
+
+
+def test_an_engine_may_come_change_and_go(cluster: Cluster) -> None:
+    engine = cluster.engine(models=("old",))
+    root = cluster.node("root")
+    cluster.node("site", parents=(root.url,), engines=(engine.url, "http://127.0.0.1:9"))
+    wait_for_model(root.url, "old")
+    httpx.post(f"{engine.url}/simulated/models", json={"models": ["new"]}).raise_for_status()
+    wait_for_model(root.url, "new")
+    assert chat(root.url, "old").status_code == 404
+    cluster.stop(engine)
+    eventually(lambda: not models_at(root.url), "the model to go")
+    gone = chat(root.url, "new")
+    assert gone.status_code == 503  # it is known below, but down
+    assert gone.headers["retry-after"] == "1"
+    tree = httpx.get(f"{root.url}/tree").json()
+    states = {name: entry["state"] for name, entry in tree["children"]["site"]["children"].items()}
+    assert states == {"site-1": "down", "site-2": "down"}
+
+
+def test_a_parent_that_was_restarted_is_refilled(cluster: Cluster) -> None:
+    engine = cluster.engine()
+    root = cluster.node("root")
+    site = cluster.node("site", parents=(root.url,), engines=(engine.url,))
+    wait_for_model(root.url, "simulated")
+    root.node.registry.remove("site")  # as after a restart: it knows nobody
+    wait_for_model(root.url, "simulated")
+    assert chat(root.url).headers["x-hierarchy-path"] == "site/site-1"
+    assert site.node.uplinks[0].registered
+
+
+def test_a_node_that_leaves_is_gone_at_once(cluster: Cluster) -> None:
+    engine = cluster.engine()
+    root = cluster.node("root")
+    site = cluster.node("site", parents=(root.url,), engines=(engine.url,))
+    wait_for_model(root.url, "simulated")
+    cluster.stop(site)
+    assert "site" not in root.node.registry.children
+
+
+def test_self_registration_is_refused(cluster: Cluster) -> None:
+    node = cluster.node("me")
+    answer = httpx.post(
+        f"{node.url}/register_worker",
+        json={
+            "worker_name": node.url,
+            "check_heart_beat": True,
+            "worker_status": {"model_names": [], "speed": 0, "queue_length": 0},
+        },
+    )
+    assert answer.status_code == 508
+    assert "own address" in answer.json()["error"]["message"]
+
+
+def test_a_cycle_is_refused_and_the_rest_goes_on(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    engine = cluster.engine()
+    a = cluster.node("a")
+    b = cluster.node("b", parents=(a.url,), engines=(engine.url,))
+    wait_for_model(a.url, "simulated")
+    cluster.node("c", parents=(b.url,))
+    eventually(lambda: "c" in b.node.registry.children, "c below b")
+    # Now a would go below c, which is below b, which is below a.
+    eventually(lambda: len(a.node.registry.path()) == 3, "a to know its descendants")
+    message = {
+        "worker_name": "http://127.0.0.1:7",
+        "node": "a",
+        "instance": a.node.identity.instance,
+        "path": a.node.registry.path(),
+        "check_heart_beat": True,
+    }
+    c = b.node.registry.children["c"]
+    answer = httpx.post(f"{c.url}/register_worker", json=message)
+    assert answer.status_code == 508
+    assert "below" in answer.json()["error"]["message"]
+    assert chat(a.url).status_code == 200
+
+
+def test_a_taken_name_is_refused(cluster: Cluster) -> None:
+    engine = cluster.engine()
+    root = cluster.node("root")
+    cluster.node("site", parents=(root.url,), engines=(engine.url,))
+    eventually(lambda: "site" in root.node.registry.children, "the first")
+    first = root.node.registry.children["site"].instance
+    cluster.node("site", parents=(root.url,))
+    again = httpx.post(
+        f"{root.url}/register_worker",
+        json={"worker_name": "http://127.0.0.1:7", "node": "site", "instance": "zz", "check_heart_beat": True},
+    )
+    assert again.status_code == 409
+    assert root.node.registry.children["site"].instance == first
+
+
+@pytest.mark.parametrize("policy", ["shortest_queue", "p2c", "lottery", "round_robin"])
+def test_every_policy_serves_a_tree(cluster: Cluster, policy: str) -> None:
+    engines = [cluster.engine() for _ in range(3)]
+    settings = Settings(**{**QUICK.model_dump(), "dispatch": policy})
+    root = cluster.node("root", engines=tuple(engine.url for engine in engines), settings=settings)
+    wait_for_model(root.url, "simulated", 3)
+    paths = {chat(root.url).headers["x-hierarchy-path"] for _ in range(40)}
+    assert paths == {"root-1", "root-2", "root-3"}
