@@ -212,8 +212,10 @@ class Child:
         self.report(NodeStatus(models, self.status.speed, queue_length), now)
 
     def _renew_shares(self, status: NodeStatus) -> None:
-        # A share that stays keeps its open leases; one that goes lives on in its leases until they end.
-        self.shares = {model.key: self.shares.get(model.key) or Share(self, model.key) for model in status.models}
+        # A share that stays keeps its open leases; one that goes lives on in its leases until they end, and comes
+        # back with them if the model does.
+        known = {share.key: share for share in self._leases.values()} | self.shares
+        self.shares = {model.key: known.get(model.key) or Share(self, model.key) for model in status.models}
 
     # -- leases ----------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import msgspec
 
 from hierarchy.child import Child
 from hierarchy.dispatch import Dispatch
-from hierarchy.errors import DeadlinePassed, InvalidField, RequestError, Unavailable, UsageError
+from hierarchy.errors import BadRequest, ChildFailed, DeadlinePassed, InvalidField, RequestError, UsageError
 from hierarchy.policy import POLICIES
 from hierarchy.registry import Registry
 from hierarchy.wire import HeartBeat, Identity, Registration, convert
@@ -75,7 +75,7 @@ class Controller:
         rng: Random | None = None,
     ) -> None:
         self.dispatch_method = DispatchMethod.from_str(dispatch_method)
-        self._http = http or httpx.Client()
+        self._http = http or httpx.Client(trust_env=False)  # workers are never behind the internet's proxy
         self._clock = clock
         self._registry = Registry(Identity("controller", "", "controller"), clock)
         self._dispatch = Dispatch(self._registry, self.dispatch_method.value, rng or Random())
@@ -89,17 +89,18 @@ class Controller:
         self, worker_name: str, check_heart_beat: bool, worker_status: Mapping[str, Any] | None
     ) -> bool:
         """List a worker; without a status it is asked itself. False, with a line in the log, if it is refused."""
+        asked = worker_status is None
         if worker_status is None:
             worker_status = self.get_worker_status(worker_name) or None
             if worker_status is None:
                 return False
-        message = {
-            "worker_name": worker_name,
-            "check_heart_beat": check_heart_beat,
-            "worker_status": dict(worker_status),
-        }
+        fields = {"worker_name": worker_name, "check_heart_beat": check_heart_beat, "worker_status": worker_status}
         try:
-            self._registry.register(convert(message, Registration))
+            message = convert(fields, Registration)
+            child = self._registry.register(message)
+            status = message.check(self._registry.max_speed)
+            if asked and status is not None:  # it told all its models: those it had before are gone
+                self._registry.report(child, status)
         except RequestError as error:
             log.warning("registration of %r refused: %s", worker_name, error)
             return False
@@ -126,7 +127,7 @@ class Controller:
         """Ask every worker for its status again; those that do not answer are forgotten. The table is never empty
         meanwhile."""
         for child in list(self._registry):
-            if not self.register_worker(child.url, child.check_heart_beat, None):
+            if not self.register_worker(child.name, child.check_heart_beat, None):
                 self._registry.remove(child.name)
 
     def list_models(self) -> list[str]:
@@ -155,10 +156,20 @@ class Controller:
     def worker_api_generate_stream(self, params: Mapping[str, Any]) -> Iterator[bytes]:
         """Send a generate request to a worker; yields its frames, each `JSON\\0`. Errors are frames too."""
         model = params.get("model")
-        child = self._dispatch.hand_out(model) if isinstance(model, str) else None
-        if child is None:
-            yield _frame(Unavailable(f"no worker serves model {model!r}"))
+        try:
+            if not isinstance(model, str):
+                raise BadRequest("the request has no 'model'; name one that list_models tells", param="model")
+            lease = self._dispatch.lease((model, "fastchat"))
+        except RequestError as error:
+            yield _frame(error)
             return
+        assert lease.share is not None
+        try:
+            yield from self._frames(lease.share.child, params)
+        finally:
+            lease.release()
+
+    def _frames(self, child: Child, params: Mapping[str, Any]) -> Iterator[bytes]:
         rest = b""
         try:
             with self._http.stream(
@@ -169,11 +180,11 @@ class Controller:
                     yield from (frame + b"\0" for frame in frames if frame)
         except httpx.TimeoutException:
             yield _frame(DeadlinePassed(f"worker {child.name} did not answer in time"))
-        except httpx.HTTPError as error:
-            yield _frame(Unavailable(f"worker {child.name} failed: {str(error) or type(error).__name__}"))
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            yield _frame(ChildFailed(f"worker {child.name} failed: {str(error) or type(error).__name__}"))
         else:
             if rest:
-                yield _frame(Unavailable(f"worker {child.name} ended in the middle of a frame"))
+                yield _frame(ChildFailed(f"worker {child.name} ended in the middle of a frame"))
 
     def worker_api_get_status(self) -> dict[str, Any]:
         """This controller as a worker: `{model_names, speed, queue_length}`, summed over its workers."""

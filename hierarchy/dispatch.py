@@ -65,12 +65,13 @@ class Dispatch:
         return None
 
     def _nobody(self, key: ModelKey) -> ModelNotFound | Unavailable:
-        model, api = key
-        if self._registry.listed(model, api):
+        name, api = key
+        model = name if len(name) <= 100 else f"{name[:100]}..."  # it is the client's, and as long as it likes
+        if self._registry.listed(name, api):
             return Unavailable(
                 f"model {model!r} is served here, but no child that serves it is available now; try again"
             )
-        if self._registry.listed(model):
+        if self._registry.listed(name):
             return ModelNotFound(
                 f"model {model!r} is served here through the {OTHER[api]} API only, not through {api}'s"
             )

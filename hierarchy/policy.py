@@ -9,17 +9,15 @@ the first of equals); `p2c` is Mitzenmacher's power of two choices, which stays 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect
 from collections.abc import Callable
 from functools import cached_property
 from itertools import accumulate
-from operator import attrgetter
 from random import Random
 
 from hierarchy.child import Share
 from hierarchy.status import ModelKey
-
-_score = attrgetter("score")
 
 
 class Candidates:
@@ -50,9 +48,17 @@ def lottery(candidates: Candidates, rng: Random) -> Share:
 def shortest_queue(candidates: Candidates, rng: Random) -> Share:
     """The least load / speed; among equals at random, weighted by speed."""
     shares = candidates.shares
-    best = min(shares, key=_score)
-    equals = [share for share in shares if share.score == best.score]
-    return best if len(equals) == 1 else Candidates(equals).draw(rng)
+    best, least, speeds = shares[0], math.inf, 0.0
+    for share in shares:
+        score = share.score
+        if score < least:
+            best, least, speeds = share, score, share.speed
+        elif score == least:
+            # Each new equal takes the place with the chance speed / (speeds of all equals so far).
+            speeds += share.speed
+            if rng.random() * speeds < share.speed:
+                best = share
+    return best
 
 
 def p2c(candidates: Candidates, rng: Random) -> Share:
@@ -76,7 +82,7 @@ class RoundRobin:
     def __call__(self, candidates: Candidates, rng: Random) -> Share:
         shares = candidates.shares
         key = shares[0].key
-        turn = self._turns[key] = self._turns.get(key, rng.randrange(len(shares)) - 1) + 1
+        turn = self._turns[key] = self._turns.get(key, int(rng.random() * len(shares)) - 1) + 1
         return shares[turn % len(shares)]
 
 

@@ -13,7 +13,7 @@ from hierarchy import subtree
 from hierarchy.child import NODE, Child, Share
 from hierarchy.errors import LoopDetected, NameTaken
 from hierarchy.status import Api, ModelKey, NodeStatus, aggregate
-from hierarchy.wire import HeartBeat, Identity, Registration
+from hierarchy.wire import HeartBeat, Identity, Registration, check_status
 
 
 class Registry:
@@ -60,6 +60,8 @@ class Registry:
         name = message.node or message.worker_name
         now = self._clock()
         child = self._refuse_taken(name, message, now)
+        if child is not None and child.is_node and child.instance == message.instance and message.seq < child.seq:
+            return child  # overtaken by a later message of the same process
         if child is None:
             child = self.children[name] = Child(name, message.worker_name, NODE if message.node else "fastchat")
         if child.url != message.worker_name.rstrip("/"):
@@ -70,6 +72,7 @@ class Registry:
         if message.node:
             self._take_node_fields(child, message)
             child.instance = message.instance
+            child.interval_s = message.interval_s
             child.secret = message.secret.encode()
         if status is not None:
             if not message.node:
@@ -87,13 +90,15 @@ class Registry:
         """
         status = message.check(self.max_speed)
         child = self.children.get(message.node or message.worker_name)
-        if child is None or child.declared or (message.node and child.instance != message.instance):
+        if child is None or child.declared or child.is_node != bool(message.node):
+            return False
+        if child.instance != message.instance and child.is_node:
             return False
         if self.identity.instance in message.path:
             self.remove(child.name)
             return False
         now = self._clock()
-        if status is None:
+        if status is None or not child.is_node:
             was_available = child.available(now)
             child.heart_beat(message.queue_length, now)
         else:
@@ -108,7 +113,12 @@ class Registry:
         return True
 
     def report(self, child: Child, status: NodeStatus) -> None:
-        """What a prober read from an engine."""
+        """What a prober read from an engine.
+
+        Raises:
+            InvalidField: a value is not allowed, as in a registration; the child's former status stands.
+        """
+        check_status("", (), status.speed, status.queue_length, list(status.models), self.max_speed)
         now = self._clock()
         was_available = child.available(now)
         if child.report(status, now) or not was_available:
@@ -168,17 +178,22 @@ class Registry:
             return cached[2]
         shares: list[Share] = []
         until = math.inf
+        served = False
         for child in self:
             share = child.shares.get(key)
             if share is None:
                 continue
+            served = True
             if child.available(now):
                 shares.append(share)
                 until = min(until, child.fresh_until)
             elif child.ejected_until > now:
                 until = min(until, child.ejected_until)
-        if len(self._available) > 4 * sum(len(child.shares) for child in self) + 64:
-            self._available.clear()  # names that clients made up, or models long gone
+        if not served:  # names that clients make up, of any length, must not pile up
+            self._available.pop(key, None)
+            return shares
+        if len(self._available) > 1024:
+            self._available.clear()  # models long gone
         self._available[key] = self.generation, until, shares
         return shares
 
@@ -198,10 +213,11 @@ class Registry:
         """Sorted names of the models that can be asked for now."""
         return self.status().model_names
 
-    def multimodal_names(self) -> list[str]:
-        """Sorted names of the models of FastChat workers that registered as multimodal."""
+    def names_by_mode(self, *, multimodal: bool) -> list[str]:
+        """Sorted names of the models of FastChat workers that registered as multimodal, or of all other children."""
         now = self._clock()
-        return sorted({key[0] for child in self if child.multimodal and child.available(now) for key in child.shares})
+        chosen = (child for child in self if child.multimodal is multimodal and child.available(now))
+        return sorted({key[0] for child in chosen for key in child.shares})
 
     def path(self) -> list[str]:
         """Instances of all nodes below, this one included."""
@@ -243,7 +259,6 @@ class Registry:
 
     def _take_node_fields(self, child: Child, message: Registration | HeartBeat) -> None:
         child.version = message.version
-        child.interval_s = message.interval_s
         child.path = frozenset(message.path)
         if isinstance(message, Registration):
             child.subtree = subtree.merge({}, message.children or {})

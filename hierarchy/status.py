@@ -13,6 +13,7 @@ import msgspec
 
 Api = Literal["fastchat", "openai"]  # in the order in which an address is looked for
 ModelKey = tuple[str, Api]
+MAX_QUEUE = 10**9  # a longer queue is a lie, and would overflow the arithmetic behind it
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -57,16 +58,20 @@ EMPTY = NodeStatus()
 
 
 def aggregate(statuses: Iterable[NodeStatus]) -> NodeStatus:
-    """Add up children into their parent's status: totals over all, and per (model, api family)."""
+    """Add up children into their parent's status: totals over all, and per (model, api family).
+
+    Queues end at `MAX_QUEUE`: one child's absurd number must not make our own reports unacceptable.
+    """
     speed, queue_length = 0.0, 0
     models: dict[ModelKey, ModelStatus] = {}
     for status in statuses:
         speed += status.speed
-        queue_length += status.queue_length
+        queue_length = min(queue_length + status.queue_length, MAX_QUEUE)
         for model in status.models:
-            models[model.key] = _add(models[model.key], model) if model.key in models else model
+            models[model.key] = _add(models.get(model.key) or ModelStatus(model.name, model.api, 0.0), model)
     return NodeStatus(tuple(models[key] for key in sorted(models)), speed, queue_length)
 
 
 def _add(a: ModelStatus, b: ModelStatus) -> ModelStatus:
-    return ModelStatus(a.name, a.api, a.speed + b.speed, a.queue_length + b.queue_length, a.slots + b.slots)
+    queue_length, slots = (min(n, MAX_QUEUE) for n in (a.queue_length + b.queue_length, a.slots + b.slots))
+    return ModelStatus(a.name, a.api, a.speed + b.speed, queue_length, slots)

@@ -7,6 +7,7 @@ place, so an unchanged part is the same object before and after, and comparing i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,10 +40,16 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return patch
 
 
-def too_deep(value: Any, limit: int = 3 * MAX_DEPTH) -> bool:
-    """Is JSON nested deeper than any real tree's?"""
+def flaw(value: Any, limit: int = 3 * MAX_DEPTH) -> str:
+    """Why a subtree from a stranger cannot be kept and passed on; empty if it can.
+
+    Python's reader takes more than JSON has (NaN, halves of surrogate pairs), which our own answers and reports
+    could not carry, and nests deeper than any real tree.
+    """
     level = [value]
     for _ in range(limit):
+        if not all(map(_is_json, level)):
+            return "holds a number or a text that JSON cannot carry"
         level = [
             item
             for parent in level
@@ -50,19 +57,29 @@ def too_deep(value: Any, limit: int = 3 * MAX_DEPTH) -> bool:
             for item in (parent.values() if isinstance(parent, dict) else parent)
         ]
         if not level:
-            return False
-    return True
+            return ""
+    return f"is nested deeper than {MAX_DEPTH} levels of nodes"
 
 
-def leaves(subtree: Any, above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each engine below with its path, as ("site-a/gpu-1", entry). Whatever a stranger malformed is passed over."""
+def _is_json(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    texts = [value] if isinstance(value, str) else value if isinstance(value, dict) else ()
+    return not any("\ud800" <= sign <= "\udfff" for text in texts if not text.isascii() for sign in text)
+
+
+def leaves(subtree: Any, above: str = "", *, up: bool = False) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each engine below with its path, as ("site-a/gpu-1", entry). Whatever a stranger malformed is passed over.
+
+    up: only those that are up, and below nodes that are.
+    """
     if not isinstance(subtree, Mapping):
         return
     for name, entry in subtree.items():
-        if not isinstance(entry, Mapping):
+        if not isinstance(entry, Mapping) or (up and entry.get("state") != "up"):
             continue
         if entry.get("kind") == "node":
-            yield from leaves(entry.get("children"), f"{above}{name}/")
+            yield from leaves(entry.get("children"), f"{above}{name}/", up=up)
         else:
             yield f"{above}{name}", entry
 

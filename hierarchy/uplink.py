@@ -154,6 +154,8 @@ class Uplink:
             accepted = msgspec.convert(answer, Accepted)
         except msgspec.ValidationError as error:
             raise _RefusedError(f"its answer is not understood: {error}") from None
+        if not accepted.instance:  # any JSON object would pass for an answer else
+            raise _RefusedError("its answer names no instance; is there a controller at that address?")
         if not (math.isfinite(accepted.interval_s) and 0 < accepted.interval_s <= 3600):
             raise _RefusedError(f"it asks for reports every {accepted.interval_s} s")
         return accepted
@@ -234,6 +236,8 @@ class Uplink:
         try:
             answer = response.json()
         except ValueError:
+            if response.status_code == 200:  # not to be taken for an original controller, which answers `null`
+                raise _RefusedError("its answer is not JSON; is there a controller at that address?") from None
             answer = None
         if response.status_code != 200:
             raise _RefusedError(_reason(answer) or f"it answered {response.status_code}")

@@ -46,11 +46,12 @@ class View:
 
     def models(self) -> dict[str, Any]:
         """OpenAI's `GET /v1/models`: the models that can be asked for now, each with the engines that serve it."""
-        below = list(subtree.leaves(self.children()))
+        below = list(subtree.leaves(self.children(), up=True))
+        status = self._registry.status()
         rows = []
-        for name in self._registry.model_names():
-            served_by = [path for path, entry in below if entry.get("state") == "up" and subtree.serves(entry, name)]
-            apis = sorted({key[1] for child in self._registry for key in child.shares if key[0] == name})
+        for name in status.model_names:
+            served_by = [path for path, entry in below if subtree.serves(entry, name)]
+            apis = [model.api for model in status.models if model.name == name]
             rows.append(
                 {
                     "id": name,

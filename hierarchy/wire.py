@@ -18,10 +18,11 @@ import msgspec
 
 from hierarchy import subtree
 from hierarchy.errors import BadRequest, InvalidField
+from hierarchy.status import MAX_QUEUE as MAX_QUEUE
 from hierarchy.status import ModelStatus, NodeStatus
 
-MAX_QUEUE = 10**9  # a longer queue is a lie, and would overflow the arithmetic behind it
 MAX_NAME = 256
+_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # as in the configuration: never a FastChat worker's URL
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -78,10 +79,13 @@ class Registration(NodeFields, frozen=True, kw_only=True):
         """
         check_url("worker_name", self.worker_name)
         _check_node_fields(self)
+        # It goes into the heads of requests as it is: a line break in it would forge the rest of the head.
+        if len(self.secret) > MAX_NAME or not (self.secret.isascii() and self.secret.isprintable()):
+            raise InvalidField("secret", f"must be at most {MAX_NAME} printable ASCII characters")
         if self.worker_status is None:
             return None
         worker = self.worker_status
-        return _check_status(
+        return check_status(
             "worker_status.", worker.model_names, worker.speed, worker.queue_length, self.models, max_speed
         )
 
@@ -101,8 +105,7 @@ class HeartBeat(NodeFields, frozen=True, kw_only=True):
             return None
         if self.speed is None:
             raise InvalidField("speed", "is missing, but `models` is there; send both")
-        names = [model.name for model in self.models]
-        return _check_status("", names, self.speed, self.queue_length, self.models, max_speed)
+        return check_status("", (), self.speed, self.queue_length, self.models, max_speed)
 
 
 class Deregistration(msgspec.Struct, frozen=True):
@@ -141,7 +144,10 @@ def decode(body: bytes, kind: type[M]) -> M:
         InvalidField: a missing key or a wrong type, by its name.
     """
     try:
-        # Not msgspec's own decoder: it stops at NaN and 1e400 without saying in which field they stood.
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        pass  # again, in the slow way that can tell where: msgspec stops at a NaN without naming its field
+    try:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
@@ -154,16 +160,21 @@ def convert(data: Any, kind: type[M]) -> M:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise InvalidField(*_field_of(str(error))) from None
+    except UnicodeEncodeError:
+        raise InvalidField("body", "holds one half of a surrogate pair, which is no text") from None
 
 
 def check_url(field: str, url: str) -> None:
-    """Raise `InvalidField` unless `url` is http(s) with a host and, if any, a valid port."""
+    """Raise `InvalidField` unless `url` is http(s) with a host and, if any, a valid port and a path.
+
+    With a query or fragment, the paths that we append would not be part of the path: any URL could be called.
+    """
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         good = False
-    if not good or len(url) > 2048 or not url.isascii() or not url.isprintable() or " " in url:
+    if not good or len(url) > 2048 or not url.isascii() or not url.isprintable() or set(url) & set(" ?#@\\"):
         raise InvalidField(field, f"{url[:100]!r} is no URL of the form http://host:port")
 
 
@@ -178,17 +189,20 @@ def _field_of(message: str) -> tuple[str, str]:
 
 
 def _check_node_fields(message: NodeFields) -> None:
+    if message.node and not _NODE_NAME.fullmatch(message.node):
+        raise InvalidField("node", f"{message.node[:40]!r} is no node's name: letters, digits, '.', '_' and '-'")
     for field in ("node", "instance", "version"):
         _check_name(field, getattr(message, field), empty=True)
-    for hop in message.path:
-        _check_name("path", hop)
+    for number, hop in enumerate(message.path):
+        _check_name(f"path[{number}]", hop)
     for field in ("seq", "seen"):
         if not 0 <= getattr(message, field) < 2**63:
             raise InvalidField(field, "must lie between 0 and 2**63")
     if not (math.isfinite(message.interval_s) and 0 < message.interval_s <= 3600):
         raise InvalidField("interval_s", "must lie between 0 and 3600 seconds")
-    if subtree.too_deep(message.children):
-        raise InvalidField("children", f"is nested deeper than {subtree.MAX_DEPTH} levels of nodes")
+    flaw = subtree.flaw(message.children)
+    if flaw:
+        raise InvalidField("children", flaw)
 
 
 def _check_name(field: str, name: str, *, empty: bool = False) -> None:
@@ -196,7 +210,7 @@ def _check_name(field: str, name: str, *, empty: bool = False) -> None:
         raise InvalidField(field, f"{name[:40]!r} is no name: 1 to {MAX_NAME} printable characters")
 
 
-def _check_status(
+def check_status(
     where: str,
     names: Iterable[str],
     speed: float,
@@ -204,27 +218,29 @@ def _check_status(
     models: list[ModelStatus] | None,
     max_speed: float,
 ) -> NodeStatus:
+    """Check the values of a status; `where` stands before the names of its fields. Raises `InvalidField`."""
     names = list(names)
-    for name in names:
-        _check_name(f"{where}model_names", name)
-    _check_speed(f"{where}speed", speed, max_speed, zero=not names)
+    for number, name in enumerate(names):
+        _check_name(f"{where}model_names[{number}]", name)
+    _check_speed(f"{where}speed", speed, max_speed, zero=not (names or models))
     _check_queue(f"{where}queue_length", queue_length)
     if models is None:  # a FastChat worker: one GPU, one queue, whatever the model
         models = [ModelStatus(name, "fastchat", speed, queue_length) for name in dict.fromkeys(names)]
     seen = set()
-    for model in models:
-        _check_name("models.name", model.name)
-        _check_speed("models.speed", model.speed, max_speed)
-        _check_queue("models.queue_length", model.queue_length)
-        _check_queue("models.slots", model.slots)
+    for number, model in enumerate(models):
+        field = f"models[{number}]"
+        _check_name(f"{field}.name", model.name)
+        _check_speed(f"{field}.speed", model.speed, max_speed)
+        _check_queue(f"{field}.queue_length", model.queue_length)
+        _check_queue(f"{field}.slots", model.slots)
         if model.key in seen:
-            raise InvalidField("models", f"{model.name!r} is listed twice for api {model.api!r}")
+            raise InvalidField(field, f"{model.name!r} is listed twice for api {model.api!r}")
         seen.add(model.key)
     return NodeStatus(tuple(models), speed, queue_length)
 
 
 def _check_speed(field: str, speed: float, max_speed: float, *, zero: bool = False) -> None:
-    if math.isfinite(speed) and (0 < speed <= max_speed or (zero and speed == 0)):
+    if 0 < speed <= max_speed or (zero and speed == 0):  # NaN is in neither
         return
     raise InvalidField(field, f"{speed} is not allowed: it must be above 0 and at most {max_speed:g}")
 

@@ -1,0 +1,58 @@
+"""The tree of errors: what its documentation promises, and what clients get."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TypeVar
+
+import pytest
+
+from hierarchy import errors
+from hierarchy.errors import BadRequest, HierarchyError, InvalidField, RequestError, Unavailable
+
+E = TypeVar("E", bound=HierarchyError)
+
+
+def below(kind: type[E]) -> Iterator[type[E]]:
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield child
+            yield from below(child)
+
+
+REQUEST_ERRORS = [kind for kind in below(RequestError) if kind is not InvalidField]
+
+
+def test_the_documented_tree_is_the_real_one() -> None:
+    rows = re.findall(r"[├└]── (\w+)(?: +(\d{3}))?", errors.__doc__ or "")
+    documented = dict(rows)
+    assert documented.keys() == {kind.__name__ for kind in below(HierarchyError)}
+    for kind in below(RequestError):
+        assert documented[kind.__name__] == str(kind.status)
+
+
+@pytest.mark.parametrize("kind", REQUEST_ERRORS, ids=lambda kind: kind.__name__)
+def test_every_request_error_renders_for_both_kinds_of_client(kind: type[RequestError]) -> None:
+    error = kind("what, where, how to mend it")
+    body = error.openai()["error"]
+    assert body == {"message": str(error), "type": kind.type, "param": error.param, "code": kind.code}
+    assert kind.code != RequestError.code
+    assert error.fastchat() == {"text": str(error), "error_code": kind.fastchat_code}
+    assert kind.fastchat_code > 0
+
+
+def test_codes_and_statuses_tell_errors_apart() -> None:
+    kinds: list[type[RequestError]] = [*REQUEST_ERRORS, InvalidField]
+    assert len({kind.code for kind in kinds}) == len({kind.status for kind in kinds}) == len(kinds)
+
+
+def test_whoever_may_try_again_is_told_when() -> None:
+    assert {kind.__name__ for kind in REQUEST_ERRORS if kind.retry_after_s} == {"TooManyRequests", "Unavailable"}
+
+
+def test_the_param_is_the_field_that_is_wrong() -> None:
+    assert InvalidField("speed", "is missing").openai()["error"]["param"] == "speed"
+    assert str(InvalidField("speed", "is missing")) == "speed: is missing"
+    assert BadRequest("no").param is None
+    assert Unavailable("no").param is None
