@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from hierarchy.api.body import json_response, read
 from hierarchy.node import Node
-from hierarchy.wire import Accepted, Deregistration, HeartBeat, ModelRequest, Registration
+from hierarchy.wire import Accepted, Deregistration, HeartBeat, ModelRequest, Registration, decode
 
 log = logging.getLogger("hierarchy.api")
 
@@ -38,10 +38,11 @@ def router(node: Node) -> APIRouter:
         accepted = Accepted(identity.name, identity.instance, identity.version, interval_s)
         return Response(msgspec.json.encode(accepted), media_type="application/json")
 
-    @routes.post("/receive_heart_beat")
-    async def receive_heart_beat(request: Request) -> Response:
-        message = await read(request, HeartBeat, limit)
-        return json_response({"exist": registry.heart_beat(message)})
+    def receive_heart_beat(body: bytes) -> bytes:
+        return b'{"exist": true}' if registry.heart_beat(decode(body, HeartBeat)) else b'{"exist": false}'
+
+    # Not a route: a thousand children report each second, and this costs a tenth of what a route would.
+    node.lane.local[b"/receive_heart_beat"] = receive_heart_beat
 
     @routes.post("/deregister_worker")
     async def deregister_worker(request: Request) -> Response:
@@ -60,13 +61,16 @@ def router(node: Node) -> APIRouter:
         return json_response(None)
 
     @routes.post("/list_models")
-    @routes.post("/list_language_models")
     async def list_models() -> Response:
         return json_response({"models": registry.model_names()})
 
     @routes.post("/list_multimodal_models")
     async def list_multimodal_models() -> Response:
-        return json_response({"models": registry.multimodal_names()})
+        return json_response({"models": registry.names_by_mode(multimodal=True)})
+
+    @routes.post("/list_language_models")
+    async def list_language_models() -> Response:
+        return json_response({"models": registry.names_by_mode(multimodal=False)})
 
     @routes.post("/get_worker_address")
     async def get_worker_address(request: Request) -> Response:

@@ -12,129 +12,73 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import httptools
-import msgspec
-
 from hierarchy.child import NODE, Child, Lease
-from hierarchy.errors import BadRequest, BodyTooLarge, ChildFailed, DeadlinePassed, RequestError
+from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestError
 from hierarchy.relay import render
-from hierarchy.relay.framing import Chunked, Framing, Length, UntilClose
-from hierarchy.relay.head import AUTH, HOPS, MODEL, SEQ, Answer, Fields, request_fields, request_head
+from hierarchy.relay.answer import Answer
+from hierarchy.relay.framing import Dechunker, Framing, Length, UntilClose
+from hierarchy.relay.head import AUTH, HOPS, MODEL, SEQ, request_head
+from hierarchy.relay.peek import model_of
+from hierarchy.relay.seen import RequestHead
 from hierarchy.relay.upstream import Pool, Upstream
-from hierarchy.status import Api
 
 if TYPE_CHECKING:
-    from hierarchy.relay.lane import Lane, LaneProtocol
+    from hierarchy.relay.lane import Lane
+    from hierarchy.relay.turns import Turns
 
 MAX_ATTEMPTS = 3  # requests that reached a child's machine; a refused connection costs nothing
 EJECT_S = 2.0  # how long a child that refused a connection is passed over
 log = logging.getLogger("hierarchy.lane")
 
 
-class _Peek(msgspec.Struct):
-    """The only field that routing needs; the rest is skipped, but must be JSON."""
-
-    model: str
-
-
-_peek = msgspec.json.Decoder(_Peek).decode
-
-
-def model_of(body: bytes) -> str:
-    """The `model` of a request body.
-
-    Raises:
-        BadRequest: it is not JSON, or has no `model`, or one that is not a string.
-    """
-    try:
-        return _peek(body).model
-    except msgspec.ValidationError as error:
-        if "$.model" in str(error):
-            raise BadRequest("'model' must be a string", param="model") from None
-        if "missing required field" in str(error):
-            raise BadRequest("the body has no 'model'; name one of GET /v1/models", param="model") from None
-        raise BadRequest("the body must be a JSON object with a 'model'", param="model") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the body is not JSON: {error}") from None
-    except RecursionError:
-        raise BadRequest("the body is not JSON that can be read: it is nested too deeply") from None
-
-
 class Exchange:
     """A request on a lane path. Stands where uvicorn keeps its request cycle, and has the fields that it looks at."""
 
-    __slots__ = (
-        "_answer",
-        "_body",
-        "_dechunk",
-        "_fields",
-        "_lane",
-        "_lease",
-        "_model",
-        "_outcome",
-        "_parts",
-        "_pool",
-        "_protocol",
-        "_rechunk",
-        "_sent_at",
-        "_size",
-        "_started",
-        "_started_at",
-        "_target",
-        "_touched",
-        "_tried",
-        "_upstream",
-        "api",
-        "attempts",
-        "hops",
-        "http10",
-        "keep_alive",
-        "my_turn",
-        "received",
-        "response_complete",
-        "trusted",
-    )
+    # What most exchanges never change stands here once, instead of being set for each.
+    my_turn = False  # no earlier request of this connection is still being answered
+    received = False  # the whole request is here
+    response_complete = False
+    trusted = False  # it came from a parent that we registered with
+    attempts = 0
+    size = 0  # bytes of body that have come
+    _model = ""
+    _body = b""
+    _lease: Lease | None = None
+    _pool: Pool | None = None
+    _upstream: Upstream | None = None
+    _tried: tuple[Child, ...] = ()
+    _answer: Answer | None = None
+    _started = False  # a body byte went up, so the answer can no longer be replaced
+    _touched = False  # something came since the last look at the clock
+    _rechunk = False
+    _dechunk: Dechunker | None = None
+    _sent_at = 0.0
+    _outcome = ""
 
-    def __init__(self, protocol: LaneProtocol, lane: Lane, api: Api, target: bytes, fields: Fields) -> None:
-        self.api = api
-        self.keep_alive = True
-        self.http10 = False
-        self.my_turn = False  # no earlier request of this connection is still being answered
-        self.received = False  # the whole request is here
-        self.response_complete = False
-        self.trusted = False  # it came from a parent that we registered with
-        self.attempts = 0
-        self.hops = 0
+    def __init__(self, protocol: Turns, lane: Lane, head: RequestHead) -> None:
+        self.head = head
+        self.api = head.api
+        self.keep_alive = head.keep_alive
         self._protocol = protocol
         self._lane = lane
-        self._target = target
-        self._fields = fields
         self._parts: list[bytes] = []
-        self._size = 0
-        self._body = b""
-        self._model = ""
-        self._lease: Lease | None = None
-        self._pool: Pool | None = None
-        self._upstream: Upstream | None = None
-        self._tried: list[Child] = []
-        self._answer: Answer | None = None
-        self._started = False  # a body byte went up, so the answer can no longer be replaced
-        self._touched = False  # something came since the last look at the clock
-        self._rechunk = False
-        self._dechunk: _Dechunker | None = None
         self._started_at = lane.clock()
-        self._sent_at = 0.0
-        self._outcome = ""
 
     # -- the request -----------------------------------------------------------------------------------------
 
-    def begin(self, model: str) -> None:
-        """The head is complete. model: from a trusted parent's header; empty: look into the body."""
-        self._model = model
+    @property
+    def expects(self) -> bool:
+        """The client waits for a 100 before it sends the body."""
+        return self.head.expects
+
+    def trust(self) -> None:
+        """It came from a parent: believe what its head says of the model, rather than look into the body again."""
+        self.trusted = True
+        self._model = self.head.model
 
     def body_part(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > self._lane.settings.max_body_bytes:
+        self.size += len(data)
+        if self.size > self._lane.settings.max_body_bytes:
             raise BodyTooLarge(
                 f"the body is larger than {self._lane.settings.max_body_bytes} bytes, the limit of this node"
             )
@@ -159,13 +103,18 @@ class Exchange:
 
     # -- attempts --------------------------------------------------------------------------------------------
 
-    def _attempt(self) -> None:
+    def _attempt(self, *, fresh: bool = False) -> None:
+        """Send the request to the child that dispatch chooses. fresh: over a new connection.
+
+        Raises:
+            RequestError: there is no child to send it to.
+        """
         lane = self._lane
         self._lease = lease = lane.dispatch.lease((self._model, self.api), self._tried)
         share = lease.share
         assert share is not None
         self._pool = pool = lane.pool(share.child)
-        upstream = pool.take()
+        upstream = None if fresh else pool.take()
         if upstream is not None:
             self._send(upstream)
         else:
@@ -195,32 +144,35 @@ class Exchange:
         if child.kind == NODE:
             lease = self._lease
             assert lease is not None
-            ours = b"%b: %b\r\n%b: %d\r\n%b: %b\r\n%b: %d\r\n" % (
-                AUTH, child.secret, SEQ, lease.ordinal, MODEL, render.field_value(self._model), HOPS, self.hops + 1,
+            hops = self.head.hops + 1 if self.trusted else 1
+            ours = b"%b: %b\r\n%b: %b\r\n%b: %d\r\n%b: %d\r\n" % (
+                AUTH, child.secret, MODEL, render.field_value(self._model), HOPS, hops, SEQ, lease.ordinal,
             )  # fmt: skip
-        head = request_head(
-            child.prefix + self._target, child.authority, request_fields(self._fields), len(self._body), ours
-        )
+        said = self.head
+        head = request_head(child.prefix + said.target, child.authority, said.fields, len(self._body), ours)
         self._sent_at = now = lane.clock()
         self._protocol.deadline = now + lane.settings.first_byte_timeout_s
         upstream.send(self, head, self._body)
+        if self._protocol.flow.write_paused:  # an earlier answer has not been read yet
+            upstream.pause()
 
-    def _try_another(self, why: str) -> None:
-        """The child failed before the first body byte."""
+    def _try_another(self, why: str, *, stale: bool = False) -> None:
+        """The child failed before the first body byte. stale: only a connection did, so it is asked again."""
         lease, self._lease = self._lease, None
         assert lease is not None
         assert lease.share is not None
         share = lease.share
         child = share.child
         lease.release()
-        self._lane.tally(share).done("failed")
+        self._lane.tally(share).done("stale" if stale else "failed")
         self._answer = self._upstream = None
-        self._tried.append(child)
-        log.warning("%s %s; request for model %s", child.name, why, self._model)
+        if not stale:
+            self._tried += (child,)
+            log.warning("%s %s; request for model %s", child.name, why, self._model)
         error: RequestError = ChildFailed(f"{child.name} {why}")
         if self.attempts < MAX_ATTEMPTS:
             try:
-                self._attempt()
+                self._attempt(fresh=stale)
             except RequestError:
                 pass  # nobody else: then what went wrong with the last one is the answer
             else:
@@ -231,8 +183,7 @@ class Exchange:
     # -- the answer (Sink) -----------------------------------------------------------------------------------
 
     def answer_started(self, answer: Answer) -> None:
-        self._answer = answer
-        self._touched = True
+        self._answer = answer  # its head waits for the first byte of its body, and so does the deadline
 
     def answer_body(self, data: bytes) -> None:
         self._touched = True
@@ -267,30 +218,31 @@ class Exchange:
             self._protocol.transport.write(b"0\r\n\r\n")
         assert upstream is not None
         assert self._answer is not None
-        self._outcome = "ok" if self._answer.status < 500 else "error"
+        self._outcome = "ok" if self._answer.head.status < 500 else "error"
         self._settle()
 
-    def answer_broken(self, why: str) -> None:
+    def answer_broken(self, why: str, *, stale: bool = False) -> None:
         if self._started:
             self._cut(ChildFailed(f"{self._child_name()} {why}"))
         else:
-            self._try_another(why)
+            self._try_another(why, stale=stale)
 
     def _answer_head(self) -> bytes:
         answer = self._answer
         assert answer is not None
         framing: bytes | None = None
-        if self.http10:
+        if self.head.http10:
             self.keep_alive = False
-            if isinstance(answer.framing, Chunked):
-                self._dechunk = _Dechunker()
+            if answer.head.kind == "chunked":
+                self._dechunk = Dechunker()
                 framing = b""
-        elif isinstance(answer.framing, UntilClose):
+        elif answer.head.kind == "until-close":
             self._rechunk = True
             framing = b"transfer-encoding: chunked\r\n"
-        path = render.field_value(self._child_name())
-        if answer.path and self._pool is not None and self._pool.child.is_node:
-            path += b"/" + answer.path
+        assert self._pool is not None
+        path = self._pool.path
+        if answer.head.path and self._pool.child.kind == NODE:
+            path = b"%b/%b" % (path, answer.head.path)
         return answer.forward(path=path, framing=framing, close=not self.keep_alive)
 
     # -- endings ---------------------------------------------------------------------------------------------
@@ -364,15 +316,17 @@ class Exchange:
     def _error_tail(self, error: RequestError, framing: Framing) -> bytes | None:
         """The bytes that end a stream with an error event; None where its form has no place for one."""
         assert self._answer is not None
+        if not self._answer.head.is_plain:
+            return None
         if self.api == "fastchat":
             filler, event = b"\0", render.fastchat_event(error)
-        elif self._answer.is_event_stream:
+        elif self._answer.head.is_event_stream:
             filler, event = b"\n", render.sse_event(error)
         else:
             return None
         if self._rechunk:
             return b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
-        if self._dechunk is not None or (self.http10 and isinstance(framing, UntilClose)):
+        if self._dechunk is not None or (self.head.http10 and isinstance(framing, UntilClose)):
             return event
         if isinstance(framing, Length):
             return None
@@ -406,24 +360,7 @@ class Exchange:
 
     def __repr__(self) -> str:
         state = self._outcome or ("streaming" if self._started else "waiting" if self._lease else "receiving")
-        return f"<Exchange {self._target!r} model={self._model!r} {state} attempts={self.attempts}>"
-
-
-class _Dechunker:
-    """Takes the chunk framing away, for clients of HTTP/1.0, who do not know it."""
-
-    def __init__(self) -> None:
-        self._out: list[bytes] = []
-        self._parser = httptools.HttpResponseParser(self)
-        self._parser.feed_data(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-
-    def on_body(self, data: bytes) -> None:
-        self._out.append(data)
-
-    def feed(self, data: bytes) -> bytes:
-        self._parser.feed_data(data)  # our own tracker has already found the framing good
-        out, self._out = self._out, []
-        return b"".join(out)
+        return f"<Exchange {self.head.target!r} model={self._model!r} {state} attempts={self.attempts}>"
 
 
 def _words(error: OSError) -> str:

@@ -7,6 +7,7 @@ body ended inside; `done` says that it has ended. Nothing is copied and nothing 
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from hierarchy.errors import HierarchyError
@@ -14,11 +15,21 @@ from hierarchy.errors import HierarchyError
 MAX_LINE = 4096  # of a chunk's size line with its extensions, or of one trailer
 MAX_TRAILERS = 32 * 1024
 MAX_FILL = 1024 * 1024  # a chunk cut with more than this missing is not filled up
-_HEX = frozenset(b"0123456789abcdefABCDEF")
+# A parser behind us may be stricter than RFC 9112 asks for: what is not plain is refused here, not there.
+_SIZE_DIGITS = re.compile(rb"[0-9A-Fa-f]{1,15}").fullmatch
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+_EXTENSIONS = re.compile(rb"(?:;%b(?:=(?:%b|%b))?)+" % (_TOKEN, _TOKEN, _QUOTED)).fullmatch
+_TRAILER_LINE = re.compile(rb"%b:[\t -~\x80-\xff]*\r\n" % _TOKEN).fullmatch
 
 
 class FramingError(HierarchyError):
-    """The bytes break the rules of their framing."""
+    """The bytes break the rules of their framing.
+
+    good: how many of the bytes given came before the break; the tracker stands where they end.
+    """
+
+    good = 0
 
 
 class Framing(Protocol):
@@ -74,7 +85,9 @@ _SIZE, _DATA, _CR, _LF, _TRAILER, _END = range(6)
 
 
 class Chunked:
-    """Transfer-Encoding: chunked. Strict: CRLF only, hexadecimal sizes of at most 15 digits, bounded lines."""
+    """Transfer-Encoding: chunked. Strict: CRLF only, hexadecimal sizes of at most 15 digits, no blanks around them,
+    bounded lines, trailers that look like fields.
+    """
 
     __slots__ = ("_left", "_line", "_state", "_trailers", "done")
 
@@ -88,47 +101,53 @@ class Chunked:
     def feed(self, data: bytes) -> int:
         at, size = 0, len(data)
         state = self._state
-        while at < size:
-            if state == _SIZE:
-                end = data.find(b"\r\n", at)
-                if end < 0 or self._line:
+        try:
+            while at < size:
+                if state == _SIZE:
+                    end = data.find(b"\r\n", at)
+                    if end < 0 or self._line:
+                        self._state = state
+                        at = self._slow_line(data, at)
+                        state = self._state
+                        continue
+                    # The commonest case: the whole size line is here.
+                    left = _chunk_size(data[at:end])
+                    at = end + 2
+                    if not left:
+                        state = _TRAILER
+                        continue
+                    stop = at + left
+                    if stop + 2 <= size and data[stop] == 13 and data[stop + 1] == 10:
+                        at = stop + 2  # and so are its data and their CRLF
+                        continue
+                    self._left = left
+                    state = _DATA
+                elif state == _DATA:
+                    taken = min(self._left, size - at)
+                    self._left -= taken
+                    at += taken
+                    if not self._left:
+                        state = _CR
+                elif state in (_CR, _LF):
+                    if data[at] != (13 if state == _CR else 10):
+                        raise FramingError("a chunk is not followed by CRLF")
+                    at += 1
+                    state = _LF if state == _CR else _SIZE
+                elif state == _TRAILER:
+                    self._state = state
                     at = self._slow_line(data, at)
                     state = self._state
-                    continue
-                # The commonest case: the whole size line is here.
-                left = _chunk_size(data[at:end])
-                at = end + 2
-                if not left:
-                    state = self._state = _TRAILER
-                    continue
-                stop = at + left
-                if stop + 2 <= size and data[stop] == 13 and data[stop + 1] == 10:
-                    at = stop + 2  # and so are its data and their CRLF
-                    continue
-                self._left = left
-                state = _DATA
-            elif state == _DATA:
-                taken = min(self._left, size - at)
-                self._left -= taken
-                at += taken
-                if not self._left:
-                    state = _CR
-            elif state in (_CR, _LF):
-                if data[at] != (13 if state == _CR else 10):
-                    raise FramingError("a chunk is not followed by CRLF")
-                at += 1
-                state = _LF if state == _CR else _SIZE
-            elif state == _TRAILER:
-                self._state = state
-                at = self._slow_line(data, at)
-                state = self._state
-            else:
-                return at
-        self._state = state
+                else:
+                    break
+        except FramingError as error:
+            error.good = at
+            raise
+        finally:
+            self._state = state
         return at
 
     def _slow_line(self, data: bytes, at: int) -> int:
-        """Take in a line that may come in parts. Returns where it stopped."""
+        """Take in a line that may come in parts. Returns where it stopped; changes nothing if it raises."""
         end = data.find(b"\n", at)
         stop = len(data) if end < 0 else end + 1
         line = self._line + data[at:stop]
@@ -139,7 +158,6 @@ class Chunked:
             return stop
         if not line.endswith(b"\r\n"):
             raise FramingError("a line ends in LF without CR")
-        self._line = b""
         if self._state == _SIZE:
             self._left = _chunk_size(line[:-2])
             self._state = _DATA if self._left else _TRAILER
@@ -150,27 +168,74 @@ class Chunked:
             self._trailers += len(line)
             if self._trailers > MAX_TRAILERS:
                 raise FramingError(f"trailers are longer than {MAX_TRAILERS} bytes")
+            if not _TRAILER_LINE(line):
+                raise FramingError(f"{line[:40]!r} is no trailer")
+        self._line = b""
         return stop
 
     def mend(self, filler: bytes) -> bytes | None:
         if self._state == _SIZE:
-            if not self._line:
-                return b""
-            rest = b"\n" if self._line.endswith(b"\r") else b"\r\n"
-            try:
-                left = _chunk_size(self._line.rstrip(b"\r"))
-            except FramingError:
-                return None
-            return rest + filler * left + b"\r\n" if 0 < left <= MAX_FILL else None
+            return self._mend_size(filler)
         if self._state == _DATA:
             return filler * self._left + b"\r\n" if self._left <= MAX_FILL else None
         if self._state == _CR:
             return b"\r\n"
-        return b"\n" if self._state == _LF else None
+        return b"\n" if self._state == _LF else None  # None: the last chunk has been sent
+
+    def _mend_size(self, filler: bytes) -> bytes | None:
+        line, rest = self._line, b"\r\n"
+        if not line:
+            return b""
+        if line.endswith(b"\r"):
+            line, rest = line[:-1], b"\n"
+        elif line.strip(b"0") == b"":
+            line, rest = line + b"1", b"1\r\n"  # it could have become any size, so let it be one
+        elif b";" in line:
+            return None  # inside an extension, whose grammar is not followed here
+        try:
+            left = _chunk_size(line)
+        except FramingError:
+            return None
+        return rest + filler * left + b"\r\n" if 0 < left <= MAX_FILL else None
 
 
 def _chunk_size(line: bytes) -> int:
-    digits = line.partition(b";")[0].rstrip(b" \t") if b";" in line else line
-    if not 0 < len(digits) < 16 or not _HEX.issuperset(digits) or b"\r" in line or b"\0" in line:
-        raise FramingError(f"{line[:20]!r} is no chunk size")
-    return int(digits, 16)
+    if _SIZE_DIGITS(line):
+        return int(line, 16)
+    digits = line.partition(b";")[0]
+    if _SIZE_DIGITS(digits) and _EXTENSIONS(line[len(digits) :]) and len(line) <= MAX_LINE:
+        return int(digits, 16)
+    raise FramingError(f"{line[:20]!r} is no chunk size")
+
+
+class Dechunker:
+    """Takes the chunk framing away, for clients of HTTP/1.0, who do not know it.
+
+    Its input has passed a `Chunked`: nothing is checked again.
+    """
+
+    __slots__ = ("_left", "_line")
+
+    def __init__(self) -> None:
+        self._left = 0  # bytes of the current chunk's data and their CRLF still to come; -1: the last one was seen
+        self._line = b""
+
+    def feed(self, data: bytes) -> bytes:
+        out = []
+        at = 0
+        while at < len(data) and self._left >= 0:
+            if self._left:
+                taken = min(self._left, len(data) - at)
+                out.append(data[at : at + max(0, min(taken, self._left - 2))])
+                self._left -= taken
+                at += taken
+                continue
+            end = data.find(b"\n", at)
+            stop = len(data) if end < 0 else end + 1
+            self._line += data[at:stop]
+            at = stop
+            if end >= 0:
+                size = int(self._line.partition(b";")[0], 16)
+                self._line = b""
+                self._left = size + 2 if size else -1
+        return b"".join(out)

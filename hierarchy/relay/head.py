@@ -1,16 +1,19 @@
-"""Heads of requests and answers: what goes down, what comes back up. Pure functions of bytes.
+"""Heads of requests: what is refused, what goes down. Pure functions of bytes.
 
-Source: RFC 9110, section 7.6.1 (hop-by-hop fields), RFC 9112, section 6.3 (how long a message is).
+Source: RFC 9110, section 7.6.1 (hop-by-hop fields), RFC 9112, sections 3.2 (request targets and Host) and 6.3 (how
+long a message is).
 """
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Iterable
 
 import httptools
 
-from hierarchy.errors import HierarchyError
-from hierarchy.relay.framing import Chunked, Framing, Length, UntilClose
+from hierarchy.errors import BadRequest, HierarchyError
+from hierarchy.status import Api
 
 Fields = list[tuple[bytes, bytes]]  # names in lower case, as they came otherwise
 
@@ -31,20 +34,26 @@ HOP_BY_HOP = frozenset(
 _REWRITTEN = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
 OURS = b"x-hierarchy-"
 PATH, AUTH, SEQ, MODEL, HOPS = (OURS + name for name in (b"path", b"auth", b"seq", b"model", b"hops"))
+MAX_TARGET_KEPT = 256  # routes of longer targets are not remembered, so that nobody can fill the memory with them
+
+_LOOKED_AT = frozenset({AUTH, SEQ, MODEL, HOPS, b"content-length", b"expect", b"host", b"transfer-encoding"})
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]*)?").fullmatch
+_LANE_PATH = re.compile(rb"/v1/[A-Za-z0-9_\-./:@]+").fullmatch
 
 
 class HeadError(HierarchyError):
     """A child's answer begins with something that is no HTTP head, or one whose length cannot be told."""
 
 
-def _named_by_connection(fields: Fields) -> set[bytes]:
+def named_by_connection(fields: Fields) -> set[bytes]:
+    """The names that the Connection field lists, in lower case."""
     values = [value for name, value in fields if name == b"connection"]
     return {token.strip().lower() for value in values for token in value.split(b",")} if values else set()
 
 
 def request_fields(fields: Fields) -> bytes:
     """The client's fields that go on to a child, ready to be written: hop-by-hop ones and all of ours taken out."""
-    drop = _named_by_connection(fields) | _REWRITTEN
+    drop = named_by_connection(fields) | _REWRITTEN
     return b"".join(
         [b"%b: %b\r\n" % field for field in fields if field[0] not in drop and not field[0].startswith(OURS)]
     )
@@ -58,106 +67,61 @@ def request_head(target: bytes, authority: bytes, fields: bytes, length: int, ou
     return b"POST %b HTTP/1.1\r\nhost: %b\r\n%b%bcontent-length: %d\r\n\r\n" % (target, authority, fields, ours, length)
 
 
-class Answer:
-    """The head of a child's answer.
+def check_request(target: bytes, version: str, fields: Fields) -> dict[bytes, bytes]:
+    """What the parser lets pass and nobody should send. Returns those fields that the lane itself looks at, by name.
 
-    framing: tracks where its body ends. keep_alive: the connection can serve another request. idle_s, uses_left: what
-    its Keep-Alive field promised, or None. path: the child's own x-hierarchy-path.
+    Raises:
+        BadRequest: a version, target, Host or Transfer-Encoding that two readers could understand in two ways.
     """
+    found: dict[bytes, bytes] = {}
+    for name, value in fields:
+        if name in _LOOKED_AT:
+            if name in found and name in (b"host", b"transfer-encoding"):
+                raise BadRequest(f"the field {name.decode()} stands twice in the request's head")
+            found[name] = value
+    if version != "1.1" and version != "1.0":
+        raise BadRequest(f"HTTP/{version} is not spoken here; use HTTP/1.1")
+    host = found.get(b"host")
+    if host is None:
+        if version == "1.1":
+            raise BadRequest("the request has no Host field, which HTTP/1.1 asks for")
+    elif not _HOST(host.rstrip(b" \t")):
+        raise BadRequest(f"the Host field {host[:80]!r} names no host")
+    coding = found.get(b"transfer-encoding")
+    if coding is not None and (version != "1.1" or coding.rstrip(b" \t").lower() != b"chunked"):
+        raise BadRequest(
+            f"transfer-encoding {coding[:40]!r} in HTTP/{version} is not understood; only chunked is, in 1.1"
+        )
+    if b"#" in target:
+        raise BadRequest(f"the request target {target[:80]!r} has a fragment, which is the client's own")
+    return found
 
-    __slots__ = ("_parser", "fields", "framing", "idle_s", "keep_alive", "path", "reason", "status", "uses_left")
 
-    def __init__(self, head: bytes) -> None:
-        """Parse `head`, which ends in an empty line. The answer is to a POST.
+def lane_path(target: bytes) -> tuple[Api, bytes] | None:
+    """Is this request target one that the lane serves? Returns the API family and the target for the child."""
+    return _lane_path(target) if len(target) <= MAX_TARGET_KEPT else _lane_path.__wrapped__(target)
 
-        Raises:
-            HeadError: it is malformed, or an interim (1xx) answer other than those that may be skipped.
-        """
-        self.reason = b""
-        self.fields: Fields = []
-        self.idle_s: float | None = None
-        self.uses_left: int | None = None
-        self.path = b""
-        parser = httptools.HttpResponseParser(self)
-        try:
-            parser.feed_data(head)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            raise HeadError(f"the answer's head is malformed: {error}") from None
-        self.status: int = parser.get_status_code()
-        self.keep_alive: bool = parser.should_keep_alive()
-        self.framing = self._framing()
 
-    def on_status(self, reason: bytes) -> None:
-        self.reason += reason
+@functools.lru_cache(maxsize=1024)
+def _lane_path(target: bytes) -> tuple[Api, bytes] | None:
+    target = origin_form(target) or b""
+    path = target.partition(b"?")[0]
+    if path == b"/worker_generate_stream":
+        return "fastchat", target
+    if _LANE_PATH(path) and b"//" not in path and not {b".", b".."} & set(path.split(b"/")):
+        return "openai", target
+    return None
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name == PATH:
-            self.path = value
-        elif name == b"keep-alive":
-            self._promise(value)
-        self.fields.append((name, value))
 
-    def get(self, name: bytes) -> bytes:
-        """The first field of that name, or empty."""
-        return next((value for field, value in self.fields if field == name), b"")
-
-    @property
-    def interim(self) -> bool:
-        """1xx: another head follows."""
-        return self.status < 200
-
-    @property
-    def is_event_stream(self) -> bool:
-        return self.get(b"content-type").lower().startswith(b"text/event-stream")
-
-    def _promise(self, value: bytes) -> None:
-        for item in value.split(b","):
-            key, _, number = item.strip().partition(b"=")
-            if number.isdigit():
-                if key == b"timeout":
-                    self.idle_s = float(number)
-                elif key == b"max":
-                    self.uses_left = int(number)
-
-    def _framing(self) -> Framing:
-        # llhttp has already refused a length beside a transfer coding, and lengths that differ.
-        if self.status < 200 or self.status in (204, 304):
-            return Length(0)
-        length = None
-        for name, value in self.fields:
-            if name == b"transfer-encoding":
-                if value.strip().lower() == b"chunked":
-                    return Chunked()
-                raise HeadError(f"transfer-encoding {value[:40]!r} is not supported; only chunked is")
-            if name == b"content-length":
-                length = value
-        if length is None:
-            return UntilClose()
-        return Length(int(length))
-
-    def forward(self, *, path: bytes, framing: bytes | None, close: bool) -> bytes:
-        """The head that goes up to the client.
-
-        path: our x-hierarchy-path. framing: a `name: value` line that replaces the answer's own framing, b"" for none
-        at all (until close), None to pass it as it is. close: say that the connection ends with this answer.
-        """
-        drop: set[bytes] | frozenset[bytes] = HOP_BY_HOP
-        named = _named_by_connection(self.fields)
-        if named:
-            drop = drop | (named - {b"content-length", b"content-type"})
-        if framing is not None:
-            drop = drop | {b"content-length"}
-        lines = [
-            b"%b: %b\r\n" % field for field in self.fields if field[0] not in drop and not field[0].startswith(OURS)
-        ]
-        if framing is not None:
-            lines.append(framing)
-        elif isinstance(self.framing, Chunked):
-            lines.append(b"transfer-encoding: chunked\r\n")
-        if close:
-            lines.append(b"connection: close\r\n")
-        return b"HTTP/1.1 %d %b\r\n%bx-hierarchy-path: %b\r\n\r\n" % (self.status, self.reason, b"".join(lines), path)
+def origin_form(target: bytes) -> bytes | None:
+    """A target without its scheme and authority, if it has any (absolute-form); None if it is no URL."""
+    if target.startswith(b"/") or target == b"*":
+        return target
+    try:
+        url = httptools.parse_url(target)
+    except httptools.HttpParserInvalidURLError:
+        return None
+    return (url.path or b"/") + (b"?" + url.query if url.query else b"")
 
 
 def head_end(data: bytes) -> int:

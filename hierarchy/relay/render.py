@@ -27,6 +27,11 @@ def error_answer(error: RequestError, api: Api | None, fields: Fields, *, close:
     return plain_answer(status_line(error.status), [*fields, *own], body, close=close)
 
 
+def json_answer(body: bytes, fields: Fields, *, close: bool) -> bytes:
+    """A good answer of our own."""
+    return plain_answer(status_line(200), [*fields, (b"content-type", b"application/json")], body, close=close)
+
+
 def sse_event(error: RequestError) -> bytes:
     """An error as server-sent event. The blank lines end whatever event was cut, and mean nothing otherwise."""
     return b"\n\nevent: error\ndata: %b\n\n" % json.dumps(error.openai()).encode()

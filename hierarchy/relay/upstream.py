@@ -12,15 +12,17 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from hierarchy.child import Child
+from hierarchy.relay import render
+from hierarchy.relay.answer import Answer
 from hierarchy.relay.framing import Framing, FramingError, UntilClose
-from hierarchy.relay.head import Answer, HeadError, head_end
+from hierarchy.relay.head import HeadError, head_end
 
 MAX_HEAD = 64 * 1024  # of an answer
 # Engines built on uvicorn or cpp-httplib end idle connections after 5 s; being first avoids a race with their FIN.
 ENGINE_IDLE_S, NODE_IDLE_S = 4.0, 30.0
 MAX_IDLE = 4096  # connections kept per child
-#: bytes waiting in our own write buffer above which reading from the other side stops
-HIGH_WATER = 64 * 1024
+#: a body up to this size is joined to its head, and so goes out in one packet or two
+JOINED = 64 * 1024
 
 
 class Sink(Protocol):
@@ -35,14 +37,28 @@ class Sink(Protocol):
     def answer_ended(self) -> None:
         """The body is complete; the connection is no longer the sink's."""
 
-    def answer_broken(self, why: str) -> None:
-        """The connection is gone or unusable before the end."""
+    def answer_broken(self, why: str, *, stale: bool = False) -> None:
+        """The connection is gone or unusable before the end.
+
+        stale: it had served before, and ended without a byte of this answer: most likely the child closed it as idle.
+        """
 
 
 class Upstream(asyncio.Protocol):
     """One connection to a child."""
 
-    __slots__ = ("_framing", "_head", "_paused", "_reusable", "_sink", "idle_s", "idle_since", "pool", "transport")
+    __slots__ = (
+        "_framing",
+        "_head",
+        "_paused",
+        "_reusable",
+        "_served",
+        "_sink",
+        "idle_s",
+        "idle_since",
+        "pool",
+        "transport",
+    )
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -53,13 +69,14 @@ class Upstream(asyncio.Protocol):
         self._framing: Framing | None = None
         self._head = b""  # of an answer that has come in part
         self._reusable = True
+        self._served = 0  # answers
         self._paused = False
 
     # -- for the exchange ------------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Stop reading: the client is slower than the child."""
-        if not self._paused and self.is_open:
+        """Stop reading: the client is slower than the child. Does nothing once the answer is here."""
+        if self._sink is not None and not self._paused and self.is_open:
             self._paused = True
             self.transport.pause_reading()
 
@@ -73,7 +90,7 @@ class Upstream(asyncio.Protocol):
         """Write a request; its answer goes to `sink`."""
         self._sink = sink
         self._framing = None
-        if len(body) <= HIGH_WATER:
+        if len(body) <= JOINED:
             self.transport.write(head + body)
         else:  # not joined: a long prompt is not copied once more
             self.transport.write(head)
@@ -101,10 +118,12 @@ class Upstream(asyncio.Protocol):
             return
         if exc is None and isinstance(self._framing, UntilClose):
             sink.answer_ended()
-        elif exc is None:
-            sink.answer_broken("closed the connection before its answer was complete")
+            return
+        stale = self._served > 0 and self._framing is None and not self._head
+        if exc is None:
+            sink.answer_broken("closed the connection before its answer was complete", stale=stale)
         else:
-            sink.answer_broken(f"broke the connection: {exc or type(exc).__name__}")
+            sink.answer_broken(f"broke the connection: {exc or type(exc).__name__}", stale=stale)
 
     def data_received(self, data: bytes) -> None:
         sink = self._sink
@@ -121,6 +140,8 @@ class Upstream(asyncio.Protocol):
             size = framing.feed(data)
         except (HeadError, FramingError) as error:
             self.abort()
+            if isinstance(error, FramingError) and error.good:
+                sink.answer_body(data[: error.good])
             sink.answer_broken(f"sent a malformed answer: {error}")
             return
         if not framing.done:
@@ -143,27 +164,35 @@ class Upstream(asyncio.Protocol):
             data = self._head + data if self._head else data
             end = head_end(data)
             if end < 0:
-                if len(data) > MAX_HEAD:
-                    raise HeadError(f"its head is longer than {MAX_HEAD} bytes")
+                self._refuse_long(len(data))
                 self._head = data
                 return b""
+            self._refuse_long(end)
             self._head = b""
             answer = Answer(data[:end])
             data = data[end:]
-            if not answer.interim:
+            if not answer.head.interim:
                 break
         self._framing = answer.framing
-        self._reusable = answer.keep_alive and answer.uses_left != 0
-        if answer.idle_s is not None:
-            self.idle_s = min(self.pool.idle_s, max(0.0, answer.idle_s - 1.0))
+        said = answer.head
+        self._reusable = said.keep_alive and said.uses_left != 0
+        if said.idle_s is not None:
+            self.idle_s = min(self.pool.idle_s, max(0.0, said.idle_s - 1.0))
         if self._sink is not None:
             self._sink.answer_started(answer)
         return data
 
+    def _refuse_long(self, size: int) -> None:
+        if size > MAX_HEAD:
+            raise HeadError(f"its head is longer than {MAX_HEAD} bytes")
+
     def _finish(self) -> None:
         self._sink = None
-        # A child that answered before it had taken the whole request would read the rest as the next one.
-        if self._reusable and not self.transport.get_write_buffer_size() and self.is_open:
+        self._served += 1
+        if self.transport.get_write_buffer_size():
+            # It answered without taking the whole request, and a close would wait for it to do so.
+            self.transport.abort()
+        elif self._reusable and self.is_open:
             self.resume()
             self.pool.put(self)
         else:
@@ -178,6 +207,7 @@ class Pool:
     ) -> None:
         self.child = child
         self.url = child.url
+        self.path = render.field_value(child.name)  # of x-hierarchy-path
         self.idle: dict[Upstream, None] = {}  # in the order they came back
         self.idle_s = NODE_IDLE_S if child.is_node else ENGINE_IDLE_S
         self.closed = False
@@ -201,11 +231,15 @@ class Pool:
             OSError: it could not be made (TimeoutError too is one).
         """
         child = self.child
-        async with asyncio.timeout(self._connect_timeout_s):
-            _, upstream = await asyncio.get_running_loop().create_connection(
-                lambda: Upstream(self), child.host, child.port, ssl=self._tls
-            )
-        upstream.transport.set_write_buffer_limits(high=HIGH_WATER)
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                _, upstream = await asyncio.get_running_loop().create_connection(
+                    lambda: Upstream(self), child.host, child.port, ssl=self._tls
+                )
+        except (UnicodeError, OverflowError) as error:  # what the resolver says of an impossible name or port
+            raise OSError(f"{child.host}:{child.port} is no address: {error}") from None
+        if not upstream.is_open:
+            raise ConnectionResetError("it closed the new connection at once")
         return upstream
 
     def put(self, upstream: Upstream) -> None:

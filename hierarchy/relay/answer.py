@@ -1,0 +1,163 @@
+"""The head of a child's answer: what it says of its body, and what goes up of it. Pure functions of bytes.
+
+Engines send the same head again and again, but for its length and, once a second, its date. So what the parser made of
+one is remembered (`AnswerHead`), with the length cut out; an `Answer` adds the length and the framing of one answer.
+
+Source: RFC 9110, section 7.6.1 (hop-by-hop fields); RFC 9112, section 6.3 (how long a message is).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Literal
+
+import httptools
+
+from hierarchy.relay.framing import Chunked, Framing, Length, UntilClose
+from hierarchy.relay.head import HOP_BY_HOP, OURS, PATH, Fields, HeadError, named_by_connection
+
+MAX_KEPT = 2048  # bytes of a head that is remembered
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
+_LENGTH = re.compile(rb"\r\n(?i:content-length): ([0-9]{1,15})\r\n").search
+
+
+class Answer:
+    """One answer to a POST: its head, its length, and the tracker of where its body ends."""
+
+    __slots__ = ("framing", "head", "length")
+
+    def __init__(self, data: bytes) -> None:
+        """Parse `data`, a head that ends in an empty line.
+
+        Raises:
+            HeadError: it is malformed, or switches protocols, which nobody asked for.
+        """
+        found = _LENGTH(data)
+        self.length = 0
+        if found is not None:
+            self.length = int(found[1])
+            data = b"%b0%b" % (data[: found.start(1)], data[found.end(1) :])
+        self.head = head = _parsed(data) if len(data) <= MAX_KEPT else AnswerHead(data)
+        if found is None:  # none, or written in an unusual way
+            self.length = head.length
+        if head.kind == "length":
+            self.framing: Framing = Length(self.length)
+        else:
+            self.framing = Chunked() if head.kind == "chunked" else Length(0) if head.kind == "none" else UntilClose()
+
+    def forward(self, *, path: bytes, framing: bytes | None, close: bool) -> bytes:
+        """The head that goes up to the client.
+
+        path: our x-hierarchy-path. framing: a `name: value` line that replaces the answer's own framing, b"" for none
+        at all (until close), None to pass it as it is. close: say that the connection ends with this answer.
+        """
+        head = self.head.forward(path, framing, close)
+        if framing is None and self.head.has_length:
+            return b"%bcontent-length: %d\r\n\r\n" % (head, self.length)
+        return head + b"\r\n"
+
+
+class AnswerHead:
+    """What the bytes of a head mean, whatever number stands in its Content-Length.
+
+    kind: of framing. keep_alive: the connection can serve another request. idle_s, uses_left: what its Keep-Alive field
+    promised, or None. path: the child's own x-hierarchy-path. interim: 1xx, another head follows. is_plain: not
+    compressed, so that bytes of ours can be put behind its own.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        if not data.startswith(b"HTTP/1."):
+            raise HeadError(f"the answer begins with {data[:20]!r}")
+        self.reason = b""
+        self.fields: Fields = []
+        self.idle_s: float | None = None
+        self.uses_left: int | None = None
+        self.path = b""
+        self.length = 0
+        self._forwarded: dict[tuple[bytes, bytes | None, bool], bytes] = {}
+        parser = httptools.HttpResponseParser(self)
+        try:
+            parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise HeadError(f"the answer's head is malformed: {error}") from None
+        self.status: int = parser.get_status_code()
+        if self.status < 100 or (self.reason != b"OK" and _CONTROL(self.reason)):
+            raise HeadError(f"the answer's status line is malformed: {self.status} {self.reason[:40]!r}")
+        self.interim = self.status < 200
+        self.kind = self._kind()
+        self._named = named_by_connection(self.fields)
+        # Not the parser's own word, which is wrong once a message without a body is complete.
+        asked = parser.get_http_version() == "1.1" or (
+            b"keep-alive" in self._named and self.kind != "chunked"  # which HTTP/1.0 does not know
+        )
+        self.keep_alive = asked and b"close" not in self._named and self.kind != "until-close"
+        self.is_event_stream = self._get(b"content-type").lower().startswith(b"text/event-stream")
+        self.is_plain = self._get(b"content-encoding").strip().lower() in (b"", b"identity")
+        # A 204 has no length (RFC 9110, section 8.6), even if the engine thinks so.
+        self.has_length = self.status != 204 and any(name == b"content-length" for name, _ in self.fields)
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == PATH:
+            self.path = value
+        elif name == b"keep-alive":
+            self._promise(value)
+        elif name == b"content-length":
+            self.length = int(value)
+        self.fields.append((name, value))
+
+    def on_body(self, data: bytes) -> None:
+        raise HeadError("bytes stand behind its end")
+
+    def _get(self, name: bytes) -> bytes:
+        return next((value for field, value in self.fields if field == name), b"")
+
+    def _promise(self, value: bytes) -> None:
+        for item in value.split(b","):
+            key, _, number = item.strip().lower().partition(b"=")
+            if number.isdigit() and len(number) < 10:
+                if key == b"timeout":
+                    self.idle_s = float(number)
+                elif key == b"max":
+                    self.uses_left = int(number)
+
+    def _kind(self) -> Literal["none", "length", "chunked", "until-close"]:
+        # llhttp has already refused a length beside a transfer coding, and lengths that differ.
+        if self.status < 200 or self.status in (204, 304):
+            return "none"
+        kind: Literal["length", "chunked", "until-close"] = "until-close"
+        for name, value in self.fields:
+            if name == b"transfer-encoding":
+                if kind == "chunked" or value.strip().lower() != b"chunked":
+                    raise HeadError(f"transfer-encoding {value[:40]!r} is not supported; only chunked is, once")
+                kind = "chunked"
+            elif name == b"content-length":
+                kind = "length"
+        return kind
+
+    def forward(self, path: bytes, framing: bytes | None, close: bool) -> bytes:
+        """The lines that go up, without Content-Length and the empty line at the end."""
+        known = self._forwarded.get((path, framing, close))
+        if known is not None:
+            return known
+        drop = HOP_BY_HOP | {b"content-length"} | (self._named - {b"content-type"})
+        lines = [
+            b"%b: %b\r\n" % field for field in self.fields if field[0] not in drop and not field[0].startswith(OURS)
+        ]
+        if framing is not None:
+            lines.append(framing)
+        elif self.kind == "chunked":
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if close:
+            lines.append(b"connection: close\r\n")
+        head = b"HTTP/1.1 %d %b\r\n%bx-hierarchy-path: %b\r\n" % (self.status, self.reason, b"".join(lines), path)
+        if len(self._forwarded) < 64:
+            self._forwarded[path, framing, close] = head
+        return head
+
+
+_parsed = functools.lru_cache(maxsize=512)(AnswerHead)

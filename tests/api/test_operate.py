@@ -1,0 +1,68 @@
+"""What operators and their machines look at."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.api.support import ME, Api
+from tests.builders import WORKER, site, worker
+
+
+def test_health_says_that_the_process_lives_whatever_is_below() -> None:
+    api = Api()
+    answer = api.get("/health")
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "ok", "node": "root", "version": api.node.identity.version}
+
+
+def test_ready_says_whether_a_request_could_be_served_now() -> None:
+    api = Api()
+    answer = api.get("/ready")
+    assert (answer.status_code, answer.json()) == (503, {"ready": False, "models": []})
+    assert not api.node.ready
+    api.post("/register_worker", site())
+    answer = api.get("/ready")
+    assert (answer.status_code, answer.json()) == (200, {"ready": True, "models": ["m"]})
+    assert api.node.ready
+    api.clock.tick(3)
+    assert api.get("/ready").status_code == 503
+
+
+def test_the_tree_is_answered_from_memory() -> None:
+    api = Api()
+    rack = {"kind": "node", "state": "up", "children": {"gpu-1": {"kind": "vllm", "state": "down"}}}
+    api.post("/register_worker", site(children={"rack": rack}))
+    api.post("/register_worker", worker())
+    api.clock.tick(3)
+    tree = api.get("/tree").json()
+    assert (tree["name"], tree["kind"], tree["url"], tree["state"]) == ("root", "node", ME, "up")
+    assert {name: entry["state"] for name, entry in tree["children"].items()} == {"site-a": "silent", WORKER: "up"}
+    assert tree["children"]["site-a"]["children"] == {"rack": rack}
+    assert (tree["speed"], tree["queue_length"]) == (1.0, 0)
+
+
+def test_metrics_tell_of_children_uplinks_and_connections() -> None:
+    api = Api()
+    api.post("/register_worker", worker(speed=2, queue_length=3))
+    share = api.node.dispatch.choose(("m", "fastchat"))
+    lease = share.child.lease(share)
+    answer = api.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    values = {
+        (sample.name, sample.labels.get("child")): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    lease.release()
+    assert values["hierarchy_child_up", WORKER] == 1
+    assert values["hierarchy_child_speed", WORKER] == 2
+    assert values["hierarchy_child_queue_length", WORKER] == 4
+    assert values["hierarchy_requests_in_flight", WORKER] == 1
+    assert values["hierarchy_connections", None] == 0
+
+
+def test_a_child_that_is_not_up_is_a_zero_with_its_state() -> None:
+    api = Api()
+    api.post("/register_worker", site())
+    api.clock.tick(3)
+    assert 'hierarchy_child_up{child="site-a",kind="node",state="silent"} 0.0' in api.get("/metrics").text

@@ -1,0 +1,179 @@
+"""What is fuzzed: a lane in memory, fed with any bytes from a client or from an engine.
+
+`requests` and `answer` raise AssertionError where the lane does what it never may. To fuzz for longer than the tests:
+`python -m tests.relay.fuzz SECONDS`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import httptools
+
+from hierarchy.relay.seen import Seen
+from tests.relay.fuzz import strict
+from tests.relay.memory import MemoryLane
+from tests.relay.support import MODEL, OK_BODY, SSE_HEAD, Answer, chunk, event, post
+from tests.relay.support import answer as answer_of
+
+CORPUS = Path(__file__).parent / "corpus"
+TOKENS = [
+    b"\r\n", b"\n", b"\r", b" ", b"\t", b"\0", b":", b";", b",", b"0", b"1", b"d", b"\xff", b"#", b"\r\n ", b"\r\n\r\n",
+    b"content-length: 13\r\n", b"Content-Length: 0\r\n", b"transfer-encoding: chunked\r\n", b"connection: close\r\n",
+    b"connection: upgrade\r\nupgrade: h2c\r\n", b"expect: 100-continue\r\n", b"x-hierarchy-auth: a\r\n",
+    b"x-hierarchy-seq: 1\r\n", b"host: b\r\n", b"HTTP/1.0", b"HTTP/1.1", b"0\r\n\r\n", b"d\r\n", b'{"model":"m"}',
+    b"POST ",
+    b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n",
+]  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """What came of a stream: bytes to the client, requests to the engine, and how the connection stands."""
+
+    output: bytes
+    asked: list[bytes]
+    state: str
+
+    @property
+    def statuses(self) -> list[int]:
+        return [int(status) for status in re.findall(rb"HTTP/1\.1 ([0-9]{3}) ", self.output)]
+
+
+async def play(data: bytes, cuts: list[int], seen: Seen | None = None) -> Outcome:
+    """Feed a client's bytes, split at `cuts`, to a lane whose engine answers everything."""
+    memory = MemoryLane()
+    if seen is not None:
+        memory.lane.seen = seen
+    client = memory.connect()
+    asked: list[bytes] = []
+    for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        if begin < end:
+            client.feed(data[begin:end])
+    quiet = 0
+    while quiet < 3:  # the app takes a few turns for each of its answers
+        await memory.turn()
+        answered = memory.answer_all()
+        asked += answered
+        quiet = 0 if answered else quiet + 1
+    outcome = Outcome(client.transport.output, asked, client.transport.state)
+    client.lose()
+    await memory.turn()
+    assert memory.leases == 0
+    assert not memory.state.tasks
+    assert not memory.state.connections
+    return outcome
+
+
+class _Forgetful(Seen):
+    def get(self, key: bytes) -> None:
+        return None
+
+
+async def requests(data: bytes, cuts: list[int], seen: Seen) -> None:
+    """A client's bytes: nothing reaches the engine that the strict reading does not hold, however they are split, and
+    whatever heads were seen before.
+    """
+    reading = strict.read(data, MODEL)
+    outcome = await play(data, cuts, seen)
+    plain = await play(data, [], _Forgetful())
+    expected = [
+        (b"POST %b HTTP/1.1\r\nhost: 127.0.0.1:1\r\n" % target, b"content-length: %d\r\n\r\n%b" % (len(body), body))
+        for target, body in reading.requests
+    ]
+    for which in (outcome, plain):
+        assert len(which.asked) <= len(expected)
+        for asked, (start, end) in zip(which.asked, expected, strict=False):
+            assert asked.startswith(start), (asked, start)
+            assert asked.endswith(end), (asked, end)
+            assert b"\r\nx-hierarchy-" not in asked.partition(b"\r\n\r\n")[0].lower()
+        if reading.malformed:
+            assert which.state != "open", which
+            assert 400 <= which.statuses[-1] < 500 or which.state == "closed", which
+        if reading.whole and which.state == "open":
+            assert len(which.asked) == len(expected)
+    assert outcome.asked == plain.asked
+    assert outcome.state == plain.state
+    assert outcome.statuses == plain.statuses
+
+
+def _understood(output: bytes) -> Answer | None:
+    """The first final answer in some bytes, if a client can understand them."""
+    found = Answer()
+    parser = httptools.HttpResponseParser(found)
+    try:
+        parser.feed_data(output)
+    except httptools.HttpParserError:
+        return None
+    found.status = parser.get_status_code()
+    return found
+
+
+async def answer(data: bytes, cuts: list[int]) -> None:
+    """An engine's bytes, and its end: what was cut never looks complete, and the connection is none the worse."""
+    memory = MemoryLane()
+    client = memory.connect()
+    client.feed(post())
+    upstream = memory.upstream
+    for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        if begin < end:
+            upstream.feed(data[begin:end])
+    upstream.settle()
+    reused = not upstream.lost and memory.leases == 0
+    upstream.lose()
+    await memory.turn()
+    assert memory.leases == 0
+    output, state = client.transport.output, client.transport.state
+    said = _understood(data)
+    if state == "aborted":
+        return
+    got = _understood(output)
+    assert got is not None, output
+    assert got.complete, output
+    if got.status == 502:
+        assert b"child_failed" in output or b"502" in data
+    elif said is None or not (said.complete or _ends_with_the_connection(said)):
+        assert b"event: error" in got.body or not reused, output
+
+
+def _ends_with_the_connection(said: Answer) -> bool:
+    return not said.get(b"content-length") and not said.get(b"transfer-encoding")
+
+
+def corpus() -> list[bytes]:
+    return [path.read_bytes() for path in sorted(CORPUS.iterdir())]
+
+
+ANSWERS = [
+    answer_of(OK_BODY, b"content-type: application/json"),
+    SSE_HEAD + chunk(event("a")) + chunk(event("b")) + b"0\r\n\r\n",
+    SSE_HEAD + b"5;a=b\r\nda\n\n\n\r\n0\r\nx: y\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + event("a"),
+    b"HTTP/1.0 200 OK\r\n\r\nhello",
+    b"HTTP/1.1 100 Continue\r\n\r\n" + answer_of(),
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    answer_of(b"x", b"keep-alive: timeout=5, max=100", status=b"500 Oops"),
+]
+
+
+def mutate(rng: Random, seeds: list[bytes]) -> tuple[bytes, list[int]]:
+    """One or two seeds with a few accidents, and where to split them."""
+    data = bytearray(b"".join(rng.choices(seeds, k=rng.choice([1, 1, 2, 3]))))
+    for _ in range(rng.choice([0, 1, 1, 2, 3])):
+        at = rng.randrange(len(data) + 1)
+        what = rng.randrange(5)
+        if what == 0:
+            data[at : at + rng.randrange(1, 8)] = b""
+        elif what == 1:
+            data[at:at] = rng.choice(TOKENS)
+        elif what == 2 and at < len(data):
+            data[at] ^= 1 << rng.randrange(8)
+        elif what == 3:
+            end = min(len(data), at + rng.randrange(1, 60))
+            data[at:at] = data[at:end]
+        elif at:
+            del data[at:]
+    return bytes(data), sorted(rng.randrange(len(data) + 1) for _ in range(rng.choice([0, 0, 1, 3])))

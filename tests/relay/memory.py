@@ -1,0 +1,139 @@
+"""A lane without sockets: real protocol objects on transports that only remember. Clock, bytes and the loop's turns are
+the test's, so that a test can stand between any two callbacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from hierarchy.config import Settings
+from hierarchy.dispatch import Dispatch
+from hierarchy.metrics import Metrics
+from hierarchy.registry import Registry
+from hierarchy.relay.lane import Lane
+from hierarchy.relay.protocol import LaneProtocol
+from hierarchy.relay.upstream import Upstream
+from hierarchy.status import ModelStatus, NodeStatus
+from hierarchy.wire import Identity
+from tests.relay.support import MODEL, OK_BODY, FakeTransport, answer
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+async def ok_app(scope: Any, receive: Receive, send: Send) -> None:
+    """Answers every request at once."""
+    fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(OK_BODY))]
+    await send({"type": "http.response.start", "status": 200, "headers": fields})
+    await send({"type": "http.response.body", "body": OK_BODY})
+
+
+class Link:
+    """A client's connection, or one to the engine: a protocol object and its transport."""
+
+    def __init__(self, protocol: Any) -> None:
+        self.protocol = protocol
+        self.transport = FakeTransport()
+        self.lost = False
+        protocol.connection_made(self.transport)
+
+    def feed(self, data: bytes) -> None:
+        """Bytes come in, unless nobody reads any more."""
+        if not self.transport.is_closing():
+            self.protocol.data_received(data)
+
+    def lose(self, error: Exception | None = None) -> None:
+        """The connection is gone, once."""
+        if not self.lost:
+            self.lost = True
+            self.transport.state = "closed"
+            self.protocol.connection_lost(error)
+
+    def settle(self) -> None:
+        """What asyncio does in its next turn after a close or an abort."""
+        if self.transport.is_closing():
+            self.lose()
+
+
+class MemoryLane:
+    """One node's lane above one engine, whose connections (`upstreams`) are ready without being dialled."""
+
+    def __init__(self, app: Any = ok_app, connections: int = 1, **settings: Any) -> None:
+        self.now = 0.0
+        self.loop = asyncio.get_running_loop()
+        registry = Registry(Identity("n", "http://n", "i"), lambda: self.now)
+        self.child = registry.declare("e", "http://127.0.0.1:1", "openai")
+        registry.report(self.child, NodeStatus((ModelStatus(MODEL),), 1.0))
+        made = Settings.model_validate(settings)
+        dispatch = Dispatch(registry, "shortest_queue", Random(0))
+        self.lane = Lane(registry, dispatch, Metrics(), made, lambda secret, seq: False, lambda: self.now)
+        self.pool = self.lane.pool(self.child)
+        self.state = ServerState()
+        self.config = uvicorn.Config(app, http=self.lane.protocol_factory(), ws="none", log_config=None)  # type: ignore[arg-type]
+        self.upstreams: list[Link] = []
+        for _ in range(connections):
+            self.add_upstream()
+
+    def add_upstream(self) -> Link:
+        upstream = Link(Upstream(self.pool))
+        self.upstreams.append(upstream)
+        self.pool.put(upstream.protocol)
+        return upstream
+
+    def connect(self) -> Link:
+        protocol = self.lane.protocol_factory()(
+            config=self.config, server_state=self.state, app_state={}, _loop=self.loop
+        )
+        return Link(protocol)
+
+    @property
+    def upstream(self) -> Link:
+        return self.upstreams[-1]
+
+    def requests(self) -> list[bytes]:
+        """What was written to the engine, connection by connection."""
+        return [link.transport.output for link in self.upstreams if link.transport.output]
+
+    def answer_all(self, data: bytes = answer()) -> list[bytes]:
+        """Let the engine answer whatever it was asked; returns what that was."""
+        asked = []
+        for link in self.upstreams:
+            if link.transport.output:
+                asked.append(link.transport.output)
+                link.transport.written.clear()
+                link.feed(data)
+        return asked
+
+    def sweep(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.lane.sweep(self.state.connections)
+
+    async def turn(self) -> None:
+        """Let everything run that waits for its turn in the loop."""
+        for _ in range(4):
+            await asyncio.sleep(0)
+
+    @property
+    def leases(self) -> int:
+        return self.child.in_flight
+
+
+def in_memory(test: Callable[..., Awaitable[None]]) -> Callable[[], None]:
+    """Make a coroutine function a test."""
+
+    def run() -> None:
+        asyncio.run(asyncio.wait_for(test(), 10.0))
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+def protocol_of(link: Link) -> LaneProtocol:
+    assert isinstance(link.protocol, LaneProtocol)
+    return link.protocol

@@ -1,0 +1,142 @@
+"""Heads that were seen before: remembered only as they were taken, and with the same outcome as parsed ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from hierarchy.errors import BadRequest
+from hierarchy.relay.seen import MAX_HEADS, RequestHead, Seen, split
+from tests.relay.memory import MemoryLane, in_memory
+from tests.relay.support import answer
+
+BODY = b'{"model":"m"}'
+LINE = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n"
+
+
+def request(*lines: bytes, body: bytes = BODY) -> bytes:
+    return LINE + b"".join(line + b"\r\n" for line in lines) + b"content-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def test_split_takes_the_numbers_out_and_nothing_else() -> None:
+    one, two = split(request(b"x: 1")), split(request(b"x: 1", body=BODY + b" " * 990))
+    assert one is not None
+    assert two is not None
+    assert one.key == two.key == LINE + b"x: 1\r\ncontent-length: "
+    assert (one.length, two.length) == (13, 1003)
+    assert one.seq == -1
+    assert request(b"x: 1")[one.end :] == BODY
+
+
+def test_split_takes_a_parents_number_that_stands_before_the_length() -> None:
+    found = split(request(b"x: 1", b"x-hierarchy-seq: 77"))
+    assert found is not None
+    assert (found.seq, found.length) == (77, 13)
+    assert found.key == LINE + b"x: 1\r\nx-hierarchy-seq: \r\ncontent-length: "
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        LINE,
+        LINE + b"\r\n",
+        LINE + b"content-length:5\r\n\r\n",
+        LINE + b"content-length: +5\r\n\r\n",
+        LINE + b"content-length: 5 \r\n\r\n",
+        LINE + b"x-content-length: 5\r\n\r\n",
+        LINE + b"content-length: 5\n\r\n\r\n",
+        LINE + b"x: %b\r\ncontent-length: 5\r\n\r\n" % (b"y" * 3000),
+    ],
+)
+def test_what_is_written_in_an_unusual_way_is_left_to_the_parser(data: bytes) -> None:
+    assert split(data) is None
+
+
+def test_the_memory_is_bounded() -> None:
+    seen = Seen()
+    head = RequestHead("openai", b"/v1/x", b"", False, True, False, True, b"", "", 0)
+    for number in range(3 * MAX_HEADS):
+        seen.add(b"%d" % number, head)
+    assert seen.get(b"0") is None
+    assert seen.get(b"%d" % (3 * MAX_HEADS - 1)) is head
+    assert len(seen) <= MAX_HEADS
+
+
+@in_memory
+async def test_a_remembered_head_sends_the_same_to_the_engine_with_its_own_length() -> None:
+    memory = MemoryLane()
+    client = memory.connect()
+    client.feed(request(b"Accept: */*", b"Connection: keep-alive, x-hop", b"x-hop: 1"))
+    (first,) = memory.answer_all()
+    assert len(memory.lane.seen) == 1
+    client.feed(request(b"Accept: */*", b"Connection: keep-alive, x-hop", b"x-hop: 1"))
+    (second,) = memory.answer_all()
+    assert second == first
+    longer = BODY + b" " * 100
+    client.feed(request(b"Accept: */*", b"Connection: keep-alive, x-hop", b"x-hop: 1", body=longer))
+    (third,) = memory.answer_all()
+    assert third == first.replace(b"content-length: 13", b"content-length: 113") + b" " * 100
+    assert len(memory.lane.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (request(b"expect: 100-continue"), "the client waits for an answer to its head"),
+        (request(b"connection: close"), "nothing follows on this connection"),
+        (request().replace(b"HTTP/1.1", b"HTTP/1.0"), "the same"),
+        (request(b"x-hierarchy-auth: s", b"x-hierarchy-seq: 1", b"x: y"), "its number would be remembered with it"),
+        (request(b"content-length: 13"), "it is refused"),
+        (request(b"transfer-encoding: chunked"), "it is refused"),
+        (request() + request(), "what is behind it was parsed with it"),
+        (request().replace(b"POST /v1/completions", b"POST /elsewhere"), "it is the app's"),
+    ],
+)
+def test_heads_that_are_not_remembered(data: bytes, why: str) -> None:
+    @in_memory
+    async def play() -> None:
+        memory = MemoryLane()
+        memory.connect().feed(data)
+        assert len(memory.lane.seen) == 0, why
+
+    play()
+
+
+@in_memory
+async def test_a_remembered_head_over_the_bodys_limit_is_refused_and_the_connection_ends() -> None:
+    memory = MemoryLane(max_body_bytes=1024)
+    client = memory.connect()
+    client.feed(request())
+    memory.answer_all()
+    client.feed(request(body=BODY + b" " * 2000))
+    assert b" 413 " in client.transport.output
+    assert client.transport.is_closing()
+    assert memory.leases == 0
+
+
+@in_memory
+async def test_a_function_answers_its_path_at_once_and_in_turn() -> None:
+    memory = MemoryLane()
+
+    def double(body: bytes) -> bytes:
+        if not body.isdigit():
+            raise BadRequest("no number")
+        return b"%d" % (2 * int(body))
+
+    memory.lane.local[b"/double"] = double
+    client = memory.connect()
+    ask = LINE.replace(b"/v1/completions", b"/double") + b"content-length: 2\r\n\r\n"
+    for body in (b"21", b"21", b"no"):
+        client.feed(ask + body)
+    output = client.transport.output
+    assert output.count(b"\r\n\r\n42") == 2
+    assert b" 400 " in output
+    assert b"no number" in output
+    assert memory.requests() == []
+    client.transport.written.clear()
+    client.feed(request() + ask + b"33")
+    assert client.transport.output == b""  # it waits for the answer before it
+    memory.answer_all(answer(b'{"ok":true}'))
+    await memory.turn()
+    assert client.transport.output.endswith(b"\r\n\r\n66")
+    assert not client.transport.is_closing()
