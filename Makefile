@@ -1,6 +1,7 @@
 # make demo         a real language model behind three levels of controllers (ONCE=1: end after the answer)
 # make test         the tests (ARGS="-k name" to choose)
 # make check        formatting, lint, types
+# make bench        how fast it is on this machine, into docs/benchmarks.md (ARGS="--only json", or --help)
 # make clean        remove .venv and what was built
 #
 # Each target sets up .venv by itself and needs nothing but Python 3.11 or newer.
@@ -9,7 +10,7 @@ MIN_PYTHON := 3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check clean
+.PHONY: help demo test check bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,11 +27,14 @@ check: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
+bench: .venv/.demo
+	@$(BIN)/python tools/bench/run.py $(ARGS)
+
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A virtual environment knows its own path and its Python's: one that was moved, or whose Python is gone, is made anew.
-ifneq ($(filter demo test check,$(MAKECMDGOALS)),)
+ifneq ($(filter demo test check bench,$(MAKECMDGOALS)),)
 ifneq ($(shell test "`cat .venv/.path 2>/dev/null`" = "$(CURDIR)" && $(BIN)/python -c "print('usable')" 2>/dev/null),usable)
 .PHONY: .venv/.path
 endif

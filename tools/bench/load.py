@@ -1,0 +1,216 @@
+"""The clients: connections in a closed loop on uvloop, and what they see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, cast
+from urllib.parse import urlsplit
+
+#: of this run alone: clients of OpenAI's API always send a key, and LiteLLM does not start without
+KEY = f"sk-{secrets.token_hex(32)}"
+ANSWER_DEADLINE_S = 60.0
+PAUSE_S = 0.05  # after an error, so that a router that refuses is not hammered
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
+
+
+@dataclass
+class Sample:
+    """What was seen in one stretch of time. Seconds."""
+
+    answers: int = 0
+    chunks: int = 0  # SSE events
+    ttft_s: list[float] = field(default_factory=list)  # from sending the request to the first body byte
+    gaps_s: list[float] = field(default_factory=list)  # between two reads of one answer
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+def chat(model: str, *, stream: bool, size: int = 1024, user: str = "") -> bytes:
+    """The body of a chat request of about `size` bytes; the prompt is prose with line breaks and quotes in it."""
+    fields = {"model": model, "stream": stream, "max_tokens": 128, **({"user": user} if user else {})}
+    prose = 'The quick brown fox said: "Jump over the lazy dog."\n'
+    empty = len(json.dumps({**fields, "messages": [{"role": "user", "content": ""}]}))
+    text = prose * max(1, (size - empty) // len(json.dumps(prose)[1:-1]))
+    return json.dumps({**fields, "messages": [{"role": "user", "content": text}]}).encode()
+
+
+def post(url: str, path: str, body: bytes) -> bytes:
+    """A whole POST request."""
+    head = f"POST {path} HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\nauthorization: Bearer {KEY}\r\n"
+    return f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def completion(url: str, model: str = "bench", *, stream: bool = False, size: int = 1024, user: str = "") -> bytes:
+    """A whole chat request."""
+    return post(url, "/v1/chat/completions", chat(model, stream=stream, size=size, user=user))
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection with one request at a time. What it sees goes into `sample`."""
+
+    __slots__ = ("_began", "_head", "_left", "_status", "_tail", "_waiter", "last", "sample", "started", "transport")
+
+    def __init__(self, sample: Sample) -> None:
+        self.sample = sample
+        self.transport = cast(asyncio.Transport, None)
+        self.last = 0.0  # when something came; 0: nothing of this answer's body yet
+        self.started: asyncio.Future[None] | None = None  # done at the first body byte
+        self._waiter: asyncio.Future[int] | None = None
+        self._head: bytes | None = b""
+        self._began = 0.0
+        self._left: int | None = 0  # bytes of body still to come; None: chunked
+        self._status = 0
+        self._tail = b""
+
+    @classmethod
+    async def open(cls, url: str, sample: Sample) -> Connection:
+        """Connect. Raises OSError."""
+        host, _, port = urlsplit(url).netloc.partition(":")
+        loop = asyncio.get_running_loop()
+        return (await loop.create_connection(lambda: cls(sample), host, int(port)))[1]
+
+    def ask(self, request: bytes) -> asyncio.Future[int]:
+        """Send a request; the future is the status, at the end of the answer, or a ConnectionError."""
+        loop = asyncio.get_running_loop()
+        self._waiter, self.started = loop.create_future(), loop.create_future()
+        self._head, self._tail, self.last = b"", b"", 0.0
+        self._began = time.perf_counter()
+        self.transport.write(request)
+        return self._waiter
+
+    @property
+    def usable(self) -> bool:
+        return not self.transport.is_closing()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for future in (self._waiter, self.started):
+            if future is not None and not future.done():
+                future.set_exception(ConnectionError("the connection was lost"))
+                future.exception()  # it is no news to those who do not wait
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is not None:
+            self._head += data
+            end = self._head.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            data = self._take_head(end)
+        if not data and self._left != 0:
+            return
+        now = time.perf_counter()
+        sample = self.sample
+        if self.last:
+            sample.gaps_s.append(now - self.last)
+        else:
+            sample.ttft_s.append(now - self._began)
+            if self.started is not None and not self.started.done():
+                self.started.set_result(None)
+        self.last = now
+        if self._left is None:
+            sample.chunks += data.count(b"data: {")
+            self._tail = (self._tail + data)[-len(_LAST_CHUNK) :]
+            if self._tail == _LAST_CHUNK:
+                self._done()
+            return
+        self._left -= len(data)
+        if self._left <= 0:
+            self._done()
+
+    def _take_head(self, end: int) -> bytes:
+        """Note the status and the length; returns what is there of the body."""
+        assert self._head is not None
+        head, data = self._head[: end + 2], self._head[end + 4 :]
+        self._head = None
+        self._status = int(head[9:12])
+        length = _LENGTH.search(head)
+        self._left = int(length[1]) if length else None
+        return data
+
+    def _done(self) -> None:
+        self.sample.answers += 1
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(self._status)
+
+
+class Load:
+    """`count` clients, each sending `request(url)` again when the answer is complete, over `urls` in turn.
+
+    over_s: the time over which they begin, so that streams of equal length do not all begin and end together.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], request: Callable[[str], bytes], count: int, *, over_s: float = 0.0
+    ) -> None:
+        self.sample = Sample()
+        self._connections: set[Connection] = set()
+        self._work = [(urls[number % len(urls)], over_s * number / count) for number in range(count)]
+        self._request = request
+        self._users: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._users = [asyncio.create_task(self._user(url, delay_s)) for url, delay_s in self._work]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for user in self._users:
+            user.cancel()
+        await asyncio.gather(*self._users, return_exceptions=True)
+        for connection in self._connections:
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+    def new_sample(self) -> Sample:
+        """Begin to count anew; returns the new, empty sample."""
+        self.sample = Sample()
+        for connection in self._connections:
+            connection.sample = self.sample
+        return self.sample
+
+    async def _user(self, url: str, delay_s: float) -> None:
+        request = self._request(url)
+        await asyncio.sleep(delay_s)
+        connection: Connection | None = None
+        while True:
+            try:
+                if connection is None or not connection.usable:
+                    connection = await Connection.open(url, self.sample)
+                    self._connections.add(connection)
+                async with asyncio.timeout(ANSWER_DEADLINE_S):  # not wait_for: 3.11's may swallow our cancellation
+                    status = await connection.ask(request)
+                problem = "" if status == 200 else f"status {status}"
+            except (OSError, TimeoutError) as error:
+                problem = str(error) or type(error).__name__
+            if problem:
+                self.sample.errors[problem] += 1
+                if connection is not None:
+                    connection.transport.abort()
+                    self._connections.discard(connection)
+                    connection = None
+                await asyncio.sleep(PAUSE_S * random.uniform(1, 2))
+
+
+async def every(count: int, at_once: int, work: Callable[[int], Awaitable[None]]) -> None:
+    """`work(0)` to `work(count - 1)`, `at_once` at a time; the first error ends it."""
+    numbers = iter(range(count))
+
+    async def worker() -> None:
+        for number in numbers:
+            await work(number)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(at_once, count)):
+            group.create_task(worker())

@@ -1,0 +1,135 @@
+"""docs/benchmarks.md: how it was measured, on what, with what switched on, and the figures."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from bench import proc
+from bench.bed import ROOT, find_nginx
+from bench.stage import Scale
+from bench.table import Row, markdown
+from hierarchy.config import Settings
+
+DOCS = ROOT / "docs"
+CHARTS = "benchmarks"  # the folder below docs/
+
+METHOD = """\
+# Benchmarks
+
+    python tools/bench/run.py                        # everything; writes this page
+    python tools/bench/run.py --only json,sse        # part of it, to the terminal alone
+    python tools/bench/run.py --peer vllm-router     # beside other routers, each from PyPI into its own environment
+    python tools/bench/run.py --long                 # open streams are watched for ten minutes
+
+It needs Linux, since it reads /proc. nginx is taken if the machine has it (Debian: `apt install nginx-light`).
+
+## How it is measured
+- **CPU of the router alone**: user and kernel time of its processes and all that they started, from /proc, over a
+  stretch in which all clients are at work, divided by the answers or chunks of that stretch. So the figures say what
+  routing costs, whatever the engines and clients on the same machine need. Three levels are three processes, added up.
+- **Beside nginx**: figures of different machines, or of one noisy machine at different hours, cannot be compared;
+  ratios of one run can. In each round every router is measured once, each round begins with another one, and what
+  stands below is the median of the rounds' ratios. Its configuration is `tools/bench/nginx.conf`: one worker process,
+  keep-alive to clients and engines, no buffering, no access log.
+- **The engines** are two processes of `tools/bench/worker.py`, which answer 1 KB at once, or stream 128 SSE events of
+  200 bytes, 10 ms apart, each stream by its own clock.
+- **Streams begin one after another**, over the length of one stream, and go on so. Time to the first token is that
+  of the first *body* byte, at the client, minus the same for the engines asked directly.
+- **Memory** is the proportional set size of the router's process beyond what it had after some streams had come and
+  gone, for each open stream. The kernel's socket buffers are not in it.
+- **Cancels**: the client closes its connection in mid-stream; client and engine read the same clock.
+- **The slow client** takes 1 KB/s of an answer that its engine sends as fast as it can.
+
+Each peer runs with its own defaults and the policy `round_robin`, behind the same engines.
+"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how a run was made."""
+
+    scale: Scale
+    took_s: float
+    peers: Sequence[str]
+
+    def lines(self) -> list[str]:
+        """For the terminal and the page alike."""
+        scale = self.scale
+        python = f"Python {platform.python_version()}, uvloop {version('uvloop')}, uvicorn {version('uvicorn')}"
+        return [
+            f"hierarchy {version('hierarchy')}{_commit()}; {python}; {_nginx_version()}",
+            proc.machine(),
+            f"medians of {scale.rounds} interleaved rounds of {scale.seconds:g} s, {self.took_s / 60:.0f} min in all"
+            + (f"; peers: {', '.join(self.peers)}" if self.peers else ""),
+        ]
+
+
+def features(settings: Settings) -> list[str]:
+    """What the measured nodes do for each request, from the settings that they run with."""
+    log = "on" if settings.access_log else "off (as nginx's)"
+    return [
+        f"policy `{settings.dispatch}` over each model's load, exact by leases, and corrected by reports",
+        "the model is read from the JSON body at the entry node; below it from a field that the parent authenticates",
+        "metrics: requests by outcome, histograms of time to first byte and of the whole, by model, API and child",
+        f"limits: head {settings.max_head_bytes} bytes and {settings.max_head_fields} fields, body "
+        f"{settings.max_body_bytes} bytes",
+        f"deadlines: connect {settings.connect_timeout_s:g} s, receive {settings.receive_timeout_s:g} s, first byte "
+        f"{settings.first_byte_timeout_s:g} s, idle {settings.idle_timeout_s:g} s",
+        "another child is tried when one fails before the first byte; a cut stream ends with an error event",
+        "strict HTTP: framing of both sides checked, hop-by-hop fields removed, `x-hierarchy-path` added",
+        f"probes of the engines each {settings.probe_interval_s:g} s, reports upward each "
+        f"{settings.report_interval_s:g} s",
+        f"access log: {log}; TLS: off everywhere",
+    ]
+
+
+def page(rows: Sequence[Row], notes: Sequence[str], charts: Mapping[str, str], setting: Setting) -> str:
+    """The whole page."""
+    parts = [METHOD, "## What was switched on\n" + _items(features(Settings()))]
+    parts.append("## Figures\n" + _items(setting.lines()) + "\n" + markdown(rows))
+    if notes:
+        parts.append("Notes:\n\n" + _items(notes))
+    parts.append("\n".join(f"![{Path(name).stem}]({CHARTS}/{name})\n" for name in charts))
+    return "\n".join(parts)
+
+
+def write(rows: Sequence[Row], notes: Sequence[str], charts: Mapping[str, str], setting: Setting) -> Path:
+    """Write the page and its charts, in place of those of the last run."""
+    folder = DOCS / CHARTS
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.svg"):
+        old.unlink()
+    for name, chart in charts.items():
+        (folder / name).write_text(chart)
+    path = DOCS / "benchmarks.md"
+    path.write_text(page(rows, notes, charts, setting))
+    return path
+
+
+def _items(lines: Sequence[str]) -> str:
+    return "".join(f"- {' '.join(line.split())}\n" for line in lines)
+
+
+def _commit() -> str:
+    said = _output("git", "-C", str(ROOT), "describe", "--always", "--dirty=, changed", "--exclude=*")
+    return f" ({said})" if said else ""
+
+
+def _nginx_version() -> str:
+    program = find_nginx()
+    return _output(program, "-v").removeprefix("nginx version: ").replace("/", " ") if program else "no nginx"
+
+
+def _output(*argv: str) -> str:
+    """What a command says, in one line; empty if it fails."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=10, env={**os.environ, "LC_ALL": "C"})
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return " ".join((done.stdout + done.stderr).split()) if done.returncode == 0 else ""

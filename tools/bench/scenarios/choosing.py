@@ -1,0 +1,70 @@
+"""How long choosing takes: the registry, the policy and the lease, without any network."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+
+from bench.stage import Result, Stage
+from bench.table import Row, amount, middle
+from hierarchy.child import Lease
+from hierarchy.dispatch import Dispatch
+from hierarchy.registry import Registry
+from hierarchy.status import ModelKey, ModelStatus, NodeStatus
+from hierarchy.wire import Identity, Registration, WorkerStatus
+
+CHILDREN = 100
+IN_FLIGHT = 400  # leases held meanwhile, so that the children's loads differ and move
+LIMITS_US = {"shortest_queue": 10.0, "p2c": 3.0}
+KEY: ModelKey = ("bench", "openai")
+
+
+async def choosing(stage: Stage) -> Result:
+    """Among 100 children, while other requests begin and end."""
+    rows = []
+    for policy, limit in LIMITS_US.items():
+        stage.say(f"choosing by {policy}")
+        timed = [_time(policy, stage.scale.choices) for _ in range(stage.scale.rounds)]
+        choice, lease = middle([one for one, _ in timed]), middle([other for _, other in timed])
+        detail = f"with its lease and that one's end {amount(lease, 'µs')}"
+        rows.append(Row(f"choosing among {CHILDREN} children, {policy}", choice, "µs", limit, detail))
+    return Result(rows)
+
+
+def _time(policy: str, times: int) -> tuple[float, float]:
+    """µs of a choice alone, and of one with a lease and the end of an older lease."""
+    dispatch = Dispatch(_registry(), policy, random.Random(1))
+    leases: deque[Lease] = deque(dispatch.lease(KEY) for _ in range(IN_FLIGHT))
+    began = time.perf_counter()
+    for _ in range(times):
+        leases.append(dispatch.lease(KEY))
+        leases.popleft().release()
+    whole = time.perf_counter() - began
+    alone = 0.0
+    for _ in range(times):
+        began = time.perf_counter()
+        dispatch.choose(KEY)
+        alone += time.perf_counter() - began
+        leases.append(dispatch.lease(KEY))
+        leases.popleft().release()
+    return 1e6 * alone / times, 1e6 * whole / times
+
+
+def _registry() -> Registry:
+    """Children of different speeds that have all just reported."""
+    registry = Registry(Identity("bench", "http://127.0.0.1:1", "bench"), time.monotonic)
+    for number in range(CHILDREN):
+        model = ModelStatus(*KEY, speed=1.0 + number % 4)
+        status = NodeStatus((model,), model.speed)
+        registry.register(
+            Registration(
+                worker_name=f"http://127.0.0.1:{number + 2}",
+                check_heart_beat=False,
+                worker_status=WorkerStatus(status.model_names, status.speed),
+                node=f"child-{number}",
+                instance=f"{number:016x}",
+                models=list(status.models),
+            )
+        )
+    return registry
