@@ -12,6 +12,7 @@ import uvloop
 
 from hierarchy import logs, topology
 from hierarchy.address import DEFAULT_PORT
+from hierarchy.allocator import keep_freed_memory
 from hierarchy.api import build_app
 from hierarchy.config import NodeConfig, load
 from hierarchy.errors import UsageError
@@ -81,6 +82,7 @@ def from_file(path: Path, name: str | None) -> NodeConfig:
 def run(config: NodeConfig, *, exit_with_parent: bool = False) -> None:
     """Serve until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for running streams."""
     config, sockets = bind(config)
+    keep_freed_memory()
     logs.setup(config.settings.log_format, config.name)
     if exit_with_parent:
         watch_stdin(lambda: os.kill(os.getpid(), signal.SIGTERM))

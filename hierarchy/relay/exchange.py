@@ -42,7 +42,6 @@ class Exchange:
     attempts = 0
     size = 0  # bytes of body that have come
     _model = ""
-    _body = b""
     _lease: Lease | None = None
     _pool: Pool | None = None
     _upstream: Upstream | None = None
@@ -85,9 +84,6 @@ class Exchange:
         self._parts.append(data)
 
     def request_complete(self) -> None:
-        parts = self._parts
-        self._body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts = []
         self.received = True
         if self.my_turn:
             self.go()
@@ -96,10 +92,16 @@ class Exchange:
         """The request is complete and it is its turn."""
         try:
             if not self._model:
-                self._model = model_of(self._body)
+                self._model = model_of(self._body())
             self._attempt()
         except RequestError as error:
             self.fail(error)
+
+    def _body(self) -> bytes:
+        """The body in one piece; below the entry node nobody asks for it, and a long prompt is not copied."""
+        if len(self._parts) != 1:
+            self._parts = [b"".join(self._parts)]
+        return self._parts[0]
 
     # -- attempts --------------------------------------------------------------------------------------------
 
@@ -149,10 +151,10 @@ class Exchange:
                 AUTH, child.secret, MODEL, render.field_value(self._model), HOPS, hops, SEQ, lease.ordinal,
             )  # fmt: skip
         said = self.head
-        head = request_head(child.prefix + said.target, child.authority, said.fields, len(self._body), ours)
+        head = request_head(child.prefix + said.target, child.authority, said.fields, self.size, ours)
         self._sent_at = now = lane.clock()
         self._protocol.deadline = now + lane.settings.first_byte_timeout_s
-        upstream.send(self, head, self._body)
+        upstream.send(self, head, self._parts, self.size)
         if self._protocol.flow.write_paused:  # an earlier answer has not been read yet
             upstream.pause()
 
@@ -195,7 +197,7 @@ class Exchange:
             self._protocol.transport.write(data)
             return
         lane = self._lane
-        self._body = b""  # no attempt can follow
+        self._parts = []  # no attempt can follow
         self._started = True
         lease = self._lease
         assert lease is not None
@@ -349,7 +351,7 @@ class Exchange:
             tally = lane.tally(share)
             tally.done(self._outcome)
             tally.total.observe(lane.clock() - self._started_at)
-        self._body, self._parts = b"", []
+        self._parts = []
         if lane.access_log is not None:
             lane.access_log(self, self._outcome)
         if not gone:

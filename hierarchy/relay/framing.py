@@ -20,7 +20,8 @@ _SIZE_DIGITS = re.compile(rb"[0-9A-Fa-f]{1,15}").fullmatch
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _EXTENSIONS = re.compile(rb"(?:;%b(?:=(?:%b|%b))?)+" % (_TOKEN, _TOKEN, _QUOTED)).fullmatch
-_TRAILER_LINE = re.compile(rb"%b:[\t -~\x80-\xff]*\r\n" % _TOKEN).fullmatch
+# Nothing of a message's framing may stand in its trailers (RFC 9110, section 6.5.1).
+_TRAILER_LINE = re.compile(rb"(?!(?i:content-length|transfer-encoding):)%b:[\t -~\x80-\xff]*\r\n" % _TOKEN).fullmatch
 
 
 class FramingError(HierarchyError):

@@ -27,7 +27,7 @@ class Local(Exchange):
 
     def go(self) -> None:
         try:
-            body = self._handler(self._body)
+            body = self._handler(self._body())
         except RequestError as error:
             self.fail(error)
             return

@@ -44,12 +44,17 @@ class LaneProtocol(Turns):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self._in_head = True
         self._taken: RequestHead | None = None  # the lane request that the last read brought
+        self._left = 0  # bytes of body still to come, of a request whose head was known
         self._head_bytes = 0
         self._idle_bytes = 0  # fed since something came of it: the head, or a piece of body
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        if self._left:
+            data = self._take_rest(data)
+            if not data or self._deaf:
+                return
         begun = None
         if not (self._receiving or self.pipeline or self._refusal or self.flow.write_paused or self._at_work):
             begun = split(data)
@@ -57,15 +62,16 @@ class LaneProtocol(Turns):
                 return
         self._parse(data)
         head, self._taken = self._taken, None
-        if begun is None or head is None or len(data) != begun.end + begun.length:
+        if begun is None or head is None or len(data) > begun.end + begun.length:
             return
         if begun.seq >= 0 or not head.auth:  # a parent's number that stands elsewhere would be remembered with it
             self.lane.seen.add(begun.key, head)
 
     def _take_known(self, begun: Split, data: bytes) -> bool:
-        """Take a request that came whole, if its head is one that the parser has taken before."""
+        """Take a request, or its beginning, if its head is one that the parser has taken before."""
         head = self.lane.seen.get(begun.key)
-        if head is None or len(data) != begun.end + begun.length or self.transport.is_closing():
+        left = begun.end + begun.length - len(data)
+        if head is None or left < 0 or self.transport.is_closing():
             return False
         self.cycle = self._running = exchange = self.lane.exchange(self, head)  # type: ignore[assignment]
         exchange.my_turn = True
@@ -76,9 +82,27 @@ class LaneProtocol(Turns):
             exchange.received, exchange.keep_alive = True, False  # as if it had been refused while it came
             exchange.fail(error)
             return True
-        self.deadline = FOREVER
-        exchange.request_complete()
+        if left:
+            self._left, self._receiving, self._incoming = left, True, exchange
+            self.deadline = self.lane.clock() + self.lane.settings.receive_timeout_s
+        else:
+            self.deadline = FOREVER
+            exchange.request_complete()
         return True
+
+    def _take_rest(self, data: bytes) -> bytes:
+        """More of the body of a request whose head was known. Returns what stands behind it."""
+        rest = data[self._left :]
+        if rest:
+            data = data[: self._left]
+        self._left -= len(data)
+        exchange = self._incoming
+        exchange.body_part(data)
+        if not self._left:
+            self._receiving, self._incoming = False, None
+            self.deadline = FOREVER
+            exchange.request_complete()
+        return rest
 
     def _parse(self, data: bytes) -> None:
         self._idle_bytes += len(data)

@@ -86,15 +86,14 @@ class Upstream(asyncio.Protocol):
             self._paused = False
             self.transport.resume_reading()
 
-    def send(self, sink: Sink, head: bytes, body: bytes) -> None:
-        """Write a request; its answer goes to `sink`."""
+    def send(self, sink: Sink, head: bytes, body: list[bytes], size: int) -> None:
+        """Write a request; its answer goes to `sink`. body: in pieces, of `size` bytes together."""
         self._sink = sink
         self._framing = None
-        if len(body) <= JOINED:
-            self.transport.write(head + body)
+        if size <= JOINED:
+            self.transport.write(head + b"".join(body))
         else:  # not joined: a long prompt is not copied once more
-            self.transport.write(head)
-            self.transport.write(body)
+            self.transport.writelines([head, *body])
 
     def abort(self) -> None:
         """Drop the connection at once; the child sees that nobody wants the answer. The sink hears nothing more."""

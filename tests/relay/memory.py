@@ -21,7 +21,7 @@ from hierarchy.relay.protocol import LaneProtocol
 from hierarchy.relay.upstream import Upstream
 from hierarchy.status import ModelStatus, NodeStatus
 from hierarchy.wire import Identity
-from tests.relay.support import MODEL, OK_BODY, FakeTransport, answer
+from tests.relay.raw import MODEL, OK_BODY, FakeTransport, answer
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -137,3 +137,8 @@ def in_memory(test: Callable[..., Awaitable[None]]) -> Callable[[], None]:
 def protocol_of(link: Link) -> LaneProtocol:
     assert isinstance(link.protocol, LaneProtocol)
     return link.protocol
+
+
+def statuses(link: Link) -> list[int]:
+    """Of the answers that a client was sent."""
+    return [int(part[:3]) for part in link.transport.output.split(b"HTTP/1.1 ")[1:]]

@@ -18,7 +18,7 @@ from hierarchy.relay.framing import (
     Length,
     UntilClose,
 )
-from tests.relay.support import Answer, chunk, event
+from tests.relay.raw import Answer, chunk, event
 
 sizes = st.lists(st.integers(0, 60), max_size=12)
 extensions = st.sampled_from([b"", b";a", b";a=b", b';a="b c"'])
@@ -111,6 +111,8 @@ BROKEN = [
     b"5\r\nhello\rX",
     b"0\r\nno field\r\n",
     b"0\r\n: x\r\n",
+    b"0\r\nContent-Length: 0\r\n",
+    b"0\r\nx: y\r\ntransfer-encoding: chunked\r\n",
     b"0\r\n x: y\r\n",
     b"0\r\nx: y\r\n z\r\n",
     b"0\r\nx: y\n",

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.relay.support import BODY, Client, Tree, chunk, post
+from tests.relay.raw import BODY, Client, chunk, post
+from tests.relay.support import Tree
 from tests.relay.test_strict import CHUNKED, FINE, MALFORMED
 from tests.support import eventually, free_port
 

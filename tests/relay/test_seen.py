@@ -7,7 +7,7 @@ import pytest
 from hierarchy.errors import BadRequest
 from hierarchy.relay.seen import MAX_HEADS, RequestHead, Seen, split
 from tests.relay.memory import MemoryLane, in_memory
-from tests.relay.support import answer
+from tests.relay.raw import answer
 
 BODY = b'{"model":"m"}'
 LINE = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n"
@@ -140,3 +140,45 @@ async def test_a_function_answers_its_path_at_once_and_in_turn() -> None:
     await memory.turn()
     assert client.transport.output.endswith(b"\r\n\r\n66")
     assert not client.transport.is_closing()
+
+
+@pytest.mark.parametrize("sizes", [(0, 500, 500), (1, 999), (300, 699, 1), (1000,)])
+@pytest.mark.parametrize("behind", [b"", request()])
+def test_a_body_in_pieces_behind_a_remembered_head(sizes: tuple[int, ...], behind: bytes) -> None:
+    @in_memory
+    async def play() -> None:
+        memory = MemoryLane()
+        client = memory.connect()
+        client.feed(request())
+        memory.answer_all()
+        long = BODY + b" " * (1000 - len(BODY))
+        whole = request(body=long)
+        at = len(whole) - 1000 + sizes[0]
+        client.feed(whole[:at])
+        for size in sizes[1:-1]:
+            assert memory.requests() == []
+            client.feed(whole[at : at + size])
+            at += size
+        client.feed(whole[at:] + behind)
+        (asked,) = memory.answer_all()
+        assert asked.endswith(b"\r\n\r\n" + long)
+        await memory.turn()
+        assert len(memory.answer_all()) == (1 if behind else 0)
+        assert memory.leases == 0
+
+    play()
+
+
+@in_memory
+async def test_a_body_that_stays_away_behind_a_remembered_head_is_given_up() -> None:
+    memory = MemoryLane(receive_timeout_s=5)
+    client = memory.connect()
+    client.feed(request())
+    memory.answer_all()
+    client.transport.written.clear()
+    client.feed(request(body=BODY * 2)[:-5])
+    memory.sweep(6)
+    assert b" 408 " in client.transport.output
+    assert memory.requests() == []
+    memory.sweep(10)
+    assert client.transport.is_closing()

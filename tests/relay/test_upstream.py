@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hierarchy.child import NODE, Child
 from hierarchy.relay.answer import Answer
 from hierarchy.relay.upstream import ENGINE_IDLE_S, JOINED, MAX_HEAD, NODE_IDLE_S, Pool, Upstream
-from tests.relay.support import FakeTransport, answer, chunk
+from tests.relay.raw import FakeTransport, answer, chunk
 from tests.relay.test_framing import sizes, split
 from tests.support import free_port
 
@@ -59,7 +59,7 @@ class Rig:
     def serve(self, upstream: Upstream, data: bytes) -> Sink:
         """One request, answered with `data`."""
         sink = Sink()
-        upstream.send(sink, b"head", b"body")
+        upstream.send(sink, b"head", [b"body"], 4)
         upstream.data_received(data)
         return sink
 
@@ -82,7 +82,7 @@ def test_an_answer_is_the_same_however_it_is_split(case: tuple[bytes, bytes, lis
     rig = Rig()
     upstream, _ = rig.connect()
     sink = Sink()
-    upstream.send(sink, b"", b"")
+    upstream.send(sink, b"", [], 0)
     for piece in split(data, cuts):
         if piece:
             assert "ended" not in sink.said
@@ -100,7 +100,7 @@ def test_an_answer_cut_anywhere_breaks_exactly_once(
     cut = data.draw(st.integers(0, len(whole) - 1))
     upstream, _ = Rig().connect()
     sink = Sink()
-    upstream.send(sink, b"", b"")
+    upstream.send(sink, b"", [], 0)
     for piece in split(whole[:cut], cuts):
         if piece:
             upstream.data_received(piece)
@@ -115,7 +115,7 @@ def test_a_body_without_length_ends_with_the_connection_but_not_with_a_reset() -
     for error, said in ((None, "ended"), (ConnectionResetError(), "broken")):
         upstream, _ = Rig().connect()
         sink = Sink()
-        upstream.send(sink, b"", b"")
+        upstream.send(sink, b"", [], 0)
         upstream.data_received(OK + b"\r\nabc")
         upstream.connection_lost(error)
         assert sink.said == ["started 200", "body", said]
@@ -257,7 +257,7 @@ def test_a_connection_that_ends_between_two_requests_is_called_stale() -> None:
     upstream, _ = rig.connect()
     rig.serve(upstream, answer())
     sink = Sink()
-    upstream.send(sink, b"", b"")
+    upstream.send(sink, b"", [], 0)
     upstream.connection_lost(None)
     assert (sink.said, sink.stale) == (["broken"], True)
 
@@ -282,7 +282,7 @@ def test_a_connection_paused_for_its_client_reads_again_when_it_is_idle() -> Non
     rig = Rig()
     upstream, transport = rig.connect()
     sink = Sink()
-    upstream.send(sink, b"", b"")
+    upstream.send(sink, b"", [], 0)
     upstream.pause()
     assert not transport.reading
     upstream.data_received(answer())  # read before it was paused
@@ -300,7 +300,7 @@ def test_a_client_too_slow_for_the_last_piece_does_not_pause_what_is_already_idl
             super().answer_body(data)
             upstream.pause()
 
-    upstream.send(Slow(), b"", b"")
+    upstream.send(Slow(), b"", [], 0)
     upstream.data_received(answer())
     assert rig.pool.take() is upstream
     assert transport.reading
@@ -310,7 +310,7 @@ def test_long_bodies_are_not_copied_once_more() -> None:
     rig = Rig()
     for body, writes in ((b"x" * JOINED, 1), (b"x" * (JOINED + 1), 2)):
         upstream, transport = rig.connect()
-        upstream.send(Sink(), b"head", body)
+        upstream.send(Sink(), b"head", [body], len(body))
         assert len(transport.written) == writes
         assert b"".join(transport.written) == b"head" + body
 
@@ -319,7 +319,7 @@ def test_a_closed_pool_keeps_nothing() -> None:
     rig = Rig()
     (idle, idle_transport), (busy, busy_transport) = rig.connect(), rig.connect()
     rig.serve(idle, answer())
-    busy.send(Sink(), b"", b"")
+    busy.send(Sink(), b"", [], 0)
     rig.pool.close()
     assert idle_transport.state == "closed"
     assert busy_transport.state == "open"

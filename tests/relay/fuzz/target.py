@@ -16,8 +16,8 @@ import httptools
 from hierarchy.relay.seen import Seen
 from tests.relay.fuzz import strict
 from tests.relay.memory import MemoryLane
-from tests.relay.support import MODEL, OK_BODY, SSE_HEAD, Answer, chunk, event, post
-from tests.relay.support import answer as answer_of
+from tests.relay.raw import MODEL, OK_BODY, SSE_HEAD, Answer, chunk, event, post
+from tests.relay.raw import answer as answer_of
 
 CORPUS = Path(__file__).parent / "corpus"
 TOKENS = [

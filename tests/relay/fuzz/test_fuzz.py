@@ -10,7 +10,7 @@ import pytest
 
 from hierarchy.relay.seen import Seen
 from tests.relay.fuzz import strict, target
-from tests.relay.support import MODEL, post, post_head
+from tests.relay.raw import MODEL, post, post_head
 
 RUNS = 1500  # a round; three rounds
 

@@ -1,0 +1,157 @@
+"""Children that break before the first byte: another is asked, or the client is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.relay.raw import OK_BODY, SSE_HEAD, answer, chunk, event, post
+from tests.relay.support import CLOSE, HOLD, RESET, Tree, World, tree
+
+MALFORMED: dict[str, list[bytes | str]] = {
+    "nonsense": [b"hello\r\n\r\n"],
+    "a request": [b"GET / HTTP/1.1\r\n\r\n"],
+    "length and chunked": [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"],
+    "two lengths": [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello"],
+    "an odd length": [b"HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\nhello"],
+    "an unknown coding": [b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"],
+    "LF only": [b"HTTP/1.1 200 OK\ncontent-length: 5\n\nhello\r\n\r\n"],
+    "obs-fold": [b"HTTP/1.1 200 OK\r\nx: a\r\n b\r\n\r\n"],
+    "NUL": [b"HTTP/1.1 200 OK\r\nx: \0\r\n\r\n"],
+    "101": [b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"],
+    "a head too large": [b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000 + b"\r\n\r\n"],
+    "a head without end": [b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000, HOLD],
+    "bad chunks": [SSE_HEAD + b"zz\r\n"],
+    "closed": [CLOSE],
+    "reset": [RESET],
+    "closed in the head": [b"HTTP/1.1 200 OK\r\nconte", CLOSE],
+    "reset in the head": [b"HTTP/1.1 200 OK\r\nconte", RESET],
+    "closed behind the head": [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", CLOSE],
+    "reset behind the head": [SSE_HEAD, RESET],
+    "closed behind an interim answer": [b"HTTP/1.1 100 Continue\r\n\r\n", CLOSE],
+}
+
+
+@pytest.mark.parametrize("script", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_child_that_breaks_before_the_first_byte_gives_502(chain: Tree, script: list[bytes | str]) -> None:
+    chain.world.call(lambda: setattr(chain.engine, "otherwise", script))
+    with chain.client() as client:
+        client.send(post())
+        answered = client.read_answer()
+        assert answered.status == 502
+        assert answered.error["code"] == "child_failed"
+        chain.engine.plan()
+        client.send(post())
+        assert client.read_answer().status == 200  # the client's connection is none the worse
+
+
+@pytest.mark.parametrize("script", MALFORMED.values(), ids=MALFORMED.keys())
+def test_another_child_is_asked_if_there_is_one(pair: Tree, script: list[bytes | str]) -> None:
+    for broken in pair.engines:
+        for engine in pair.engines:
+            engine.plan()
+        pair.world.call(lambda broken=broken: setattr(broken, "otherwise", script))
+        before = pair.root.metrics.retries
+        answers = [pair.ask(post()) for _ in range(6)]
+        assert [found.status for found in answers] == [200] * 6
+        if not broken.received:
+            continue  # chance; the other one of the two is next
+        assert pair.root.metrics.retries > before
+        return
+    raise AssertionError("neither engine was asked")
+
+
+@pytest.fixture(scope="module")
+def _pair(world: World) -> Any:
+    with tree(world, engines=2, dispatch="round_robin") as running:
+        yield running
+
+
+@pytest.fixture
+def pair(_pair: Tree) -> Any:
+    yield _pair
+    for engine in _pair.engines:
+        engine.free()
+    _pair.wait_idle()
+    assert _pair.world.problems == []
+
+
+def test_no_answer_starts_twice(pair: Tree) -> None:
+    """A child that broke after its first byte is not replaced: what went out cannot be taken back."""
+    for engine in pair.engines:
+        engine.plan()
+        pair.world.call(lambda engine=engine: setattr(engine, "otherwise", [SSE_HEAD, chunk(event("a")), RESET]))
+    answered = pair.ask(post())
+    assert answered.body.count(b"data: a") == 1
+    assert answered.body.count(b"event: error") == 1
+    assert sum(len(engine.received) for engine in pair.engines) == 1
+
+
+def test_a_keep_alive_that_ends_between_two_requests_costs_nothing(single: Tree) -> None:
+    """The engine is the only one there is, and closes as it sees the next request: it is asked again."""
+    for end in (CLOSE, RESET):
+        single.engine.plan([answer()], [end], [answer(b"again")])
+        assert single.ask(post()).body == OK_BODY
+        assert single.ask(post()).body == b"again"
+        first, second, third = (received.connection for received in single.engine.received)
+        assert first == second != third
+
+
+def test_an_engine_that_closes_each_time_gives_502_in_the_end(single: Tree) -> None:
+    single.engine.plan([answer()])
+    assert single.ask(post()).status == 200
+    single.world.call(lambda: setattr(single.engine, "otherwise", [CLOSE]))
+    assert single.ask(post()).status == 502
+    assert len(single.engine.received) == 3  # the first request, a stale connection, a new one
+
+
+def test_a_keep_alive_that_ended_while_idle_is_noticed_before(chain: Tree) -> None:
+    chain.engine.plan([answer(), CLOSE])
+    assert chain.ask(post()).status == 200
+    pool = chain.nodes[-1].lane.pool(chain.child())
+    chain.world.eventually(lambda: not pool.idle, "the close to be seen")
+    assert chain.ask(post()).status == 200
+    first, second = chain.engine.received
+    assert first.connection != second.connection
+
+
+def test_llamacpp_s_hundred_requests_on_a_connection(single: Tree) -> None:
+    fields = b"Keep-Alive: timeout=5, max=100"
+    single.engine.plan(*[[answer(OK_BODY, fields)]] * 99, [answer(OK_BODY, b"Connection: close"), CLOSE])
+    with single.client() as client:
+        for _ in range(150):
+            client.send(post())
+            assert client.read_answer().status == 200
+    numbers = [received.connection for received in single.engine.received]
+    assert len(set(numbers[:100])) == 1
+    assert set(numbers[100:]).isdisjoint(numbers[:100])
+
+
+def test_an_early_answer_is_passed_on_and_the_connection_dropped(chain: Tree) -> None:
+    """The engine refuses at the head; three megabytes of body are still to be written."""
+    body = b'{"model":"m","x":"' + b"y" * 3_000_000 + b'"}'
+    refusal = answer(b"too long", status=b"413 Too Large")
+    for script in ([refusal, CLOSE], [refusal, HOLD]):
+        chain.engine.plan()
+        chain.world.call(lambda script=script: setattr(chain.engine, "early", script))
+        with chain.client() as client:
+            client.send(post(body))
+            answered = client.read_answer()
+            assert (answered.status, answered.body) == (413, b"too long")
+            chain.world.call(lambda: chain.engine.surplus.clear())
+            client.send(post())
+            assert client.read_answer().status == 200
+    chain.world.call(lambda: chain.engine.surplus.clear())  # the part of the body that HOLD saw
+
+
+def test_bytes_behind_an_answer_reach_nobody(chain: Tree) -> None:
+    for first in (answer(), SSE_HEAD + chunk(event("a")) + b"0\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n"):
+        chain.engine.plan([first + answer(b"not asked for")])
+        with chain.client() as client:
+            client.send(post())
+            client.read_answer()
+            client.send(post())
+            assert client.read_answer().body == OK_BODY
+        one, two = (received.connection for received in chain.engine.received)
+        assert one != two

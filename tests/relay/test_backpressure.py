@@ -1,0 +1,141 @@
+"""Clients that read slowly, or not at all: what is held for them is bounded, and nobody else waits."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+from hierarchy.relay.protocol import LaneProtocol
+from hierarchy.relay.turns import HIGH_WATER, MAX_WAITING, MAX_WAITING_BYTES
+from tests.relay.raw import BODY, SSE_HEAD, Client, answer, chunk, post
+from tests.relay.support import HOLD, Tree
+
+UVLOOP_READ = 256_000  # bytes that uvloop reads at once
+BUFFERED = 256 * 1024
+
+
+def slow_client(running: Tree) -> tuple[Client, LaneProtocol]:
+    """A client with small buffers in the kernels of both sides, and its connection."""
+    client = Client(running.port, receive_buffer=32 * 1024)
+    name = client.sock.getsockname()
+    (connection,) = running.world.eventually(lambda: [one for one in running.connections() if one.client == name])
+    sock = connection.transport.get_extra_info("socket")
+    running.world.call(lambda: sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024))
+    return client, connection
+
+
+def test_a_slow_client_pauses_the_engine_and_little_is_held(chain: Tree) -> None:
+    """The kernels' own buffers come on top; on this side of them at most 256 KiB are held at each level."""
+    blocks, sent = 4000, 0  # far more than the kernel holds on the way
+    block = chunk(b"x" * 65536)
+
+    def script() -> Iterator[bytes]:
+        nonlocal sent
+        yield SSE_HEAD
+        while sent < blocks:
+            sent += 1
+            yield block
+        yield b"0\r\n\r\n"
+
+    chain.engine.plan(script())
+    client, _ = slow_client(chain)
+    with client:
+        client.send(post())
+
+        def every_level_waits() -> bool:
+            connections = [one for level in range(3) for one in chain.connections(level)]
+            assert max(one.transport.get_write_buffer_size() for one in connections) <= BUFFERED
+            return sum(one.flow.write_paused for one in connections) == 3
+
+        last: list[int] = []
+
+        def the_engine_waits() -> bool:
+            last.append(sent)
+            return every_level_waits() and last[-50:] == [sent] * 50
+
+        chain.world.eventually(the_engine_waits)
+        assert sent < blocks
+        assert chain.ask(post()).status == 200  # nobody else waits
+        client.read_head()
+        got = len(client.buffer)
+        while not client.buffer.endswith(b"\r\n0\r\n\r\n"):
+            client.buffer = client.read()
+            got += len(client.buffer)
+            if got % 100 == 0:
+                chain.world.call(every_level_waits)
+        assert got == blocks * len(block) + len(b"0\r\n\r\n")
+
+
+def test_the_limit_holds_for_one_read_more() -> None:
+    assert HIGH_WATER + UVLOOP_READ <= BUFFERED
+
+
+def test_pipelining_without_reading_holds_no_more(single: Tree) -> None:
+    """The next answer is not fetched while the last one is not read, whoever gives it."""
+    count, size = 30, 1_000_000
+    single.world.call(lambda: setattr(single.engine, "otherwise", [answer(b"x" * size)]))
+    client, connection = slow_client(single)
+    with client:
+        client.send(post() * count)
+        single.world.eventually(lambda: connection.flow.write_paused, "the client to be too slow")
+        assert len(single.engine.received) < count / 2
+        for _ in range(count):
+            assert single.world.call(connection.transport.get_write_buffer_size) <= BUFFERED
+            assert len(client.read_answer().body) == size
+    assert len(single.engine.received) == count
+
+
+def test_failing_without_reading_holds_no_more(single: Tree) -> None:
+    """Errors of our own wait for the client too: each is ten times as long as the request that asks for it."""
+    failing, count = b"POST /v1/x HTTP/1.1\r\nhost: a\r\n\r\n", 30_000
+    client, connection = slow_client(single)
+    with client:
+        sender = threading.Thread(target=lambda: client.send(failing * count), daemon=True)
+        sender.start()
+        single.world.eventually(lambda: connection.flow.write_paused, "the client to be too slow")
+        most = 0
+        for number in range(count):
+            if number % 500 == 0:
+                most = max(most, single.world.call(connection.transport.get_write_buffer_size))
+                assert len(connection.pipeline) <= MAX_WAITING + UVLOOP_READ / len(failing)
+            assert client.read_answer().status == 400
+        assert most <= BUFFERED
+        sender.join()
+
+
+def test_large_requests_that_wait_are_not_all_taken_in(single: Tree) -> None:
+    single.engine.plan([HOLD, answer()])
+    body = b'{"model":"m","x":"' + b"y" * 8_000_000 + b'"}'
+    with single.client() as client:
+        client.send(post())
+        single.world.eventually(lambda: single.engine.received)
+        sender = threading.Thread(target=lambda: client.send(post(body) * 3), daemon=True)
+        sender.start()
+        name = client.sock.getsockname()
+        (connection,) = [one for one in single.connections() if one.client == name]
+        single.world.eventually(lambda: connection.flow.read_paused)
+        assert connection.pipeline[0][0].size <= MAX_WAITING_BYTES + UVLOOP_READ
+        assert len(connection.pipeline) == 1
+        single.engine.release()
+        assert [client.read_answer().status for _ in range(4)] == [200] * 4
+        sender.join()
+    assert [len(received.body) for received in single.engine.received] == [len(BODY)] + [len(body)] * 3
+
+
+def test_a_client_that_stops_reading_is_dropped_at_last(single: Tree) -> None:
+    idle = single.root.settings.idle_timeout_s
+    single.engine.plan([answer(b"x" * 30_000_000), HOLD])
+    client, connection = slow_client(single)
+    with client:
+        client.send(post())
+        single.world.eventually(lambda: connection.flow.write_paused, "the client to be too slow")
+        for _ in range(3):  # it reads a little each time
+            before = single.world.call(connection.transport.get_write_buffer_size)
+            while single.world.call(connection.transport.get_write_buffer_size) == before:
+                assert client.read()
+            single.forward(idle * 0.9)
+        assert not single.world.call(connection.transport.is_closing)
+        single.forward(idle + 1)
+        single.forward(idle + 1)
+        single.world.eventually(lambda: connection not in single.connections(), "the client to be dropped")
