@@ -1,7 +1,7 @@
 """One setting of the C library's allocator, without which a long prompt costs twice the CPU.
 
-glibc gives large blocks back to the kernel as soon as they are free, and the next body of a few hundred KB is faulted in
-again, page by page. A relay frees and takes such blocks with every long prompt, so it keeps some.
+glibc gives large blocks back to the kernel as soon as they are free, and the next body of a few hundred KB is faulted
+in again, page by page. A relay frees and takes such blocks with every long prompt, so it keeps some.
 
 Source: mallopt(3).
 """
