@@ -75,6 +75,7 @@ class Uplink:
         self.parent = parent
         self.registered = False
         self.seen = 0
+        self._seen_lately = 0  # since the last registration was sent
         self._identity = identity
         self._source = source
         self._http = http
@@ -95,6 +96,7 @@ class Uplink:
         if not hmac.compare_digest(secret, self._secret):
             return False
         self.seen = max(self.seen, seq)
+        self._seen_lately = max(self._seen_lately, seq)
         return True
 
     async def run(self) -> None:
@@ -128,6 +130,7 @@ class Uplink:
 
     async def _register(self) -> None:
         status, children = self._source.status(), self._source.children()
+        self._seen_lately = 0
         message = Registration(
             worker_name=self._identity.url,
             check_heart_beat=True,
@@ -141,7 +144,7 @@ class Uplink:
         accepted = Accepted(interval_s=PLAIN_INTERVAL_S) if answer is None else self._understand(answer)
         if accepted.instance != self._parent_instance:
             self._parent_instance = accepted.instance
-            self.seen = 0  # it counts anew
+            self.seen = self._seen_lately  # it counts anew, and may have begun before its answer reached us
         self._interval_s = accepted.interval_s
         self._sent, self._known = status, children
         self.registered = True

@@ -219,6 +219,23 @@ def test_a_parent_that_restarted_counts_its_requests_anew() -> None:
     assert bench.uplink.seen == 0
 
 
+def test_a_request_that_comes_before_the_registrations_answer_is_not_forgotten() -> None:
+    bench = Bench()
+    bench.run(0.1)
+    secret = bench.table.children["site-a"].secret
+    assert bench.uplink.believes(secret, 500)
+
+    def restarted(path: str, message: dict[str, Any]) -> Any:
+        if "beat" in path:
+            return {"exist": False}
+        bench.uplink.believes(secret, 1)  # the new parent is quick
+        return {"node": "root", "instance": "root-2", "interval_s": 1.0}
+
+    bench.answer = restarted
+    bench.run(5)
+    assert bench.uplink.seen == 1
+
+
 steps = st.lists(st.tuples(subtrees, st.sampled_from(["fine", "before", "after", "forgot"])), max_size=10)
 
 
