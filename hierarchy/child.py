@@ -104,6 +104,7 @@ class Child:
         self.ejected_until = -math.inf
         self.ejected_why = ""
         self.draining = False
+        self.left_at: float | None = None  # it left, or was dropped: remembered for a while, never chosen
         self.seq = -1
         self.shares: dict[ModelKey, Share] = {}
         self.total = Load()
@@ -132,7 +133,9 @@ class Child:
     # -- health ----------------------------------------------------------------------------------------------
 
     def state(self, now: float) -> str:
-        """`up`, `starting`, `down`, `silent`, `ejected` or `draining`."""
+        """`up`, `starting`, `down`, `silent`, `ejected`, `draining` or `gone`."""
+        if self.left_at is not None:
+            return "gone"
         if self.down is not None:
             return "down"
         if self.draining:
@@ -146,6 +149,8 @@ class Child:
     def detail(self, now: float) -> str:
         """Why the state is not `up`, in words; else empty."""
         state = self.state(now)
+        if state == "gone" and self.left_at is not None:
+            return f"left, or fell silent, {now - self.left_at:.0f} s ago"
         if state == "down":
             return self.down or ""
         if state == "ejected":

@@ -72,7 +72,7 @@ class Metrics:
     def __init__(self, gauges: Callable[[], Iterable[Sample]] = lambda: ()) -> None:
         self.gauges = gauges
         self.tallies: dict[tuple[str, str, str], Tally] = {}
-        self.refused: dict[str, int] = {}  # requests that never reached a child, by error code
+        self.refused: dict[str, int] = {}  # requests answered with an error of our own, by its code
         self.retries = 0
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -86,7 +86,7 @@ class Metrics:
         return tally
 
     def refuse(self, code: str) -> None:
-        """A request was answered with an error of our own before any child had it."""
+        """A request was answered with an error of our own."""
         self.refused[code] = self.refused.get(code, 0) + 1
 
     def render(self) -> bytes:
@@ -101,7 +101,7 @@ class Metrics:
         """For prometheus_client."""
         labels = ("model", "api", "child")
         requests = CounterMetricFamily(
-            "hierarchy_requests", "Requests sent to a child, by how they ended.", labels=(*labels, "outcome")
+            "hierarchy_requests", "Attempts at a child, by how they ended.", labels=(*labels, "outcome")
         )
         ttft = HistogramMetricFamily(
             "hierarchy_time_to_first_byte_seconds", "From sending a request to its first body byte.", labels=labels
@@ -117,7 +117,7 @@ class Metrics:
         refused = CounterMetricFamily("hierarchy_refused", "Requests answered with our own error.", labels=("code",))
         for code, count in self.refused.items():
             refused.add_metric((code,), count)
-        retries = CounterMetricFamily("hierarchy_retries", "Attempts on another child after a failure.")
+        retries = CounterMetricFamily("hierarchy_retries", "Attempts after a failed one.")
         retries.add_metric((), self.retries)
         yield from (requests, ttft, total, refused, retries)
         yield from self._gauge_families()

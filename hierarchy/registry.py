@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 from hierarchy import subtree
 from hierarchy.child import NODE, Child, Share
 from hierarchy.errors import LoopDetected, NameTaken
 from hierarchy.status import Api, ModelKey, NodeStatus, aggregate
 from hierarchy.wire import HeartBeat, Identity, Registration, check_status
+
+REMEMBERED_S = 600.0  # how long a child that left is still shown
 
 
 class Registry:
@@ -27,6 +30,7 @@ class Registry:
         self.identity = identity
         self.max_speed = max_speed
         self.children: dict[str, Child] = {}
+        self.departed: dict[str, Child] = {}  # children that left lately, so that they are missed and not just unknown
         self.generation = 0  # grows whenever the answer to "who may be chosen" may have changed
         self._clock = clock
         self._available: dict[ModelKey, tuple[int, float, list[Share]]] = {}
@@ -66,6 +70,7 @@ class Registry:
             child = self.children[name] = Child(name, message.worker_name, NODE if message.node else "fastchat")
         if child.url != message.worker_name.rstrip("/"):
             child.move_to(message.worker_name)
+        self.departed.pop(name, None)
         child.check_heart_beat = message.check_heart_beat
         child.multimodal = message.multimodal
         child.last_seen = now
@@ -149,12 +154,23 @@ class Registry:
         self.generation += 1
         return self.children.pop(name)
 
+    def depart(self, name: str, instance: str | None = None) -> Child | None:
+        """`remove` a child that left, and remember it for a while: it shows as gone, its models get 503, not 404."""
+        child = self.remove(name, instance)
+        if child is not None and (child.shares or child.subtree):
+            child.left_at = self._clock()
+            self.departed[name] = child
+        return child
+
     def sweep(self) -> list[Child]:
         """Forget the children that have been silent for too long; returns them."""
         now = self._clock()
         gone = [child for child in self if now >= child.gone_at]
         for child in gone:
-            self.remove(child.name)
+            self.depart(child.name)
+        for child in list(self.departed.values()):
+            if child.left_at is not None and now >= child.left_at + REMEMBERED_S:
+                del self.departed[child.name]
         return gone
 
     def find(self, name_or_url: str) -> Child | None:
@@ -202,7 +218,8 @@ class Registry:
 
         Nodes below report only what is available; what is not shows in their subtrees.
         """
-        return any(child.serves(model, api) or subtree.lists(child.subtree, model, api) for child in self)
+        known = [*self, *self.departed.values()]
+        return any(child.serves(model, api) or subtree.lists(child.subtree, model, api) for child in known)
 
     def status(self) -> NodeStatus:
         """Our own status: the sum over the children that may be chosen."""
@@ -234,7 +251,7 @@ class Registry:
                 f"{message.node or message.worker_name} cannot register here: this node is itself below it; "
                 "look at `parent` in both configurations"
             )
-        if message.worker_name.rstrip("/") == self.identity.url.rstrip("/"):
+        if _same_place(message.worker_name, self.identity.url):
             raise LoopDetected(
                 f"worker_name {message.worker_name!r} is this node's own address; "
                 "a node cannot register with itself, and each needs an `advertise` of its own"
@@ -264,6 +281,17 @@ class Registry:
             child.subtree = subtree.merge({}, message.children or {})
         elif message.children:
             child.subtree = subtree.merge(child.subtree, message.children)
+
+
+def _same_place(url: str, other: str) -> bool:
+    """Do two URLs lead to one socket, as far as their spelling tells?"""
+    return _place(url) == _place(other)
+
+
+def _place(url: str) -> tuple[str | None, int]:
+    parts = urlsplit(url)
+    host = "localhost" if parts.hostname in ("127.0.0.1", "::1") else parts.hostname
+    return host, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _merge(child: Child, status: NodeStatus) -> NodeStatus:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import signal
 import socket
 import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -17,6 +19,7 @@ from hierarchy.errors import UsageError
 from hierarchy.node import Node
 
 BACKLOG = 4096
+log = logging.getLogger("hierarchy.server")
 
 
 class Server(uvicorn.Server):
@@ -39,6 +42,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        where = ", ".join(f"{host}:{port}" for host, port in self.node.config.listen)
+        log.info("%s %s listens on %s", self.node.identity.name, self.node.identity.version, where)
         await self.node.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -47,6 +52,11 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         self.node.lane.cut_all(self.server_state.connections)
         await self.node.stop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal lets running streams finish, the second does not wait."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -84,6 +84,15 @@ def leaves(subtree: Any, above: str = "", *, up: bool = False) -> Iterator[tuple
             yield f"{above}{name}", entry
 
 
+def all_gone(subtree: Subtree) -> dict[str, Any]:
+    """The subtree of a child that left: nothing is known of it any more, but what it was."""
+    return {
+        name: {**entry, "state": "gone", "detail": "", "children": all_gone(entry.get("children", {}))}
+        for name, entry in subtree.items()
+        if isinstance(entry, Mapping)
+    }
+
+
 def lists(subtree: Subtree, model: str, api: str | None = None) -> bool:
     """Does any engine below list the model, available or not?"""
     return any(serves(entry, model, api) for _, entry in leaves(subtree))

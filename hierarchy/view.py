@@ -24,7 +24,8 @@ class View:
     def children(self) -> dict[str, Any]:
         """The subtree: `{child name: entry}`."""
         now = self._clock()
-        return {child.name: _entry(child, now) for child in self._registry}
+        departed = self._registry.departed.values()
+        return {child.name: _entry(child, now) for child in (*departed, *self._registry)}
 
     def tree(self) -> dict[str, Any]:
         """This node's own entry, with everything below it."""
@@ -79,7 +80,7 @@ def _entry(child: Child, now: float) -> dict[str, Any]:
         "queue_length": status.queue_length,
         "in_flight": child.in_flight,
         "models": [_model(model) for model in status.models],
-        "children": child.subtree,
+        "children": child.subtree if child.left_at is None else subtree.all_gone(child.subtree),
     }
 
 

@@ -13,10 +13,11 @@ ROOT = Path(__file__).parents[1]
 TABLE = {
     0: "address allocator errors lifeline logs metrics source status subtree",
     1: "checks child config processes reach wire",
-    2: "policy registry security topology",
-    3: "engines relay.answer relay.framing relay.head relay.peek relay.render relay.seen relay.upstream view",
+    2: "policy registry topology",
+    3: "engines view relay.answer relay.ending relay.framing relay.head relay.peek relay.render relay.seen "
+    "relay.upstream",
     4: "dispatch health uplink",
-    5: "controller relay.exchange relay.lane relay.link relay.local relay.protocol relay.turns",
+    5: "controller relay.exchange relay.lane relay.local relay.protocol relay.turns",
     6: "node",
     7: "api server",
     8: "cli",

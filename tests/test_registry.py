@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from hierarchy.errors import InvalidField, LoopDetected, NameTaken, RequestError
+from hierarchy.registry import REMEMBERED_S, Registry
 from hierarchy.status import EMPTY, NodeStatus
+from hierarchy.wire import Identity, Registration
 from tests.builders import FASTCHAT, OPENAI, WORKER, Table, model, report, site, status_of, worker
 
 
@@ -34,8 +36,10 @@ def test_a_worker_registers_beats_and_expires_on_fastchats_terms(table: Table) -
     assert table.model_names() == []
     assert table.listed("m")
     assert table.sweep() == [child]
-    assert not table.listed("m")
+    assert (len(table), child.state(table.clock.now), table.listed("m")) == (0, "gone", True)  # missed, not unknown
     assert not table.beat()
+    table.clock.tick(REMEMBERED_S)
+    assert (table.sweep(), table.departed, table.listed("m")) == ([], {}, False)
 
 
 def test_a_worker_that_shall_not_be_checked_never_expires(table: Table) -> None:
@@ -177,11 +181,20 @@ def test_a_declared_engine_keeps_its_name_and_address_even_while_it_is_down(tabl
         site(instance="root-1"),
         site(url="http://root:21001"),
         worker("http://root:21001/"),
+        worker("http://ROOT:21001"),
     ],
-    ids=["below", "itself", "own address", "own address, as a worker"],
+    ids=["below", "itself", "own address", "own address, as a worker", "own address, spelled otherwise"],
 )
 def test_loops_are_refused(table: Table, message: dict[str, Any]) -> None:
     refused(table, message, LoopDetected, "itself")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST"])
+def test_loopback_is_one_place_however_it_is_spelled(host: str) -> None:
+    registry = Registry(Identity("n", "http://localhost:21001", "n-1"), lambda: 0.0)
+    with pytest.raises(LoopDetected):
+        registry.register(Registration(worker_name=f"http://{host}:21001", check_heart_beat=False))
+    registry.register(Registration(worker_name=f"http://{host}:21002", check_heart_beat=False))
 
 
 def test_a_loop_that_closes_later_is_cut(table: Table) -> None:

@@ -40,6 +40,7 @@ STATES = {  # mark and colour
     "silent": ("◌", "red"),
     "down": ("✗", "red"),
     "ejected": ("⊘", "red"),
+    "gone": ("✗", "red"),
     "declared": ("○", "cyan"),
 }
 HEADS = ("", "state", "speed", "queue", "in flight", "models")

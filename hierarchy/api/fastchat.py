@@ -48,7 +48,7 @@ def router(node: Node) -> APIRouter:
     async def deregister_worker(request: Request) -> Response:
         message = await read(request, Deregistration, limit)
         known = registry.find(message.worker_name)
-        child = registry.remove(known.name, message.instance) if known and not known.declared else None
+        child = registry.depart(known.name, message.instance) if known and not known.declared else None
         if child is not None:
             log.info("%s left", child.name)
         return json_response({"exist": child is not None})

@@ -111,6 +111,9 @@ async def openai_models(http: httpx.AsyncClient, url: str) -> list[str]:
     entries = payload.get("data") if isinstance(payload, dict) else None
     if not isinstance(entries, list):
         raise EngineUnreadable(f'{answer.url} is no model list: it has no array "data"')
+    if any(isinstance(entry, dict) and "served_by" in entry for entry in entries):
+        # Taken for an engine, a node could be given its own answers back, and a request would go round for ever.
+        raise EngineUnreadable(f"{url} is a node, not an engine: start it with --parent, or with `parent` in the YAML")
     return model_names(entry.get("id") for entry in entries if isinstance(entry, dict))
 
 

@@ -9,14 +9,16 @@ dialled. The lease is released exactly once, in `_settle`, whatever happens.
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import TYPE_CHECKING
 
 from hierarchy.child import NODE, Child, Lease
-from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestError
+from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestError, Unavailable
 from hierarchy.relay import render
 from hierarchy.relay.answer import Answer
-from hierarchy.relay.framing import Dechunker, Framing, Length, UntilClose
+from hierarchy.relay.ending import error_tail
+from hierarchy.relay.framing import Dechunker
 from hierarchy.relay.head import AUTH, HOPS, MODEL, SEQ, request_head
 from hierarchy.relay.peek import model_of
 from hierarchy.relay.seen import RequestHead
@@ -123,16 +125,20 @@ class Exchange:
             lane.spawn(self._dial(pool, lease))
 
     async def _dial(self, pool: Pool, lease: Lease) -> None:
-        why = ""
+        why, ours = "", False
         try:
             upstream = await pool.dial()
         except OSError as error:
-            upstream, why = None, f"cannot be reached at {pool.child.url}: {_words(error)}"
+            upstream, why = None, f"cannot be reached: {_words(error)}"
+            ours = error.errno in (errno.EMFILE, errno.ENFILE)
         if self._lease is not lease or self.response_complete:  # the client left meanwhile
             if upstream is not None:
                 pool.put(upstream)
         elif upstream is not None:
             self._send(upstream)
+        elif ours:  # which no other child could mend, and none is to blame for
+            log.error("out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)")
+            self.fail(Unavailable("this node is out of file descriptors"))
         else:
             self._lane.registry.eject(pool.child, EJECT_S, why)
             self._try_another(why)
@@ -263,7 +269,7 @@ class Exchange:
         self._protocol.transport.write(
             render.error_answer(error, self.api, self._protocol.server_state.default_headers, close=not self.keep_alive)
         )
-        self._outcome = self._outcome or error.code
+        self._outcome = self._outcome or "refused"
         self._settle()
 
     def client_gone(self) -> None:
@@ -304,36 +310,16 @@ class Exchange:
         """End a started answer that will not be completed; never so that it looks complete."""
         log.warning("answer for model %s cut: %s", self._model, error)
         assert self._answer is not None
-        framing = self._answer.framing
         self._drop_upstream()
         self._outcome = "cut"
         self.keep_alive = False
-        tail = self._error_tail(error, framing)
+        raw = self._dechunk is not None or (self.head.http10 and self._answer.head.kind == "until-close")
+        tail = error_tail(error, self.api, self._answer, rechunked=self._rechunk, raw=raw)
         if tail is None:
             self._protocol.reset()
         else:
             self._protocol.transport.write(tail)
         self._settle()
-
-    def _error_tail(self, error: RequestError, framing: Framing) -> bytes | None:
-        """The bytes that end a stream with an error event; None where its form has no place for one."""
-        assert self._answer is not None
-        if not self._answer.head.is_plain:
-            return None
-        if self.api == "fastchat":
-            filler, event = b"\0", render.fastchat_event(error)
-        elif self._answer.head.is_event_stream:
-            filler, event = b"\n", render.sse_event(error)
-        else:
-            return None
-        if self._rechunk:
-            return b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
-        if self._dechunk is not None or (self.head.http10 and isinstance(framing, UntilClose)):
-            return event
-        if isinstance(framing, Length):
-            return None
-        mended = framing.mend(filler)
-        return None if mended is None else b"%b%x\r\n%b\r\n0\r\n\r\n" % (mended, len(event), event)
 
     def _drop_upstream(self) -> None:
         upstream, self._upstream = self._upstream, None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
+import time
 from collections.abc import Callable
 
 import pytest
@@ -144,6 +146,21 @@ def test_a_client_that_leaves_while_its_child_is_dialled(single: Tree) -> None:
     single.world.eventually(lambda: pool.idle, "the connection to be kept")
     assert single.engine.received == []
     assert single.ask(post()).status == 200
+
+
+def test_running_out_of_descriptors_is_nobody_elses_fault(single: Tree) -> None:
+    pool = single.root.lane.pool(single.child())
+
+    async def dial() -> object:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    single.world.call(lambda: pool.idle.clear())
+    pool.dial = dial  # type: ignore[method-assign,assignment]
+    answered = single.ask(post())
+    assert answered.status == 503
+    assert b"file descriptors" in answered.body
+    assert single.child().available(time.monotonic())
+    assert single.leases() == 0
 
 
 class _Gate:

@@ -79,13 +79,33 @@ def test_a_parent_that_was_restarted_is_refilled(cluster: Cluster) -> None:
     assert site.node.uplinks[0].registered
 
 
-def test_a_node_that_leaves_is_gone_at_once(cluster: Cluster) -> None:
+def test_a_node_that_leaves_is_not_routed_to_but_missed(cluster: Cluster) -> None:
     engine = cluster.engine()
     root = cluster.node("root")
-    site = cluster.node("site", parents=(root.url,), engines=(engine.url,))
+    middle = cluster.node("middle", parents=(root.url,))
+    site = cluster.node("site", parents=(middle.url,), engines=(engine.url,))
     wait_for_model(root.url, "simulated")
     cluster.stop(site)
-    assert "site" not in root.node.registry.children
+    assert "site" not in middle.node.registry.children
+    entry = httpx.get(f"{middle.url}/tree").json()["children"]["site"]
+    assert (entry["state"], entry["children"]["site-1"]["state"]) == ("gone", "gone")
+    for node in (middle, root):
+        eventually(lambda node=node: chat(node.url).status_code == 503, "503: known, but not there now")
+    assert models_at(root.url) == {}
+    cluster.node("site", parents=(middle.url,), engines=(engine.url,))
+    wait_for_model(root.url, "simulated")
+    assert httpx.get(f"{middle.url}/tree").json()["children"]["site"]["state"] == "up"
+
+
+def test_a_node_is_not_taken_for_an_engine(cluster: Cluster) -> None:
+    engine = cluster.engine()
+    above = cluster.node("above", engines=(engine.url,))
+    below = cluster.node("below", parents=(above.url,), engines=(above.url,), kind="openai")
+    wait_for_model(above.url, "simulated")
+    child = below.node.registry.children["below-1"]
+    eventually(lambda: child.down, "the probe to see what it is")
+    assert "is a node, not an engine" in str(child.down)
+    assert models_at(above.url) == {"simulated": ["above-1"]}
 
 
 def test_self_registration_is_refused(cluster: Cluster) -> None:
