@@ -243,7 +243,7 @@ class Uplink:
                 raise _RefusedError("its answer is not JSON; is there a controller at that address?") from None
             answer = None
         if response.status_code != 200:
-            raise _RefusedError(f"it answered {response.status_code}. {_reason(answer)}".rstrip(". "))
+            raise _RefusedError(f"it answered {response.status_code}: {_reason(answer)}".rstrip(": "))
         return answer
 
     def __repr__(self) -> str:

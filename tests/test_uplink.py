@@ -59,7 +59,7 @@ def test_another_reason_is_worth_another_line(caplog: pytest.LogCaptureFixture) 
     bench.run(40)
     assert [record.getMessage() for record in caplog.records] == [
         "cannot register with http://root:21001: connection refused; trying on",
-        "cannot register with http://root:21001: name 'site-a' is taken; trying on",
+        "cannot register with http://root:21001: it answered 409: name 'site-a' is taken; trying on",
     ]
 
 
