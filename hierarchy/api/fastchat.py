@@ -20,6 +20,13 @@ log = logging.getLogger("hierarchy.api")
 def router(node: Node) -> APIRouter:
     """Routes over one node's registry."""
     routes = APIRouter()
+    _for_workers(routes, node)
+    _for_clients(routes, node)
+    return routes
+
+
+def _for_workers(routes: APIRouter, node: Node) -> None:
+    """What children call: to register, to report, to leave."""
     registry, limit = node.registry, node.settings.max_body_bytes
 
     @routes.post("/register_worker")
@@ -52,6 +59,11 @@ def router(node: Node) -> APIRouter:
         if child is not None:
             log.info("%s left", child.name)
         return json_response({"exist": child is not None})
+
+
+def _for_clients(routes: APIRouter, node: Node) -> None:
+    """What clients and other controllers call: to see what there is, and where."""
+    registry, limit = node.registry, node.settings.max_body_bytes
 
     @routes.post("/refresh_all_workers")
     async def refresh_all_workers() -> Response:
@@ -86,5 +98,3 @@ def router(node: Node) -> APIRouter:
     @routes.get("/test_connection")
     async def test_connection() -> Response:
         return json_response("success")
-
-    return routes
