@@ -18,8 +18,7 @@ import msgspec
 
 from hierarchy import subtree
 from hierarchy.errors import BadRequest, InvalidField
-from hierarchy.status import MAX_QUEUE as MAX_QUEUE
-from hierarchy.status import ModelStatus, NodeStatus
+from hierarchy.status import MAX_QUEUE, ModelStatus, NodeStatus
 
 MAX_NAME = 256
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # as in the configuration: never a FastChat worker's URL

@@ -13,8 +13,7 @@ import httpx
 
 from hierarchy.engines.reading import engine_status, model_names, post
 from hierarchy.errors import EngineUnreadable
-from hierarchy.status import NodeStatus
-from hierarchy.wire import MAX_QUEUE
+from hierarchy.status import MAX_QUEUE, NodeStatus
 
 
 class FastChatAdapter:

@@ -15,8 +15,8 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from hierarchy.errors import EngineUnreadable
-from hierarchy.status import Api, ModelStatus, NodeStatus
-from hierarchy.wire import MAX_NAME, MAX_QUEUE
+from hierarchy.status import MAX_QUEUE, Api, ModelStatus, NodeStatus
+from hierarchy.wire import MAX_NAME
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024  # a vLLM with many histograms sends some 100 kB
 

@@ -79,7 +79,7 @@ class LaneProtocol(Turns):
             self._begin(exchange, begun.seq, begun.length)
             exchange.body_part(data[begun.end :])
         except RequestError as error:
-            exchange.received, exchange.keep_alive = True, False  # as if it had been refused while it came
+            exchange.received, exchange.keep_alive = not left, False  # as if it had been refused while it came
             exchange.fail(error)
             return True
         if left:

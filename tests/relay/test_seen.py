@@ -115,6 +115,21 @@ async def test_a_remembered_head_over_the_bodys_limit_is_refused_and_the_connect
 
 
 @in_memory
+async def test_a_refusal_in_mid_body_behind_a_remembered_head_is_not_reset_away() -> None:
+    memory = MemoryLane(max_body_bytes=1024)
+    client = memory.connect()
+    client.feed(request())
+    memory.answer_all()
+    client.feed(request(body=BODY + b" " * 2000)[:-500])
+    assert b" 413 " in client.transport.output
+    assert client.transport.state != "closed"  # what is still on its way is read and thrown away
+    client.feed(b" " * 500)
+    memory.sweep(10)
+    assert client.transport.is_closing()
+    assert memory.leases == 0
+
+
+@in_memory
 async def test_a_function_answers_its_path_at_once_and_in_turn() -> None:
     memory = MemoryLane()
 
