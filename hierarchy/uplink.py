@@ -95,8 +95,10 @@ class Uplink:
         """Is this the secret that we gave to this parent? If so, note the request's number."""
         if not hmac.compare_digest(secret, self._secret):
             return False
-        self.seen = max(self.seen, seq)
-        self._seen_lately = max(self._seen_lately, seq)
+        if seq > self.seen:
+            self.seen = seq
+        if seq > self._seen_lately:
+            self._seen_lately = seq
         return True
 
     async def run(self) -> None:

@@ -57,10 +57,10 @@ class Lane:
             return "openai", target
         return lane_path(target)
 
-    def exchange(self, protocol: LaneProtocol, head: RequestHead) -> Exchange:
+    def exchange(self, protocol: LaneProtocol, head: RequestHead, now: float) -> Exchange:
         """For a request whose head has come."""
         handler = self.local.get(head.target)
-        return Exchange(protocol, self, head) if handler is None else Local(protocol, self, head, handler)
+        return Exchange(protocol, self, head, now) if handler is None else Local(protocol, self, head, now, handler)
 
     def pool(self, child: Child) -> Pool:
         """The child's connections. A child that moved or was replaced gets new ones."""
@@ -70,6 +70,7 @@ class Lane:
                 pool.close()
             tls = ssl.create_default_context() if child.tls else None
             pool = self._pools[child.name] = Pool(child, self.settings.connect_timeout_s, tls, self.clock)
+        child.pool = pool
         return pool
 
     def tally(self, share: Share) -> Tally:
