@@ -54,7 +54,7 @@ class Node:
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng)
         self.metrics = Metrics(self.gauges)
         self.view = View(self.registry, clock, int(time.time()))
-        self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believes, clock)
+        self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believed, clock)
         self.connections: set[Any] = set()
         self.uplinks: list[Uplink] = []
         self._clock = clock
@@ -187,11 +187,12 @@ class Node:
                 log.warning("dropped %s: nothing heard of it", child.name)
             self.lane.sweep(self.connections)
 
-    def _believes(self, secret: bytes, seq: int) -> bool:
-        for uplink in self.uplinks:  # noqa: SIM110  # any() would make a generator for each request
+    def _believed(self, secret: bytes, seq: int) -> Uplink | None:
+        """The uplink to the parent that knows this secret; the request's number is noted there."""
+        for uplink in self.uplinks:
             if uplink.believes(secret, seq):
-                return True
-        return False
+                return uplink
+        return None
 
     def gauges(self) -> Iterable[Sample]:
         """What `/metrics` shows beside the counters."""

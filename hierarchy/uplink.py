@@ -57,6 +57,7 @@ class Uplink:
     """This node's tie to one parent.
 
     secret: what the parent must send with each request, to be believed. seen: the highest request number it sent.
+    open: how many of its requests have a lease on a child of ours, kept by the lane.
     clock, sleep, rng: injected.
     """
 
@@ -75,6 +76,7 @@ class Uplink:
         self.parent = parent
         self.registered = False
         self.seen = 0
+        self.open = 0
         self._seen_lately = 0  # since the last registration was sent
         self._identity = identity
         self._source = source
@@ -88,6 +90,7 @@ class Uplink:
         self._plain = False  # the parent is an original FastChat controller
         self._parent_instance = ""
         self._sent: NodeStatus = EMPTY
+        self._sent_others = 0  # the load that we had told of then and that this parent did not send
         self._known: Mapping[str, Any] = {}  # the subtree as the parent has it
         self._complaint = ""
 
@@ -132,6 +135,7 @@ class Uplink:
 
     async def _register(self) -> None:
         status, children = self._source.status(), self._source.children()
+        others = self._others(status)
         self._seen_lately = 0
         message = Registration(
             worker_name=self._identity.url,
@@ -148,7 +152,7 @@ class Uplink:
             self._parent_instance = accepted.instance
             self.seen = self._seen_lately  # it counts anew, and may have begun before its answer reached us
         self._interval_s = accepted.interval_s
-        self._sent, self._known = status, children
+        self._sent, self._sent_others, self._known = status, others, children
         self.registered = True
         self._complaint = ""
         who = "an original FastChat controller" if self._plain else f"{accepted.node} {accepted.version}".strip()
@@ -198,13 +202,17 @@ class Uplink:
         return self._clock() + self._interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER)
 
     def _moved(self, status: NodeStatus) -> bool:
+        """Is there news that cannot wait? Of its own requests the parent knows, so they are none."""
         sent = self._sent
-        if abs(status.queue_length - sent.queue_length) > MOVED * max(sent.queue_length, 1):
+        if abs(self._others(status) - self._sent_others) > MOVED * max(sent.queue_length, 1):
             return True
         return _capacity(status) != _capacity(sent)
 
+    def _others(self, status: NodeStatus) -> int:
+        return status.queue_length if self._plain else max(0, status.queue_length - self.open)
+
     async def _report(self, status: NodeStatus) -> bool:
-        children = self._source.children()
+        children, others = self._source.children(), self._others(status)
         message = HeartBeat(
             worker_name=self._identity.url,
             queue_length=status.queue_length,
@@ -213,7 +221,7 @@ class Uplink:
             **self._fields(status),
         )
         answer = await self._post("/receive_heart_beat", message)
-        self._sent, self._known = status, children
+        self._sent, self._sent_others, self._known = status, others, children
         return isinstance(answer, dict) and answer.get("exist") is True
 
     # -- both ------------------------------------------------------------------------------------------------

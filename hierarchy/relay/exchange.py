@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hierarchy.child import NODE, Child, Lease
 from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestError, Unavailable
@@ -32,6 +32,12 @@ EJECT_S = 2.0  # how long a child that refused a connection is passed over
 log = logging.getLogger("hierarchy.lane")
 
 
+class Parent(Protocol):
+    """Whom a request came from. open: how many of its requests have a lease here."""
+
+    open: int
+
+
 class Exchange:
     """A request on a lane path. Stands where uvicorn keeps its request cycle, and has the fields that it looks at."""
 
@@ -39,7 +45,7 @@ class Exchange:
     my_turn = False  # no earlier request of this connection is still being answered
     received = False  # the whole request is here
     response_complete = False
-    trusted = False  # it came from a parent that we registered with
+    _parent: Parent | None = None  # whom it came from, if that is one that we registered with
     attempts = 0
     size = 0  # bytes of body that have come
     _model = ""
@@ -71,9 +77,9 @@ class Exchange:
         """The client waits for a 100 before it sends the body."""
         return self.head.expects
 
-    def trust(self) -> None:
+    def trust(self, parent: Parent) -> None:
         """It came from a parent: believe what its head says of the model, rather than look into the body again."""
-        self.trusted = True
+        self._parent = parent
         self._model = self.head.model
 
     def body_part(self, data: bytes) -> None:
@@ -121,6 +127,8 @@ class Exchange:
         """
         lane = self._lane
         self._lease = lease = lane.dispatch.lease((self._model, self.api), self._tried)
+        if self._parent is not None:
+            self._parent.open += 1
         share = lease.share
         assert share is not None
         self._pool = pool = share.child.pool or lane.pool(share.child)
@@ -154,7 +162,7 @@ class Exchange:
         pool = upstream.pool
         self._upstream = upstream
         self.attempts += 1
-        hops = self.head.hops + 1 if self.trusted else 1
+        hops = self.head.hops + 1 if self._parent is not None else 1
         opening = pool.opening(self.head, self._model, hops)
         if pool.numbered:
             lease = self._lease
@@ -175,7 +183,7 @@ class Exchange:
         assert lease.share is not None
         share = lease.share
         child = share.child
-        lease.release()
+        self._release(lease)
         self._lane.tally(share).done("stale" if stale else "failed")
         self._answer = self._upstream = None
         if not stale:
@@ -354,7 +362,7 @@ class Exchange:
         lease, self._lease = self._lease, None
         if lease is not None and lease.share is not None:
             share = lease.share
-            lease.release()
+            self._release(lease)
             tally = share.tally or lane.tally(share)
             tally.done(self._outcome)
             tally.total.observe(now - self._started_at)
@@ -363,6 +371,11 @@ class Exchange:
             lane.access_log(self, self._outcome)
         if not gone:
             self._protocol.exchange_done(self, now)
+
+    def _release(self, lease: Lease) -> None:
+        lease.release()
+        if self._parent is not None:
+            self._parent.open -= 1
 
     def _child_name(self) -> str:
         return self._pool.child.name if self._pool is not None else ""

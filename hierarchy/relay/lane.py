@@ -15,7 +15,7 @@ from hierarchy.dispatch import Dispatch
 from hierarchy.errors import Unavailable
 from hierarchy.metrics import Metrics, Tally
 from hierarchy.registry import Registry
-from hierarchy.relay.exchange import Exchange
+from hierarchy.relay.exchange import Exchange, Parent
 from hierarchy.relay.head import lane_path
 from hierarchy.relay.local import Handler, Local
 from hierarchy.relay.protocol import LaneProtocol
@@ -26,13 +26,13 @@ from hierarchy.status import Api
 SWEEP_S = 0.5  # how often deadlines are looked at; they are late by this much at most
 log = logging.getLogger("hierarchy.lane")
 
-Trust = Callable[[bytes, int], bool]
+Trust = Callable[[bytes, int], Parent | None]
 
 
 class Lane:
     """What all connections of a node share.
 
-    trust: tells whether a secret is one that we gave to a parent, and notes the request's number as received from it.
+    trust: tells to which parent we gave a secret, if to any, and notes the request's number as received from it.
     """
 
     def __init__(

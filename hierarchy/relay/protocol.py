@@ -226,8 +226,9 @@ class LaneProtocol(Turns):
             RequestError: it is not taken.
         """
         head = exchange.head
-        if head.auth and seq >= 0 and self.lane.trust(head.auth, seq):
-            exchange.trust()
+        parent = self.lane.trust(head.auth, seq) if head.auth and seq >= 0 else None
+        if parent is not None:
+            exchange.trust(parent)
             if head.hops > MAX_HOPS:
                 raise LoopDetected(f"the request has passed {head.hops} nodes; the tree has a loop")
         elif not head.within_limits:
