@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hierarchy.config import ConfigError, EngineConfig, NodeConfig, Settings, SimulatedSpec, load
 from hierarchy.errors import UsageError
 from hierarchy.topology import build, cut, depth, single, validate
+from tests.builders import UNTIMED
 from tests.trees import CONFIGS, from_data, from_text, told
 
 SITES = """\
@@ -264,6 +265,7 @@ def _descendants(nodes: dict[str, dict[str, Any]], name: str) -> list[str]:
 FAULTS = ["cycle", "second root", "unknown parent", "parent is an engine", "one port twice", "one name twice", "idle"]
 
 
+@UNTIMED
 @given(trees())
 def test_any_good_tree_is_clean_and_every_node_can_be_cut(data: dict[str, Any]) -> None:
     loaded = from_data(data)
@@ -286,3 +288,13 @@ def test_one_fault_in_any_tree_is_told(fault: str, data: st.DataObject) -> None:
     # what moved away may have been all that its parent had
     rest = [problem for problem in problems if problem not in found and "no engine serves it" not in problem]
     assert (len(found), rest) == (1, []), problems
+
+
+def test_single_with_a_reverse_link_needs_no_address_of_its_own() -> None:
+    config = single(host="0.0.0.0", parents=["http://root:1"], link="reverse")
+    assert (config.link, config.parents) == ("reverse", ("http://root:1",))
+    for link in ("direct", "auto"):  # the parent dials, or tries to
+        with pytest.raises(UsageError, match="add --advertise"):
+            single(host="0.0.0.0", parents=["http://root:1"], link=link)
+    with pytest.raises(UsageError, match="--link up: known here: direct, reverse, auto"):
+        single(parents=["http://root:1"], link="up")
