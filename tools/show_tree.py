@@ -46,7 +46,7 @@ STATES = {  # mark and colour
 HEADS = ("", "state", "speed", "queue", "in flight", "models")
 LINKS = ("reverse", "auto")  # shown behind a node's name, unless its parent simply dials it
 LEGEND = "speed: capacity weight · queue: running + waiting · in flight: sent by the node above"
-LEGEND_LINK = "reverse: it dials the node above"
+LEGEND_LINK = " · reverse: it dials the node above"
 GAP = "  "
 MIN_MODELS_WIDTH = 20
 URL_FROM_WIDTH = 110  # columns of the terminal, from which there is room for addresses
@@ -205,8 +205,8 @@ def draw(tree: Entry, width: int) -> Text:
     lines = [_line([Text(head, "dim") for head in (*heads, HEADS[-1])], widths)]
     for row, line in zip(drawn, cells, strict=True):
         lines += _row_lines(row, line, widths, room)
-    note = [Text(LEGEND_LINK, "dim")] if any(row.link == "reverse" for row in drawn) else []
-    return Text("\n").join([*lines, Text(), _summary(drawn), *([Text(LEGEND, "dim")] if live else []), *note])
+    legend = LEGEND + (LEGEND_LINK if any(row.link == "reverse" for row in drawn) else "")
+    return Text("\n").join([*lines, Text(), _summary(drawn), *([Text(legend, "dim")] if live else [])])
 
 
 def _row_lines(row: Row, cells: list[Text], widths: list[int], room: int) -> Iterator[Text]:
