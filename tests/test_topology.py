@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hierarchy.config import ConfigError, EngineConfig, NodeConfig, Settings, SimulatedSpec, load
 from hierarchy.errors import UsageError
 from hierarchy.topology import build, cut, depth, single, validate
+from tests.builders import UNTIMED
 from tests.trees import CONFIGS, from_data, from_text, told
 
 SITES = """\
@@ -105,13 +106,13 @@ def test_cut_refuses_a_tree_with_problems(tmp_path: Path) -> None:
     assert 'tree.yaml:12: nodes.rack.parent: unknown parent "labb"; did you mean "lab"?' in str(caught.value)
 
 
-def test_cut_refuses_a_reverse_link_at_either_end(tmp_path: Path) -> None:
-    loaded = from_text(tmp_path, SITES.replace("{parent: lab,", "{parent: lab, link: reverse,"))
+@pytest.mark.parametrize("link", ["direct", "reverse", "auto"])
+def test_cut_says_who_dials_and_through_which_proxy(tmp_path: Path, link: str) -> None:
+    edge = f"{{parent: lab, link: {link}, proxy: 'http://proxy:3128',"
+    loaded = from_text(tmp_path, SITES.replace("{parent: lab,", edge))
     assert validate(loaded) == []
-    for name in ("lab", "rack"):
-        with pytest.raises(ConfigError, match=r"tree\.yaml:12: nodes\.rack\.link: `link: reverse` is not served by"):
-            cut(loaded, name)
-    assert cut(loaded, "root").name == "root"
+    assert (cut(loaded, "rack").link, cut(loaded, "rack").proxy) == (link, "http://proxy:3128")
+    assert (cut(loaded, "lab").link, cut(loaded, "lab").proxy) == ("direct", "env")
 
 
 # configs/
@@ -139,8 +140,8 @@ def test_the_example_of_isolated_subnets_says_what_its_comment_promises(tmp_path
     text = (CONFIGS / "isolated-subnets.yaml").read_text("utf-8")
     loaded = from_text(tmp_path, text)
     assert cut(loaded, "plant").advertise == "http://10.0.0.30:21001"
-    blocked = re.sub(r"^  - \[dmz, lab\].*\n", "", text, flags=re.MULTILINE)
-    (problem,) = told(from_text(tmp_path, blocked))
+    assert cut(loaded, "lab").link == "reverse"
+    (problem,) = told(from_text(tmp_path, text.replace(", link: reverse", "")))
     assert "root (dmz) cannot dial lab (lab)" in problem
     assert "link: reverse" in problem
 
@@ -264,6 +265,7 @@ def _descendants(nodes: dict[str, dict[str, Any]], name: str) -> list[str]:
 FAULTS = ["cycle", "second root", "unknown parent", "parent is an engine", "one port twice", "one name twice", "idle"]
 
 
+@UNTIMED
 @given(trees())
 def test_any_good_tree_is_clean_and_every_node_can_be_cut(data: dict[str, Any]) -> None:
     loaded = from_data(data)
@@ -286,3 +288,13 @@ def test_one_fault_in_any_tree_is_told(fault: str, data: st.DataObject) -> None:
     # what moved away may have been all that its parent had
     rest = [problem for problem in problems if problem not in found and "no engine serves it" not in problem]
     assert (len(found), rest) == (1, []), problems
+
+
+def test_single_with_a_reverse_link_needs_no_address_of_its_own() -> None:
+    config = single(host="0.0.0.0", parents=["http://root:1"], link="reverse")
+    assert (config.link, config.parents) == ("reverse", ("http://root:1",))
+    for link in ("direct", "auto"):  # the parent dials, or tries to
+        with pytest.raises(UsageError, match="add --advertise"):
+            single(host="0.0.0.0", parents=["http://root:1"], link=link)
+    with pytest.raises(UsageError, match="--link up: known here: direct, reverse, auto"):
+        single(parents=["http://root:1"], link="up")

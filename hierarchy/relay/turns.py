@@ -51,6 +51,7 @@ class Turns(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.lane = lane
         self.deadline = FOREVER
+        self.keep_alive_s = lane.settings.keep_alive_s
         self._running: Exchange | None = None
         self._app_cycle: Any = None  # the last one that was started
         self._incoming: Any = None  # the request whose body is coming in
@@ -152,7 +153,7 @@ class Turns(HttpToolsProtocol):
         else:
             if self.flow.read_paused:
                 self._pace()
-            self.deadline = now + (settings.receive_timeout_s if self._receiving else settings.keep_alive_s)
+            self.deadline = now + (settings.receive_timeout_s if self._receiving else self.keep_alive_s)
 
     def _start_next(self) -> None:
         if self._lingering or self.flow.write_paused or self.transport.is_closing() or self._at_work is not None:
