@@ -26,6 +26,8 @@ from hierarchy.metrics import Metrics, Sample
 from hierarchy.processes import Supervised
 from hierarchy.registry import Registry
 from hierarchy.relay.lane import SWEEP_S, Lane
+from hierarchy.security.access import Access
+from hierarchy.security.guard import GuardedTransport
 from hierarchy.status import NodeStatus
 from hierarchy.uplink import Uplink
 from hierarchy.view import View
@@ -43,7 +45,12 @@ class Node:
     """
 
     def __init__(
-        self, config: NodeConfig, *, clock: Callable[[], float] = time.monotonic, rng: Random | None = None
+        self,
+        config: NodeConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Random | None = None,
+        access: Access | None = None,
     ) -> None:
         settings = config.settings
         rng = rng or Random()
@@ -54,12 +61,15 @@ class Node:
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng)
         self.metrics = Metrics(self.gauges)
         self.view = View(self.registry, clock, int(time.time()))
-        self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believes, clock)
+        self.access = access or Access(config)
+        self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believes, clock, self.access)
         self.connections: set[Any] = set()
         self.uplinks: list[Uplink] = []
         self._clock = clock
         self._rng = rng
-        self._http: httpx.AsyncClient | None = None
+        self._http: httpx.AsyncClient | None = None  # to parents
+        self._probes: dict[str, httpx.AsyncClient] = {}  # to engines of the configuration, by their own keys
+        self._strangers: httpx.AsyncHTTPTransport | None = None  # to workers that registered
         self.engines: list[Supervised] = []  # the processes that this node started itself
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: set[str] = set()
@@ -73,8 +83,10 @@ class Node:
 
     async def start(self) -> None:
         """Start engines, probes, uplinks. Must be called when the node already listens: parents dial back at once."""
+        tls = self.access.tls.node
         # trust_env: a proxy from the environment is for the internet, not for the machines of one's own tree.
-        self._http = httpx.AsyncClient(trust_env=False, follow_redirects=False)
+        self._http = httpx.AsyncClient(verify=tls, trust_env=False, follow_redirects=False)
+        self._strangers = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
         for engine in self.config.engines:
             self._start_engine(engine if engine.url else self._launch(engine))
         for parent in self.config.parents:
@@ -86,6 +98,7 @@ class Node:
                 self.settings.report_interval_s,
                 clock=self._clock,
                 rng=self._rng,
+                purse=self.access.purse,
             )
             self.uplinks.append(uplink)
             self._spawn(uplink.run(), f"uplink to {parent}")
@@ -108,8 +121,9 @@ class Node:
             if not gone:
                 log.error("engine process %s (pid %s) could not be ended", engine.name, engine.pid)
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._http is not None:
-            await self._http.aclose()
+        for client in (self._http, self._strangers, *self._probes.values()):
+            if client is not None:
+                await client.aclose()
 
     # -- engines ---------------------------------------------------------------------------------------------
 
@@ -124,24 +138,33 @@ class Node:
 
     def _start_engine(self, engine: EngineConfig) -> None:
         assert engine.url is not None
-        assert self._http is not None
         child = self.registry.declare(engine.name, engine.url, engine.kind)
+        if key := self.access.engine_keys.get(engine.name):
+            child.credential = f"authorization: Bearer {key}\r\n".encode()
         prober = Prober(
             engine,
             ADAPTERS[engine.kind],
-            self._http,
+            self._probe_client(key or ""),
             lambda status: self.registry.report(child, status),
             lambda why: self.registry.mark_down(child, why),
             self.settings.probe_interval_s,
         )
         self._spawn(prober.run(), f"probe {engine.name}")
 
+    def _probe_client(self, key: str) -> httpx.AsyncClient:
+        if key not in self._probes:
+            headers = {"authorization": f"Bearer {key}"} if key else None
+            self._probes[key] = httpx.AsyncClient(verify=self.access.tls.engine, headers=headers, trust_env=False)
+        return self._probes[key]
+
     def ask_status(self, child: Child) -> None:
         """Ask a FastChat worker for its status, as soon as it listens: it alone knows all its models."""
-        if child.is_node or child.declared or child.name in self._asking or self._http is None:
+        if child.is_node or child.declared or child.name in self._asking or self._strangers is None:
             return
         self._asking.add(child.name)
-        self._spawn(self._ask_status(child, self._http), f"status of {child.name}")
+        transport = GuardedTransport(self._strangers, self.access.guard, local=child.local)
+        http = httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
+        self._spawn(self._ask_status(child, http), f"status of {child.name}")
 
     async def _ask_status(self, child: Child, http: httpx.AsyncClient) -> None:
         engine = EngineConfig.model_construct(name=child.name, kind="fastchat", url=child.url, speed=1.0)
@@ -186,6 +209,32 @@ class Node:
             for child in self.registry.sweep():
                 log.warning("dropped %s: nothing heard of it", child.name)
             self.lane.sweep(self.connections)
+            self._look_at_keys()
+
+    def _look_at_keys(self) -> None:
+        """What was changed in files, by `hierarchy key` or by a replica, comes into force."""
+        if self.access.refresh():
+            self.lane.seen.clear()
+        if self.access.joining.refresh():
+            self._expel_void()
+
+    def revoke(self, name: str) -> bool:
+        """Nothing that was issued to this child holds any more; it is shut out. Returns whether it was here.
+
+        Raises:
+            RequestError: that could not be written down, or this node issues nothing.
+        """
+        self.access.joining.revoke(name)
+        return name in self._expel_void()
+
+    def _expel_void(self) -> list[str]:
+        void = self.access.joining.void(child.name for child in self.registry)
+        for name in void:
+            child = self.registry.remove(name)
+            if child is not None:
+                log.warning("%s was shut out: its credential was revoked", name)
+                self.lane.expel(child, self.connections)
+        return void
 
     def _believes(self, secret: bytes, seq: int) -> bool:
         return any(uplink.believes(secret, seq) for uplink in self.uplinks)

@@ -114,6 +114,12 @@ class Deregistration(msgspec.Struct, frozen=True):
     instance: str = ""
 
 
+class Revocation(msgspec.Struct, frozen=True):
+    """`POST /admin/revoke` (ours): nothing that was issued to the child `node` holds any more."""
+
+    node: str
+
+
 class ModelRequest(msgspec.Struct, frozen=True):
     """`POST /get_worker_address`."""
 
@@ -124,12 +130,14 @@ class Accepted(msgspec.Struct, frozen=True):
     """Our answer to one of our nodes that registered (a FastChat worker gets `null`).
 
     interval_s: how often the child shall report; longer than it proposed when the parent is busy.
+    credential: what the child shall show from now on; "" for what it showed this time.
     """
 
     node: str = ""
     instance: str = ""
     version: str = ""
     interval_s: float = 1.0
+    credential: str = ""
 
 
 M = TypeVar("M")

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from hierarchy.cli import chat, check, engine, serve, up
+from hierarchy.cli import chat, check, engine, key, serve, token, up
 from hierarchy.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -15,6 +15,8 @@ app.command()(up.up)
 app.command()(check.check)
 app.command()(chat.chat)
 app.add_typer(engine.engine_app, name="engine")
+app.add_typer(token.token_app, name="token")
+app.add_typer(key.key_app, name="key")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from hierarchy.child import NODE, Child, Lease
-from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestError, Unavailable
+from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, ModelNotAllowed, RequestError, Unavailable
 from hierarchy.relay import render
 from hierarchy.relay.answer import Answer
 from hierarchy.relay.ending import error_tail
@@ -95,9 +95,17 @@ class Exchange:
         try:
             if not self._model:
                 self._model = model_of(self._body())
+                if self.head.caller.models is not None and not self.trusted:
+                    self._check_allowed()
             self._attempt()
         except RequestError as error:
             self.fail(error)
+
+    def _check_allowed(self) -> None:
+        if not self.head.caller.may_use(self._model):
+            raise ModelNotAllowed(
+                f"this API key is not for model {self._model[:100]!r}; GET /v1/models lists those that it is for"
+            )
 
     def _body(self) -> bytes:
         """The body in one piece; below the entry node nobody asks for it, and a long prompt is not copied."""
@@ -148,7 +156,7 @@ class Exchange:
         child = upstream.pool.child
         self._upstream = upstream
         self.attempts += 1
-        ours = b""
+        ours = child.credential
         if child.kind == NODE:
             lease = self._lease
             assert lease is not None
@@ -271,6 +279,11 @@ class Exchange:
         )
         self._outcome = self._outcome or "refused"
         self._settle()
+
+    def drop_child(self, child: Child, error: RequestError) -> None:
+        """End the request if it is this child's."""
+        if self._lease is not None and self._pool is not None and self._pool.child is child:
+            self.fail(error)
 
     def client_gone(self) -> None:
         """Whoever asked has left: so must the request below, through all levels."""

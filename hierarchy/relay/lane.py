@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from hierarchy.child import Child, Share
 from hierarchy.config import Settings
 from hierarchy.dispatch import Dispatch
-from hierarchy.errors import Unavailable
+from hierarchy.errors import ChildFailed, Unavailable
 from hierarchy.metrics import Metrics, Tally
 from hierarchy.registry import Registry
 from hierarchy.relay.exchange import Exchange
@@ -21,6 +20,8 @@ from hierarchy.relay.local import Handler, Local
 from hierarchy.relay.protocol import LaneProtocol
 from hierarchy.relay.seen import RequestHead, Seen
 from hierarchy.relay.upstream import Pool
+from hierarchy.security.access import Access
+from hierarchy.security.keys import ANYONE, Caller
 from hierarchy.status import Api
 
 SWEEP_S = 0.5  # how often deadlines are looked at; they are late by this much at most
@@ -37,7 +38,7 @@ class Lane:
 
     def __init__(
         self, registry: Registry, dispatch: Dispatch, metrics: Metrics, settings: Settings, trust: Trust,
-        clock: Callable[[], float],
+        clock: Callable[[], float], access: Access,
     ) -> None:  # fmt: skip
         self.registry = registry
         self.dispatch = dispatch
@@ -45,6 +46,8 @@ class Lane:
         self.settings = settings
         self.trust = trust
         self.clock = clock
+        self.access = access
+        self.stripped = access.stripped
         self.seen = Seen()
         self.access_log: Callable[[Exchange, str], None] | None = _log_access if settings.access_log else None
         self.local: dict[bytes, Handler] = {}  # POST paths that are answered at once, by a function
@@ -62,14 +65,19 @@ class Lane:
         handler = self.local.get(head.target)
         return Exchange(protocol, self, head) if handler is None else Local(protocol, self, head, handler)
 
+    def caller(self, target: bytes, fields: dict[bytes, bytes]) -> Caller:
+        """Who asks; what children send to a node itself is theirs to judge that answer it."""
+        return ANYONE if target in self.local else self.access.caller(fields)
+
     def pool(self, child: Child) -> Pool:
         """The child's connections. A child that moved or was replaced gets new ones."""
         pool = self._pools.get(child.name)
         if pool is None or pool.child is not child or pool.url != child.url:
             if pool is not None:
                 pool.close()
-            tls = ssl.create_default_context() if child.tls else None
-            pool = self._pools[child.name] = Pool(child, self.settings.connect_timeout_s, tls, self.clock)
+            contexts, guard = self.access.tls, None if child.declared else self.access.guard
+            tls = (contexts.engine if child.declared else contexts.node) if child.tls else None
+            pool = self._pools[child.name] = Pool(child, self.settings.connect_timeout_s, tls, self.clock, guard)
         return pool
 
     def tally(self, share: Share) -> Tally:
@@ -96,6 +104,15 @@ class Lane:
             if self.registry.children.get(name) is not pool.child:
                 pool.close()
                 del self._pools[name]
+
+    def expel(self, child: Child, connections: set[Any]) -> None:
+        """A child is no longer one: end what it is answering, and close all connections to it."""
+        for protocol in list(connections):
+            if isinstance(protocol, LaneProtocol):
+                protocol.drop_child(child, ChildFailed(f"{child.name} was shut out"))
+        pool = self._pools.pop(child.name, None)
+        if pool is not None:
+            pool.close()
 
     def cut_all(self, connections: set[Any]) -> None:
         """The grace is over: end what still runs, with an error that its client can read."""

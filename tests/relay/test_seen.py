@@ -6,6 +6,7 @@ import pytest
 
 from hierarchy.errors import BadRequest
 from hierarchy.relay.seen import MAX_HEADS, RequestHead, Seen, split
+from hierarchy.security.keys import ANYONE
 from tests.relay.memory import MemoryLane, in_memory
 from tests.relay.raw import answer
 
@@ -54,7 +55,7 @@ def test_what_is_written_in_an_unusual_way_is_left_to_the_parser(data: bytes) ->
 
 def test_the_memory_is_bounded() -> None:
     seen = Seen()
-    head = RequestHead("openai", b"/v1/x", b"", False, True, False, True, b"", "", 0)
+    head = RequestHead("openai", b"/v1/x", b"", False, True, False, True, b"", "", 0, ANYONE)
     for number in range(3 * MAX_HEADS):
         seen.add(b"%d" % number, head)
     assert seen.get(b"0") is None
@@ -133,7 +134,7 @@ async def test_a_refusal_in_mid_body_behind_a_remembered_head_is_not_reset_away(
 async def test_a_function_answers_its_path_at_once_and_in_turn() -> None:
     memory = MemoryLane()
 
-    def double(body: bytes) -> bytes:
+    def double(body: bytes, auth: bytes, peer: str) -> bytes:
         if not body.isdigit():
             raise BadRequest("no number")
         return b"%d" % (2 * int(body))
