@@ -68,17 +68,15 @@ def test_a_site_joins_from_the_commands_of_the_documentation_and_is_revoked(tmp_
             return []
         return [row["id"] for row in answer.json()["data"]]
 
-    with serving(*root, **state):
-        with serving(*site, "--join-token-file", "-", stdin=token + "\n", **state):
-            eventually(lambda: models() == ["m"], "the site to join")
-        eventually(lambda: models() == [], "its farewell")
-        with serving(*site, **state):
-            eventually(lambda: models() == ["m"], "the site to come back with its credential")
-            said = run("token", "revoke", "--node", "site-a", "--url", url, HIERARCHY_ADMIN_KEY=operator)
-            assert said == "site-a is shut out"
-            assert models() == []
-        assert "401" in run("token", "revoke", "--node", "x", "--url", url, status=2, HIERARCHY_ADMIN_KEY="hk-wrong")
-        assert "admin key" in run("token", "revoke", "--node", "x", "--url", url, status=2)
+    with serving(*root, **state), serving(*site, "--join-token-file", "-", stdin=token + "\n", **state):
+        eventually(lambda: models() == ["m"], "the site to join", 30.0)
+        assert "admin key" in run("token", "revoke", "--node", "site-a", "--url", url, status=2)
+        wrong = run("token", "revoke", "--node", "site-a", "--url", url, status=2, HIERARCHY_ADMIN_KEY="hk-wrong")
+        assert "401" in wrong
+        assert models() == ["m"]
+        said = run("token", "revoke", "--node", "site-a", "--url", url, HIERARCHY_ADMIN_KEY=operator)
+        assert said == "site-a is shut out"
+        assert models() == []
 
 
 def test_secrets_go_into_files_of_mode_0600_and_no_tree_key_is_overwritten(tmp_path: Path) -> None:
