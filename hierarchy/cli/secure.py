@@ -70,8 +70,9 @@ class Flags:
     def over(self, config: NodeConfig, *, advertised: bool = True) -> NodeConfig:
         """`config`, with what was given. advertised: its URL was said, and stays as it is. Raises `UsageError`."""
         security = {name: value for name, value in self.security.items() if value}
-        if self.join_token_file not in (None, "-"):
-            security["join_token"] = f"file:{self.join_token_file}"
+        if self.join_token_file is not None:
+            stdin = self.join_token_file == "-"
+            security["join_token"] = f"env:{JOIN_TOKEN}" if stdin else f"file:{self.join_token_file}"
         tls = {name: value for name, value in self.tls.items() if value}
         settings = config.settings
         try:
@@ -82,7 +83,7 @@ class Flags:
         except ValidationError as error:
             raise UsageError(_words(error)) from None
         config = config.model_copy(update={"settings": settings.model_copy(update=update)})
-        if tls and not advertised:
+        if "cert" in tls and not advertised:
             config = config.model_copy(update={"advertise": config.advertise.replace("http:", "https:", 1)})
         if self.admin_listen:
             config = config.model_copy(update={"admin": (self._admin(self.admin_listen),)})

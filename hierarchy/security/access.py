@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hierarchy.address import is_loopback
 from hierarchy.config import NodeConfig
-from hierarchy.errors import InvalidAdminKey
+from hierarchy.errors import InvalidAdminKey, UsageError
 from hierarchy.security.guard import Guard, networks
 from hierarchy.security.joining import Joining
 from hierarchy.security.keys import ANYONE, Caller, KeyFile, stranger
@@ -46,20 +46,21 @@ class Access:
         spec = config.settings.security
         self.exposed = not all(is_loopback(host) for host, _ in config.listen + config.admin)
         closed = self.exposed and not spec.insecure
-        folder = state_dir(config, environ)
         self.clients = KeyFile(file_of(spec.api_keys)) if spec.api_keys else None
         self.admins = KeyFile(file_of(spec.admin_keys)) if spec.admin_keys else None
         self.guard = Guard(networks(spec.allow))
         signer = Signer(config.name, key_for(read_secret(spec.key, environ), config.name), now) if spec.key else None
         self.joining = Joining(
             signer,
-            State(folder / "state.json", now) if signer else None,
+            State(state_dir(config, environ) / "state.json", now) if signer else None,
             self.guard,
             in_force=closed or signer is not None,
             cleartext=spec.cleartext or spec.insecure,
             tokenless=spec.tokenless_workers,
         )
-        self.purse = Purse.open(folder / "credential", spec.join_token, environ) if config.parents else Purse(folder)
+        self.purse: Purse | None = None
+        if config.parents:
+            self.purse = Purse.open(state_dir(config, environ) / "credential", spec.join_token, environ)
         self.tls = Tls(config.settings.tls)
         self.engine_keys = {
             engine.name: read_secret(engine.api_key, environ) for engine in config.engines if engine.api_key
@@ -101,14 +102,18 @@ class Access:
 
 
 def state_dir(config: NodeConfig, environ: Mapping[str, str]) -> Path:
-    """The folder of what this node must remember."""
+    """The folder of what this node must remember. Raises `UsageError` if there is no place for it."""
     own = config.settings.security.state_dir
     if own is not None:
         return Path(own).expanduser() / config.name
     if systemd := environ.get("STATE_DIRECTORY"):
         return Path(systemd.partition(":")[0]) / config.name
-    base = environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "hierarchy" / config.name
+    if base := environ.get("XDG_STATE_HOME"):
+        return Path(base) / "hierarchy" / config.name
+    try:
+        return Path.home() / ".local" / "state" / "hierarchy" / config.name
+    except RuntimeError:
+        raise UsageError("this user has no home folder to remember things in; set `security.state_dir`") from None
 
 
 def _shown(fields: Mapping[bytes, bytes]) -> bytes:

@@ -13,7 +13,7 @@ from hierarchy.errors import InvalidToken, NotPermitted, Unavailable, UsageError
 from hierarchy.security.guard import Guard
 from hierarchy.security.state import State
 from hierarchy.security.tokens import Grant, Signer
-from hierarchy.wire import HeartBeat, Registration
+from hierarchy.wire import HeartBeat, Registration, check_url
 
 log = logging.getLogger("hierarchy.security")
 
@@ -47,9 +47,11 @@ class Joining:
         """May this child be registered? Returns what it showed; None where nothing had to be. peer: its IP address.
 
         Raises:
+            InvalidField: its URL is none.
             InvalidToken: it showed nothing that holds.
             NotPermitted: it claims what it was not given.
         """
+        check_url("worker_name", message.worker_name)
         self._check_place(message.worker_name, peer)
         if not self.in_force:
             return None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hierarchy.errors import UsageError
 from hierarchy.security.secret import checked, read_file, read_secret, write_file
+from hierarchy.security.state import stamp_of
 
 JOIN_TOKEN = "HIERARCHY_JOIN_TOKEN"
 log = logging.getLogger("hierarchy.security")
@@ -33,7 +34,7 @@ class Purse:
             UsageError: the credential or the token cannot be read. A token that is missing is none, once there is a
                 credential: its file may be removed after it was used.
         """
-        credential = read_file(path) if path.exists() else ""
+        credential = read_file(path) if stamp_of(path) else ""
         token = ""
         try:
             if ref is not None:

@@ -191,6 +191,13 @@ def test_revoked_is_out_at_once_and_comes_in_with_a_new_token_only(door: Door) -
 # where children stand
 
 
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "x", "http://a:99999", "http://\x1b[0m", "http://u@h", "", "http://a?b"]
+)
+def test_a_url_that_is_none_is_refused_as_ever(door: Door, url: str) -> None:
+    error_of(door.register({**site("site-a"), "worker_name": url}), 422, "invalid_field")
+
+
 @pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "0.0.0.0", "[::ffff:169.254.169.254]", "224.0.0.1"])
 def test_nobody_registers_an_address_that_is_never_dialled(door: Door, host: str) -> None:
     message = site("site-a", url=f"http://{host}:80")

@@ -150,3 +150,13 @@ def test_what_a_node_remembers_has_a_folder_of_its_own() -> None:
     assert state_dir(config, {"STATE_DIRECTORY": "/var/lib/h:/x"}) == Path("/var/lib/h/n")
     assert state_dir(config, {"XDG_STATE_HOME": "/s"}) == Path("/s/hierarchy/n")
     assert state_dir(config, {}) == Path.home() / ".local/state/hierarchy/n"
+
+
+def test_a_user_without_a_home_needs_none_until_there_is_something_to_remember(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    Access(NodeConfig(name="n", advertise="http://n"), {})
+    with pytest.raises(UsageError, match=r"set `security\.state_dir`"):
+        Access(NodeConfig(name="n", advertise="http://n", parents=("http://127.0.0.1:1",)), {})

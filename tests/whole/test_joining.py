@@ -88,6 +88,47 @@ def test_revoked_is_shut_out_within_five_seconds_and_its_streams_end(cluster: Cl
     assert ask(root.url, keys.client).status_code == 404
 
 
+def test_a_revoked_site_is_let_in_again_with_a_new_token(cluster: Cluster, keys: Keys) -> None:
+    root, site = joined(cluster, keys)
+    httpx.post(f"{root.url}/admin/revoke", json={"node": "site-a"}, headers=bearer(keys.admin)).raise_for_status()
+    cluster.stop(site)
+    void = (keys.folder / "state" / "site-a" / "credential").read_text()
+    engine = cluster.engine(models=("m",))
+    settings = keys.settings(join_token=keys.token_file("site-a"))
+    again = cluster.node("site-a", parents=(root.url,), engines=(engine.url,), settings=settings)
+    eventually(lambda: models(root.url, keys.client) == ["m"], "it to show the token when its credential is refused")
+    assert (keys.folder / "state" / "site-a" / "credential").read_text() != void
+    assert again.node.uplinks[0].registered
+
+
+def test_the_lane_and_probes_dial_a_registered_name_at_the_address_that_was_checked(cluster: Cluster) -> None:
+    """On an open node, too: a worker may call itself what it likes, and its name lead where it likes."""
+    engine = cluster.engine(models=("m",))
+    root = cluster.node("root")
+    leads_to = ["169.254.169.254"]
+
+    async def resolve(host: str, port: int) -> list[str]:
+        assert host == "worker.example"
+        return leads_to
+
+    root.node.access.guard._resolve = resolve
+    url = f"http://worker.example:{engine.url.rpartition(':')[2]}"
+    status = {"model_names": ["m"], "speed": 1, "queue_length": 0}
+    worker = {"worker_name": url, "check_heart_beat": True, "worker_status": status}
+    assert httpx.post(f"{root.url}/register_worker", json=worker).status_code == 200
+    frame = httpx.post(f"{root.url}/worker_generate_stream", json={"model": "m", "prompt": "x"}).content
+    assert b"worker.example (169.254.169.254) is never dialled" in frame
+    leads_to[:] = ["127.0.0.1"]
+
+    def answers() -> bool:
+        answer = httpx.post(
+            f"{root.url}/worker_generate_stream", json={"model": "m", "prompt": "x", "max_new_tokens": 2}
+        )
+        return b'"error_code": 0' in answer.content
+
+    eventually(answers, "the same worker at a good address, once it is no longer passed over")
+
+
 def test_a_replica_that_shares_the_state_shuts_out_too(cluster: Cluster, keys: Keys) -> None:
     root, _ = joined(cluster, keys)
     replica = keys.config()  # another process of the root, here only to be told
