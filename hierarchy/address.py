@@ -58,10 +58,10 @@ def parse_url(text: str) -> tuple[str, Address]:
     return f"{parts.scheme}://{parts.netloc}", (host, port or {"http": 80, "https": 443}[parts.scheme])
 
 
-def url_of(address: Address) -> str:
+def url_of(address: Address, scheme: str = "http") -> str:
     """`http://host:port`, with brackets round an IPv6 host."""
     host, port = address
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def host_of(url: str) -> str:

@@ -93,6 +93,9 @@ class Child:
         self.instance = ""
         self.version = ""
         self.reverse = False  # it dials the connections on which our requests go down; we do not dial it
+        self.identity = ""  # of what a node showed when it registered: the same for all that may use its name
+        self.local = True  # it registered from this machine
+        self.credential = b""  # header line with an engine's own key
         self.secret = b""  # sent with each request down, so that the child believes our x-hierarchy-* fields
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from hierarchy.address import DEFAULT_PORT, Address, parse_address
 from hierarchy.errors import UsageError
 from hierarchy.source import FieldPath, Problem, Source, closest, read_yaml
+from hierarchy.spec import SecretRef, SecuritySpec, Strict, TlsSpec
 
 EngineKind = Literal["openai", "vllm", "llamacpp", "fastchat", "local", "simulated"]
 LinkWish = Literal["direct", "reverse", "auto"]
@@ -67,22 +68,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Seconds = Positive
 Count = Annotated[int, Field(strict=True)]  # `true` is no number
 Listen = Annotated[tuple[Address, ...], BeforeValidator(_parse_listen)]
+OptionalListen = Annotated[tuple[Address, ...] | None, BeforeValidator(_parse_listen)]
 Pair = Annotated[tuple[str, str], BeforeValidator(_parse_pair)]
-
-
-class Strict(BaseModel):
-    """Refuses unknown keys. An empty value (`key:` with nothing behind it) means the default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_means_default(cls, data: Any) -> Any:
-        if data is None:
-            return {}
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
-        return data
 
 
 class Settings(Strict):
@@ -139,6 +126,8 @@ class Settings(Strict):
     )
     access_log: bool = Field(default=False, description="one log line a request; costs CPU on the data path")
     log_format: Literal["text", "json"] = Field(default="text", description="for a person, or one JSON object a line")
+    security: SecuritySpec = Field(default=SecuritySpec(), description="who may join, who may ask, who may operate")
+    tls: TlsSpec = Field(default=TlsSpec(), description="certificates, for connections to and from other machines")
 
 
 class NodeSpec(Settings):
@@ -149,10 +138,15 @@ class NodeSpec(Settings):
         default=(("localhost", DEFAULT_PORT),),
         description='`"host:port"`, `"[ipv6]:port"` or a list of them; a host alone gets port 21001, FastChat\'s',
     )
+    admin_listen: OptionalListen = Field(
+        default=None,
+        description="address like `listen`, at which alone `/admin/*`, `/tree` and `/metrics` are served; default: "
+        "beside the rest",
+    )
     advertise: str | None = Field(
         default=None,
-        description="URL registered upward, needed where `listen` is 0.0.0.0; default: http:// and the first `listen` "
-        "address (with `subnets`: the first that the other end may dial)",
+        description="URL registered upward, needed where `listen` is 0.0.0.0; default: http:// (with `tls.cert` "
+        "https://) and the first `listen` address (with `subnets`: the first that the other end may dial)",
     )
     link: LinkWish = Field(
         default="direct",
@@ -171,7 +165,13 @@ class NodeSpec(Settings):
     def settings(self, defaults: Settings) -> Settings:
         """`defaults` with what this node sets itself."""
         own = self.model_fields_set & Settings.model_fields.keys()
-        return defaults.model_copy(update={field: getattr(self, field) for field in own})
+        set_here = {field: getattr(self, field) for field in own}
+        blocks = {field: value.over(getattr(defaults, field)) for field, value in set_here.items() if _is_block(value)}
+        return defaults.model_copy(update=set_here | blocks)
+
+
+def _is_block(value: object) -> bool:
+    return isinstance(value, Strict)
 
 
 class SimulatedSpec(Strict):
@@ -207,6 +207,11 @@ class EngineSpec(Strict):
     subnet: str | None = Field(
         default=None, description="name from `subnets`; default: the one that holds its IP address"
     )
+    api_key: SecretRef = Field(
+        default=None,
+        description="`env:NAME` or `file:PATH` of the key that the engine itself wants, sent to it as "
+        "`authorization: Bearer`",
+    )
     simulated: SimulatedSpec = Field(default=SimulatedSpec(), description="rates of a `simulated` engine")
 
 
@@ -234,6 +239,7 @@ class EngineConfig(Strict):
     url: str | None = None
     model: str | None = None
     speed: Positive = 1.0
+    api_key: SecretRef = None
     simulated: SimulatedSpec = SimulatedSpec()
 
 
@@ -243,9 +249,11 @@ class NodeConfig(Strict):
     name: Name
     listen: tuple[Address, ...] = (("localhost", DEFAULT_PORT),)
     advertise: str
+    admin: tuple[Address, ...] = ()  #: where alone `/admin/*`, `/tree` and `/metrics` are served; (): everywhere
     parents: tuple[str, ...] = ()  #: URLs of the nodes to register with
     link: LinkWish = "direct"
     proxy: str = "env"
+    children: tuple[str, ...] = ()  #: names of the nodes that the file puts below this one
     engines: tuple[EngineConfig, ...] = ()
     settings: Settings = Settings()
 

@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import socket
-import ssl
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 
 from hierarchy import logs
+from hierarchy.address import is_loopback
 from hierarchy.child import Child
 from hierarchy.config import EngineConfig, NodeConfig
 from hierarchy.dial import proxy_for
@@ -30,6 +30,8 @@ from hierarchy.processes import Supervised
 from hierarchy.registry import Registry
 from hierarchy.relay.lane import SWEEP_S, Lane
 from hierarchy.relay.reserve import Reserve, Serve
+from hierarchy.security.access import Access
+from hierarchy.security.guard import GuardedTransport
 from hierarchy.status import NodeStatus
 from hierarchy.uplink import Uplink
 from hierarchy.view import View
@@ -45,8 +47,8 @@ log = logging.getLogger("hierarchy.node")
 class Node:
     """A running controller. `start` once it listens, `leave` before it stops listening, `stop` at the end.
 
-    clock: monotonic seconds. environ: names the proxies. tls: for dialling parents. connections: the server's open
-    connections, whose deadlines the node looks after. serve_link: set by the server; makes the protocol that serves a
+    clock: monotonic seconds. environ: names the proxies, and secrets. connections: the server's open connections,
+    whose deadlines the node looks after. serve_link: set by the server; makes the protocol that serves a
     connection which this node dialled.
     """
 
@@ -57,7 +59,7 @@ class Node:
         clock: Callable[[], float] = time.monotonic,
         rng: Random | None = None,
         environ: Mapping[str, str] = os.environ,
-        tls: ssl.SSLContext | None = None,
+        access: Access | None = None,
     ) -> None:
         settings = config.settings
         rng = rng or Random()
@@ -68,7 +70,8 @@ class Node:
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng)
         self.metrics = Metrics(self.gauges)
         self.view = View(self.registry, clock, int(time.time()))
-        self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believed, clock)
+        self.access = access or Access(config, environ)
+        self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believed, clock, self.access)
         self.connections: set[Any] = set()
         self.serve_link: Serve | None = None
         self.uplinks: list[Uplink] = []
@@ -76,9 +79,10 @@ class Node:
         self._clock = clock
         self._rng = rng
         self._environ = environ
-        self._tls = tls
-        self._http: httpx.AsyncClient | None = None
-        self._clients: list[httpx.AsyncClient] = []  # of uplinks through a proxy
+        self._http: httpx.AsyncClient | None = None  # to parents
+        self._proxied: list[httpx.AsyncClient] = []  # to parents, through a proxy
+        self._probes: dict[str, httpx.AsyncClient] = {}  # to engines of the configuration, by their own keys
+        self._strangers: httpx.AsyncHTTPTransport | None = None  # to workers and nodes that registered
         self.engines: list[Supervised] = []  # the processes that this node started itself
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: set[str] = set()
@@ -92,8 +96,10 @@ class Node:
 
     async def start(self) -> None:
         """Start engines, probes, uplinks. Must be called when the node already listens: parents dial back at once."""
+        tls = self.access.tls.node
         # trust_env: a proxy from the environment is for the internet, not for the machines of one's own tree.
-        self._http = httpx.AsyncClient(trust_env=False, follow_redirects=False)
+        self._http = httpx.AsyncClient(verify=tls, trust_env=False, follow_redirects=False)
+        self._strangers = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
         for engine in self.config.engines:
             self._start_engine(engine if engine.url else self._launch(engine))
         for parent in self.config.parents:
@@ -119,24 +125,31 @@ class Node:
             if not gone:
                 log.error("engine process %s (pid %s) could not be ended", engine.name, engine.pid)
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for http in (self._http, *self._clients):
-            if http is not None:
-                await http.aclose()
+        for client in (self._http, self._strangers, *self._proxied, *self._probes.values()):
+            if client is not None:
+                await client.aclose()
 
     def _start_uplink(self, parent: str, http: httpx.AsyncClient) -> None:
         """Register with a parent, and keep links to it if they are to be dialled from here."""
         link, proxy = self.config.link, None
         if link != "direct" or self.config.proxy != "env":
             proxy = proxy_for(parent, self.config.proxy, self._environ)
-        tls = (self._tls or ssl.create_default_context()) if parent.startswith("https:") else None
-        if proxy is not None or tls is not None:
+        if proxy is not None:
             http = httpx.AsyncClient(
-                trust_env=False, follow_redirects=False, verify=tls or True, proxy=proxy.url if proxy else None
+                trust_env=False, follow_redirects=False, verify=self.access.tls.node, proxy=proxy.url
             )
-            self._clients.append(http)
+            self._proxied.append(http)
         interval_s = self.settings.report_interval_s
         uplink = Uplink(
-            parent, self.identity, _Source(self), http, interval_s, clock=self._clock, rng=self._rng, link=link
+            parent,
+            self.identity,
+            _Source(self),
+            http,
+            interval_s,
+            clock=self._clock,
+            rng=self._rng,
+            link=link,
+            purse=self.access.purse,
         )
         if link != "direct" and self.serve_link is not None:
             timeout_s = self.settings.connect_timeout_s
@@ -145,7 +158,7 @@ class Node:
                 self.identity,
                 self.serve_link,
                 timeout_s,
-                tls=tls,
+                tls=self.access.tls.node if parent.startswith("https:") else None,
                 proxy=proxy,
                 clock=self._clock,
                 rng=self._rng,
@@ -154,10 +167,14 @@ class Node:
         self.uplinks.append(uplink)
         self._spawn(uplink.run(), f"uplink to {parent}")
 
+    def is_parent(self, secret: str) -> bool:
+        """Does whoever shows this secret have it from us, as a parent has?"""
+        return bool(secret) and self._believed(secret.encode("latin-1"), 0) is not None
+
     # -- children -------------------------------------------------------------------------------------------
 
-    async def wants_reverse(self, message: Registration) -> bool:
-        """Shall a node that registers dial the connections for our requests?
+    async def wants_reverse(self, message: Registration, peer: str) -> bool:
+        """Shall a node that registers from the IP address `peer` dial the connections for our requests?
 
         Raises:
             InvalidField: as `Registry.register`; nothing was dialled.
@@ -165,15 +182,18 @@ class Node:
         if message.link != "auto":
             return message.link == "reverse"
         message.check(self.registry.max_speed)
-        return not await self._reaches(message.worker_name, message.instance)
+        may_dial = self.access.joining.may_dial(message.worker_name, peer)
+        return not (may_dial and await self._reaches(message, local=is_loopback(peer)))
 
-    async def _reaches(self, url: str, instance: str) -> bool:
-        """Is that the process behind this URL, as seen from here?"""
-        assert self._http is not None
+    async def _reaches(self, message: Registration, *, local: bool) -> bool:
+        """Is that the process behind its URL, as seen from here?"""
+        assert self._strangers is not None
+        transport = GuardedTransport(self._strangers, self.access.guard, local=local)
+        url, shown = f"{message.worker_name.rstrip('/')}/health", {"x-hierarchy-auth": message.secret}
         try:
             async with asyncio.timeout(DIAL_BACK_S):
-                answer = await self._http.get(f"{url.rstrip('/')}/health")
-            return answer.status_code == 200 and answer.json().get("instance") == instance
+                answer = await httpx.AsyncClient(transport=transport, trust_env=False).get(url, headers=shown)
+            return answer.status_code == 200 and bool(answer.json().get("instance") == message.instance)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, AttributeError):
             return False
 
@@ -194,24 +214,33 @@ class Node:
 
     def _start_engine(self, engine: EngineConfig) -> None:
         assert engine.url is not None
-        assert self._http is not None
         child = self.registry.declare(engine.name, engine.url, engine.kind)
+        if key := self.access.engine_keys.get(engine.name):
+            child.credential = f"authorization: Bearer {key}\r\n".encode()
         prober = Prober(
             engine,
             ADAPTERS[engine.kind],
-            self._http,
+            self._probe_client(key or ""),
             lambda status: self.registry.report(child, status),
             lambda why: self.registry.mark_down(child, why),
             self.settings.probe_interval_s,
         )
         self._spawn(prober.run(), f"probe {engine.name}")
 
+    def _probe_client(self, key: str) -> httpx.AsyncClient:
+        if key not in self._probes:
+            headers = {"authorization": f"Bearer {key}"} if key else None
+            self._probes[key] = httpx.AsyncClient(verify=self.access.tls.engine, headers=headers, trust_env=False)
+        return self._probes[key]
+
     def ask_status(self, child: Child) -> None:
         """Ask a FastChat worker for its status, as soon as it listens: it alone knows all its models."""
-        if child.is_node or child.declared or child.name in self._asking or self._http is None:
+        if child.is_node or child.declared or child.name in self._asking or self._strangers is None:
             return
         self._asking.add(child.name)
-        self._spawn(self._ask_status(child, self._http), f"status of {child.name}")
+        transport = GuardedTransport(self._strangers, self.access.guard, local=child.local)
+        http = httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
+        self._spawn(self._ask_status(child, http), f"status of {child.name}")
 
     async def _ask_status(self, child: Child, http: httpx.AsyncClient) -> None:
         engine = EngineConfig.model_construct(name=child.name, kind="fastchat", url=child.url, speed=1.0)
@@ -258,6 +287,32 @@ class Node:
             self.lane.sweep(self.connections)
             for reserve in self.reserves:
                 reserve.sweep()
+            self._look_at_keys()
+
+    def _look_at_keys(self) -> None:
+        """What was changed in files, by `hierarchy key` or by a replica, comes into force."""
+        if self.access.refresh():
+            self.lane.seen.forget()
+        if self.access.joining.refresh():
+            self._expel_void()
+
+    def revoke(self, name: str) -> bool:
+        """Nothing that was issued to this child holds any more; it is shut out. Returns whether it was here.
+
+        Raises:
+            RequestError: that could not be written down, or this node issues nothing.
+        """
+        self.access.joining.revoke(name)
+        return name in self._expel_void()
+
+    def _expel_void(self) -> list[str]:
+        void = self.access.joining.void(child.name for child in self.registry)
+        for name in void:
+            child = self.registry.remove(name)
+            if child is not None:
+                log.warning("%s was shut out: its credential was revoked", name)
+                self.lane.expel(child, self.connections)
+        return void
 
     def _believed(self, secret: bytes, seq: int) -> Uplink | None:
         """The uplink to the parent that knows this secret; the request's number is noted there."""

@@ -49,8 +49,10 @@ class Registry:
         self.generation += 1
         return child
 
-    def register(self, message: Registration, *, reverse: bool = False) -> Child:
-        """Take in a child, or one that comes again. reverse: it dials, so that its URL need not lead to it.
+    def register(self, message: Registration, identity: str = "", *, reverse: bool = False) -> Child:
+        """Take in a child, or one that comes again.
+
+        identity: what it showed stands for; "" for nothing. reverse: it dials, so that its URL need not lead to it.
 
         A FastChat worker whose status is null is listed without models until its status has been asked for.
 
@@ -63,7 +65,7 @@ class Registry:
         self._refuse_loop(message, reverse=reverse)
         name = message.node or message.worker_name
         now = self._clock()
-        child = self._refuse_taken(name, message, now, reverse=reverse)
+        child = self._refuse_taken(name, message, identity, now, reverse=reverse)
         if child is not None and child.is_node and child.instance == message.instance and message.seq < child.seq:
             return child  # overtaken by a later message of the same process
         if child is None:
@@ -76,7 +78,7 @@ class Registry:
         child.last_seen = now
         if message.node:
             self._take_node_fields(child, message)
-            child.instance = message.instance
+            child.instance, child.identity = message.instance, identity
             child.interval_s = message.interval_s
             child.secret = message.secret.encode()
             child.reverse = reverse
@@ -258,7 +260,9 @@ class Registry:
                 "a node cannot register with itself, and each needs an `advertise` of its own"
             )
 
-    def _refuse_taken(self, name: str, message: Registration, now: float, *, reverse: bool) -> Child | None:
+    def _refuse_taken(
+        self, name: str, message: Registration, identity: str, now: float, *, reverse: bool
+    ) -> Child | None:
         """The child to go on with, or None for a new one."""
         url = message.worker_name.rstrip("/")
         for other in self:
@@ -269,7 +273,9 @@ class Registry:
         child = self.children.get(name)
         if child is None:
             return None
-        another = child.instance != message.instance and child.url != url
+        # Where identities are known they alone tell one from another: several processes may have one.
+        same = child.identity == identity if identity else child.url == url
+        another = child.instance != message.instance and not same
         if child.declared or (another and now < child.fresh_until):
             raise NameTaken(f"name {name!r} is taken by {child.url}; choose another, or stop that one first")
         if child.is_node != bool(message.node):

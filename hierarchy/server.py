@@ -27,6 +27,7 @@ class Server(uvicorn.Server):
     """uvicorn's server with a node's life wound into it, and an exit status of 0 after SIGTERM."""
 
     def __init__(self, node: Node, app: Any) -> None:
+        tls = node.access.tls.server
         config = uvicorn.Config(
             app,
             http=node.lane.protocol_factory(),  # type: ignore[arg-type]  # a factory serves as well as a class
@@ -35,6 +36,9 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            # A node judges by the address that really asks, so nobody's X-Forwarded-For is believed.
+            proxy_headers=False,
+            ssl_context_factory=(lambda config, default: tls) if tls is not None else None,
             timeout_graceful_shutdown=max(1, round(node.settings.grace_s)),
         )
         super().__init__(config)
@@ -45,7 +49,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         where = ", ".join(f"{host}:{port}" for host, port in self.node.config.listen)
-        log.info("%s %s listens on %s", self.node.identity.name, self.node.identity.version, where)
+        admin = "".join(f", admin {host}:{port}" for host, port in self.node.config.admin)
+        log.info("%s %s listens on %s%s", self.node.identity.name, self.node.identity.version, where, admin)
         await self.node.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -84,16 +89,20 @@ def bind(config: NodeConfig) -> tuple[NodeConfig, list[socket.socket]]:
     try:
         for host, port in config.listen:
             sockets += _bind_one(host, port)
+        public = len(sockets)
+        for host, port in config.admin:
+            sockets += _bind_one(host, port)
     except BaseException:
         for sock in sockets:
             sock.close()
         raise
     actual = sockets[0].getsockname()[1]
     listen = tuple((host, port or actual) for host, port in config.listen)
+    admin = tuple(sock.getsockname()[:2] for sock in sockets[public:])
     advertise = (
         config.advertise.removesuffix(":0") + f":{actual}" if config.advertise.endswith(":0") else config.advertise
     )
-    return config.model_copy(update={"listen": listen, "advertise": advertise}), sockets
+    return config.model_copy(update={"listen": listen, "admin": admin, "advertise": advertise}), sockets
 
 
 def _bind_one(host: str, port: int) -> list[socket.socket]:

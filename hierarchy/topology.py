@@ -55,7 +55,8 @@ def build(tree: TreeConfig) -> nx.DiGraph:
     graph = nx.DiGraph()
     for name, node in tree.nodes.items():
         declared = node.model_dump(include={"parent", "subnet", "link", "advertise"})
-        listened = [url_of(address) for address in node.listen if not is_wildcard(address[0])]
+        scheme = "https" if node.settings(tree.defaults).tls.cert else "http"
+        listened = [url_of(address, scheme) for address in node.listen if not is_wildcard(address[0])]
         graph.add_node(name, kind="node", field=("nodes", name), listen=node.listen, **declared)
         graph.nodes[name].update(_urls(node.advertise, listened))
     for name, engine in tree.engines.items():
@@ -110,20 +111,25 @@ def cut(loaded: LoadedTree, name: str) -> NodeConfig:
     above = graph.nodes[node.parent] if node.parent else None
     parent_url = reach.dialled(at, above, above["urls"]) if above else None
     engines = {key: spec for key, spec in tree.engines.items() if spec.parent == name}
+    settings = node.settings(tree.defaults)
     return NodeConfig(
         name=name,
         listen=node.listen,
         advertise=(reach.dialled(above, at, at["registered"]) if above else None) or at["registered"][0],
+        admin=node.admin_listen or (),
         parents=(parent_url,) if parent_url else (),
         link=node.link,
         proxy=node.proxy,
+        children=tuple(key for key, spec in tree.nodes.items() if spec.parent == name),
         engines=tuple(
             EngineConfig(
-                name=key, **spec.model_dump(include={"kind", "url", "model", "speed"}), simulated=spec.simulated
+                name=key,
+                simulated=spec.simulated,
+                **spec.model_dump(include={"kind", "url", "model", "speed", "api_key"}),
             )
             for key, spec in engines.items()
         ),
-        settings=node.settings(tree.defaults),
+        settings=settings,
     )
 
 

@@ -23,6 +23,7 @@ import tenacity
 
 from hierarchy import subtree
 from hierarchy.errors import HierarchyError
+from hierarchy.security.purse import Purse
 from hierarchy.status import EMPTY, NodeStatus
 from hierarchy.wire import Accepted, Deregistration, HeartBeat, Identity, LinkWish, Registration, WorkerStatus
 
@@ -60,7 +61,11 @@ class Listener(Protocol):
 
 
 class _RefusedError(HierarchyError):
-    """The parent answered, but did not take us."""
+    """The parent answered, but did not take us. status: of its answer."""
+
+    def __init__(self, message: str, status: int = 200) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Uplink:
@@ -83,6 +88,7 @@ class Uplink:
         rng: Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         link: LinkWish = "direct",
+        purse: Purse | None = None,
     ) -> None:
         self.parent = parent
         self.listener: Listener | None = None
@@ -100,6 +106,7 @@ class Uplink:
         self.secret = secrets.token_hex(16).encode()
         self._link: LinkWish = link
         self._forgotten = False
+        self._purse = purse
         self._seq = 0
         self._plain = False  # the parent is an original FastChat controller
         self._parent_instance = ""
@@ -169,13 +176,21 @@ class Uplink:
             link=self._link,
             **self._fields(status),
         )
-        answer = await self._post("/register_worker", message)
+        shown = self._purse.bearer() if self._purse is not None else ""
+        try:
+            answer = await self._post("/register_worker", message, bearer=shown)
+        except _RefusedError as error:
+            if self._purse is not None and error.status in (401, 403):
+                self._purse.refused(shown)
+            raise
         self._plain = answer is None
         accepted = Accepted(interval_s=PLAIN_INTERVAL_S) if answer is None else self._understand(answer)
         if accepted.instance != self._parent_instance:
             self._parent_instance = accepted.instance
             self.seen = self._seen_lately  # it counts anew, and may have begun before its answer reached us
         self._interval_s = accepted.interval_s
+        if self._purse is not None and accepted.credential:
+            self._purse.keep(accepted.credential)
         self._sent, self._sent_others, self._known = status, others, children
         self.registered = True
         self._complaint = ""
@@ -276,13 +291,16 @@ class Uplink:
             "interval_s": self._wanted_interval_s,
         }
 
-    async def _post(self, path: str, message: msgspec.Struct, timeout_s: float = 5.0) -> Any:
-        response = await self._http.post(
-            self.parent + path,
-            content=msgspec.json.encode(message),
-            headers={"content-type": "application/json"},
-            timeout=timeout_s,
-        )
+    async def _post(self, path: str, message: msgspec.Struct, *, timeout_s: float = 5.0, bearer: str = "") -> Any:
+        content = msgspec.json.encode(message)
+        headers = {"content-type": "application/json"}
+        if bearer:
+            headers["authorization"] = f"Bearer {bearer}"
+        # Each message proves whose it is. The number means nothing here, but stands where a parent remembers heads by
+        # all but their numbers (`relay.seen`), so that a beat's head is parsed once.
+        headers |= {"x-hierarchy-auth": self.secret.decode(), "x-hierarchy-seq": "0"}
+        headers["content-length"] = str(len(content))
+        response = await self._http.post(self.parent + path, content=content, headers=headers, timeout=timeout_s)
         try:
             answer = response.json()
         except ValueError:
@@ -290,7 +308,8 @@ class Uplink:
                 raise _RefusedError("its answer is not JSON; is there a controller at that address?") from None
             answer = None
         if response.status_code != 200:
-            raise _RefusedError(f"it answered {response.status_code}: {_reason(answer)}".rstrip(": "))
+            words = f"it answered {response.status_code}: {_reason(answer)}".rstrip(": ")
+            raise _RefusedError(words, response.status_code)
         return answer
 
     def __repr__(self) -> str:

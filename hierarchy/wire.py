@@ -123,6 +123,12 @@ class Deregistration(msgspec.Struct, frozen=True):
     node: str = ""
 
 
+class Revocation(msgspec.Struct, frozen=True):
+    """`POST /admin/revoke` (ours): nothing that was issued to the child `node` holds any more."""
+
+    node: str
+
+
 class ModelRequest(msgspec.Struct, frozen=True):
     """`POST /get_worker_address`."""
 
@@ -134,6 +140,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
     interval_s: how often the child shall report; longer than it proposed when the parent is busy. link: who dials.
     links_per_s: how fast the child may fill its reserve of links. wanted: requests that wait for a link now.
+    credential: what the child shall show from now on; "" for what it showed this time.
     """
 
     node: str = ""
@@ -143,6 +150,7 @@ class Accepted(msgspec.Struct, frozen=True):
     link: Literal["direct", "reverse"] = "direct"
     links_per_s: float = 0.0
     wanted: int = 0
+    credential: str = ""
 
 
 M = TypeVar("M")

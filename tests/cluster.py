@@ -90,14 +90,12 @@ class Cluster:
         )
         return self.serve(config, **options)
 
-    def serve(self, config: NodeConfig, tls_server: dict[str, str] | None = None, **options: Any) -> Running:
-        """A node from its configuration; its port is best 0. tls_server: of uvicorn. options: of `Node`."""
+    def serve(self, config: NodeConfig, **options: Any) -> Running:
+        """A node from its configuration; its port is best 0. options: of `Node`."""
         config, sockets = bind(config)
         node = Node(config, **options)
-        server = Server(node, build_app(node))
-        for field, value in (tls_server or {}).items():
-            setattr(server.config, field, value)
-        return self._serve(f"http://127.0.0.1:{config.listen[0][1]}", server, sockets)
+        scheme = "https" if config.settings.tls.cert else "http"
+        return self._serve(f"{scheme}://127.0.0.1:{config.listen[0][1]}", Server(node, build_app(node)), sockets)
 
     def engine(self, **options: Any) -> Running:
         """A simulated engine; quick unless told otherwise."""

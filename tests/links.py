@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
-import trustme
 
 from hierarchy.relay.link import LinkPool
 from hierarchy.relay.reserve import Reserve
@@ -52,17 +48,6 @@ class Skewed:
 
     def __call__(self) -> float:
         return time.monotonic() + self.skew
-
-
-def tls_of(name: str) -> tuple[dict[str, str], ssl.SSLContext]:
-    """A self-made certificate: what a server is told of it, and a client that trusts it alone."""
-    ca = trustme.CA()
-    folder = Path(tempfile.mkdtemp(prefix="hierarchy-tls-"))
-    path = folder / "server.pem"
-    ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(str(path))
-    client = ssl.create_default_context()
-    ca.configure_trust(client)
-    return {"ssl_certfile": str(path), "ssl_keyfile": str(path)}, client
 
 
 class Hole:

@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: layer -> its modules and packages (a package with all that is in it, unless a longer name stands here)
 TABLE = {
-    0: "address allocator errors lifeline logs metrics source status subtree",
+    0: "address allocator errors lifeline logs metrics source spec status subtree",
     1: "checks child config dial processes reach wire",
-    2: "policy registry topology",
+    2: "policy registry security topology",
     3: "engines view relay.answer relay.ask relay.ending relay.framing relay.head relay.link relay.peek relay.render "
     "relay.seen relay.upstream relay.watch",
     4: "dispatch health uplink",

@@ -23,6 +23,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from hierarchy.cli.admin import ADMIN_KEY, AdminKeyFile, bearer
 from hierarchy.cli.chat import base_url
 from hierarchy.config import ConfigError, NodeSpec, TreeConfig, load
 from hierarchy.errors import HierarchyError, UsageError
@@ -63,6 +64,8 @@ def fetch(client: httpx.Client, url: str) -> Entry:
         response.raise_for_status()
         tree = response.json()
     except httpx.HTTPStatusError as error:
+        if error.response.status_code == 401:
+            raise CannotReadError(f"{url}/tree wants an admin key: set {ADMIN_KEY}, or --admin-key-file") from None
         raise CannotReadError(f"{url}/tree answered {error.response.status_code}; is this a node's URL?") from None
     except httpx.HTTPError as error:
         raise CannotReadError(f"cannot reach {url}: {str(error) or type(error).__name__}; is the node up?") from None
@@ -270,13 +273,14 @@ def show_tree(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON in the shape of GET /tree")] = False,
     keep_watching: Annotated[bool, typer.Option("--watch", help="draw again and again until Ctrl-C")] = False,
     interval: Annotated[float, typer.Option(min=0.1, help="seconds between two drawings")] = 1.0,
+    admin_key_file: AdminKeyFile = None,
 ) -> None:
     """Draw a tree of controllers, as a file declares it or as a node sees it now."""
     console = Console(highlight=False)
     try:
         if as_json and keep_watching:
             raise UsageError("--json and --watch exclude each other: take one")
-        with httpx.Client(timeout=TIMEOUT_S) as client:
+        with httpx.Client(timeout=TIMEOUT_S, headers=bearer(admin_key_file, ADMIN_KEY)) as client:
             read = reader(client, target)
             if keep_watching:
                 watch(read, console, interval)

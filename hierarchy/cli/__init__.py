@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from hierarchy.cli import chat, check, drain, engine, serve, up
+from hierarchy.cli import chat, check, drain, engine, key, serve, token, up
 from hierarchy.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -17,6 +17,8 @@ app.command()(chat.chat)
 app.command()(drain.drain)
 app.command()(drain.undrain)
 app.add_typer(engine.engine_app, name="engine")
+app.add_typer(token.token_app, name="token")
+app.add_typer(key.key_app, name="key")
 
 
 def main() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import typer
 
 from hierarchy.address import DEFAULT_PORT
+from hierarchy.cli.admin import AdminKeyFile, admin_client
 from hierarchy.cli.chat import base_url
 from hierarchy.logs import escape
 
@@ -18,23 +20,24 @@ UrlOption = Annotated[str, typer.Option("--url", help="a node above it, from whi
 HERE = f"http://localhost:{DEFAULT_PORT}"
 
 
-def drain(path: PathArgument, url: UrlOption = HERE) -> None:
+def drain(path: PathArgument, url: UrlOption = HERE, admin_key_file: AdminKeyFile = None) -> None:
     """Send no new requests to a node or engine; what it is answering goes on."""
-    _command(url, "drain", path)
+    _command(url, "drain", path, admin_key_file)
     typer.echo(f"{path} gets no new requests; `hierarchy undrain {path}` ends that")
 
 
-def undrain(path: PathArgument, url: UrlOption = HERE) -> None:
+def undrain(path: PathArgument, url: UrlOption = HERE, admin_key_file: AdminKeyFile = None) -> None:
     """Send requests again to what was drained."""
-    _command(url, "undrain", path)
+    _command(url, "undrain", path, admin_key_file)
     typer.echo(f"{path} gets requests again")
 
 
-def _command(url: str, command: str, path: str) -> None:
+def _command(url: str, command: str, path: str, key_file: Path | None) -> None:
     """Tell the node at `url`; what goes wrong ends the program with one line and status 1."""
     base = base_url(url)
     try:
-        answer = httpx.post(f"{base}/admin/{command}", json={"path": path}, timeout=TIMEOUT_S)
+        with admin_client(base, key_file, timeout_s=TIMEOUT_S) as http:
+            answer = http.post(f"/admin/{command}", json={"path": path})
     except httpx.HTTPError as error:
         why = f"cannot reach {base}: {str(error) or type(error).__name__}; is the node up?"
     else:

@@ -14,7 +14,7 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from hierarchy.child import NODE, Child, Lease
-from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestError, Unavailable
+from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, ModelNotAllowed, RequestError, Unavailable
 from hierarchy.relay import render
 from hierarchy.relay.answer import Answer
 from hierarchy.relay.ending import error_tail
@@ -107,9 +107,17 @@ class Exchange:
         try:
             if not self._model:
                 self._model = model_of(self._body())
+                if self.head.caller.models is not None and self._parent is None:
+                    self._check_allowed()
             self._attempt(now)
         except RequestError as error:
             self.fail(error)
+
+    def _check_allowed(self) -> None:
+        if not self.head.caller.may_use(self._model):
+            raise ModelNotAllowed(
+                f"this API key is not for model {self._model[:100]!r}; GET /v1/models lists those that it is for"
+            )
 
     def _body(self) -> bytes:
         """The body in one piece; below the entry node nobody asks for it, and a long prompt is not copied."""
@@ -297,6 +305,11 @@ class Exchange:
         )
         self._outcome = self._outcome or "refused"
         self._settle(self._lane.clock())
+
+    def drop_child(self, child: Child, error: RequestError) -> None:
+        """End the request if it is this child's."""
+        if self._lease is not None and self._pool is not None and self._pool.child is child:
+            self.fail(error)
 
     def client_gone(self) -> None:
         """Whoever asked has left: so must the request below, through all levels."""

@@ -36,7 +36,20 @@ OURS = b"x-hierarchy-"
 PATH, AUTH, SEQ, MODEL, HOPS = (OURS + name for name in (b"path", b"auth", b"seq", b"model", b"hops"))
 MAX_TARGET_KEPT = 256  # routes of longer targets are not remembered, so that nobody can fill the memory with them
 
-_LOOKED_AT = frozenset({AUTH, SEQ, MODEL, HOPS, b"content-length", b"expect", b"host", b"transfer-encoding"})
+_LOOKED_AT = frozenset(
+    {
+        AUTH,
+        SEQ,
+        MODEL,
+        HOPS,
+        b"authorization",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"transfer-encoding",
+        b"x-api-key",
+    }
+)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]*)?").fullmatch
 _LANE_PATH = re.compile(rb"/v1/[A-Za-z0-9_\-./:@]+").fullmatch
 
@@ -51,9 +64,12 @@ def named_by_connection(fields: Fields) -> set[bytes]:
     return {token.strip().lower() for value in values for token in value.split(b",")} if values else set()
 
 
-def request_fields(fields: Fields) -> bytes:
-    """The client's fields that go on to a child, ready to be written: hop-by-hop ones and all of ours taken out."""
-    drop = named_by_connection(fields) | _REWRITTEN
+def request_fields(fields: Fields, stripped: frozenset[bytes] = frozenset()) -> bytes:
+    """The client's fields that go on to a child, ready to be written: hop-by-hop ones and all of ours taken out.
+
+    stripped: names of others that are for this node alone.
+    """
+    drop = named_by_connection(fields) | _REWRITTEN | stripped
     return b"".join(
         [b"%b: %b\r\n" % field for field in fields if field[0] not in drop and not field[0].startswith(OURS)]
     )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import ssl
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from hierarchy.child import Child, Share
 from hierarchy.config import Settings
 from hierarchy.dispatch import Dispatch
-from hierarchy.errors import Unavailable
+from hierarchy.errors import ChildFailed, Unavailable
 from hierarchy.metrics import Metrics, Sample, Tally
 from hierarchy.registry import Registry
 from hierarchy.relay.exchange import Exchange, Parent
@@ -22,6 +21,8 @@ from hierarchy.relay.local import Handler, Local
 from hierarchy.relay.protocol import LaneProtocol
 from hierarchy.relay.seen import RequestHead, Seen
 from hierarchy.relay.upstream import Pool
+from hierarchy.security.access import Access
+from hierarchy.security.keys import ANYONE, Caller
 from hierarchy.status import Api
 
 SWEEP_S = 0.5  # how often deadlines are looked at; they are late by this much at most
@@ -38,7 +39,7 @@ class Lane:
 
     def __init__(
         self, registry: Registry, dispatch: Dispatch, metrics: Metrics, settings: Settings, trust: Trust,
-        clock: Callable[[], float],
+        clock: Callable[[], float], access: Access,
     ) -> None:  # fmt: skip
         self.registry = registry
         self.dispatch = dispatch
@@ -46,6 +47,8 @@ class Lane:
         self.settings = settings
         self.trust = trust
         self.clock = clock
+        self.access = access
+        self.stripped = access.stripped
         self.seen = Seen()
         self.access_log: Callable[[Exchange, str], None] | None = _log_access if settings.access_log else None
         self.local: dict[bytes, Handler] = {LINK_PATH: _pong}  # POST paths that are answered at once, by a function
@@ -63,15 +66,20 @@ class Lane:
         handler = self.local.get(head.target)
         return Exchange(protocol, self, head, now) if handler is None else Local(protocol, self, head, now, handler)
 
+    def caller(self, target: bytes, fields: dict[bytes, bytes]) -> Caller:
+        """Who asks; what children send to a node itself is theirs to judge that answer it."""
+        return ANYONE if target in self.local else self.access.caller(fields)
+
     def pool(self, child: Child) -> Pool:
         """The child's connections. A child that moved or was replaced gets new ones."""
         pool = self._pools.get(child.name)
         if pool is None or pool.child is not child or pool.url != child.url:
             if pool is not None:
                 pool.close()
-            tls = ssl.create_default_context() if child.tls else None
+            contexts, guard = self.access.tls, None if child.declared else self.access.guard
+            tls = (contexts.engine if child.declared else contexts.node) if child.tls else None
             kind = LinkPool if child.reverse else Pool
-            pool = self._pools[child.name] = kind(child, self.settings.connect_timeout_s, tls, self.clock)
+            pool = self._pools[child.name] = kind(child, self.settings.connect_timeout_s, tls, self.clock, guard)
         child.pool = pool
         return pool
 
@@ -130,6 +138,16 @@ class Lane:
                 pool.close()
                 del self._pools[name]
 
+    def expel(self, child: Child, connections: set[Any]) -> None:
+        """A child is no longer one: end what it is answering, and close all connections to it."""
+        for protocol in list(connections):
+            if isinstance(protocol, LaneProtocol):
+                protocol.drop_child(child, ChildFailed(f"{child.name} was shut out"))
+        child.pool = None
+        pool = self._pools.pop(child.name, None)
+        if pool is not None:
+            pool.close()
+
     def cut_all(self, connections: set[Any]) -> None:
         """The grace is over: end what still runs, with an error that its client can read."""
         for protocol in list(connections):
@@ -146,7 +164,7 @@ class Lane:
         return functools.partial(LaneProtocol, self)
 
 
-def _pong(body: bytes) -> bytes:
+def _pong(body: bytes, shown: bytes, peer: str) -> bytes:
     """What the parent's pings of idle links are answered."""
     return b"{}"
 

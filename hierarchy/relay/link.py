@@ -18,11 +18,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from hierarchy.child import Child
-from hierarchy.errors import BadRequest, Forbidden, UnknownChild
+from hierarchy.errors import BadRequest, NotPermitted, UnknownChild
 from hierarchy.relay.answer import Answer
 from hierarchy.relay.head import AUTH, OURS, Fields, named_by_connection
 from hierarchy.relay.upstream import MAX_IDLE, NODE_IDLE_S, Pool, Upstream
 from hierarchy.relay.watch import keep_watch
+from hierarchy.security.guard import Guard
 
 LINK_PATH, LINK_PROTOCOL = b"/link", b"hierarchy-link/1"
 NODE, INSTANCE, WANTED = (OURS + name for name in (b"node", b"instance", b"wanted"))
@@ -81,8 +82,15 @@ class LinkPool(Pool):
     `wait_s`: how long a request waits for a link, as long as a connection may take to be made.
     """
 
-    def __init__(self, child: Child, wait_s: float, tls: ssl.SSLContext | None, clock: Callable[[], float]) -> None:
-        super().__init__(child, wait_s, tls, clock)
+    def __init__(
+        self,
+        child: Child,
+        wait_s: float,
+        tls: ssl.SSLContext | None,
+        clock: Callable[[], float],
+        guard: Guard | None = None,
+    ) -> None:
+        super().__init__(child, wait_s, tls, clock, guard)
         self.idle: OrderedDict[Upstream, None] = OrderedDict()
         self.idle_s = math.inf  # see `sweep`
         self.instance = child.instance
@@ -226,7 +234,7 @@ def admit(method: bytes, fields: Fields, children: Mapping[str, Child]) -> Child
     Raises:
         BadRequest: not the form that a link is asked for in, or a later one of it.
         UnknownChild: it has to register (again) first.
-        Forbidden: its secret is not the one that it registered with.
+        NotPermitted: its secret is not the one that it registered with.
     """
     found = dict(fields)
     if method != b"GET" or b"upgrade" not in named_by_connection(fields):
@@ -242,7 +250,7 @@ def admit(method: bytes, fields: Fields, children: Mapping[str, Child]) -> Child
             f"no child of the name {name[:100]!r} with a reverse link is registered here; register first"
         )
     if not child.secret or not hmac.compare_digest(found.get(AUTH, b""), child.secret):
-        raise Forbidden(f"the secret of {name!r} is not the one that it registered with")
+        raise NotPermitted(f"the secret of {name!r} is not the one that it registered with")
     return child
 
 

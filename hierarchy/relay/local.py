@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from hierarchy.relay.lane import Lane
     from hierarchy.relay.turns import Turns
 
-#: from a request's body to the JSON of its answer; raises RequestError; must not block
-Handler = Callable[[bytes], bytes]
+#: from a request's body, its x-hierarchy-auth and the IP address it came from, to the JSON of its answer; raises
+#: RequestError; must not block
+Handler = Callable[[bytes, bytes, str], bytes]
 
 
 class Local(Exchange):
@@ -27,7 +28,8 @@ class Local(Exchange):
 
     def go(self, now: float) -> None:
         try:
-            body = self._handler(self._body())
+            client = self._protocol.client
+            body = self._handler(self._body(), self.head.auth, client[0] if client else "")
         except RequestError as error:
             self.fail(error)
             return

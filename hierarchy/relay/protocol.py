@@ -13,7 +13,7 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from hierarchy.errors import BadRequest, BodyTooLarge, HeadTooLarge, LoopDetected, RequestError
+from hierarchy.errors import BadRequest, BodyTooLarge, HeadTooLarge, InvalidApiKey, LoopDetected, RequestError
 from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.head import SEQ, check_request, origin_form
 from hierarchy.relay.link import admit, asks_for_link
@@ -178,6 +178,8 @@ class LaneProtocol(Turns):
             http10=version == "1.0",
             keep_alive=self.parser.should_keep_alive(),
             within_limits=self._within_limits(),
+            caller=self.lane.caller(route[1], found),
+            stripped=self.lane.stripped,
         )
         exchange = self.lane.exchange(self, head, self.lane.clock())
         before = self.cycle
@@ -237,6 +239,8 @@ class LaneProtocol(Turns):
                 raise LoopDetected(f"the request has passed {head.hops} nodes; the tree has a loop")
         elif not head.within_limits:
             raise self._head_too_large()
+        elif head.caller.refusal:
+            raise InvalidApiKey(head.caller.refusal)
         limit = self.lane.settings.max_body_bytes
         if length > limit:
             raise BodyTooLarge(f"the body of {length} bytes is larger than {limit}, the limit of this node")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from hierarchy.relay.head import AUTH, HOPS, MODEL, Fields, request_fields
+from hierarchy.security.keys import ANYONE, Caller
 from hierarchy.status import Api
 
 MAX_KEPT, MAX_HEADS = 2048, 1024  # bytes of one head, heads
@@ -23,7 +24,7 @@ class RequestHead:
     """What a lane request's head means.
 
     target: for the child. fields: those that go on, ready to be written. auth, model, hops: a parent's, to be believed
-    with the right secret only. within_limits: as they are for everyone but a parent.
+    with the right secret only. within_limits: as they are for everyone but a parent. caller: who asks, unless a parent.
     """
 
     api: Api
@@ -36,6 +37,7 @@ class RequestHead:
     auth: bytes
     model: str
     hops: int
+    caller: Caller
 
     @classmethod
     def of(
@@ -47,12 +49,14 @@ class RequestHead:
         http10: bool,
         keep_alive: bool,
         within_limits: bool,
+        caller: Caller = ANYONE,
+        stripped: frozenset[bytes] = frozenset(),
     ) -> RequestHead:
-        """From a parsed head. found: from `head.check_request`."""
+        """From a parsed head. found: from `head.check_request`. stripped: fields that do not go on."""
         hops = found.get(HOPS, b"")
         return cls(
             *route,
-            request_fields(fields),
+            request_fields(fields, stripped),
             http10,
             keep_alive and not http10,
             not http10 and found.get(b"expect", b"").lower() == b"100-continue",
@@ -60,6 +64,7 @@ class RequestHead:
             found.get(AUTH, b""),
             unquote(found.get(MODEL, b"").decode("ascii", "replace")),
             int(hops) if is_number(hops) else 0,
+            caller,
         )
 
 
@@ -162,6 +167,10 @@ class Seen:
         """What heads meant holds no longer: parse each of them again."""
         self._heads.clear()
         self._era += 1
+
+    def clear(self) -> None:
+        """What a head means has changed."""
+        self._heads.clear()
 
 
 def is_number(text: bytes) -> bool:

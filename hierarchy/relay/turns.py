@@ -15,6 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from hierarchy.child import Child
 from hierarchy.errors import ReceiveTimeout, RequestError
 from hierarchy.relay import render
 from hierarchy.relay.exchange import Exchange
@@ -106,6 +107,11 @@ class Turns(HttpToolsProtocol):
             self._running.fail(error)
         else:
             self.transport.close()
+
+    def drop_child(self, child: Child, error: RequestError) -> None:
+        """End the running exchange if a child answers it that is no longer one."""
+        if self._running is not None:
+            self._running.drop_child(child, error)
 
     def reset(self) -> None:
         """End the connection so that the client cannot take what it has for the whole: RST, not FIN."""

@@ -17,6 +17,7 @@ from hierarchy.relay.answer import Answer
 from hierarchy.relay.framing import Framing, FramingError, UntilClose
 from hierarchy.relay.head import AUTH, HOPS, MODEL, SEQ, HeadError, head_end, request_opening
 from hierarchy.relay.seen import RequestHead
+from hierarchy.security.guard import Guard, connect
 
 MAX_HEAD = 64 * 1024  # of an answer
 # Engines built on uvicorn or cpp-httplib end idle connections after 5 s; being first avoids a race with their FIN.
@@ -263,7 +264,12 @@ class Pool:
     """The connections to one child. Idle ones are taken last in, first out, so that a burst's surplus can age away."""
 
     def __init__(
-        self, child: Child, connect_timeout_s: float, tls: ssl.SSLContext | None, clock: Callable[[], float]
+        self,
+        child: Child,
+        connect_timeout_s: float,
+        tls: ssl.SSLContext | None,
+        clock: Callable[[], float],
+        guard: Guard | None = None,
     ) -> None:
         self.child = child
         self.url = child.url
@@ -277,6 +283,7 @@ class Pool:
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls if child.tls else None
         self._clock = clock
+        self._guard = guard
 
     def take(self) -> Upstream | None:
         """An idle connection, or None: then `dial`."""
@@ -300,8 +307,9 @@ class Pool:
         opening = self._openings.get(key)
         if opening is None:
             ours = [(AUTH, child.secret), (MODEL, render.field_value(model)), (HOPS, b"%d" % hops), (SEQ, b"")]
+            fields = said.fields + child.credential
             opening = request_opening(
-                child.prefix + said.target, child.authority, said.fields, ours if self.numbered else ()
+                child.prefix + said.target, child.authority, fields, ours if self.numbered else ()
             )
             if len(self._openings) >= MAX_OPENINGS:
                 self._openings.clear()
@@ -317,8 +325,8 @@ class Pool:
         child = self.child
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                _, upstream = await asyncio.get_running_loop().create_connection(
-                    lambda: Upstream(self), child.host, child.port, ssl=self._tls
+                upstream = await connect(
+                    lambda: Upstream(self), child.host, child.port, self._tls, self._guard, local=child.local
                 )
         except (UnicodeError, OverflowError) as error:  # what the resolver says of an impossible name or port
             raise OSError(f"{child.host}:{child.port} is no address: {error}") from None

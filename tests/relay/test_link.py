@@ -393,8 +393,8 @@ BODY = (b"connection: upgrade", b"upgrade: hierarchy-link/1", b"content-length: 
 @pytest.mark.parametrize(
     ("data", "status", "code"),
     [
-        (asking(secret="t" * 32), 403, "forbidden"),
-        (asking(secret=""), 403, "forbidden"),
+        (asking(secret="t" * 32), 403, "not_permitted"),
+        (asking(secret=""), 403, "not_permitted"),
         (asking(node="nobody"), 404, "unknown_child"),
         (asking(node="e"), 404, "unknown_child"),  # an engine
         (asking(node="other", instance="other-1"), 404, "unknown_child"),  # it is dialled

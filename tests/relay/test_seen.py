@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hierarchy.errors import BadRequest
 from hierarchy.relay.seen import MAX_HEADS, RequestHead, Seen, Split, split
+from hierarchy.security.keys import ANYONE
 from tests.relay.memory import MemoryLane, in_memory
 from tests.relay.raw import answer
 
@@ -56,7 +57,7 @@ def test_what_is_written_in_an_unusual_way_is_left_to_the_parser(data: bytes) ->
 
 def test_the_memory_is_bounded() -> None:
     seen = Seen()
-    head = RequestHead("openai", b"/v1/x", b"", False, True, False, True, b"", "", 0)
+    head = RequestHead("openai", b"/v1/x", b"", False, True, False, True, b"", "", 0, ANYONE)
     for number in range(3 * MAX_HEADS):
         found = seen.find(request(b"x: %d" % number), None)
         assert found is not None
@@ -105,7 +106,7 @@ def test_what_is_no_number_repeats_nothing(junk: bytes, seq: int) -> None:
 
 def test_heads_that_were_forgotten_are_parsed_again() -> None:
     seen = Seen()
-    head = RequestHead("openai", b"/v1/x", b"", False, True, False, True, b"", "", 0)
+    head = RequestHead("openai", b"/v1/x", b"", False, True, False, True, b"", "", 0, ANYONE)
     found = seen.find(request(), None)
     assert found is not None
     seen.add(found, head)
@@ -187,7 +188,7 @@ async def test_a_refusal_in_mid_body_behind_a_remembered_head_is_not_reset_away(
 async def test_a_function_answers_its_path_at_once_and_in_turn() -> None:
     memory = MemoryLane()
 
-    def double(body: bytes) -> bytes:
+    def double(body: bytes, auth: bytes, peer: str) -> bytes:
         if not body.isdigit():
             raise BadRequest("no number")
         return b"%d" % (2 * int(body))

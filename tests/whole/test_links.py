@@ -16,14 +16,20 @@ import pytest
 
 from hierarchy.config import Settings
 from hierarchy.relay.link import LEAST_IDLE
-from tests.cluster import Cluster, Running, chat, models_at, wait_for_model
-from tests.links import Hole, Skewed, counters, pool_of, reserve_of, tls_of, wait_for_links
+from hierarchy.spec import TlsSpec
+from tests.certificates import Authority
+from tests.cluster import QUICK, Cluster, Running, chat, models_at, wait_for_model
+from tests.links import Hole, Skewed, counters, pool_of, reserve_of, wait_for_links
 from tests.relay.proxy import Proxy
 from tests.relay.raw import MODEL, SSE_HEAD, chunk
 from tests.relay.support import Engine
 from tests.support import DEADLINE_S, eventually, free_port
 
 ASK = {"model": "simulated", "messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 8}
+
+
+def over_tls(files: dict[str, str]) -> Settings:
+    return QUICK.model_copy(update={"tls": TlsSpec.model_validate(files)})
 
 
 def linked(cluster: Cluster, root: str, engine: Running, **options: object) -> Running:
@@ -306,16 +312,15 @@ def test_a_proxy_that_refuses_is_named_in_the_log(cluster: Cluster, caplog: pyte
 
 
 @pytest.mark.parametrize("through_proxy", [False, True])
-def test_links_over_tls(cluster: Cluster, through_proxy: bool) -> None:
-    server, client = tls_of("localhost")
+def test_links_over_tls(cluster: Cluster, authority: Authority, through_proxy: bool) -> None:
     engine = cluster.engine(decode_tokens_per_s=100.0)
-    root = cluster.node("root", tls_server=server)
-    url = root.url.replace("http://127.0.0.1", "https://localhost")
+    root = cluster.node("root", settings=over_tls(authority.issue("root")))
+    url = root.url
     with Proxy(cluster) as proxy:
         option = {"proxy": proxy.url} if through_proxy else {}
-        site = linked(cluster, url, engine, tls=client, **option)
+        site = linked(cluster, url, engine, settings=over_tls({"ca": str(authority.ca_file)}), **option)
         wait_for_links(root)
-        with httpx.Client(verify=client, timeout=DEADLINE_S) as http:
+        with authority.client() as http:
             eventually(lambda: root.node.ready, "the model")
             answer = http.post(f"{url}/v1/chat/completions", json=ASK)
             assert answer.content.endswith(b"data: [DONE]\n\n")
@@ -330,18 +335,19 @@ def test_links_over_tls(cluster: Cluster, through_proxy: bool) -> None:
 
 
 @pytest.mark.parametrize("secure", [False, True])
-def test_a_client_that_does_not_read_pauses_the_engine_through_a_link(cluster: Cluster, secure: bool) -> None:
-    server, client = tls_of("localhost")
+def test_a_client_that_does_not_read_pauses_the_engine_through_a_link(
+    cluster: Cluster, authority: Authority, secure: bool
+) -> None:
     size = 30_000_000  # more than the kernel takes of it at three connections
     engine = Engine(cast(Any, None), otherwise=(SSE_HEAD, chunk(b"x" * size), chunk(b"")))
     cluster.call(engine.start())
-    root = cluster.node("root", tls_server=server if secure else None)
-    url = root.url.replace("http://127.0.0.1", "https://localhost") if secure else root.url
-    cluster.node("site", parents=(url,), engines=(engine.url,), kind="openai", link="reverse", tls=client)
+    root = cluster.node("root", settings=over_tls(authority.issue("root")) if secure else QUICK)
+    url, trusting = root.url, over_tls({"ca": str(authority.ca_file)})
+    cluster.node("site", parents=(url,), engines=(engine.url,), kind="openai", link="reverse", settings=trusting)
     pool = wait_for_links(root)
     eventually(lambda: root.node.ready, "the model")
     with (
-        httpx.Client(verify=client, timeout=DEADLINE_S) as http,
+        authority.client() as http,
         http.stream("POST", f"{url}/v1/chat/completions", json={**ASK, "model": MODEL}) as answer,
     ):
         eventually(lambda: any(link._paused for link in pool.links), "the link to be paused")
