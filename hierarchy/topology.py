@@ -55,7 +55,7 @@ def build(tree: TreeConfig) -> nx.DiGraph:
     graph = nx.DiGraph()
     for name, node in tree.nodes.items():
         declared = node.model_dump(include={"parent", "subnet", "link", "advertise"})
-        scheme = "https" if node.settings(tree.defaults).tls.cert else "http"
+        scheme = "https" if node.tls.cert or tree.defaults.tls.cert else "http"
         listened = [url_of(address, scheme) for address in node.listen if not is_wildcard(address[0])]
         graph.add_node(name, kind="node", field=("nodes", name), listen=node.listen, **declared)
         graph.nodes[name].update(_urls(node.advertise, listened))

@@ -32,6 +32,7 @@ MOVED = 0.1  # a change of load by more than this part is reported at once
 JITTER = 0.2
 MAX_WAIT_S = 5.0  # between two attempts to register
 FAREWELL_S = 2.0
+MAX_COMPLAINTS = 16  # remembered, so as not to be told again
 # An original FastChat controller expires workers after 90 s and knows no farewell; its workers beat every 45 s.
 PLAIN_INTERVAL_S = 15.0
 log = logging.getLogger("hierarchy.uplink")
@@ -113,7 +114,7 @@ class Uplink:
         self._sent: NodeStatus = EMPTY
         self._sent_others = 0  # the load that we had told of then and that this parent did not send
         self._known: Mapping[str, Any] = {}  # the subtree as the parent has it
-        self._complaint = ""
+        self._complaints: set[str] = set()  # since it was registered last
 
     def believes(self, secret: bytes, seq: int) -> bool:
         """Is this the secret that we gave to this parent? If so, note the request's number."""
@@ -193,7 +194,7 @@ class Uplink:
             self._purse.keep(accepted.credential)
         self._sent, self._sent_others, self._known = status, others, children
         self.registered = True
-        self._complaint = ""
+        self._complaints.clear()
         self._forgotten = False
         who = "an original FastChat controller" if self._plain else f"{accepted.node} {accepted.version}".strip()
         log.info(
@@ -222,9 +223,11 @@ class Uplink:
     def _complain(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         words = _words(error)
-        if words != self._complaint:  # once, not every five seconds all night
+        if words not in self._complaints:  # each once, not every five seconds all night
             log.warning("cannot register with %s: %s; trying on", self.parent, words)
-            self._complaint = words
+            if len(self._complaints) >= MAX_COMPLAINTS:  # the words are the parent's
+                self._complaints.clear()
+            self._complaints.add(words)
 
     # -- reporting -------------------------------------------------------------------------------------------
 

@@ -65,10 +65,10 @@ class Joining:
             raise InvalidToken("a join token is needed here; make one with: hierarchy token create")
         grant = self._signer.check(bearer)
         if grant.node != message.node:
-            raise NotPermitted(f'the {grant.kind} is for node "{grant.node}", not for "{message.node}"')
+            raise NotPermitted(f'the {grant.title} is for node "{grant.node}", not for "{message.node}"')
         if self._state.is_revoked(grant.node, grant.issued):
             raise InvalidToken(
-                f'the {grant.kind} of "{grant.node}" was revoked; make a new one: hierarchy token create'
+                f'the {grant.title} of "{grant.node}" was revoked; make a new one: hierarchy token create'
             )
         if grant.kind == "join" and self._state.used_by(grant.identity) not in (None, _user(message)):
             raise InvalidToken(
@@ -200,4 +200,4 @@ def _check_models(grant: Grant, models: Iterable[str]) -> None:
     outside = sorted(set(models) - grant.models)
     if outside:
         shown = ", ".join(outside[:10]) + (", ..." if len(outside) > 10 else "")
-        raise NotPermitted(f'"{grant.node}" may not serve {shown}: its {grant.kind} is bound to other models')
+        raise NotPermitted(f'"{grant.node}" may not serve {shown}: its {grant.title} is bound to other models')

@@ -30,6 +30,7 @@ KEY_BYTES = 32
 CREDENTIAL_S = 90 * 86400.0
 MAX_TOKEN = 16 * 1024
 Kind = Literal["join", "credential"]
+_TITLES: dict[Kind, str] = {"join": "join token", "credential": "credential"}
 
 
 class _Claims(msgspec.Struct):
@@ -54,6 +55,10 @@ class Grant:
     issued: float
     expires: float
     models: frozenset[str] | None
+
+    @property
+    def title(self) -> str:
+        return _TITLES[self.kind]
 
 
 def new_tree_key() -> str:
@@ -138,7 +143,7 @@ class Signer:
             raise InvalidToken("this is no token; make one with: hierarchy token create") from None
         if not self._now() < claims.exp:
             raise InvalidToken(
-                f'the {claims.kind} of "{claims.sub}" has expired; make a new one: hierarchy token create'
+                f'the {_TITLES[claims.kind]} of "{claims.sub}" has expired; make a new one: hierarchy token create'
             )
         models = None if claims.models is None else frozenset(claims.models)
         return Grant(claims.kind, claims.sub, claims.aud, claims.jti, claims.iat, claims.exp, models)

@@ -11,8 +11,8 @@ from hierarchy.errors import UsageError
 from hierarchy.security.access import Access, state_dir
 from hierarchy.security.purse import JOIN_TOKEN
 from hierarchy.security.startup import check_start, tell_risks
+from tests.certificates import Authority
 from tests.security.keyed import Keys
-from tests.whole.test_tls import Authority
 
 OUTSIDE = (("10.0.0.10", 21001),)
 GPU = EngineConfig(name="gpu", kind="vllm", url="http://10.0.0.11:8000")
