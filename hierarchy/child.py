@@ -110,12 +110,14 @@ class Child:
         self.shares: dict[ModelKey, Share] = {}
         self.total = Load()
         self.sent = 0  # leases ever opened here; the last one's ordinal
+        self.pool: Any = None  # its connections, kept by the lane; None: they have to be looked up
         self._counted_to = 0  # leases up to this ordinal are in the last report
         self._leases: dict[int, Share] = {}  # open ones by ordinal, oldest first
 
     def move_to(self, url: str) -> None:
         """Set the URL, and what the data path needs of it."""
         parts = urlsplit(url)
+        self.pool = None
         self.url = url.rstrip("/")
         self.tls = parts.scheme == "https"
         self.host = parts.hostname or ""

@@ -68,7 +68,7 @@ class Node:
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng)
         self.metrics = Metrics(self.gauges)
         self.view = View(self.registry, clock, int(time.time()))
-        self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believes, clock)
+        self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believed, clock)
         self.connections: set[Any] = set()
         self.serve_link: Serve | None = None
         self.uplinks: list[Uplink] = []
@@ -259,8 +259,12 @@ class Node:
             for reserve in self.reserves:
                 reserve.sweep()
 
-    def _believes(self, secret: bytes, seq: int) -> bool:
-        return any(uplink.believes(secret, seq) for uplink in self.uplinks)
+    def _believed(self, secret: bytes, seq: int) -> Uplink | None:
+        """The uplink to the parent that knows this secret; the request's number is noted there."""
+        for uplink in self.uplinks:
+            if uplink.believes(secret, seq):
+                return uplink
+        return None
 
     def gauges(self) -> Iterable[Sample]:
         """What `/metrics` shows beside the counters."""

@@ -67,7 +67,8 @@ class Uplink:
     """This node's tie to one parent.
 
     secret: what the parent must send with each request, to be believed. seen: the highest request number it sent.
-    link: who shall dial the connections for requests. clock, sleep, rng: injected.
+    open: how many of its requests have a lease on a child of ours, kept by the lane. link: who shall dial the
+    connections for requests. clock, sleep, rng: injected.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Uplink:
         self.listener: Listener | None = None
         self.registered = False
         self.seen = 0
+        self.open = 0
         self._seen_lately = 0  # since the last registration was sent
         self._identity = identity
         self._source = source
@@ -102,6 +104,7 @@ class Uplink:
         self._plain = False  # the parent is an original FastChat controller
         self._parent_instance = ""
         self._sent: NodeStatus = EMPTY
+        self._sent_others = 0  # the load that we had told of then and that this parent did not send
         self._known: Mapping[str, Any] = {}  # the subtree as the parent has it
         self._complaint = ""
 
@@ -109,8 +112,10 @@ class Uplink:
         """Is this the secret that we gave to this parent? If so, note the request's number."""
         if not hmac.compare_digest(secret, self.secret):
             return False
-        self.seen = max(self.seen, seq)
-        self._seen_lately = max(self._seen_lately, seq)
+        if seq > self.seen:
+            self.seen = seq
+        if seq > self._seen_lately:
+            self._seen_lately = seq
         return True
 
     def register_again(self) -> None:
@@ -153,6 +158,7 @@ class Uplink:
 
     async def _register(self) -> None:
         status, children = self._source.status(), self._source.children()
+        others = self._others(status)
         self._seen_lately = 0
         message = Registration(
             worker_name=self._identity.url,
@@ -170,7 +176,7 @@ class Uplink:
             self._parent_instance = accepted.instance
             self.seen = self._seen_lately  # it counts anew, and may have begun before its answer reached us
         self._interval_s = accepted.interval_s
-        self._sent, self._known = status, children
+        self._sent, self._sent_others, self._known = status, others, children
         self.registered = True
         self._complaint = ""
         self._forgotten = False
@@ -233,13 +239,17 @@ class Uplink:
         return self._clock() + self._interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER)
 
     def _moved(self, status: NodeStatus) -> bool:
+        """Is there news that cannot wait? Of its own requests the parent knows, so they are none."""
         sent = self._sent
-        if abs(status.queue_length - sent.queue_length) > MOVED * max(sent.queue_length, 1):
+        if abs(self._others(status) - self._sent_others) > MOVED * max(sent.queue_length, 1):
             return True
         return _capacity(status) != _capacity(sent)
 
+    def _others(self, status: NodeStatus) -> int:
+        return status.queue_length if self._plain else max(0, status.queue_length - self.open)
+
     async def _report(self, status: NodeStatus) -> bool:
-        children = self._source.children()
+        children, others = self._source.children(), self._others(status)
         message = HeartBeat(
             worker_name=self._identity.url,
             queue_length=status.queue_length,
@@ -248,7 +258,7 @@ class Uplink:
             **self._fields(status),
         )
         answer = await self._post("/receive_heart_beat", message)
-        self._sent, self._known = status, children
+        self._sent, self._sent_others, self._known = status, others, children
         return isinstance(answer, dict) and answer.get("exist") is True
 
     # -- both ------------------------------------------------------------------------------------------------

@@ -134,6 +134,19 @@ def test_a_move_of_over_ten_percent_is_told_at_once() -> None:
     assert bench.reports == pytest.approx([1, 3, 5, 6, 7, 8, 9, 10], abs=TICK_S + 1e-3)
 
 
+def test_a_parents_own_requests_are_no_news_to_it() -> None:
+    bench = Bench(interval_s=1000)
+
+    def at_work(own: int, others: int) -> None:
+        bench.uplink.open = own
+        bench.source.now = load(own + others)
+
+    for second, (own, others) in enumerate([(50, 0), (3, 0), (90, 0), (90, 12), (10, 12), (10, 12)], 1):
+        bench.at(second, lambda own=own, others=others: at_work(own, others))  # type: ignore[misc]
+    bench.run(10)
+    assert bench.reports == pytest.approx([4], abs=TICK_S + 1e-3)
+
+
 def test_not_more_than_ten_reports_a_second_however_load_moves() -> None:
     bench = Bench()
     for tick in range(1000):

@@ -37,6 +37,11 @@ class _Collect:
         if not self.done.done():
             self.done.set_result(self._status)
 
+    def answer_whole(self, answer: Answer, body: bytes) -> None:
+        self.answer_started(answer)
+        self.answer_body(body)
+        self.answer_ended()
+
     def answer_broken(self, why: str, *, stale: bool = False) -> None:
         self.stale = stale
         if not self.done.done():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import httptools
 
@@ -59,12 +59,14 @@ def request_fields(fields: Fields) -> bytes:
     )
 
 
-def request_head(target: bytes, authority: bytes, fields: bytes, length: int, ours: bytes = b"") -> bytes:
-    """The head of a POST to a child.
+def request_opening(target: bytes, authority: bytes, fields: bytes, ours: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    """The head of a POST to a child, up to where the value of its last field follows.
 
-    fields: from `request_fields`. ours: complete `name: value` lines of x-hierarchy-* fields.
+    fields: from `request_fields`. ours: the x-hierarchy-* fields; the last one's value is what follows, and the length
+    behind it. Without any, the length follows.
     """
-    return b"POST %b HTTP/1.1\r\nhost: %b\r\n%b%bcontent-length: %d\r\n\r\n" % (target, authority, fields, ours, length)
+    lines = b"".join([b"%b: %b\r\n" % field for field in ours]).removesuffix(b"\r\n")
+    return b"POST %b HTTP/1.1\r\nhost: %b\r\n%b%b" % (target, authority, fields, lines or b"content-length: ")
 
 
 def check_request(target: bytes, version: str, fields: Fields) -> dict[bytes, bytes]:

@@ -15,7 +15,7 @@ from hierarchy.dispatch import Dispatch
 from hierarchy.errors import Unavailable
 from hierarchy.metrics import Metrics, Sample, Tally
 from hierarchy.registry import Registry
-from hierarchy.relay.exchange import Exchange
+from hierarchy.relay.exchange import Exchange, Parent
 from hierarchy.relay.head import lane_path
 from hierarchy.relay.link import LINK_PATH, LinkPool, turn_round
 from hierarchy.relay.local import Handler, Local
@@ -27,13 +27,13 @@ from hierarchy.status import Api
 SWEEP_S = 0.5  # how often deadlines are looked at; they are late by this much at most
 log = logging.getLogger("hierarchy.lane")
 
-Trust = Callable[[bytes, int], bool]
+Trust = Callable[[bytes, int], Parent | None]
 
 
 class Lane:
     """What all connections of a node share.
 
-    trust: tells whether a secret is one that we gave to a parent, and notes the request's number as received from it.
+    trust: tells to which parent we gave a secret, if to any, and notes the request's number as received from it.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Lane:
             return "openai", target
         return lane_path(target)
 
-    def exchange(self, protocol: LaneProtocol, head: RequestHead) -> Exchange:
+    def exchange(self, protocol: LaneProtocol, head: RequestHead, now: float) -> Exchange:
         """For a request whose head has come."""
         handler = self.local.get(head.target)
-        return Exchange(protocol, self, head) if handler is None else Local(protocol, self, head, handler)
+        return Exchange(protocol, self, head, now) if handler is None else Local(protocol, self, head, now, handler)
 
     def pool(self, child: Child) -> Pool:
         """The child's connections. A child that moved or was replaced gets new ones."""
@@ -72,6 +72,7 @@ class Lane:
             tls = ssl.create_default_context() if child.tls else None
             kind = LinkPool if child.reverse else Pool
             pool = self._pools[child.name] = kind(child, self.settings.connect_timeout_s, tls, self.clock)
+        child.pool = pool
         return pool
 
     def registered(self, child: Child) -> int:
@@ -82,6 +83,7 @@ class Lane:
         pool = self._pools.get(child.name)
         if pool is not None and isinstance(pool, LinkPool) is not child.reverse:
             del self._pools[child.name]
+            child.pool = None
             pool.close()
         elif isinstance(pool, LinkPool):
             if pool.instance != child.instance:

@@ -65,6 +65,9 @@ class _Pong:
     def answer_ended(self) -> None:
         pass
 
+    def answer_whole(self, answer: Answer, body: bytes) -> None:
+        pass
+
     def answer_broken(self, why: str, *, stale: bool = False) -> None:
         pass
 

@@ -21,11 +21,11 @@ Handler = Callable[[bytes], bytes]
 class Local(Exchange):
     """Comes in like any exchange, and is answered by a function instead of a child."""
 
-    def __init__(self, protocol: Turns, lane: Lane, head: RequestHead, handler: Handler) -> None:
-        super().__init__(protocol, lane, head)
+    def __init__(self, protocol: Turns, lane: Lane, head: RequestHead, now: float, handler: Handler) -> None:
+        super().__init__(protocol, lane, head, now)
         self._handler = handler
 
-    def go(self) -> None:
+    def go(self, now: float) -> None:
         try:
             body = self._handler(self._body())
         except RequestError as error:
@@ -34,4 +34,4 @@ class Local(Exchange):
         self._protocol.transport.write(
             render.json_answer(body, self._protocol.server_state.default_headers, close=not self.keep_alive)
         )
-        self._settle()
+        self._settle(now)

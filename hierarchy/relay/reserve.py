@@ -43,7 +43,7 @@ Serve = Callable[..., "LinkProtocol"]  # keyword arguments as of `LinkProtocol`,
 class LinkProtocol(LaneProtocol):
     """A connection on which a parent is the client. It counts itself in its reserve as busy, and as idle again.
 
-    `_begin` and `on_response_complete` run for every request, and so spare what they can: `super()`, and calls.
+    `_begin` and `_turn_ends` run for every request, and so spare what they can: `super()`, and calls.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class LinkProtocol(LaneProtocol):
                 reserve.fill()
         LaneProtocol._begin(self, exchange, seq, length)
 
-    def on_response_complete(self) -> None:
+    def _turn_ends(self, now: float) -> None:
         if self._is_busy and not self.pipeline:
             self._is_busy = False
             self._reserve.busy -= 1
-        LaneProtocol.on_response_complete(self)
+        LaneProtocol._turn_ends(self, now)
 
     def check_clock(self, now: float) -> None:
         calm = not (self._receiving or self._lingering or self.flow.write_paused or self.transport.is_closing())

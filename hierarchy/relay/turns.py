@@ -124,7 +124,7 @@ class Turns(HttpToolsProtocol):
 
     # -- turns ---------------------------------------------------------------------------------------------------
 
-    def exchange_done(self, exchange: Exchange) -> None:
+    def exchange_done(self, exchange: Exchange, now: float) -> None:
         """An exchange's answer is written."""
         if self._running is exchange:
             self._running = None
@@ -132,25 +132,28 @@ class Turns(HttpToolsProtocol):
             self._linger()
         elif not exchange.keep_alive:
             self.transport.close()
-        self.on_response_complete()
+        self._turn_ends(now)
 
     def on_response_complete(self) -> None:
         """Like uvicorn's, but the keep-alive limit is one of the deadlines that are swept, not a timer of its own."""
+        self._turn_ends(self.lane.clock())
+
+    def _turn_ends(self, now: float) -> None:
         self.server_state.total_requests += 1
         if self._lingering:
             return
         settings = self.lane.settings
-        if self.transport.is_closing() or self.flow.write_paused:
+        if self.flow.write_paused or self.transport.is_closing():
             # What is written must be read first, however slowly: `client_reads` is asked at each deadline.
             self._unread = self.transport.get_write_buffer_size()
-            self.deadline = self.lane.clock() + settings.idle_timeout_s
+            self.deadline = now + settings.idle_timeout_s
         elif self.pipeline or self._refusal:
             # Not from here: a thousand pipelined requests that fail at once would each stand on the stack of the last.
             self.loop.call_soon(self._start_next)
         else:
-            self._pace()
-            limit = settings.receive_timeout_s if self._receiving else self.keep_alive_s
-            self.deadline = self.lane.clock() + limit
+            if self.flow.read_paused:
+                self._pace()
+            self.deadline = now + (settings.receive_timeout_s if self._receiving else self.keep_alive_s)
 
     def _start_next(self) -> None:
         if self._lingering or self.flow.write_paused or self.transport.is_closing() or self._at_work is not None:
@@ -181,7 +184,7 @@ class Turns(HttpToolsProtocol):
         cycle.my_turn = True
         self._running = cycle
         if cycle.received:
-            cycle.go()
+            cycle.go(self.lane.clock())
         elif cycle.expects:
             self.transport.write(CONTINUE)
 
