@@ -112,4 +112,5 @@ class Knock(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         self.answered.set_exception(error)
+        self.answered.exception()  # seen: the time may be over, so that nobody waits for it any more
         self._transport.abort()

@@ -41,7 +41,10 @@ Serve = Callable[..., "LinkProtocol"]  # keyword arguments as of `LinkProtocol`,
 
 
 class LinkProtocol(LaneProtocol):
-    """A connection on which a parent is the client. It tells its reserve when it is taken and given back."""
+    """A connection on which a parent is the client. It counts itself in its reserve as busy, and as idle again.
+
+    `_begin` and `_turn_ends` run for every request, and so spare what they can: `super()`, and calls.
+    """
 
     def __init__(
         self, lane: Lane, config: Config, server_state: ServerState, app_state: dict[str, Any], reserve: Reserve
@@ -68,14 +71,18 @@ class LinkProtocol(LaneProtocol):
     def _begin(self, exchange: Exchange, seq: int, length: int) -> None:
         if not self._is_busy and not isinstance(exchange, Local):
             self._is_busy = True
-            self._reserve.taken()
-        super()._begin(exchange, seq, length)
+            reserve = self._reserve
+            reserve.busy = busy = reserve.busy + 1
+            spare = len(reserve.links) - busy + reserve.dialling
+            if spare < LEAST_IDLE or 4 * spare < busy:  # as `reserve_size`
+                reserve.fill()
+        LaneProtocol._begin(self, exchange, seq, length)
 
     def _turn_ends(self, now: float) -> None:
         if self._is_busy and not self.pipeline:
             self._is_busy = False
             self._reserve.busy -= 1
-        super()._turn_ends(now)
+        LaneProtocol._turn_ends(self, now)
 
     def check_clock(self, now: float) -> None:
         calm = not (self._receiving or self._lingering or self.flow.write_paused or self.transport.is_closing())
@@ -159,13 +166,6 @@ class Reserve:
             task.cancel()
 
     # -- links -----------------------------------------------------------------------------------------------
-
-    def taken(self) -> None:
-        """A request came down a link that was idle."""
-        self.busy += 1
-        spare = len(self.links) - self.busy + self.dialling
-        if spare < LEAST_IDLE or 4 * spare < self.busy:  # as `reserve_size`
-            self.fill()
 
     def dropped(self, link: LinkProtocol, *, busy: bool) -> None:
         """A link is gone."""
