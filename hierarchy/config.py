@@ -21,6 +21,7 @@ from hierarchy.errors import UsageError
 from hierarchy.source import FieldPath, Problem, Source, closest, read_yaml
 
 EngineKind = Literal["openai", "vllm", "llamacpp", "fastchat", "local", "simulated"]
+LinkWish = Literal["direct", "reverse", "auto"]
 #: names of the policies in `policy.POLICIES`, which stands in a layer above
 PolicyName = Literal["shortest_queue", "p2c", "lottery", "round_robin"]
 #: kinds that this machine starts itself when no `url` is given
@@ -153,8 +154,15 @@ class NodeSpec(Settings):
         description="URL registered upward, needed where `listen` is 0.0.0.0; default: http:// and the first `listen` "
         "address (with `subnets`: the first that the other end may dial)",
     )
-    link: Literal["direct", "reverse"] = Field(
-        default="direct", description="who dials: the parent, or with `reverse` the child, where the parent cannot"
+    link: LinkWish = Field(
+        default="direct",
+        description="who dials the connections for requests: the parent (`direct`), this node where the parent cannot "
+        "(`reverse`), or what the parent finds out when this node registers (`auto`)",
+    )
+    proxy: str = Field(
+        default="env",
+        description="HTTP proxy on the way to the parent: `http://host:port`, `none`, or `env`: with `link: reverse` "
+        "or `auto` what `https_proxy`, `http_proxy` and `no_proxy` say, else none",
     )
     subnet: str | None = Field(
         default=None, description="name from `subnets`; default: those that hold its IP addresses"
@@ -236,6 +244,8 @@ class NodeConfig(Strict):
     listen: tuple[Address, ...] = (("localhost", DEFAULT_PORT),)
     advertise: str
     parents: tuple[str, ...] = ()  #: URLs of the nodes to register with
+    link: LinkWish = "direct"
+    proxy: str = "env"
     engines: tuple[EngineConfig, ...] = ()
     settings: Settings = Settings()
 

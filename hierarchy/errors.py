@@ -4,7 +4,9 @@
     ├── RequestError            an answer for a client: status, OpenAI type and code, FastChat code
     │   ├── BadRequest          400  malformed request
     │   │   ├── InvalidField    422  a registration or report with a bad field
+    │   ├── Forbidden           403  it does not prove to be who it says
     │   ├── ModelNotFound       404  nobody serves that model
+    │   ├── UnknownChild        404  no such child is registered
     │   ├── ReceiveTimeout      408  the request did not come in time
     │   ├── NameTaken           409  another live child holds that name
     │   ├── BodyTooLarge        413
@@ -70,12 +72,24 @@ class InvalidField(BadRequest):
         super().__init__(f"{field}: {reason}", param=field)
 
 
+class Forbidden(RequestError):
+    status = 403
+    type = "invalid_request_error"
+    code = "forbidden"
+
+
 class ModelNotFound(RequestError):
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
     fastchat_code = 50005  # FastChat's CONTROLLER_NO_WORKER: it has no code of its own for an unknown model
     param = "model"
+
+
+class UnknownChild(RequestError):
+    status = 404
+    type = "invalid_request_error"
+    code = "unknown_child"
 
 
 class ReceiveTimeout(RequestError):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import socket
+import ssl
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from importlib.metadata import version
 from random import Random
 from typing import Any
@@ -18,6 +20,7 @@ import httpx
 from hierarchy import logs
 from hierarchy.child import Child
 from hierarchy.config import EngineConfig, NodeConfig
+from hierarchy.dial import proxy_for
 from hierarchy.dispatch import Dispatch
 from hierarchy.engines import ADAPTERS
 from hierarchy.engines.launch import engine_argv
@@ -26,24 +29,35 @@ from hierarchy.metrics import Metrics, Sample
 from hierarchy.processes import Supervised
 from hierarchy.registry import Registry
 from hierarchy.relay.lane import SWEEP_S, Lane
+from hierarchy.relay.reserve import Reserve, Serve
 from hierarchy.status import NodeStatus
 from hierarchy.uplink import Uplink
 from hierarchy.view import View
-from hierarchy.wire import Identity
+from hierarchy.wire import Identity, Registration
 
 ENGINE_GRACE_S = 5.0  # for an engine that we started, to end
 STATUS_PATIENCE_S = 30.0  # FastChat's workers register before they listen; their status is asked for until it comes
+DIAL_BACK_S = 2.0  # for a child with `link: auto` to be reached at its own URL
+LINKS_PER_S = 400.0  # that children together may open to fill their reserves: some tenth of a core
 log = logging.getLogger("hierarchy.node")
 
 
 class Node:
     """A running controller. `start` once it listens, `leave` before it stops listening, `stop` at the end.
 
-    clock: monotonic seconds. connections: the server's open connections, whose deadlines the node looks after.
+    clock: monotonic seconds. environ: names the proxies. tls: for dialling parents. connections: the server's open
+    connections, whose deadlines the node looks after. serve_link: set by the server; makes the protocol that serves a
+    connection which this node dialled.
     """
 
     def __init__(
-        self, config: NodeConfig, *, clock: Callable[[], float] = time.monotonic, rng: Random | None = None
+        self,
+        config: NodeConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Random | None = None,
+        environ: Mapping[str, str] = os.environ,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         settings = config.settings
         rng = rng or Random()
@@ -56,10 +70,15 @@ class Node:
         self.view = View(self.registry, clock, int(time.time()))
         self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believes, clock)
         self.connections: set[Any] = set()
+        self.serve_link: Serve | None = None
         self.uplinks: list[Uplink] = []
+        self.reserves: list[Reserve] = []
         self._clock = clock
         self._rng = rng
+        self._environ = environ
+        self._tls = tls
         self._http: httpx.AsyncClient | None = None
+        self._clients: list[httpx.AsyncClient] = []  # of uplinks through a proxy
         self.engines: list[Supervised] = []  # the processes that this node started itself
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: set[str] = set()
@@ -78,17 +97,7 @@ class Node:
         for engine in self.config.engines:
             self._start_engine(engine if engine.url else self._launch(engine))
         for parent in self.config.parents:
-            uplink = Uplink(
-                parent,
-                self.identity,
-                _Source(self),
-                self._http,
-                self.settings.report_interval_s,
-                clock=self._clock,
-                rng=self._rng,
-            )
-            self.uplinks.append(uplink)
-            self._spawn(uplink.run(), f"uplink to {parent}")
+            self._start_uplink(parent, self._http)
         self._spawn(self._sweep_for_ever(), "sweep")
 
     async def leave(self) -> None:
@@ -96,6 +105,8 @@ class Node:
         for task in [task for task in self._tasks if task.get_name().startswith("uplink")]:
             task.cancel()
         await asyncio.gather(*(uplink.farewell() for uplink in self.uplinks))
+        for reserve in self.reserves:
+            reserve.close()
 
     async def stop(self) -> None:
         """End everything that `start` began."""
@@ -108,8 +119,67 @@ class Node:
             if not gone:
                 log.error("engine process %s (pid %s) could not be ended", engine.name, engine.pid)
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._http is not None:
-            await self._http.aclose()
+        for http in (self._http, *self._clients):
+            if http is not None:
+                await http.aclose()
+
+    def _start_uplink(self, parent: str, http: httpx.AsyncClient) -> None:
+        """Register with a parent, and keep links to it if they are to be dialled from here."""
+        link, proxy = self.config.link, None
+        if link != "direct" or self.config.proxy != "env":
+            proxy = proxy_for(parent, self.config.proxy, self._environ)
+        tls = (self._tls or ssl.create_default_context()) if parent.startswith("https:") else None
+        if proxy is not None or tls is not None:
+            http = httpx.AsyncClient(
+                trust_env=False, follow_redirects=False, verify=tls or True, proxy=proxy.url if proxy else None
+            )
+            self._clients.append(http)
+        interval_s = self.settings.report_interval_s
+        uplink = Uplink(
+            parent, self.identity, _Source(self), http, interval_s, clock=self._clock, rng=self._rng, link=link
+        )
+        if link != "direct" and self.serve_link is not None:
+            timeout_s = self.settings.connect_timeout_s
+            uplink.listener = reserve = Reserve(
+                uplink,
+                self.identity,
+                self.serve_link,
+                timeout_s,
+                tls=tls,
+                proxy=proxy,
+                clock=self._clock,
+                rng=self._rng,
+            )
+            self.reserves.append(reserve)
+        self.uplinks.append(uplink)
+        self._spawn(uplink.run(), f"uplink to {parent}")
+
+    # -- children -------------------------------------------------------------------------------------------
+
+    async def wants_reverse(self, message: Registration) -> bool:
+        """Shall a node that registers dial the connections for our requests?
+
+        Raises:
+            InvalidField: as `Registry.register`; nothing was dialled.
+        """
+        if message.link != "auto":
+            return message.link == "reverse"
+        message.check(self.registry.max_speed)
+        return not await self._reaches(message.worker_name, message.instance)
+
+    async def _reaches(self, url: str, instance: str) -> bool:
+        """Is that the process behind this URL, as seen from here?"""
+        assert self._http is not None
+        try:
+            async with asyncio.timeout(DIAL_BACK_S):
+                answer = await self._http.get(f"{url.rstrip('/')}/health")
+            return answer.status_code == 200 and answer.json().get("instance") == instance
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, AttributeError):
+            return False
+
+    def links_per_s(self) -> float:
+        """How fast each child may fill its reserve of links."""
+        return LINKS_PER_S / max(1, sum(child.reverse for child in self.registry))
 
     # -- engines ---------------------------------------------------------------------------------------------
 
@@ -186,6 +256,8 @@ class Node:
             for child in self.registry.sweep():
                 log.warning("dropped %s: nothing heard of it", child.name)
             self.lane.sweep(self.connections)
+            for reserve in self.reserves:
+                reserve.fill()
 
     def _believes(self, secret: bytes, seq: int) -> bool:
         return any(uplink.believes(secret, seq) for uplink in self.uplinks)
@@ -202,6 +274,7 @@ class Node:
             yield "hierarchy_requests_in_flight", name, float(child.in_flight)
         for uplink in self.uplinks:
             yield "hierarchy_uplink_up", (uplink.parent,), float(uplink.registered)
+        yield from self.lane.gauges()
         yield "hierarchy_connections", (), float(len(self.connections))
 
     def __repr__(self) -> str:

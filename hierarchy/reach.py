@@ -102,8 +102,8 @@ def _edge(reach: Reach, parent: str, above: Attributes, child: str, below: Attri
     down_rule = _rule(reach, above, below, below["registered"])
     up_rule = _rule(reach, below, above, above["urls"])
     field = (*below["field"], "parent")
-    if below["link"] == "reverse":
-        down = True  # nobody has to
+    if below["link"] != "direct":
+        down = True  # nobody has to: with `auto` the parent tries, and the child dials if it cannot
     if below["kind"] == "engine":
         up = True  # an engine registers with nobody
     if up and down:

@@ -17,6 +17,7 @@ import uvicorn
 from hierarchy.config import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.node import Node
+from hierarchy.relay.reserve import protocol_factory
 
 BACKLOG = 4096
 log = logging.getLogger("hierarchy.server")
@@ -39,6 +40,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.node = node
         node.connections = self.server_state.connections
+        node.serve_link = protocol_factory(node.lane, config, self.server_state)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -22,6 +22,7 @@ from hierarchy.config import (
     ConfigError,
     EngineConfig,
     EngineKind,
+    LinkWish,
     LoadedTree,
     NodeConfig,
     PolicyName,
@@ -42,7 +43,7 @@ def build(tree: TreeConfig) -> nx.DiGraph:
         field       path of its entry in the file
         parent      the declared parent, existing or not; None for a root
         subnet      the declared subnet or None
-        link        "direct" or "reverse"
+        link        "direct", "reverse" or "auto"
         listen      (host, port) pairs of a node; () for an engine
         advertise   the declared `advertise` of a node or `url` of an engine, good or not; None if there is none
         registered  URLs one of which its parent dials
@@ -112,12 +113,12 @@ def cut(loaded: LoadedTree, name: str) -> NodeConfig:
 
     Raises:
         UsageError: there is no node of that name.
-        ConfigError: the tree has problems, or this node needs what this release does not do.
+        ConfigError: the tree has problems.
     """
     tree, graph = loaded.config, build(loaded.config)
     if name not in tree.nodes:
         raise UsageError(f'{loaded.source.file}: no node "{name}"; choose one of {", ".join(tree.nodes)}')
-    problems = validate(loaded) or _unserved(loaded, graph, name)
+    problems = validate(loaded)
     if problems:
         raise ConfigError(problems)
     reach, _ = parse_reach(tree.subnets, tree.reach)
@@ -130,6 +131,8 @@ def cut(loaded: LoadedTree, name: str) -> NodeConfig:
         listen=node.listen,
         advertise=(reach.dialled(above, at, at["registered"]) if above else None) or at["registered"][0],
         parents=(parent_url,) if parent_url else (),
+        link=node.link,
+        proxy=node.proxy,
         engines=tuple(
             EngineConfig(
                 name=key, **spec.model_dump(include={"kind", "url", "model", "speed"}), simulated=spec.simulated
@@ -140,19 +143,6 @@ def cut(loaded: LoadedTree, name: str) -> NodeConfig:
     )
 
 
-def _unserved(loaded: LoadedTree, graph: nx.DiGraph, name: str) -> list[Problem]:
-    """`link: reverse` at the node or at its children: part of the format already, but not of this release."""
-    return [
-        loaded.source.problem(
-            (*graph.nodes[end]["field"], "link"),
-            "`link: reverse` is not served by this release",
-            "use `link: direct`, and let the parent's subnet dial the child's",
-        )
-        for end in (name, *graph[name])
-        if graph.nodes[end]["link"] == "reverse"
-    ]
-
-
 def single(
     *,
     name: str | None = None,
@@ -160,6 +150,7 @@ def single(
     port: int = DEFAULT_PORT,
     advertise: str | None = None,
     dispatch: str = "shortest_queue",
+    link: str = "direct",
     parents: Iterable[str] = (),
     engines: Iterable[str] = (),
 ) -> NodeConfig:
@@ -168,6 +159,7 @@ def single(
     Args:
         name: default: this machine's name and the port, so that two nodes under one parent differ.
         advertise: URL registered with the parents; needed where `host` means all interfaces.
+        link: who dials the connections for requests: `direct` (the parents), `reverse` (this node) or `auto`.
         parents: URLs of nodes to register with.
         engines: `KIND=URL`, or `local=MODEL`, `simulated=MODEL` to start one here; they are named KIND-1, KIND-2 ...
 
@@ -177,11 +169,13 @@ def single(
     uplinks = tuple(_flag_url("--parent", url) for url in parents)
     if dispatch not in get_args(PolicyName):
         raise UsageError(f"--dispatch-method {dispatch}: no such policy; {closest(dispatch, get_args(PolicyName))}")
+    if link not in get_args(LinkWish):
+        raise UsageError(f"--link {link}: {closest(link, get_args(LinkWish))}")
     if not 0 <= port <= 65535:
         raise UsageError(f"--port {port}: no port; write a number from 0 to 65535")
     if advertise is not None:
         advertise = _flag_url("--advertise", advertise)
-    elif is_wildcard(host) and uplinks:
+    elif is_wildcard(host) and uplinks and link != "reverse":
         raise UsageError(f"--host {host}: parents cannot dial it; add --advertise http://ADDRESS:{port}")
     try:
         return NodeConfig(
@@ -189,6 +183,7 @@ def single(
             listen=((host, port),),
             advertise=advertise or _own_url((host, port)),
             parents=uplinks,
+            link=link,  # type: ignore[arg-type]  # checked above
             engines=_flag_engines(engines),
             settings=Settings.model_validate({"dispatch": dispatch}),
         )

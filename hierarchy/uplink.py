@@ -24,7 +24,7 @@ import tenacity
 from hierarchy import subtree
 from hierarchy.errors import HierarchyError
 from hierarchy.status import EMPTY, NodeStatus
-from hierarchy.wire import Accepted, Deregistration, HeartBeat, Identity, Registration, WorkerStatus
+from hierarchy.wire import Accepted, Deregistration, HeartBeat, Identity, LinkWish, Registration, WorkerStatus
 
 TICK_S = 0.1  # how often load is looked at: so reports go out ten times a second at most
 MOVED = 0.1  # a change of load by more than this part is reported at once
@@ -49,6 +49,16 @@ class Source(Protocol):
         """The subtree for `/tree`."""
 
 
+class Listener(Protocol):
+    """Who has to know how we stand with the parent: the reserve of links."""
+
+    def accepted(self, accepted: Accepted) -> None:
+        """We are registered, on these terms."""
+
+    def lost(self) -> None:
+        """We are not, until `accepted` is called again."""
+
+
 class _RefusedError(HierarchyError):
     """The parent answered, but did not take us."""
 
@@ -57,7 +67,7 @@ class Uplink:
     """This node's tie to one parent.
 
     secret: what the parent must send with each request, to be believed. seen: the highest request number it sent.
-    clock, sleep, rng: injected.
+    link: who shall dial the connections for requests. clock, sleep, rng: injected.
     """
 
     def __init__(
@@ -71,8 +81,10 @@ class Uplink:
         clock: Callable[[], float],
         rng: Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        link: LinkWish = "direct",
     ) -> None:
         self.parent = parent
+        self.listener: Listener | None = None
         self.registered = False
         self.seen = 0
         self._seen_lately = 0  # since the last registration was sent
@@ -83,7 +95,9 @@ class Uplink:
         self._clock = clock
         self._rng = rng
         self._sleep = sleep
-        self._secret = secrets.token_hex(16).encode()
+        self.secret = secrets.token_hex(16).encode()
+        self._link: LinkWish = link
+        self._forgotten = False
         self._seq = 0
         self._plain = False  # the parent is an original FastChat controller
         self._parent_instance = ""
@@ -93,25 +107,34 @@ class Uplink:
 
     def believes(self, secret: bytes, seq: int) -> bool:
         """Is this the secret that we gave to this parent? If so, note the request's number."""
-        if not hmac.compare_digest(secret, self._secret):
+        if not hmac.compare_digest(secret, self.secret):
             return False
         self.seen = max(self.seen, seq)
         self._seen_lately = max(self._seen_lately, seq)
         return True
+
+    def register_again(self) -> None:
+        """The parent turned out not to know us as what we are."""
+        self._forgotten = True
 
     async def run(self) -> None:
         """Register and report until cancelled."""
         while True:
             await self._register_for_ever()
             await self._report_while_known()
-            self.registered = False
+            self._lost()
+
+    def _lost(self) -> None:
+        self.registered = False
+        if self.listener is not None:
+            self.listener.lost()
 
     async def farewell(self) -> None:
         """Tell the parent that we go, once, as far as it can be told."""
         if not self.registered or self._plain:
             return
-        self.registered = False
-        message = Deregistration(self._identity.url, self._identity.instance)
+        self._lost()
+        message = Deregistration(self._identity.url, self._identity.instance, self._identity.name)
         try:
             await self._post("/deregister_worker", message, timeout_s=FAREWELL_S)
         except (httpx.HTTPError, _RefusedError) as error:
@@ -135,8 +158,9 @@ class Uplink:
             worker_name=self._identity.url,
             check_heart_beat=True,
             worker_status=WorkerStatus(status.model_names, status.speed, status.queue_length),
-            secret=self._secret.decode(),
+            secret=self.secret.decode(),
             children=children,
+            link=self._link,
             **self._fields(status),
         )
         answer = await self._post("/register_worker", message)
@@ -149,8 +173,17 @@ class Uplink:
         self._sent, self._known = status, children
         self.registered = True
         self._complaint = ""
+        self._forgotten = False
         who = "an original FastChat controller" if self._plain else f"{accepted.node} {accepted.version}".strip()
-        log.info("registered with %s (%s)", self.parent, who)
+        log.info(
+            "registered with %s (%s)%s", self.parent, who, f", link {accepted.link}" if self._link != "direct" else ""
+        )
+        if self._link == "reverse" and accepted.link != "reverse":
+            log.warning(
+                "%s does not take links that we dial: it must be able to dial %s", self.parent, self._identity.url
+            )
+        if self.listener is not None:
+            self.listener.accepted(accepted)
 
     def _understand(self, answer: Any) -> Accepted:
         try:
@@ -159,6 +192,8 @@ class Uplink:
             raise _RefusedError(f"its answer is not understood: {error}") from None
         if not accepted.instance:  # any JSON object would pass for an answer else
             raise _RefusedError("its answer names no instance; is there a controller at that address?")
+        if not (math.isfinite(accepted.links_per_s) and 0 <= accepted.wanted < 2**31):
+            raise _RefusedError(f"it wants {accepted.wanted} links, {accepted.links_per_s} a second")
         if not (math.isfinite(accepted.interval_s) and 0 < accepted.interval_s <= 3600):
             raise _RefusedError(f"it asks for reports every {accepted.interval_s} s")
         return accepted
@@ -177,6 +212,8 @@ class Uplink:
         due = self._next_due()
         while True:
             await self._sleep(TICK_S)
+            if self._forgotten:
+                return
             status = self._source.status()
             if self._clock() < due and not self._moved(status):
                 continue

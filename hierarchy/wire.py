@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,6 +20,7 @@ from hierarchy import subtree
 from hierarchy.errors import BadRequest, InvalidField
 from hierarchy.status import MAX_QUEUE, ModelStatus, NodeStatus
 
+LinkWish = Literal["direct", "reverse", "auto"]
 MAX_NAME = 256
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # as in the configuration: never a FastChat worker's URL
 
@@ -62,13 +63,17 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registration(NodeFields, frozen=True, kw_only=True):
-    """`POST /register_worker`. `worker_name` is the URL at which the parent reaches the child."""
+    """`POST /register_worker`. `worker_name` is the URL at which the parent reaches the child.
+
+    link: who shall dial; `auto` leaves it to the parent, which says in `Accepted` what it chose.
+    """
 
     worker_name: str
     check_heart_beat: bool
     worker_status: WorkerStatus | None = None
     multimodal: bool = False
     secret: str = ""
+    link: LinkWish = "direct"
 
     def check(self, max_speed: float) -> NodeStatus | None:
         """Check every value; return the status it declares, or None where FastChat's `worker_status` is null.
@@ -108,10 +113,14 @@ class HeartBeat(NodeFields, frozen=True, kw_only=True):
 
 
 class Deregistration(msgspec.Struct, frozen=True):
-    """`POST /deregister_worker` (ours): the child is going. `instance` guards against a late one."""
+    """`POST /deregister_worker` (ours): the child is going. `instance` guards against a late one.
+
+    node: its name, since those behind reverse links may have one URL.
+    """
 
     worker_name: str
     instance: str = ""
+    node: str = ""
 
 
 class ModelRequest(msgspec.Struct, frozen=True):
@@ -123,13 +132,17 @@ class ModelRequest(msgspec.Struct, frozen=True):
 class Accepted(msgspec.Struct, frozen=True):
     """Our answer to one of our nodes that registered (a FastChat worker gets `null`).
 
-    interval_s: how often the child shall report; longer than it proposed when the parent is busy.
+    interval_s: how often the child shall report; longer than it proposed when the parent is busy. link: who dials.
+    links_per_s: how fast the child may fill its reserve of links. wanted: requests that wait for a link now.
     """
 
     node: str = ""
     instance: str = ""
     version: str = ""
     interval_s: float = 1.0
+    link: Literal["direct", "reverse"] = "direct"
+    links_per_s: float = 0.0
+    wanted: int = 0
 
 
 M = TypeVar("M")

@@ -13,7 +13,7 @@ import uvicorn
 import uvloop
 
 from hierarchy.api import build_app
-from hierarchy.config import EngineConfig, NodeConfig, Settings
+from hierarchy.config import EngineConfig, LinkWish, NodeConfig, Settings
 from hierarchy.engines.simulated.app import create_app
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.node import Node
@@ -68,25 +68,30 @@ class Cluster:
         engines: tuple[str, ...] = (),
         kind: str = "simulated",
         settings: Settings = QUICK,
+        link: LinkWish = "direct",
+        proxy: str = "none",
+        **options: Any,
     ) -> Running:
-        """A node that listens; engines are URLs."""
+        """A node that listens; engines are URLs. options: of `Node`."""
         config = NodeConfig(
             name=name,
             listen=(("127.0.0.1", 0),),
             advertise="http://127.0.0.1:0",
             parents=parents,
+            link=link,
+            proxy=proxy,
             engines=tuple(
                 EngineConfig(name=f"{name}-{number}", kind=kind, url=url)  # type: ignore[arg-type]
                 for number, url in enumerate(engines, 1)
             ),
             settings=settings,
         )
-        return self.serve(config)
+        return self.serve(config, **options)
 
-    def serve(self, config: NodeConfig) -> Running:
+    def serve(self, config: NodeConfig, **options: Any) -> Running:
         """A node from its configuration; its port is best 0."""
         config, sockets = bind(config)
-        node = Node(config)
+        node = Node(config, **options)
         return self._serve(config.advertise, Server(node, build_app(node)), sockets)
 
     def engine(self, **options: Any) -> Running:

@@ -12,12 +12,12 @@ ROOT = Path(__file__).parents[1]
 #: layer -> its modules and packages (a package with all that is in it, unless a longer name stands here)
 TABLE = {
     0: "address allocator errors lifeline logs metrics source status subtree",
-    1: "checks child config processes reach wire",
+    1: "checks child config dial processes reach wire",
     2: "policy registry topology",
-    3: "engines view relay.answer relay.ending relay.framing relay.head relay.peek relay.render relay.seen "
-    "relay.upstream",
+    3: "engines view relay.answer relay.ask relay.ending relay.framing relay.head relay.link relay.peek relay.render "
+    "relay.seen relay.upstream",
     4: "dispatch health uplink",
-    5: "controller relay.exchange relay.lane relay.local relay.protocol relay.turns",
+    5: "controller relay.exchange relay.knock relay.lane relay.local relay.protocol relay.reserve relay.turns",
     6: "node",
     7: "api server",
     8: "cli",

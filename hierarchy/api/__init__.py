@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from hierarchy.api import fastchat, openai, operate
+from hierarchy.api import admin, fastchat, openai, operate
 from hierarchy.api.body import json_response
 from hierarchy.errors import BadRequest, RequestError
 from hierarchy.node import Node
@@ -17,6 +17,7 @@ def build_app(node: Node) -> FastAPI:
     app.include_router(fastchat.router(node))
     app.include_router(openai.router(node))
     app.include_router(operate.router(node))
+    app.include_router(admin.router(node))
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(HTTPException, _http_error)
     return app

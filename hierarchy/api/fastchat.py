@@ -32,8 +32,9 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
     @routes.post("/register_worker")
     async def register_worker(request: Request) -> Response:
         message = await read(request, Registration, limit)
+        reverse = bool(message.node) and await node.wants_reverse(message)
         known = registry.find(message.node or message.worker_name)
-        child = registry.register(message)
+        child = registry.register(message, reverse=reverse)
         if known is not child:
             log.info("%s registered from %s with %s", child.name, child.url, child.status.model_names or "no model yet")
         if not child.is_node:
@@ -42,7 +43,15 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
         identity = node.identity
         interval_s = max(message.interval_s, node.settings.report_interval_s)
         child.interval_s = interval_s
-        accepted = Accepted(identity.name, identity.instance, identity.version, interval_s)
+        accepted = Accepted(
+            identity.name,
+            identity.instance,
+            identity.version,
+            interval_s,
+            link="reverse" if child.reverse else "direct",
+            links_per_s=node.links_per_s(),
+            wanted=node.lane.registered(child),
+        )
         return Response(msgspec.json.encode(accepted), media_type="application/json")
 
     def receive_heart_beat(body: bytes) -> bytes:
@@ -54,7 +63,7 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
     @routes.post("/deregister_worker")
     async def deregister_worker(request: Request) -> Response:
         message = await read(request, Deregistration, limit)
-        known = registry.find(message.worker_name)
+        known = registry.find(message.node or message.worker_name)
         child = registry.depart(known.name, message.instance) if known and not known.declared else None
         if child is not None:
             log.info("%s left", child.name)
@@ -88,7 +97,7 @@ def _for_clients(routes: APIRouter, node: Node) -> None:
     async def get_worker_address(request: Request) -> Response:
         message = await read(request, ModelRequest, limit)
         child = node.dispatch.hand_out(message.model)
-        own = child is not None and node.settings.address == "self"
+        own = child is not None and (child.reverse or node.settings.address == "self")
         return json_response({"address": node.identity.url if own else child.url if child else ""})
 
     @routes.post("/worker_get_status")

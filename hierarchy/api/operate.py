@@ -20,8 +20,9 @@ def router(node: Node) -> APIRouter:
 
     @routes.get("/health")
     async def health() -> Response:
-        """The process lives."""
-        return json_response({"status": "ok", "node": node.identity.name, "version": node.identity.version})
+        """The process lives; `instance` tells a parent that dials back whether it reached whom it meant."""
+        me = node.identity
+        return json_response({"status": "ok", "node": me.name, "instance": me.instance, "version": me.version})
 
     @routes.get("/ready")
     async def ready() -> Response:

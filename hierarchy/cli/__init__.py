@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from hierarchy.cli import chat, check, engine, serve, up
+from hierarchy.cli import chat, check, drain, engine, serve, up
 from hierarchy.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -14,6 +14,8 @@ app.command()(serve.serve)
 app.command()(up.up)
 app.command()(check.check)
 app.command()(chat.chat)
+app.command()(drain.drain)
+app.command()(drain.undrain)
 app.add_typer(engine.engine_app, name="engine")
 
 

@@ -36,6 +36,10 @@ def serve(
         list[str] | None, typer.Option(help="without CONFIG: KIND=URL, local=MODEL or simulated=MODEL; again for more")
     ] = None,
     advertise: Annotated[str | None, typer.Option(help="without CONFIG: URL at which the parent reaches us")] = None,
+    link: Annotated[
+        str | None,
+        typer.Option(help="without CONFIG: who dials for requests: direct (the parent), reverse (we) or auto"),
+    ] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json")] = None,
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
@@ -47,6 +51,7 @@ def serve(
         "--parent": parent,
         "--engine": engine,
         "--advertise": advertise,
+        "--link": link,
     }
     if config is not None:
         given = [flag for flag, value in flags.items() if value not in (None, [])]
@@ -60,6 +65,7 @@ def serve(
             port=DEFAULT_PORT if port is None else port,
             advertise=advertise,
             dispatch=dispatch_method or "shortest_queue",
+            link=link or "direct",
             parents=parent or (),
             engines=engine or (),
         )

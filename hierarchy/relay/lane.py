@@ -6,17 +6,18 @@ import asyncio
 import functools
 import logging
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from hierarchy.child import Child, Share
 from hierarchy.config import Settings
 from hierarchy.dispatch import Dispatch
 from hierarchy.errors import Unavailable
-from hierarchy.metrics import Metrics, Tally
+from hierarchy.metrics import Metrics, Sample, Tally
 from hierarchy.registry import Registry
 from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.head import lane_path
+from hierarchy.relay.link import LINK_PATH, LinkPool, turn_round
 from hierarchy.relay.local import Handler, Local
 from hierarchy.relay.protocol import LaneProtocol
 from hierarchy.relay.seen import RequestHead, Seen
@@ -47,7 +48,7 @@ class Lane:
         self.clock = clock
         self.seen = Seen()
         self.access_log: Callable[[Exchange, str], None] | None = _log_access if settings.access_log else None
-        self.local: dict[bytes, Handler] = {}  # POST paths that are answered at once, by a function
+        self.local: dict[bytes, Handler] = {LINK_PATH: _pong}  # POST paths that are answered at once, by a function
         self._pools: dict[str, Pool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -69,8 +70,30 @@ class Lane:
             if pool is not None:
                 pool.close()
             tls = ssl.create_default_context() if child.tls else None
-            pool = self._pools[child.name] = Pool(child, self.settings.connect_timeout_s, tls, self.clock)
+            kind = LinkPool if child.reverse else Pool
+            pool = self._pools[child.name] = kind(child, self.settings.connect_timeout_s, tls, self.clock)
         return pool
+
+    def registered(self, child: Child) -> int:
+        """The child has registered, perhaps as another process or with another kind of link than before.
+
+        Returns how many requests wait for a link of it.
+        """
+        pool = self._pools.get(child.name)
+        if pool is not None and isinstance(pool, LinkPool) is not child.reverse:
+            del self._pools[child.name]
+            pool.close()
+        elif isinstance(pool, LinkPool):
+            if pool.instance != child.instance:
+                pool.renew()
+            return pool.waiting
+        return 0
+
+    def turn_round(self, transport: asyncio.Transport, child: Child) -> None:
+        """Use a connection that this child dialled for requests to it."""
+        pool = self.pool(child)
+        assert isinstance(pool, LinkPool)
+        turn_round(transport, pool, self.clock())
 
     def tally(self, share: Share) -> Tally:
         """The counts for a share; looked up once."""
@@ -84,6 +107,14 @@ class Lane:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def gauges(self) -> Iterable[Sample]:
+        """The links of each child that dials."""
+        for name, pool in self._pools.items():
+            if isinstance(pool, LinkPool):
+                for state, count in (("idle", len(pool.links) - pool.busy), ("busy", pool.busy)):
+                    yield "hierarchy_links", (name, state), float(count)
+                yield "hierarchy_links_wanted", (name,), float(pool.waiting)
 
     def sweep(self, connections: set[Any]) -> None:
         """Look at every deadline: of clients' connections, and of idle ones to children."""
@@ -111,6 +142,11 @@ class Lane:
     def protocol_factory(self) -> Callable[..., LaneProtocol]:
         """For `uvicorn.Config(http=...)`."""
         return functools.partial(LaneProtocol, self)
+
+
+def _pong(body: bytes) -> bytes:
+    """What the parent's pings of idle links are answered."""
+    return b"{}"
 
 
 def _log_access(exchange: Exchange, outcome: str) -> None:

@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 from hierarchy.errors import BadRequest, BodyTooLarge, HeadTooLarge, LoopDetected, RequestError
 from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.head import SEQ, check_request, origin_form
+from hierarchy.relay.link import admit, asks_for_link
 from hierarchy.relay.seen import RequestHead, Split, is_number, split
 from hierarchy.relay.turns import CONTINUE, FOREVER, Turns
 
@@ -111,6 +112,9 @@ class LaneProtocol(Turns):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
+                if asks_for_link(self.url, self.headers):
+                    self._turn_round(alone=not rest and upgrade.args[0] == len(data))
+                    return
                 # In a loop, not by recursion: one read holds thousands of such requests.
                 rest += [memoryview(data)[upgrade.args[0] :], self._without_upgrade()]
             except httptools.HttpParserCallbackError as error:
@@ -253,6 +257,22 @@ class LaneProtocol(Turns):
                 self._incoming = self.cycle
                 if self.pipeline:
                     self._pace()
+
+    def _turn_round(self, *, alone: bool) -> None:
+        """A child asks for its connection to be used for our requests. alone: nothing stands behind its request."""
+        try:
+            if not alone or self.pipeline or self._at_work is not None:
+                raise BadRequest("a request for a link has no body, and nothing comes before its answer or behind it")
+            check_request(self.url, self.parser.get_http_version(), self.headers)
+            child = admit(self.parser.get_method(), self.headers, self.lane.registry.children)
+        except RequestError as error:
+            self._refuse(error)
+            return
+        self._deaf = True
+        self.deadline = FOREVER
+        self.connections.discard(self)  # of clients: from here on it is one to a child
+        self.flow.resume_reading()
+        self.lane.turn_round(self.transport, child)
 
     def _without_upgrade(self) -> bytes:
         """The head of the message that asked for an upgrade, without that field, to be parsed again by a new parser.
