@@ -5,10 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.subnets.network import Network, why_not
-from tests.subnets.tree import BOTH, UP, Tree
-
-REACH = {"direct": BOTH, "reverse": UP}
-LINKS = ("direct",)
+from tests.subnets.tree import ISOLATED, UP, Tree
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +22,10 @@ def network(namespaces: None) -> Iterator[Network]:
         yield network
 
 
-@pytest.fixture(scope="package", params=LINKS)
-def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, namespaces: None) -> Iterator[Tree]:
-    """A tree that is up, in a network of its own."""
+@pytest.fixture(scope="package")
+def tree(tmp_path_factory: pytest.TempPathFactory, namespaces: None) -> Iterator[Tree]:
+    """A tree that is up, in a network of its own in which nobody may dial down."""
     with Network() as network:
-        tree = Tree(network, tmp_path_factory.mktemp(request.param), REACH[request.param], request.param)
+        tree = Tree(network, tmp_path_factory.mktemp("tree"), UP, ISOLATED)
         tree.wait()
         yield tree

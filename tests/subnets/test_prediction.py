@@ -13,7 +13,7 @@ from hierarchy.cli import app
 from hierarchy.config import LoadedTree, load
 from hierarchy.topology import may_dial
 from tests.subnets.network import Network, Pairs, address
-from tests.subnets.tree import BOTH, ENGINES, NODES, UP, written
+from tests.subnets.tree import BOTH, DIRECT, ENGINES, ISOLATED, NODES, REVERSE, UP, written
 
 PORT = 21009
 MACHINES = [*NODES, *ENGINES]
@@ -33,7 +33,7 @@ def firewall(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def predicted(firewall: str, tmp_path_factory: pytest.TempPathFactory) -> LoadedTree:
-    return load(written(tmp_path_factory.mktemp("predicted"), FIREWALLS[firewall], "direct"))
+    return load(written(tmp_path_factory.mktemp("predicted"), FIREWALLS[firewall], DIRECT))
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +82,13 @@ DOWN_IS_SHUT = [
 
 
 @pytest.mark.parametrize(
-    ("reach", "link", "expected"),
-    [(UP, "direct", DOWN_IS_SHUT), (UP, "reverse", []), (BOTH, "direct", [])],
+    ("reach", "links", "expected"),
+    [(UP, DIRECT, DOWN_IS_SHUT), (UP, REVERSE, []), (UP, ISOLATED, []), (BOTH, DIRECT, [])],
 )
 def test_check_names_each_edge_that_cannot_be_dialled(
-    reach: Pairs, link: str, expected: list[str], tmp_path: Path
+    reach: Pairs, links: dict[str, str], expected: list[str], tmp_path: Path
 ) -> None:
-    path = written(tmp_path, reach, link)
+    path = written(tmp_path, reach, links)
     result = CliRunner().invoke(app, ["check", str(path)])
     said = [line.removeprefix(f"{path}:") for line in result.output.splitlines()]
     assert said == (expected or ["OK: 4 nodes, 3 engines, depth 3"])

@@ -23,21 +23,25 @@ UP = (("rack", "site-a"), ("site-a", "dmz"), ("site-b", "dmz"))
 BOTH = (*UP, *((above, below) for below, above in UP))
 
 SETTINGS: dict[str, Any] = {"report_interval_s": 0.3, "probe_interval_s": 0.2, "grace_s": 1}
-if "insecure" in Settings.model_fields:  # these tests are about who reaches whom, not about keys
-    SETTINGS["insecure"] = True
+if "security" in Settings.model_fields:  # these tests are about who reaches whom, not about keys
+    SETTINGS["security"] = {"insecure": True}
+
+DIRECT = dict.fromkeys(("site-a", "site-b", "rack"), "direct")
+REVERSE = dict.fromkeys(DIRECT, "reverse")
+ISOLATED = REVERSE | {"site-b": "auto"}  #: which must find out by itself that nobody can dial it
 
 START_S = 30.0
 TOKENS_PER_S = 25.0
 
 
-def written(folder: Path, reach: Pairs, link: str) -> Path:
-    """The file of the tree. `link` is of every node that has a parent."""
+def written(folder: Path, reach: Pairs, links: dict[str, str]) -> Path:
+    """The file of the tree. `links` is of the nodes that have a parent."""
     subnets = {name: f"{start}.0/24" for name, start in SUBNETS.items()}
     lines = ["version: 1", f"subnets: {json.dumps(subnets)}", f"reach: {json.dumps(list(reach))}"]
     lines += [f"defaults: {json.dumps(SETTINGS)}", "nodes:"]
     for name, parent in NODES.items():
         node = {"listen": f"{address(name)}:{NODE_PORT}"}
-        node |= {"parent": parent, "link": link} if parent else {}
+        node |= {"parent": parent, "link": links[name]} if parent else {}
         lines.append(f"  {name}: {json.dumps(node)}")
     lines.append("engines:")
     for name, parent in ENGINES.items():
@@ -86,10 +90,10 @@ class Asked:
 class Tree:
     """Daemons and engines on the network's machines. They end with the network."""
 
-    def __init__(self, network: Network, folder: Path, reach: Pairs, link: str) -> None:
-        self.network, self.folder, self.reach, self.link = network, folder, tuple(reach), link
-        self.file = written(folder, self.reach, link)
-        self.network.open(self.reach)
+    def __init__(self, network: Network, folder: Path, reach: Pairs, links: dict[str, str]) -> None:
+        self.network, self.folder = network, folder
+        self.file = written(folder, reach, links)
+        self.network.open(reach)
         for name in ENGINES:
             options = ["--host", address(name), "--port", str(ENGINE_PORT), "--model", name]
             rates = ["--decode-tokens-per-s", str(TOKENS_PER_S), "--exit-with-parent"]
