@@ -1,9 +1,10 @@
 """What the tests do from inside a namespace; a program of its own, of the standard library alone, that starts at once.
 
-    inside.py listen PORT             accept TCP connections at all addresses; one line when it does
-    inside.py dial HOST:PORT ...      try to connect to all at once; one line, {"HOST:PORT": how it went}
-    inside.py ports                   one line: the TCP ports on which somebody listens here, and the open connections
-    inside.py ask URL [BODY]          GET or POST; a line for the head of the answer, each line of its body, and its end
+    inside.py listen PORT                 accept TCP connections at all addresses; one line when it does
+    inside.py dial HOST:PORT ...          connect to all at once; one line, {"HOST:PORT": how it went}
+    inside.py ports                       one line: TCP ports on which somebody listens, open connections
+    inside.py ask URL [BODY]              GET or POST; a line for the answer's head, each line of its body, its end
+    inside.py poll SECONDS URL TEXT ...   GET until the answer holds all the texts; one line, {"after": s} or null
 
 Times are of the system's monotonic clock, which all namespaces share.
 """
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 DIAL_S = 1.5  # one SYN that was lost is sent again after a second
+POLL_S = 0.05
 SILENCE_S = 30.0  # longer than the tests wait for anything
 
 
@@ -90,7 +92,8 @@ def ask(url: str, body: str | None = None) -> None:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=SILENCE_S)
     try:
-        connection.request("POST" if body else "GET", parts.path, body, {"content-type": "application/json"})
+        target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        connection.request("POST" if body else "GET", target, body, {"content-type": "application/json"})
         answer = connection.getresponse()
         say(status=answer.status, headers={name.lower(): value for name, value in answer.getheaders()})
         while line := answer.readline():
@@ -102,7 +105,29 @@ def ask(url: str, body: str | None = None) -> None:
         say(end="complete", at=time.monotonic())
 
 
+def poll(seconds: str, url: str, *texts: str) -> None:
+    """Spaces in the answer do not count."""
+    parts = urlsplit(url)
+    begun = time.monotonic()
+    while time.monotonic() - begun < float(seconds):
+        connection = http.client.HTTPConnection(parts.netloc, timeout=SILENCE_S)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", parts.path)
+            body = connection.getresponse().read().decode().replace(" ", "")
+            if all(text in body for text in texts):
+                say(after=time.monotonic() - begun)
+                return
+        connection.close()
+        time.sleep(POLL_S)
+    say(after=None)
+
+
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        commands: dict[str, Callable[..., None]] = {"listen": listen, "dial": dial, "ports": ports, "ask": ask}
-        commands[sys.argv[1]](*sys.argv[2:])
+    commands: dict[str, Callable[..., None]] = {
+        "listen": listen,
+        "dial": dial,
+        "ports": ports,
+        "ask": ask,
+        "poll": poll,
+    }
+    commands[sys.argv[1]](*sys.argv[2:])

@@ -21,7 +21,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -121,8 +121,8 @@ class Network:
 
     def close(self) -> None:
         """Kill what runs inside, and remove the namespaces, whose devices go with them."""
-        for process in self._processes:
-            self.end(process)
+        while self._processes:
+            self.end(self._processes[-1])
         while self._made:
             _run(["ip", "netns", "del", self._made.pop()], check=False)
 
@@ -159,43 +159,47 @@ class Network:
     def start(self, machine: str, command: Sequence[str], **streams: IO[str] | int) -> subprocess.Popen[str]:
         """Run a command on a machine. Its stdin is a pipe, whose end tells it that we are gone."""
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, **streams}
+        environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         inside = ["ip", "netns", "exec", self.namespace(machine), *command]
         # Ctrl-C is for us; what runs inside is ended in order.
-        process = subprocess.Popen(inside, text=True, start_new_session=True, **pipes)
+        process = subprocess.Popen(inside, text=True, start_new_session=True, env=environment, **pipes)
         self._processes.append(process)
         return process
 
     def end(self, process: subprocess.Popen[str]) -> None:
-        """Kill a process that `start` gave, and close its pipes."""
+        """Kill a process that `start` gave, and close its pipes. Once is enough."""
+        if process not in self._processes:
+            return
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-        self._processes.remove(process) if process in self._processes else None
+        self._processes.remove(process)
 
     def inside(self, machine: str, *arguments: str) -> subprocess.Popen[str]:
         """Start `inside.py` on a machine; it prints JSON lines."""
         return self.start(machine, [sys.executable, "-I", "-S", str(INSIDE), *arguments], stdout=subprocess.PIPE)
 
-    def dial(self, machine: str, targets: Iterable[str]) -> dict[str, str]:
-        """How it goes when a machine opens connections to HOST:PORT: "open", "refused", "silent", "no route" …"""
-        said = self._one_line(self.inside(machine, "dial", *targets))
-        return {str(target): str(verdict) for target, verdict in said.items()}
-
-    def ports(self, machine: str) -> dict[str, Any]:
-        """`listening`: TCP ports on which somebody listens there; `opened`: connections, as [local, remote]."""
-        return self._one_line(self.inside(machine, "ports"))
-
-    def namespace(self, name: str) -> str:
-        return f"{self._run}-{name}"
-
-    def _one_line(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+    def one_line(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        """The one line that an `inside` prints."""
         assert process.stdout is not None
         line = process.stdout.readline()
         self.end(process)
         return dict(json.loads(line))
+
+    def dial(self, targets: Mapping[str, Iterable[str]]) -> dict[str, dict[str, str]]:
+        """How it goes when each machine dials its HOST:PORTs, all at once: "open", "refused", "silent", "no route" …"""
+        dialling = {machine: self.inside(machine, "dial", *those) for machine, those in targets.items()}
+        return {machine: self.one_line(process) for machine, process in dialling.items()}
+
+    def ports(self, machine: str) -> dict[str, Any]:
+        """`listening`: TCP ports on which somebody listens there; `opened`: connections, as [local, remote]."""
+        return self.one_line(self.inside(machine, "ports"))
+
+    def namespace(self, name: str) -> str:
+        return f"{self._run}-{name}"
 
     # ---- how it is made ----
 

@@ -50,14 +50,9 @@ def listening(network: Network) -> Network:
 def dialled(firewall: str, listening: Network) -> Verdicts:
     """How it went when each machine dialled each other."""
     listening.open(FIREWALLS[firewall])
-    targets = {f"{address(machine)}:{PORT}": machine for machine in MACHINES}
-    dialling = {machine: listening.inside(machine, "dial", *targets) for machine in MACHINES}
-    verdicts = {}
-    for machine, process in dialling.items():
-        assert process.stdout is not None
-        said = json.loads(process.stdout.readline())
-        verdicts.update({(machine, targets[target]): verdict for target, verdict in said.items()})
-    return verdicts
+    at = {machine: f"{address(machine)}:{PORT}" for machine in MACHINES}
+    said = listening.dial(dict.fromkeys(MACHINES, at.values()))
+    return {(source, target): said[source][at[target]] for source, target in permutations(MACHINES, 2)}
 
 
 @pytest.mark.parametrize(("source", "target"), [*permutations(MACHINES, 2)])

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.subnets.network import SUBNETS, address
-from tests.subnets.tree import ENGINE_PORT, ENGINES, NODE_PORT, NODES, UP, Tree
+from tests.subnets.tree import ENGINE_PORT, ENGINES, ISOLATED, NODE_PORT, NODES, UP, Tree
 from tests.support import eventually
 
 PATHS = {"gpu-a": "site-a/gpu-a", "gpu-b": "site-b/gpu-b", "gpu-rack": "site-a/rack/gpu-rack"}
@@ -18,7 +18,7 @@ def test_a_request_from_the_dmz_and_its_answer(tree: Tree, model: str) -> None:
     asked = tree.ask("client", "root", model)
     assert asked.status == 200
     assert asked.head["headers"]["x-hierarchy-path"] == PATHS[model]
-    answer = json.loads(asked.rest())
+    answer = json.loads(asked.wait().body)
     assert answer["model"] == model
     assert answer["choices"][0]["message"]["content"]
 
@@ -41,8 +41,27 @@ def test_a_client_that_leaves_frees_the_deepest_engine(tree: Tree) -> None:
     assert "data: " in next(asked)["line"]
     assert counted("running") == 1
     tree.network.end(asked.process)
-    eventually(lambda: counted("running") == 0, "the engine to be free")
+    tree.wait_for("gpu-rack", "gpu-rack", "/simulated", '"running":0')
     assert counted("cancelled") == before + 1
+
+
+def test_the_tree_shows_who_dials(tree: Tree) -> None:
+    """site-b left it to its parent to find out."""
+    shown = tree.get("client", "root", "/tree")
+    links = {node["name"]: node["link"] for node in shown["children"].values()}
+    links |= {node["name"]: node["link"] for node in shown["children"]["site-a"]["children"].values()}
+    assert {name: links[name] for name in ISOLATED} == dict.fromkeys(ISOLATED, "reverse")
+
+
+def test_an_operator_in_the_dmz_drains_the_deepest_engine(tree: Tree) -> None:
+    path = json.dumps({"path": PATHS["gpu-rack"]})
+    assert tree.post("client", "root", "/admin/drain", path)["draining"] is True
+    try:
+        assert tree.get("client", "root", f"/admin/status?path={PATHS['gpu-rack']}")["state"] == "draining"
+        eventually(lambda: tree.ask("client", "root", "gpu-rack").status == 503, "the root to hear of it")
+    finally:
+        tree.post("client", "root", "/admin/undrain", path)
+    eventually(lambda: tree.ask("client", "root", "gpu-rack").status == 200, "the root to hear that it is over")
 
 
 def test_what_was_dialled_is_what_the_file_says(tree: Tree) -> None:
@@ -64,8 +83,8 @@ def test_nothing_in_the_dmz_can_open_a_connection_into_a_site(tree: Tree) -> Non
     targets = {f"{address(name)}:{port}" for name, ports in heard.items() for port in ports}
     for subnet in ("site-a", "site-b", "rack"):
         targets |= {f"{SUBNETS[subnet]}.{n}:{port}" for n in range(1, 255) for port in (NODE_PORT, ENGINE_PORT)}
-    for machine in ("client", "root"):
-        assert set(tree.network.dial(machine, targets).values()) <= {"silent", "no route"}
-        assert tree.ask(machine, "root", "gpu-rack").status == 200
+    for verdicts in tree.network.dial({"client": targets, "root": targets}).values():
+        assert set(verdicts.values()) <= {"silent", "no route"}
+    assert tree.ask("client", "root", "gpu-rack").status == 200
     own = f"{address('site-a')}:{NODE_PORT}"
-    assert tree.network.dial("gpu-a", [own]) == {own: "open"}
+    assert tree.network.dial({"gpu-a": [own]}) == {"gpu-a": {own: "open"}}

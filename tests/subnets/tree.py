@@ -7,11 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hierarchy.config import Settings
 from tests.subnets.network import SUBNETS, Network, Pairs, address
-from tests.support import eventually
+from tests.support import DEADLINE_S
 
 NODE_PORT, ENGINE_PORT = 21001, 8000
 NODES = {"root": None, "site-a": "root", "site-b": "root", "rack": "site-a"}  #: name: parent
@@ -22,7 +22,7 @@ UP = (("rack", "site-a"), ("site-a", "dmz"), ("site-b", "dmz"))
 #: and where parents may dial their children as well
 BOTH = (*UP, *((above, below) for below, above in UP))
 
-SETTINGS: dict[str, Any] = {"report_interval_s": 0.3, "probe_interval_s": 0.2, "grace_s": 1}
+SETTINGS: dict[str, Any] = {"report_interval_s": 0.5, "probe_interval_s": 0.5, "grace_s": 1}
 if "security" in Settings.model_fields:  # these tests are about who reaches whom, not about keys
     SETTINGS["security"] = {"insecure": True}
 
@@ -58,8 +58,9 @@ class Asked:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        self.end: dict[str, Any] | None = None
-        self.head = next(self, {})  #: empty if there was no answer; then `end` says why
+        self.body = ""  #: the lines of it that were read
+        self.ended: dict[str, Any] | None = None
+        self.head = next(self, {})  #: empty if there was no answer; then `ended` says why
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self
@@ -67,24 +68,33 @@ class Asked:
     def __next__(self) -> dict[str, Any]:
         """The next line of the body, as {"line": text, "at": its time}."""
         assert self.process.stdout is not None
-        said = json.loads(self.process.stdout.readline() or '{"end": "killed"}')
+        said = json.loads(self.process.stdout.readline() or '{"end": "killed", "at": 0}')
         if "end" in said:
-            self.end = said
+            self.ended = said
             raise StopIteration
+        self.body += said.get("line", "") + "\n"
         return dict(said)
 
-    @property
-    def complete(self) -> bool:
-        """Whether the answer was read to its proper end."""
-        return self.end is not None and self.end["end"] == "complete"
+    def wait(self) -> Self:
+        """Until the answer has ended, in whatever way."""
+        for _ in self:
+            pass
+        return self
 
     @property
     def status(self) -> int | None:
         return self.head.get("status")
 
-    def rest(self) -> str:
-        """The lines of the body that are still to come; returns when the answer has ended."""
-        return "\n".join(said["line"] for said in self)
+    @property
+    def complete(self) -> bool:
+        """Whether the answer was read to its proper end."""
+        return self.ended is not None and self.ended["end"] == "complete"
+
+    @property
+    def ended_at(self) -> float:
+        """Monotonic time at which it ended."""
+        assert self.ended is not None, "it has not ended yet"
+        return float(self.ended["at"])
 
 
 class Tree:
@@ -103,32 +113,41 @@ class Tree:
 
     def wait(self) -> None:
         """Until the dmz can ask for every engine's model."""
-        eventually(lambda: self.models("client", "root") == sorted(ENGINES), "the root to list all models", START_S)
+        try:
+            self.wait_for("client", "root", "/v1/models", *(f'"id":"{name}"' for name in ENGINES), deadline_s=START_S)
+        except AssertionError as error:
+            for log in sorted(self.folder.glob("*.log")):
+                error.add_note(f"--- {log.name}\n{log.read_text()}")
+            raise
 
-    def log(self, name: str) -> str:
-        """What a daemon has logged."""
-        return (self.folder / f"{name}.log").read_text()
+    def wait_for(self, machine: str, name: str, path: str, *texts: str, deadline_s: float = DEADLINE_S) -> None:
+        """Until what a node or engine answers a GET from a machine holds all the texts, written without spaces."""
+        process = self.network.inside(machine, "poll", str(deadline_s), self.url(name, path), *texts)
+        found = self.network.one_line(process)["after"] is not None
+        assert found, f"waited {deadline_s} s in vain for {name}{path} to hold {', '.join(texts)}"
 
     def url(self, name: str, path: str) -> str:
         return f"http://{address(name)}:{ENGINE_PORT if name in ENGINES else NODE_PORT}{path}"
 
     def get(self, machine: str, name: str, path: str) -> Any:
         """What a node or engine answers a GET from a machine; None if nothing."""
-        asked = Asked(self.network.inside(machine, "ask", self.url(name, path)))
-        text = asked.rest()
-        self.network.end(asked.process)
-        return json.loads(text) if asked.complete else None
+        return self.post(machine, name, path)
 
-    def models(self, machine: str, node: str) -> list[str]:
-        """What a node lists, asked from a machine."""
-        answer = self.get(machine, node, "/v1/models") or {"data": []}
-        return sorted(row["id"] for row in answer["data"])
+    def post(self, machine: str, name: str, path: str, *body: str) -> Any:
+        """What it answers a POST with that body."""
+        asked = Asked(self.network.inside(machine, "ask", self.url(name, path), *body))
+        asked.wait()
+        self.network.end(asked.process)
+        return json.loads(asked.body) if asked.complete else None
 
     def ask(self, machine: str, node: str, model: str, **fields: Any) -> Asked:
-        """A chat completion from a machine, at a node."""
+        """A chat completion from a machine, at a node; returns when its answer has begun."""
+        return Asked(self.send(machine, node, model, **fields))
+
+    def send(self, machine: str, node: str, model: str, **fields: Any) -> subprocess.Popen[str]:
+        """`ask` without waiting for the answer, which is the `Asked` of what this returns."""
         body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, **fields}
-        url = self.url(node, "/v1/chat/completions")
-        return Asked(self.network.inside(machine, "ask", url, json.dumps(body)))
+        return self.network.inside(machine, "ask", self.url(node, "/v1/chat/completions"), json.dumps(body))
 
     def _start(self, name: str, *arguments: str) -> None:
         with (self.folder / f"{name}.log").open("w") as log:
