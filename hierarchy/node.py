@@ -257,7 +257,7 @@ class Node:
                 log.warning("dropped %s: nothing heard of it", child.name)
             self.lane.sweep(self.connections)
             for reserve in self.reserves:
-                reserve.fill()
+                reserve.sweep()
 
     def _believes(self, secret: bytes, seq: int) -> bool:
         return any(uplink.believes(secret, seq) for uplink in self.uplinks)

@@ -70,13 +70,15 @@ class Cluster:
         settings: Settings = QUICK,
         link: LinkWish = "direct",
         proxy: str = "none",
+        advertise: str = "http://127.0.0.1:0",
+        port: int = 0,
         **options: Any,
     ) -> Running:
-        """A node that listens; engines are URLs. options: of `Node`."""
+        """A node that listens; engines are URLs. options: of `serve`."""
         config = NodeConfig(
             name=name,
-            listen=(("127.0.0.1", 0),),
-            advertise="http://127.0.0.1:0",
+            listen=(("127.0.0.1", port),),
+            advertise=advertise,
             parents=parents,
             link=link,
             proxy=proxy,
@@ -88,11 +90,14 @@ class Cluster:
         )
         return self.serve(config, **options)
 
-    def serve(self, config: NodeConfig, **options: Any) -> Running:
-        """A node from its configuration; its port is best 0."""
+    def serve(self, config: NodeConfig, tls_server: dict[str, str] | None = None, **options: Any) -> Running:
+        """A node from its configuration; its port is best 0. tls_server: of uvicorn. options: of `Node`."""
         config, sockets = bind(config)
         node = Node(config, **options)
-        return self._serve(config.advertise, Server(node, build_app(node)), sockets)
+        server = Server(node, build_app(node))
+        for field, value in (tls_server or {}).items():
+            setattr(server.config, field, value)
+        return self._serve(f"http://127.0.0.1:{config.listen[0][1]}", server, sockets)
 
     def engine(self, **options: Any) -> Running:
         """A simulated engine; quick unless told otherwise."""

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
+
+import httpx
+import trustme
 
 from hierarchy.relay.link import LinkPool
 from hierarchy.relay.reserve import Reserve
@@ -23,32 +30,70 @@ def pool_of(parent: Running, child: str = "site") -> LinkPool:
 
 def wait_for_links(parent: Running, child: str = "site", count: int = 8) -> LinkPool:
     """Until so many idle links of the child stand in the parent's pool."""
-    eventually(lambda: child in parent.node.registry.children, f"{child} to register")
-    pool = pool_of(parent, child)
-    eventually(lambda: len(pool.idle) >= count, f"{count} links of {child}")
-    return pool
+
+    def there() -> bool:  # a child that was dropped meanwhile has another pool
+        return child in parent.node.registry.children and len(pool_of(parent, child).idle) >= count
+
+    eventually(there, f"{count} links of {child}")
+    return pool_of(parent, child)
+
+
+def counters(engine: Running) -> dict[str, int]:
+    """What a simulated engine is doing."""
+    answer: dict[str, int] = httpx.get(f"{engine.url}/simulated").json()
+    return answer
+
+
+class Skewed:
+    """Monotonic seconds that a test can put forward."""
+
+    def __init__(self) -> None:
+        self.skew = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.skew
+
+
+def tls_of(name: str) -> tuple[dict[str, str], ssl.SSLContext]:
+    """A self-made certificate: what a server is told of it, and a client that trusts it alone."""
+    ca = trustme.CA()
+    folder = Path(tempfile.mkdtemp(prefix="hierarchy-tls-"))
+    path = folder / "server.pem"
+    ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(str(path))
+    client = ssl.create_default_context()
+    ca.configure_trust(client)
+    return {"ssl_certfile": str(path), "ssl_keyfile": str(path)}, client
 
 
 class Hole:
-    """A TCP relay in front of a port, in the cluster's loop. `shut`: it takes bytes and forwards none, nor any FIN."""
+    """A TCP relay in front of a port, in the cluster's loop, which can lose what passes through it."""
 
     def __init__(self, cluster: Cluster, url: str) -> None:
         self.cluster = cluster
-        self.shut = False
-        self.accepting = True
-        self.opened = 0  # connections, ever
         self._port = int(url.rpartition(":")[2])
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._lost: set[asyncio.StreamWriter] = set()  # nothing reaches them any more, not even an end
         self._tasks: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server = cluster.call(asyncio.start_server(self._serve, "127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
+    def swallow(self) -> None:
+        """Forward nothing more of the connections that there are; both ends stay open."""
+        self._lost |= self._writers
+
+    def cut(self) -> None:
+        """Break the connections that there are."""
+
+        def work() -> None:
+            for writer in list(self._writers):
+                writer.transport.abort()
+
+        self.cluster.loop.call_soon_threadsafe(work)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.opened += 1
-        if not self.accepting:
-            writer.close()
-            return
         down_reader, down_writer = await asyncio.open_connection("127.0.0.1", self._port)
         for source, sink in ((reader, down_writer), (down_reader, writer)):
+            self._writers.add(sink)
             task = asyncio.create_task(self._pump(source, sink))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -56,13 +101,14 @@ class Hole:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65536):
-                if not self.shut:
+                if writer not in self._lost:
                     writer.write(data)
                     await writer.drain()
         except ConnectionError:
             pass
         finally:
-            if not self.shut:
+            if writer not in self._lost:
+                self._writers.discard(writer)
                 writer.close()
 
     def close(self) -> None:
@@ -70,5 +116,7 @@ class Hole:
             self._server.close()
             for task in list(self._tasks):
                 task.cancel()
+            for writer in self._writers:
+                writer.transport.abort()
 
         self.cluster.call(end())

@@ -117,7 +117,7 @@ engines:
         ("listen", '["::1"]', 'without brackets; write "[::1]:21001"'),
         ("parent", "7", "must be text, not 7; put it in quotes"),
         ("parent", "[a]", "must be text, not a list"),
-        ("link", "up", "unknown value 'up'; known here: direct, reverse"),
+        ("link", "up", "unknown value 'up'; known here: direct, reverse, auto"),
         ("grace_s", "0", "must be greater than 0, not 0; the default is 30.0"),
         ("grace_s", ".nan", "must be a finite number, not nan"),
         ("grace_s", "1e400", "must be a finite number, not inf"),

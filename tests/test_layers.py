@@ -15,7 +15,7 @@ TABLE = {
     1: "checks child config dial processes reach wire",
     2: "policy registry topology",
     3: "engines view relay.answer relay.ask relay.ending relay.framing relay.head relay.link relay.peek relay.render "
-    "relay.seen relay.upstream",
+    "relay.seen relay.upstream relay.watch",
     4: "dispatch health uplink",
     5: "controller relay.exchange relay.knock relay.lane relay.local relay.protocol relay.reserve relay.turns",
     6: "node",

@@ -134,13 +134,13 @@ def test_cut_refuses_a_tree_with_problems(tmp_path: Path) -> None:
     assert 'tree.yaml:12: nodes.rack.parent: unknown parent "labb"; did you mean "lab"?' in str(caught.value)
 
 
-def test_cut_refuses_a_reverse_link_at_either_end(tmp_path: Path) -> None:
-    loaded = from_text(tmp_path, SITES.replace("{parent: lab,", "{parent: lab, link: reverse,"))
+@pytest.mark.parametrize("link", ["direct", "reverse", "auto"])
+def test_cut_says_who_dials_and_through_which_proxy(tmp_path: Path, link: str) -> None:
+    edge = f"{{parent: lab, link: {link}, proxy: 'http://proxy:3128',"
+    loaded = from_text(tmp_path, SITES.replace("{parent: lab,", edge))
     assert validate(loaded) == []
-    for name in ("lab", "rack"):
-        with pytest.raises(ConfigError, match=r"tree\.yaml:12: nodes\.rack\.link: `link: reverse` is not served by"):
-            cut(loaded, name)
-    assert cut(loaded, "root").name == "root"
+    assert (cut(loaded, "rack").link, cut(loaded, "rack").proxy) == (link, "http://proxy:3128")
+    assert (cut(loaded, "lab").link, cut(loaded, "lab").proxy) == ("direct", "env")
 
 
 # configs/

@@ -49,7 +49,7 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
             identity.version,
             interval_s,
             link="reverse" if child.reverse else "direct",
-            links_per_s=node.links_per_s(),
+            links_per_s=node.links_per_s() if child.reverse else 0.0,
             wanted=node.lane.registered(child),
         )
         return Response(msgspec.json.encode(accepted), media_type="application/json")

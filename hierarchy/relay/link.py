@@ -11,20 +11,18 @@ ones are closed by this end only, so that no request runs into a close.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import math
-import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from hierarchy.child import Child
 from hierarchy.errors import BadRequest, Forbidden, UnknownChild
 from hierarchy.relay.answer import Answer
 from hierarchy.relay.head import AUTH, OURS, Fields, named_by_connection
 from hierarchy.relay.upstream import MAX_IDLE, NODE_IDLE_S, Pool, Upstream
+from hierarchy.relay.watch import keep_watch
 
 LINK_PATH, LINK_PROTOCOL = b"/link", b"hierarchy-link/1"
 NODE, INSTANCE, WANTED = (OURS + name for name in (b"node", b"instance", b"wanted"))
@@ -37,8 +35,6 @@ PING_FROM_S, PINGED_AT_ONCE = 2.5, 5  # from here on a sweep pings one in so man
 #: the child drops a link on which it heard nothing for so long: two pings were lost by then
 SILENT_S = 11.0
 LEAST_IDLE = 8
-#: a busy connection whose peer's machine or network is gone is broken by the kernel after so long
-DEAD_MS = 11_000
 
 
 def reserve_size(busy: int) -> int:
@@ -128,7 +124,7 @@ class LinkPool(Pool):
 
     def add(self, link: Link) -> None:
         """A link has come."""
-        keep_watch(link.transport)
+        keep_watch(link.transport, sends_answers=False)
         self.links.add(link)
         self.put(link)
 
@@ -256,22 +252,3 @@ def turn_round(transport: asyncio.Transport, pool: LinkPool, now: float) -> None
     link.connection_made(transport)
     transport.set_write_buffer_limits(high=64 * 1024)
     pool.add(link)
-
-
-def keep_watch(transport: asyncio.BaseTransport) -> None:
-    """Let the kernel find out that the other end's machine, or the way to it, is gone, though nothing is sent."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))  # Linux, macOS
-    options: list[tuple[int, Any, int]] = [
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        (socket.IPPROTO_TCP, idle, 5),
-        (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPINTVL", None), 2),
-        (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPCNT", None), 3),
-        (socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", None), DEAD_MS),
-    ]
-    for level, option, value in options:
-        if option is not None:
-            with contextlib.suppress(OSError):  # a refinement: without it the pings still find idle ones
-                sock.setsockopt(level, option, value)

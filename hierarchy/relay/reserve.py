@@ -22,10 +22,11 @@ from hierarchy.dial import Proxy, open_connection
 from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.knock import Knock, RefusedError
 from hierarchy.relay.lane import Lane
-from hierarchy.relay.link import SILENT_S, keep_watch, reserve_size
+from hierarchy.relay.link import LEAST_IDLE, SILENT_S, reserve_size
 from hierarchy.relay.local import Local
 from hierarchy.relay.protocol import LaneProtocol
 from hierarchy.relay.turns import FOREVER
+from hierarchy.relay.watch import keep_watch, unheard_s
 from hierarchy.uplink import Uplink
 from hierarchy.wire import Accepted, Identity
 
@@ -33,6 +34,7 @@ MAX_DIALS = 256  # at once
 FIRST_RETRY_S, MAX_RETRY_S = 0.2, 5.0  # after dials that failed; doubled from there, and jittered
 AT_FIRST_S = 0.02  # so much of the parent's pace is used up at once
 SPREAD_S = 1.0  # links that were lost without need are replaced after a random time of up to this
+LOOK_S, UNHEARD_S = 2.0, 9.5  # a busy link whose peer is gone is found within their sum
 log = logging.getLogger("hierarchy.link")
 
 Serve = Callable[..., "LinkProtocol"]  # keyword arguments as of `LinkProtocol`, but for uvicorn's
@@ -45,8 +47,14 @@ class LinkProtocol(LaneProtocol):
         self, lane: Lane, config: Config, server_state: ServerState, app_state: dict[str, Any], reserve: Reserve
     ) -> None:
         super().__init__(lane, config, server_state, app_state)
+        self.keep_alive_s = SILENT_S  # without a ping, instead of the limit on idle clients
         self._reserve = reserve
-        self._taken_by_parent = False
+        self._is_busy = False
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is at work on it, not even one that the app answers."""
+        return self._at_work is None and not self._is_busy
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -55,36 +63,23 @@ class LinkProtocol(LaneProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._reserve.dropped(self, busy=self._taken_by_parent)
-
-    @property
-    def is_idle(self) -> bool:
-        """No request is at work on it."""
-        return not self._taken_by_parent and self._at_work is None
-
-    @property
-    def _is_calm(self) -> bool:
-        """It is neither ending nor waiting for its peer to read."""
-        return not (self._lingering or self.flow.write_paused or self.transport.is_closing())
+        self._reserve.dropped(self, busy=self._is_busy)
 
     def _begin(self, exchange: Exchange, seq: int, length: int) -> None:
-        if not self._taken_by_parent and not isinstance(exchange, Local):
-            self._taken_by_parent = True
+        if not self._is_busy and not isinstance(exchange, Local):
+            self._is_busy = True
             self._reserve.taken()
         super()._begin(exchange, seq, length)
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._at_work is not None or self.pipeline:
-            return
-        if self._taken_by_parent:
-            self._taken_by_parent = False
+        if self._is_busy and not self.pipeline:
+            self._is_busy = False
             self._reserve.busy -= 1
-        if not self._receiving and self._is_calm:
-            self.deadline = self.lane.clock() + SILENT_S  # instead of the limit on idle clients
+        super().on_response_complete()
 
     def check_clock(self, now: float) -> None:
-        if self._at_work is None and not self._receiving and self._is_calm:
+        calm = not (self._receiving or self._lingering or self.flow.write_paused or self.transport.is_closing())
+        if calm and self._at_work is None:
             self.deadline = FOREVER
             self.transport.abort()  # a half-open connection has nobody to say goodbye to
         else:
@@ -129,6 +124,7 @@ class Reserve:
         self._paced_at = clock()
         self._calm_until = 0.0  # nothing is dialled only to fill the reserve
         self._retry_at = 0.0  # nothing is dialled at all
+        self._look_at = 0.0  # at busy links
         self._failures = 0  # in a row
         self._complaint = ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -167,7 +163,8 @@ class Reserve:
     def taken(self) -> None:
         """A request came down a link that was idle."""
         self.busy += 1
-        if len(self.links) - self.busy + self.dialling < reserve_size(self.busy):
+        spare = len(self.links) - self.busy + self.dialling
+        if spare < LEAST_IDLE or 4 * spare < self.busy:  # as `reserve_size`
             self.fill()
 
     def dropped(self, link: LinkProtocol, *, busy: bool) -> None:
@@ -183,8 +180,18 @@ class Reserve:
 
     # -- dialling --------------------------------------------------------------------------------------------
 
+    def sweep(self) -> None:
+        """Called twice a second: dial what is missing, and look at busy links every other second."""
+        self.fill()
+        now = self._clock()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            for link in [link for link in self.links if not link.is_idle]:
+                if unheard_s(link.transport) > UNHEARD_S:
+                    link.transport.abort()
+
     def fill(self) -> None:
-        """Dial what is missing now. Called twice a second too."""
+        """Dial what is missing now."""
         now = self._clock()
         if not self.open or now < self._retry_at:
             return
@@ -234,7 +241,7 @@ class Reserve:
         if not self.open:
             transport.abort()
             return
-        keep_watch(transport)
+        keep_watch(transport, sends_answers=True)
         protocol = self._serve(reserve=self)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)

@@ -51,6 +51,7 @@ class Turns(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.lane = lane
         self.deadline = FOREVER
+        self.keep_alive_s = lane.settings.keep_alive_s
         self._running: Exchange | None = None
         self._app_cycle: Any = None  # the last one that was started
         self._incoming: Any = None  # the request whose body is coming in
@@ -148,7 +149,7 @@ class Turns(HttpToolsProtocol):
             self.loop.call_soon(self._start_next)
         else:
             self._pace()
-            limit = settings.receive_timeout_s if self._receiving else settings.keep_alive_s
+            limit = settings.receive_timeout_s if self._receiving else self.keep_alive_s
             self.deadline = self.lane.clock() + limit
 
     def _start_next(self) -> None:
