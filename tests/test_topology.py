@@ -168,8 +168,8 @@ def test_the_example_of_isolated_subnets_says_what_its_comment_promises(tmp_path
     text = (CONFIGS / "isolated-subnets.yaml").read_text("utf-8")
     loaded = from_text(tmp_path, text)
     assert cut(loaded, "plant").advertise == "http://10.0.0.30:21001"
-    blocked = re.sub(r"^  - \[dmz, lab\].*\n", "", text, flags=re.MULTILINE)
-    (problem,) = told(from_text(tmp_path, blocked))
+    assert cut(loaded, "lab").link == "reverse"
+    (problem,) = told(from_text(tmp_path, text.replace(", link: reverse", "")))
     assert "root (dmz) cannot dial lab (lab)" in problem
     assert "link: reverse" in problem
 
@@ -317,3 +317,13 @@ def test_one_fault_in_any_tree_is_told(fault: str, data: st.DataObject) -> None:
     # what moved away may have been all that its parent had
     rest = [problem for problem in problems if problem not in found and "no engine serves it" not in problem]
     assert (len(found), rest) == (1, []), problems
+
+
+def test_single_with_a_reverse_link_needs_no_address_of_its_own() -> None:
+    config = single(host="0.0.0.0", parents=["http://root:1"], link="reverse")
+    assert (config.link, config.parents) == ("reverse", ("http://root:1",))
+    for link in ("direct", "auto"):  # the parent dials, or tries to
+        with pytest.raises(UsageError, match="add --advertise"):
+            single(host="0.0.0.0", parents=["http://root:1"], link=link)
+    with pytest.raises(UsageError, match="--link up: known here: direct, reverse, auto"):
+        single(parents=["http://root:1"], link="up")

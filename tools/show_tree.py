@@ -44,7 +44,9 @@ STATES = {  # mark and colour
     "declared": ("○", "cyan"),
 }
 HEADS = ("", "state", "speed", "queue", "in flight", "models")
+LINKS = ("reverse", "auto")  # shown behind a node's name, unless its parent simply dials it
 LEGEND = "speed: capacity weight · queue: running + waiting · in flight: sent by the node above"
+LEGEND_LINK = " · reverse: it dials the node above"
 GAP = "  "
 MIN_MODELS_WIDTH = 20
 URL_FROM_WIDTH = 110  # columns of the terminal, from which there is room for addresses
@@ -93,7 +95,10 @@ def _declared_node(name: str, tree: TreeConfig) -> Entry:
             children[engine] = _entry(engine, spec.kind, spec.url or "", spec.speed, models, {})
     models = [model for child in children.values() for model in child["models"]]
     speed = sum(child["speed"] for child in children.values())
-    return _entry(name, "node", _declared_url(tree.nodes[name]), speed, models, children)
+    return {
+        **_entry(name, "node", _declared_url(tree.nodes[name]), speed, models, children),
+        "link": tree.nodes[name].link,
+    }
 
 
 def _declared_url(node: NodeSpec) -> str:
@@ -130,6 +135,7 @@ class Row:
     below: str  #: tree lines before what follows in its own row
     name: str
     kind: str
+    link: str  #: of `LINKS`; empty for a direct one
     state: str
     numbers: tuple[str, ...]  #: speed, queue length, in flight
     models: str
@@ -138,9 +144,10 @@ class Row:
 
     @property
     def label(self) -> Text:
-        """Its place, name and, for an engine, kind."""
+        """Its place and name; of an engine the kind, of a node how it is linked."""
         label = Text(self.lead, "dim").append(self.name, "not dim" if self.kind != "node" else "not dim bold")
-        return label.append(f" {self.kind}", "cyan") if self.kind != "node" else label
+        words = self.link if self.kind == "node" else self.kind
+        return label.append(f" {words}", "cyan") if words else label
 
     @property
     def mark(self) -> Text:
@@ -161,6 +168,7 @@ def rows(entry: Entry, lead: str = "", below: str = "", key: str = "?", depth: i
         below=below + ("│  " if children else "   "),
         name=words["name"] or escape(key),
         kind=words["kind"] or "node",
+        link=str(entry["link"]) if entry.get("link") in LINKS else "",
         state=words["state"] or "?",
         numbers=tuple(_number(number) for number in (entry.get("speed"), *counts)),
         models=", ".join(map(escape, model_names(entry.get("models")))),
@@ -197,7 +205,8 @@ def draw(tree: Entry, width: int) -> Text:
     lines = [_line([Text(head, "dim") for head in (*heads, HEADS[-1])], widths)]
     for row, line in zip(drawn, cells, strict=True):
         lines += _row_lines(row, line, widths, room)
-    return Text("\n").join([*lines, Text(), _summary(drawn), *([Text(LEGEND, "dim")] if live else [])])
+    legend = LEGEND + (LEGEND_LINK if any(row.link == "reverse" for row in drawn) else "")
+    return Text("\n").join([*lines, Text(), _summary(drawn), *([Text(legend, "dim")] if live else [])])
 
 
 def _row_lines(row: Row, cells: list[Text], widths: list[int], room: int) -> Iterator[Text]:

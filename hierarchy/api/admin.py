@@ -19,7 +19,7 @@ from hierarchy.errors import BadRequest, UnknownChild
 from hierarchy.node import Node
 from hierarchy.relay.ask import ask
 
-MAX_DEPTH = 32  # names in a path; as many nodes as a request may pass
+MAX_DEPTH = 36  # slashes in a path: as many nodes as a request may pass, and a worker's URL
 
 
 class PathRequest(msgspec.Struct, frozen=True):
@@ -69,17 +69,16 @@ def _find(node: Node, path: str) -> tuple[Child, str]:
         BadRequest: it is no path.
         UnknownChild: it leads to nobody, as far as this node can tell.
     """
-    names = path.split("/")
-    if not all(names) or len(names) > MAX_DEPTH:
+    children = node.registry.children
+    if path in children:  # first, as a FastChat worker's name is its URL, which has slashes of its own
+        return children[path], ""
+    name, slash, rest = path.partition("/")
+    if not name or (slash and not rest) or path.count("/") > MAX_DEPTH:
         raise BadRequest(f"{path[:200]!r} is no path: write names with `/` between, such as site-a/gpu-1", "path")
-    # A FastChat worker's name is its URL, which has slashes of its own.
-    child = node.registry.children.get(path)
-    if child is not None:
-        return child, ""
-    child, rest = node.registry.children.get(names[0]), "/".join(names[1:])
+    child = children.get(name)
     if child is None or (rest and not child.is_node):
-        known = ", ".join(sorted(node.registry.children)) or "none"
-        what = f"{names[0]!r} is an engine, and has nothing below" if child else f"no child {names[0][:100]!r}"
+        known = ", ".join(sorted(children)) or "none"
+        what = f"{name!r} is an engine, and has nothing below" if child else f"no child {name[:100]!r}"
         raise UnknownChild(f"{what} at {node.identity.name}; children here: {known}")
     return child, rest
 

@@ -255,9 +255,11 @@ class Reserve:
         self._failed(str(error))
 
     def _failed(self, why: str) -> None:
-        self._failures += 1
-        wait_s = min(MAX_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 10))
-        self._retry_at = self._clock() + wait_s * self._rng.uniform(0.5, 1)
+        now = self._clock()
+        if now >= self._retry_at:  # else it was dialled together with one that has failed already
+            self._failures += 1
+            wait_s = min(MAX_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 10))
+            self._retry_at = now + wait_s * self._rng.uniform(0.5, 1)
         if why != self._complaint:
             log.warning("cannot open a link to %s: %s; trying on", self._uplink.parent, why)
             self._complaint = why

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -18,6 +19,8 @@ from hierarchy.relay.link import LEAST_IDLE
 from tests.cluster import Cluster, Running, chat, models_at, wait_for_model
 from tests.links import Hole, Skewed, counters, pool_of, reserve_of, tls_of, wait_for_links
 from tests.relay.proxy import Proxy
+from tests.relay.raw import MODEL, SSE_HEAD, chunk
+from tests.relay.support import Engine
 from tests.support import DEADLINE_S, eventually, free_port
 
 ASK = {"model": "simulated", "messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 8}
@@ -317,7 +320,6 @@ def test_links_over_tls(cluster: Cluster, through_proxy: bool) -> None:
             answer = http.post(f"{url}/v1/chat/completions", json=ASK)
             assert answer.content.endswith(b"data: [DONE]\n\n")
             assert answer.headers["x-hierarchy-path"] == "site/site-1"
-            # A large prompt and a client that does not read: pausing works on either side of TLS.
             big = {**ASK, "messages": [{"role": "user", "content": "x" * 2_000_000}]}
             assert http.post(f"{url}/v1/chat/completions", json=big).content.endswith(b"data: [DONE]\n\n")
             with http.stream("POST", f"{url}/v1/chat/completions", json={**ASK, "max_tokens": 1000}):
@@ -325,6 +327,30 @@ def test_links_over_tls(cluster: Cluster, through_proxy: bool) -> None:
             eventually(lambda: counters(engine)["running"] == 0, "the cancel to have gone down")
         assert bool(proxy.asked) == through_proxy
         cluster.stop(site)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_client_that_does_not_read_pauses_the_engine_through_a_link(cluster: Cluster, secure: bool) -> None:
+    server, client = tls_of("localhost")
+    size = 30_000_000  # more than the kernel takes of it at three connections
+    engine = Engine(cast(Any, None), otherwise=(SSE_HEAD, chunk(b"x" * size), chunk(b"")))
+    cluster.call(engine.start())
+    root = cluster.node("root", tls_server=server if secure else None)
+    url = root.url.replace("http://127.0.0.1", "https://localhost") if secure else root.url
+    cluster.node("site", parents=(url,), engines=(engine.url,), kind="openai", link="reverse", tls=client)
+    pool = wait_for_links(root)
+    eventually(lambda: root.node.ready, "the model")
+    with (
+        httpx.Client(verify=client, timeout=DEADLINE_S) as http,
+        http.stream("POST", f"{url}/v1/chat/completions", json={**ASK, "model": MODEL}) as answer,
+    ):
+        eventually(lambda: any(link._paused for link in pool.links), "the link to be paused")
+        waiting = [link.transport.get_write_buffer_size() for link in root.node.connections]
+        assert max(waiting) < 1_000_000
+        assert len(answer.read()) == size
+    eventually(lambda: len(pool.idle) == len(pool.links), "the link to be given back")
+    assert not any(link._paused for link in pool.links)
+    cluster.call(engine.stop())
 
 
 # -- kill -9 -------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from bench.stage import STREAM_S, WARM_S, Result, Scale, Stage
 from bench.table import Row, amount, middle, ratio, spread
 
 LIMIT = 1.05  # × a direct link
-BURST, BURST_TIMES = 1000, 3
-CHILDREN, REGISTERED_LIMIT_S, FILLED_LIMIT_S = 200, 10.0, 60.0
+BURST_TIMES = 3
+REGISTERED_LIMIT_S, FILLED_LIMIT_S = 10.0, 60.0
 LINKS_EACH = 8
 _LINKS = re.compile(r'^hierarchy_links\{[^}]*state="idle"[^}]*\} ([0-9.]+)$', re.MULTILINE)
 
@@ -61,26 +61,26 @@ def _row(what: str, reverse: list[float], direct: list[float]) -> Row:
 
 async def _burst(stage: Stage) -> Row:
     """Requests at once, each time down a link that has carried next to nothing."""
-    engines = (await stage.common()).engines
+    engines, count = (await stage.common()).engines, stage.scale.burst
     problems: Counter[str] = Counter()
     longest = []
     for number in range(BURST_TIMES):
-        stage.say(f"{BURST} requests at once on a cold link: {number + 1} of {BURST_TIMES}")
+        stage.say(f"{count} requests at once on a cold link: {number + 1} of {BURST_TIMES}")
         cold = stage.bed.two_levels(engines, "reverse")
         await stage.bed.ready([cold])
-        longest.append(await _at_once(cold.urls[0], problems))
+        longest.append(await _at_once(cold.urls[0], count, problems))
         for process in cold.processes:
             stage.bed.kill(process)
     failed = sum(problems.values())
     why = "; ".join(f"{count} × {problem}" for problem, count in problems.items())
-    detail = f"of {BURST_TIMES} × {BURST:,}; the last answer after {amount(1000 * middle(longest), 'ms')}"
+    detail = f"of {BURST_TIMES} × {count:,}; the last answer after {amount(1000 * middle(longest), 'ms')}"
     return Row("requests that failed in a burst on a cold link", failed, "", 0, f"{detail}; {why}" if why else detail)
 
 
-async def _at_once(url: str, problems: Counter[str]) -> float:
+async def _at_once(url: str, count: int, problems: Counter[str]) -> float:
     """Seconds until the last answer."""
     sample = Sample()
-    connections = [await Connection.open(url, sample) for _ in range(BURST)]
+    connections = [await Connection.open(url, sample) for _ in range(count)]
     request = completion(url)
     began = time.perf_counter()
     async with asyncio.timeout(ANSWER_DEADLINE_S):
@@ -96,26 +96,27 @@ async def _at_once(url: str, problems: Counter[str]) -> float:
 
 async def _restart(stage: Stage) -> list[Row]:
     """kill -9 of a parent, and another in its place."""
-    stage.say(f"{CHILDREN} children of a parent that restarts")
+    count = stage.scale.linked
+    stage.say(f"{count} children of a parent that restarts")
     first = stage.bed.node("parent")
-    script = [sys.executable, HERE / "children.py", first.url, CHILDREN]
+    script = [sys.executable, HERE / "children.py", first.url, count]
     env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"}
     children = stage.bed.start("children", script, 0, env)
-    await _until(first, links=CHILDREN * LINKS_EACH)
+    await _until(first, count)
     stage.bed.kill(first)
     await asyncio.sleep(3)  # until all have noticed, and wait as long between two attempts as they ever do
     again = stage.bed.node("parent", port=int(first.url.rpartition(":")[2]))
-    registered_s, filled_s = await _until(again, links=CHILDREN * LINKS_EACH)
+    registered_s, filled_s = await _until(again, count)
     for process in (children, again):
         stage.bed.kill(process)
-    detail = f"of {CHILDREN}; their reserves of {LINKS_EACH} are full after {filled_s:.1f} s"
+    detail = f"of {count}; their reserves of {LINKS_EACH} are full after {filled_s:.1f} s"
     return [
         Row("children registered again after a parent's restart", registered_s, "s", REGISTERED_LIMIT_S, detail),
     ]
 
 
-async def _until(parent: Process, links: int) -> tuple[float, float]:
-    """Seconds from its first answer until all children are registered, and until they have that many idle links."""
+async def _until(parent: Process, children: int) -> tuple[float, float]:
+    """Seconds from its first answer until all children are registered, and until their reserves are full."""
     began = registered_s = 0.0
     deadline = time.monotonic() + FILLED_LIMIT_S
     said = "no answer"
@@ -130,8 +131,8 @@ async def _until(parent: Process, links: int) -> tuple[float, float]:
             began = began or now
             count, idle = text.count("hierarchy_child_up{"), sum(map(float, _LINKS.findall(text)))
             said = f"{count} children with {idle:g} links"
-            if count == CHILDREN:
+            if count == children:
                 registered_s = registered_s or now - began
-                if idle >= links:
+                if idle >= children * LINKS_EACH:
                     return registered_s, now - began
-    raise BedError(f"{said} after {FILLED_LIMIT_S:g} s, instead of {CHILDREN} with {links}")
+    raise BedError(f"{said} after {FILLED_LIMIT_S:g} s, instead of {children} with {children * LINKS_EACH}")
