@@ -34,7 +34,10 @@ def say(**what: object) -> None:
 def listen(port: str) -> None:
     with socket.create_server(("0.0.0.0", int(port))) as listener:
         say(listening=int(port))
-        while True:
+        waiting = selectors.DefaultSelector()
+        waiting.register(listener, selectors.EVENT_READ)
+        waiting.register(sys.stdin, selectors.EVENT_READ)  # its end says that the test is gone
+        while all(key.fileobj is listener for key, _ in waiting.select()):
             listener.accept()[0].close()
 
 

@@ -34,12 +34,14 @@ def test_nothing_of_it_stays(namespaces: None) -> None:
             names = ip("netns", "list").split()
             assert {network.namespace(machine) for machine in MACHINES} < set(names)
             assert ip("-br", "link") == devices
-            sleeping.append(network.start("root", [sys.executable, "-c", "import time; time.sleep(60)"]))
+            command = [sys.executable, "-c", "import time; time.sleep(60)"]
+            sleeping.extend(network.start(machine, command) for machine in MACHINES)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert sleeping[0].returncode is not None
+    assert len(sleeping) == len(MACHINES)
+    assert all(process.returncode is not None for process in sleeping)
     assert not any(name.startswith(network.namespace("")) for name in ip("netns", "list").split())
     assert ip("-br", "link") == devices
 
