@@ -32,6 +32,10 @@ class Reach:
             return None
         return bool(sources & targets) or any((a, b) in self.pairs for a in sources for b in targets)
 
+    def connects(self, source: Attributes, target: Attributes) -> bool | None:
+        """Whether `source` can open a connection to the target, at whatever address; None where it cannot be told."""
+        return self.may_dial(self.subnets_of(source), self.subnets_of(target))
+
     def dialled(self, source: Attributes, target: Attributes, urls: Iterable[str]) -> str | None:
         """The one of the target's `urls` that `source` can dial; None if the firewall refuses all.
 

@@ -93,6 +93,22 @@ def validate(loaded: LoadedTree) -> list[Problem]:
     return sorted(problems, key=lambda problem: (problem.line, str(problem)))
 
 
+def may_dial(loaded: LoadedTree, source: str, target: str) -> bool | None:
+    """Whether the machine of one node or engine may open a connection to another's, as `subnets` and `reach` say.
+
+    None where the subnet of one of them is not known: a host name, loopback, or an address outside all subnets.
+
+    Raises:
+        UsageError: there is no node or engine of one of these names.
+    """
+    graph = build(loaded.config)
+    for name in (source, target):
+        if name not in graph:
+            raise UsageError(f'{loaded.source.file}: no node or engine "{name}"; {closest(name, graph)}')
+    reach, _ = parse_reach(loaded.config.subnets, loaded.config.reach)
+    return reach.connects(graph.nodes[source], graph.nodes[target])
+
+
 def cut(loaded: LoadedTree, name: str) -> NodeConfig:
     """One node's own configuration: what it listens on, whom it registers with, its engines and settings.
 

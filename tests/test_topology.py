@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hierarchy.config import ConfigError, EngineConfig, NodeConfig, Settings, SimulatedSpec, load
 from hierarchy.errors import UsageError
-from hierarchy.topology import build, cut, depth, single, validate
+from hierarchy.topology import build, cut, depth, may_dial, single, validate
 from tests.builders import UNTIMED
 from tests.trees import CONFIGS, from_data, from_text, told
 
@@ -54,6 +54,34 @@ def test_neither_a_node_nor_an_engine_of_its_name_is_lost() -> None:
     graph = build(tree.config)
     assert set(graph.edges) == {("a", "a (engine)")}
     assert told(tree) == ["1: engines.a: a node has this name too; rename one of the two"]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "verdict"),
+    [
+        ("root", "lab", True),
+        ("gpu", "root", True),  # an engine's machine stands in a subnet like any other
+        ("rack", "root", True),  # by its leg in the lab
+        ("root", "own", None),  # started by its node: it has no address yet
+    ],
+)
+def test_may_dial(tmp_path: Path, source: str, target: str, verdict: bool | None) -> None:
+    assert may_dial(from_text(tmp_path, SITES), source, target) is verdict
+
+
+def test_may_dial_goes_one_way(tmp_path: Path) -> None:
+    text = SITES.replace("[[lab, dmz], [dmz, lab]]", "[[lab, dmz]]").replace(
+        '"10.9.0.5:21001", "10.1.0.5:21001"', "far:1"
+    )
+    loaded = from_text(tmp_path, text.replace('"http://10.1.0.11:8000"', '"http://10.0.0.20:8000"'))
+    assert may_dial(loaded, "lab", "gpu") is True
+    assert may_dial(loaded, "gpu", "lab") is False
+    assert may_dial(loaded, "rack", "gpu") is None
+
+
+def test_may_dial_of_somebody_unknown(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r'no node or engine "gpus"; did you mean "gpu"\?'):
+        may_dial(from_text(tmp_path, SITES), "root", "gpus")
 
 
 def test_an_unknown_parent_makes_no_node() -> None:
@@ -280,6 +308,7 @@ def test_any_good_tree_is_clean_and_every_node_can_be_cut(data: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@UNTIMED
 @given(data=st.data())
 def test_one_fault_in_any_tree_is_told(fault: str, data: st.DataObject) -> None:
     tree = data.draw(trees())
