@@ -66,7 +66,7 @@ class LineSplitter:
             yield from self._pieces(line.removesuffix("\r"))
         if len(self._rest) > self.max_chars or (final and self._rest):
             line, self._rest = self._rest, ""
-            yield from self._pieces(line)
+            yield from self._pieces(line.removesuffix("\r") if final else line)
 
     def _pieces(self, line: str) -> Iterator[str]:
         for start in range(0, max(len(line), 1), self.max_chars):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hierarchy.processes import Backoff, LineSplitter, Supervised, exit_in_words
@@ -90,6 +90,7 @@ def test_exit_in_words(status: int, words: str) -> None:
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200)), st.integers(1, 30))
+@example(b"\r", [], 1)
 def test_lines_do_not_depend_on_how_bytes_arrive(data: bytes, cuts: list[int], max_chars: int) -> None:
     splitter = LineSplitter(max_chars)
     edges = [0, *sorted(cut for cut in cuts if cut <= len(data)), len(data)]
