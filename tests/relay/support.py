@@ -233,7 +233,7 @@ class Tree:
         self.nodes: list[Node] = []
         self.servers: list[Server] = []
         self._tasks: list[asyncio.Task[None]] = []
-        world.run(self._start(levels, Settings.model_validate({"report_interval_s": 0.2, "grace_s": 5.0, **settings})))
+        world.run(self._start(levels, Settings.model_validate({"report_interval_s": 1.0, "grace_s": 5.0, **settings})))
         self.wait_ready()
 
     async def _start(self, levels: int, settings: Settings) -> None:
