@@ -95,6 +95,7 @@ class Child:
         self.secret = b""  # sent with each request down, so that the child believes our x-hierarchy-* fields
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}
+        self.renames: Mapping[str, str] = {}  # of an engine: served name -> its own, which bodies must carry
         self.status: NodeStatus = EMPTY
         self.check_heart_beat = True
         self.multimodal = False  # as a FastChat worker says of itself

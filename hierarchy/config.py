@@ -12,15 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from hierarchy.address import DEFAULT_PORT, Address, parse_address
+from hierarchy.address import DEFAULT_PORT, Address, join_address, parse_address
 from hierarchy.errors import UsageError
+from hierarchy.naming import Models, Targets
 from hierarchy.source import FieldPath, Problem, Source, closest, read_yaml
 
-EngineKind = Literal["openai", "vllm", "llamacpp", "fastchat", "local", "simulated"]
+EngineKind = Literal[
+    "openai", "vllm", "sglang", "tgi", "lmdeploy", "ollama", "llamacpp", "fastchat", "local", "simulated"
+]
 #: names of the policies in `policy.POLICIES`, which stands in a layer above
 PolicyName = Literal["shortest_queue", "p2c", "lottery", "round_robin"]
 #: kinds that this machine starts itself when no `url` is given
@@ -65,7 +77,13 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Seconds = Positive
 Count = Annotated[int, Field(strict=True)]  # `true` is no number
-Listen = Annotated[tuple[Address, ...], BeforeValidator(_parse_listen)]
+_ADDRESS_SCHEMA = {"type": ["string", "integer"]}
+Listen = Annotated[
+    tuple[Address, ...],
+    BeforeValidator(_parse_listen),
+    PlainSerializer(lambda listen: [join_address(address) for address in listen], when_used="json"),
+    WithJsonSchema({"anyOf": [_ADDRESS_SCHEMA, {"type": "array", "items": _ADDRESS_SCHEMA, "minItems": 1}]}),
+]
 Pair = Annotated[tuple[str, str], BeforeValidator(_parse_pair)]
 
 
@@ -182,7 +200,8 @@ class EngineSpec(Strict):
     parent: str = Field(description="name of the node that routes to it")
     kind: EngineKind = Field(
         description="what it is, and so how its models and load are read: `openai` (any server of that API), `vllm`, "
-        "`llamacpp`, `fastchat` (a worker), `local` (a model on this machine's CPU) or `simulated`"
+        "`sglang`, `tgi`, `lmdeploy`, `ollama`, `llamacpp`, `fastchat` (a worker), `local` (a model on this machine's "
+        "CPU) or `simulated`"
     )
     url: str | None = Field(
         default=None,
@@ -192,6 +211,11 @@ class EngineSpec(Strict):
         default=None,
         description="`local`: a known model's name or the path of a GGUF file; `simulated`: the name that it claims; "
         "the other kinds say themselves what they serve",
+    )
+    models: Models = Field(
+        default_factory=dict,
+        description="which of its models are served here: a list of names, or `{served-name: engine's-name}` to rename "
+        "them; default: all that it lists",
     )
     speed: Positive = Field(
         default=1.0, description="capacity weight: an engine of speed 2 gets twice the requests of one of 1"
@@ -216,6 +240,16 @@ class TreeConfig(Strict):
     defaults: Settings = Field(default=Settings(), description="settings of every node that does not set its own")
     nodes: dict[Name, NodeSpec] = Field(description="name: node; the controllers")
     engines: dict[Name, EngineSpec] = Field(default_factory=dict, description="name: engine; the leaves")
+    aliases: dict[str, Targets] = Field(
+        default_factory=dict,
+        description="name: models that it stands for, the preferred first; `{model, weight}` gives one a share of the "
+        "requests in percent",
+    )
+    slice: str | None = Field(
+        default=None,
+        description="written by `hierarchy slice`: this is the part of a tree that the node of this name needs, with "
+        "its parent and the nodes right below it",
+    )
 
 
 class EngineConfig(Strict):
@@ -225,6 +259,7 @@ class EngineConfig(Strict):
     kind: EngineKind
     url: str | None = None
     model: str | None = None
+    models: Models = {}
     speed: Positive = 1.0
     simulated: SimulatedSpec = SimulatedSpec()
 
@@ -237,6 +272,7 @@ class NodeConfig(Strict):
     advertise: str
     parents: tuple[str, ...] = ()  #: URLs of the nodes to register with
     engines: tuple[EngineConfig, ...] = ()
+    aliases: dict[str, Targets] = {}
     settings: Settings = Settings()
 
 

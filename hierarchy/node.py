@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from hierarchy import logs
+from hierarchy.aliases import Aliases
 from hierarchy.child import Child
 from hierarchy.config import EngineConfig, NodeConfig
 from hierarchy.dispatch import Dispatch
@@ -23,6 +24,7 @@ from hierarchy.engines import ADAPTERS
 from hierarchy.engines.launch import engine_argv
 from hierarchy.health import Prober
 from hierarchy.metrics import Metrics, Sample
+from hierarchy.naming import renames
 from hierarchy.processes import Supervised
 from hierarchy.registry import Registry
 from hierarchy.relay.lane import SWEEP_S, Lane
@@ -51,9 +53,10 @@ class Node:
         self.settings = settings
         self.identity = Identity(config.name, config.advertise, secrets.token_hex(8), version("hierarchy"))
         self.registry = Registry(self.identity, clock, settings.max_speed)
-        self.dispatch = Dispatch(self.registry, settings.dispatch, rng)
+        self.aliases = Aliases(config.aliases, rng)
+        self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)
         self.metrics = Metrics(self.gauges)
-        self.view = View(self.registry, clock, int(time.time()))
+        self.view = View(self.registry, clock, int(time.time()), self.aliases)
         self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believes, clock)
         self.connections: set[Any] = set()
         self.uplinks: list[Uplink] = []
@@ -126,6 +129,7 @@ class Node:
         assert engine.url is not None
         assert self._http is not None
         child = self.registry.declare(engine.name, engine.url, engine.kind)
+        child.renames = renames(engine.models)
         prober = Prober(
             engine,
             ADAPTERS[engine.kind],

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: layer -> its modules and packages (a package with all that is in it, unless a longer name stands here)
 TABLE = {
-    0: "address allocator errors lifeline logs metrics source status subtree",
-    1: "checks child config processes reach wire",
+    0: "address allocator errors lifeline logs metrics naming rewrite source status subtree",
+    1: "aliases checks child config processes reach wire",
     2: "policy registry topology",
     3: "engines view relay.answer relay.ending relay.framing relay.head relay.peek relay.render relay.seen "
     "relay.upstream",
