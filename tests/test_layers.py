@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1]
 #: layer -> its modules and packages (a package with all that is in it, unless a longer name stands here)
 TABLE = {
     0: "address allocator errors lifeline logs metrics naming rewrite source status subtree",
-    1: "aliases checks child config processes reach wire",
-    2: "policy registry topology",
-    3: "engines view relay.answer relay.ending relay.framing relay.head relay.peek relay.render relay.seen "
+    1: "aliases checks child config drift processes reach risks wire",
+    2: "live policy registry schema topology",
+    3: "engines slices view relay.answer relay.ending relay.framing relay.head relay.peek relay.render relay.seen "
     "relay.upstream",
     4: "dispatch health uplink",
     5: "controller relay.exchange relay.lane relay.local relay.protocol relay.turns",

@@ -6,13 +6,15 @@ import sys
 
 import typer
 
-from hierarchy.cli import chat, check, engine, serve, up
+from hierarchy.cli import chat, check, engine, part, serve, up
 from hierarchy.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 app.command()(serve.serve)
 app.command()(up.up)
 app.command()(check.check)
+app.command("slice")(part.slice_)
+app.command()(part.schema)
 app.command()(chat.chat)
 app.add_typer(engine.engine_app, name="engine")
 
