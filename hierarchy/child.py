@@ -92,6 +92,7 @@ class Child:
         self.move_to(url)
         self.instance = ""
         self.version = ""
+        self.dispatch = ""  # a node's policy, as it says
         self.secret = b""  # sent with each request down, so that the child believes our x-hierarchy-* fields
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}

@@ -51,7 +51,8 @@ class Node:
         rng = rng or Random()
         self.config = config
         self.settings = settings
-        self.identity = Identity(config.name, config.advertise, secrets.token_hex(8), version("hierarchy"))
+        instance = secrets.token_hex(8)
+        self.identity = Identity(config.name, config.advertise, instance, version("hierarchy"), settings.dispatch)
         self.registry = Registry(self.identity, clock, settings.max_speed)
         self.aliases = Aliases(config.aliases, rng)
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 #: layer -> its modules and packages (a package with all that is in it, unless a longer name stands here)
 TABLE = {
     0: "address allocator errors lifeline logs metrics naming rewrite source status subtree",
-    1: "aliases checks child config drawing drift processes reach risks wire",
+    1: "aliases checks child config drawing drift processes reach risks route wire",
     2: "live policy registry schema topology",
     3: "engines slices view relay.answer relay.ending relay.framing relay.head relay.peek relay.render relay.seen "
     "relay.upstream",
