@@ -17,7 +17,7 @@ TABLE = {
     3: "engines slices view relay.answer relay.ending relay.framing relay.head relay.peek relay.render relay.seen "
     "relay.upstream",
     4: "dispatch health uplink",
-    5: "controller relay.exchange relay.lane relay.local relay.protocol relay.turns",
+    5: "controller doctor relay.exchange relay.lane relay.local relay.protocol relay.turns",
     6: "node",
     7: "api server",
     8: "cli",

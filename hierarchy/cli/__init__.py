@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from hierarchy.cli import chat, check, engine, part, serve, up, why
+from hierarchy.cli import chat, check, doctor, engine, part, serve, up, why
 from hierarchy.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -17,6 +17,7 @@ app.command("slice")(part.slice_)
 app.command()(part.schema)
 app.command()(chat.chat)
 app.command()(why.why)
+app.command()(doctor.doctor)
 app.add_typer(engine.engine_app, name="engine")
 
 
