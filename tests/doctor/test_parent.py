@@ -35,7 +35,7 @@ def http_answer(status: str, body: str, **fields: str) -> bytes:
 
 
 def served(pages: dict[str, bytes | None]) -> Serve:
-    """Answers by path; None: closes without a word; a path that is missing: never answers."""
+    """Answers by path, @NOW@ being the date; None: closes without a word; a path that is missing: never answers."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -44,7 +44,7 @@ def served(pages: dict[str, bytes | None]) -> Serve:
             if path not in pages:
                 await reader.read()
             else:
-                writer.write(pages[path] or b"")
+                writer.write((pages[path] or b"").replace(b"@NOW@", formatdate(usegmt=True).encode()))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -78,7 +78,7 @@ def said(way: Way, check: str) -> str:
     return next(finding.what for finding in way.findings if finding.check == check)
 
 
-NODE = http_answer("200 OK", json.dumps({"node": "root", "version": "1"}), date=formatdate(usegmt=True))
+NODE = http_answer("200 OK", json.dumps({"node": "root", "version": "1"}), date="@NOW@")
 LINK = http_answer("404 Not Found", json.dumps(REFUSAL))
 
 
@@ -141,8 +141,7 @@ def test_what_stands_there(pages: dict[str, bytes | None], expected: dict[str, s
     [(3, "ok", "[234] s off"), (90, "warn", "(89|9[01]) s ahead of"), (-90, "warn", "(89|9[01]) s behind")],
 )
 def test_clocks(off_s: float, mark: str, says: str) -> None:
-    date = formatdate(time.time(), usegmt=True)
-    way = walked(served({"/health": http_answer("200 OK", "{}", date=date), "/link": LINK}), off_s=off_s)
+    way = walked(served({"/health": http_answer("200 OK", "{}", date="@NOW@"), "/link": LINK}), off_s=off_s)
     assert marks(way)["clock"] == mark
     assert re.match(says, said(way, "clock"))
 
