@@ -22,6 +22,7 @@ class Dispatch:
     def __init__(self, registry: Registry, policy: str, rng: Random, aliases: Aliases | None = None) -> None:
         self._registry = registry
         self._aliases = Aliases({}, rng) if aliases is None else aliases
+        self.aliased = frozenset(self._aliases)  # names worth a `resolve`, so that the others cost one look-up
         self._policy = POLICIES[policy]()
         self._rng = rng
         self._candidates: dict[ModelKey, Candidates] = {}
@@ -60,7 +61,7 @@ class Dispatch:
 
         Of an alias's models the first that can be had now, else the first that is served at all, else the first.
         """
-        if name not in self._aliases:
+        if name not in self.aliased:
             return name
         order = self._aliases.order(name)
         available = (model for model in order if self._registry.available((model, api)))
