@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 from hierarchy.cli.check import check
 from hierarchy.config import UnreadableConfigError
 from hierarchy.errors import UsageError
-from tests.cluster import Cluster, wait_for_model
+from tests.cluster import CALM, Cluster, wait_for_model
 from tests.trees import CONFIGS
 
 
@@ -101,8 +101,8 @@ def test_engines_whose_models_are_not_declared_are_named() -> None:
 
 
 def test_a_running_tree_that_agrees_and_one_that_does_not(cluster: Cluster, tmp_path: Path) -> None:
-    root = cluster.node("root")
-    site = cluster.node("site", parents=(root.url,), engines=(cluster.engine(models=("m",)).url,))
+    root = cluster.node("root", settings=CALM)
+    site = cluster.node("site", parents=(root.url,), engines=(cluster.engine(models=("m",)).url,), settings=CALM)
     wait_for_model(root.url, "m")
     text = f"""\
 version: 1

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from hierarchy.cli.doctor import doctor
 from hierarchy.errors import UsageError
-from tests.cluster import Cluster, wait_for_model
+from tests.cluster import CALM, Cluster, wait_for_model
 from tests.support import free_port
 from tests.trees import CONFIGS
 
@@ -39,8 +39,8 @@ engines:
 
 
 def test_a_node_that_runs(cluster: Cluster, tmp_path: Path) -> None:
-    root, engine = cluster.node("root"), cluster.engine(models=("m", "n"))
-    site = cluster.node("site", parents=(root.url,), engines=(engine.url,))
+    root, engine = cluster.node("root", settings=CALM), cluster.engine(models=("m", "n"))
+    site = cluster.node("site", parents=(root.url,), engines=(engine.url,), settings=CALM)
     wait_for_model(root.url, "m")
     path = config(tmp_path, root.url, site.url, engine.url)
     result = run(path, "--node", "site")

@@ -13,7 +13,7 @@ from hierarchy.cli.why import why
 from hierarchy.errors import UsageError
 from tests.api.support import Api, error_of
 from tests.builders import model, status_of
-from tests.cluster import Cluster, wait_for_model
+from tests.cluster import CALM, Cluster, wait_for_model
 
 
 def run(*args: str) -> Result:
@@ -27,9 +27,9 @@ def lines(result: Result) -> list[str]:
 
 
 def test_level_by_level(cluster: Cluster) -> None:
-    root = cluster.node("root")
+    root = cluster.node("root", settings=CALM)
     engines = tuple(cluster.engine(models=(name,)).url for name in ("m", "n"))
-    cluster.node("site", parents=(root.url,), engines=engines)
+    cluster.node("site", parents=(root.url,), engines=engines, settings=CALM)
     wait_for_model(root.url, "m")
     wait_for_model(root.url, "n")
     result = run("m", "--url", root.url)

@@ -6,9 +6,9 @@ import pytest
 
 from hierarchy.config import EngineConfig, NodeConfig
 from hierarchy.naming import parse_targets
-from tests.cluster import QUICK, Cluster, Running, chat, wait_for_model
+from tests.cluster import CALM, Cluster, Running, chat, wait_for_model
 
-LOCAL = {"listen": (("127.0.0.1", 0),), "advertise": "http://127.0.0.1:0", "settings": QUICK}
+LOCAL = {"listen": (("127.0.0.1", 0),), "advertise": "http://127.0.0.1:0", "settings": CALM}
 ALIASES = {"gpt": parse_targets(["big", "small"]), "mostly": parse_targets([{"model": "small", "weight": 100}, "big"])}
 
 #: The lane asks `Dispatch.resolve` at the entry node, and puts `Child.renames` into the body at the leaf.
@@ -29,7 +29,7 @@ def test_a_tree_lists_the_served_names_and_the_aliases(cluster: Cluster) -> None
 
 @lane
 def test_a_renamed_model_is_asked_for_by_its_own_name(cluster: Cluster) -> None:
-    root = cluster.node("root")
+    root = cluster.node("root", settings=CALM)
     site(cluster, root, "a", {"big": "org/big"}, cluster.engine(models=("org/big",)))
     wait_for_model(root.url, "big")
     for stream in (False, True):
