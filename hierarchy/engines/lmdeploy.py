@@ -3,7 +3,8 @@
 Source: LMDeploy, lmdeploy/metrics/loggers.py: gauges `lmdeploy:num_requests_running` and
 `lmdeploy:num_requests_waiting` (in the engine), and `lmdeploy:num_api_requests_waiting` (before it, for a free request
 handle), labels `model_name` and `engine`, one for each data-parallel rank. `lmdeploy:num_api_requests_routed` counts
-again what runs and waits in the engine. Without `--enable-metrics` there may be none.
+again what runs and waits in the engine. Current releases have them unless started with
+`--disable-metrics`, older ones with `--enable-metrics`.
 `GET /health` is 200 while it lives, `GET /v1/models` has the model and its adapters.
 """
 

@@ -58,7 +58,7 @@ async def _queue_length(http: httpx.AsyncClient, url: str) -> int:
 
 
 def _sum(samples: Iterable[Sample]) -> int:
-    """Over data-parallel ranks. A series with a priority is a part of the one without."""
+    """Over data-parallel ranks. With priority scheduling the whole has `priority=""`, and its parts have theirs."""
     most: dict[object, int] = {}
     for sample in samples:
         if sample.labels.get("priority"):
