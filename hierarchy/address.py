@@ -64,9 +64,9 @@ def join_address(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def url_of(address: Address) -> str:
+def url_of(address: Address, scheme: str = "http") -> str:
     """`http://host:port`."""
-    return f"http://{join_address(address)}"
+    return f"{scheme}://{join_address(address)}"
 
 
 def host_of(url: str) -> str:

@@ -93,6 +93,10 @@ class Child:
         self.instance = ""
         self.version = ""
         self.dispatch = ""  # a node's policy, as it says
+        self.reverse = False  # it dials the connections on which our requests go down; we do not dial it
+        self.identity = ""  # of what a node showed when it registered: the same for all that may use its name
+        self.local = True  # it registered from this machine
+        self.credential = b""  # header line with an engine's own key
         self.secret = b""  # sent with each request down, so that the child believes our x-hierarchy-* fields
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}
@@ -111,12 +115,14 @@ class Child:
         self.shares: dict[ModelKey, Share] = {}
         self.total = Load()
         self.sent = 0  # leases ever opened here; the last one's ordinal
+        self.pool: Any = None  # its connections, kept by the lane; None: they have to be looked up
         self._counted_to = 0  # leases up to this ordinal are in the last report
         self._leases: dict[int, Share] = {}  # open ones by ordinal, oldest first
 
     def move_to(self, url: str) -> None:
         """Set the URL, and what the data path needs of it."""
         parts = urlsplit(url)
+        self.pool = None
         self.url = url.rstrip("/")
         self.tls = parts.scheme == "https"
         self.host = parts.hostname or ""

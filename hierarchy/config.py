@@ -10,29 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, WithJsonSchema
 
 from hierarchy.address import DEFAULT_PORT, Address, join_address, parse_address
 from hierarchy.errors import UsageError
 from hierarchy.naming import Models, Targets
-from hierarchy.source import FieldPath, Problem, Source, closest, read_yaml
+from hierarchy.source import MAPPING, Problem, Source, problem_of, read_yaml, shown
+from hierarchy.spec import SecretRef, SecuritySpec, Strict, TlsSpec
 
 EngineKind = Literal[
     "openai", "vllm", "sglang", "tgi", "lmdeploy", "ollama", "llamacpp", "fastchat", "local", "simulated"
 ]
+LinkWish = Literal["direct", "reverse", "auto"]
 #: names of the policies in `policy.POLICIES`, which stands in a layer above
 PolicyName = Literal["shortest_queue", "p2c", "lottery", "round_robin"]
 #: kinds that this machine starts itself when no `url` is given
@@ -64,7 +55,7 @@ def _parse_listen_entry(entry: object) -> Address:
             return host, port
         case str() | int() if not isinstance(entry, bool):
             return parse_address(str(entry))
-    raise ValueError(f"{_shown(entry)} is no address", 'write "host:port", or a list of them')
+    raise ValueError(f"{shown(entry)} is no address", 'write "host:port", or a list of them')
 
 
 def _parse_pair(value: object) -> object:
@@ -77,29 +68,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Seconds = Positive
 Count = Annotated[int, Field(strict=True)]  # `true` is no number
-_ADDRESS_SCHEMA = {"type": ["string", "integer"]}
-Listen = Annotated[
-    tuple[Address, ...],
-    BeforeValidator(_parse_listen),
-    PlainSerializer(lambda listen: [join_address(address) for address in listen], when_used="json"),
-    WithJsonSchema({"anyOf": [_ADDRESS_SCHEMA, {"type": "array", "items": _ADDRESS_SCHEMA, "minItems": 1}]}),
-]
+_ADDRESS = {"type": ["string", "integer"]}
+_SCHEMA = WithJsonSchema({"anyOf": [_ADDRESS, {"type": "array", "items": _ADDRESS, "minItems": 1}]})
+_WRITTEN = PlainSerializer(lambda listen: listen and [join_address(address) for address in listen], when_used="json")
+Listen = Annotated[tuple[Address, ...], BeforeValidator(_parse_listen), _WRITTEN, _SCHEMA]
+OptionalListen = Annotated[tuple[Address, ...] | None, BeforeValidator(_parse_listen), _WRITTEN, _SCHEMA]
 Pair = Annotated[tuple[str, str], BeforeValidator(_parse_pair)]
-
-
-class Strict(BaseModel):
-    """Refuses unknown keys. An empty value (`key:` with nothing behind it) means the default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_means_default(cls, data: Any) -> Any:
-        if data is None:
-            return {}
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
-        return data
 
 
 class Settings(Strict):
@@ -156,6 +130,8 @@ class Settings(Strict):
     )
     access_log: bool = Field(default=False, description="one log line a request; costs CPU on the data path")
     log_format: Literal["text", "json"] = Field(default="text", description="for a person, or one JSON object a line")
+    security: SecuritySpec = Field(default=SecuritySpec(), description="who may join, who may ask, who may operate")
+    tls: TlsSpec = Field(default=TlsSpec(), description="certificates, for connections to and from other machines")
 
 
 class NodeSpec(Settings):
@@ -166,13 +142,25 @@ class NodeSpec(Settings):
         default=(("localhost", DEFAULT_PORT),),
         description='`"host:port"`, `"[ipv6]:port"` or a list of them; a host alone gets port 21001, FastChat\'s',
     )
+    admin_listen: OptionalListen = Field(
+        default=None,
+        description="address like `listen`, at which alone `/admin/*`, `/tree` and `/metrics` are served; default: "
+        "beside the rest",
+    )
     advertise: str | None = Field(
         default=None,
-        description="URL registered upward, needed where `listen` is 0.0.0.0; default: http:// and the first `listen` "
-        "address (with `subnets`: the first that the other end may dial)",
+        description="URL registered upward, needed where `listen` is 0.0.0.0; default: http:// (with `tls.cert` "
+        "https://) and the first `listen` address (with `subnets`: the first that the other end may dial)",
     )
-    link: Literal["direct", "reverse"] = Field(
-        default="direct", description="who dials: the parent, or with `reverse` the child, where the parent cannot"
+    link: LinkWish = Field(
+        default="direct",
+        description="who dials the connections for requests: the parent (`direct`), this node where the parent cannot "
+        "(`reverse`), or what the parent finds out when this node registers (`auto`)",
+    )
+    proxy: str = Field(
+        default="env",
+        description="HTTP proxy on the way to the parent: `http://host:port`, `none`, or `env`: with `link: reverse` "
+        "or `auto` what `https_proxy`, `http_proxy` and `no_proxy` say, else none",
     )
     subnet: str | None = Field(
         default=None, description="name from `subnets`; default: those that hold its IP addresses"
@@ -181,7 +169,13 @@ class NodeSpec(Settings):
     def settings(self, defaults: Settings) -> Settings:
         """`defaults` with what this node sets itself."""
         own = self.model_fields_set & Settings.model_fields.keys()
-        return defaults.model_copy(update={field: getattr(self, field) for field in own})
+        set_here = {field: getattr(self, field) for field in own}
+        blocks = {field: value.over(getattr(defaults, field)) for field, value in set_here.items() if _is_block(value)}
+        return defaults.model_copy(update=set_here | blocks)
+
+
+def _is_block(value: object) -> bool:
+    return isinstance(value, Strict)
 
 
 class SimulatedSpec(Strict):
@@ -223,6 +217,11 @@ class EngineSpec(Strict):
     subnet: str | None = Field(
         default=None, description="name from `subnets`; default: the one that holds its IP address"
     )
+    api_key: SecretRef = Field(
+        default=None,
+        description="`env:NAME` or `file:PATH` of the key that the engine itself wants, sent to it as "
+        "`authorization: Bearer`",
+    )
     simulated: SimulatedSpec = Field(default=SimulatedSpec(), description="rates of a `simulated` engine")
 
 
@@ -259,8 +258,9 @@ class EngineConfig(Strict):
     kind: EngineKind
     url: str | None = None
     model: str | None = None
-    models: Models = {}
+    models: Models = Field(default_factory=dict)
     speed: Positive = 1.0
+    api_key: SecretRef = None
     simulated: SimulatedSpec = SimulatedSpec()
 
 
@@ -270,9 +270,13 @@ class NodeConfig(Strict):
     name: Name
     listen: tuple[Address, ...] = (("localhost", DEFAULT_PORT),)
     advertise: str
+    admin: tuple[Address, ...] = ()  #: where alone `/admin/*`, `/tree` and `/metrics` are served; (): everywhere
     parents: tuple[str, ...] = ()  #: URLs of the nodes to register with
+    link: LinkWish = "direct"
+    proxy: str = "env"
+    children: tuple[str, ...] = ()  #: names of the nodes that the file puts below this one
     engines: tuple[EngineConfig, ...] = ()
-    aliases: dict[str, Targets] = {}
+    aliases: dict[str, Targets] = Field(default_factory=dict)
     settings: Settings = Settings()
 
 
@@ -295,12 +299,12 @@ def load(path: Path) -> LoadedTree:
     if data is None and not problems:
         problems = [source.problem((), "is empty", "start it with `version: 1` and `nodes:`", 1)]
     if not isinstance(data, dict):
-        raise ConfigError(problems or [source.problem((), f"holds {_shown(data)}, not a mapping", _MAPPING, 1)])
+        raise ConfigError(problems or [source.problem((), f"holds {shown(data)}, not a mapping", MAPPING, 1)])
     try:
         config = TreeConfig.model_validate(data)
     except ValidationError as error:
         known = {problem.field for problem in problems}
-        found = [_problem(source, details) for details in error.errors(include_url=False)]
+        found = [problem_of(source, details, TreeConfig) for details in error.errors(include_url=False)]
         raise ConfigError([*problems, *(problem for problem in found if problem.field not in known)]) from None
     if problems:
         raise ConfigError(problems)
@@ -319,68 +323,3 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         message, mend = f"is not UTF-8 (byte {error.start})", "save it as UTF-8"
     raise UnreadableConfigError([Problem(str(path), 0, "", message, mend)])
-
-
-_MAPPING = "write `key: value` lines, indented below it"
-
-
-def _problem(source: Source, error: ErrorDetails) -> Problem:
-    """One of pydantic's errors in plain words, with its line."""
-    path = tuple(part for part in error["loc"] if part != "[key]")
-    shown, options = _shown(error["input"]), _options(path)
-    default = options.get(str(path[-1])) if path else None
-    choices = get_args(default.annotation) if default else ()
-    match error["type"]:
-        case "missing":
-            message, mend = "is required", f"add it: {default.description if default else ''}"
-        case "extra_forbidden" | "invalid_key":
-            message, mend = "unknown key", closest(path[-1], options)
-        case "model_type" | "dict_type":
-            message, mend = f"must be a mapping, not {shown}", _MAPPING
-        case "string_type":
-            message, mend = f"must be text, not {shown}", "put it in quotes"
-        case "string_pattern_mismatch" | "string_too_long":
-            message = f"{shown} is no name"
-            mend = "write letters, digits, '.', '_' and '-', at most 256, with a letter or digit first"
-        case "literal_error":
-            message, mend = f"unknown value {shown}", closest(error["input"], map(str, choices))
-        case "value_error":
-            message, mend = error["ctx"]["error"].args
-        case _:
-            message = f"{_plain(error['msg'])}, not {shown}"
-            mend = f"the default is {_shown(default.default)}" if default else "see docs/configuration.md"
-    return source.problem(path, message, mend)
-
-
-def _options(path: FieldPath) -> dict[str, FieldInfo]:
-    """The fields that may stand where the last part of `path` stands."""
-    here: Any = TreeConfig
-    for part in path[:-1]:
-        if isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:
-            here = here.model_fields[str(part)].annotation
-        elif get_origin(here) is dict:
-            here = get_args(here)[1]
-        else:
-            return {}
-    return here.model_fields if isinstance(here, type) and issubclass(here, BaseModel) else {}
-
-
-def _plain(message: str) -> str:
-    """Pydantic's "Input should be a valid integer, unable to ..." as "must be an integer"."""
-    message = message.partition(",")[0].replace("Input should", "must").replace("a valid ", "a ")
-    return message.replace("a integer", "an integer").replace("a boolean", "true or false")
-
-
-def _shown(value: object) -> str:
-    """A value from YAML, short enough for a message."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return str(value).lower()
-        case dict():
-            return "a mapping"
-        case list() | tuple():
-            return "a list"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -37,24 +37,29 @@ class Dispatch:
             Unavailable: somebody does, but none that may be chosen now (or all were tried).
         """
         shares = self._registry.available(key)
-        if not shares:
-            raise self._nobody(key)
-        if tried:
-            shares = [share for share in shares if share.child not in tried]
-            if not shares:
-                raise Unavailable(f"every child that serves model {key[0]!r} failed on this request")
-            return self._policy(Candidates(shares), self._rng)
         candidates = self._candidates.get(key)
-        if candidates is None or candidates.shares is not shares:
-            if len(self._candidates) > 1024:
-                self._candidates.clear()
-            candidates = self._candidates[key] = Candidates(shares)
+        if candidates is None or candidates.shares is not shares or tried:
+            candidates = self._other_candidates(key, shares, tried)
         return self._policy(candidates, self._rng)
 
     def lease(self, key: ModelKey, tried: Collection[Child] = ()) -> Lease:
         """Choose, and claim the child for one request. Raises as `choose`."""
         share = self.choose(key, tried)
         return share.child.lease(share)
+
+    def _other_candidates(self, key: ModelKey, shares: list[Share], tried: Collection[Child]) -> Candidates:
+        """Others than at the last choice for this model, or other than those tried."""
+        if not shares:
+            raise self._nobody(key)
+        if tried:
+            untried = [share for share in shares if share.child not in tried]
+            if not untried:
+                raise Unavailable(f"every child that serves model {key[0]!r} failed on this request")
+            return Candidates(untried)
+        if len(self._candidates) > 1024:
+            self._candidates.clear()
+        candidates = self._candidates[key] = Candidates(shares)
+        return candidates
 
     def resolve(self, name: str, api: Api) -> str:
         """The model that a name in a client's request stands for: itself, unless it is an alias.

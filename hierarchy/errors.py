@@ -4,7 +4,13 @@
     ├── RequestError            an answer for a client: status, OpenAI type and code, FastChat code
     │   ├── BadRequest          400  malformed request
     │   │   ├── InvalidField    422  a registration or report with a bad field
+    │   ├── InvalidApiKey       401  a client without a key that is known here
+    │   ├── InvalidToken        401  a child without a token or credential that holds
+    │   ├── InvalidAdminKey     401  an operator without a key that is known here
+    │   ├── ModelNotAllowed     403  the client's key is not for that model
+    │   ├── NotPermitted        403  a child claims what its credential or this node's configuration does not give it
     │   ├── ModelNotFound       404  nobody serves that model
+    │   ├── UnknownChild        404  no such child is registered
     │   ├── ReceiveTimeout      408  the request did not come in time
     │   ├── NameTaken           409  another live child holds that name
     │   ├── BodyTooLarge        413
@@ -70,12 +76,51 @@ class InvalidField(BadRequest):
         super().__init__(f"{field}: {reason}", param=field)
 
 
+class InvalidApiKey(RequestError):
+    status = 401
+    type = "invalid_request_error"  # as OpenAI's own
+    code = "invalid_api_key"
+    fastchat_code = 40102  # FastChat's INCORRECT_AUTH_KEY
+
+
+class InvalidToken(RequestError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_token"
+
+
+class InvalidAdminKey(RequestError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_admin_key"
+
+
+class ModelNotAllowed(RequestError):
+    status = 403
+    type = "invalid_request_error"
+    code = "model_not_allowed"
+    fastchat_code = 40103  # FastChat's NO_PERMISSION
+    param = "model"
+
+
+class NotPermitted(RequestError):
+    status = 403
+    type = "invalid_request_error"
+    code = "not_permitted"
+
+
 class ModelNotFound(RequestError):
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
     fastchat_code = 50005  # FastChat's CONTROLLER_NO_WORKER: it has no code of its own for an unknown model
     param = "model"
+
+
+class UnknownChild(RequestError):
+    status = 404
+    type = "invalid_request_error"
+    code = "unknown_child"
 
 
 class ReceiveTimeout(RequestError):

@@ -22,6 +22,8 @@ GAUGES = {
     "hierarchy_child_queue_length": ("Requests running plus waiting at the child, as far as known.", ("child",)),
     "hierarchy_requests_in_flight": ("Open leases.", ("child",)),
     "hierarchy_uplink_up": ("1 if registered with that parent.", ("parent",)),
+    "hierarchy_links": ("Reverse links that a child has open to us.", ("child", "state")),
+    "hierarchy_links_wanted": ("Requests that wait for a reverse link.", ("child",)),
     "hierarchy_connections": ("Open client connections.", ()),
 }
 Sample = tuple[str, tuple[str, ...], float]  # gauge name, label values, value

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from importlib.metadata import version
 from random import Random
 from typing import Any
@@ -16,9 +17,11 @@ from typing import Any
 import httpx
 
 from hierarchy import logs
+from hierarchy.address import is_loopback
 from hierarchy.aliases import Aliases
 from hierarchy.child import Child
 from hierarchy.config import EngineConfig, NodeConfig
+from hierarchy.dial import proxy_for
 from hierarchy.dispatch import Dispatch
 from hierarchy.engines import ADAPTERS
 from hierarchy.engines.launch import engine_argv
@@ -28,24 +31,37 @@ from hierarchy.naming import renames
 from hierarchy.processes import Supervised
 from hierarchy.registry import Registry
 from hierarchy.relay.lane import SWEEP_S, Lane
+from hierarchy.relay.reserve import Reserve, Serve
+from hierarchy.security.access import Access
+from hierarchy.security.guard import GuardedTransport
 from hierarchy.status import NodeStatus
 from hierarchy.uplink import Uplink
 from hierarchy.view import View
-from hierarchy.wire import Identity
+from hierarchy.wire import Identity, Registration
 
 ENGINE_GRACE_S = 5.0  # for an engine that we started, to end
 STATUS_PATIENCE_S = 30.0  # FastChat's workers register before they listen; their status is asked for until it comes
+DIAL_BACK_S = 2.0  # for a child with `link: auto` to be reached at its own URL
+LINKS_PER_S = 400.0  # that children together may open to fill their reserves: some tenth of a core
 log = logging.getLogger("hierarchy.node")
 
 
 class Node:
     """A running controller. `start` once it listens, `leave` before it stops listening, `stop` at the end.
 
-    clock: monotonic seconds. connections: the server's open connections, whose deadlines the node looks after.
+    clock: monotonic seconds. environ: names the proxies, and secrets. connections: the server's open connections,
+    whose deadlines the node looks after. serve_link: set by the server; makes the protocol that serves a
+    connection which this node dialled.
     """
 
     def __init__(
-        self, config: NodeConfig, *, clock: Callable[[], float] = time.monotonic, rng: Random | None = None
+        self,
+        config: NodeConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Random | None = None,
+        environ: Mapping[str, str] = os.environ,
+        access: Access | None = None,
     ) -> None:
         settings = config.settings
         rng = rng or Random()
@@ -58,12 +74,19 @@ class Node:
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)
         self.metrics = Metrics(self.gauges)
         self.view = View(self.registry, clock, int(time.time()), self.aliases)
-        self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believes, clock)
+        self.access = access or Access(config, environ)
+        self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believed, clock, self.access)
         self.connections: set[Any] = set()
+        self.serve_link: Serve | None = None
         self.uplinks: list[Uplink] = []
+        self.reserves: list[Reserve] = []
         self._clock = clock
         self._rng = rng
-        self._http: httpx.AsyncClient | None = None
+        self._environ = environ
+        self._http: httpx.AsyncClient | None = None  # to parents
+        self._proxied: list[httpx.AsyncClient] = []  # to parents, through a proxy
+        self._probes: dict[str, httpx.AsyncClient] = {}  # to engines of the configuration, by their own keys
+        self._strangers: httpx.AsyncHTTPTransport | None = None  # to workers and nodes that registered
         self.engines: list[Supervised] = []  # the processes that this node started itself
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: set[str] = set()
@@ -77,22 +100,14 @@ class Node:
 
     async def start(self) -> None:
         """Start engines, probes, uplinks. Must be called when the node already listens: parents dial back at once."""
+        tls = self.access.tls.node
         # trust_env: a proxy from the environment is for the internet, not for the machines of one's own tree.
-        self._http = httpx.AsyncClient(trust_env=False, follow_redirects=False)
+        self._http = httpx.AsyncClient(verify=tls, trust_env=False, follow_redirects=False)
+        self._strangers = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
         for engine in self.config.engines:
             self._start_engine(engine if engine.url else self._launch(engine))
         for parent in self.config.parents:
-            uplink = Uplink(
-                parent,
-                self.identity,
-                _Source(self),
-                self._http,
-                self.settings.report_interval_s,
-                clock=self._clock,
-                rng=self._rng,
-            )
-            self.uplinks.append(uplink)
-            self._spawn(uplink.run(), f"uplink to {parent}")
+            self._start_uplink(parent, self._http)
         self._spawn(self._sweep_for_ever(), "sweep")
 
     async def leave(self) -> None:
@@ -100,6 +115,8 @@ class Node:
         for task in [task for task in self._tasks if task.get_name().startswith("uplink")]:
             task.cancel()
         await asyncio.gather(*(uplink.farewell() for uplink in self.uplinks))
+        for reserve in self.reserves:
+            reserve.close()
 
     async def stop(self) -> None:
         """End everything that `start` began."""
@@ -112,8 +129,81 @@ class Node:
             if not gone:
                 log.error("engine process %s (pid %s) could not be ended", engine.name, engine.pid)
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._http is not None:
-            await self._http.aclose()
+        for client in (self._http, self._strangers, *self._proxied, *self._probes.values()):
+            if client is not None:
+                await client.aclose()
+
+    def _start_uplink(self, parent: str, http: httpx.AsyncClient) -> None:
+        """Register with a parent, and keep links to it if they are to be dialled from here."""
+        link, proxy = self.config.link, None
+        if link != "direct" or self.config.proxy != "env":
+            proxy = proxy_for(parent, self.config.proxy, self._environ)
+        if proxy is not None:
+            http = httpx.AsyncClient(
+                trust_env=False, follow_redirects=False, verify=self.access.tls.node, proxy=proxy.url
+            )
+            self._proxied.append(http)
+        interval_s = self.settings.report_interval_s
+        uplink = Uplink(
+            parent,
+            self.identity,
+            _Source(self),
+            http,
+            interval_s,
+            clock=self._clock,
+            rng=self._rng,
+            link=link,
+            purse=self.access.purse,
+        )
+        if link != "direct" and self.serve_link is not None:
+            timeout_s = self.settings.connect_timeout_s
+            uplink.listener = reserve = Reserve(
+                uplink,
+                self.identity,
+                self.serve_link,
+                timeout_s,
+                tls=self.access.tls.node if parent.startswith("https:") else None,
+                proxy=proxy,
+                clock=self._clock,
+                rng=self._rng,
+            )
+            self.reserves.append(reserve)
+        self.uplinks.append(uplink)
+        self._spawn(uplink.run(), f"uplink to {parent}")
+
+    def is_parent(self, secret: str) -> bool:
+        """Does whoever shows this secret have it from us, as a parent has?"""
+        return bool(secret) and self._believed(secret.encode("latin-1"), 0) is not None
+
+    # -- children -------------------------------------------------------------------------------------------
+
+    async def wants_reverse(self, message: Registration, peer: str) -> bool:
+        """Shall a node that registers from the IP address `peer` dial the connections for our requests?
+
+        Raises:
+            InvalidField: as `Registry.register`; nothing was dialled.
+        """
+        if message.link != "auto":
+            return message.link == "reverse"
+        message.check(self.registry.max_speed)
+        may_dial = self.access.joining.may_dial(message.worker_name, peer)
+        return not (may_dial and await self._reaches(message, local=is_loopback(peer)))
+
+    async def _reaches(self, message: Registration, *, local: bool) -> bool:
+        """Is that the process behind its URL, as seen from here?"""
+        assert self._strangers is not None
+        transport = GuardedTransport(self._strangers, self.access.guard, local=local)
+        url, shown = f"{message.worker_name.rstrip('/')}/health", {"x-hierarchy-auth": message.secret}
+        try:
+            async with asyncio.timeout(DIAL_BACK_S):
+                answer = await httpx.AsyncClient(transport=transport, trust_env=False).get(url, headers=shown)
+            return answer.status_code == 200 and bool(answer.json().get("instance") == message.instance)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, AttributeError):
+            return False
+
+    def links_per_s(self) -> float:
+        """How fast each child may fill its reserve of links."""
+        return LINKS_PER_S / max(1, sum(child.reverse for child in self.registry))
 
     # -- engines ---------------------------------------------------------------------------------------------
 
@@ -128,25 +218,34 @@ class Node:
 
     def _start_engine(self, engine: EngineConfig) -> None:
         assert engine.url is not None
-        assert self._http is not None
         child = self.registry.declare(engine.name, engine.url, engine.kind)
         child.renames = renames(engine.models)
+        if key := self.access.engine_keys.get(engine.name):
+            child.credential = f"authorization: Bearer {key}\r\n".encode()
         prober = Prober(
             engine,
             ADAPTERS[engine.kind],
-            self._http,
+            self._probe_client(key or ""),
             lambda status: self.registry.report(child, status),
             lambda why: self.registry.mark_down(child, why),
             self.settings.probe_interval_s,
         )
         self._spawn(prober.run(), f"probe {engine.name}")
 
+    def _probe_client(self, key: str) -> httpx.AsyncClient:
+        if key not in self._probes:
+            headers = {"authorization": f"Bearer {key}"} if key else None
+            self._probes[key] = httpx.AsyncClient(verify=self.access.tls.engine, headers=headers, trust_env=False)
+        return self._probes[key]
+
     def ask_status(self, child: Child) -> None:
         """Ask a FastChat worker for its status, as soon as it listens: it alone knows all its models."""
-        if child.is_node or child.declared or child.name in self._asking or self._http is None:
+        if child.is_node or child.declared or child.name in self._asking or self._strangers is None:
             return
         self._asking.add(child.name)
-        self._spawn(self._ask_status(child, self._http), f"status of {child.name}")
+        transport = GuardedTransport(self._strangers, self.access.guard, local=child.local)
+        http = httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
+        self._spawn(self._ask_status(child, http), f"status of {child.name}")
 
     async def _ask_status(self, child: Child, http: httpx.AsyncClient) -> None:
         engine = EngineConfig.model_construct(name=child.name, kind="fastchat", url=child.url, speed=1.0)
@@ -191,9 +290,41 @@ class Node:
             for child in self.registry.sweep():
                 log.warning("dropped %s: nothing heard of it", child.name)
             self.lane.sweep(self.connections)
+            for reserve in self.reserves:
+                reserve.sweep()
+            self._look_at_keys()
 
-    def _believes(self, secret: bytes, seq: int) -> bool:
-        return any(uplink.believes(secret, seq) for uplink in self.uplinks)
+    def _look_at_keys(self) -> None:
+        """What was changed in files, by `hierarchy key` or by a replica, comes into force."""
+        if self.access.refresh():
+            self.lane.seen.forget()
+        if self.access.joining.refresh():
+            self._expel_void()
+
+    def revoke(self, name: str) -> bool:
+        """Nothing that was issued to this child holds any more; it is shut out. Returns whether it was here.
+
+        Raises:
+            RequestError: that could not be written down, or this node issues nothing.
+        """
+        self.access.joining.revoke(name)
+        return name in self._expel_void()
+
+    def _expel_void(self) -> list[str]:
+        void = self.access.joining.void(child.name for child in self.registry)
+        for name in void:
+            child = self.registry.remove(name)
+            if child is not None:
+                log.warning("%s was shut out: its credential was revoked", name)
+                self.lane.expel(child, self.connections)
+        return void
+
+    def _believed(self, secret: bytes, seq: int) -> Uplink | None:
+        """The uplink to the parent that knows this secret; the request's number is noted there."""
+        for uplink in self.uplinks:
+            if uplink.believes(secret, seq):
+                return uplink
+        return None
 
     def gauges(self) -> Iterable[Sample]:
         """What `/metrics` shows beside the counters."""
@@ -207,6 +338,7 @@ class Node:
             yield "hierarchy_requests_in_flight", name, float(child.in_flight)
         for uplink in self.uplinks:
             yield "hierarchy_uplink_up", (uplink.parent,), float(uplink.registered)
+        yield from self.lane.gauges()
         yield "hierarchy_connections", (), float(len(self.connections))
 
     def __repr__(self) -> str:

@@ -32,6 +32,10 @@ class Reach:
             return None
         return bool(sources & targets) or any((a, b) in self.pairs for a in sources for b in targets)
 
+    def connects(self, source: Attributes, target: Attributes) -> bool | None:
+        """Whether `source` can open a connection to the target, at whatever address; None where it cannot be told."""
+        return self.may_dial(self.subnets_of(source), self.subnets_of(target))
+
     def dialled(self, source: Attributes, target: Attributes, urls: Iterable[str]) -> str | None:
         """The one of the target's `urls` that `source` can dial; None if the firewall refuses all.
 
@@ -98,8 +102,8 @@ def _edge(reach: Reach, parent: str, above: Attributes, child: str, below: Attri
     down_rule = _rule(reach, above, below, below["registered"])
     up_rule = _rule(reach, below, above, above["urls"])
     field = (*below["field"], "parent")
-    if below["link"] == "reverse":
-        down = True  # nobody has to
+    if below["link"] != "direct":
+        down = True  # nobody has to: with `auto` the parent tries, and the child dials if it cannot
     if below["kind"] == "engine":
         up = True  # an engine registers with nobody
     if up and down:

@@ -49,8 +49,10 @@ class Registry:
         self.generation += 1
         return child
 
-    def register(self, message: Registration) -> Child:
+    def register(self, message: Registration, identity: str = "", *, reverse: bool = False) -> Child:
         """Take in a child, or one that comes again.
+
+        identity: what it showed stands for; "" for nothing. reverse: it dials, so that its URL need not lead to it.
 
         A FastChat worker whose status is null is listed without models until its status has been asked for.
 
@@ -60,10 +62,10 @@ class Registry:
             NameTaken: another live child holds that name or that address.
         """
         status = message.check(self.max_speed)
-        self._refuse_loop(message)
+        self._refuse_loop(message, reverse=reverse)
         name = message.node or message.worker_name
         now = self._clock()
-        child = self._refuse_taken(name, message, now)
+        child = self._refuse_taken(name, message, identity, now, reverse=reverse)
         if child is not None and child.is_node and child.instance == message.instance and message.seq < child.seq:
             return child  # overtaken by a later message of the same process
         if child is None:
@@ -76,9 +78,10 @@ class Registry:
         child.last_seen = now
         if message.node:
             self._take_node_fields(child, message)
-            child.instance = message.instance
+            child.instance, child.identity = message.instance, identity
             child.interval_s = message.interval_s
             child.secret = message.secret.encode()
+            child.reverse = reverse
         if status is not None:
             if not message.node:
                 status = _merge(child, status)
@@ -245,28 +248,34 @@ class Registry:
 
     # -- helpers ---------------------------------------------------------------------------------------------
 
-    def _refuse_loop(self, message: Registration) -> None:
+    def _refuse_loop(self, message: Registration, *, reverse: bool) -> None:
         if self.identity.instance in message.path or message.instance == self.identity.instance:
             raise LoopDetected(
                 f"{message.node or message.worker_name} cannot register here: this node is itself below it; "
                 "look at `parent` in both configurations"
             )
-        if _same_place(message.worker_name, self.identity.url):
+        if not reverse and _same_place(message.worker_name, self.identity.url):
             raise LoopDetected(
                 f"worker_name {message.worker_name!r} is this node's own address; "
                 "a node cannot register with itself, and each needs an `advertise` of its own"
             )
 
-    def _refuse_taken(self, name: str, message: Registration, now: float) -> Child | None:
+    def _refuse_taken(
+        self, name: str, message: Registration, identity: str, now: float, *, reverse: bool
+    ) -> Child | None:
         """The child to go on with, or None for a new one."""
         url = message.worker_name.rstrip("/")
         for other in self:
+            if reverse or other.reverse:
+                continue  # behind an address translation others have it too, and nobody dials it
             if other.name != name and other.url == url and (other.declared or now < other.fresh_until):
                 raise NameTaken(f"address {url!r} is already that of {other.name!r}; each child needs its own")
         child = self.children.get(name)
         if child is None:
             return None
-        another = child.instance != message.instance and child.url != url
+        # Where identities are known they alone tell one from another: several processes may have one.
+        same = child.identity == identity if identity else child.url == url
+        another = child.instance != message.instance and not same
         if child.declared or (another and now < child.fresh_until):
             raise NameTaken(f"name {name!r} is taken by {child.url}; choose another, or stop that one first")
         if child.is_node != bool(message.node):

@@ -17,6 +17,7 @@ import uvicorn
 from hierarchy.config import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.node import Node
+from hierarchy.relay.reserve import protocol_factory
 
 BACKLOG = 4096
 log = logging.getLogger("hierarchy.server")
@@ -26,6 +27,7 @@ class Server(uvicorn.Server):
     """uvicorn's server with a node's life wound into it, and an exit status of 0 after SIGTERM."""
 
     def __init__(self, node: Node, app: Any) -> None:
+        tls = node.access.tls.server
         config = uvicorn.Config(
             app,
             http=node.lane.protocol_factory(),  # type: ignore[arg-type]  # a factory serves as well as a class
@@ -34,16 +36,21 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            # A node judges by the address that really asks, so nobody's X-Forwarded-For is believed.
+            proxy_headers=False,
+            ssl_context_factory=(lambda config, default: tls) if tls is not None else None,
             timeout_graceful_shutdown=max(1, round(node.settings.grace_s)),
         )
         super().__init__(config)
         self.node = node
         node.connections = self.server_state.connections
+        node.serve_link = protocol_factory(node.lane, config, self.server_state)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         where = ", ".join(f"{host}:{port}" for host, port in self.node.config.listen)
-        log.info("%s %s listens on %s", self.node.identity.name, self.node.identity.version, where)
+        admin = "".join(f", admin {host}:{port}" for host, port in self.node.config.admin)
+        log.info("%s %s listens on %s%s", self.node.identity.name, self.node.identity.version, where, admin)
         await self.node.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -82,16 +89,20 @@ def bind(config: NodeConfig) -> tuple[NodeConfig, list[socket.socket]]:
     try:
         for host, port in config.listen:
             sockets += _bind_one(host, port)
+        public = len(sockets)
+        for host, port in config.admin:
+            sockets += _bind_one(host, port)
     except BaseException:
         for sock in sockets:
             sock.close()
         raise
     actual = sockets[0].getsockname()[1]
     listen = tuple((host, port or actual) for host, port in config.listen)
+    admin = tuple(sock.getsockname()[:2] for sock in sockets[public:])
     advertise = (
         config.advertise.removesuffix(":0") + f":{actual}" if config.advertise.endswith(":0") else config.advertise
     )
-    return config.model_copy(update={"listen": listen, "advertise": advertise}), sockets
+    return config.model_copy(update={"listen": listen, "admin": admin, "advertise": advertise}), sockets
 
 
 def _bind_one(host: str, port: int) -> list[socket.socket]:

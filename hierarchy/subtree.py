@@ -46,26 +46,26 @@ def flaw(value: Any, limit: int = 3 * MAX_DEPTH) -> str:
     Python's reader takes more than JSON has (NaN, halves of surrogate pairs), which our own answers and reports
     could not carry, and nests deeper than any real tree.
     """
-    level = [value]
+    level: list[Any] = [value]
     for _ in range(limit):
-        if not all(map(_is_json, level)):
-            return "holds a number or a text that JSON cannot carry"
-        level = [
-            item
-            for parent in level
-            if isinstance(parent, dict | list)
-            for item in (parent.values() if isinstance(parent, dict) else parent)
-        ]
-        if not level:
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict:
+                below += item.values()
+                below += [key for key in item if not key.isascii()]
+            elif kind is list:
+                below += item
+            elif (kind is str and _has_half_a_sign(item)) or (kind is float and not math.isfinite(item)):
+                return "holds a number or a text that JSON cannot carry"
+        if not below:
             return ""
+        level = below
     return f"is nested deeper than {MAX_DEPTH} levels of nodes"
 
 
-def _is_json(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    texts = [value] if isinstance(value, str) else value if isinstance(value, dict) else ()
-    return not any("\ud800" <= sign <= "\udfff" for text in texts if not text.isascii() for sign in text)
+def _has_half_a_sign(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def leaves(subtree: Any, above: str = "", *, up: bool = False) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -24,6 +24,7 @@ from hierarchy.config import (
     EngineConfig,
     EngineKind,
     EngineSpec,
+    LinkWish,
     LoadedTree,
     NodeConfig,
     PolicyName,
@@ -44,7 +45,7 @@ def build(tree: TreeConfig) -> nx.DiGraph:
         field       path of its entry in the file
         parent      the declared parent, existing or not; None for a root
         subnet      the declared subnet or None
-        link        "direct" or "reverse"
+        link        "direct", "reverse" or "auto"
         listen      (host, port) pairs of a node; () for an engine
         advertise   the declared `advertise` of a node or `url` of an engine, good or not; None if there is none
         registered  URLs one of which its parent dials
@@ -58,7 +59,8 @@ def build(tree: TreeConfig) -> nx.DiGraph:
     graph = nx.DiGraph(slice=tree.slice)
     for name, node in tree.nodes.items():
         declared = node.model_dump(include={"parent", "subnet", "link", "advertise"})
-        listened = [url_of(address) for address in node.listen if not is_wildcard(address[0])]
+        scheme = "https" if node.tls.cert or tree.defaults.tls.cert else "http"
+        listened = [url_of(address, scheme) for address in node.listen if not is_wildcard(address[0])]
         graph.add_node(name, kind="node", field=("nodes", name), listen=node.listen, **declared)
         graph.nodes[name].update(_urls(node.advertise, listened))
     for name, engine in tree.engines.items():
@@ -113,19 +115,35 @@ def _check_tree(tree: TreeConfig) -> Iterator[Finding]:
         yield ("slice",), f'no node "{tree.slice}"', closest(tree.slice, tree.nodes)
 
 
+def may_dial(loaded: LoadedTree, source: str, target: str) -> bool | None:
+    """Whether the machine of one node or engine may open a connection to another's, as `subnets` and `reach` say.
+
+    None where the subnet of one of them is not known: a host name, loopback, or an address outside all subnets.
+
+    Raises:
+        UsageError: there is no node or engine of one of these names.
+    """
+    graph = build(loaded.config)
+    for name in (source, target):
+        if name not in graph:
+            raise UsageError(f'{loaded.source.file}: no node or engine "{name}"; {closest(name, graph)}')
+    reach, _ = parse_reach(loaded.config.subnets, loaded.config.reach)
+    return reach.connects(graph.nodes[source], graph.nodes[target])
+
+
 def cut(loaded: LoadedTree, name: str) -> NodeConfig:
     """One node's own configuration: what it listens on, whom it registers with, its engines and settings.
 
     Raises:
         UsageError: there is no node of that name.
-        ConfigError: the tree has problems, or this node needs what this release does not do.
+        ConfigError: the tree has problems.
     """
     tree, graph = loaded.config, build(loaded.config)
     if name not in tree.nodes:
         raise UsageError(f'{loaded.source.file}: no node "{name}"; choose one of {", ".join(tree.nodes)}')
     if tree.slice not in (None, name):
         raise UsageError(f'{loaded.source.file} is the part of node "{tree.slice}"; run "{name}" from its own')
-    problems = validate(loaded) or _unserved(loaded, graph, name)
+    problems = validate(loaded)
     if problems:
         raise ConfigError(problems)
     reach, _ = parse_reach(tree.subnets, tree.reach)
@@ -133,35 +151,27 @@ def cut(loaded: LoadedTree, name: str) -> NodeConfig:
     above = graph.nodes[node.parent] if node.parent else None
     parent_url = reach.dialled(at, above, above["urls"]) if above else None
     engines = {key: spec for key, spec in tree.engines.items() if spec.parent == name}
+    settings = node.settings(tree.defaults)
     return NodeConfig(
         name=name,
         listen=node.listen,
         advertise=(reach.dialled(above, at, at["registered"]) if above else None) or at["registered"][0],
+        admin=node.admin_listen or (),
         parents=(parent_url,) if parent_url else (),
+        link=node.link,
+        proxy=node.proxy,
+        children=tuple(key for key, spec in tree.nodes.items() if spec.parent == name),
         engines=tuple(
             EngineConfig(
                 name=key,
-                **spec.model_dump(include={"kind", "url", "model", "models", "speed"}),
                 simulated=spec.simulated,
+                **spec.model_dump(include={"kind", "url", "model", "models", "speed", "api_key"}),
             )
             for key, spec in engines.items()
         ),
         aliases=tree.aliases,
-        settings=node.settings(tree.defaults),
+        settings=settings,
     )
-
-
-def _unserved(loaded: LoadedTree, graph: nx.DiGraph, name: str) -> list[Problem]:
-    """`link: reverse` at the node or at its children: part of the format already, but not of this release."""
-    return [
-        loaded.source.problem(
-            (*graph.nodes[end]["field"], "link"),
-            "`link: reverse` is not served by this release",
-            "use `link: direct`, and let the parent's subnet dial the child's",
-        )
-        for end in (name, *graph[name])
-        if graph.nodes[end]["link"] == "reverse"
-    ]
 
 
 def single(
@@ -171,6 +181,7 @@ def single(
     port: int = DEFAULT_PORT,
     advertise: str | None = None,
     dispatch: str = "shortest_queue",
+    link: str = "direct",
     parents: Iterable[str] = (),
     engines: Iterable[str] = (),
 ) -> NodeConfig:
@@ -179,6 +190,7 @@ def single(
     Args:
         name: default: this machine's name and the port, so that two nodes under one parent differ.
         advertise: URL registered with the parents; needed where `host` means all interfaces.
+        link: who dials the connections for requests: `direct` (the parents), `reverse` (this node) or `auto`.
         parents: URLs of nodes to register with.
         engines: `KIND=URL`, or `local=MODEL`, `simulated=MODEL` to start one here; they are named KIND-1, KIND-2 ...
 
@@ -188,11 +200,13 @@ def single(
     uplinks = tuple(_flag_url("--parent", url) for url in parents)
     if dispatch not in get_args(PolicyName):
         raise UsageError(f"--dispatch-method {dispatch}: no such policy; {closest(dispatch, get_args(PolicyName))}")
+    if link not in get_args(LinkWish):
+        raise UsageError(f"--link {link}: {closest(link, get_args(LinkWish))}")
     if not 0 <= port <= 65535:
         raise UsageError(f"--port {port}: no port; write a number from 0 to 65535")
     if advertise is not None:
         advertise = _flag_url("--advertise", advertise)
-    elif is_wildcard(host) and uplinks:
+    elif is_wildcard(host) and uplinks and link != "reverse":
         raise UsageError(f"--host {host}: parents cannot dial it; add --advertise http://ADDRESS:{port}")
     try:
         return NodeConfig(
@@ -200,6 +214,7 @@ def single(
             listen=((host, port),),
             advertise=advertise or _own_url((host, port)),
             parents=uplinks,
+            link=link,  # type: ignore[arg-type]  # checked above
             engines=_flag_engines(engines),
             settings=Settings.model_validate({"dispatch": dispatch}),
         )

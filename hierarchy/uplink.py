@@ -23,14 +23,16 @@ import tenacity
 
 from hierarchy import subtree
 from hierarchy.errors import HierarchyError
+from hierarchy.security.purse import Purse
 from hierarchy.status import EMPTY, NodeStatus
-from hierarchy.wire import Accepted, Deregistration, HeartBeat, Identity, Registration, WorkerStatus
+from hierarchy.wire import Accepted, Deregistration, HeartBeat, Identity, LinkWish, Registration, WorkerStatus
 
 TICK_S = 0.1  # how often load is looked at: so reports go out ten times a second at most
 MOVED = 0.1  # a change of load by more than this part is reported at once
 JITTER = 0.2
 MAX_WAIT_S = 5.0  # between two attempts to register
 FAREWELL_S = 2.0
+MAX_COMPLAINTS = 16  # remembered, so as not to be told again
 # An original FastChat controller expires workers after 90 s and knows no farewell; its workers beat every 45 s.
 PLAIN_INTERVAL_S = 15.0
 log = logging.getLogger("hierarchy.uplink")
@@ -49,15 +51,30 @@ class Source(Protocol):
         """The subtree for `/tree`."""
 
 
+class Listener(Protocol):
+    """Who has to know how we stand with the parent: the reserve of links."""
+
+    def accepted(self, accepted: Accepted) -> None:
+        """We are registered, on these terms."""
+
+    def lost(self) -> None:
+        """We are not, until `accepted` is called again."""
+
+
 class _RefusedError(HierarchyError):
-    """The parent answered, but did not take us."""
+    """The parent answered, but did not take us. status: of its answer."""
+
+    def __init__(self, message: str, status: int = 200) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Uplink:
     """This node's tie to one parent.
 
     secret: what the parent must send with each request, to be believed. seen: the highest request number it sent.
-    clock, sleep, rng: injected.
+    open: how many of its requests have a lease on a child of ours, kept by the lane. link: who shall dial the
+    connections for requests. clock, sleep, rng: injected.
     """
 
     def __init__(
@@ -71,10 +88,14 @@ class Uplink:
         clock: Callable[[], float],
         rng: Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        link: LinkWish = "direct",
+        purse: Purse | None = None,
     ) -> None:
         self.parent = parent
+        self.listener: Listener | None = None
         self.registered = False
         self.seen = 0
+        self.open = 0
         self._seen_lately = 0  # since the last registration was sent
         self._identity = identity
         self._source = source
@@ -83,35 +104,50 @@ class Uplink:
         self._clock = clock
         self._rng = rng
         self._sleep = sleep
-        self._secret = secrets.token_hex(16).encode()
+        self.secret = secrets.token_hex(16).encode()
+        self._link: LinkWish = link
+        self._forgotten = False
+        self._purse = purse
         self._seq = 0
         self._plain = False  # the parent is an original FastChat controller
         self._parent_instance = ""
         self._sent: NodeStatus = EMPTY
+        self._sent_others = 0  # the load that we had told of then and that this parent did not send
         self._known: Mapping[str, Any] = {}  # the subtree as the parent has it
-        self._complaint = ""
+        self._complaints: set[str] = set()  # since it was registered last
 
     def believes(self, secret: bytes, seq: int) -> bool:
         """Is this the secret that we gave to this parent? If so, note the request's number."""
-        if not hmac.compare_digest(secret, self._secret):
+        if not hmac.compare_digest(secret, self.secret):
             return False
-        self.seen = max(self.seen, seq)
-        self._seen_lately = max(self._seen_lately, seq)
+        if seq > self.seen:
+            self.seen = seq
+        if seq > self._seen_lately:
+            self._seen_lately = seq
         return True
+
+    def register_again(self) -> None:
+        """The parent turned out not to know us as what we are."""
+        self._forgotten = True
 
     async def run(self) -> None:
         """Register and report until cancelled."""
         while True:
             await self._register_for_ever()
             await self._report_while_known()
-            self.registered = False
+            self._lost()
+
+    def _lost(self) -> None:
+        self.registered = False
+        if self.listener is not None:
+            self.listener.lost()
 
     async def farewell(self) -> None:
         """Tell the parent that we go, once, as far as it can be told."""
         if not self.registered or self._plain:
             return
-        self.registered = False
-        message = Deregistration(self._identity.url, self._identity.instance)
+        self._lost()
+        message = Deregistration(self._identity.url, self._identity.instance, self._identity.name)
         try:
             await self._post("/deregister_worker", message, timeout_s=FAREWELL_S)
         except (httpx.HTTPError, _RefusedError) as error:
@@ -130,27 +166,46 @@ class Uplink:
 
     async def _register(self) -> None:
         status, children = self._source.status(), self._source.children()
+        others = self._others(status)
         self._seen_lately = 0
         message = Registration(
             worker_name=self._identity.url,
             check_heart_beat=True,
             worker_status=WorkerStatus(status.model_names, status.speed, status.queue_length),
-            secret=self._secret.decode(),
+            secret=self.secret.decode(),
             children=children,
+            link=self._link,
             **self._fields(status),
         )
-        answer = await self._post("/register_worker", message)
+        shown = self._purse.bearer() if self._purse is not None else ""
+        try:
+            answer = await self._post("/register_worker", message, bearer=shown)
+        except _RefusedError as error:
+            if self._purse is not None and error.status in (401, 403):
+                self._purse.refused(shown)
+            raise
         self._plain = answer is None
         accepted = Accepted(interval_s=PLAIN_INTERVAL_S) if answer is None else self._understand(answer)
         if accepted.instance != self._parent_instance:
             self._parent_instance = accepted.instance
             self.seen = self._seen_lately  # it counts anew, and may have begun before its answer reached us
         self._interval_s = accepted.interval_s
-        self._sent, self._known = status, children
+        if self._purse is not None and accepted.credential:
+            self._purse.keep(accepted.credential)
+        self._sent, self._sent_others, self._known = status, others, children
         self.registered = True
-        self._complaint = ""
+        self._complaints.clear()
+        self._forgotten = False
         who = "an original FastChat controller" if self._plain else f"{accepted.node} {accepted.version}".strip()
-        log.info("registered with %s (%s)", self.parent, who)
+        log.info(
+            "registered with %s (%s)%s", self.parent, who, f", link {accepted.link}" if self._link != "direct" else ""
+        )
+        if self._link == "reverse" and accepted.link != "reverse":
+            log.warning(
+                "%s does not take links that we dial: it must be able to dial %s", self.parent, self._identity.url
+            )
+        if self.listener is not None:
+            self.listener.accepted(accepted)
 
     def _understand(self, answer: Any) -> Accepted:
         try:
@@ -159,6 +214,8 @@ class Uplink:
             raise _RefusedError(f"its answer is not understood: {error}") from None
         if not accepted.instance:  # any JSON object would pass for an answer else
             raise _RefusedError("its answer names no instance; is there a controller at that address?")
+        if not (math.isfinite(accepted.links_per_s) and 0 <= accepted.wanted < 2**31):
+            raise _RefusedError(f"it wants {accepted.wanted} links, {accepted.links_per_s} a second")
         if not (math.isfinite(accepted.interval_s) and 0 < accepted.interval_s <= 3600):
             raise _RefusedError(f"it asks for reports every {accepted.interval_s} s")
         return accepted
@@ -166,9 +223,11 @@ class Uplink:
     def _complain(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         words = _words(error)
-        if words != self._complaint:  # once, not every five seconds all night
+        if words not in self._complaints:  # each once, not every five seconds all night
             log.warning("cannot register with %s: %s; trying on", self.parent, words)
-            self._complaint = words
+            if len(self._complaints) >= MAX_COMPLAINTS:  # the words are the parent's
+                self._complaints.clear()
+            self._complaints.add(words)
 
     # -- reporting -------------------------------------------------------------------------------------------
 
@@ -177,6 +236,8 @@ class Uplink:
         due = self._next_due()
         while True:
             await self._sleep(TICK_S)
+            if self._forgotten:
+                return
             status = self._source.status()
             if self._clock() < due and not self._moved(status):
                 continue
@@ -196,13 +257,17 @@ class Uplink:
         return self._clock() + self._interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER)
 
     def _moved(self, status: NodeStatus) -> bool:
+        """Is there news that cannot wait? Of its own requests the parent knows, so they are none."""
         sent = self._sent
-        if abs(status.queue_length - sent.queue_length) > MOVED * max(sent.queue_length, 1):
+        if abs(self._others(status) - self._sent_others) > MOVED * max(sent.queue_length, 1):
             return True
         return _capacity(status) != _capacity(sent)
 
+    def _others(self, status: NodeStatus) -> int:
+        return status.queue_length if self._plain else max(0, status.queue_length - self.open)
+
     async def _report(self, status: NodeStatus) -> bool:
-        children = self._source.children()
+        children, others = self._source.children(), self._others(status)
         message = HeartBeat(
             worker_name=self._identity.url,
             queue_length=status.queue_length,
@@ -211,7 +276,7 @@ class Uplink:
             **self._fields(status),
         )
         answer = await self._post("/receive_heart_beat", message)
-        self._sent, self._known = status, children
+        self._sent, self._sent_others, self._known = status, others, children
         return isinstance(answer, dict) and answer.get("exist") is True
 
     # -- both ------------------------------------------------------------------------------------------------
@@ -230,13 +295,16 @@ class Uplink:
             "interval_s": self._wanted_interval_s,
         }
 
-    async def _post(self, path: str, message: msgspec.Struct, timeout_s: float = 5.0) -> Any:
-        response = await self._http.post(
-            self.parent + path,
-            content=msgspec.json.encode(message),
-            headers={"content-type": "application/json"},
-            timeout=timeout_s,
-        )
+    async def _post(self, path: str, message: msgspec.Struct, *, timeout_s: float = 5.0, bearer: str = "") -> Any:
+        content = msgspec.json.encode(message)
+        headers = {"content-type": "application/json"}
+        if bearer:
+            headers["authorization"] = f"Bearer {bearer}"
+        # Each message proves whose it is. The number means nothing here, but stands where a parent remembers heads by
+        # all but their numbers (`relay.seen`), so that a beat's head is parsed once.
+        headers |= {"x-hierarchy-auth": self.secret.decode(), "x-hierarchy-seq": "0"}
+        headers["content-length"] = str(len(content))
+        response = await self._http.post(self.parent + path, content=content, headers=headers, timeout=timeout_s)
         try:
             answer = response.json()
         except ValueError:
@@ -244,7 +312,8 @@ class Uplink:
                 raise _RefusedError("its answer is not JSON; is there a controller at that address?") from None
             answer = None
         if response.status_code != 200:
-            raise _RefusedError(f"it answered {response.status_code}: {_reason(answer)}".rstrip(": "))
+            words = f"it answered {response.status_code}: {_reason(answer)}".rstrip(": ")
+            raise _RefusedError(words, response.status_code)
         return answer
 
     def __repr__(self) -> str:

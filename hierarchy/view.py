@@ -31,6 +31,10 @@ class View:
         departed = self._registry.departed.values()
         return {child.name: _entry(child, now) for child in (*departed, *self._registry)}
 
+    def entry(self, child: Child) -> dict[str, Any]:
+        """One child, with what is below it."""
+        return _entry(child, self._clock())
+
     def tree(self) -> dict[str, Any]:
         """This node's own entry, with everything below it."""
         identity, status = self._registry.identity, self._registry.status()
@@ -92,6 +96,7 @@ def _entry(child: Child, now: float) -> dict[str, Any]:
         "name": child.name,
         "kind": child.kind,
         "url": child.url,
+        "link": "reverse" if child.reverse else "direct",
         "state": child.state(now),
         "detail": child.detail(now),
         "instance": child.instance,

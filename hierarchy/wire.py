@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,6 +20,7 @@ from hierarchy import subtree
 from hierarchy.errors import BadRequest, InvalidField
 from hierarchy.status import MAX_QUEUE, ModelStatus, NodeStatus
 
+LinkWish = Literal["direct", "reverse", "auto"]
 MAX_NAME = 256
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # as in the configuration: never a FastChat worker's URL
 
@@ -65,13 +66,17 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registration(NodeFields, frozen=True, kw_only=True):
-    """`POST /register_worker`. `worker_name` is the URL at which the parent reaches the child."""
+    """`POST /register_worker`. `worker_name` is the URL at which the parent reaches the child.
+
+    link: who shall dial; `auto` leaves it to the parent, which says in `Accepted` what it chose.
+    """
 
     worker_name: str
     check_heart_beat: bool
     worker_status: WorkerStatus | None = None
     multimodal: bool = False
     secret: str = ""
+    link: LinkWish = "direct"
 
     def check(self, max_speed: float) -> NodeStatus | None:
         """Check every value; return the status it declares, or None where FastChat's `worker_status` is null.
@@ -111,10 +116,20 @@ class HeartBeat(NodeFields, frozen=True, kw_only=True):
 
 
 class Deregistration(msgspec.Struct, frozen=True):
-    """`POST /deregister_worker` (ours): the child is going. `instance` guards against a late one."""
+    """`POST /deregister_worker` (ours): the child is going. `instance` guards against a late one.
+
+    node: its name, since those behind reverse links may have one URL.
+    """
 
     worker_name: str
     instance: str = ""
+    node: str = ""
+
+
+class Revocation(msgspec.Struct, frozen=True):
+    """`POST /admin/revoke` (ours): nothing that was issued to the child `node` holds any more."""
+
+    node: str
 
 
 class ModelRequest(msgspec.Struct, frozen=True):
@@ -126,13 +141,19 @@ class ModelRequest(msgspec.Struct, frozen=True):
 class Accepted(msgspec.Struct, frozen=True):
     """Our answer to one of our nodes that registered (a FastChat worker gets `null`).
 
-    interval_s: how often the child shall report; longer than it proposed when the parent is busy.
+    interval_s: how often the child shall report; longer than it proposed when the parent is busy. link: who dials.
+    links_per_s: how fast the child may fill its reserve of links. wanted: requests that wait for a link now.
+    credential: what the child shall show from now on; "" for what it showed this time.
     """
 
     node: str = ""
     instance: str = ""
     version: str = ""
     interval_s: float = 1.0
+    link: Literal["direct", "reverse"] = "direct"
+    links_per_s: float = 0.0
+    wanted: int = 0
+    credential: str = ""
 
 
 M = TypeVar("M")
@@ -193,12 +214,19 @@ def _field_of(message: str) -> tuple[str, str]:
 def _check_node_fields(message: NodeFields) -> None:
     if message.node and not _NODE_NAME.fullmatch(message.node):
         raise InvalidField("node", f"{message.node[:40]!r} is no node's name: letters, digits, '.', '_' and '-'")
-    for field in ("node", "instance", "version", "dispatch"):
-        _check_name(field, getattr(message, field), empty=True)
+    for field, name in (
+        ("node", message.node),
+        ("instance", message.instance),
+        ("version", message.version),
+        ("dispatch", message.dispatch),
+    ):
+        if name and not _is_name(name):
+            raise _no_name(field, name)
     for number, hop in enumerate(message.path):
-        _check_name(f"path[{number}]", hop)
-    for field in ("seq", "seen"):
-        if not 0 <= getattr(message, field) < 2**63:
+        if not _is_name(hop):
+            raise _no_name(f"path[{number}]", hop)
+    for field, count in (("seq", message.seq), ("seen", message.seen)):
+        if not 0 <= count < 2**63:
             raise InvalidField(field, "must lie between 0 and 2**63")
     if not (math.isfinite(message.interval_s) and 0 < message.interval_s <= 3600):
         raise InvalidField("interval_s", "must lie between 0 and 3600 seconds")
@@ -207,9 +235,12 @@ def _check_node_fields(message: NodeFields) -> None:
         raise InvalidField("children", flaw)
 
 
-def _check_name(field: str, name: str, *, empty: bool = False) -> None:
-    if not (empty or name) or len(name) > MAX_NAME or (name and not name.isprintable()):
-        raise InvalidField(field, f"{name[:40]!r} is no name: 1 to {MAX_NAME} printable characters")
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= MAX_NAME and name.isprintable()
+
+
+def _no_name(field: str, name: str) -> InvalidField:
+    return InvalidField(field, f"{name[:40]!r} is no name: 1 to {MAX_NAME} printable characters")
 
 
 def check_status(
@@ -223,22 +254,39 @@ def check_status(
     """Check the values of a status; `where` stands before the names of its fields. Raises `InvalidField`."""
     names = list(names)
     for number, name in enumerate(names):
-        _check_name(f"{where}model_names[{number}]", name)
+        if not _is_name(name):
+            raise _no_name(f"{where}model_names[{number}]", name)
     _check_speed(f"{where}speed", speed, max_speed, zero=not (names or models))
     _check_queue(f"{where}queue_length", queue_length)
     if models is None:  # a FastChat worker: one GPU, one queue, whatever the model
         models = [ModelStatus(name, "fastchat", speed, queue_length) for name in dict.fromkeys(names)]
     seen = set()
     for number, model in enumerate(models):
-        field = f"models[{number}]"
-        _check_name(f"{field}.name", model.name)
-        _check_speed(f"{field}.speed", model.speed, max_speed)
-        _check_queue(f"{field}.queue_length", model.queue_length)
-        _check_queue(f"{field}.slots", model.slots)
-        if model.key in seen:
-            raise InvalidField(field, f"{model.name!r} is listed twice for api {model.api!r}")
-        seen.add(model.key)
+        if not _is_good(model, max_speed):
+            _check_model(f"models[{number}]", model, max_speed)
+        key = model.name, model.api
+        if key in seen:
+            raise InvalidField(f"models[{number}]", f"{model.name!r} is listed twice for api {model.api!r}")
+        seen.add(key)
     return NodeStatus(tuple(models), speed, queue_length)
+
+
+def _is_good(model: ModelStatus, max_speed: float) -> bool:
+    """As `_check_model`, at once: a node hears a thousand of these a second."""
+    return (
+        _is_name(model.name)
+        and 0 < model.speed <= max_speed
+        and 0 <= model.queue_length <= MAX_QUEUE
+        and 0 <= model.slots <= MAX_QUEUE
+    )
+
+
+def _check_model(field: str, model: ModelStatus, max_speed: float) -> None:
+    if not _is_name(model.name):
+        raise _no_name(f"{field}.name", model.name)
+    _check_speed(f"{field}.speed", model.speed, max_speed)
+    _check_queue(f"{field}.queue_length", model.queue_length)
+    _check_queue(f"{field}.slots", model.slots)
 
 
 def _check_speed(field: str, speed: float, max_speed: float, *, zero: bool = False) -> None:

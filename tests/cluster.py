@@ -13,7 +13,7 @@ import uvicorn
 import uvloop
 
 from hierarchy.api import build_app
-from hierarchy.config import EngineConfig, NodeConfig, Settings
+from hierarchy.config import EngineConfig, LinkWish, NodeConfig, Settings
 from hierarchy.engines.simulated.app import create_app
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.node import Node
@@ -70,26 +70,34 @@ class Cluster:
         engines: tuple[str, ...] = (),
         kind: str = "simulated",
         settings: Settings = QUICK,
+        link: LinkWish = "direct",
+        proxy: str = "none",
+        advertise: str = "http://127.0.0.1:0",
+        port: int = 0,
+        **options: Any,
     ) -> Running:
-        """A node that listens; engines are URLs."""
+        """A node that listens; engines are URLs. options: of `serve`."""
         config = NodeConfig(
             name=name,
-            listen=(("127.0.0.1", 0),),
-            advertise="http://127.0.0.1:0",
+            listen=(("127.0.0.1", port),),
+            advertise=advertise,
             parents=parents,
+            link=link,
+            proxy=proxy,
             engines=tuple(
                 EngineConfig(name=f"{name}-{number}", kind=kind, url=url)  # type: ignore[arg-type]
                 for number, url in enumerate(engines, 1)
             ),
             settings=settings,
         )
-        return self.serve(config)
+        return self.serve(config, **options)
 
-    def serve(self, config: NodeConfig) -> Running:
-        """A node from its configuration; its port is best 0."""
+    def serve(self, config: NodeConfig, **options: Any) -> Running:
+        """A node from its configuration; its port is best 0. options: of `Node`."""
         config, sockets = bind(config)
-        node = Node(config)
-        return self._serve(config.advertise, Server(node, build_app(node)), sockets)
+        node = Node(config, **options)
+        scheme = "https" if config.settings.tls.cert else "http"
+        return self._serve(f"{scheme}://127.0.0.1:{config.listen[0][1]}", Server(node, build_app(node)), sockets)
 
     def engine(self, **options: Any) -> Running:
         """A simulated engine; quick unless told otherwise."""

@@ -22,6 +22,7 @@ from hierarchy.config import (
     load,
 )
 from hierarchy.source import Problem
+from hierarchy.spec import SecuritySpec, TlsSpec
 from tests.trees import from_text, told
 
 MAPPING = "write `key: value` lines, indented below it"
@@ -72,7 +73,7 @@ def test_a_node_takes_from_defaults_what_it_does_not_set() -> None:
     assert type(own) is Settings
 
 
-@pytest.mark.parametrize("field", Settings.model_fields)
+@pytest.mark.parametrize("field", sorted(Settings.model_fields.keys() - {"security", "tls"}))
 def test_every_setting_may_be_set_at_a_node(tmp_path: Path, field: str) -> None:
     info = Settings.model_fields[field]
     other: Any = next((value for value in get_args(info.annotation) if value != info.default), None)
@@ -81,6 +82,34 @@ def test_every_setting_may_be_set_at_a_node(tmp_path: Path, field: str) -> None:
     spelled = str(other).lower()
     tree = from_text(tmp_path, f"version: 1\nnodes: {{root: {{{field}: {spelled}}}}}").config
     assert getattr(tree.nodes["root"].settings(tree.defaults), field) == other
+
+
+def test_blocks_of_a_node_go_over_those_of_defaults_field_by_field(tmp_path: Path) -> None:
+    text = """\
+version: 1
+defaults: {security: {cleartext: true, api_keys: "file:a"}, tls: {ca: /ca.pem}}
+nodes: {root: {security: {api_keys: "file:b"}, tls: {cert: /c.pem, key: /k.pem}}}
+"""
+    tree = from_text(tmp_path, text).config
+    settings = tree.nodes["root"].settings(tree.defaults)
+    assert settings.security == SecuritySpec(cleartext=True, api_keys="file:b")
+    assert settings.tls == TlsSpec(ca="/ca.pem", cert="/c.pem", key="/k.pem")
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ("security: {key: s3cr3t}", "security.key: does not say where the secret is; write env:NAME or file:PATH"),
+        ("security: {api_keys: env:K}", "security.api_keys: does not name a file of keys; write file:PATH"),
+        ("security: {allow: [10.0.0.1/8]}", "security.allow.0: '10.0.0.1/8' is no network: "),
+        ("tls: {cert: /c.pem}", "tls: `cert` and `key` go together; name both files, or neither"),
+        ("tls: {require_client_cert: true}", "tls: `require_client_cert` needs `cert`, `key` and `ca`; name the three"),
+    ],
+)
+def test_blocks_are_checked_and_no_secret_is_shown(tmp_path: Path, block: str, said: str) -> None:
+    (told,) = problems(tmp_path, f"version: 1\nnodes:\n  root: {{{block}}}\n")
+    assert told.startswith(f"3: nodes.root.{said}")
+    assert "s3cr3t" not in told
 
 
 def test_all_problems_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
@@ -117,7 +146,7 @@ engines:
         ("listen", '["::1"]', 'without brackets; write "[::1]:21001"'),
         ("parent", "7", "must be text, not 7; put it in quotes"),
         ("parent", "[a]", "must be text, not a list"),
-        ("link", "up", "unknown value 'up'; known here: direct, reverse"),
+        ("link", "up", "unknown value 'up'; known here: direct, reverse, auto"),
         ("grace_s", "0", "must be greater than 0, not 0; the default is 30.0"),
         ("grace_s", ".nan", "must be a finite number, not nan"),
         ("grace_s", "1e400", "must be a finite number, not inf"),
@@ -261,6 +290,8 @@ def table(model: type[BaseModel], without: type[BaseModel] | None = None) -> str
         ("`engines`", EngineSpec, None),
         ("`simulated`", SimulatedSpec, None),
         ("`defaults`", Settings, None),
+        ("`security`", SecuritySpec, None),
+        ("`tls`", TlsSpec, None),
     ],
 )
 def test_the_documentation_has_every_field_as_the_models_do(

@@ -44,7 +44,9 @@ def test_every_request_error_renders_for_both_kinds_of_client(kind: type[Request
 
 def test_codes_and_statuses_tell_errors_apart() -> None:
     kinds: list[type[RequestError]] = [*REQUEST_ERRORS, InvalidField]
-    assert len({kind.code for kind in kinds}) == len({kind.status for kind in kinds}) == len(kinds)
+    assert len({kind.code for kind in kinds}) == len(kinds)
+    others = [kind for kind in kinds if kind.status not in (401, 403, 404)]  # those mean more than one thing
+    assert len({kind.status for kind in others}) == len(others)
 
 
 def test_whoever_may_try_again_is_told_when() -> None:

@@ -73,7 +73,8 @@ def test_only_the_child_may_dial_and_a_reverse_link_mends_it(tmp_path: Path) -> 
         "6: nodes.site.parent: root (dmz) cannot dial site (lab); "
         "add [dmz, lab] to `reach`, or set `link: reverse`, since site may dial root"
     ]
-    assert tree(tmp_path, "[[lab, dmz]]", site=SITE.replace("}", ", link: reverse}")) == []
+    for link in ("reverse", "auto"):
+        assert tree(tmp_path, "[[lab, dmz]]", site=SITE.replace("}", f", link: {link}}}")) == []
 
 
 def test_only_the_parent_may_dial_so_the_child_could_not_register(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hierarchy.errors import InvalidField, LoopDetected, NameTaken, RequestError
 from hierarchy.registry import REMEMBERED_S, Registry
 from hierarchy.status import EMPTY, NodeStatus
 from hierarchy.wire import Identity, Registration
-from tests.builders import FASTCHAT, OPENAI, WORKER, Table, model, report, site, status_of, worker
+from tests.builders import FASTCHAT, OPENAI, WORKER, Table, model, registration, report, site, status_of, worker
 
 
 @pytest.fixture
@@ -292,3 +292,28 @@ def test_multimodal_workers_are_listed_apart(table: Table) -> None:
     assert table.names_by_mode(multimodal=True) == ["llava"]
     assert table.names_by_mode(multimodal=False) == ["vicuna"]
     assert table.model_names() == ["llava", "vicuna"]
+
+
+# reverse links
+
+
+def test_children_that_dial_may_have_any_address_even_this_node_s_own() -> None:
+    """Behind an address translation, or with the default of localhost, several have one."""
+    table = Table()
+    for name in ("site-a", "site-b"):
+        child = table.register(registration(site(name, url="http://root:21001")), reverse=True)
+        assert child.reverse
+    assert table.who() == {"site-a", "site-b"}
+    with pytest.raises(LoopDetected):
+        table.take(site("site-c", url="http://root:21001"))
+    table.take(site("site-d", url="http://d:1"))
+    table.register(registration(site("site-e", url="http://d:1")), reverse=True)
+    with pytest.raises(NameTaken):
+        table.take(site("site-f", url="http://d:1"))
+
+
+def test_a_child_may_come_again_with_another_kind_of_link() -> None:
+    table = Table()
+    child = table.register(registration(site("site-a")), reverse=True)
+    assert table.take(site("site-a", seq=2)) is child
+    assert not child.reverse

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from hierarchy.config import ConfigError, EngineConfig, NodeConfig, Settings, SimulatedSpec, load
 from hierarchy.errors import UsageError
-from hierarchy.topology import build, cut, depth, single, validate
+from hierarchy.topology import build, cut, depth, may_dial, single, validate
+from tests.builders import UNTIMED
 from tests.trees import CONFIGS, from_data, from_text, told
 
 SITES = """\
@@ -55,6 +56,34 @@ def test_neither_a_node_nor_an_engine_of_its_name_is_lost() -> None:
     assert told(tree) == ["1: engines.a: a node has this name too; rename one of the two"]
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "verdict"),
+    [
+        ("root", "lab", True),
+        ("gpu", "root", True),  # an engine's machine stands in a subnet like any other
+        ("rack", "root", True),  # by its leg in the lab
+        ("root", "own", None),  # started by its node: it has no address yet
+    ],
+)
+def test_may_dial(tmp_path: Path, source: str, target: str, verdict: bool | None) -> None:
+    assert may_dial(from_text(tmp_path, SITES), source, target) is verdict
+
+
+def test_may_dial_goes_one_way(tmp_path: Path) -> None:
+    text = SITES.replace("[[lab, dmz], [dmz, lab]]", "[[lab, dmz]]").replace(
+        '"10.9.0.5:21001", "10.1.0.5:21001"', "far:1"
+    )
+    loaded = from_text(tmp_path, text.replace('"http://10.1.0.11:8000"', '"http://10.0.0.20:8000"'))
+    assert may_dial(loaded, "lab", "gpu") is True
+    assert may_dial(loaded, "gpu", "lab") is False
+    assert may_dial(loaded, "rack", "gpu") is None
+
+
+def test_may_dial_of_somebody_unknown(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r'no node or engine "gpus"; did you mean "gpu"\?'):
+        may_dial(from_text(tmp_path, SITES), "root", "gpus")
+
+
 def test_an_unknown_parent_makes_no_node() -> None:
     assert set(build(from_data({"nodes": {"a": {"parent": "ghost"}}}).config)) == {"a"}
 
@@ -68,6 +97,7 @@ def test_cut_gives_each_node_its_own_part(tmp_path: Path) -> None:
         name="root",
         listen=(("localhost", 21001), ("10.0.0.10", 21001)),
         advertise="http://localhost:21001",
+        children=("lab",),
         engines=(EngineConfig(name="own", kind="simulated", model="m", simulated=SimulatedSpec(slots=2)),),
         settings=Settings(dispatch="p2c", grace_s=5.0),
     )
@@ -105,13 +135,13 @@ def test_cut_refuses_a_tree_with_problems(tmp_path: Path) -> None:
     assert 'tree.yaml:12: nodes.rack.parent: unknown parent "labb"; did you mean "lab"?' in str(caught.value)
 
 
-def test_cut_refuses_a_reverse_link_at_either_end(tmp_path: Path) -> None:
-    loaded = from_text(tmp_path, SITES.replace("{parent: lab,", "{parent: lab, link: reverse,"))
+@pytest.mark.parametrize("link", ["direct", "reverse", "auto"])
+def test_cut_says_who_dials_and_through_which_proxy(tmp_path: Path, link: str) -> None:
+    edge = f"{{parent: lab, link: {link}, proxy: 'http://proxy:3128',"
+    loaded = from_text(tmp_path, SITES.replace("{parent: lab,", edge))
     assert validate(loaded) == []
-    for name in ("lab", "rack"):
-        with pytest.raises(ConfigError, match=r"tree\.yaml:12: nodes\.rack\.link: `link: reverse` is not served by"):
-            cut(loaded, name)
-    assert cut(loaded, "root").name == "root"
+    assert (cut(loaded, "rack").link, cut(loaded, "rack").proxy) == (link, "http://proxy:3128")
+    assert (cut(loaded, "lab").link, cut(loaded, "lab").proxy) == ("direct", "env")
 
 
 # configs/
@@ -139,8 +169,8 @@ def test_the_example_of_isolated_subnets_says_what_its_comment_promises(tmp_path
     text = (CONFIGS / "isolated-subnets.yaml").read_text("utf-8")
     loaded = from_text(tmp_path, text)
     assert cut(loaded, "plant").advertise == "http://10.0.0.30:21001"
-    blocked = re.sub(r"^  - \[dmz, lab\].*\n", "", text, flags=re.MULTILINE)
-    (problem,) = told(from_text(tmp_path, blocked))
+    assert cut(loaded, "lab").link == "reverse"
+    (problem,) = told(from_text(tmp_path, text.replace(", link: reverse", "")))
     assert "root (dmz) cannot dial lab (lab)" in problem
     assert "link: reverse" in problem
 
@@ -264,6 +294,7 @@ def _descendants(nodes: dict[str, dict[str, Any]], name: str) -> list[str]:
 FAULTS = ["cycle", "second root", "unknown parent", "parent is an engine", "one port twice", "one name twice", "idle"]
 
 
+@UNTIMED
 @given(trees())
 def test_any_good_tree_is_clean_and_every_node_can_be_cut(data: dict[str, Any]) -> None:
     loaded = from_data(data)
@@ -277,6 +308,7 @@ def test_any_good_tree_is_clean_and_every_node_can_be_cut(data: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@UNTIMED
 @given(data=st.data())
 def test_one_fault_in_any_tree_is_told(fault: str, data: st.DataObject) -> None:
     tree = data.draw(trees())
@@ -286,3 +318,13 @@ def test_one_fault_in_any_tree_is_told(fault: str, data: st.DataObject) -> None:
     # what moved away may have been all that its parent had
     rest = [problem for problem in problems if problem not in found and "no engine serves it" not in problem]
     assert (len(found), rest) == (1, []), problems
+
+
+def test_single_with_a_reverse_link_needs_no_address_of_its_own() -> None:
+    config = single(host="0.0.0.0", parents=["http://root:1"], link="reverse")
+    assert (config.link, config.parents) == ("reverse", ("http://root:1",))
+    for link in ("direct", "auto"):  # the parent dials, or tries to
+        with pytest.raises(UsageError, match="add --advertise"):
+            single(host="0.0.0.0", parents=["http://root:1"], link=link)
+    with pytest.raises(UsageError, match="--link up: known here: direct, reverse, auto"):
+        single(parents=["http://root:1"], link="up")

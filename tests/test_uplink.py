@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hierarchy.status import NodeStatus
 from hierarchy.uplink import JITTER, MAX_WAIT_S, PLAIN_INTERVAL_S, TICK_S
+from hierarchy.wire import Accepted
 from tests.builders import OPENAI, SITE, UNTIMED, model, status_of, subtrees
 from tests.uplinks import Answer, Bench, load, refuse
 
@@ -132,6 +133,19 @@ def test_a_move_of_over_ten_percent_is_told_at_once() -> None:
     told = [message["queue_length"] for _, path, message in bench.heard if path == "/receive_heart_beat"]
     assert told == [100, 111, 123, 110, 1, 2, 1, 0]
     assert bench.reports == pytest.approx([1, 3, 5, 6, 7, 8, 9, 10], abs=TICK_S + 1e-3)
+
+
+def test_a_parents_own_requests_are_no_news_to_it() -> None:
+    bench = Bench(interval_s=1000)
+
+    def at_work(own: int, others: int) -> None:
+        bench.uplink.open = own
+        bench.source.now = load(own + others)
+
+    for second, (own, others) in enumerate([(50, 0), (3, 0), (90, 0), (90, 12), (10, 12), (10, 12)], 1):
+        bench.at(second, lambda own=own, others=others: at_work(own, others))  # type: ignore[misc]
+    bench.run(10)
+    assert bench.reports == pytest.approx([4], abs=TICK_S + 1e-3)
 
 
 def test_not_more_than_ten_reports_a_second_however_load_moves() -> None:
@@ -332,3 +346,66 @@ def test_only_the_parents_secret_is_believed() -> None:
     for seq, seen in ((5, 5), (3, 5), (6, 6)):
         assert bench.uplink.believes(secret, seq)
         assert bench.uplink.seen == seen
+
+
+# reverse links
+
+
+class Listener:
+    """Remembers what it was told, and when."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.said: list[tuple[float, str]] = []
+
+    def accepted(self, accepted: Accepted) -> None:
+        self.say(f"accepted {accepted.link} {accepted.links_per_s:g} {accepted.wanted}")
+
+    def lost(self) -> None:
+        self.say("lost")
+
+    def say(self, what: str) -> None:
+        self.said.append((round(self.bench.clock.now - self.bench.start, 1), what))
+
+
+def test_whoever_listens_hears_of_the_terms_and_of_every_loss() -> None:
+    bench = Bench()
+    bench.uplink.listener = listener = Listener(bench)
+    terms = {"node": "root", "instance": "i", "interval_s": 1.0, "link": "reverse", "links_per_s": 2.5, "wanted": 3}
+    bench.answer = lambda path, message: terms if path == "/register_worker" else {"exist": True}
+    bench.at(3, lambda: setattr(bench, "answer", refuse))
+    bench.at(6, lambda: setattr(bench, "answer", lambda path, message: {**terms, "link": "direct"}))
+    bench.run(15)
+    words = [what for _, what in listener.said]
+    assert words[:3] == ["accepted reverse 2.5 3", "lost", "accepted direct 2.5 3"]
+    assert listener.said[0][0] == 0
+    assert 3 <= listener.said[1][0] < 4.5
+
+
+def test_it_registers_again_when_it_is_told_that_the_parent_does_not_know_it() -> None:
+    bench = Bench(interval_s=60.0)
+    bench.at(2, bench.uplink.register_again)
+    bench.run(10)
+    first, second = bench.registrations
+    assert (first, 2 <= second < 2.5) == (0, True)
+
+
+@pytest.mark.parametrize("field", [{"links_per_s": "fast"}, {"link": "sideways"}, {"wanted": -1}, {"wanted": 1e99}])
+def test_terms_that_make_no_sense_are_no_registration(field: dict[str, Any]) -> None:
+    bench = Bench()
+    bench.answer = lambda path, message: {"node": "root", "instance": "i", **field}
+    bench.run(5)
+    assert not bench.uplink.registered
+    assert bench.count("/receive_heart_beat") == 0
+
+
+@pytest.mark.parametrize("as_what", ["fastchat", "older"])
+def test_a_parent_that_takes_no_links_is_complained_of(as_what: str, caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.uplink._link = "reverse"
+    if as_what == "fastchat":
+        bench.answer = bench.as_fastchat
+    bench.run(2)
+    assert bench.uplink.registered
+    assert "does not take links that we dial: it must be able to dial http://site-a:21001" in caplog.text
+    assert all(message["link"] == "reverse" for _, path, message in bench.heard if path == "/register_worker")

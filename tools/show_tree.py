@@ -24,6 +24,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from hierarchy.cli.admin import ADMIN_KEY, AdminKeyFile, bearer
 from hierarchy.cli.chat import base_url
 from hierarchy.config import ConfigError, NodeSpec, TreeConfig, load
 from hierarchy.drawing import FORMATS
@@ -46,7 +47,9 @@ STATES = {  # mark and colour
     "declared": ("○", "cyan"),
 }
 HEADS = ("", "state", "speed", "queue", "in flight", "models")
+LINKS = ("reverse", "auto")  # shown behind a node's name, unless its parent simply dials it
 LEGEND = "speed: capacity weight · queue: running + waiting · in flight: sent by the node above"
+LEGEND_LINK = " · reverse: it dials the node above"
 GAP = "  "
 MIN_MODELS_WIDTH = 20
 URL_FROM_WIDTH = 110  # columns of the terminal, from which there is room for addresses
@@ -63,6 +66,8 @@ def fetch(client: httpx.Client, url: str) -> Entry:
         response.raise_for_status()
         tree = response.json()
     except httpx.HTTPStatusError as error:
+        if error.response.status_code == 401:
+            raise CannotReadError(f"{url}/tree wants an admin key: set {ADMIN_KEY}, or --admin-key-file") from None
         raise CannotReadError(f"{url}/tree answered {error.response.status_code}; is this a node's URL?") from None
     except httpx.HTTPError as error:
         raise CannotReadError(f"cannot reach {url}: {str(error) or type(error).__name__}; is the node up?") from None
@@ -95,7 +100,10 @@ def _declared_node(name: str, tree: TreeConfig) -> Entry:
             children[engine] = _entry(engine, spec.kind, spec.url or "", spec.speed, models, {})
     models = [model for child in children.values() for model in child["models"]]
     speed = sum(child["speed"] for child in children.values())
-    return _entry(name, "node", _declared_url(tree.nodes[name]), speed, models, children)
+    return {
+        **_entry(name, "node", _declared_url(tree.nodes[name]), speed, models, children),
+        "link": tree.nodes[name].link,
+    }
 
 
 def _declared_url(node: NodeSpec) -> str:
@@ -132,6 +140,7 @@ class Row:
     below: str  #: tree lines before what follows in its own row
     name: str
     kind: str
+    link: str  #: of `LINKS`; empty for a direct one
     state: str
     numbers: tuple[str, ...]  #: speed, queue length, in flight
     models: str
@@ -140,9 +149,10 @@ class Row:
 
     @property
     def label(self) -> Text:
-        """Its place, name and, for an engine, kind."""
+        """Its place and name; of an engine the kind, of a node how it is linked."""
         label = Text(self.lead, "dim").append(self.name, "not dim" if self.kind != "node" else "not dim bold")
-        return label.append(f" {self.kind}", "cyan") if self.kind != "node" else label
+        words = self.link if self.kind == "node" else self.kind
+        return label.append(f" {words}", "cyan") if words else label
 
     @property
     def mark(self) -> Text:
@@ -163,6 +173,7 @@ def rows(entry: Entry, lead: str = "", below: str = "", key: str = "?", depth: i
         below=below + ("│  " if children else "   "),
         name=words["name"] or escape(key),
         kind=words["kind"] or "node",
+        link=str(entry["link"]) if entry.get("link") in LINKS else "",
         state=words["state"] or "?",
         numbers=tuple(_number(number) for number in (entry.get("speed"), *counts)),
         models=", ".join(map(escape, model_names(entry.get("models")))),
@@ -199,7 +210,8 @@ def draw(tree: Entry, width: int) -> Text:
     lines = [_line([Text(head, "dim") for head in (*heads, HEADS[-1])], widths)]
     for row, line in zip(drawn, cells, strict=True):
         lines += _row_lines(row, line, widths, room)
-    return Text("\n").join([*lines, Text(), _summary(drawn), *([Text(LEGEND, "dim")] if live else [])])
+    legend = LEGEND + (LEGEND_LINK if any(row.link == "reverse" for row in drawn) else "")
+    return Text("\n").join([*lines, Text(), _summary(drawn), *([Text(legend, "dim")] if live else [])])
 
 
 def _row_lines(row: Row, cells: list[Text], widths: list[int], room: int) -> Iterator[Text]:
@@ -264,6 +276,7 @@ def show_tree(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON in the shape of GET /tree")] = False,
     keep_watching: Annotated[bool, typer.Option("--watch", help="draw again and again until Ctrl-C")] = False,
     interval: Annotated[float, typer.Option(min=0.1, help="seconds between two drawings")] = 1.0,
+    admin_key_file: AdminKeyFile = None,
 ) -> None:
     """Draw a tree of controllers, as a file declares it or as a node sees it now."""
     console = Console(highlight=False)
@@ -274,7 +287,7 @@ def show_tree(
             raise UsageError("--format is for one picture: leave out --json and --watch")
         if as_format not in ("text", *FORMATS):
             raise UsageError(f"--format {as_format}: choose text, {', '.join(FORMATS)}")
-        with httpx.Client(timeout=TIMEOUT_S) as client:
+        with httpx.Client(timeout=TIMEOUT_S, headers=bearer(admin_key_file, ADMIN_KEY)) as client:
             read = reader(client, target)
             if keep_watching:
                 watch(read, console, interval)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from hierarchy.api import fastchat, openai, operate
-from hierarchy.api.body import json_response
+from hierarchy.api import admin, fastchat, openai, operate
+from hierarchy.api.body import error_response, json_response, not_found
+from hierarchy.api.doors import Doors
 from hierarchy.errors import BadRequest, RequestError
 from hierarchy.node import Node
 
@@ -17,6 +18,8 @@ def build_app(node: Node) -> FastAPI:
     app.include_router(fastchat.router(node))
     app.include_router(openai.router(node))
     app.include_router(operate.router(node))
+    app.include_router(admin.router(node))
+    app.add_middleware(Doors, node=node)
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(HTTPException, _http_error)
     return app
@@ -24,14 +27,15 @@ def build_app(node: Node) -> FastAPI:
 
 async def _request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else None
-    return json_response(error.openai(), error.status, headers)
+    return error_response(error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return not_found(request.method, request.url.path)
     where = f"{request.method} {request.url.path}"
-    words = {404: f"no such path: {where}", 405: f"{where}: this path does not take that method"}
+    words = {405: f"{where}: this path does not take that method"}
     body = BadRequest(words.get(error.status_code, str(error.detail))).openai()
-    body["error"]["code"] = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    body["error"]["code"] = {405: "method_not_allowed"}.get(error.status_code, "bad_request")
     return json_response(body, error.status_code, dict(error.headers or {}))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
-from hierarchy.errors import BadRequest, BodyTooLarge
+from hierarchy.errors import BadRequest, BodyTooLarge, RequestError
 from hierarchy.wire import decode
 
 M = TypeVar("M")
@@ -31,6 +31,21 @@ async def read(request: Request, kind: type[M], limit_bytes: int) -> M:
     except ClientDisconnect:
         raise BadRequest("the client left before its request was complete") from None
     return decode(bytes(body), kind)
+
+
+def error_response(error: RequestError) -> Response:
+    """An error in OpenAI's shape."""
+    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return json_response(error.openai(), error.status, headers)
+
+
+def not_found(method: str, path: str) -> Response:
+    """There is no such path."""
+    body = BadRequest(f"no such path: {method} {path}").openai()
+    body["error"]["code"] = "not_found"
+    return json_response(body, 404)
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -10,7 +10,10 @@ import logging
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from hierarchy.address import is_loopback
 from hierarchy.api.body import json_response, read
+from hierarchy.api.doors import caller_of, peer_of
+from hierarchy.errors import ModelNotAllowed, RequestError
 from hierarchy.node import Node
 from hierarchy.wire import Accepted, Deregistration, HeartBeat, ModelRequest, Registration, decode
 
@@ -28,12 +31,24 @@ def router(node: Node) -> APIRouter:
 def _for_workers(routes: APIRouter, node: Node) -> None:
     """What children call: to register, to report, to leave."""
     registry, limit = node.registry, node.settings.max_body_bytes
+    joining = node.access.joining
 
     @routes.post("/register_worker")
     async def register_worker(request: Request) -> Response:
         message = await read(request, Registration, limit)
+        peer = peer_of(request.scope)
+        grant = joining.check(message, bearer_of(request), peer)
+        reverse = bool(message.node) and await node.wants_reverse(message, peer)
         known = registry.find(message.node or message.worker_name)
-        child = registry.register(message)
+        child = registry.register(message, grant.identity if grant else "", reverse=reverse)
+        child.local = is_loopback(peer)
+        credential = ""
+        if grant is not None:
+            try:
+                credential = joining.admit(message, grant)
+            except RequestError:
+                registry.remove(child.name)
+                raise
         if known is not child:
             log.info("%s registered from %s with %s", child.name, child.url, child.status.model_names or "no model yet")
         if not child.is_node:
@@ -42,11 +57,24 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
         identity = node.identity
         interval_s = max(message.interval_s, node.settings.report_interval_s)
         child.interval_s = interval_s
-        accepted = Accepted(identity.name, identity.instance, identity.version, interval_s)
+        accepted = Accepted(
+            identity.name,
+            identity.instance,
+            identity.version,
+            interval_s,
+            link="reverse" if child.reverse else "direct",
+            links_per_s=node.links_per_s() if child.reverse else 0.0,
+            wanted=node.lane.registered(child),
+            credential=credential,
+        )
         return Response(msgspec.json.encode(accepted), media_type="application/json")
 
-    def receive_heart_beat(body: bytes) -> bytes:
-        return b'{"exist": true}' if registry.heart_beat(decode(body, HeartBeat)) else b'{"exist": false}'
+    def receive_heart_beat(body: bytes, shown: bytes, peer: str) -> bytes:
+        message = decode(body, HeartBeat)
+        child = registry.children.get(message.node or message.worker_name)
+        if child is not None and not joining.may_beat(message, child.secret, shown, peer):
+            return b'{"exist": false}'
+        return b'{"exist": true}' if registry.heart_beat(message) else b'{"exist": false}'
 
     # Not a route: a thousand children report each second, and this costs a tenth of what a route would.
     node.lane.local[b"/receive_heart_beat"] = receive_heart_beat
@@ -54,11 +82,20 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
     @routes.post("/deregister_worker")
     async def deregister_worker(request: Request) -> Response:
         message = await read(request, Deregistration, limit)
-        known = registry.find(message.worker_name)
-        child = registry.depart(known.name, message.instance) if known and not known.declared else None
+        known = registry.find(message.node or message.worker_name)
+        shown = request.headers.get("x-hierarchy-auth", "").encode("latin-1")
+        if known is not None and (known.declared or not joining.knows(known.secret, shown)):
+            known = None
+        child = registry.depart(known.name, message.instance) if known is not None else None
         if child is not None:
             log.info("%s left", child.name)
         return json_response({"exist": child is not None})
+
+
+def bearer_of(request: Request) -> str:
+    """The token in `authorization: Bearer TOKEN`; "" if there is none."""
+    scheme, _, token = request.headers.get("authorization", "").strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _for_clients(routes: APIRouter, node: Node) -> None:
@@ -73,22 +110,24 @@ def _for_clients(routes: APIRouter, node: Node) -> None:
         return json_response(None)
 
     @routes.post("/list_models")
-    async def list_models() -> Response:
-        return json_response({"models": registry.model_names()})
+    async def list_models(request: Request) -> Response:
+        return _models(request, registry.model_names())
 
     @routes.post("/list_multimodal_models")
-    async def list_multimodal_models() -> Response:
-        return json_response({"models": registry.names_by_mode(multimodal=True)})
+    async def list_multimodal_models(request: Request) -> Response:
+        return _models(request, registry.names_by_mode(multimodal=True))
 
     @routes.post("/list_language_models")
-    async def list_language_models() -> Response:
-        return json_response({"models": registry.names_by_mode(multimodal=False)})
+    async def list_language_models(request: Request) -> Response:
+        return _models(request, registry.names_by_mode(multimodal=False))
 
     @routes.post("/get_worker_address")
     async def get_worker_address(request: Request) -> Response:
         message = await read(request, ModelRequest, limit)
+        if not caller_of(request).may_use(message.model):
+            raise ModelNotAllowed("this API key is not for that model; /list_models lists those that it is for")
         child = node.dispatch.hand_out(message.model)
-        own = child is not None and node.settings.address == "self"
+        own = child is not None and (child.reverse or node.settings.address == "self")
         return json_response({"address": node.identity.url if own else child.url if child else ""})
 
     @routes.post("/worker_get_status")
@@ -98,3 +137,8 @@ def _for_clients(routes: APIRouter, node: Node) -> None:
     @routes.get("/test_connection")
     async def test_connection() -> Response:
         return json_response("success")
+
+
+def _models(request: Request, names: list[str]) -> Response:
+    caller = caller_of(request)
+    return json_response({"models": [name for name in names if caller.may_use(name)]})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
 
 from hierarchy.api.body import json_response
+from hierarchy.api.doors import caller_of
 from hierarchy.errors import ModelNotFound
 from hierarchy.node import Node
+from hierarchy.security.keys import Caller
 
 
 def router(node: Node) -> APIRouter:
@@ -14,14 +18,20 @@ def router(node: Node) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/v1/models")
-    async def models() -> Response:
-        return json_response(node.view.models())
+    async def models(request: Request) -> Response:
+        return json_response(_listed(node, caller_of(request)))
 
     @routes.get("/v1/models/{name:path}")
-    async def model(name: str) -> Response:
-        for row in node.view.models()["data"]:
+    async def model(name: str, request: Request) -> Response:
+        for row in _listed(node, caller_of(request))["data"]:
             if row["id"] == name:
                 return json_response(row)
         raise ModelNotFound(f"no child serves model {name!r}; GET /v1/models lists those there are")
 
     return routes
+
+
+def _listed(node: Node, caller: Caller) -> dict[str, Any]:
+    """The models that the caller may use."""
+    listed = node.view.models()
+    return listed | {"data": [row for row in listed["data"] if caller.may_use(row["id"])]}

@@ -1,16 +1,17 @@
-"""What people and their machines look at: `/tree`, `/route`, `/health`, `/ready`, `/metrics`. All of it from memory."""
+"""What people and their machines look at: `/tree`, `/route`, `/health`, `/ready`, `/metrics`, from memory; `/admin`."""
 
 from __future__ import annotations
 
 from typing import get_args
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
-from hierarchy.api.body import json_response
+from hierarchy.api.body import json_response, read
 from hierarchy.errors import BadRequest
 from hierarchy.node import Node
 from hierarchy.route import explain
 from hierarchy.status import Api
+from hierarchy.wire import Revocation
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -18,6 +19,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def router(node: Node) -> APIRouter:
     """Routes over one node."""
     routes = APIRouter()
+    guarded = node.access.asks_clients or node.access.asks_admins
 
     @routes.get("/tree")
     async def tree() -> Response:
@@ -37,18 +39,28 @@ def router(node: Node) -> APIRouter:
         return json_response({"asked": model, **explain(node.view.tree(), resolved, family)})
 
     @routes.get("/health")
-    async def health() -> Response:
-        """The process lives."""
-        return json_response({"status": "ok", "node": node.identity.name, "version": node.identity.version})
+    async def health(request: Request) -> Response:
+        """The process lives. Where keys are asked for only a parent, which may have dialled back, learns more."""
+        me = node.identity
+        open_to_all = not guarded or node.is_parent(request.headers.get("x-hierarchy-auth", ""))
+        who = {"node": me.name, "instance": me.instance, "version": me.version} if open_to_all else {}
+        return json_response({"status": "ok", **who})
 
     @routes.get("/ready")
     async def ready() -> Response:
         """A request could be served now: 200, else 503."""
         models = node.registry.model_names()
-        return json_response({"ready": bool(models), "models": models}, 200 if models else 503)
+        what = {} if guarded else {"models": models}
+        return json_response({"ready": bool(models), **what}, 200 if models else 503)
 
     @routes.get("/metrics")
     async def metrics() -> Response:
         return Response(node.metrics.render(), media_type=METRICS_TYPE)
+
+    @routes.post("/admin/revoke")
+    async def revoke(request: Request) -> Response:
+        """What was issued to a child is void, and the child is shut out."""
+        message = await read(request, Revocation, node.settings.max_body_bytes)
+        return json_response({"node": message.node, "was_here": node.revoke(message.node)})
 
     return routes

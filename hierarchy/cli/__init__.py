@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from hierarchy.cli import chat, check, doctor, engine, part, serve, up, why
+from hierarchy.cli import chat, check, doctor, drain, engine, key, part, serve, token, up, why
 from hierarchy.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -18,7 +18,11 @@ app.command()(part.schema)
 app.command()(chat.chat)
 app.command()(why.why)
 app.command()(doctor.doctor)
+app.command()(drain.drain)
+app.command()(drain.undrain)
 app.add_typer(engine.engine_app, name="engine")
+app.add_typer(token.token_app, name="token")
+app.add_typer(key.key_app, name="key")
 
 
 def main() -> None:

@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import typer
 
 from hierarchy import logs
+from hierarchy.cli.admin import API_KEY, bearer
 from hierarchy.errors import HierarchyError, UsageError
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -54,6 +56,7 @@ def chat(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="default: the engine's", show_default=False)] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="default: the engine's", show_default=False)] = None,
     system: Annotated[str | None, typer.Option(help="a system prompt", show_default=False)] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help=f"file with the API key  [default: ${API_KEY}]")] = None,
 ) -> None:
     """Ask one question and stream the answer; then say on stderr which way it came, and how fast."""
     try:
@@ -61,7 +64,7 @@ def chat(
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": text})
         timeout = httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
-        with httpx.Client(base_url=base_url(url), timeout=timeout) as client:
+        with httpx.Client(base_url=base_url(url), timeout=timeout, headers=bearer(api_key_file, API_KEY)) as client:
             body = {"model": model or first_model(client), "messages": messages}
             options = {"max_tokens": max_tokens, "temperature": temperature}
             answer = stream_answer(client, body | {key: value for key, value in options.items() if value is not None})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +15,13 @@ from hierarchy import logs, topology
 from hierarchy.address import DEFAULT_PORT
 from hierarchy.allocator import keep_freed_memory
 from hierarchy.api import build_app
+from hierarchy.cli import secure
 from hierarchy.config import NodeConfig, load
 from hierarchy.errors import UsageError
 from hierarchy.lifeline import watch_stdin
 from hierarchy.node import Node
+from hierarchy.security.access import Access
+from hierarchy.security.startup import check_start, tell_risks
 from hierarchy.server import Server, bind
 
 
@@ -36,7 +40,25 @@ def serve(
         list[str] | None, typer.Option(help="without CONFIG: KIND=URL, local=MODEL or simulated=MODEL; again for more")
     ] = None,
     advertise: Annotated[str | None, typer.Option(help="without CONFIG: URL at which the parent reaches us")] = None,
+    link: Annotated[
+        str | None,
+        typer.Option(help="without CONFIG: who dials for requests: direct (the parent), reverse (we) or auto"),
+    ] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json")] = None,
+    insecure: secure.Insecure = False,
+    cleartext: secure.Cleartext = False,
+    join_token_file: secure.JoinTokenFile = None,
+    key_file: secure.KeyFile = None,
+    api_keys: secure.ApiKeys = None,
+    admin_keys: secure.AdminKeys = None,
+    admin_listen: secure.AdminListen = None,
+    allow: secure.Allow = None,
+    tokenless_workers: secure.Tokenless = False,
+    state_dir: secure.StateDir = None,
+    tls_cert: secure.TlsCert = None,
+    tls_key: secure.TlsKey = None,
+    tls_ca: secure.TlsCa = None,
+    require_client_cert: secure.RequireClientCert = False,
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run one node: from CONFIG and --node, or from flags alone."""
@@ -47,9 +69,16 @@ def serve(
         "--parent": parent,
         "--engine": engine,
         "--advertise": advertise,
+        "--link": link,
     }
+    guards = secure.flags_of(
+        insecure, cleartext, join_token_file,
+        key_file=key_file, api_keys=api_keys, admin_keys=admin_keys, admin_listen=admin_listen, allow=allow,
+        tokenless_workers=tokenless_workers, state_dir=state_dir, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca,
+        require_client_cert=require_client_cert,
+    )  # fmt: skip
     if config is not None:
-        given = [flag for flag, value in flags.items() if value not in (None, [])]
+        given = [flag for flag, value in flags.items() if value not in (None, [])] + guards.given()
         if given:
             raise UsageError(f"{', '.join(given)}: not together with CONFIG; write it into {config}")
         mine = from_file(config, node)
@@ -60,6 +89,7 @@ def serve(
             port=DEFAULT_PORT if port is None else port,
             advertise=advertise,
             dispatch=dispatch_method or "shortest_queue",
+            link=link or "direct",
             parents=parent or (),
             engines=engine or (),
         )
@@ -67,7 +97,8 @@ def serve(
         if log_format not in ("text", "json"):
             raise UsageError(f"--log-format {log_format}: choose text or json")
         mine = mine.model_copy(update={"settings": mine.settings.model_copy(update={"log_format": log_format})})
-    run(mine, exit_with_parent=exit_with_parent)
+    mine = guards.over(mine, advertised=config is not None or advertise is not None)
+    run(mine, exit_with_parent=exit_with_parent, environ=guards.environ())
 
 
 def from_file(path: Path, name: str | None) -> NodeConfig:
@@ -80,12 +111,19 @@ def from_file(path: Path, name: str | None) -> NodeConfig:
     return topology.cut(tree, name or names[0])
 
 
-def run(config: NodeConfig, *, exit_with_parent: bool = False) -> None:
-    """Serve until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for running streams."""
+def run(config: NodeConfig, *, exit_with_parent: bool = False, environ: Mapping[str, str] = os.environ) -> None:
+    """Serve until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for running streams.
+
+    Raises:
+        UsageError: it may not start as it is configured, or cannot.
+    """
+    access = Access(config, environ)
+    check_start(config, access)
     config, sockets = bind(config)
     keep_freed_memory()
     logs.setup(config.settings.log_format, config.name)
     if exit_with_parent:
         watch_stdin(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    node = Node(config)
+    tell_risks(config, access)
+    node = Node(config, access=access)
     uvloop.run(Server(node, build_app(node)).serve(sockets))

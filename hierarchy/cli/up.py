@@ -18,10 +18,13 @@ from typing import Annotated
 import typer
 
 from hierarchy import logs
+from hierarchy.cli import secure
 from hierarchy.config import ConfigError, load
 from hierarchy.lifeline import watch_stdin
 from hierarchy.processes import Supervised
-from hierarchy.topology import validate
+from hierarchy.security.access import Access
+from hierarchy.security.startup import check_start
+from hierarchy.topology import cut, validate
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ def up(
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="end when stdin reaches its end", hidden=True)
     ] = False,
+    insecure: secure.Insecure = False,
+    cleartext: secure.Cleartext = False,
 ) -> None:
     """Run a whole tree on this machine: one process a node, started again if it dies. Ctrl-C ends them all.
 
@@ -45,10 +50,16 @@ def up(
     if problems := validate(loaded):
         raise ConfigError(problems)
     tree = loaded.config
+    guards = secure.flags_of(insecure, cleartext)
+    for name in tree.nodes:
+        mine = guards.over(cut(loaded, name))
+        check_start(mine, Access(mine))
     printer = LinePrinter()
     console = Console(printer.write, list(tree.nodes), tree.defaults.log_format, logs.wants_colour(printer))
     logs.setup(tree.defaults.log_format, OWN_NAME, stream=console)
-    nodes = [Supervised(name, serve_command(config, name), console.on_line) for name in tree.nodes]
+    nodes = [
+        Supervised(name, [*serve_command(config, name), *guards.as_arguments()], console.on_line) for name in tree.nodes
+    ]
     grace_s = max(node.settings(tree.defaults).grace_s for node in tree.nodes.values()) + _MARGIN_S
     try:
         status = asyncio.run(supervise(nodes, grace_s, exit_with_parent=exit_with_parent))

@@ -23,9 +23,13 @@ _LENGTH = re.compile(rb"\r\n(?i:content-length): ([0-9]{1,15})\r\n").search
 
 
 class Answer:
-    """One answer to a POST: its head, its length, and the tracker of where its body ends."""
+    """One answer to a POST: its head, its length, and the tracker of where its body ends.
 
-    __slots__ = ("framing", "head", "length")
+    before, after: what stands around the length in the head's bytes; without a length, `before` is all of it.
+    usual: what `forward` made of the head for a client whose connection goes on, up to the length; b"" before that.
+    """
+
+    __slots__ = ("after", "before", "framing", "head", "length", "usual")
 
     def __init__(self, data: bytes) -> None:
         """Parse `data`, a head that ends in an empty line.
@@ -35,16 +39,41 @@ class Answer:
         """
         found = _LENGTH(data)
         self.length = 0
+        self.before, self.after = data, b""
         if found is not None:
             self.length = int(found[1])
-            data = b"%b0%b" % (data[: found.start(1)], data[found.end(1) :])
+            self.before, self.after = data[: found.start(1)], data[found.end(1) :]
+            data = b"%b0%b" % (self.before, self.after)
         self.head = head = _parsed(data) if len(data) <= MAX_KEPT else AnswerHead(data)
         if found is None:  # none, or written in an unusual way
             self.length = head.length
-        if head.kind == "length":
-            self.framing: Framing = Length(self.length)
-        else:
-            self.framing = Chunked() if head.kind == "chunked" else Length(0) if head.kind == "none" else UntilClose()
+        self.framing = self.new_framing()
+        self.usual = b""
+
+    def repeated(self, data: bytes) -> int:
+        """Is the head at the start of `data` this one again, whatever its length? Then that length is taken over.
+
+        Returns where its body begins, 0 for another head. One connection mostly brings the same head again and again,
+        which comparing bytes tells more cheaply than looking it up. `framing` is left as it is.
+        """
+        before, after = self.before, self.after
+        if not data.startswith(before):
+            return 0
+        end = begin = len(before)
+        if after:
+            end = data.find(b"\r", begin, begin + 16)
+            digits = data[begin:end]
+            if end < 0 or not digits.isdigit() or not data.startswith(after, end):
+                return 0
+            self.length = int(digits)
+        return end + len(after)
+
+    def new_framing(self) -> Framing:
+        """A tracker at the body's beginning."""
+        kind = self.head.kind
+        if kind == "length":
+            return Length(self.length)
+        return Chunked() if kind == "chunked" else Length(0) if kind == "none" else UntilClose()
 
     def forward(self, *, path: bytes, framing: bytes | None, close: bool) -> bytes:
         """The head that goes up to the client.
@@ -53,9 +82,15 @@ class Answer:
         at all (until close), None to pass it as it is. close: say that the connection ends with this answer.
         """
         head = self.head.forward(path, framing, close)
-        if framing is None and self.head.has_length:
-            return b"%bcontent-length: %d\r\n\r\n" % (head, self.length)
-        return head + b"\r\n"
+        if framing is not None or not self.head.has_length:
+            head += b"\r\n"
+            if framing is None and not close:
+                self.usual = head
+            return head
+        head += b"content-length: "
+        if not close:
+            self.usual = head
+        return b"%b%d\r\n\r\n" % (head, self.length)
 
 
 class AnswerHead:

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hierarchy.child import NODE, Child, Lease
-from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestError, Unavailable
+from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, ModelNotAllowed, RequestError, Unavailable
 from hierarchy.relay import render
 from hierarchy.relay.answer import Answer
 from hierarchy.relay.ending import error_tail
 from hierarchy.relay.framing import Dechunker
-from hierarchy.relay.head import AUTH, HOPS, MODEL, SEQ, request_head
 from hierarchy.relay.peek import model_of
 from hierarchy.relay.seen import RequestHead
 from hierarchy.relay.upstream import Pool, Upstream
@@ -33,6 +32,12 @@ EJECT_S = 2.0  # how long a child that refused a connection is passed over
 log = logging.getLogger("hierarchy.lane")
 
 
+class Parent(Protocol):
+    """Whom a request came from. open: how many of its requests have a lease here."""
+
+    open: int
+
+
 class Exchange:
     """A request on a lane path. Stands where uvicorn keeps its request cycle, and has the fields that it looks at."""
 
@@ -40,7 +45,7 @@ class Exchange:
     my_turn = False  # no earlier request of this connection is still being answered
     received = False  # the whole request is here
     response_complete = False
-    trusted = False  # it came from a parent that we registered with
+    _parent: Parent | None = None  # whom it came from, if that is one that we registered with
     attempts = 0
     size = 0  # bytes of body that have come
     _model = ""
@@ -56,14 +61,14 @@ class Exchange:
     _sent_at = 0.0
     _outcome = ""
 
-    def __init__(self, protocol: Turns, lane: Lane, head: RequestHead) -> None:
+    def __init__(self, protocol: Turns, lane: Lane, head: RequestHead, now: float) -> None:
         self.head = head
         self.api = head.api
         self.keep_alive = head.keep_alive
         self._protocol = protocol
         self._lane = lane
         self._parts: list[bytes] = []
-        self._started_at = lane.clock()
+        self._started_at = now
 
     # -- the request -----------------------------------------------------------------------------------------
 
@@ -72,9 +77,9 @@ class Exchange:
         """The client waits for a 100 before it sends the body."""
         return self.head.expects
 
-    def trust(self) -> None:
+    def trust(self, parent: Parent) -> None:
         """It came from a parent: believe what its head says of the model, rather than look into the body again."""
-        self.trusted = True
+        self._parent = parent
         self._model = self.head.model
 
     def body_part(self, data: bytes) -> None:
@@ -88,16 +93,31 @@ class Exchange:
     def request_complete(self) -> None:
         self.received = True
         if self.my_turn:
-            self.go()
+            self.go(self._lane.clock())
 
-    def go(self) -> None:
+    def take_whole(self, body: bytes) -> None:
+        """All of the body, which is within the limits; it is this request's turn, and it came just now."""
+        self.my_turn = self.received = True
+        self.size = len(body)
+        self._parts.append(body)
+        self.go(self._started_at)
+
+    def go(self, now: float) -> None:
         """The request is complete and it is its turn."""
         try:
             if not self._model:
                 self._model = model_of(self._body())
-            self._attempt()
+                if self.head.caller.models is not None and self._parent is None:
+                    self._check_allowed()
+            self._attempt(now)
         except RequestError as error:
             self.fail(error)
+
+    def _check_allowed(self) -> None:
+        if not self.head.caller.may_use(self._model):
+            raise ModelNotAllowed(
+                f"this API key is not for model {self._model[:100]!r}; GET /v1/models lists those that it is for"
+            )
 
     def _body(self) -> bytes:
         """The body in one piece; below the entry node nobody asks for it, and a long prompt is not copied."""
@@ -107,7 +127,7 @@ class Exchange:
 
     # -- attempts --------------------------------------------------------------------------------------------
 
-    def _attempt(self, *, fresh: bool = False) -> None:
+    def _attempt(self, now: float, *, fresh: bool = False) -> None:
         """Send the request to the child that dispatch chooses. fresh: over a new connection.
 
         Raises:
@@ -115,12 +135,14 @@ class Exchange:
         """
         lane = self._lane
         self._lease = lease = lane.dispatch.lease((self._model, self.api), self._tried)
+        if self._parent is not None:
+            self._parent.open += 1
         share = lease.share
         assert share is not None
-        self._pool = pool = lane.pool(share.child)
+        self._pool = pool = share.child.pool or lane.pool(share.child)
         upstream = None if fresh else pool.take()
         if upstream is not None:
-            self._send(upstream)
+            self._send(upstream, now)
         else:
             lane.spawn(self._dial(pool, lease))
 
@@ -135,7 +157,7 @@ class Exchange:
             if upstream is not None:
                 pool.put(upstream)
         elif upstream is not None:
-            self._send(upstream)
+            self._send(upstream, self._lane.clock())
         elif ours:  # which no other child could mend, and none is to blame for
             log.error("out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)")
             self.fail(Unavailable("this node is out of file descriptors"))
@@ -143,22 +165,20 @@ class Exchange:
             self._lane.registry.eject(pool.child, EJECT_S, why)
             self._try_another(why)
 
-    def _send(self, upstream: Upstream) -> None:
+    def _send(self, upstream: Upstream, now: float) -> None:
         lane = self._lane
-        child = upstream.pool.child
+        pool = upstream.pool
         self._upstream = upstream
         self.attempts += 1
-        ours = b""
-        if child.kind == NODE:
+        hops = self.head.hops + 1 if self._parent is not None else 1
+        opening = pool.opening(self.head, self._model, hops)
+        if pool.numbered:
             lease = self._lease
             assert lease is not None
-            hops = self.head.hops + 1 if self.trusted else 1
-            ours = b"%b: %b\r\n%b: %b\r\n%b: %d\r\n%b: %d\r\n" % (
-                AUTH, child.secret, MODEL, render.field_value(self._model), HOPS, hops, SEQ, lease.ordinal,
-            )  # fmt: skip
-        said = self.head
-        head = request_head(child.prefix + said.target, child.authority, said.fields, self.size, ours)
-        self._sent_at = now = lane.clock()
+            head = b"%b%d\r\ncontent-length: %d\r\n\r\n" % (opening, lease.ordinal, self.size)
+        else:
+            head = b"%b%d\r\n\r\n" % (opening, self.size)
+        self._sent_at = now
         self._protocol.deadline = now + lane.settings.first_byte_timeout_s
         upstream.send(self, head, self._parts, self.size)
         if self._protocol.flow.write_paused:  # an earlier answer has not been read yet
@@ -171,7 +191,7 @@ class Exchange:
         assert lease.share is not None
         share = lease.share
         child = share.child
-        lease.release()
+        self._release(lease)
         self._lane.tally(share).done("stale" if stale else "failed")
         self._answer = self._upstream = None
         if not stale:
@@ -180,7 +200,7 @@ class Exchange:
         error: RequestError = ChildFailed(f"{child.name} {why}")
         if self.attempts < MAX_ATTEMPTS:
             try:
-                self._attempt(fresh=stale)
+                self._attempt(self._lane.clock(), fresh=stale)
             except RequestError:
                 pass  # nobody else: then what went wrong with the last one is the answer
             else:
@@ -195,39 +215,51 @@ class Exchange:
 
     def answer_body(self, data: bytes) -> None:
         self._touched = True
-        if self._started:
-            if self._rechunk:
-                data = b"%x\r\n%b\r\n" % (len(data), data)
-            elif self._dechunk is not None:
-                data = self._dechunk.feed(data)
-            self._protocol.transport.write(data)
-            return
-        lane = self._lane
-        self._parts = []  # no attempt can follow
-        self._started = True
-        lease = self._lease
-        assert lease is not None
-        assert lease.share is not None
-        now = lane.clock()
-        lane.tally(lease.share).ttft.observe(now - self._sent_at)
-        self._protocol.deadline = now + lane.settings.idle_timeout_s
-        head = self._answer_head()
+        head = b""
+        if not self._started:
+            now = self._lane.clock()
+            self._first_byte(now)
+            self._protocol.deadline = now + self._lane.settings.idle_timeout_s
+            head = self._answer_head()
+            upstream = self._upstream
+            if upstream is not None and not self._rechunk and self._dechunk is None:
+                upstream.pass_on(self._protocol.transport.write)
         if self._rechunk:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         elif self._dechunk is not None:
             data = self._dechunk.feed(data)
-        self._protocol.transport.write(head + data)
+        self._protocol.transport.write(head + data if head else data)
 
     def answer_ended(self) -> None:
-        upstream, self._upstream = self._upstream, None
+        self._upstream = None
         if not self._started:  # it has no body
             self._protocol.transport.write(self._answer_head())
         if self._rechunk:
             self._protocol.transport.write(b"0\r\n\r\n")
-        assert upstream is not None
+        self._answered(self._lane.clock())
+
+    def answer_whole(self, answer: Answer, body: bytes) -> None:
+        self._answer = answer
+        self._upstream = None
+        now = self._lane.clock()
+        self._first_byte(now)
+        self._protocol.transport.write(self._answer_head() + body)
+        self._answered(now)
+
+    def _first_byte(self, now: float) -> None:
+        """The first byte of body goes up: no other attempt can follow."""
+        self._started = True
+        self._parts = []
+        assert self._lease is not None
+        share = self._lease.share
+        assert share is not None
+        tally = share.tally or self._lane.tally(share)
+        tally.ttft.observe(now - self._sent_at)
+
+    def _answered(self, now: float) -> None:
         assert self._answer is not None
         self._outcome = "ok" if self._answer.head.status < 500 else "error"
-        self._settle()
+        self._settle(now)
 
     def answer_broken(self, why: str, *, stale: bool = False) -> None:
         if self._started:
@@ -238,6 +270,8 @@ class Exchange:
     def _answer_head(self) -> bytes:
         answer = self._answer
         assert answer is not None
+        if answer.usual and self.keep_alive:
+            return b"%b%d\r\n\r\n" % (answer.usual, answer.length) if answer.head.has_length else answer.usual
         framing: bytes | None = None
         if self.head.http10:
             self.keep_alive = False
@@ -270,7 +304,12 @@ class Exchange:
             render.error_answer(error, self.api, self._protocol.server_state.default_headers, close=not self.keep_alive)
         )
         self._outcome = self._outcome or "refused"
-        self._settle()
+        self._settle(self._lane.clock())
+
+    def drop_child(self, child: Child, error: RequestError) -> None:
+        """End the request if it is this child's."""
+        if self._lease is not None and self._pool is not None and self._pool.child is child:
+            self.fail(error)
 
     def client_gone(self) -> None:
         """Whoever asked has left: so must the request below, through all levels."""
@@ -278,14 +317,17 @@ class Exchange:
             return
         self._drop_upstream()
         self._outcome = "cancelled"
-        self._settle(gone=True)
+        self._settle(self._lane.clock(), gone=True)
 
     def check_clock(self, now: float) -> None:
         """The protocol's deadline has passed: has nothing really come since?"""
         settings = self._lane.settings
         paused = self._protocol.flow.write_paused
-        if self._touched or (paused and self._protocol.client_reads()):
+        upstream = self._upstream
+        if self._touched or (upstream is not None and upstream.heard) or (paused and self._protocol.client_reads()):
             self._touched = False
+            if upstream is not None:
+                upstream.heard = False
             limit = settings.idle_timeout_s if self._started else settings.first_byte_timeout_s
             self._protocol.deadline = now + limit
         elif paused:
@@ -319,29 +361,34 @@ class Exchange:
             self._protocol.reset()
         else:
             self._protocol.transport.write(tail)
-        self._settle()
+        self._settle(self._lane.clock())
 
     def _drop_upstream(self) -> None:
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.abort()
 
-    def _settle(self, *, gone: bool = False) -> None:
+    def _settle(self, now: float, *, gone: bool = False) -> None:
         """The one place where an exchange ends."""
         self.response_complete = True
         lane = self._lane
         lease, self._lease = self._lease, None
         if lease is not None and lease.share is not None:
             share = lease.share
-            lease.release()
-            tally = lane.tally(share)
+            self._release(lease)
+            tally = share.tally or lane.tally(share)
             tally.done(self._outcome)
-            tally.total.observe(lane.clock() - self._started_at)
+            tally.total.observe(now - self._started_at)
         self._parts = []
         if lane.access_log is not None:
             lane.access_log(self, self._outcome)
         if not gone:
-            self._protocol.exchange_done(self)
+            self._protocol.exchange_done(self, now)
+
+    def _release(self, lease: Lease) -> None:
+        lease.release()
+        if self._parent is not None:
+            self._parent.open -= 1
 
     def _child_name(self) -> str:
         return self._pool.child.name if self._pool is not None else ""

@@ -7,6 +7,7 @@ body ended inside; `done` says that it has ended. Nothing is copied and nothing 
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Protocol
 
@@ -200,6 +201,7 @@ class Chunked:
         return rest + filler * left + b"\r\n" if 0 < left <= MAX_FILL else None
 
 
+@functools.lru_cache(maxsize=256)  # engines write chunks of the same few sizes
 def _chunk_size(line: bytes) -> int:
     if _SIZE_DIGITS(line):
         return int(line, 16)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import httptools
 
@@ -36,7 +36,20 @@ OURS = b"x-hierarchy-"
 PATH, AUTH, SEQ, MODEL, HOPS = (OURS + name for name in (b"path", b"auth", b"seq", b"model", b"hops"))
 MAX_TARGET_KEPT = 256  # routes of longer targets are not remembered, so that nobody can fill the memory with them
 
-_LOOKED_AT = frozenset({AUTH, SEQ, MODEL, HOPS, b"content-length", b"expect", b"host", b"transfer-encoding"})
+_LOOKED_AT = frozenset(
+    {
+        AUTH,
+        SEQ,
+        MODEL,
+        HOPS,
+        b"authorization",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"transfer-encoding",
+        b"x-api-key",
+    }
+)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]*)?").fullmatch
 _LANE_PATH = re.compile(rb"/v1/[A-Za-z0-9_\-./:@]+").fullmatch
 
@@ -51,20 +64,25 @@ def named_by_connection(fields: Fields) -> set[bytes]:
     return {token.strip().lower() for value in values for token in value.split(b",")} if values else set()
 
 
-def request_fields(fields: Fields) -> bytes:
-    """The client's fields that go on to a child, ready to be written: hop-by-hop ones and all of ours taken out."""
-    drop = named_by_connection(fields) | _REWRITTEN
+def request_fields(fields: Fields, stripped: frozenset[bytes] = frozenset()) -> bytes:
+    """The client's fields that go on to a child, ready to be written: hop-by-hop ones and all of ours taken out.
+
+    stripped: names of others that are for this node alone.
+    """
+    drop = named_by_connection(fields) | _REWRITTEN | stripped
     return b"".join(
         [b"%b: %b\r\n" % field for field in fields if field[0] not in drop and not field[0].startswith(OURS)]
     )
 
 
-def request_head(target: bytes, authority: bytes, fields: bytes, length: int, ours: bytes = b"") -> bytes:
-    """The head of a POST to a child.
+def request_opening(target: bytes, authority: bytes, fields: bytes, ours: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    """The head of a POST to a child, up to where the value of its last field follows.
 
-    fields: from `request_fields`. ours: complete `name: value` lines of x-hierarchy-* fields.
+    fields: from `request_fields`. ours: the x-hierarchy-* fields; the last one's value is what follows, and the length
+    behind it. Without any, the length follows.
     """
-    return b"POST %b HTTP/1.1\r\nhost: %b\r\n%b%bcontent-length: %d\r\n\r\n" % (target, authority, fields, ours, length)
+    lines = b"".join([b"%b: %b\r\n" % field for field in ours]).removesuffix(b"\r\n")
+    return b"POST %b HTTP/1.1\r\nhost: %b\r\n%b%b" % (target, authority, fields, lines or b"content-length: ")
 
 
 def check_request(target: bytes, version: str, fields: Fields) -> dict[bytes, bytes]:

@@ -5,39 +5,41 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from hierarchy.child import Child, Share
 from hierarchy.config import Settings
 from hierarchy.dispatch import Dispatch
-from hierarchy.errors import Unavailable
-from hierarchy.metrics import Metrics, Tally
+from hierarchy.errors import ChildFailed, Unavailable
+from hierarchy.metrics import Metrics, Sample, Tally
 from hierarchy.registry import Registry
-from hierarchy.relay.exchange import Exchange
+from hierarchy.relay.exchange import Exchange, Parent
 from hierarchy.relay.head import lane_path
+from hierarchy.relay.link import LINK_PATH, LinkPool, turn_round
 from hierarchy.relay.local import Handler, Local
 from hierarchy.relay.protocol import LaneProtocol
 from hierarchy.relay.seen import RequestHead, Seen
 from hierarchy.relay.upstream import Pool
+from hierarchy.security.access import Access
+from hierarchy.security.keys import ANYONE, Caller
 from hierarchy.status import Api
 
 SWEEP_S = 0.5  # how often deadlines are looked at; they are late by this much at most
 log = logging.getLogger("hierarchy.lane")
 
-Trust = Callable[[bytes, int], bool]
+Trust = Callable[[bytes, int], Parent | None]
 
 
 class Lane:
     """What all connections of a node share.
 
-    trust: tells whether a secret is one that we gave to a parent, and notes the request's number as received from it.
+    trust: tells to which parent we gave a secret, if to any, and notes the request's number as received from it.
     """
 
     def __init__(
         self, registry: Registry, dispatch: Dispatch, metrics: Metrics, settings: Settings, trust: Trust,
-        clock: Callable[[], float],
+        clock: Callable[[], float], access: Access,
     ) -> None:  # fmt: skip
         self.registry = registry
         self.dispatch = dispatch
@@ -45,9 +47,11 @@ class Lane:
         self.settings = settings
         self.trust = trust
         self.clock = clock
+        self.access = access
+        self.stripped = access.stripped
         self.seen = Seen()
         self.access_log: Callable[[Exchange, str], None] | None = _log_access if settings.access_log else None
-        self.local: dict[bytes, Handler] = {}  # POST paths that are answered at once, by a function
+        self.local: dict[bytes, Handler] = {LINK_PATH: _pong}  # POST paths that are answered at once, by a function
         self._pools: dict[str, Pool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -57,10 +61,14 @@ class Lane:
             return "openai", target
         return lane_path(target)
 
-    def exchange(self, protocol: LaneProtocol, head: RequestHead) -> Exchange:
+    def exchange(self, protocol: LaneProtocol, head: RequestHead, now: float) -> Exchange:
         """For a request whose head has come."""
         handler = self.local.get(head.target)
-        return Exchange(protocol, self, head) if handler is None else Local(protocol, self, head, handler)
+        return Exchange(protocol, self, head, now) if handler is None else Local(protocol, self, head, now, handler)
+
+    def caller(self, target: bytes, fields: dict[bytes, bytes]) -> Caller:
+        """Who asks; what children send to a node itself is theirs to judge that answer it."""
+        return ANYONE if target in self.local else self.access.caller(fields)
 
     def pool(self, child: Child) -> Pool:
         """The child's connections. A child that moved or was replaced gets new ones."""
@@ -68,9 +76,34 @@ class Lane:
         if pool is None or pool.child is not child or pool.url != child.url:
             if pool is not None:
                 pool.close()
-            tls = ssl.create_default_context() if child.tls else None
-            pool = self._pools[child.name] = Pool(child, self.settings.connect_timeout_s, tls, self.clock)
+            contexts, guard = self.access.tls, None if child.declared else self.access.guard
+            tls = (contexts.engine if child.declared else contexts.node) if child.tls else None
+            kind = LinkPool if child.reverse else Pool
+            pool = self._pools[child.name] = kind(child, self.settings.connect_timeout_s, tls, self.clock, guard)
+        child.pool = pool
         return pool
+
+    def registered(self, child: Child) -> int:
+        """The child has registered, perhaps as another process or with another kind of link than before.
+
+        Returns how many requests wait for a link of it.
+        """
+        pool = self._pools.get(child.name)
+        if pool is not None and isinstance(pool, LinkPool) is not child.reverse:
+            del self._pools[child.name]
+            child.pool = None
+            pool.close()
+        elif isinstance(pool, LinkPool):
+            if pool.instance != child.instance:
+                pool.renew()
+            return pool.waiting
+        return 0
+
+    def turn_round(self, transport: asyncio.Transport, child: Child) -> None:
+        """Use a connection that this child dialled for requests to it."""
+        pool = self.pool(child)
+        assert isinstance(pool, LinkPool)
+        turn_round(transport, pool, self.clock())
 
     def tally(self, share: Share) -> Tally:
         """The counts for a share; looked up once."""
@@ -85,6 +118,14 @@ class Lane:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def gauges(self) -> Iterable[Sample]:
+        """The links of each child that dials."""
+        for name, pool in self._pools.items():
+            if isinstance(pool, LinkPool):
+                for state, count in (("idle", len(pool.links) - pool.busy), ("busy", pool.busy)):
+                    yield "hierarchy_links", (name, state), float(count)
+                yield "hierarchy_links_wanted", (name,), float(pool.waiting)
+
     def sweep(self, connections: set[Any]) -> None:
         """Look at every deadline: of clients' connections, and of idle ones to children."""
         now = self.clock()
@@ -96,6 +137,16 @@ class Lane:
             if self.registry.children.get(name) is not pool.child:
                 pool.close()
                 del self._pools[name]
+
+    def expel(self, child: Child, connections: set[Any]) -> None:
+        """A child is no longer one: end what it is answering, and close all connections to it."""
+        for protocol in list(connections):
+            if isinstance(protocol, LaneProtocol):
+                protocol.drop_child(child, ChildFailed(f"{child.name} was shut out"))
+        child.pool = None
+        pool = self._pools.pop(child.name, None)
+        if pool is not None:
+            pool.close()
 
     def cut_all(self, connections: set[Any]) -> None:
         """The grace is over: end what still runs, with an error that its client can read."""
@@ -111,6 +162,11 @@ class Lane:
     def protocol_factory(self) -> Callable[..., LaneProtocol]:
         """For `uvicorn.Config(http=...)`."""
         return functools.partial(LaneProtocol, self)
+
+
+def _pong(body: bytes, shown: bytes, peer: str) -> bytes:
+    """What the parent's pings of idle links are answered."""
+    return b"{}"
 
 
 def _log_access(exchange: Exchange, outcome: str) -> None:

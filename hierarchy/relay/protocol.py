@@ -13,10 +13,11 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from hierarchy.errors import BadRequest, BodyTooLarge, HeadTooLarge, LoopDetected, RequestError
+from hierarchy.errors import BadRequest, BodyTooLarge, HeadTooLarge, InvalidApiKey, LoopDetected, RequestError
 from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.head import SEQ, check_request, origin_form
-from hierarchy.relay.seen import RequestHead, Split, is_number, split
+from hierarchy.relay.link import admit, asks_for_link
+from hierarchy.relay.seen import RequestHead, Split, is_number
 from hierarchy.relay.turns import CONTINUE, FOREVER, Turns
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class LaneProtocol(Turns):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self._in_head = True
         self._taken: RequestHead | None = None  # the lane request that the last read brought
+        self._last: Split | None = None  # the head at the start of an earlier read, which mostly comes again
         self._left = 0  # bytes of body still to come, of a request whose head was known
         self._head_bytes = 0
         self._idle_bytes = 0  # fed since something came of it: the head, or a piece of body
@@ -57,37 +59,38 @@ class LaneProtocol(Turns):
                 return
         begun = None
         if not (self._receiving or self.pipeline or self._refusal or self.flow.write_paused or self._at_work):
-            begun = split(data)
-            if begun is not None and self._take_known(begun, data):
+            self._last = begun = self.lane.seen.find(data, self._last)
+            if begun is not None and begun.head is not None and self._take_known(begun, begun.head, data):
                 return
         self._parse(data)
         head, self._taken = self._taken, None
         if begun is None or head is None or len(data) > begun.end + begun.length:
             return
         if begun.seq >= 0 or not head.auth:  # a parent's number that stands elsewhere would be remembered with it
-            self.lane.seen.add(begun.key, head)
+            self.lane.seen.add(begun, head)
 
-    def _take_known(self, begun: Split, data: bytes) -> bool:
+    def _take_known(self, begun: Split, head: RequestHead, data: bytes) -> bool:
         """Take a request, or its beginning, if its head is one that the parser has taken before."""
-        head = self.lane.seen.get(begun.key)
         left = begun.end + begun.length - len(data)
-        if head is None or left < 0 or self.transport.is_closing():
+        if left < 0 or self.transport.is_closing():
             return False
-        self.cycle = self._running = exchange = self.lane.exchange(self, head)  # type: ignore[assignment]
+        now = self.lane.clock()
+        self.cycle = self._running = exchange = self.lane.exchange(self, head, now)  # type: ignore[assignment]
         exchange.my_turn = True
         try:
             self._begin(exchange, begun.seq, begun.length)
-            exchange.body_part(data[begun.end :])
+            if left:
+                exchange.body_part(data[begun.end :])
         except RequestError as error:
             exchange.received, exchange.keep_alive = not left, False  # as if it had been refused while it came
             exchange.fail(error)
             return True
         if left:
             self._left, self._receiving, self._incoming = left, True, exchange
-            self.deadline = self.lane.clock() + self.lane.settings.receive_timeout_s
+            self.deadline = now + self.lane.settings.receive_timeout_s
         else:
             self.deadline = FOREVER
-            exchange.request_complete()
+            exchange.take_whole(data[begun.end :])
         return True
 
     def _take_rest(self, data: bytes) -> bytes:
@@ -111,6 +114,9 @@ class LaneProtocol(Turns):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
+                if asks_for_link(self.url, self.headers):
+                    self._turn_round(alone=not rest and upgrade.args[0] == len(data))
+                    return
                 # In a loop, not by recursion: one read holds thousands of such requests.
                 rest += [memoryview(data)[upgrade.args[0] :], self._without_upgrade()]
             except httptools.HttpParserCallbackError as error:
@@ -172,8 +178,10 @@ class LaneProtocol(Turns):
             http10=version == "1.0",
             keep_alive=self.parser.should_keep_alive(),
             within_limits=self._within_limits(),
+            caller=self.lane.caller(route[1], found),
+            stripped=self.lane.stripped,
         )
-        exchange = self.lane.exchange(self, head)
+        exchange = self.lane.exchange(self, head, self.lane.clock())
         before = self.cycle
         self.cycle = self._incoming = cast(Any, exchange)
         if (before is None or before.response_complete) and not self.flow.write_paused:
@@ -224,12 +232,15 @@ class LaneProtocol(Turns):
             RequestError: it is not taken.
         """
         head = exchange.head
-        if head.auth and seq >= 0 and self.lane.trust(head.auth, seq):
-            exchange.trust()
+        parent = self.lane.trust(head.auth, seq) if head.auth and seq >= 0 else None
+        if parent is not None:
+            exchange.trust(parent)
             if head.hops > MAX_HOPS:
                 raise LoopDetected(f"the request has passed {head.hops} nodes; the tree has a loop")
         elif not head.within_limits:
             raise self._head_too_large()
+        elif head.caller.refusal:
+            raise InvalidApiKey(head.caller.refusal)
         limit = self.lane.settings.max_body_bytes
         if length > limit:
             raise BodyTooLarge(f"the body of {length} bytes is larger than {limit}, the limit of this node")
@@ -253,6 +264,22 @@ class LaneProtocol(Turns):
                 self._incoming = self.cycle
                 if self.pipeline:
                     self._pace()
+
+    def _turn_round(self, *, alone: bool) -> None:
+        """A child asks for its connection to be used for our requests. alone: nothing stands behind its request."""
+        try:
+            if not alone or self.pipeline or self._at_work is not None:
+                raise BadRequest("a request for a link has no body, and nothing comes before its answer or behind it")
+            check_request(self.url, self.parser.get_http_version(), self.headers)
+            child = admit(self.parser.get_method(), self.headers, self.lane.registry.children)
+        except RequestError as error:
+            self._refuse(error)
+            return
+        self._deaf = True
+        self.deadline = FOREVER
+        self.connections.discard(self)  # of clients: from here on it is one to a child
+        self.flow.resume_reading()
+        self.lane.turn_round(self.transport, child)
 
     def _without_upgrade(self) -> bytes:
         """The head of the message that asked for an upgrade, without that field, to be parsed again by a new parser.

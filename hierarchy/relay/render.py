@@ -23,6 +23,8 @@ def error_answer(error: RequestError, api: Api | None, fields: Fields, *, close:
     own = [(b"content-type", b"application/json")]
     if error.retry_after_s is not None:
         own.append((b"retry-after", b"%d" % error.retry_after_s))
+    if error.status == 401:
+        own.append((b"www-authenticate", b"Bearer"))
     body = json.dumps(error.openai()).encode()
     return plain_answer(status_line(error.status), [*fields, *own], body, close=close)
 

@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from hierarchy.relay.head import AUTH, HOPS, MODEL, Fields, request_fields
+from hierarchy.security.keys import ANYONE, Caller
 from hierarchy.status import Api
 
 MAX_KEPT, MAX_HEADS = 2048, 1024  # bytes of one head, heads
 _NUMBERS = re.compile(rb"\r\n(?:x-hierarchy-seq: ([0-9]{1,18})\r\n)?(?i:content-length): ([0-9]{1,15})\r\n").search
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RequestHead:
     """What a lane request's head means.
 
     target: for the child. fields: those that go on, ready to be written. auth, model, hops: a parent's, to be believed
-    with the right secret only. within_limits: as they are for everyone but a parent.
+    with the right secret only. within_limits: as they are for everyone but a parent. caller: who asks, unless a parent.
     """
 
     api: Api
@@ -36,6 +37,7 @@ class RequestHead:
     auth: bytes
     model: str
     hops: int
+    caller: Caller
 
     @classmethod
     def of(
@@ -47,12 +49,14 @@ class RequestHead:
         http10: bool,
         keep_alive: bool,
         within_limits: bool,
+        caller: Caller = ANYONE,
+        stripped: frozenset[bytes] = frozenset(),
     ) -> RequestHead:
-        """From a parsed head. found: from `head.check_request`."""
+        """From a parsed head. found: from `head.check_request`. stripped: fields that do not go on."""
         hops = found.get(HOPS, b"")
         return cls(
             *route,
-            request_fields(fields),
+            request_fields(fields, stripped),
             http10,
             keep_alive and not http10,
             not http10 and found.get(b"expect", b"").lower() == b"100-continue",
@@ -60,19 +64,57 @@ class RequestHead:
             found.get(AUTH, b""),
             unquote(found.get(MODEL, b"").decode("ascii", "replace")),
             int(hops) if is_number(hops) else 0,
+            caller,
         )
 
 
 class Split:
-    """A read that begins with a whole head: the head without its numbers, and the numbers. seq: -1 if it has none."""
+    """A read that begins with a whole head: what stands around its numbers, and the numbers.
 
-    __slots__ = ("end", "key", "length", "seq")
+    before, between, after: all of the head but the numbers; without a `seq`, `between` is empty and `seq` is -1.
+    length: of the body. end: where the body begins. head: what the parser made of it, if it was ever taken.
+    """
 
-    def __init__(self, key: bytes, seq: int, length: int, end: int) -> None:
-        self.key = key
+    __slots__ = ("after", "before", "between", "end", "era", "head", "length", "seq")
+
+    def __init__(self, before: bytes, seq: int, between: bytes, length: int, after: bytes, end: int) -> None:
+        self.before = before
         self.seq = seq
-        self.length = length  # of the body
-        self.end = end  # where the body begins
+        self.between = between
+        self.length = length
+        self.after = after
+        self.end = end
+        self.head: RequestHead | None = None
+        self.era = 0  # of `Seen`
+
+    @property
+    def key(self) -> bytes:
+        """The head without its numbers."""
+        return b"%b%b%b" % (self.before, self.between, self.after)
+
+    def repeats(self, data: bytes) -> bool:
+        """Does `data` begin with this head again, whatever its numbers? Then they are taken over.
+
+        What one connection brings is mostly the same head again and again, which comparing bytes tells more cheaply
+        than looking it up.
+        """
+        if not data.startswith(self.before):
+            return False
+        at = len(self.before)
+        stop = data.find(b"\r", at, at + 19)
+        if self.between:
+            seq = data[at:stop]
+            if stop < 0 or not seq.isdigit() or not data.startswith(self.between, stop):
+                return False
+            self.seq = int(seq)
+            at = stop + len(self.between)
+            stop = data.find(b"\r", at, at + 16)
+        length = data[at:stop]
+        if stop < 0 or not length.isdigit() or not data.startswith(self.after, stop):
+            return False
+        self.length = int(length)
+        self.end = stop + len(self.after)
+        return True
 
 
 def split(data: bytes) -> Split | None:
@@ -80,16 +122,16 @@ def split(data: bytes) -> Split | None:
     end = data.find(b"\r\n\r\n", 0, MAX_KEPT)
     if end < 0:
         return None
-    found = _NUMBERS(data, 0, end + 2)
+    end += 4
+    found = _NUMBERS(data, 0, end - 2)
     if found is None:
         return None
     seq, length = found.groups()
     begin, stop = found.span(2)
     if seq is None:
-        return Split(b"%b%b" % (data[:begin], data[stop:end]), -1, int(length), end + 4)
+        return Split(data[:begin], -1, b"", int(length), data[stop:end], end)
     before, after = found.span(1)
-    key = b"%b%b%b" % (data[:before], data[after:begin], data[stop:end])
-    return Split(key, int(seq), int(length), end + 4)
+    return Split(data[:before], int(seq), data[after:begin], int(length), data[stop:end], end)
 
 
 class Seen:
@@ -97,17 +139,38 @@ class Seen:
 
     def __init__(self) -> None:
         self._heads: dict[bytes, RequestHead] = {}
+        self._era = 0
 
     def __len__(self) -> int:
         return len(self._heads)
 
-    def get(self, key: bytes) -> RequestHead | None:
-        return self._heads.get(key)
+    def find(self, data: bytes, last: Split | None) -> Split | None:
+        """The head at the start of a read, with what it means if it was taken before; None if there is no whole one.
 
-    def add(self, key: bytes, head: RequestHead) -> None:
+        last: what was found on the same connection before, which most reads repeat; it is changed.
+        """
+        if last is not None and last.era == self._era and last.repeats(data):
+            return last
+        found = split(data)
+        if found is not None:
+            found.era = self._era
+            found.head = self._heads.get(found.key)
+        return found
+
+    def add(self, found: Split, head: RequestHead) -> None:
+        """Remember what the parser made of a head."""
         if len(self._heads) >= MAX_HEADS:
             self._heads.clear()  # heads that never come again fill it; those that do are back at once
-        self._heads[key] = head
+        self._heads[found.key] = found.head = head
+
+    def forget(self) -> None:
+        """What heads meant holds no longer: parse each of them again."""
+        self._heads.clear()
+        self._era += 1
+
+    def clear(self) -> None:
+        """What a head means has changed."""
+        self._heads.clear()
 
 
 def is_number(text: bytes) -> bool:

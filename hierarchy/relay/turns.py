@@ -15,6 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from hierarchy.child import Child
 from hierarchy.errors import ReceiveTimeout, RequestError
 from hierarchy.relay import render
 from hierarchy.relay.exchange import Exchange
@@ -51,6 +52,7 @@ class Turns(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.lane = lane
         self.deadline = FOREVER
+        self.keep_alive_s = lane.settings.keep_alive_s
         self._running: Exchange | None = None
         self._app_cycle: Any = None  # the last one that was started
         self._incoming: Any = None  # the request whose body is coming in
@@ -106,6 +108,11 @@ class Turns(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def drop_child(self, child: Child, error: RequestError) -> None:
+        """End the running exchange if a child answers it that is no longer one."""
+        if self._running is not None:
+            self._running.drop_child(child, error)
+
     def reset(self) -> None:
         """End the connection so that the client cannot take what it has for the whole: RST, not FIN."""
         sock = self.transport.get_extra_info("socket")
@@ -123,7 +130,7 @@ class Turns(HttpToolsProtocol):
 
     # -- turns ---------------------------------------------------------------------------------------------------
 
-    def exchange_done(self, exchange: Exchange) -> None:
+    def exchange_done(self, exchange: Exchange, now: float) -> None:
         """An exchange's answer is written."""
         if self._running is exchange:
             self._running = None
@@ -131,25 +138,28 @@ class Turns(HttpToolsProtocol):
             self._linger()
         elif not exchange.keep_alive:
             self.transport.close()
-        self.on_response_complete()
+        self._turn_ends(now)
 
     def on_response_complete(self) -> None:
         """Like uvicorn's, but the keep-alive limit is one of the deadlines that are swept, not a timer of its own."""
+        self._turn_ends(self.lane.clock())
+
+    def _turn_ends(self, now: float) -> None:
         self.server_state.total_requests += 1
         if self._lingering:
             return
         settings = self.lane.settings
-        if self.transport.is_closing() or self.flow.write_paused:
+        if self.flow.write_paused or self.transport.is_closing():
             # What is written must be read first, however slowly: `client_reads` is asked at each deadline.
             self._unread = self.transport.get_write_buffer_size()
-            self.deadline = self.lane.clock() + settings.idle_timeout_s
+            self.deadline = now + settings.idle_timeout_s
         elif self.pipeline or self._refusal:
             # Not from here: a thousand pipelined requests that fail at once would each stand on the stack of the last.
             self.loop.call_soon(self._start_next)
         else:
-            self._pace()
-            limit = settings.receive_timeout_s if self._receiving else settings.keep_alive_s
-            self.deadline = self.lane.clock() + limit
+            if self.flow.read_paused:
+                self._pace()
+            self.deadline = now + (settings.receive_timeout_s if self._receiving else self.keep_alive_s)
 
     def _start_next(self) -> None:
         if self._lingering or self.flow.write_paused or self.transport.is_closing() or self._at_work is not None:
@@ -180,7 +190,7 @@ class Turns(HttpToolsProtocol):
         cycle.my_turn = True
         self._running = cycle
         if cycle.received:
-            cycle.go()
+            cycle.go(self.lane.clock())
         elif cycle.expects:
             self.transport.write(CONTINUE)
 

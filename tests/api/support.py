@@ -56,7 +56,7 @@ def _at_once(handler: Handler, body: bytes) -> httpx.Response:
     """What the lane makes of a path that it answers by a function."""
     headers = {"content-type": "application/json"}
     try:
-        return httpx.Response(200, headers=headers, content=handler(body))
+        return httpx.Response(200, headers=headers, content=handler(body, b"", "127.0.0.1"))
     except RequestError as error:
         return httpx.Response(error.status, headers=headers, json=error.openai())
 

@@ -12,7 +12,8 @@ def test_health_says_that_the_process_lives_whatever_is_below() -> None:
     api = Api()
     answer = api.get("/health")
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ok", "node": "root", "version": api.node.identity.version}
+    me = api.node.identity
+    assert answer.json() == {"status": "ok", "node": "root", "instance": me.instance, "version": me.version}
 
 
 def test_ready_says_whether_a_request_could_be_served_now() -> None:

@@ -12,13 +12,14 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from hierarchy.config import Settings
+from hierarchy.config import NodeConfig, Settings
 from hierarchy.dispatch import Dispatch
 from hierarchy.metrics import Metrics
 from hierarchy.registry import Registry
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.protocol import LaneProtocol
 from hierarchy.relay.upstream import Upstream
+from hierarchy.security.access import Access
 from hierarchy.status import ModelStatus, NodeStatus
 from hierarchy.wire import Identity
 from tests.relay.raw import MODEL, OK_BODY, FakeTransport, answer
@@ -72,7 +73,8 @@ class MemoryLane:
         registry.report(self.child, NodeStatus((ModelStatus(MODEL),), 1.0))
         made = Settings.model_validate(settings)
         dispatch = Dispatch(registry, "shortest_queue", Random(0))
-        self.lane = Lane(registry, dispatch, Metrics(), made, lambda secret, seq: False, lambda: self.now)
+        access = Access(NodeConfig(name="n", advertise="http://n", settings=made))
+        self.lane = Lane(registry, dispatch, Metrics(), made, lambda secret, seq: None, lambda: self.now, access)
         self.pool = self.lane.pool(self.child)
         self.state = ServerState()
         self.config = uvicorn.Config(app, http=self.lane.protocol_factory(), ws="none", log_config=None)  # type: ignore[arg-type]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hierarchy.errors import BadRequest
-from hierarchy.relay.seen import MAX_HEADS, RequestHead, Seen, split
+from hierarchy.relay.seen import MAX_HEADS, RequestHead, Seen, Split, split
+from hierarchy.security.keys import ANYONE
 from tests.relay.memory import MemoryLane, in_memory
 from tests.relay.raw import answer
 
@@ -21,7 +24,7 @@ def test_split_takes_the_numbers_out_and_nothing_else() -> None:
     one, two = split(request(b"x: 1")), split(request(b"x: 1", body=BODY + b" " * 990))
     assert one is not None
     assert two is not None
-    assert one.key == two.key == LINE + b"x: 1\r\ncontent-length: "
+    assert one.key == two.key == LINE + b"x: 1\r\ncontent-length: \r\n\r\n"
     assert (one.length, two.length) == (13, 1003)
     assert one.seq == -1
     assert request(b"x: 1")[one.end :] == BODY
@@ -31,7 +34,7 @@ def test_split_takes_a_parents_number_that_stands_before_the_length() -> None:
     found = split(request(b"x: 1", b"x-hierarchy-seq: 77"))
     assert found is not None
     assert (found.seq, found.length) == (77, 13)
-    assert found.key == LINE + b"x: 1\r\nx-hierarchy-seq: \r\ncontent-length: "
+    assert found.key == LINE + b"x: 1\r\nx-hierarchy-seq: \r\ncontent-length: \r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -54,12 +57,64 @@ def test_what_is_written_in_an_unusual_way_is_left_to_the_parser(data: bytes) ->
 
 def test_the_memory_is_bounded() -> None:
     seen = Seen()
-    head = RequestHead("openai", b"/v1/x", b"", False, True, False, True, b"", "", 0)
+    head = RequestHead("openai", b"/v1/x", b"", False, True, False, True, b"", "", 0, ANYONE)
     for number in range(3 * MAX_HEADS):
-        seen.add(b"%d" % number, head)
-    assert seen.get(b"0") is None
-    assert seen.get(b"%d" % (3 * MAX_HEADS - 1)) is head
+        found = seen.find(request(b"x: %d" % number), None)
+        assert found is not None
+        seen.add(found, head)
+    assert meaning(seen, request(b"x: 0")) is None
+    assert meaning(seen, request(b"x: %d" % (3 * MAX_HEADS - 1))) is head
     assert len(seen) <= MAX_HEADS
+
+
+def meaning(seen: Seen, data: bytes, last: Split | None = None) -> RequestHead | None:
+    found = seen.find(data, last)
+    assert found is not None
+    return found.head
+
+
+FIELDS = st.lists(st.sampled_from([b"x: 1", b"x: 12", b"accept: */*", b"x-hierarchy-seq: 7", b"y: content-length: 3"]))
+NUMBERS = st.integers(0, 10**14)
+
+
+@given(FIELDS, NUMBERS, FIELDS, st.data())
+def test_a_head_repeats_another_exactly_if_all_but_its_numbers_is_the_same(
+    fields: list[bytes], length: int, others: list[bytes], data: st.DataObject
+) -> None:
+    head = LINE + b"".join(b"%b\r\n" % field for field in fields)
+    other = LINE + b"".join(b"%b\r\n" % field for field in data.draw(st.sampled_from([fields, others])))
+    one = split(head + b"content-length: 5\r\n\r\n")
+    again = other + b"content-length: %d\r\n\r\n" % length + BODY
+    expected = split(again)
+    assert one is not None
+    assert expected is not None
+    repeats = one.repeats(again)
+    assert repeats == (one.key == expected.key)
+    if repeats:
+        assert (one.seq, one.length, one.end) == (expected.seq, expected.length, expected.end)
+
+
+@given(st.binary(max_size=40), NUMBERS)
+def test_what_is_no_number_repeats_nothing(junk: bytes, seq: int) -> None:
+    usual = LINE + b"x-hierarchy-seq: %d\r\ncontent-length: %d\r\n\r\n"
+    for data in (LINE + b"x-hierarchy-seq: " + junk, LINE + b"x-hierarchy-seq: 1\r\ncontent-length: " + junk):
+        one = split(usual % (seq, 13))
+        assert one is not None
+        assert not one.repeats(data + b"\r\nx: y\r\n\r\n")
+        assert not one.repeats(data)
+
+
+def test_heads_that_were_forgotten_are_parsed_again() -> None:
+    seen = Seen()
+    head = RequestHead("openai", b"/v1/x", b"", False, True, False, True, b"", "", 0, ANYONE)
+    found = seen.find(request(), None)
+    assert found is not None
+    seen.add(found, head)
+    assert seen.find(request(body=b"longer" + BODY), found) is found
+    assert meaning(seen, request()) is head
+    seen.forget()
+    assert meaning(seen, request(), found) is None
+    assert meaning(seen, request()) is None
 
 
 @in_memory
@@ -133,7 +188,7 @@ async def test_a_refusal_in_mid_body_behind_a_remembered_head_is_not_reset_away(
 async def test_a_function_answers_its_path_at_once_and_in_turn() -> None:
     memory = MemoryLane()
 
-    def double(body: bytes) -> bytes:
+    def double(body: bytes, auth: bytes, peer: str) -> bytes:
         if not body.isdigit():
             raise BadRequest("no number")
         return b"%d" % (2 * int(body))

@@ -247,7 +247,7 @@ def test_x_hierarchy_fields_are_believed_with_the_secret_only(chain: Tree) -> No
             return client.read_answer()
 
     model = b"x-hierarchy-model: m"
-    auth = b"x-hierarchy-auth: " + uplink._secret
+    auth = b"x-hierarchy-auth: " + uplink.secret
     assert ask(model).status == 404
     assert ask(model, b"x-hierarchy-auth: " + b"0" * 32).status == 404
     assert ask(model, b"x-hierarchy-auth:").status == 404

@@ -38,6 +38,11 @@ class Sink:
     def answer_ended(self) -> None:
         self.said.append("ended")
 
+    def answer_whole(self, answer: Answer, body: bytes) -> None:
+        self.answer_started(answer)
+        self.answer_body(body)
+        self.answer_ended()
+
     def answer_broken(self, why: str, *, stale: bool = False) -> None:
         self.said.append("broken")
         self.why = why

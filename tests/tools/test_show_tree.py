@@ -54,7 +54,7 @@ LIVE: dict[str, Any] = {
                 "a2": {"name": "a2", "kind": "vllm", "state": "down", "detail": "connection refused"},
             },
         },
-        "site-b": {"kind": "node", "state": "silent", "detail": "no report for 12 s",
+        "site-b": {"kind": "node", "link": "reverse", "state": "silent", "detail": "no report for 12 s",
                    "models": [model("old", "fastchat")]},
     },
 }  # fmt: skip
@@ -63,7 +63,7 @@ TREE = """
 version: 1
 nodes:
   root: {listen: "127.0.0.1:21001"}
-  site-a: {parent: root, listen: "127.0.0.1:21002"}
+  site-a: {parent: root, listen: "127.0.0.1:21002", link: auto}
 engines:
   gpu-1: {parent: site-a, kind: simulated, model: m, speed: 2}
   gpu-2: {parent: root, kind: vllm, url: "http://127.0.0.1:8000"}
@@ -123,13 +123,14 @@ def test_a_live_tree(node: Node) -> None:
         ["├─", "site-a", "●", "up", "4", "6", "3"],
         ["├─", "a1", "vllm", "●", "up", "3.5", "6"],
         ["└─", "a2", "vllm", "✗", "down", "-", "-"],
-        ["└─", "site-b", "◌", "silent", "-", "-", "-"],
+        ["└─", "site-b", "reverse", "◌", "silent", "-", "-"],
     ]
     text = " ".join(words(result.stdout))
     assert "smol (openai, fastchat), big/" in text
     assert "connection refused" in text
     assert "no report for 12 s" in text
     assert "old (fastchat)" in text
+    assert "reverse: it dials the node above" in text
     assert "3 nodes · 2 engines · 2 not up" in text
 
 
@@ -140,7 +141,7 @@ def test_a_declared_tree_needs_no_network(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert [words(line) for line in result.stdout.splitlines() if "declared" in line] == [
         ["root", "○", "declared", "3", "m"],
-        ["├─", "site-a", "○", "declared", "2", "m"],
+        ["├─", "site-a", "auto", "○", "declared", "2", "m"],
         ["└─", "gpu-1", "simulated", "○", "declared", "2", "m"],
         ["└─", "gpu-2", "vllm", "○", "declared", "1", "-"],
     ]

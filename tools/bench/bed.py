@@ -119,12 +119,20 @@ class Bed:
         port = free_port()
         return self.start("worker", [sys.executable, HERE / "worker.py", port, *options], port)
 
-    def node(self, name: str, *, engines: Sequence[Process] = (), parent: Process | None = None) -> Process:
-        """A node with the default settings of `hierarchy serve`."""
-        port = free_port()
+    def node(
+        self,
+        name: str,
+        *,
+        engines: Sequence[Process] = (),
+        parent: Process | None = None,
+        link: str = "direct",
+        port: int = 0,
+    ) -> Process:
+        """A node with the default settings of `hierarchy serve`. link: who dials for requests."""
+        port = port or free_port()
         argv = [sys.executable, "-m", "hierarchy", "serve", "--node", name, "--host", HOST, "--port", port]
         argv += [f"--engine=vllm={engine.url}" for engine in engines]
-        argv += [f"--parent={parent.url}"] if parent else []
+        argv += [f"--parent={parent.url}", "--link", link] if parent else []
         return self.start(name, [*argv, "--exit-with-parent"], port, {"PYTHONPATH": str(ROOT)})
 
     def one_level(self, engines: Sequence[Process]) -> Target:
@@ -136,6 +144,16 @@ class Bed:
         root = self.node("root")
         site = self.node("site", parent=root)
         return target("hierarchy, three levels", root, site, self.node("rack", engines=engines, parent=site))
+
+    def two_levels(self, engines: Sequence[Process], link: str) -> Target:
+        """root → site → engines, by a direct or a reverse link."""
+        root = self.node("root")
+        return target(f"two levels, link {link}", root, self.node("site", engines=engines, parent=root, link=link))
+
+    def kill(self, process: Process) -> None:
+        """End one process at once, without a farewell."""
+        process.popen.kill()
+        process.popen.wait()
 
     def nginx(self, engines: Sequence[Process]) -> Target | None:
         """nginx in front of the engines, if this machine has it."""

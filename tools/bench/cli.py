@@ -20,7 +20,7 @@ from rich.markup import escape as literally
 from bench import page, plots, proc, table
 from bench.bed import ROOT, Bed, find_nginx
 from bench.peers import PEERS
-from bench.scenarios import cancel, choosing, latency, memory, reports, slow, throughput
+from bench.scenarios import cancel, choosing, latency, link, memory, reports, slow, throughput
 from bench.stage import QUICK, STREAM_S, WARM_S, Result, Scale, Stage
 from hierarchy.errors import HierarchyError, UsageError
 
@@ -51,6 +51,7 @@ SCENARIOS = {
     "choosing": Scenario(choosing.choosing, lambda scale, _: scale.rounds * scale.choices / 10_000),
     "reports": Scenario(reports.reports, lambda scale, _: 2 * (START_S + 2 * scale.seconds + scale.children / 200)),
     "cancel": Scenario(cancel.cancels, lambda scale, _: 2 + scale.cancels / 100 + scale.leases / 250),
+    "link": Scenario(link.links, link.seconds),
     "slow": Scenario(
         slow.slow_client, lambda scale, _: START_S + _of_rounds(2, STREAM_S + slow.SETTLE_S / 2)(scale, 0)
     ),

@@ -28,9 +28,14 @@ class Scale:
     children: int = 1000  # that report
     slow: int = 20  # slow clients whose memory is measured
     choices: int = 20_000
+    burst: int = 1000  # requests at once on a cold link
+    linked: int = 200  # children behind reverse links
 
 
-QUICK = Scale(rounds=1, seconds=0.5, streams=100, hold_s=5.0, cancels=20, leases=100, children=50, slow=4, choices=1000)
+QUICK = Scale(
+    rounds=1, seconds=0.5, streams=100, hold_s=5.0, cancels=20, leases=100, children=50, slow=4, choices=1000,
+    burst=50, linked=10,
+)  # fmt: skip
 
 
 @dataclass

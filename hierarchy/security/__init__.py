@@ -1,0 +1,1 @@
+"""Who may join, who may ask, who may operate, and where a node may dial."""

@@ -1,0 +1,158 @@
+"""The tree's key, and what is signed with it: join tokens, used once, and the credentials that they are exchanged for.
+
+    tree key ──HMAC──▶ the key of each parent ──HS256──▶ tokens and credentials of that parent's children
+
+A parent needs its own key alone, and cannot make credentials for the rest of the tree with it. Tokens are JSON Web
+Tokens (RFC 7519). Claims: sub (the child's name), aud (the parent's), exp, iat, jti, kind, and models if bound.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import jwt
+import msgspec
+
+from hierarchy.errors import InvalidToken, UsageError
+
+ALGORITHM = "HS256"
+KEY_BYTES = 32
+#: a credential past half of this is exchanged for a new one when its node registers, so only one that stays away for
+#: long has to be given a token again
+CREDENTIAL_S = 90 * 86400.0
+MAX_TOKEN = 16 * 1024
+Kind = Literal["join", "credential"]
+_TITLES: dict[Kind, str] = {"join": "join token", "credential": "credential"}
+
+
+class _Claims(msgspec.Struct):
+    sub: str
+    aud: str
+    exp: float
+    iat: float
+    jti: str
+    kind: Kind
+    models: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a token or credential says. issued, expires: Unix seconds. identity: the same for a token, the credential
+    that it was exchanged for, and those that replaced it. models: None for any."""
+
+    kind: Kind
+    node: str
+    parent: str
+    identity: str
+    issued: float
+    expires: float
+    models: frozenset[str] | None
+
+    @property
+    def title(self) -> str:
+        return _TITLES[self.kind]
+
+
+def new_tree_key() -> str:
+    """A key for a new tree."""
+    return "tree:" + _encoded(secrets.token_bytes(KEY_BYTES))
+
+
+def key_for(text: str, parent: str) -> bytes:
+    """The key of the parent `parent`, from the tree's key or from its own as `derived` gave it.
+
+    Raises:
+        UsageError: it is no such key, or another node's.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "tree":
+        return hmac.digest(_decoded(rest), b"parent:" + parent.encode(), hashlib.sha256)
+    name, _, key = rest.partition(":")
+    if kind == "node":
+        if name != parent:
+            raise UsageError(f'this is the key of node "{name}", and this node is "{parent}"; each needs its own')
+        return _decoded(key)
+    raise UsageError("this is no key of a tree; make one with: hierarchy token key --out tree.key")
+
+
+def derived(tree_key: str, parent: str) -> str:
+    """The key for `parent` alone, to be given to its machine. Raises `UsageError`."""
+    return f"node:{parent}:{_encoded(key_for(tree_key, parent))}"
+
+
+def _encoded(key: bytes) -> str:
+    return base64.urlsafe_b64encode(key).decode().rstrip("=")
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise UsageError("this key is damaged: it does not have the length of one; copy it again")
+    return key
+
+
+class Signer:
+    """Makes and checks the tokens of one parent's children. now: Unix seconds."""
+
+    def __init__(self, parent: str, key: bytes, now: Callable[[], float] = time.time) -> None:
+        self.parent = parent
+        self._key = key
+        self._now = now
+
+    def join_token(self, node: str, ttl_s: float, models: Iterable[str] | None = None) -> str:
+        """A token with which the node `node` can join once, within `ttl_s` seconds."""
+        return self._sign("join", node, secrets.token_urlsafe(16), ttl_s, models)
+
+    def credential(self, grant: Grant) -> str:
+        """What a child keeps instead of the token, or the older credential, that it showed."""
+        return self._sign("credential", grant.node, grant.identity, CREDENTIAL_S, grant.models)
+
+    def is_stale(self, grant: Grant) -> bool:
+        """Should the child be given a new credential?"""
+        return grant.kind == "join" or grant.expires - self._now() < CREDENTIAL_S / 2
+
+    def check(self, token: str) -> Grant:
+        """What a token says, if it was signed for this parent and has not expired.
+
+        Raises:
+            InvalidToken: anything else.
+        """
+        if len(token) > MAX_TOKEN or not token.isascii():
+            raise InvalidToken("this is no token; make one with: hierarchy token create")
+        try:
+            # Times are compared below, with a clock that can be injected.
+            options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
+            payload = jwt.decode(token, self._key, [ALGORITHM], options=options, audience=self.parent)  # type: ignore[arg-type]
+            claims = msgspec.convert(payload, _Claims)
+        except jwt.InvalidSignatureError:
+            raise InvalidToken(
+                f'the token was signed with another key, or for another parent than "{self.parent}"'
+            ) from None
+        except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError, RecursionError):
+            raise InvalidToken("this is no token; make one with: hierarchy token create") from None
+        if not self._now() < claims.exp:
+            raise InvalidToken(
+                f'the {_TITLES[claims.kind]} of "{claims.sub}" has expired; make a new one: hierarchy token create'
+            )
+        models = None if claims.models is None else frozenset(claims.models)
+        return Grant(claims.kind, claims.sub, claims.aud, claims.jti, claims.iat, claims.exp, models)
+
+    def _sign(self, kind: Kind, node: str, identity: str, ttl_s: float, models: Iterable[str] | None) -> str:
+        now = self._now()
+        claims: dict[str, object] = {
+            "sub": node, "aud": self.parent, "iat": now, "exp": now + ttl_s, "jti": identity, "kind": kind,
+        }  # fmt: skip
+        if models is not None:
+            claims["models"] = sorted(models)
+        return jwt.encode(claims, self._key, ALGORITHM)

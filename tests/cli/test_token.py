@@ -1,0 +1,169 @@
+"""`hierarchy token` and `hierarchy key` as a user meets them; and whole processes that join by them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from hierarchy.cli import app
+from hierarchy.errors import UsageError
+from hierarchy.security.keys import KeyFile
+from hierarchy.security.tokens import Signer, key_for
+from tests.security.keyed import bearer
+from tests.support import eventually, free_port
+
+HIERARCHY = [sys.executable, "-m", "hierarchy"]
+
+
+def run(*arguments: str, status: int = 0, **environ: str) -> str:
+    """stdout, or where it fails the one line that `main` prints."""
+    result = CliRunner().invoke(app, arguments, env=environ)
+    if not status:
+        assert result.exception is None, result.exception
+        return result.stdout.strip()
+    assert isinstance(result.exception, UsageError), result.output
+    assert len(str(result.exception).splitlines()) == 1
+    return str(result.exception)
+
+
+@contextmanager
+def serving(*arguments: str, stdin: str = "", **environ: str) -> Iterator[subprocess.Popen[str]]:
+    command = [*HIERARCHY, "serve", "--host", "127.0.0.1", *arguments]
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, env={**os.environ, **environ}, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdin is not None
+        process.stdin.write(stdin)
+        process.stdin.close()
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def test_a_site_joins_from_the_commands_of_the_documentation_and_is_revoked(tmp_path: Path) -> None:
+    key, api, admin = (str(tmp_path / name) for name in ("tree.key", "api.yaml", "admin.yaml"))
+    run("token", "key", "--out", key)
+    client = run("key", "create", "--name", "alice", "--file", api)
+    operator = run("key", "create", "--name", "ops", "--file", admin)
+    token = run("token", "create", "--node", "site-a", "--ttl", "1h", "--key-file", key)
+    port, below = free_port(), free_port()
+    state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    url = f"http://127.0.0.1:{port}"
+    root = ("--node", "root", "--port", str(port), "--key-file", key, "--api-keys", api, "--admin-keys", admin)
+    site = ("--node", "site-a", "--port", str(below), "--parent", url, "--engine", "simulated=m")
+
+    def models() -> list[str]:
+        try:
+            answer = httpx.get(f"{url}/v1/models", headers=bearer(client))
+        except httpx.TransportError:
+            return []
+        return [row["id"] for row in answer.json()["data"]]
+
+    with serving(*root, **state), serving(*site, "--join-token-file", "-", stdin=token + "\n", **state):
+        eventually(lambda: models() == ["m"], "the site to join", 30.0)
+        assert "admin key" in run("token", "revoke", "--node", "site-a", "--url", url, status=2)
+        wrong = run("token", "revoke", "--node", "site-a", "--url", url, status=2, HIERARCHY_ADMIN_KEY="hk-wrong")
+        assert "401" in wrong
+        assert models() == ["m"]
+        said = run("token", "revoke", "--node", "site-a", "--url", url, HIERARCHY_ADMIN_KEY=operator)
+        assert said == "site-a is shut out"
+        assert models() == []
+
+
+def test_secrets_go_into_files_of_mode_0600_and_no_tree_key_is_overwritten(tmp_path: Path) -> None:
+    key, own, token = (tmp_path / name for name in ("tree.key", "own.key", "token"))
+    run("token", "key", "--out", str(key))
+    assert "is there already" in run("token", "key", "--out", str(key), status=2)
+    run("token", "key", "--node", "site-a", "--key-file", str(key), "--out", str(own))
+    options = ("--node", "rack", "--parent", "site-a", "--models", "m1, m2", "--out", str(token))
+    run("token", "create", "--key-file", str(own), *options)
+    assert {path.stat().st_mode & 0o777 for path in (key, own, token)} == {0o600}
+    grant = Signer("site-a", key_for(key.read_text().strip(), "site-a")).check(token.read_text().strip())
+    assert (grant.node, grant.models) == ("rack", frozenset({"m1", "m2"}))
+    assert 'the key of node "site-a"' in run("token", "create", "--node", "x", "--key-file", str(own), status=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("create", "--node", "a", "--key-file", "KEY", "--ttl", "soon"), "--ttl soon"),
+        (("create", "--node", "a b", "--key-file", "KEY"), "no node's name"),
+        (("create", "--node", "a", "--key-file", "/no/key"), "/no/key"),
+        (("create", "--node", "a", "--key-file", "KEY", "--models", ","), "--models"),
+        (("key", "--node", "a"), "--key-file"),
+        (("revoke", "--node", "a", "--url", "http://127.0.0.1:9"), "cannot reach"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    key = tmp_path / "tree.key"
+    run("token", "key", "--out", str(key))
+    given = [str(key) if argument == "KEY" else argument for argument in arguments]
+    assert said in run("token", *given, status=2)
+
+
+def test_keys_are_made_listed_and_taken_out(tmp_path: Path) -> None:
+    file = str(tmp_path / "keys.yaml")
+    first = run("key", "create", "--name", "alice", "--models", "a,b", "--file", file)
+    second = run("key", "create", "--name", "alice", "--file", file)
+    assert "key revoke" in run("key", "create", "--name", "alice", "--file", file, status=2)
+    listed = run("key", "list", "--file", file).splitlines()
+    assert [line.split()[1] for line in listed] == ["alice", "alice"]
+    assert listed[0].endswith("a,b")
+    assert first not in "".join(listed)
+    run("key", "revoke", "--file", file, "--id", listed[0].split()[0])
+    keys = KeyFile(Path(file))
+    assert keys.find(first.encode()) is None
+    assert keys.find(second.encode()) is not None
+    assert "either --name or --id" in run("key", "revoke", "--file", file, status=2)
+
+
+TREE = """\
+version: 1
+nodes:
+  root: {{listen: "0.0.0.0:{port}", advertise: "http://127.0.0.1:{port}"}}
+engines:
+  e: {{parent: root, kind: simulated, model: m}}
+"""
+
+
+@pytest.mark.parametrize("command", ["serve", "up"])
+def test_what_others_can_reach_does_not_start_without_keys(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "tree.yaml"
+    path.write_text(TREE.format(port=free_port()))
+    said = run(command, str(path), status=2)
+    assert "0.0.0.0" in said
+    assert "hierarchy key create" in said
+    assert "--insecure" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--host", "0.0.0.0"), "does not start"),
+        (("--parent", "http://192.0.2.1:1"), "without TLS"),
+        (("--allow", "10.1.0.7/24"), "no network"),
+        (("--tls-cert", "/c.pem"), "go together"),
+        (("--admin-listen", "nowhere:99999"), "--admin-listen"),
+        (("--tokenless-workers",), "--allow"),
+        (("--key-file", "/no/key"), "/no/key"),
+    ],
+)
+def test_flags_that_do_not_go_are_one_line(flags: tuple[str, ...], said: str) -> None:
+    assert said in run("serve", *flags, status=2)
+
+
+def test_flags_of_security_belong_into_the_file_where_there_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "tree.yaml"
+    path.write_text(TREE.format(port=free_port()))
+    flags = ("--api-keys", "x", "--tls-ca", "y", "--require-client-cert", "--admin-listen", "localhost:1")
+    said = run("serve", str(path), *flags, status=2)
+    assert "--api-keys, --admin-listen, --tls-ca, --require-client-cert: not together with CONFIG" in said

@@ -1,0 +1,56 @@
+"""Nodes with keys in force, on loopback: what the tests of who may join and who may ask have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hierarchy.config import NodeConfig, Settings
+from hierarchy.security.keys import create_key
+from hierarchy.security.secret import write_file
+from hierarchy.security.tokens import Signer, key_for, new_tree_key
+
+ME = "http://127.0.0.1:0"
+
+
+@dataclass
+class Keys:
+    """A folder with a tree's key, keys of clients and of an operator."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.tree = new_tree_key()
+        write_file(self.folder / "tree.key", self.tree)
+        self.client = create_key(self.folder / "api.yaml", "alice", None)
+        self.admin = create_key(self.folder / "admin.yaml", "ops", None)
+
+    def spec(self, **fields: Any) -> dict[str, Any]:
+        """A `security` block with all of them in force."""
+        files = {"key": "tree.key", "api_keys": "api.yaml", "admin_keys": "admin.yaml"}
+        block = {name: f"file:{self.folder / file}" for name, file in files.items()}
+        return {**block, "state_dir": str(self.folder / "state"), **fields}
+
+    def settings(self, *, without: tuple[str, ...] = (), **fields: Any) -> Settings:
+        """Quick ones for a whole tree."""
+        block = {name: value for name, value in self.spec(**fields).items() if name not in without}
+        return Settings.model_validate(
+            {"report_interval_s": 0.2, "probe_interval_s": 0.1, "grace_s": 5.0, "security": block}
+        )
+
+    def config(self, name: str = "root", **fields: Any) -> NodeConfig:
+        return NodeConfig(name=name, listen=(("127.0.0.1", 0),), advertise=ME, settings=self.settings(**fields))
+
+    def token(self, node: str, parent: str = "root", ttl_s: float = 60.0, models: list[str] | None = None) -> str:
+        return Signer(parent, key_for(self.tree, parent)).join_token(node, ttl_s, models)
+
+    def token_file(self, node: str, parent: str = "root", **options: Any) -> str:
+        """Where a join token is, for `security.join_token`."""
+        path = self.folder / f"{node}.token"
+        write_file(path, self.token(node, parent, **options))
+        return f"file:{path}"
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.errors import UsageError
+from hierarchy.security.keys import KeyFile, create_key, digest, read_keys, revoke_keys
+from tests.builders import UNTIMED
+
+
+def test_a_key_is_in_no_file_and_is_found_by_its_hash(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    key = create_key(path, "alice", ["a", "b"])
+    assert key not in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    caller = KeyFile(path).find(key.encode())
+    assert caller is not None
+    assert caller.name == "alice"
+    assert [caller.may_use(model) for model in ("a", "b", "c")] == [True, True, False]
+    assert create_key(path, "bob", None) != key
+    assert len(KeyFile(path)) == 2
+
+
+@UNTIMED
+@given(st.binary(max_size=80))
+def test_no_other_key_is_found(tmp_path_factory: pytest.TempPathFactory, shown: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "other.yaml"
+    if not path.exists():
+        create_key(path, "alice", None)
+    keys = KeyFile(path)
+    assert keys.find(shown) is None
+    assert keys.find(read_keys(path)[0].sha256.encode()) is None  # whoever reads the file has no key
+
+
+def test_two_keys_are_valid_at_once_and_a_third_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    old, new = create_key(path, "alice", None), create_key(path, "alice", None)
+    keys = KeyFile(path)
+    assert keys.find(old.encode())
+    assert keys.find(new.encode())
+    with pytest.raises(UsageError, match=f"hierarchy key revoke --file {path} --id {digest(old.encode())[:8]}"):
+        create_key(path, "alice", None)
+    assert [entry.name for entry in revoke_keys(path, key_id=digest(old.encode())[:8])] == ["alice"]
+    assert keys.refresh()
+    assert keys.find(old.encode()) is None
+    assert keys.find(new.encode())
+    assert not keys.refresh()
+    with pytest.raises(UsageError, match="no such key"):
+        revoke_keys(path, name="bob")
+
+
+@pytest.mark.parametrize(
+    "text", ["keys: [", "keys: 3", "[1]", "keys: [{name: a}]", "keys: [{name: a, sha256: xy}]", "\x00"]
+)
+def test_a_file_that_is_none_is_refused_and_a_running_node_keeps_what_it_had(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys.yaml"
+    key = create_key(path, "alice", None)
+    keys = KeyFile(path)
+    path.write_text(text)
+    with pytest.raises(UsageError, match=str(path)) as caught:
+        KeyFile(path)
+    assert "\n" not in str(caught.value)
+    with caplog.at_level(logging.ERROR):
+        assert not keys.refresh()
+        assert not keys.refresh()
+    assert len(caplog.records) == 1
+    assert keys.find(key.encode())
+
+
+@UNTIMED
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(text, "utf-8", "surrogatepass")
+    path.chmod(0o600)
+    with contextlib.suppress(UsageError):
+        read_keys(path)
+
+
+def test_a_file_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    create_key(path, "alice", None)
+    path.chmod(0o662)
+    with pytest.raises(UsageError, match=r"mode 0662.*chmod 600"):
+        KeyFile(path)
+
+
+def test_a_file_that_is_gone_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    key = create_key(path, "alice", None)
+    keys = KeyFile(path)
+    os.unlink(path)  # noqa: PTH108
+    assert not keys.refresh()
+    assert keys.find(key.encode())

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hierarchy.config import EngineConfig, NodeConfig, Settings
+from hierarchy.errors import UsageError
+from hierarchy.security.access import Access, state_dir
+from hierarchy.security.purse import JOIN_TOKEN
+from hierarchy.security.startup import check_start, tell_risks
+from tests.certificates import Authority
+from tests.security.keyed import Keys
+
+OUTSIDE = (("10.0.0.10", 21001),)
+GPU = EngineConfig(name="gpu", kind="vllm", url="http://10.0.0.11:8000")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    return Keys(tmp_path)
+
+
+def start(security: dict[str, Any] | None = None, environ: dict[str, str] | None = None, **fields: Any) -> Access:
+    tls = fields.pop("tls", {})
+    settings = Settings.model_validate({"security": {"state_dir": "/no/such", **(security or {})}, "tls": tls})
+    config = NodeConfig(name="root", advertise="http://10.0.0.10:21001", settings=settings, **fields)
+    access = Access(config, environ or {})
+    check_start(config, access)
+    return access
+
+
+@pytest.mark.parametrize("listen", [(), (("127.0.0.1", 1),), (("::1", 1), ("localhost", 1)), (("127.9.9.9", 1),)])
+def test_on_loopback_all_is_open_without_set_up(listen: Any) -> None:
+    access = start(**({"listen": listen} if listen else {}))
+    assert not (access.exposed)
+    assert not (access.asks_clients)
+    assert not (access.asks_admins)
+    assert not (access.joining.in_force)
+    assert access.stripped == frozenset()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.10", "fe80::1", "node.example", "192.0.2.1"])
+def test_anywhere_else_nothing_starts_without_keys(host: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"node root does not start: others can reach .* no keys of clients; .*insecure"
+    ):
+        start(listen=(("127.0.0.1", 1), (host, 21001)))
+
+
+def test_what_is_missing_is_asked_for_one_by_one(keys: Keys) -> None:
+    api = {"api_keys": keys.spec()["api_keys"]}
+    with pytest.raises(UsageError, match=r"no key to know its children by; .*hierarchy token key"):
+        start(api, listen=OUTSIDE)
+    with pytest.raises(UsageError, match="no key to know its children by"):
+        start(api, listen=OUTSIDE, engines=(GPU,), children=("site-a",))
+    with pytest.raises(UsageError, match=r"without TLS; set `tls`.*--cleartext"):
+        start(api | {"key": keys.spec()["key"]}, listen=OUTSIDE)
+    with pytest.raises(UsageError, match="without TLS"):
+        start(api, listen=OUTSIDE, engines=(GPU,))
+    assert start(api | {"cleartext": True}, listen=OUTSIDE, engines=(GPU,)).asks_clients
+    assert start({**keys.spec(), "cleartext": True}, listen=OUTSIDE).joining.in_force
+    assert start(keys.spec(), listen=OUTSIDE, tls=Authority(keys.folder / "ca").issue("root")).tls.server
+
+
+def test_an_admin_address_that_others_can_reach_counts_too(keys: Keys) -> None:
+    with pytest.raises(UsageError, match=r"10.0.0.10:21001"):
+        start(admin=OUTSIDE)
+
+
+def test_a_node_with_a_token_and_no_keys_serves_its_parents_alone() -> None:
+    access = start(
+        {"cleartext": True}, {JOIN_TOKEN: "t"}, listen=OUTSIDE, engines=(GPU,), parents=("https://10.0.0.1:1",)
+    )
+    assert access.asks_clients
+    assert "serves no clients" in access.caller({b"authorization": b"Bearer x"}).refusal
+    with pytest.raises(UsageError, match="no keys of clients"):
+        start({"cleartext": True}, listen=OUTSIDE, engines=(GPU,), parents=("https://10.0.0.1:1",))
+
+
+def test_a_parent_in_the_clear_needs_leave() -> None:
+    with pytest.raises(UsageError, match=r"its parent http://10.0.0.1:1 would be spoken to without TLS"):
+        start(parents=("http://10.0.0.1:1",))
+    start(parents=("http://127.0.0.1:1", "https://10.0.0.1:1"))
+    start({"cleartext": True}, parents=("http://10.0.0.1:1",))
+
+
+def test_insecure_is_said_in_the_log_and_keys_that_are_set_hold(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+    open_access = start({"insecure": True}, listen=OUTSIDE, parents=("http://10.0.0.1:1",))
+    assert not (open_access.asks_clients)
+    assert not (open_access.asks_admins)
+    assert not (open_access.joining.in_force)
+    assert start({"insecure": True, "api_keys": keys.spec()["api_keys"]}, listen=OUTSIDE).asks_clients
+    settings = Settings.model_validate({"security": {"insecure": True}})
+    config = NodeConfig(name="root", advertise="http://x", listen=OUTSIDE, settings=settings)
+    with caplog.at_level(logging.WARNING):
+        tell_risks(config, open_access)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.text.count("insecure") == 1
+
+
+def test_workers_without_tokens_need_networks() -> None:
+    with pytest.raises(UsageError, match="`tokenless_workers` takes workers by their addresses; set `allow`"):
+        start({"tokenless_workers": True})
+
+
+@pytest.mark.parametrize(
+    ("security", "said"),
+    [
+        ({"key": "env:NOPE"}, "NOPE"),
+        ({"key": "env:BAD"}, "no key of a tree"),
+        ({"api_keys": "file:/no/keys.yaml"}, "/no/keys.yaml"),
+        ({"admin_keys": "file:/no/keys.yaml"}, "/no/keys.yaml"),
+    ],
+)
+def test_keys_that_cannot_be_used_are_one_line(security: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        start(security, {"BAD": "s3cr3t"})
+    assert "\n" not in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_files_of_certificates_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
+    good, other = Authority(tmp_path).issue("good"), Authority(tmp_path / "o").issue("other")
+    text = tmp_path / "text"
+    text.write_text("no PEM")
+    text.chmod(0o600)
+    cases = [
+        ({**good, "cert": "/no/cert.pem"}, "/no/cert.pem: cannot be read"),
+        ({**good, "key": "/no/key.pem"}, "/no/key.pem: cannot be read"),
+        ({**good, "ca": "/no/ca.pem"}, "/no/ca.pem: cannot be read"),
+        ({**good, "key": other["key"]}, "do not belong together"),
+        ({**good, "cert": str(text)}, "are no PEM certificate and private key"),
+        ({**good, "key": str(text)}, "are no PEM certificate and private key"),
+        ({"ca": str(text)}, "holds no PEM certificates"),
+    ]
+    for tls, said in cases:
+        with pytest.raises(UsageError, match=said) as caught:
+            start(tls=tls)
+        assert "\n" not in str(caught.value)
+    Path(good["key"]).chmod(0o644)
+    with pytest.raises(UsageError, match="everybody may read this private key"):
+        start(tls=good)
+
+
+def test_what_a_node_remembers_has_a_folder_of_its_own() -> None:
+    config = NodeConfig(name="n", advertise="http://n")
+    assert state_dir(config, {"STATE_DIRECTORY": "/var/lib/h:/x"}) == Path("/var/lib/h/n")
+    assert state_dir(config, {"XDG_STATE_HOME": "/s"}) == Path("/s/hierarchy/n")
+    assert state_dir(config, {}) == Path.home() / ".local/state/hierarchy/n"
+
+
+def test_a_user_without_a_home_needs_none_until_there_is_something_to_remember(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    Access(NodeConfig(name="n", advertise="http://n"), {})
+    with pytest.raises(UsageError, match=r"set `security\.state_dir`"):
+        Access(NodeConfig(name="n", advertise="http://n", parents=("http://127.0.0.1:1",)), {})

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import base64
+import json
+
+import jwt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.errors import InvalidToken, UsageError
+from hierarchy.security.tokens import CREDENTIAL_S, Signer, derived, key_for, new_tree_key
+from tests.builders import UNTIMED, Clock
+
+TREE = new_tree_key()
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
+
+
+def signer(parent: str = "root", tree: str = TREE, clock: Clock | None = None) -> Signer:
+    return Signer(parent, key_for(tree, parent), clock or Clock())
+
+
+@UNTIMED
+@given(names, names, st.none() | st.lists(st.text(min_size=1, max_size=10), max_size=4))
+def test_a_token_says_what_it_was_made_for(node: str, parent: str, models: list[str] | None) -> None:
+    one = signer(parent)
+    grant = one.check(one.join_token(node, 60, models))
+    assert (grant.kind, grant.node, grant.parent) == ("join", node, parent)
+    assert grant.models == (None if models is None else frozenset(models))
+    credential = one.check(one.credential(grant))
+    assert (credential.kind, credential.node, credential.identity) == ("credential", node, grant.identity)
+    assert credential.models == grant.models
+
+
+@UNTIMED
+@given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
+def test_what_is_no_token_is_refused_and_nothing_else_happens(text: str) -> None:
+    with pytest.raises(InvalidToken):
+        signer().check(text)
+
+
+@UNTIMED
+@given(st.data())
+def test_no_changed_byte_goes_unnoticed(data: st.DataObject) -> None:
+    token = signer().join_token("site-a", 60)
+    place = data.draw(st.integers(0, len(token) - 2))  # base64's last character has bits that mean nothing
+    other = data.draw(st.characters(codec="ascii").filter(lambda char: char != token[place]))
+    with pytest.raises(InvalidToken):
+        signer().check(token[:place] + other + token[place + 1 :])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
+)
+
+
+@UNTIMED
+@given(st.dictionaries(st.sampled_from(["sub", "exp", "iat", "jti", "kind", "models", "nbf"]), json_values))
+def test_claims_of_any_kind_are_refused_with_a_good_signature_too(claims: dict[str, object]) -> None:
+    token = jwt.encode({"aud": "root", **claims}, key_for(TREE, "root"), "HS256")
+    with pytest.raises(InvalidToken):
+        signer().check(token)
+
+
+def test_a_token_without_signature_or_of_another_algorithm_is_refused() -> None:
+    good = signer().join_token("site-a", 60)
+    claims = jwt.decode(good, options={"verify_signature": False})
+    header = base64.urlsafe_b64encode(json.dumps({"alg": "none", "typ": "JWT"}).encode()).decode().rstrip("=")
+    for forged in (f"{header}.{good.split('.')[1]}.", jwt.encode(claims, key_for(TREE, "root") * 2, "HS512")):
+        with pytest.raises(InvalidToken):
+            signer().check(forged)
+
+
+def test_times_are_the_injected_clocks() -> None:
+    clock = Clock()
+    one = signer(clock=clock)
+    token = one.join_token("site-a", 60)
+    clock.tick(59)
+    one.check(token)
+    clock.tick(1)
+    with pytest.raises(InvalidToken, match="expired"):
+        one.check(token)
+
+
+def test_a_credential_is_replaced_in_the_second_half_of_its_life() -> None:
+    clock = Clock()
+    one = signer(clock=clock)
+    assert one.is_stale(one.check(one.join_token("site-a", 60)))
+    credential = one.check(one.credential(one.check(one.join_token("site-a", 60))))
+    assert not one.is_stale(credential)
+    clock.tick(CREDENTIAL_S / 2 + 1)
+    assert one.is_stale(credential)
+
+
+def test_a_parent_with_its_own_key_is_no_other_parent() -> None:
+    own = derived(TREE, "site-a")
+    assert key_for(own, "site-a") == key_for(TREE, "site-a") != key_for(TREE, "root")
+    with pytest.raises(UsageError, match='the key of node "site-a"'):
+        key_for(own, "root")
+    forged = Signer("root", key_for(own, "site-a"), Clock()).join_token("site-b", 60)
+    with pytest.raises(InvalidToken, match="another key, or for another parent"):
+        signer("root").check(forged)
+    with pytest.raises(InvalidToken):
+        signer("root").check(signer("site-a").join_token("x", 60))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "tree:", "tree:abc", "node:root", "node:root:abc", "secret", TREE[:-2], "tree:" + "é"]
+)
+def test_what_is_no_key_is_refused_without_showing_it(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        key_for(text, "root")
+    assert len(text) < 5 or text.partition(":")[2] not in str(caught.value) or not text.partition(":")[2]

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.subnets.network import Network, why_not
+from tests.subnets.tree import ISOLATED, UP, Tree
+
+
+@pytest.fixture(scope="session")
+def namespaces() -> None:
+    """Skips where there are none."""
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def network(namespaces: None) -> Iterator[Network]:
+    with Network() as network:
+        yield network
+
+
+@pytest.fixture(scope="package")
+def tree(tmp_path_factory: pytest.TempPathFactory, namespaces: None) -> Iterator[Tree]:
+    """A tree that is up, in a network of its own in which nobody may dial down."""
+    with Network() as network:
+        tree = Tree(network, tmp_path_factory.mktemp("tree"), UP, ISOLATED)
+        tree.wait()
+        yield tree

@@ -1,0 +1,280 @@
+"""Nodes that join with a token, keep a credential, and are shut out: real nodes on real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from hierarchy.config import EngineConfig
+from hierarchy.node import Node
+from hierarchy.security.keys import create_key, revoke_keys
+from tests.cluster import Cluster, Running
+from tests.relay.raw import Client
+from tests.security.keyed import Keys, bearer
+from tests.support import DEADLINE_S, eventually, running_app
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    return Keys(tmp_path)
+
+
+def models(url: str, key: str) -> list[str]:
+    rows = httpx.get(f"{url}/v1/models", headers=bearer(key)).raise_for_status().json()["data"]
+    return [row["id"] for row in rows]
+
+
+def ask(url: str, key: str, model: str = "m", **fields: Any) -> httpx.Response:
+    body = {"model": model, "prompt": "x", "max_tokens": 4, **fields}
+    return httpx.post(f"{url}/v1/completions", json=body, headers=bearer(key) if key else {}, timeout=DEADLINE_S)
+
+
+def joined(cluster: Cluster, keys: Keys, **engine: Any) -> tuple[Running, Running]:
+    """A root with keys, and a site that joined it with a token."""
+    made = cluster.engine(models=("m",), **engine)
+    root = cluster.node("root", settings=keys.settings())
+    settings = keys.settings(join_token=keys.token_file("site-a"))
+    site = cluster.node("site-a", parents=(root.url,), engines=(made.url,), settings=settings)
+    eventually(lambda: models(root.url, keys.client) == ["m"], "the site to join")
+    return root, site
+
+
+def test_a_site_joins_once_with_a_token_and_comes_back_with_its_credential(cluster: Cluster, keys: Keys) -> None:
+    root, site = joined(cluster, keys)
+    credential = keys.folder / "state" / "site-a" / "credential"
+    assert credential.stat().st_mode & 0o777 == 0o600
+    cluster.stop(site)
+    eventually(lambda: models(root.url, keys.client) == [], "the farewell, which shows the site's secret")
+    engine = cluster.engine(models=("m",))
+    cluster.node("site-a", parents=(root.url,), engines=(engine.url,), settings=keys.settings())
+    eventually(lambda: models(root.url, keys.client) == ["m"], "the site to come back without a token")
+
+
+def test_a_site_reports_for_long_over_remembered_heads(cluster: Cluster, keys: Keys) -> None:
+    root, _ = joined(cluster, keys)
+    child = root.node.registry.children["site-a"]
+    registered, first = child.instance, child.seq
+    eventually(lambda: child.seq >= first + 5, "five reports")
+    assert root.node.registry.children["site-a"] is child
+    assert child.instance == registered
+    assert len(root.node.lane.seen) >= 1, "a beat's head is not parsed again"
+
+
+def test_revoked_is_shut_out_within_five_seconds_and_its_streams_end(cluster: Cluster, keys: Keys) -> None:
+    root, site = joined(cluster, keys, decode_tokens_per_s=5.0)
+    body = b'{"model": "m", "prompt": "x", "max_tokens": 1000, "stream": true}'
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n"
+    with Client(int(root.url.rpartition(":")[2])) as client:
+        client.send(head % (keys.client.encode(), len(body)) + body)
+        eventually(lambda: root.node.registry.children["site-a"].in_flight == 1, "the stream to begin")
+        client.sock.settimeout(DEADLINE_S)
+        assert client.sock.recv(16).startswith(b"HTTP/1.1 200")
+        begun = time.monotonic()
+        admin = httpx.post(f"{root.url}/admin/revoke", json={"node": "site-a"}, headers=bearer(keys.admin))
+        assert admin.json() == {"node": "site-a", "was_here": True}
+        rest = client.rest()
+        assert time.monotonic() - begun < 5.0
+    assert b"event: error" in rest
+    assert b"shut out" in rest
+    assert b"[DONE]" not in rest
+    assert root.node.registry.children == {}
+    eventually(lambda: not site.node.uplinks[0].registered, "the site to learn of it")
+    assert ask(root.url, keys.client).status_code == 404
+
+
+def test_a_revoked_site_is_let_in_again_with_a_new_token(cluster: Cluster, keys: Keys) -> None:
+    root, site = joined(cluster, keys)
+    httpx.post(f"{root.url}/admin/revoke", json={"node": "site-a"}, headers=bearer(keys.admin)).raise_for_status()
+    cluster.stop(site)
+    void = (keys.folder / "state" / "site-a" / "credential").read_text()
+    engine = cluster.engine(models=("m",))
+    settings = keys.settings(join_token=keys.token_file("site-a"))
+    again = cluster.node("site-a", parents=(root.url,), engines=(engine.url,), settings=settings)
+    eventually(lambda: models(root.url, keys.client) == ["m"], "it to show the token when its credential is refused")
+    assert (keys.folder / "state" / "site-a" / "credential").read_text() != void
+    assert again.node.uplinks[0].registered
+
+
+def test_the_lane_and_probes_dial_a_registered_name_at_the_address_that_was_checked(cluster: Cluster) -> None:
+    """On an open node, too: a worker may call itself what it likes, and its name lead where it likes."""
+    engine = cluster.engine(models=("m",))
+    root = cluster.node("root")
+    leads_to = ["169.254.169.254"]
+
+    async def resolve(host: str, port: int) -> list[str]:
+        assert host == "worker.example"
+        return leads_to
+
+    root.node.access.guard._resolve = resolve
+    url = f"http://worker.example:{engine.url.rpartition(':')[2]}"
+    status = {"model_names": ["m"], "speed": 1, "queue_length": 0}
+    worker = {"worker_name": url, "check_heart_beat": True, "worker_status": status}
+    assert httpx.post(f"{root.url}/register_worker", json=worker).status_code == 200
+    frame = httpx.post(f"{root.url}/worker_generate_stream", json={"model": "m", "prompt": "x"}).content
+    assert b"worker.example (169.254.169.254) is never dialled" in frame
+    leads_to[:] = ["127.0.0.1"]
+
+    def answers() -> bool:
+        answer = httpx.post(
+            f"{root.url}/worker_generate_stream", json={"model": "m", "prompt": "x", "max_new_tokens": 2}
+        )
+        return b'"error_code": 0' in answer.content
+
+    eventually(answers, "the same worker at a good address, once it is no longer passed over")
+
+
+def test_a_replica_that_shares_the_state_shuts_out_too(cluster: Cluster, keys: Keys) -> None:
+    root, _ = joined(cluster, keys)
+    replica = keys.config()  # another process of the root, here only to be told
+
+    Node(replica).access.joining.revoke("site-a")
+    eventually(lambda: "site-a" not in root.node.registry.children, "the root to see it", 5.0)
+
+
+# clients
+
+
+@contextlib.contextmanager
+def listening(seen: list[dict[bytes, bytes]]) -> Iterator[str]:
+    """An engine of OpenAI's API that wants a key of its own and notes what it is sent."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        fields = dict(scope["headers"])
+        good = fields.get(b"authorization") == b"Bearer engine-key"
+        if scope["method"] == "POST":
+            seen.append(fields)
+        while (await receive()).get("more_body"):
+            pass
+        body = b'{"object": "list", "data": [{"id": "m"}, {"id": "n"}]}' if good else b"{}"
+        kind = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200 if good else 401, "headers": kind})
+        await send({"type": "http.response.body", "body": body})
+
+    with running_app(app, lifespan="off") as url:
+        yield url
+
+
+@pytest.fixture
+def deep(
+    cluster: Cluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Running, Keys, list[dict[bytes, bytes]]]]:
+    """Three levels with keys above an engine that has one of its own; and what the engine was sent."""
+
+    monkeypatch.setenv("ENGINE_KEY", "engine-key")
+    seen: list[dict[bytes, bytes]] = []
+    with listening(seen) as engine:
+        root = cluster.node("root", settings=keys.settings())
+        site = cluster.node("site", parents=(root.url,), settings=keys.settings(join_token=keys.token_file("site")))
+        settings = keys.settings(join_token=keys.token_file("rack", parent="site"))
+        config = keys.config("rack").model_copy(
+            update={
+                "parents": (site.url,),
+                "settings": settings,
+                "engines": (EngineConfig(name="gpu", kind="openai", url=engine, api_key="env:ENGINE_KEY"),),
+            }
+        )
+        cluster.serve(config)
+        eventually(lambda: models(root.url, keys.client) == ["m", "n"], "three levels")
+        yield root, keys, seen
+
+
+def test_a_clients_key_ends_at_the_entry_node_and_the_engine_gets_its_own(
+    deep: tuple[Running, Keys, list[dict[bytes, bytes]]],
+) -> None:
+    root, keys, seen = deep
+    for _ in range(2):  # parsed, then remembered
+        headers = {**bearer(keys.client), "x-api-key": keys.client, "cookie": "kept=1"}
+        answer = httpx.post(f"{root.url}/v1/completions", json={"model": "m"}, headers=headers)
+        assert answer.status_code == 200
+        assert answer.headers["x-hierarchy-path"] == "site/rack/gpu"
+        fields = seen.pop()
+        assert fields[b"authorization"] == b"Bearer engine-key"
+        assert b"x-api-key" not in fields
+        assert fields[b"cookie"] == b"kept=1"
+        assert not any(name.startswith(b"x-hierarchy") for name in fields)
+        assert keys.client.encode() not in b"".join(fields.values())
+
+
+def test_keys_are_asked_for_on_the_lane_and_bound_to_models(
+    deep: tuple[Running, Keys, list[dict[bytes, bytes]]],
+) -> None:
+    root, keys, seen = deep
+    bound = create_key(keys.folder / "api.yaml", "bob", ["n"])
+    eventually(lambda: ask(root.url, bound, "n").status_code == 200, "the new key to be read")
+    for _ in range(2):
+        for key in ("", "hk-wrong", keys.admin):
+            answer = ask(root.url, key)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+            assert answer.headers["www-authenticate"] == "Bearer"
+        answer = ask(root.url, bound, "m")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "model_not_allowed")
+    frame = httpx.post(f"{root.url}/worker_generate_stream", json={"model": "m"})
+    assert frame.status_code == 200
+    assert b'"error_code": 40102' in frame.content
+    assert models(root.url, bound) == ["n"]
+    assert len(seen) == 1
+    with httpx.Client(headers=bearer(bound)) as client:  # one connection, whose head is remembered
+        assert client.post(f"{root.url}/v1/completions", json={"model": "n"}).status_code == 200
+        revoke_keys(keys.folder / "api.yaml", name="bob")
+        eventually(
+            lambda: client.post(f"{root.url}/v1/completions", json={"model": "n"}).status_code == 401,
+            "it to be void",
+            5.0,
+        )
+    assert ask(root.url, keys.client).status_code == 200
+
+
+def test_a_node_below_takes_no_clients_word_for_a_parents(
+    deep: tuple[Running, Keys, list[dict[bytes, bytes]]],
+) -> None:
+    root, _, seen = deep
+    site = root.node.registry.children["site"]
+    forged = {"x-hierarchy-auth": "0" * 32, "x-hierarchy-model": "m", "x-hierarchy-seq": "1"}
+    assert httpx.post(f"{site.url}/v1/completions", json={"model": "m"}, headers=forged).status_code == 401
+    assert httpx.post(f"{site.url}/v1/completions", json={"model": "m"}).status_code == 401
+    assert seen == []
+
+
+def test_no_secret_is_shown_in_the_tree_the_metrics_or_the_log(
+    deep: tuple[Running, Keys, list[dict[bytes, bytes]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    root, keys, _ = deep
+    ask(root.url, keys.client)
+    ask(root.url, "hk-a-wrong-one")
+    shown = "".join(httpx.get(f"{root.url}{path}", headers=bearer(keys.admin)).text for path in ("/tree", "/metrics"))
+    child = root.node.registry.children["site"]
+    credential = (keys.folder / "state" / "site" / "credential").read_text().strip()
+    shown += caplog.text + repr(child) + repr(root.node) + repr(root.node.access)
+    for secret in (
+        keys.client,
+        keys.admin,
+        keys.tree,
+        credential,
+        child.secret.decode(),
+        "engine-key",
+        "hk-a-wrong-one",
+    ):
+        assert secret not in shown
+
+
+def test_operators_have_an_address_of_their_own(cluster: Cluster, keys: Keys) -> None:
+    config = keys.config().model_copy(update={"admin": (("127.0.0.1", 0),)})
+    root = cluster.serve(config)
+    host, port = root.node.config.admin[0]
+    for path in ("/tree", "/metrics"):
+        public = httpx.get(f"{root.url}{path}", headers=bearer(keys.admin))
+        assert (public.status_code, public.json()["error"]["code"]) == (404, "not_found")
+        assert httpx.get(f"http://{host}:{port}{path}", headers=bearer(keys.admin)).status_code == 200
+        assert httpx.get(f"http://{host}:{port}{path}").status_code == 401
+
+
+def test_a_forwarding_field_does_not_change_who_asks(cluster: Cluster, keys: Keys) -> None:
+    root = cluster.node("root", settings=keys.settings(allow=["10.1.0.0/24"], tokenless_workers=True))
+    forged = {"x-forwarded-for": "10.1.0.7", "forwarded": "for=10.1.0.7"}
+    assert httpx.post(f"{root.url}/list_models", headers=forged).status_code == 401

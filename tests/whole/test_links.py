@@ -1,0 +1,405 @@
+"""Trees with reverse links: real nodes, real sockets, and what breaks between them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from hierarchy.config import Settings
+from hierarchy.relay.link import LEAST_IDLE
+from hierarchy.spec import TlsSpec
+from tests.certificates import Authority
+from tests.cluster import QUICK, Cluster, Running, chat, models_at, wait_for_model
+from tests.links import Hole, Skewed, counters, pool_of, reserve_of, wait_for_links
+from tests.relay.proxy import Proxy
+from tests.relay.raw import MODEL, SSE_HEAD, chunk
+from tests.relay.support import Engine
+from tests.support import DEADLINE_S, eventually, free_port
+
+ASK = {"model": "simulated", "messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 8}
+
+
+def over_tls(files: dict[str, str]) -> Settings:
+    return QUICK.model_copy(update={"tls": TlsSpec.model_validate(files)})
+
+
+def linked(cluster: Cluster, root: str, engine: Running, **options: object) -> Running:
+    """A site above an engine, which dials its parent."""
+    return cluster.node("site", parents=(root,), engines=(engine.url,), link="reverse", **options)  # type: ignore[arg-type]
+
+
+def never_dialled(parent: Running, child: str = "site") -> None:
+    """Make the child's own URL lead nowhere: whoever dials it all the same is found out."""
+    parent.node.registry.children[child].move_to("http://127.0.0.1:9")
+
+
+def test_requests_go_down_the_connections_that_the_child_dialled(cluster: Cluster) -> None:
+    engine, root = cluster.engine(), cluster.node("root")
+    site = linked(cluster, root.url, engine)
+    wait_for_model(root.url, "simulated")
+    never_dialled(root)
+    direct = httpx.post(f"{engine.url}/v1/chat/completions", json=ASK).content
+    answer = httpx.post(f"{root.url}/v1/chat/completions", json=ASK)
+    assert answer.status_code == 200
+    assert answer.headers["x-hierarchy-path"] == "site/site-1"
+    assert answer.content.count(b"data: ") == direct.count(b"data: ")
+    assert answer.content.endswith(b"data: [DONE]\n\n")
+    entry = httpx.get(f"{root.url}/tree").json()["children"]["site"]
+    assert (entry["link"], entry["children"]["site-1"]["link"]) == ("reverse", "direct")
+    pool = wait_for_links(root)
+    assert len(reserve_of(site).links) == len(pool.links)
+    samples = {(name, labels): value for name, labels, value in root.node.gauges()}
+    assert samples["hierarchy_links", ("site", "idle")] >= LEAST_IDLE
+
+
+def test_two_levels_of_links_and_a_cancel_that_goes_all_the_way(cluster: Cluster) -> None:
+    engine, root = cluster.engine(decode_tokens_per_s=1.0), cluster.node("root")
+    site = cluster.node("site", parents=(root.url,), link="reverse")
+    cluster.node("rack", parents=(site.url,), engines=(engine.url,), link="reverse")
+    wait_for_model(root.url, "simulated")
+    with httpx.stream("POST", f"{root.url}/v1/chat/completions", json={**ASK, "max_tokens": 1000}) as answer:
+        assert answer.headers["x-hierarchy-path"] == "site/rack/rack-1"
+        eventually(lambda: counters(engine)["running"] == 1, "the engine to be at work")
+    eventually(lambda: counters(engine)["running"] == 0, "the engine to be free")
+    eventually(lambda: all(not child.in_flight for one in (root, site) for child in one.node.registry), "the leases")
+
+
+def test_a_child_of_two_parents_has_a_reserve_for_each(cluster: Cluster) -> None:
+    engine, one, two = cluster.engine(), cluster.node("one"), cluster.node("two")
+    site = cluster.node("site", parents=(one.url, two.url), engines=(engine.url,), link="reverse")
+    for parent in (one, two):
+        wait_for_links(parent)
+        wait_for_model(parent.url, "simulated")
+        never_dialled(parent)
+        assert chat(parent.url).status_code == 200
+    cluster.stop(one)
+    assert chat(two.url).status_code == 200
+    assert [reserve.open for reserve in site.node.reserves] != [False, False]
+
+
+def test_auto_is_direct_where_the_parent_can_dial_and_reverse_where_it_cannot(cluster: Cluster) -> None:
+    engine, root = cluster.engine(), cluster.node("root")
+    near = cluster.node("near", parents=(root.url,), engines=(engine.url,), link="auto")
+    other = cluster.node("other")
+    far = cluster.node("far", parents=(root.url,), engines=(engine.url,), link="auto", advertise=other.url)
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    cluster.node("farther", parents=(root.url,), engines=(engine.url,), link="auto", advertise=nowhere)
+    wait_for_model(root.url, "simulated", 3)
+    links = {name: entry["link"] for name, entry in httpx.get(f"{root.url}/tree").json()["children"].items()}
+    assert links == {"near": "direct", "far": "reverse", "farther": "reverse"}
+    assert not reserve_of(near).links
+    wait_for_links(root, "far")
+    assert {chat(root.url).status_code for _ in range(6)} == {200}
+    assert reserve_of(far).open
+
+
+def test_get_worker_address_is_this_node_s_own_for_a_child_that_cannot_be_dialled(cluster: Cluster) -> None:
+    engine, root = cluster.engine(), cluster.node("root")
+    linked(cluster, root.url, engine)
+    wait_for_model(root.url, "simulated")
+    answer = httpx.post(f"{root.url}/get_worker_address", json={"model": "simulated"})
+    assert answer.json() == {"address": root.url}
+
+
+def test_admin_commands_go_down_the_links(cluster: Cluster) -> None:
+    engine, root = cluster.engine(), cluster.node("root")
+    site = cluster.node("site", parents=(root.url,), link="reverse")
+    rack = cluster.node("rack", parents=(site.url,), engines=(engine.url,), link="reverse")
+    wait_for_model(root.url, "simulated")
+    never_dialled(root)
+    for path, holder in (("site/rack/rack-1", rack), ("site/rack", site), ("site", root)):
+        answer = httpx.post(f"{root.url}/admin/drain", json={"path": path})
+        name = path.rpartition("/")[2]
+        assert answer.json() == {"node": holder.node.identity.name, "child": name, "draining": True}
+        assert holder.node.registry.children[name].draining
+        eventually(lambda: not models_at(root.url), "the drain to be reported up")
+        assert chat(root.url).status_code == 503
+        assert httpx.post(f"{root.url}/admin/undrain", json={"path": path}).status_code == 200
+        wait_for_model(root.url, "simulated")
+    status = httpx.get(f"{root.url}/admin/status", params={"path": "site/rack"}).json()
+    assert (status["name"], status["children"]["rack-1"]["kind"]) == ("rack", "simulated")
+    missing = httpx.get(f"{root.url}/admin/status", params={"path": "site/cellar"})
+    assert missing.status_code == 404
+    assert "no child 'cellar' at site; children here: rack" in missing.json()["error"]["message"]
+
+
+# -- bursts --------------------------------------------------------------------------------------------------
+
+
+def test_many_requests_at_once_on_a_cold_link_are_all_served_and_the_surplus_goes(cluster: Cluster) -> None:
+    root_clock = Skewed()
+    engine, root = cluster.engine(slots=1000, decode_tokens_per_s=5.0), cluster.node("root", clock=root_clock)
+    linked(cluster, root.url, engine)
+    wait_for_model(root.url, "simulated")
+    pool = wait_for_links(root, count=1)
+    count = 100
+
+    async def burst() -> list[int]:
+        limits = httpx.Limits(max_connections=count)
+        async with httpx.AsyncClient(limits=limits, timeout=DEADLINE_S) as client:
+            body = {**ASK, "stream": False, "max_tokens": 3}
+            asked = [client.post(f"{root.url}/v1/chat/completions", json=body) for _ in range(count)]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    assert asyncio.run(burst()) == [200] * count
+    tally = root.node.metrics.tally("simulated", "openai", "site")
+    assert tally.outcomes == {"ok": count}  # no attempt was lost either
+    assert len(pool.links) >= 20
+    root_clock.skew += 1000.0  # idle for long
+    eventually(lambda: len(pool.links) <= LEAST_IDLE + 2, "the surplus to be closed")
+    assert chat(root.url).status_code == 200
+
+
+# -- ends ----------------------------------------------------------------------------------------------------
+
+
+async def streamed(url: str, meanwhile: object) -> bytes:
+    """A stream's whole content; `meanwhile()` is called at its first bytes."""
+    async with (
+        httpx.AsyncClient(timeout=DEADLINE_S) as client,
+        client.stream("POST", f"{url}/v1/chat/completions", json={**ASK, "max_tokens": 20}) as answer,
+    ):
+        parts = []
+        async for part in answer.aiter_raw():
+            if not parts:
+                meanwhile()  # type: ignore[operator]
+            parts.append(part)
+        return b"".join(parts)
+
+
+@pytest.mark.parametrize("end", ["child", "parent"])
+def test_sigterm_of_either_end_finishes_running_streams(cluster: Cluster, end: str) -> None:
+    engine, root = cluster.engine(decode_tokens_per_s=20.0), cluster.node("root")
+    site = linked(cluster, root.url, engine)
+    wait_for_model(root.url, "simulated")
+    ending = site if end == "child" else root
+    content = asyncio.run(streamed(root.url, lambda: setattr(ending.server, "should_exit", True)))
+    assert content.endswith(b"data: [DONE]\n\n")
+    eventually(ending.task.done, "it to end once its stream was finished")
+    eventually(lambda: not reserve_of(site).links, "the links to be gone")
+
+
+def test_a_parent_that_restarts_is_dialled_again(cluster: Cluster) -> None:
+    engine, root = cluster.engine(), cluster.node("root")
+    site = linked(cluster, root.url, engine)
+    wait_for_links(root)
+    port = root.node.config.listen[0][1]
+    cluster.stop(root)
+    eventually(lambda: not reserve_of(site).links, "the links to be gone")
+    again = cluster.node("root", port=port)
+    wait_for_model(again.url, "simulated")
+    assert chat(again.url).status_code == 200
+    wait_for_links(again)
+
+
+def test_a_parent_that_forgot_its_child_hears_of_it_again_by_its_links(cluster: Cluster) -> None:
+    engine = cluster.engine()
+    root = cluster.node("root")
+    site = cluster.node(
+        "site",
+        parents=(root.url,),
+        engines=(engine.url,),
+        link="reverse",
+        settings=Settings(report_interval_s=60.0, probe_interval_s=0.1),  # no report would tell it soon
+    )
+    wait_for_links(root)
+    root.node.registry.remove("site")
+    cluster.call(sweep(root))
+    eventually(lambda: not reserve_of(site).links, "the pool to be closed")
+    wait_for_model(root.url, "simulated")
+    assert chat(root.url).status_code == 200
+
+
+def test_a_child_whose_secret_is_wrong_gets_no_link_and_registers_again(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, root = cluster.engine(), cluster.node("root")
+    site = linked(cluster, root.url, engine)
+    pool = wait_for_links(root)
+    root.node.registry.children["site"].secret = b"another"
+    cluster.loop.call_soon_threadsafe(pool.renew)
+    eventually(lambda: "it answered 403" in caplog.text, "the refusal")
+    wait_for_model(root.url, "simulated")
+    assert root.node.registry.children["site"].secret == site.node.uplinks[0].secret
+    eventually(lambda: chat(root.url).status_code == 200, "links again")
+
+
+async def sweep(node: Running) -> None:
+    node.node.lane.sweep(node.node.connections)
+
+
+# -- broken ways ---------------------------------------------------------------------------------------------
+
+
+def test_a_black_hole_is_found_by_both_ends_and_dialled_round(cluster: Cluster) -> None:
+    root_clock, site_clock = Skewed(), Skewed()
+    engine, root = cluster.engine(), cluster.node("root", clock=root_clock)
+    hole = Hole(cluster, root.url)
+    site = linked(cluster, hole.url, engine, clock=site_clock)
+    pool = wait_for_links(root)
+    lost = [set(pool.links), set(reserve_of(site).links)]
+    hole.swallow()  # what there is; new connections work, as behind a NAT that was restarted
+    assert lost[0]
+    assert lost[1]
+    for _ in range(24):  # twelve seconds, of which no more than half a one passes between two looks
+        for clock, running in ((root_clock, root), (site_clock, site)):
+            clock.skew += 0.5
+            cluster.call(sweep(running))
+    assert not (lost[0] & pool.links)
+    eventually(lambda: not (lost[1] & reserve_of(site).links), "the child to have dropped its ends")
+    wait_for_links(root)
+    wait_for_model(root.url, "simulated")
+    assert chat(root.url).status_code == 200
+    hole.close()
+
+
+def test_a_stream_cut_in_the_middle_of_a_link_ends_in_an_error_event_and_frees_the_engine(cluster: Cluster) -> None:
+    engine, root = cluster.engine(decode_tokens_per_s=10.0), cluster.node("root")
+    hole = Hole(cluster, root.url)
+    linked(cluster, hole.url, engine)
+    wait_for_model(root.url, "simulated")
+    content = asyncio.run(streamed(root.url, hole.cut))
+    assert b"event: error\ndata: " in content
+    assert b"[DONE]" not in content
+    eventually(lambda: counters(engine)["running"] == 0, "the engine to be free")
+    eventually(lambda: chat(root.url).status_code == 200, "it to heal")
+    hole.close()
+
+
+# -- proxies and TLS -----------------------------------------------------------------------------------------
+
+
+def test_links_and_registrations_go_through_a_proxy(cluster: Cluster) -> None:
+    engine, root = cluster.engine(), cluster.node("root")
+    with Proxy(cluster, auth="joe:secret") as proxy:
+        linked(cluster, root.url, engine, proxy=proxy.url)
+        wait_for_links(root)
+        wait_for_model(root.url, "simulated")
+        assert chat(root.url).status_code == 200
+        assert {line.split()[0] for line in proxy.asked} == {"CONNECT", "POST"}
+        authority = root.url.removeprefix("http://")
+        assert f"CONNECT {authority} HTTP/1.1" in proxy.asked
+
+
+def test_the_environment_s_proxy_is_used_unless_no_proxy_says_otherwise(cluster: Cluster) -> None:
+    engine, root = cluster.engine(), cluster.node("root")
+    with Proxy(cluster) as proxy:
+        environ = {"http_proxy": proxy.url, "no_proxy": "elsewhere"}
+        site = linked(cluster, root.url, engine, proxy="env", environ=environ)
+        wait_for_links(root)
+        count = len(proxy.asked)
+        assert count > LEAST_IDLE
+        cluster.stop(site)
+        linked(cluster, root.url, engine, proxy="env", environ={**environ, "no_proxy": "127.0.0.1"})
+        wait_for_links(root)
+        assert not [line for line in proxy.asked[count:] if line.startswith("CONNECT")]
+
+
+def test_a_proxy_that_refuses_is_named_in_the_log(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    engine, root = cluster.engine(), cluster.node("root")
+    with Proxy(cluster, refuse=True) as proxy:
+        linked(cluster, root.url, engine, proxy=proxy.url)
+        eventually(lambda: "answered CONNECT with 'HTTP/1.1 403 Forbidden'" in caplog.text, "the complaint")
+
+
+@pytest.mark.parametrize("through_proxy", [False, True])
+def test_links_over_tls(cluster: Cluster, authority: Authority, through_proxy: bool) -> None:
+    engine = cluster.engine(decode_tokens_per_s=100.0)
+    root = cluster.node("root", settings=over_tls(authority.issue("root")))
+    url = root.url
+    with Proxy(cluster) as proxy:
+        option = {"proxy": proxy.url} if through_proxy else {}
+        site = linked(cluster, url, engine, settings=over_tls({"ca": str(authority.ca_file)}), **option)
+        wait_for_links(root)
+        with authority.client() as http:
+            eventually(lambda: root.node.ready, "the model")
+            answer = http.post(f"{url}/v1/chat/completions", json=ASK)
+            assert answer.content.endswith(b"data: [DONE]\n\n")
+            assert answer.headers["x-hierarchy-path"] == "site/site-1"
+            big = {**ASK, "messages": [{"role": "user", "content": "x" * 2_000_000}]}
+            assert http.post(f"{url}/v1/chat/completions", json=big).content.endswith(b"data: [DONE]\n\n")
+            with http.stream("POST", f"{url}/v1/chat/completions", json={**ASK, "max_tokens": 1000}):
+                eventually(lambda: counters(engine)["running"] == 1, "the engine to be at work")
+            eventually(lambda: counters(engine)["running"] == 0, "the cancel to have gone down")
+        assert bool(proxy.asked) == through_proxy
+        cluster.stop(site)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_client_that_does_not_read_pauses_the_engine_through_a_link(
+    cluster: Cluster, authority: Authority, secure: bool
+) -> None:
+    size = 30_000_000  # more than the kernel takes of it at three connections
+    engine = Engine(cast(Any, None), otherwise=(SSE_HEAD, chunk(b"x" * size), chunk(b"")))
+    cluster.call(engine.start())
+    root = cluster.node("root", settings=over_tls(authority.issue("root")) if secure else QUICK)
+    url, trusting = root.url, over_tls({"ca": str(authority.ca_file)})
+    cluster.node("site", parents=(url,), engines=(engine.url,), kind="openai", link="reverse", settings=trusting)
+    pool = wait_for_links(root)
+    eventually(lambda: root.node.ready, "the model")
+    with (
+        authority.client() as http,
+        http.stream("POST", f"{url}/v1/chat/completions", json={**ASK, "model": MODEL}) as answer,
+    ):
+        eventually(lambda: any(link._paused for link in pool.links), "the link to be paused")
+        waiting = [link.transport.get_write_buffer_size() for link in root.node.connections]
+        assert max(waiting) < 1_000_000
+        assert len(answer.read()) == size
+    eventually(lambda: len(pool.idle) == len(pool.links), "the link to be given back")
+    assert not any(link._paused for link in pool.links)
+    cluster.call(engine.stop())
+
+
+# -- kill -9 -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A node of its own process, without any proxy of the environment."""
+    argv = [sys.executable, "-m", "hierarchy", "serve", "--host", "127.0.0.1", *arguments]
+    environ = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL, env=environ) as popen:
+        try:
+            yield popen
+        finally:
+            popen.kill()
+
+
+def test_a_killed_parent_frees_the_engine_and_is_dialled_again(cluster: Cluster) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    engine = cluster.engine(decode_tokens_per_s=10.0)
+    site = linked(cluster, url, engine)
+    with process("--node", "root", "--port", str(port)) as root:
+        eventually(lambda: len(reserve_of(site).links) >= LEAST_IDLE, "the links", 20)
+        wait_for_model(url, "simulated")
+        with pytest.raises(httpx.HTTPError):
+            asyncio.run(streamed(url, lambda: os.kill(root.pid, signal.SIGKILL)))
+    eventually(lambda: counters(engine)["running"] == 0, "the engine to be free")
+    eventually(lambda: not reserve_of(site).links, "the links to be gone")
+    with process("--node", "root", "--port", str(port)):
+        eventually(lambda: len(reserve_of(site).links) >= LEAST_IDLE, "links to the next one", 20)
+        wait_for_model(url, "simulated")
+        assert chat(url).status_code == 200
+
+
+def test_a_killed_child_ends_its_streams_with_an_error_and_leaves_no_link(cluster: Cluster) -> None:
+    engine, root = cluster.engine(decode_tokens_per_s=10.0), cluster.node("root")
+    options = ("--node", "site", "--parent", root.url, "--link", "reverse", "--engine", f"simulated={engine.url}")
+    with process(*options, "--port", str(free_port())) as site:
+        eventually(lambda: root.node.ready, "the site", 20)
+        pool = pool_of(root)
+        content = asyncio.run(streamed(root.url, lambda: os.kill(site.pid, signal.SIGKILL)))
+    assert b"event: error\ndata: " in content
+    assert b"[DONE]" not in content
+    eventually(lambda: not pool.links, "the links to be gone")
+    assert chat(root.url).status_code in (502, 503)
