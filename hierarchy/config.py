@@ -144,8 +144,8 @@ class NodeSpec(Settings):
     )
     admin_listen: OptionalListen = Field(
         default=None,
-        description="address like `listen`, at which alone `/admin/*`, `/tree` and `/metrics` are served; default: "
-        "beside the rest",
+        description="address like `listen`, at which alone `/admin/*`, `/tree`, `/route` and `/metrics` are served; "
+        "default: beside the rest",
     )
     advertise: str | None = Field(
         default=None,
@@ -270,7 +270,7 @@ class NodeConfig(Strict):
     name: Name
     listen: tuple[Address, ...] = (("localhost", DEFAULT_PORT),)
     advertise: str
-    admin: tuple[Address, ...] = ()  #: where alone `/admin/*`, `/tree` and `/metrics` are served; (): everywhere
+    admin: tuple[Address, ...] = ()  #: where alone operators' paths are served; (): everywhere
     parents: tuple[str, ...] = ()  #: URLs of the nodes to register with
     link: LinkWish = "direct"
     proxy: str = "env"

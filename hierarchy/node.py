@@ -135,9 +135,8 @@ class Node:
 
     def _start_uplink(self, parent: str, http: httpx.AsyncClient) -> None:
         """Register with a parent, and keep links to it if they are to be dialled from here."""
-        link, proxy = self.config.link, None
-        if link != "direct" or self.config.proxy != "env":
-            proxy = proxy_for(parent, self.config.proxy, self._environ)
+        link = self.config.link
+        proxy = proxy_for(parent, self.config.proxy, self._environ, link)
         if proxy is not None:
             http = httpx.AsyncClient(
                 trust_env=False, follow_redirects=False, verify=self.access.tls.node, proxy=proxy.url

@@ -1,7 +1,8 @@
 """One node's part of a tree as a YAML of its own: what its machine needs, and nothing of other sites.
 
-The node and its engines stand in it as they were written, with `defaults` and `aliases`. Of the parent and of the nodes
-right below only their place is kept, so that the part can be checked like a whole tree.
+The node and its engines stand in it as they were written, with `defaults` and `aliases`; `security` and `tls` as they
+hold for this node, so that nothing comes along of where others keep their secrets. Of the parent and of the nodes right
+below only their place is kept, so that the part can be checked like a whole tree.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from hierarchy.reach import Reach, parse_reach
 from hierarchy.topology import build, cut
 
 #: sections of the file that go into every part as they are
-SHARED = ("version", "defaults", "aliases")
+SHARED = ("version", "aliases")
 #: sections of which a part holds what it needs
-PARTLY = ("subnets", "reach", "nodes", "engines", "slice")
-#: what of another node stands in a part: where it is, and nothing that it does or knows
+PARTLY = ("defaults", "subnets", "reach", "nodes", "engines", "slice")
+#: blocks of `defaults` that stand in a part at its node alone
+BLOCKS = ("security", "tls")
+#: what of another node stands in a part: where it is, and nothing that it does or knows: no keys, no certificates
 PLACE = ("parent", "listen", "advertise", "link", "subnet")
 
 
@@ -35,6 +38,10 @@ def slice_of(loaded: LoadedTree, name: str) -> dict[str, Any]:
     tree, graph = loaded.config, build(loaded.config)
     written = tree.model_dump(mode="json", exclude_unset=True)
     part = {section: written[section] for section in SHARED if section in written}
+    defaults, own = written.get("defaults", {}), written["nodes"][name]
+    own |= {block: defaults.pop(block) | own.get(block, {}) for block in BLOCKS if block in defaults}
+    if defaults:
+        part["defaults"] = defaults
     part["slice"] = name
     parent = tree.nodes[name].parent
     kept = [key for key in tree.nodes if key in (name, parent) or tree.nodes[key].parent == name]

@@ -70,6 +70,39 @@ def test_nothing_of_other_sites_is_in_it(tmp_path: Path) -> None:
     assert "engines" not in root
 
 
+SECRETS = """\
+version: 1
+defaults:
+  security: {key: "env:TREE", join_token: "env:OTHERS", state_dir: "/var/x"}
+  tls: {cert: o.pem, key: o.key, ca: ca.pem, require_client_cert: true}
+nodes:
+  root: {listen: "10.0.0.1:1", security: {admin_keys: "file:/root/admins"}, admin_listen: "127.0.0.1:2"}
+  a:
+    parent: root
+    listen: "10.1.0.1:1"
+    link: auto
+    proxy: http://10.1.0.9:3128
+    security: {key: "env:OWN", join_token: "file:mine"}
+    tls: {cert: a.pem, key: a.key}
+  b: {parent: a, listen: "10.2.0.1:1", security: {join_token: "env:B"}, proxy: http://10.2.0.9:3128}
+engines:
+  a1: {parent: a, kind: vllm, url: "http://10.1.0.11:8000", api_key: "env:A1"}
+  b1: {parent: b, kind: vllm, url: "http://10.2.0.11:8000", api_key: "env:B1"}
+"""
+
+
+def test_of_secrets_and_certificates_only_its_own_places_are_in_it(tmp_path: Path) -> None:
+    loaded = from_text(tmp_path, SECRETS)
+    every_node(loaded, tmp_path)
+    part = slice_of(loaded, "a")
+    assert "defaults" not in part
+    assert part["nodes"]["a"]["security"] == {"key": "env:OWN", "join_token": "file:mine", "state_dir": "/var/x"}
+    assert part["nodes"]["a"]["tls"] == {"cert": "a.pem", "key": "a.key", "ca": "ca.pem", "require_client_cert": True}
+    text = as_yaml(part, "x")
+    assert not [word for word in ("TREE", "OTHERS", "o.pem", "admins", "env:B", "10.2.0.9", ":2") if word in text]
+    assert part["nodes"]["root"] == {"listen": ["10.0.0.1:1"], "advertise": "https://10.0.0.1:1"}
+
+
 def test_of_each_section_it_is_decided_whether_it_belongs_into_a_part() -> None:
     assert {*SHARED, *PARTLY} == TreeConfig.model_fields.keys()
 

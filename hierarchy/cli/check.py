@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import networkx as nx
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from hierarchy.cli.admin import AdminKeyFile
 from hierarchy.cli.ask import fetch_json
 from hierarchy.cli.chat import base_url
 from hierarchy.cli.risks import show_risks
@@ -28,6 +29,7 @@ def check(
         str | None, typer.Option(metavar="URL", help="compare with the running tree below this node")
     ] = None,
     risks: Annotated[bool, typer.Option("--risks", help="tell what the loss of each node or link takes away")] = False,
+    admin_key_file: AdminKeyFile = None,
 ) -> None:
     """Check the configuration of a tree; print every problem with its line and how to mend it.
 
@@ -45,7 +47,7 @@ def check(
         _print((problem.where, problem.what) for problem in problems)
         raise typer.Exit(1)
     graph = build(loaded.config)
-    running = None if live is None else build_live(fetch_json(base_url(live), "/tree"))
+    running = None if live is None else build_live(_ask_tree(loaded, live, admin_key_file))
     agrees = running is None or _compare(loaded, graph, running, live or "")
     if risks:
         seen = graph if running is None else present(running)
@@ -54,6 +56,12 @@ def check(
         raise typer.Exit(1)
     if not risks:
         typer.echo(_summary(graph, running))
+
+
+def _ask_tree(loaded: LoadedTree, url: str, key_file: Path | None) -> dict[str, Any]:
+    tree = loaded.config
+    settings = tree.nodes[tree.slice].settings(tree.defaults) if tree.slice else tree.defaults
+    return fetch_json(base_url(url), "/tree", key_file=key_file, tls=settings.tls)
 
 
 def _compare(loaded: LoadedTree, graph: nx.DiGraph, running: nx.DiGraph, url: str) -> bool:

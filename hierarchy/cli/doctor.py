@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hierarchy.cli.admin import ADMIN_KEY, AdminKeyFile, bearer
 from hierarchy.config import load
 from hierarchy.doctor import Finding, Mark, Report, examine
 from hierarchy.errors import UsageError
@@ -27,6 +28,7 @@ MARKS = {
 def doctor(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a tree, or a slice of one.")],
     node: Annotated[str | None, typer.Option(help="which node this machine is for; default: a slice's")] = None,
+    admin_key_file: AdminKeyFile = None,
 ) -> None:
     """Examine this machine: its addresses and limits, the way to the parent and back, the engines' health; and
     recommend a `link`.
@@ -38,7 +40,7 @@ def doctor(
     name = node or loaded.config.slice or (names[0] if len(names) == 1 else None)
     if name is None:
         raise UsageError(f"{config} has {len(names)} nodes; say which one with --node: {', '.join(names)}")
-    report = asyncio.run(examine(loaded, name))
+    report = asyncio.run(examine(loaded, name, admin=bearer(admin_key_file, ADMIN_KEY)))
     _show(report)
     if not report.good:
         raise typer.Exit(1)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import httpx
 
 from hierarchy.address import parse_url
-from hierarchy.config import NodeSpec
 from hierarchy.doctor.finding import Finding, fail, ok, skip, warn
 from hierarchy.doctor.parent import TIMEOUT_S, Way
 from hierarchy.engines.reading import Answer
 from hierarchy.errors import EngineUnreadable
-
-LINKS = get_args(NodeSpec.model_fields["link"].annotation)
 
 
 @dataclass(frozen=True)
@@ -26,8 +23,14 @@ class Back:
     finding: Finding
 
 
-async def way_back(name: str, advertise: str, way: Way, allowed: bool | None, http: httpx.AsyncClient) -> Back:
-    """allowed: what `subnets` and `reach` say of the parent dialling this node; None if they say nothing."""
+async def way_back(
+    name: str, advertise: str, way: Way, allowed: bool | None, http: httpx.AsyncClient, link: str = "direct"
+) -> Back:
+    """allowed: what `subnets` and `reach` say of the parent dialling this node; None if they say nothing.
+
+    link: as it is written. With `auto` the parent has dialled back when the node registered, and its tree tells how
+    that went.
+    """
     test = f"on the parent's machine: curl -m 5 {advertise}/health"
     if allowed is False:
         return Back(False, fail("way back", "`subnets` and `reach` let nobody dial this node from there", ""))
@@ -35,9 +38,16 @@ async def way_back(name: str, advertise: str, way: Way, allowed: bool | None, ht
         return await _from_here(advertise)
     if not way.answers:
         return Back(None, warn("way back", "not known", f"test it {test}"))
-    state, detail = await _as_the_parent_sees(name, way.url, http)
+    state, detail, seen = await _as_the_parent_sees(name, way.url, http)
     if state == "ejected":
         return Back(False, fail("way back", f"the parent has just failed: {detail or 'ejected'}", f"test it {test}"))
+    if state == "up" and link == "auto" and seen == "direct":
+        return Back(True, ok("way back", "the parent dialled this node when it registered"))
+    if state == "up" and seen == "reverse":
+        if link == "auto":
+            why = "the parent tried when this node registered, and could not dial it"
+            return Back(False, ok("way back", f"{why}: requests come over links from here"))
+        return Back(None, ok("way back", "none is needed: requests come over links from here"))
     answered = await _answered(name, way.url, http)
     if answered:
         return Back(True, ok("way back", f"{answered} requests of the parent have been answered by this node"))
@@ -58,12 +68,14 @@ async def _from_here(advertise: str) -> Back:
     return Back(True, ok("way back", f"the parent is on this machine, and {advertise} can be dialled from it"))
 
 
-async def _as_the_parent_sees(name: str, url: str, http: httpx.AsyncClient) -> tuple[str, str]:
-    """(state, detail) of this node in the parent's tree; ("", "") if it is not there or may not be seen."""
+async def _as_the_parent_sees(name: str, url: str, http: httpx.AsyncClient) -> tuple[str, str, str]:
+    """(state, detail, link) of this node in the parent's tree; all "" if it is not there or may not be seen."""
     page = await _json(http, f"{url}/tree")
     children = page.get("children") if isinstance(page, dict) else None
     entry = children.get(name) if isinstance(children, dict) else None
-    return (str(entry.get("state", "")), str(entry.get("detail", ""))) if isinstance(entry, dict) else ("", "")
+    if not isinstance(entry, dict):
+        return "", "", ""
+    return str(entry.get("state", "")), str(entry.get("detail", "")), str(entry.get("link", ""))
 
 
 async def _answered(name: str, url: str, http: httpx.AsyncClient) -> int:
@@ -100,9 +112,9 @@ def recommend(link: str, way: Way | None, back: Back | None) -> Finding:
         return _advice("reverse", link, "the parent cannot dial this node, and a link from here arrives")
     if not way.upgrades:
         return _advice("direct", link, "a link from here does not arrive; make sure that the parent can dial this node")
-    if "auto" in LINKS:
-        return _advice("auto", link, "whether the parent can dial this node is not known; it finds out by itself")
-    return ok("link", f"{link} is written; `direct` if the test above succeeds, else `reverse`, which works from here")
+    if way.here:
+        return _advice("direct", link, "the parent is on this machine")
+    return _advice("auto", link, "whether the parent can dial this node is not known here; it finds out by itself")
 
 
 def _advice(link: str, written: str, why: str) -> Finding:

@@ -11,15 +11,19 @@ from dataclasses import dataclass
 import httpx
 
 from hierarchy.config import EngineConfig, LoadedTree, NodeConfig
+from hierarchy.dial import proxy_for
 from hierarchy.doctor.back import recommend, way_back
 from hierarchy.doctor.finding import Finding, Mark, fail, ok, skip, warn
 from hierarchy.doctor.machine import check_files, check_listen, check_proxy
 from hierarchy.doctor.parent import TIMEOUT_S, walk
 from hierarchy.engines import ADAPTERS
 from hierarchy.engines.reading import serve_as
-from hierarchy.errors import HierarchyError
+from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.health import PROBE_TIMEOUT_S
 from hierarchy.reach import parse_reach
+from hierarchy.security.secret import read_secret
+from hierarchy.security.tls import Tls
+from hierarchy.spec import TlsSpec
 from hierarchy.topology import build, cut
 
 
@@ -38,38 +42,70 @@ class Report:
         return not any(finding.mark is Mark.FAIL for finding in [*found, self.link])
 
 
-async def examine(loaded: LoadedTree, name: str, environ: Mapping[str, str] = os.environ) -> Report:
+async def examine(
+    loaded: LoadedTree, name: str, environ: Mapping[str, str] = os.environ, admin: Mapping[str, str] | None = None
+) -> Report:
     """Look at the machine, the parent and the engines of one node.
 
+    admin: header fields with an admin key, which are shown to the node itself and to its parent, and to no engine.
+
     Raises:
-        UsageError: there is no such node, or the configuration has problems.
+        UsageError: there is no such node, the configuration has problems, or a proxy's URL has.
     """
     config = cut(loaded, name)
-    async with httpx.AsyncClient(trust_env=False, follow_redirects=False) as http:
+    tls, certificates = _open_tls(config.settings.tls)
+    parent = config.parents[0] if config.parents else None
+    proxy = proxy_for(parent, config.proxy, environ, config.link) if parent else None
+    own = httpx.AsyncClient(trust_env=False, verify=tls.node, headers=admin)
+    above = httpx.AsyncClient(trust_env=False, verify=tls.node, headers=admin, proxy=proxy.url if proxy else None)
+    async with own, above:
         machine = [
-            *check_listen([address for address in config.listen if address[1]], await _running(config, http)),
+            *check_listen([address for address in config.listen if address[1]], await _running(config, own)),
             check_files(*resource.getrlimit(resource.RLIMIT_NOFILE)),
-            check_proxy(environ),
+            check_proxy(proxy, environ),
+            *certificates,
         ]
-        engines = list(await asyncio.gather(*(check_engine(engine, http) for engine in config.engines)))
+        engines = [_check_engine(engine, tls, environ) for engine in config.engines]
+        found = list(await asyncio.gather(*engines))
         sections = {"machine": machine}
         way = back = None
-        if config.parents:
-            way = await walk(config.parents[0], http)
-            back = await way_back(name, config.advertise, way, _allowed(loaded, name), http)
-            sections[f"parent {config.parents[0]}"] = [*way.findings, *([back.finding] if way.reached else [])]
-    if engines:
-        sections["engines"] = engines
-    return Report(name, sections, recommend(loaded.config.nodes[name].link, way, back))
+        if parent is not None:
+            way = await walk(parent, above, tls=tls.node, proxy=proxy)
+            back = await way_back(name, config.advertise, way, _allowed(loaded, name), above, config.link)
+            sections[f"parent {parent}"] = [*way.findings, *([back.finding] if way.reached else [])]
+    if found:
+        sections["engines"] = found
+    return Report(name, sections, recommend(config.link, way, back))
+
+
+def _open_tls(spec: TlsSpec) -> tuple[Tls, list[Finding]]:
+    """The node's certificates; what is wrong with them is a finding, and the rest goes on with the system's."""
+    try:
+        return Tls(spec), []
+    except UsageError as error:
+        return Tls(TlsSpec()), [fail("certificates", str(error), "the node does not start without them")]
 
 
 async def _running(config: NodeConfig, http: httpx.AsyncClient) -> str:
-    """The node's name if it runs here already, at the address that it advertises."""
+    """The node's name if it runs here already, at the address that it advertises; "a node" if it tells nobody."""
     try:
         page = (await http.get(f"{config.advertise}/health", timeout=TIMEOUT_S)).json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return ""
+    if page == {"status": "ok"}:
+        return "a node"
     return config.name if isinstance(page, dict) and page.get("node") == config.name else ""
+
+
+async def _check_engine(engine: EngineConfig, tls: Tls, environ: Mapping[str, str]) -> Finding:
+    """With the engine's own key, as the node asks it."""
+    try:
+        key = read_secret(engine.api_key, environ) if engine.api_key else ""
+    except UsageError as error:
+        return fail(f"{engine.name} ({engine.kind})", f"its `api_key`: {error}", "the node does not start without it")
+    headers = {"authorization": f"Bearer {key}"} if key else None
+    async with httpx.AsyncClient(trust_env=False, verify=tls.engine, headers=headers) as http:
+        return await check_engine(engine, http)
 
 
 def _allowed(loaded: LoadedTree, name: str) -> bool | None:

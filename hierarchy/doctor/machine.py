@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterable, Mapping
 
 from hierarchy.address import Address, is_wildcard, join_address
+from hierarchy.dial import Proxy
 from hierarchy.doctor.finding import Finding, fail, ok, warn
 
 FEW_FILES = 4096  # descriptors; a stream needs two, so fewer allow less than 2,000 streams
@@ -25,13 +26,16 @@ def check_files(soft: int, hard: int) -> Finding:
     return warn("files", what, f"raise it: LimitNOFILE in the service's unit, or ulimit -n{most}")
 
 
-def check_proxy(environ: Mapping[str, str]) -> Finding:
-    """A node dials its parent and children directly, whatever the environment says; a command such as curl may not."""
+def check_proxy(proxy: Proxy | None, environ: Mapping[str, str]) -> Finding:
+    """proxy: the one by which this node goes to its parent. Where it goes by none, a command such as curl may."""
+    if proxy is not None:
+        return ok("proxy", f"this node goes to its parent through {join_address((proxy.host, proxy.port))}")
     found = [name for name in environ if name.lower() in PROXIES and environ[name]]
     if not found:
         return ok("proxy", "none in the environment")
     what = f"{', '.join(sorted(found))} in the environment; this node dials its parent directly all the same"
-    return warn("proxy", what, "test with curl --noproxy '*', which does as the node does")
+    mend = "test with curl --noproxy '*', which does as the node does; or name the proxy: `proxy`"
+    return warn("proxy", what, mend)
 
 
 def check_listen(addresses: Iterable[Address], running: str) -> list[Finding]:

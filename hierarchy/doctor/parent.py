@@ -17,7 +17,8 @@ from typing import Any
 import httpx
 import msgspec
 
-from hierarchy.address import parse_url
+from hierarchy.address import join_address, parse_url
+from hierarchy.dial import Proxy, open_connection
 from hierarchy.doctor.finding import Finding, fail, ok, warn
 
 TIMEOUT_S = 5.0
@@ -32,6 +33,7 @@ class Way:
     """What was found out on the way; later steps are left out once one has failed."""
 
     url: str
+    proxy: Proxy | None = None  #: on the way
     findings: list[Finding] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
     reached: bool = False  #: TCP, and TLS where there is any
@@ -41,19 +43,28 @@ class Way:
     @property
     def here(self) -> bool:
         """Does the parent stand on this very machine, as its addresses say?"""
-        return bool(self.addresses) and all(
-            ipaddress.ip_address(ip.partition("%")[0]).is_loopback for ip in self.addresses
+        return (
+            self.proxy is None
+            and bool(self.addresses)
+            and all(ipaddress.ip_address(ip.partition("%")[0]).is_loopback for ip in self.addresses)
         )
 
 
 async def walk(
-    url: str, http: httpx.AsyncClient, now: Callable[[], float] = time.time, tls: ssl.SSLContext | None = None
+    url: str,
+    http: httpx.AsyncClient,
+    now: Callable[[], float] = time.time,
+    tls: ssl.SSLContext | None = None,
+    proxy: Proxy | None = None,
 ) -> Way:
-    """Try each step to the node at `url`. tls: for an https one; default: what this machine trusts."""
-    way = Way(url)
+    """Try each step to the node at `url`. tls: for an https one; default: what this machine trusts. proxy: on the way;
+    `http` goes through it too."""
+    way = Way(url, proxy)
     tls = (tls or ssl.create_default_context()) if url.startswith("https:") else None
     _, (host, port) = parse_url(url)
-    if not await _resolve(way, host, port) or not await _connect(way, host, port):
+    # Through a proxy it is the proxy that must resolve the parent's name.
+    first = (proxy.host, proxy.port) if proxy is not None else (host, port)
+    if not await _resolve(way, *first) or not await _connect(way, host, port):
         return way
     if tls is not None and not await _handshake(way, host, port, tls):
         return way
@@ -61,6 +72,17 @@ async def walk(
     await _greet(way, http, now)
     await _upgrade(way, host, port, tls)
     return way
+
+
+async def _open(
+    way: Way, host: str, port: int, tls: ssl.SSLContext | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """As the node itself connects to its parent."""
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    url = f"{'https' if tls else 'http'}://{join_address((host, port))}"
+    transport = await open_connection(url, lambda: protocol, tls=tls, proxy=way.proxy)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
 
 
 async def _resolve(way: Way, host: str, port: int) -> bool:
@@ -79,13 +101,15 @@ async def _connect(way: Way, host: str, port: int) -> bool:
     began = time.perf_counter()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            _, writer = await asyncio.open_connection(host, port)
+            _, writer = await _open(way, host, port)
     except TimeoutError:
         what, mend = f"no answer within {TIMEOUT_S:g} s", "a firewall drops it: open the port in this direction"
     except OSError as error:
         what, mend = _words(error), "is the parent up, and does it listen on that address?"
     else:
-        way.findings.append(ok("tcp", f"{host}:{port} in {(time.perf_counter() - began) * 1000:.1f} ms"))
+        took = f"{(time.perf_counter() - began) * 1000:.1f} ms"
+        by = "" if way.proxy is None else f", through the proxy {join_address((way.proxy.host, way.proxy.port))}"
+        way.findings.append(ok("tcp", f"{host}:{port} in {took}{by}"))
         writer.close()
         return True
     way.findings.append(fail("tcp", f"{host}:{port}: {what}", mend))
@@ -95,7 +119,7 @@ async def _connect(way: Way, host: str, port: int) -> bool:
 async def _handshake(way: Way, host: str, port: int, tls: ssl.SSLContext) -> bool:
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            _, writer = await asyncio.open_connection(host, port, ssl=tls)
+            _, writer = await _open(way, host, port, tls)
     except ssl.SSLCertVerificationError as error:
         mend = "give this machine the certificate of the parent's authority, or the parent one for that name"
         way.findings.append(fail("tls", f"its certificate is not accepted: {error.verify_message}", mend))
@@ -124,7 +148,10 @@ async def _greet(way: Way, http: httpx.AsyncClient, now: Callable[[], float]) ->
         return
     except ValueError:
         page = None
-    if not answer.is_success or not isinstance(page, dict) or "node" not in page:
+    if answer.is_success and page == {"status": "ok"}:
+        way.answers = True
+        way.findings.append(ok("node", "a node, which tells its name to nobody without a key"))
+    elif not answer.is_success or not isinstance(page, dict) or "node" not in page:
         server = answer.headers.get("server", "")
         said = f"/health answered {answer.status_code}" + (f" by {server}" if server else "")
         way.findings.append(
@@ -155,7 +182,7 @@ async def _upgrade(way: Way, host: str, port: int, tls: ssl.SSLContext | None) -
     """Does a request to turn the connection round arrive at the node, and its answer here?"""
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(host, port, ssl=tls)
+            reader, writer = await _open(way, host, port, tls)
             try:
                 writer.write(ASK_LINK.format(host=way.url.partition("://")[2]).encode())
                 answer = await _answer(reader)

@@ -18,7 +18,9 @@ ME = "http://10.1.0.1:21001"
 METRICS = 'hierarchy_requests_total{api="openai",child="site",model="m",outcome="%s"} 3.0\n'
 
 
-def looked(pages: dict[str, Any], allowed: bool | None = None, here: bool = False, advertise: str = ME) -> Back:
+def looked(
+    pages: dict[str, Any], allowed: bool | None = None, here: bool = False, advertise: str = ME, link: str = "direct"
+) -> Back:
     def answer(request: httpx.Request) -> httpx.Response:
         page = pages.get(request.url.path)
         if page is None:
@@ -28,13 +30,13 @@ def looked(pages: dict[str, Any], allowed: bool | None = None, here: bool = Fals
     async def run() -> Back:
         way = Way(PARENT, addresses=["127.0.0.1"] if here else ["10.0.0.1"], reached=True, answers=True)
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
-            return await way_back("site", advertise, way, allowed, http)
+            return await way_back("site", advertise, way, allowed, http, link)
 
     return asyncio.run(run())
 
 
-def tree(state: str, detail: str = "") -> dict[str, Any]:
-    return {"children": {"site": {"state": state, "detail": detail}}}
+def tree(state: str, detail: str = "", link: str = "") -> dict[str, Any]:
+    return {"children": {"site": {"state": state, "detail": detail, "link": link}}}
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,24 @@ def test_the_way_back(pages: dict[str, Any], allowed: bool | None, works: bool |
     assert says in back.finding.what
     if works is None:
         assert f"curl -m 5 {ME}/health" in back.finding.mend
+
+
+@pytest.mark.parametrize(
+    ("written", "seen", "works", "says"),
+    [
+        ("auto", "direct", True, "the parent dialled this node when it registered"),
+        ("auto", "reverse", False, "the parent tried when this node registered"),
+        ("reverse", "reverse", None, "none is needed"),
+        ("direct", "direct", True, "3 requests"),  # that it is written says nothing of whether it works
+    ],
+)
+def test_the_parent_has_dialled_back_where_it_was_left_to_it(
+    written: str, seen: str, works: bool | None, says: str
+) -> None:
+    back = looked({"/tree": tree("up", link=seen), "/metrics": METRICS % "ok"}, link=written)
+    assert back.works is works
+    assert says in back.finding.what
+    assert back.finding.mark is Mark.OK
 
 
 def test_a_parent_on_this_machine_has_our_way() -> None:

@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from hierarchy.doctor.finding import Mark
+from hierarchy.dial import parse_proxy
+from hierarchy.doctor.finding import Mark, ok
 from hierarchy.doctor.machine import check_files, check_listen, check_proxy
 
 
@@ -25,12 +26,14 @@ def test_files(soft: int, hard: int, mark: Mark, says: str) -> None:
     assert ("(this user may go up to 65536)" in finding.mend) == (soft == 1024)
 
 
-def test_a_proxy_is_told_of_since_nodes_do_not_use_it() -> None:
-    assert check_proxy({"PATH": "x", "http_proxy": ""}).mark is Mark.OK
-    finding = check_proxy({"HTTPS_PROXY": "http://user:hunter2@p:1", "http_proxy": "http://p:1"})
+def test_a_proxy_is_told_of_whether_the_node_uses_it_or_not() -> None:
+    assert check_proxy(None, {"PATH": "x", "http_proxy": ""}).mark is Mark.OK
+    finding = check_proxy(None, {"HTTPS_PROXY": "http://user:hunter2@p:1", "http_proxy": "http://p:1"})
     assert finding.mark is Mark.WARN
     assert finding.what.startswith("HTTPS_PROXY, http_proxy in the environment")
     assert "hunter2" not in finding.what + finding.mend
+    finding = check_proxy(parse_proxy("http://user:hunter2@p:1"), {})
+    assert finding == ok("proxy", "this node goes to its parent through p:1")
 
 
 def test_listening() -> None:
