@@ -20,8 +20,9 @@ def explain(tree: Entry, model: str, api: str) -> dict[str, Any]:
     """The way of the next request for a model through one API family, as plain JSON.
 
     `{model, api, levels, path}`: each level `{node, dispatch, candidates, passed_over, next}` with candidates `{name,
-    kind, load, speed, score, chance}` (chance: 0 to 1, of being chosen now), those passed over `{name, kind, reason}`,
-    and next the likeliest; path: "site-a/gpu-1", or "" where it would end before an engine.
+    kind, link, load, speed, score, chance}` (link: `direct` or `reverse`; chance: 0 to 1, of being chosen now), those
+    passed over `{name, kind, link, reason}`, and next the likeliest; path: "site-a/gpu-1", or "" where it would end
+    before an engine.
     """
     levels: list[dict[str, Any]] = []
     entry: Entry | None = tree
@@ -39,7 +40,8 @@ def _level(entry: Entry, model: str, api: str) -> dict[str, Any]:
     candidates: list[dict[str, Any]] = []
     passed_over: list[dict[str, Any]] = []
     for name, child in _children(entry).items():
-        known = {"name": name, "kind": str(child.get("kind") or "?")}
+        kind, link = str(child.get("kind") or "?"), str(child.get("link") or "direct")
+        known = {"name": name, "kind": kind, "link": link}
         row = _row(child, model, api)
         if child.get("state") == "up" and row is not None:
             load, speed = _number(row.get("queue_length")), _number(row.get("speed"))

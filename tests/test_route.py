@@ -76,6 +76,7 @@ def test_level_by_level_down_to_an_engine() -> None:
     table.report(engine, status_of(model(queue_length=4)))
     below = {"a": leaf("a", queue_length=3), "b": leaf("b", queue_length=1, speed=2.0)}
     table.take(site("site", model(speed=3.0, queue_length=4), children=below, dispatch="shortest_queue"))
+    table.children["site"].reverse = True
     answer = explained(table)
     assert (answer["model"], answer["api"], answer["path"]) == ("m", "openai", "site/b")
     first, second = answer["levels"]
@@ -86,8 +87,8 @@ def test_level_by_level_down_to_an_engine() -> None:
         "shortest_queue",
     )
     assert first["candidates"] == [
-        {"name": "slow", "kind": "vllm", "load": 4, "speed": 1.0, "score": 4.0, "chance": 0.0},
-        {"name": "site", "kind": "node", "load": 4, "speed": 3.0, "score": 4 / 3, "chance": 1.0},
+        {"name": "slow", "kind": "vllm", "link": "direct", "load": 4, "speed": 1.0, "score": 4.0, "chance": 0.0},
+        {"name": "site", "kind": "node", "link": "reverse", "load": 4, "speed": 3.0, "score": 4 / 3, "chance": 1.0},
     ]
     assert [(item["name"], item["score"], item["chance"]) for item in second["candidates"]] == [
         ("a", 3.0, 0.0),

@@ -79,7 +79,9 @@ def _level(level: Mapping[str, Any]) -> Table:
 
 
 def _kind(item: Mapping[str, Any]) -> str:
-    return "" if item.get("kind") == "node" else _text(item, "kind")
+    if item.get("kind") != "node":
+        return _text(item, "kind")
+    return "behind a reverse link" if item.get("link") == "reverse" else ""
 
 
 def _list(thing: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
