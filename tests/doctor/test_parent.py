@@ -19,10 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hierarchy.dial import parse_proxy
 from hierarchy.doctor import parent
 from hierarchy.doctor.finding import Mark
 from hierarchy.doctor.parent import Way, judge_upgrade, walk
 from tests.cluster import Cluster
+from tests.relay.proxy import Proxy
 from tests.support import free_port
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -93,6 +95,26 @@ def test_a_real_node(cluster: Cluster) -> None:
     assert marks(way) == dict.fromkeys(["name", "tcp", "node", "clock", "upgrade"], "ok")
     assert said(way, "node").startswith("root ")
     assert (way.reached, way.answers, way.upgrades, way.here) == (True, True, True, True)
+
+
+@pytest.mark.parametrize("refuse", [False, True])
+def test_through_a_proxy(cluster: Cluster, refuse: bool) -> None:
+    node = cluster.node("root")
+    with Proxy(cluster, refuse=refuse) as between:
+        proxy = parse_proxy(between.url)
+
+        async def run() -> Way:
+            async with httpx.AsyncClient(trust_env=False, proxy=proxy.url) as http:
+                return await walk(node.url, http, proxy=proxy)
+
+        way = asyncio.run(run())
+    assert (way.reached, way.here) == (not refuse, False)
+    if refuse:
+        assert marks(way) == {"name": "ok", "tcp": "fail"}
+        assert "answered CONNECT with 'HTTP/1.1 403 Forbidden'" in said(way, "tcp")
+    else:
+        assert marks(way) == dict.fromkeys(["name", "tcp", "node", "clock", "upgrade"], "ok")
+        assert f"through the proxy 127.0.0.1:{proxy.port}" in said(way, "tcp")
 
 
 def test_nobody_listens() -> None:
