@@ -20,11 +20,10 @@ from hierarchy.engines import ADAPTERS
 from hierarchy.engines.reading import serve_as
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.health import PROBE_TIMEOUT_S
-from hierarchy.reach import parse_reach
 from hierarchy.security.secret import read_secret
 from hierarchy.security.tls import Tls
 from hierarchy.spec import TlsSpec
-from hierarchy.topology import build, cut
+from hierarchy.topology import cut, may_dial
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,8 @@ async def examine(
         way = back = None
         if parent is not None:
             way = await walk(parent, above, tls=tls.node, proxy=proxy)
-            back = await way_back(name, config.advertise, way, _allowed(loaded, name), above, config.link)
+            allowed = may_dial(loaded, loaded.config.nodes[name].parent or "", name)
+            back = await way_back(name, config.advertise, way, allowed, above, config.link)
             sections[f"parent {parent}"] = [*way.findings, *([back.finding] if way.reached else [])]
     if found:
         sections["engines"] = found
@@ -106,14 +106,6 @@ async def _check_engine(engine: EngineConfig, tls: Tls, environ: Mapping[str, st
     headers = {"authorization": f"Bearer {key}"} if key else None
     async with httpx.AsyncClient(trust_env=False, verify=tls.engine, headers=headers) as http:
         return await check_engine(engine, http)
-
-
-def _allowed(loaded: LoadedTree, name: str) -> bool | None:
-    """May the parent dial the node, by `subnets` and `reach`? None if they do not tell."""
-    tree, graph = loaded.config, build(loaded.config)
-    reach, _ = parse_reach(tree.subnets, tree.reach)
-    at, above = graph.nodes[name], graph.nodes[tree.nodes[name].parent]
-    return reach.may_dial(reach.subnets_of(above), reach.subnets_of(at))
 
 
 async def check_engine(engine: EngineConfig, http: httpx.AsyncClient) -> Finding:
