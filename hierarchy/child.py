@@ -92,6 +92,7 @@ class Child:
         self.move_to(url)
         self.instance = ""
         self.version = ""
+        self.dispatch = ""  # a node's policy, as it says
         self.reverse = False  # it dials the connections on which our requests go down; we do not dial it
         self.identity = ""  # of what a node showed when it registered: the same for all that may use its name
         self.local = True  # it registered from this machine
@@ -99,6 +100,7 @@ class Child:
         self.secret = b""  # sent with each request down, so that the child believes our x-hierarchy-* fields
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}
+        self.renames: Mapping[str, str] = {}  # of an engine: served name -> its own, which bodies must carry
         self.status: NodeStatus = EMPTY
         self.check_heart_beat = True
         self.multimodal = False  # as a FastChat worker says of itself

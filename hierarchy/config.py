@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, WithJsonSchema
 
-from hierarchy.address import DEFAULT_PORT, Address, parse_address
+from hierarchy.address import DEFAULT_PORT, Address, join_address, parse_address
 from hierarchy.errors import UsageError
-from hierarchy.source import FieldPath, Problem, Source, closest, read_yaml
+from hierarchy.naming import Models, Targets
+from hierarchy.source import MAPPING, Problem, Source, problem_of, read_yaml, shown
 from hierarchy.spec import SecretRef, SecuritySpec, Strict, TlsSpec
 
-EngineKind = Literal["openai", "vllm", "llamacpp", "fastchat", "local", "simulated"]
+EngineKind = Literal[
+    "openai", "vllm", "sglang", "tgi", "lmdeploy", "ollama", "llamacpp", "fastchat", "local", "simulated"
+]
 LinkWish = Literal["direct", "reverse", "auto"]
 #: names of the policies in `policy.POLICIES`, which stands in a layer above
 PolicyName = Literal["shortest_queue", "p2c", "lottery", "round_robin"]
@@ -54,7 +55,7 @@ def _parse_listen_entry(entry: object) -> Address:
             return host, port
         case str() | int() if not isinstance(entry, bool):
             return parse_address(str(entry))
-    raise ValueError(f"{_shown(entry)} is no address", 'write "host:port", or a list of them')
+    raise ValueError(f"{shown(entry)} is no address", 'write "host:port", or a list of them')
 
 
 def _parse_pair(value: object) -> object:
@@ -67,8 +68,11 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Seconds = Positive
 Count = Annotated[int, Field(strict=True)]  # `true` is no number
-Listen = Annotated[tuple[Address, ...], BeforeValidator(_parse_listen)]
-OptionalListen = Annotated[tuple[Address, ...] | None, BeforeValidator(_parse_listen)]
+_ADDRESS = {"type": ["string", "integer"]}
+_SCHEMA = WithJsonSchema({"anyOf": [_ADDRESS, {"type": "array", "items": _ADDRESS, "minItems": 1}]})
+_WRITTEN = PlainSerializer(lambda listen: listen and [join_address(address) for address in listen], when_used="json")
+Listen = Annotated[tuple[Address, ...], BeforeValidator(_parse_listen), _WRITTEN, _SCHEMA]
+OptionalListen = Annotated[tuple[Address, ...] | None, BeforeValidator(_parse_listen), _WRITTEN, _SCHEMA]
 Pair = Annotated[tuple[str, str], BeforeValidator(_parse_pair)]
 
 
@@ -140,8 +144,8 @@ class NodeSpec(Settings):
     )
     admin_listen: OptionalListen = Field(
         default=None,
-        description="address like `listen`, at which alone `/admin/*`, `/tree` and `/metrics` are served; default: "
-        "beside the rest",
+        description="address like `listen`, at which alone `/admin/*`, `/tree`, `/route` and `/metrics` are served; "
+        "default: beside the rest",
     )
     advertise: str | None = Field(
         default=None,
@@ -190,7 +194,8 @@ class EngineSpec(Strict):
     parent: str = Field(description="name of the node that routes to it")
     kind: EngineKind = Field(
         description="what it is, and so how its models and load are read: `openai` (any server of that API), `vllm`, "
-        "`llamacpp`, `fastchat` (a worker), `local` (a model on this machine's CPU) or `simulated`"
+        "`sglang`, `tgi`, `lmdeploy`, `ollama`, `llamacpp`, `fastchat` (a worker), `local` (a model on this machine's "
+        "CPU) or `simulated`"
     )
     url: str | None = Field(
         default=None,
@@ -200,6 +205,11 @@ class EngineSpec(Strict):
         default=None,
         description="`local`: a known model's name or the path of a GGUF file; `simulated`: the name that it claims; "
         "the other kinds say themselves what they serve",
+    )
+    models: Models = Field(
+        default_factory=dict,
+        description="which of its models are served here: a list of names, or `{served-name: engine's-name}` to rename "
+        "them; default: all that it lists",
     )
     speed: Positive = Field(
         default=1.0, description="capacity weight: an engine of speed 2 gets twice the requests of one of 1"
@@ -229,6 +239,16 @@ class TreeConfig(Strict):
     defaults: Settings = Field(default=Settings(), description="settings of every node that does not set its own")
     nodes: dict[Name, NodeSpec] = Field(description="name: node; the controllers")
     engines: dict[Name, EngineSpec] = Field(default_factory=dict, description="name: engine; the leaves")
+    aliases: dict[str, Targets] = Field(
+        default_factory=dict,
+        description="name: models that it stands for, the preferred first; `{model, weight}` gives one a share of the "
+        "requests in percent",
+    )
+    slice: str | None = Field(
+        default=None,
+        description="written by `hierarchy slice`: this is the part of a tree that the node of this name needs, with "
+        "its parent and the nodes right below it",
+    )
 
 
 class EngineConfig(Strict):
@@ -238,6 +258,7 @@ class EngineConfig(Strict):
     kind: EngineKind
     url: str | None = None
     model: str | None = None
+    models: Models = Field(default_factory=dict)
     speed: Positive = 1.0
     api_key: SecretRef = None
     simulated: SimulatedSpec = SimulatedSpec()
@@ -249,12 +270,13 @@ class NodeConfig(Strict):
     name: Name
     listen: tuple[Address, ...] = (("localhost", DEFAULT_PORT),)
     advertise: str
-    admin: tuple[Address, ...] = ()  #: where alone `/admin/*`, `/tree` and `/metrics` are served; (): everywhere
+    admin: tuple[Address, ...] = ()  #: where alone operators' paths are served; (): everywhere
     parents: tuple[str, ...] = ()  #: URLs of the nodes to register with
     link: LinkWish = "direct"
     proxy: str = "env"
     children: tuple[str, ...] = ()  #: names of the nodes that the file puts below this one
     engines: tuple[EngineConfig, ...] = ()
+    aliases: dict[str, Targets] = Field(default_factory=dict)
     settings: Settings = Settings()
 
 
@@ -277,12 +299,12 @@ def load(path: Path) -> LoadedTree:
     if data is None and not problems:
         problems = [source.problem((), "is empty", "start it with `version: 1` and `nodes:`", 1)]
     if not isinstance(data, dict):
-        raise ConfigError(problems or [source.problem((), f"holds {_shown(data)}, not a mapping", _MAPPING, 1)])
+        raise ConfigError(problems or [source.problem((), f"holds {shown(data)}, not a mapping", MAPPING, 1)])
     try:
         config = TreeConfig.model_validate(data)
     except ValidationError as error:
         known = {problem.field for problem in problems}
-        found = [_problem(source, details) for details in error.errors(include_url=False)]
+        found = [problem_of(source, details, TreeConfig) for details in error.errors(include_url=False)]
         raise ConfigError([*problems, *(problem for problem in found if problem.field not in known)]) from None
     if problems:
         raise ConfigError(problems)
@@ -301,68 +323,3 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         message, mend = f"is not UTF-8 (byte {error.start})", "save it as UTF-8"
     raise UnreadableConfigError([Problem(str(path), 0, "", message, mend)])
-
-
-_MAPPING = "write `key: value` lines, indented below it"
-
-
-def _problem(source: Source, error: ErrorDetails) -> Problem:
-    """One of pydantic's errors in plain words, with its line."""
-    path = tuple(part for part in error["loc"] if part != "[key]")
-    shown, options = _shown(error["input"]), _options(path)
-    default = options.get(str(path[-1])) if path else None
-    choices = get_args(default.annotation) if default else ()
-    match error["type"]:
-        case "missing":
-            message, mend = "is required", f"add it: {default.description if default else ''}"
-        case "extra_forbidden" | "invalid_key":
-            message, mend = "unknown key", closest(path[-1], options)
-        case "model_type" | "dict_type":
-            message, mend = f"must be a mapping, not {shown}", _MAPPING
-        case "string_type":
-            message, mend = f"must be text, not {shown}", "put it in quotes"
-        case "string_pattern_mismatch" | "string_too_long":
-            message = f"{shown} is no name"
-            mend = "write letters, digits, '.', '_' and '-', at most 256, with a letter or digit first"
-        case "literal_error":
-            message, mend = f"unknown value {shown}", closest(error["input"], map(str, choices))
-        case "value_error":
-            message, mend = error["ctx"]["error"].args
-        case _:
-            message = f"{_plain(error['msg'])}, not {shown}"
-            mend = f"the default is {_shown(default.default)}" if default else "see docs/configuration.md"
-    return source.problem(path, message, mend)
-
-
-def _options(path: FieldPath) -> dict[str, FieldInfo]:
-    """The fields that may stand where the last part of `path` stands."""
-    here: Any = TreeConfig
-    for part in path[:-1]:
-        if isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:
-            here = here.model_fields[str(part)].annotation
-        elif get_origin(here) is dict:
-            here = get_args(here)[1]
-        else:
-            return {}
-    return here.model_fields if isinstance(here, type) and issubclass(here, BaseModel) else {}
-
-
-def _plain(message: str) -> str:
-    """Pydantic's "Input should be a valid integer, unable to ..." as "must be an integer"."""
-    message = message.partition(",")[0].replace("Input should", "must").replace("a valid ", "a ")
-    return message.replace("a integer", "an integer").replace("a boolean", "true or false")
-
-
-def _shown(value: object) -> str:
-    """A value from YAML, short enough for a message."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return str(value).lower()
-        case dict():
-            return "a mapping"
-        case list() | tuple():
-            return "a list"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

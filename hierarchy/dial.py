@@ -51,13 +51,15 @@ def parse_proxy(text: str) -> Proxy:
     return Proxy(url, host, port or 3128, f"{user}:{unquote(parts.password or '')}" if user else "")
 
 
-def proxy_for(url: str, setting: str, environ: Mapping[str, str]) -> Proxy | None:
+def proxy_for(url: str, setting: str, environ: Mapping[str, str], link: str = "reverse") -> Proxy | None:
     """The proxy on the way to `url`. setting: `env`, `none`, or a proxy's URL.
+
+    link: with `direct` the environment says nothing, since the parent then dials this node without any proxy.
 
     Raises:
         UsageError: as `parse_proxy`, whether the setting or the environment names it.
     """
-    if setting == "none":
+    if setting == "none" or (setting == "env" and link == "direct"):
         return None
     if setting != "env":
         return parse_proxy(setting)

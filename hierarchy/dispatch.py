@@ -6,6 +6,7 @@ from collections.abc import Collection
 from random import Random
 from typing import get_args
 
+from hierarchy.aliases import Aliases
 from hierarchy.child import Child, Lease, Share
 from hierarchy.errors import ModelNotFound, RequestError, Unavailable
 from hierarchy.policy import POLICIES, Candidates
@@ -16,10 +17,12 @@ OTHER: dict[Api, Api] = {"openai": "fastchat", "fastchat": "openai"}
 
 
 class Dispatch:
-    """Chooses among the registry's children by one policy."""
+    """Chooses among the registry's children by one policy. aliases: what an entry node resolves; None: nothing."""
 
-    def __init__(self, registry: Registry, policy: str, rng: Random) -> None:
+    def __init__(self, registry: Registry, policy: str, rng: Random, aliases: Aliases | None = None) -> None:
         self._registry = registry
+        self._aliases = Aliases({}, rng) if aliases is None else aliases
+        self.aliased = frozenset(self._aliases)  # names worth a `resolve`, so that the others cost one look-up
         self._policy = POLICIES[policy]()
         self._rng = rng
         self._candidates: dict[ModelKey, Candidates] = {}
@@ -57,6 +60,18 @@ class Dispatch:
             self._candidates.clear()
         candidates = self._candidates[key] = Candidates(shares)
         return candidates
+
+    def resolve(self, name: str, api: Api) -> str:
+        """The model that a name in a client's request stands for: itself, unless it is an alias.
+
+        Of an alias's models the first that can be had now, else the first that is served at all, else the first.
+        """
+        if name not in self.aliased:
+            return name
+        order = self._aliases.order(name)
+        available = (model for model in order if self._registry.available((model, api)))
+        listed = (model for model in order if self._registry.listed(model, api))
+        return next(available, None) or next(listed, None) or order[0]
 
     def hand_out(self, model: str) -> Child | None:
         """The child whose address is given away for a model, whatever API it serves it by; None if there is none."""

@@ -15,6 +15,7 @@ import httpx
 
 from hierarchy.config import EngineConfig
 from hierarchy.engines import Adapter
+from hierarchy.engines.reading import serve_as
 from hierarchy.errors import HierarchyError
 from hierarchy.status import NodeStatus
 
@@ -58,6 +59,7 @@ class Prober:
         self._sleep = sleep
         self._uniform = uniform
         self._models: list[str] | None = None  # None: down, or not asked yet
+        self._missing: list[str] = []  # what `models` names and it does not list
         self._failures = 0  # in a row
 
     def __repr__(self) -> str:
@@ -74,7 +76,8 @@ class Prober:
         """One probe, told to the owner; returns the status, or None if there is none."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                status = await self._adapter.read(self._http, self._url, self._engine.speed)
+                listed = await self._adapter.read(self._http, self._url, self._engine.speed)
+            status, missing = serve_as(listed, self._engine.models)
             self._on_reading(status)
         except TimeoutError:
             self._failed(f"{self._url} did not answer within {PROBE_TIMEOUT_S:g} s")
@@ -84,6 +87,7 @@ class Prober:
             self._failed(str(error))
         else:
             self._succeeded(status)
+            self._complain(missing, listed)
             return status
         return None
 
@@ -102,6 +106,14 @@ class Prober:
         elif models != self._models:
             logger.info("engine %s changed its models: %s, was %s", name, served, ", ".join(self._models) or "none")
         self._models, self._failures = models, 0
+
+    def _complain(self, missing: list[str], listed: NodeStatus) -> None:
+        if missing and missing != self._missing:
+            lists = ", ".join(listed.model_names) or "no model"
+            logger.warning(
+                "engine %s lists %s, but not %s of its `models`", self._engine.name, lists, ", ".join(missing)
+            )
+        self._missing = missing
 
     def _failed(self, reason: str) -> None:
         if not self._failures:

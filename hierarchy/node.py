@@ -18,6 +18,7 @@ import httpx
 
 from hierarchy import logs
 from hierarchy.address import is_loopback
+from hierarchy.aliases import Aliases
 from hierarchy.child import Child
 from hierarchy.config import EngineConfig, NodeConfig
 from hierarchy.dial import proxy_for
@@ -26,6 +27,7 @@ from hierarchy.engines import ADAPTERS
 from hierarchy.engines.launch import engine_argv
 from hierarchy.health import Prober
 from hierarchy.metrics import Metrics, Sample
+from hierarchy.naming import renames
 from hierarchy.processes import Supervised
 from hierarchy.registry import Registry
 from hierarchy.relay.lane import SWEEP_S, Lane
@@ -65,11 +67,13 @@ class Node:
         rng = rng or Random()
         self.config = config
         self.settings = settings
-        self.identity = Identity(config.name, config.advertise, secrets.token_hex(8), version("hierarchy"))
+        instance = secrets.token_hex(8)
+        self.identity = Identity(config.name, config.advertise, instance, version("hierarchy"), settings.dispatch)
         self.registry = Registry(self.identity, clock, settings.max_speed)
-        self.dispatch = Dispatch(self.registry, settings.dispatch, rng)
+        self.aliases = Aliases(config.aliases, rng)
+        self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)
         self.metrics = Metrics(self.gauges)
-        self.view = View(self.registry, clock, int(time.time()))
+        self.view = View(self.registry, clock, int(time.time()), self.aliases)
         self.access = access or Access(config, environ)
         self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believed, clock, self.access)
         self.connections: set[Any] = set()
@@ -131,9 +135,8 @@ class Node:
 
     def _start_uplink(self, parent: str, http: httpx.AsyncClient) -> None:
         """Register with a parent, and keep links to it if they are to be dialled from here."""
-        link, proxy = self.config.link, None
-        if link != "direct" or self.config.proxy != "env":
-            proxy = proxy_for(parent, self.config.proxy, self._environ)
+        link = self.config.link
+        proxy = proxy_for(parent, self.config.proxy, self._environ, link)
         if proxy is not None:
             http = httpx.AsyncClient(
                 trust_env=False, follow_redirects=False, verify=self.access.tls.node, proxy=proxy.url
@@ -215,6 +218,7 @@ class Node:
     def _start_engine(self, engine: EngineConfig) -> None:
         assert engine.url is not None
         child = self.registry.declare(engine.name, engine.url, engine.kind)
+        child.renames = renames(engine.models)
         if key := self.access.engine_keys.get(engine.name):
             child.credential = f"authorization: Bearer {key}\r\n".encode()
         prober = Prober(

@@ -1,4 +1,4 @@
-"""A YAML file as data with the line of every field, and problems told in its terms.
+"""A YAML file as data with the line of every field, and problems told in its terms, pydantic's too.
 
 ruamel's composer gives nodes with marks, and its constructor plain values of YAML 1.2; the walk between is ours, so
 that a doubled key or a bad scalar is one problem with a line, and the rest of the file is still checked.
@@ -10,8 +10,11 @@ import difflib
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args, get_origin
 
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -150,3 +153,68 @@ class _Walk:
 
     def _problem(self, node: Node, path: FieldPath, message: str, mend: str) -> None:
         self.problems.append(self._source.problem(path, message, mend, node.start_mark.line + 1))
+
+
+MAPPING = "write `key: value` lines, indented below it"
+
+
+def problem_of(source: Source, error: ErrorDetails, root: type[BaseModel]) -> Problem:
+    """One of pydantic's errors in plain words, with its line. root: the model of the whole file."""
+    path = tuple(part for part in error["loc"] if part != "[key]")
+    value, options = shown(error["input"]), _options(root, path)
+    default = options.get(str(path[-1])) if path else None
+    choices = get_args(default.annotation) if default else ()
+    match error["type"]:
+        case "missing":
+            message, mend = "is required", f"add it: {default.description if default else ''}"
+        case "extra_forbidden" | "invalid_key":
+            message, mend = "unknown key", closest(path[-1], options)
+        case "model_type" | "dict_type":
+            message, mend = f"must be a mapping, not {value}", MAPPING
+        case "string_type":
+            message, mend = f"must be text, not {value}", "put it in quotes"
+        case "string_pattern_mismatch" | "string_too_long":
+            message = f"{value} is no name"
+            mend = "write letters, digits, '.', '_' and '-', at most 256, with a letter or digit first"
+        case "literal_error":
+            message, mend = f"unknown value {value}", closest(error["input"], map(str, choices))
+        case "value_error":
+            message, mend = error["ctx"]["error"].args
+        case _:
+            message = f"{_plain(error['msg'])}, not {value}"
+            mend = f"the default is {shown(default.default)}" if default else "see docs/configuration.md"
+    return source.problem(path, message, mend)
+
+
+def _options(root: type[BaseModel], path: FieldPath) -> dict[str, FieldInfo]:
+    """The fields that may stand where the last part of `path` stands."""
+    here: Any = root
+    for part in path[:-1]:
+        if isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:
+            here = here.model_fields[str(part)].annotation
+        elif get_origin(here) is dict:
+            here = get_args(here)[1]
+        else:
+            return {}
+    return here.model_fields if isinstance(here, type) and issubclass(here, BaseModel) else {}
+
+
+def _plain(message: str) -> str:
+    """Pydantic's "Input should be a valid integer, unable to ..." as "must be an integer"."""
+    message = message.partition(",")[0].replace("Input should", "must").replace("a valid ", "a ")
+    return message.replace("a integer", "an integer").replace("a boolean", "true or false")
+
+
+def shown(value: object) -> str:
+    """A value from YAML, short enough for a message."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "a mapping"
+        case list() | tuple():
+            return "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

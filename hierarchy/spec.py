@@ -89,7 +89,8 @@ class SecuritySpec(Strict):
         description="`file:PATH` of the keys of clients, made by `hierarchy key create`; read again when changed",
     )
     admin_keys: KeyFileRef = Field(
-        default=None, description="`file:PATH` of the keys of operators: for `/admin/*`, `/tree` and `/metrics`"
+        default=None,
+        description="`file:PATH` of the keys of operators: for `/admin/*`, `/tree`, `/route` and `/metrics`",
     )
     cleartext: bool = Field(
         default=False,

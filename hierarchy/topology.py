@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import socket
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import networkx as nx
@@ -22,6 +23,7 @@ from hierarchy.config import (
     ConfigError,
     EngineConfig,
     EngineKind,
+    EngineSpec,
     LinkWish,
     LoadedTree,
     NodeConfig,
@@ -31,7 +33,7 @@ from hierarchy.config import (
 )
 from hierarchy.errors import UsageError
 from hierarchy.reach import check_reach, parse_reach
-from hierarchy.source import Problem, closest
+from hierarchy.source import Finding, Problem, closest
 
 
 def build(tree: TreeConfig) -> nx.DiGraph:
@@ -48,11 +50,13 @@ def build(tree: TreeConfig) -> nx.DiGraph:
         advertise   the declared `advertise` of a node or `url` of an engine, good or not; None if there is none
         registered  URLs one of which its parent dials
         urls        URLs at which it stands, which its own children dial
+        models      names that an engine is declared to serve; () where only it knows
         engine, launched, model, speed   of an engine only; launched: this machine may start it
 
-    An engine with the name of a node stands under "NAME (engine)", so that neither hides the other.
+    An engine with the name of a node stands under "NAME (engine)", so that neither hides the other. The graph itself
+    has `slice`, the node whose part of a tree it is; None for a whole tree.
     """
-    graph = nx.DiGraph()
+    graph = nx.DiGraph(slice=tree.slice)
     for name, node in tree.nodes.items():
         declared = node.model_dump(include={"parent", "subnet", "link", "advertise"})
         scheme = "https" if node.tls.cert or tree.defaults.tls.cert else "http"
@@ -65,8 +69,16 @@ def build(tree: TreeConfig) -> nx.DiGraph:
         graph.add_node(key, kind="engine", field=("engines", name), listen=(), link="direct", **declared)
         launched = engine.kind in LAUNCHED_KINDS
         graph.nodes[key].update(engine=engine.kind, launched=launched, advertise=engine.url, **_urls(engine.url, []))
+        graph.nodes[key]["models"] = tuple(engine.models) or _declared_model(engine)
     graph.add_edges_from((parent, name) for name, parent in graph.nodes(data="parent") if parent in tree.nodes)
     return graph
+
+
+def _declared_model(engine: EngineSpec) -> tuple[str, ...]:
+    if engine.model is None or engine.kind not in LAUNCHED_KINDS:
+        return ()
+    # a path of a GGUF file is served under the file's name
+    return (Path(engine.model).stem if engine.model.endswith(".gguf") else engine.model,)
 
 
 def _urls(advertise: str | None, listened: list[str]) -> dict[str, Any]:
@@ -88,9 +100,19 @@ def validate(loaded: LoadedTree) -> list[Problem]:
     """Everything that is wrong with a tree, in the order of the file; [] for a good one."""
     graph = build(loaded.config)
     reach, findings = parse_reach(loaded.config.subnets, loaded.config.reach)
-    findings += [*check_all(graph), *check_reach(graph, reach)]
+    findings += [*check_all(graph), *check_reach(graph, reach), *_check_tree(loaded.config)]
     problems = {loaded.source.problem(*finding) for finding in findings}
     return sorted(problems, key=lambda problem: (problem.line, str(problem)))
+
+
+def _check_tree(tree: TreeConfig) -> Iterator[Finding]:
+    """What a graph does not hold: aliases, and whose part of a tree this is."""
+    for name, targets in tree.aliases.items():
+        for target in targets:
+            if target.model in tree.aliases and target.model != name:
+                yield ("aliases", name), f'"{target.model}" is an alias itself', "name the models that it stands for"
+    if tree.slice is not None and tree.slice not in tree.nodes:
+        yield ("slice",), f'no node "{tree.slice}"', closest(tree.slice, tree.nodes)
 
 
 def may_dial(loaded: LoadedTree, source: str, target: str) -> bool | None:
@@ -119,6 +141,8 @@ def cut(loaded: LoadedTree, name: str) -> NodeConfig:
     tree, graph = loaded.config, build(loaded.config)
     if name not in tree.nodes:
         raise UsageError(f'{loaded.source.file}: no node "{name}"; choose one of {", ".join(tree.nodes)}')
+    if tree.slice not in (None, name):
+        raise UsageError(f'{loaded.source.file} is the part of node "{tree.slice}"; run "{name}" from its own')
     problems = validate(loaded)
     if problems:
         raise ConfigError(problems)
@@ -141,10 +165,11 @@ def cut(loaded: LoadedTree, name: str) -> NodeConfig:
             EngineConfig(
                 name=key,
                 simulated=spec.simulated,
-                **spec.model_dump(include={"kind", "url", "model", "speed", "api_key"}),
+                **spec.model_dump(include={"kind", "url", "model", "models", "speed", "api_key"}),
             )
             for key, spec in engines.items()
         ),
+        aliases=tree.aliases,
         settings=settings,
     )
 

@@ -287,6 +287,7 @@ class Uplink:
             "node": self._identity.name,
             "instance": self._identity.instance,
             "version": self._identity.version,
+            "dispatch": self._identity.dispatch,
             "seq": self._seq,
             "seen": self.seen,
             "path": self._source.path(),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from hierarchy import subtree
+from hierarchy.aliases import Aliases
 from hierarchy.child import NODE, Child
 from hierarchy.registry import Registry
 from hierarchy.status import ModelStatus
@@ -16,8 +17,11 @@ from hierarchy.status import ModelStatus
 class View:
     """Plain JSON objects made of a registry. clock: the registry's. created: Unix seconds, for OpenAI's model list."""
 
-    def __init__(self, registry: Registry, clock: Callable[[], float], created: int) -> None:
+    def __init__(
+        self, registry: Registry, clock: Callable[[], float], created: int, aliases: Aliases | None = None
+    ) -> None:
         self._registry = registry
+        self._aliases = aliases
         self._clock = clock
         self._created = created
 
@@ -42,6 +46,7 @@ class View:
             "detail": "",
             "instance": identity.instance,
             "version": identity.version,
+            "dispatch": identity.dispatch,
             "speed": status.speed,
             "queue_length": status.queue_length,
             "in_flight": sum(child.in_flight for child in self._registry),
@@ -50,10 +55,13 @@ class View:
         }
 
     def models(self) -> dict[str, Any]:
-        """OpenAI's `GET /v1/models`: the models that can be asked for now, each with the engines that serve it."""
+        """OpenAI's `GET /v1/models`: the models that can be asked for now, each with the engines that serve it.
+
+        An alias is listed, with `alias_of`, as long as one of its models is.
+        """
         below = list(subtree.leaves(self.children(), up=True))
         status = self._registry.status()
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name in status.model_names:
             served_by = [path for path, entry in below if subtree.serves(entry, name)]
             apis = [model.api for model in status.models if model.name == name]
@@ -67,7 +75,19 @@ class View:
                     "served_by": served_by,
                 }
             )
-        return {"object": "list", "data": rows}
+        return {"object": "list", "data": [*rows, *self._alias_rows({row["id"]: row for row in rows})]}
+
+    def _alias_rows(self, served: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        if self._aliases is None:
+            return
+        for name in self._aliases:
+            models = [served[model] for model in self._aliases.models(name) if model in served]
+            if not models or name in served:
+                continue
+            merged: dict[str, Any] = {
+                key: sorted({item for row in models for item in row[key]}) for key in ("apis", "served_by")
+            }
+            yield {**models[0], "id": name, **merged, "alias_of": [row["id"] for row in models]}
 
 
 def _entry(child: Child, now: float) -> dict[str, Any]:
@@ -81,6 +101,7 @@ def _entry(child: Child, now: float) -> dict[str, Any]:
         "detail": child.detail(now),
         "instance": child.instance,
         "version": child.version,
+        "dispatch": child.dispatch,
         "speed": status.speed,
         "queue_length": status.queue_length,
         "in_flight": child.in_flight,

@@ -26,12 +26,13 @@ _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # as in the configuratio
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a node is: its name, the URL it advertises, and the random id of this process."""
+    """Who a node is: its name, the URL it advertises, the random id of this process; dispatch: its policy."""
 
     name: str
     url: str
     instance: str
     version: str = ""
+    dispatch: str = ""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -48,12 +49,14 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
     node: the sender's name. instance: random id of its process. version: of its release. seq: number of this
     message, so that late ones are dropped. seen: the highest x-hierarchy-seq it has received from this parent.
     path: instances of all nodes below, itself included (loops). models: status per model. children: its subtree for
-    `/tree`, whole in a registration and an RFC 7396 merge patch in a report.
+    `/tree`, whole in a registration and an RFC 7396 merge patch in a report. dispatch: the name of its policy, so that
+    whoever is asked why can say how it chooses.
     """
 
     node: str = ""
     instance: str = ""
     version: str = ""
+    dispatch: str = ""
     seq: int = 0
     seen: int = 0
     path: list[str] = []
@@ -211,7 +214,12 @@ def _field_of(message: str) -> tuple[str, str]:
 def _check_node_fields(message: NodeFields) -> None:
     if message.node and not _NODE_NAME.fullmatch(message.node):
         raise InvalidField("node", f"{message.node[:40]!r} is no node's name: letters, digits, '.', '_' and '-'")
-    for field, name in (("node", message.node), ("instance", message.instance), ("version", message.version)):
+    for field, name in (
+        ("node", message.node),
+        ("instance", message.instance),
+        ("version", message.version),
+        ("dispatch", message.dispatch),
+    ):
         if name and not _is_name(name):
             raise _no_name(field, name)
     for number, hop in enumerate(message.path):

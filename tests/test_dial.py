@@ -56,6 +56,13 @@ def test_which_proxy_stands_on_the_way(url: str, setting: str, host: str | None)
     assert (proxy.host if proxy else None) == host
 
 
+def test_a_node_that_its_parent_dials_asks_the_environment_for_no_proxy() -> None:
+    env = {"http_proxy": "http://plain:3128"}
+    assert proxy_for("http://root", "env", env, "direct") is None
+    for setting, link in (("http://p:1", "direct"), ("env", "reverse"), ("env", "auto")):
+        assert proxy_for("http://root", setting, env, link) is not None
+
+
 def test_the_environment_as_curl_reads_it() -> None:
     assert proxy_for("http://root", "env", {"HTTP_PROXY": "p"}) is None  # a CGI's name for a client's header
     assert proxy_for("http://root", "env", {"no_proxy": "*", "http_proxy": "p"}) is None

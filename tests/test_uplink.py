@@ -27,6 +27,7 @@ def test_a_registration_tells_everything() -> None:
     bench.run(0.1)
     (child,) = bench.table
     assert (child.name, child.url, child.instance, child.version) == ("site-a", SITE, "site-a-1", "1.0")
+    assert child.dispatch == "p2c"
     assert (child.status, set(child.path)) == (bench.source.now, {"site-a-1", "rack-1"})
     assert (child.subtree, child.seq, child.interval_s) == (bench.source.below, 1, 1.0)
     assert bench.uplink.registered

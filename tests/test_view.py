@@ -11,7 +11,7 @@ from tests.builders import FASTCHAT, OPENAI, WORKER, Table, model, report, site,
 
 GPU = {"kind": "vllm", "state": "up", "models": [{"name": "m", "api": "openai"}]}
 FIELDS = {
-    "name", "kind", "url", "state", "detail", "instance", "version",
+    "name", "kind", "url", "state", "detail", "instance", "version", "dispatch",
     "speed", "queue_length", "in_flight", "models", "children",
 }  # fmt: skip
 

@@ -53,7 +53,7 @@ class Bench:
         self.http = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
         self.uplink = Uplink(
             "http://root:21001",
-            Identity("site-a", SITE, "site-a-1", "1.0"),
+            Identity("site-a", SITE, "site-a-1", "1.0", "p2c"),
             self.source,
             self.http,
             interval_s,

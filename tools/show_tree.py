@@ -1,7 +1,8 @@
 """Draw a tree of controllers: `python tools/show_tree.py CONFIG_OR_URL`, declared or live.
 
 From a YAML file it draws what is declared, without any network. From a node's URL it draws what that node knows (`GET
-/tree`, answered from memory), with what cannot be reached shown as such.
+/tree`, answered from memory), with what cannot be reached shown as such. `--format` gives the same as a picture for
+other programs: `dot`, `mermaid` or `svg`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rich.text import Text
 from hierarchy.cli.admin import ADMIN_KEY, AdminKeyFile, bearer
 from hierarchy.cli.chat import base_url
 from hierarchy.config import ConfigError, NodeSpec, TreeConfig, load
+from hierarchy.drawing import FORMATS
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.logs import escape
 from hierarchy.topology import validate
@@ -270,6 +272,7 @@ def watch(read: Callable[[], Entry], console: Console, interval_s: float) -> Non
 
 def show_tree(
     target: Annotated[str, typer.Argument(metavar="CONFIG|URL", help="YAML file, or URL of a node")],
+    as_format: Annotated[str, typer.Option("--format", help="text, dot, mermaid or svg")] = "text",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON in the shape of GET /tree")] = False,
     keep_watching: Annotated[bool, typer.Option("--watch", help="draw again and again until Ctrl-C")] = False,
     interval: Annotated[float, typer.Option(min=0.1, help="seconds between two drawings")] = 1.0,
@@ -280,12 +283,18 @@ def show_tree(
     try:
         if as_json and keep_watching:
             raise UsageError("--json and --watch exclude each other: take one")
+        if as_format != "text" and (as_json or keep_watching):
+            raise UsageError("--format is for one picture: leave out --json and --watch")
+        if as_format not in ("text", *FORMATS):
+            raise UsageError(f"--format {as_format}: choose text, {', '.join(FORMATS)}")
         with httpx.Client(timeout=TIMEOUT_S, headers=bearer(admin_key_file, ADMIN_KEY)) as client:
             read = reader(client, target)
             if keep_watching:
                 watch(read, console, interval)
             elif as_json:
                 typer.echo(json.dumps(read(), indent=2))
+            elif as_format in FORMATS:
+                typer.echo(FORMATS[as_format](read()), nl=False)
             else:
                 console.print(draw(read(), console.width), soft_wrap=True)
     except HierarchyError as error:

@@ -17,7 +17,7 @@ from hierarchy.security.keys import ANYONE, Caller
 OPEN = frozenset({"/health", "/ready"})
 #: children show what they have to the endpoint itself
 CHILDREN = frozenset({"/register_worker", "/deregister_worker"})
-OPERATORS = frozenset({"/tree", "/metrics", "/admin"})
+OPERATORS = frozenset({"/tree", "/route", "/metrics", "/admin"})
 _CALLER = "hierarchy.caller"
 
 

@@ -1,11 +1,16 @@
-"""What people and their machines look at: `/tree`, `/health`, `/ready`, `/metrics`, all of it from memory; `/admin`."""
+"""What people and their machines look at: `/tree`, `/route`, `/health`, `/ready`, `/metrics`, from memory; `/admin`."""
 
 from __future__ import annotations
+
+from typing import get_args
 
 from fastapi import APIRouter, Request, Response
 
 from hierarchy.api.body import json_response, read
+from hierarchy.errors import BadRequest
 from hierarchy.node import Node
+from hierarchy.route import explain
+from hierarchy.status import Api
 from hierarchy.wire import Revocation
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -19,6 +24,19 @@ def router(node: Node) -> APIRouter:
     @routes.get("/tree")
     async def tree() -> Response:
         return json_response(node.view.tree())
+
+    @routes.get("/route")
+    async def route(model: str = "", api: str = "openai") -> Response:
+        """Who would get the next request for a model, and why nobody else; nothing is claimed."""
+        if not model:
+            raise BadRequest("name a model: /route?model=NAME", param="model")
+        family = next((known for known in get_args(Api) if known == api), None)
+        if family is None:
+            raise BadRequest(f"no API family {api[:40]!r}: give openai or fastchat", param="api")
+        resolved = node.dispatch.resolve(model, family)
+        if not node.registry.listed(resolved):
+            node.dispatch.choose((resolved, family))  # which says what there is instead
+        return json_response({"asked": model, **explain(node.view.tree(), resolved, family)})
 
     @routes.get("/health")
     async def health(request: Request) -> Response:

@@ -6,14 +6,18 @@ import sys
 
 import typer
 
-from hierarchy.cli import chat, check, drain, engine, key, serve, token, up
+from hierarchy.cli import chat, check, doctor, drain, engine, key, part, serve, token, up, why
 from hierarchy.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 app.command()(serve.serve)
 app.command()(up.up)
 app.command()(check.check)
+app.command("slice")(part.slice_)
+app.command()(part.schema)
 app.command()(chat.chat)
+app.command()(why.why)
+app.command()(doctor.doctor)
 app.command()(drain.drain)
 app.command()(drain.undrain)
 app.add_typer(engine.engine_app, name="engine")

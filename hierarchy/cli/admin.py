@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,8 @@ def bearer(file: Path | None, variable: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def admin_client(url: str, file: Path | None, *, timeout_s: float = TIMEOUT_S) -> httpx.Client:
+def admin_client(
+    url: str, file: Path | None, *, timeout_s: float = TIMEOUT_S, verify: ssl.SSLContext | bool = True
+) -> httpx.Client:
     """For an operator's requests to the node at `url`."""
-    return httpx.Client(base_url=url, headers=bearer(file, ADMIN_KEY), timeout=timeout_s)
+    return httpx.Client(base_url=url, headers=bearer(file, ADMIN_KEY), timeout=timeout_s, verify=verify)

@@ -102,9 +102,10 @@ def serve(
 
 
 def from_file(path: Path, name: str | None) -> NodeConfig:
-    """The part of a tree that one node needs; its name may be left out where there is only one."""
+    """The part of a tree that one node needs; its name may be left out where there is only one, and in a slice."""
     tree = load(path)
     names = list(tree.config.nodes)
+    name = name or tree.config.slice
     if name is None and len(names) != 1:
         raise UsageError(f"{path} has {len(names)} nodes; say which one with --node: {', '.join(names)}")
     return topology.cut(tree, name or names[0])

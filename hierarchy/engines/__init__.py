@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from hierarchy.engines.fastchat import FastChatAdapter
 from hierarchy.engines.llamacpp import LlamaCppAdapter
+from hierarchy.engines.lmdeploy import LmdeployAdapter
+from hierarchy.engines.ollama import OllamaAdapter
 from hierarchy.engines.openai import OpenAIAdapter
 from hierarchy.engines.reading import Adapter
+from hierarchy.engines.sglang import SglangAdapter
 from hierarchy.engines.simulated.adapter import SimulatedAdapter
+from hierarchy.engines.tgi import TgiAdapter
 from hierarchy.engines.vllm import VllmAdapter
 
 ADAPTERS: dict[str, Adapter] = {
@@ -14,6 +18,10 @@ ADAPTERS: dict[str, Adapter] = {
     for adapter in (
         OpenAIAdapter(),
         VllmAdapter(),
+        SglangAdapter(),
+        TgiAdapter(),
+        LmdeployAdapter(),
+        OllamaAdapter(),
         LlamaCppAdapter(),
         FastChatAdapter(),
         LlamaCppAdapter("local"),

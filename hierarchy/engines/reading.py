@@ -6,7 +6,7 @@ Engines are other people's programs: everything here either gives a checked valu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
@@ -138,3 +138,20 @@ def engine_status(
         ModelStatus(name, api, speed, queues.get(name, queue_length), slots) for name in names for api in apis
     )
     return NodeStatus(models, speed if models else 0.0, queue_length)
+
+
+def serve_as(status: NodeStatus, models: Mapping[str, str]) -> tuple[NodeStatus, list[str]]:
+    """An engine's status with only the models that `models` names, under the names that it gives them.
+
+    Returns it with the engine's names that it does not list. No `models`: the status as it is.
+    """
+    if not models:
+        return status, []
+    served = tuple(
+        msgspec.structs.replace(model, name=name)
+        for name, own in models.items()
+        for model in status.models
+        if model.name == own
+    )
+    missing = sorted(set(models.values()) - set(status.model_names))
+    return NodeStatus(served, status.speed if served else 0.0, status.queue_length), missing

@@ -4,6 +4,8 @@ Source: vLLM docs, "Production Metrics" (docs.vllm.ai, usage/metrics): gauges `v
 `vllm:num_requests_waiting`, labels `model_name` and, since V1, `engine` (one per data-parallel rank). `GET /health` is
 200 while the engine process lives, 503 once it died; `/v1/models` goes on answering then, so both are asked.
 `model_name` is the first served name: aliases and LoRA adapters are counted under it, and have the whole queue here.
+LoRA adapters stand in `/v1/models` beside their base model (docs, "LoRA Adapters"), loaded at the start or at run time,
+and are models like any other here.
 """
 
 from __future__ import annotations

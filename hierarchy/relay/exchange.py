@@ -22,6 +22,7 @@ from hierarchy.relay.framing import Dechunker
 from hierarchy.relay.peek import model_of
 from hierarchy.relay.seen import RequestHead
 from hierarchy.relay.upstream import Pool, Upstream
+from hierarchy.rewrite import with_model
 
 if TYPE_CHECKING:
     from hierarchy.relay.lane import Lane
@@ -106,17 +107,27 @@ class Exchange:
         """The request is complete and it is its turn."""
         try:
             if not self._model:
-                self._model = model_of(self._body())
+                asked = self._model = model_of(self._body())
+                if asked in self._lane.dispatch.aliased:
+                    self._resolve(asked)
                 if self.head.caller.models is not None and self._parent is None:
-                    self._check_allowed()
+                    self._check_allowed(asked)
             self._attempt(now)
         except RequestError as error:
             self.fail(error)
 
-    def _check_allowed(self) -> None:
-        if not self.head.caller.may_use(self._model):
+    def _resolve(self, alias: str) -> None:
+        """From here on the request is for a model that the alias stands for; nobody below knows of the alias."""
+        self._model = self._lane.dispatch.resolve(alias, self.api)
+        self._parts = [with_model(self._body(), self._model)]
+        self.size = len(self._parts[0])
+
+    def _check_allowed(self, asked: str) -> None:
+        """A key for an alias is good for what that stands for; one for a model, by whatever name it is asked for."""
+        caller = self.head.caller
+        if not (caller.may_use(asked) or caller.may_use(self._model)):
             raise ModelNotAllowed(
-                f"this API key is not for model {self._model[:100]!r}; GET /v1/models lists those that it is for"
+                f"this API key is not for model {asked[:100]!r}; GET /v1/models lists those that it is for"
             )
 
     def _body(self) -> bytes:
@@ -172,15 +183,21 @@ class Exchange:
         self.attempts += 1
         hops = self.head.hops + 1 if self._parent is not None else 1
         opening = pool.opening(self.head, self._model, hops)
+        parts, size = self._parts, self.size
         if pool.numbered:
             lease = self._lease
             assert lease is not None
-            head = b"%b%d\r\ncontent-length: %d\r\n\r\n" % (opening, lease.ordinal, self.size)
+            head = b"%b%d\r\ncontent-length: %d\r\n\r\n" % (opening, lease.ordinal, size)
         else:
-            head = b"%b%d\r\n\r\n" % (opening, self.size)
+            if pool.child.renames:  # for this child alone: another one may be tried with the body as it came
+                own = pool.child.renames.get(self._model)
+                if own is not None:
+                    parts = [with_model(self._body(), own)]
+                    size = len(parts[0])
+            head = b"%b%d\r\n\r\n" % (opening, size)
         self._sent_at = now
         self._protocol.deadline = now + lane.settings.first_byte_timeout_s
-        upstream.send(self, head, self._parts, self.size)
+        upstream.send(self, head, parts, size)
         if self._protocol.flow.write_paused:  # an earlier answer has not been read yet
             upstream.pause()
 

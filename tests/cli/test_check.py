@@ -8,6 +8,8 @@ from typer.testing import CliRunner, Result
 
 from hierarchy.cli.check import check
 from hierarchy.config import UnreadableConfigError
+from hierarchy.errors import UsageError
+from tests.cluster import CALM, Cluster, wait_for_model
 from tests.trees import CONFIGS
 
 
@@ -74,3 +76,61 @@ def test_on_a_terminal_the_place_is_red(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UnreadableConfigError, match=r"none\.yaml: no such file; check the path"):
         run(tmp_path / "none.yaml")
+
+
+def run_args(*args: str) -> Result:
+    app = typer.Typer()
+    app.command()(check)
+    return CliRunner().invoke(app, list(args), env={"COLUMNS": "160"}, catch_exceptions=False)
+
+
+def test_risks_are_tables() -> None:
+    result = run_args(str(CONFIGS / "three-tiers.yaml"), "--risks")
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    assert lines[0].startswith("node root takes everything: 7 engines of speed 10.5, 3 models.")
+    assert "node oslo or link root - oslo 3 5.5 52% sim-code sim-large, sim-small" in lines
+    assert "sim-code 1 0.5 oslo > oslo-2 > oslo-2-b nothing" in lines
+    assert "sim-large 2 5 oslo 1 engine of speed 1 (20%)" in lines
+
+
+def test_engines_whose_models_are_not_declared_are_named() -> None:
+    result = run_args(str(CONFIGS / "single-node.yaml"), "--risks")
+    assert result.exit_code == 0
+    assert "is not declared: gpu-1, gpu-2; give `models:`" in result.output
+
+
+def test_a_running_tree_that_agrees_and_one_that_does_not(cluster: Cluster, tmp_path: Path) -> None:
+    root = cluster.node("root", settings=CALM)
+    site = cluster.node("site", parents=(root.url,), engines=(cluster.engine(models=("m",)).url,), settings=CALM)
+    wait_for_model(root.url, "m")
+    text = f"""\
+version: 1
+nodes:
+  root: {{listen: "{root.url.removeprefix("http://")}"}}
+  site: {{parent: root, listen: "{site.url.removeprefix("http://")}"}}
+engines:
+  site-1: {{parent: site, kind: simulated, model: m}}
+"""
+    path = tmp_path / "tree.yaml"
+    path.write_text(text)
+    good = run_args(str(path), "--live", root.url)
+    assert (good.exit_code, good.output) == (0, "OK: 2 nodes, 1 engine, depth 2; the running tree agrees\n")
+    part = run_args(str(path), "--live", site.url)
+    assert part.output == "OK: 2 nodes, 1 engine, depth 2; the running tree agrees (2 of 3 seen)\n"
+    path.write_text(text.replace("model: m}", "model: n}") + "  e: {parent: root, kind: simulated}\n")
+    bad = run_args(str(path), "--live", root.url)
+    assert bad.exit_code == 1
+    assert bad.output.splitlines() == [
+        f"{path}:6: site-1: serves m, declared with n",
+        f"{path}:7: e: declared below root, and absent",
+    ]
+    risks = run_args(str(path), "--live", root.url, "--risks")
+    assert risks.exit_code == 1
+    assert "node site or link root - site" in risks.output
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "ftp://x"])
+def test_a_running_tree_that_cannot_be_read_is_a_usage_error(url: str) -> None:
+    with pytest.raises(UsageError):
+        run_args(str(CONFIGS / "demo.yaml"), "--live", url)

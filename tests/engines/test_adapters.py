@@ -6,13 +6,14 @@ import asyncio
 import json
 import string
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hierarchy.config import EngineKind
 from hierarchy.engines import ADAPTERS, llamacpp
 from hierarchy.engines.reading import MAX_ANSWER_BYTES, Answer
 from hierarchy.errors import EngineUnreadable
@@ -54,7 +55,7 @@ def vllm(**changes: tuple[int, Any]) -> Answers:
 
 
 def test_every_kind_has_an_adapter_of_its_name() -> None:
-    assert set(ADAPTERS) == {"openai", "vllm", "llamacpp", "fastchat", "local", "simulated"}
+    assert set(ADAPTERS) == set(get_args(EngineKind))
     assert all(adapter.kind == kind for kind, adapter in ADAPTERS.items())
 
 

@@ -199,3 +199,21 @@ async def test_the_outcomes_are_counted_once_each() -> None:
     assert tally.outcomes == {"ok": 1, "cancelled": 1, "cut": 1, "error": 1}
     assert sum(tally.total.counts) == 4
     assert memory.leases == 0
+
+
+@in_memory
+async def test_an_engines_own_name_of_a_model_goes_to_that_engine_alone() -> None:
+    memory = MemoryLane()
+    client = memory.connect()
+    client.feed(post())
+    before = memory.requests()[0]
+    memory.answer_all()
+    memory.child.renames = {"m": "org/a-longer-name", "other": "x"}
+    client.feed(post())
+    head, _, body = memory.requests()[0].partition(b"\r\n\r\n")
+    assert model_of(body) == "org/a-longer-name"
+    assert b"content-length: %d" % len(body) in head
+    memory.answer_all()
+    memory.child.renames = {"other": "x"}
+    client.feed(post())
+    assert memory.requests() == [before]

@@ -17,6 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.builders import UNTIMED
+
 SCRIPT = Path(__file__).parents[2] / "tools" / "show_tree.py"
 DEADLINE_S = 20.0
 
@@ -167,6 +169,14 @@ def test_json_has_the_same_shape_for_both(tmp_path: Path, node: Node) -> None:
     assert (gpu["models"][0]["name"], gpu["models"][0]["api"]) == ("m", "openai")
 
 
+@pytest.mark.parametrize(("name", "start"), [("dot", "digraph"), ("mermaid", "flowchart"), ("svg", "<svg")])
+def test_pictures_for_other_programs(node: Node, name: str, start: str) -> None:
+    result = run(node.url, "--format", name)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(start)
+    assert "site-a" in result.stdout
+
+
 def test_addresses_where_there_is_room(node: Node) -> None:
     assert "http://10.1.0.1:21001" in run(node.url, columns=120).stdout
     assert "http://10.1.0.1:21001" not in run(node.url).stdout
@@ -180,6 +190,8 @@ def test_addresses_where_there_is_room(node: Node) -> None:
         (["/nonexistent.yaml"], 2, "/nonexistent.yaml"),
         (["127.0.0.1:1", "--json", "--watch"], 2, "exclude each other"),
         (["127.0.0.1:1", "--watch"], 1, "cannot reach"),
+        (["127.0.0.1:1", "--format", "svg", "--json"], 2, "--format is for one picture"),
+        (["127.0.0.1:1", "--format", "png"], 2, "--format png: choose text, dot, mermaid, svg"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(args: list[str], status: int, message: str) -> None:
@@ -263,6 +275,7 @@ entries = st.recursive(
 )
 
 
+@UNTIMED
 @given(entries, st.integers(40, 200))
 def test_any_json_object_can_be_drawn(entry: dict[str, Any], width: int) -> None:
     assert show_tree.draw(entry, width).plain.count("\n") >= 3

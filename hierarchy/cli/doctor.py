@@ -1,0 +1,70 @@
+"""`hierarchy doctor CONFIG --node N`: run on the node's machine, it tells what keeps the node from its work."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hierarchy.cli.admin import ADMIN_KEY, AdminKeyFile, bearer
+from hierarchy.config import load
+from hierarchy.doctor import Finding, Mark, Report, examine
+from hierarchy.errors import UsageError
+from hierarchy.logs import escape
+
+MARKS = {
+    Mark.OK: ("✓", "green"),
+    Mark.WARN: ("!", "yellow"),
+    Mark.FAIL: ("✗", "red"),
+    Mark.SKIP: ("-", "dim"),
+}
+
+
+def doctor(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a tree, or a slice of one.")],
+    node: Annotated[str | None, typer.Option(help="which node this machine is for; default: a slice's")] = None,
+    admin_key_file: AdminKeyFile = None,
+) -> None:
+    """Examine this machine: its addresses and limits, the way to the parent and back, the engines' health; and
+    recommend a `link`.
+
+    Status 0 if nothing keeps the node from its work, 1 if something does, 2 if the configuration is wrong.
+    """
+    loaded = load(config)
+    names = list(loaded.config.nodes)
+    name = node or loaded.config.slice or (names[0] if len(names) == 1 else None)
+    if name is None:
+        raise UsageError(f"{config} has {len(names)} nodes; say which one with --node: {', '.join(names)}")
+    report = asyncio.run(examine(loaded, name, admin=bearer(admin_key_file, ADMIN_KEY)))
+    _show(report)
+    if not report.good:
+        raise typer.Exit(1)
+
+
+def _show(report: Report) -> None:
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
+    console.print(Text.assemble("node ", (escape(report.node), "bold")))
+    for title, found in [*report.sections.items(), ("recommendation", [report.link])]:
+        table.add_row("", "", "")
+        table.add_row("", Text(escape(title.partition(" ")[0]), "bold"), Text(escape(title.partition(" ")[2]), "bold"))
+        for finding in found:
+            _add(table, finding)
+    console.print(table)
+
+
+def _add(table: Table, finding: Finding) -> None:
+    mark, style = MARKS[finding.mark]
+    quiet = finding.mark in (Mark.OK, Mark.SKIP)
+    what = Text(escape(finding.what), "dim" if finding.mark is Mark.SKIP else "" if quiet else style)
+    table.add_row(Text(mark, style), Text(escape(finding.check)), what)
+    if finding.mend:
+        table.add_row("", "", Text(escape(finding.mend), "italic"))

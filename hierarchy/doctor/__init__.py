@@ -1,0 +1,8 @@
+"""Examining one machine: can the node that the configuration puts there do its work?"""
+
+from __future__ import annotations
+
+from hierarchy.doctor.examine import Report, examine
+from hierarchy.doctor.finding import Finding, Mark
+
+__all__ = ["Finding", "Mark", "Report", "examine"]

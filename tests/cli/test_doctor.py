@@ -1,0 +1,85 @@
+"""`hierarchy doctor` on this machine, with a real parent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from hierarchy.cli.doctor import doctor
+from hierarchy.errors import UsageError
+from tests.cluster import CALM, Cluster, wait_for_model
+from tests.support import free_port
+from tests.trees import CONFIGS
+
+
+def run(*args: str) -> Result:
+    app = typer.Typer()
+    app.command()(doctor)
+    return CliRunner().invoke(app, list(args), env={"COLUMNS": "140"}, catch_exceptions=False)
+
+
+def lines(result: Result) -> list[str]:
+    return [" ".join(line.split()) for line in result.output.splitlines() if line.strip()]
+
+
+def config(folder: Path, root: str, site: str, engine: str) -> str:
+    path = folder / "tree.yaml"
+    path.write_text(f"""\
+version: 1
+nodes:
+  root: {{listen: "{root.removeprefix("http://")}"}}
+  site: {{parent: root, listen: "{site.removeprefix("http://")}"}}
+engines:
+  gpu: {{parent: site, kind: vllm, url: "{engine}", models: [m]}}
+""")
+    return str(path)
+
+
+def test_a_node_that_runs(cluster: Cluster, tmp_path: Path) -> None:
+    root, engine = cluster.node("root", settings=CALM), cluster.engine(models=("m", "n"))
+    site = cluster.node("site", parents=(root.url,), engines=(engine.url,), settings=CALM)
+    wait_for_model(root.url, "m")
+    path = config(tmp_path, root.url, site.url, engine.url)
+    result = run(path, "--node", "site")
+    told = lines(result)
+    assert result.exit_code == 0, result.output
+    assert told[0] == "node site"
+    where = site.url.removeprefix("http://")
+    assert f"✓ listen {where} is taken by site, which runs already" in told
+    assert f"parent {root.url}" in told
+    assert "✓ upgrade arrives at the node, which answers 404 to a stranger, as it should" in told
+    assert f"✓ way back the parent is on this machine, and {site.url} can be dialled from it" in told
+    assert "✓ gpu (vllm) m; 0 running or waiting" in told
+    assert told[-1] == "✓ link direct, as it is written: the parent can dial this node"
+    result = run(path, "--node", "root")
+    assert (result.exit_code, lines(result)[-1]) == (0, "- link none is needed: this node has no parent")
+
+
+def test_a_dead_parent_and_a_dead_engine(tmp_path: Path) -> None:
+    urls = [f"http://127.0.0.1:{free_port()}" for _ in range(3)]
+    result = run(config(tmp_path, *urls), "--node", "site")
+    told = lines(result)
+    assert result.exit_code == 1
+    assert f"✓ listen {urls[1].removeprefix('http://')} is free" in told
+    assert any(line.startswith("✗ tcp") for line in told)
+    assert any(line.startswith("✗ gpu (vllm)") for line in told)
+    assert "is the engine up, and may this machine dial it?" in told
+    assert told[-1] == "✗ link none can work before the parent can be reached from here"
+
+
+def test_an_engine_that_does_not_list_what_it_should(cluster: Cluster, tmp_path: Path) -> None:
+    engine = cluster.engine(models=("n",))
+    urls = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
+    told = lines(run(config(tmp_path, *urls, engine.url), "--node", "site"))
+    assert "! gpu (vllm) lists n, but not m" in told
+    assert "mend `models` of this engine" in told
+
+
+def test_it_must_be_told_which_node() -> None:
+    with pytest.raises(UsageError, match="has 3 nodes; say which one with --node: root, site-a, site-b"):
+        run(str(CONFIGS / "demo.yaml"))
+    with pytest.raises(UsageError, match='no node "x"'):
+        run(str(CONFIGS / "demo.yaml"), "--node", "x")

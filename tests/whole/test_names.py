@@ -1,0 +1,75 @@
+"""Aliases and renamed models, from a client at the root to an engine two levels below."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+
+from hierarchy.config import EngineConfig, NodeConfig, Settings
+from hierarchy.naming import parse_targets
+from hierarchy.security.keys import create_key
+from tests.cluster import CALM, Cluster, Running, chat, wait_for_model
+from tests.support import eventually
+
+LOCAL = {"listen": (("127.0.0.1", 0),), "advertise": "http://127.0.0.1:0", "settings": CALM}
+ALIASES = {"gpt": parse_targets(["big", "small"]), "mostly": parse_targets([{"model": "small", "weight": 100}, "big"])}
+
+
+def site(cluster: Cluster, root: Running, name: str, models: dict[str, str], engine: Running) -> Running:
+    served = EngineConfig(name=f"{name}-1", kind="simulated", url=engine.url, models=models)
+    return cluster.serve(NodeConfig(name=name, parents=(root.url,), engines=(served,), **LOCAL))
+
+
+def test_a_tree_lists_the_served_names_and_the_aliases(cluster: Cluster) -> None:
+    root = cluster.serve(NodeConfig(name="root", aliases=ALIASES, **LOCAL))
+    site(cluster, root, "a", {"big": "org/big"}, cluster.engine(models=("org/big", "org/other")))
+    wait_for_model(root.url, "big")
+    wait_for_model(root.url, "gpt")
+
+
+def test_a_renamed_model_is_asked_for_by_its_own_name(cluster: Cluster) -> None:
+    root = cluster.node("root", settings=CALM)
+    site(cluster, root, "a", {"big": "org/big"}, cluster.engine(models=("org/big",)))
+    wait_for_model(root.url, "big")
+    for stream in (False, True):
+        answer = chat(root.url, "big", stream=stream)
+        assert (answer.status_code, answer.headers["x-hierarchy-path"]) == (200, "a/a-1")
+        assert "org/big" in answer.text
+
+
+def test_an_alias_goes_to_its_first_and_falls_back(cluster: Cluster) -> None:
+    root = cluster.serve(NodeConfig(name="root", aliases=ALIASES, **LOCAL))
+    first = site(cluster, root, "a", {"big": "org/big"}, cluster.engine(models=("org/big",)))
+    site(cluster, root, "b", {"small": "small"}, cluster.engine(models=("small",)))
+    wait_for_model(root.url, "big")
+    wait_for_model(root.url, "small")
+    assert chat(root.url, "gpt").headers["x-hierarchy-path"] == "a/a-1"
+    answer = chat(root.url, "mostly")
+    assert (answer.status_code, answer.headers["x-hierarchy-path"]) == (200, "b/b-1")
+    assert '"small"' in answer.text
+    cluster.stop(first)
+    answer = chat(root.url, "gpt")
+    assert (answer.status_code, answer.headers["x-hierarchy-path"]) == (200, "b/b-1")
+
+
+def test_a_key_for_an_alias_is_good_for_all_of_it_and_one_for_a_model_for_that_alone(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.yaml"
+    for_alias, for_big = create_key(file, "alias", ["gpt"]), create_key(file, "big", ["big"])
+    keyed = Settings.model_validate(CALM.model_dump(exclude_unset=True) | {"security": {"api_keys": f"file:{file}"}})
+    root = cluster.serve(NodeConfig(name="root", aliases=ALIASES, **{**LOCAL, "settings": keyed}))
+    first = site(cluster, root, "a", {"big": "org/big"}, cluster.engine(models=("org/big",)))
+    site(cluster, root, "b", {"small": "small"}, cluster.engine(models=("small",)))
+    eventually(lambda: set(root.node.registry.model_names()) == {"big", "small"}, "both models")
+
+    def status(key: str, model: str) -> int:
+        said = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.post(f"{root.url}/v1/chat/completions", json=said, headers=headers).status_code
+
+    asked = [(key, model) for key in (for_alias, for_big) for model in ("gpt", "big", "mostly")]
+    assert [status(*ask) for ask in asked] == [200, 403, 403, 200, 200, 403]
+    cluster.stop(first)  # gpt stands for small from now on
+    assert [status(for_alias, "gpt"), status(for_big, "gpt")] == [200, 403]
