@@ -40,6 +40,8 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
         grant = joining.check(message, bearer_of(request), peer)
         reverse = bool(message.node) and await node.wants_reverse(message, peer)
         known = registry.find(message.node or message.worker_name)
+        if message.link == "auto":  # its URL was tried meanwhile, and what it showed may have been revoked or used
+            grant = joining.check(message, bearer_of(request), peer)
         child = registry.register(message, grant.identity if grant else "", reverse=reverse)
         child.local = is_loopback(peer)
         credential = ""

@@ -191,6 +191,23 @@ def test_revoked_is_out_at_once_and_comes_in_with_a_new_token_only(door: Door) -
 # where children stand
 
 
+@pytest.mark.parametrize("kind", ["token", "credential"])
+def test_revoked_while_its_url_is_tried_is_out(door: Door, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`link: auto` takes some seconds at a URL of the child's choice, and a credential made after it would be good."""
+    shown = door.keys.token("site-a")
+    if kind == "credential":
+        shown = door.register(site("site-a"), shown).json()["credential"]
+
+    async def wants_reverse(message: Any, peer: str) -> bool:
+        door.node.revoke("site-a")
+        return True
+
+    monkeypatch.setattr(door.node, "wants_reverse", wants_reverse)
+    answer = door.register(site("site-a", link="auto"), shown)
+    assert "revoked" in error_of(answer, 401, "invalid_token")["message"]
+    assert len(door.node.registry) == 0
+
+
 @pytest.mark.parametrize(
     "url", ["http://[::1", "x", "http://a:99999", "http://\x1b[0m", "http://u@h", "", "http://a?b"]
 )
