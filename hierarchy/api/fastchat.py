@@ -133,8 +133,9 @@ def _for_clients(routes: APIRouter, node: Node) -> None:
         return json_response({"address": node.identity.url if own else child.url if child else ""})
 
     @routes.post("/worker_get_status")
-    async def worker_get_status() -> Response:
-        return json_response(registry.status().fastchat())
+    async def worker_get_status(request: Request) -> Response:
+        status = registry.status().fastchat()
+        return json_response(status | {"model_names": _usable(request, status["model_names"])})
 
     @routes.get("/test_connection")
     async def test_connection() -> Response:
@@ -143,4 +144,8 @@ def _for_clients(routes: APIRouter, node: Node) -> None:
 
 def _models(request: Request, names: list[str]) -> Response:
     caller = caller_of(request)
+    return json_response({"models": _usable(request, names)})
+
+
+def _usable(request: Request, names: list[str]) -> list[str]:
     return json_response({"models": [name for name in names if caller.may_use(name)]})

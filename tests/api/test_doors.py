@@ -100,6 +100,7 @@ def test_a_key_lists_what_it_may_use(door: Door) -> None:
     for key, models in ((door.keys.client, ["m"]), (bound, [])):
         assert [row["id"] for row in door.ask("GET", "/v1/models", **bearer(key)).json()["data"]] == models
         assert door.ask("POST", "/list_models", **bearer(key)).json() == {"models": models}
+        assert door.ask("POST", "/worker_get_status", **bearer(key)).json()["model_names"] == models
     error_of(door.ask("GET", "/v1/models/m", **bearer(bound)), 404, "model_not_found")
     error_of(door.ask("POST", "/get_worker_address", **bearer(bound)), 403, "model_not_allowed")
 
