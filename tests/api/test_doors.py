@@ -191,9 +191,6 @@ def test_revoked_is_out_at_once_and_comes_in_with_a_new_token_only(door: Door) -
     assert door.register(site("site-a"), door.keys.token("site-a")).status_code == 200
 
 
-# where children stand
-
-
 @pytest.mark.parametrize("kind", ["token", "credential"])
 def test_revoked_while_its_url_is_tried_is_out(door: Door, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`link: auto` takes some seconds at a URL of the child's choice, and a credential made after it would be good."""
@@ -209,6 +206,18 @@ def test_revoked_while_its_url_is_tried_is_out(door: Door, kind: str, monkeypatc
     answer = door.register(site("site-a", link="auto"), shown)
     assert "revoked" in error_of(answer, 401, "invalid_token")["message"]
     assert len(door.node.registry) == 0
+
+
+def test_a_strangers_body_is_not_held(door: Door) -> None:
+    large = site("site-a", version="x" * 70_000)
+    for token in ("", "hk-nonsense", door.keys.token("site-a", ttl_s=-1)):
+        error_of(door.register(large, token), 413, "body_too_large")
+    error_of(door.register(large, door.keys.token("site-a")), 422, "invalid_field")
+    leave = {"worker_name": "x" * 70_000}
+    error_of(door.ask("POST", "/deregister_worker", leave), 413, "body_too_large")
+
+
+# where children stand
 
 
 @pytest.mark.parametrize(
