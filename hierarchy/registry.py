@@ -273,9 +273,10 @@ class Registry:
         child = self.children.get(name)
         if child is None:
             return None
-        # Where identities are known they alone tell one from another: several processes may have one.
-        same = child.identity == identity if identity else child.url == url
-        another = child.instance != message.instance and not same
+        # Where identities are known they alone tell one from another: several processes may have one, and the id of
+        # an instance is no secret.
+        same = child.identity == identity if identity else child.url == url or child.instance == message.instance
+        another = not same
         if child.declared or (another and now < child.fresh_until):
             raise NameTaken(f"name {name!r} is taken by {child.url}; choose another, or stop that one first")
         if child.is_node != bool(message.node):

@@ -31,6 +31,7 @@ TICK_S = 0.1  # how often load is looked at: so reports go out ten times a secon
 MOVED = 0.1  # a change of load by more than this part is reported at once
 JITTER = 0.2
 MAX_WAIT_S = 5.0  # between two attempts to register
+RENEW_S = 86400.0  # a credential is exchanged when its node registers, which must not wait for a parent's restart
 FAREWELL_S = 2.0
 MAX_COMPLAINTS = 16  # remembered, so as not to be told again
 # An original FastChat controller expires workers after 90 s and knows no farewell; its workers beat every 45 s.
@@ -223,6 +224,8 @@ class Uplink:
     def _complain(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         words = _words(error)
+        if self.parent.startswith("http:") and isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
+            words += "; is it https:// there?"
         if words not in self._complaints:  # each once, not every five seconds all night
             log.warning("cannot register with %s: %s; trying on", self.parent, words)
             if len(self._complaints) >= MAX_COMPLAINTS:  # the words are the parent's
@@ -234,9 +237,10 @@ class Uplink:
     async def _report_while_known(self) -> None:
         """Returns when the parent has to be registered with again."""
         due = self._next_due()
+        renew_at = self._clock() + RENEW_S * self._rng.uniform(1 - JITTER, 1) if self._purse else math.inf
         while True:
             await self._sleep(TICK_S)
-            if self._forgotten:
+            if self._forgotten or self._clock() >= renew_at:
                 return
             status = self._source.status()
             if self._clock() < due and not self._moved(status):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hierarchy.security.purse import Purse
 from hierarchy.status import NodeStatus
-from hierarchy.uplink import JITTER, MAX_WAIT_S, PLAIN_INTERVAL_S, TICK_S
+from hierarchy.uplink import JITTER, MAX_WAIT_S, PLAIN_INTERVAL_S, RENEW_S, TICK_S
 from hierarchy.wire import Accepted
 from tests.builders import OPENAI, SITE, UNTIMED, model, status_of, subtrees
 from tests.uplinks import Answer, Bench, load, refuse
@@ -92,6 +94,27 @@ def test_an_answer_that_is_no_controllers_is_no_registration(
     assert len(bench.registrations) > 3
     (record,) = caplog.records
     assert words in record.getMessage()
+
+
+def test_one_that_speaks_another_scheme_is_hinted_at(caplog: pytest.LogCaptureFixture) -> None:
+    def hang_up(*_: Any) -> Any:
+        raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+
+    bench = Bench()
+    bench.answer = hang_up
+    bench.run(5)
+    assert caplog.messages[0].endswith("without sending a response.; is it https:// there?; trying on")
+
+
+def test_a_node_with_a_credential_registers_again_once_a_day(tmp_path: Path) -> None:
+    """Else one whose parent never restarts would be locked out by the first restart after 90 days."""
+    bench = Bench(interval_s=600.0)
+    bench.uplink._purse = Purse(tmp_path / "credential", "old")
+    bench.run(3 * RENEW_S + 60)
+    gaps = [later - sooner for sooner, later in pairwise(bench.registrations)]
+    assert len(gaps) >= 3
+    assert all((1 - JITTER) * RENEW_S <= gap <= RENEW_S + 2 * TICK_S for gap in gaps)
+    assert bench.uplink.registered
 
 
 # -- reporting -------------------------------------------------------------------------------------------------------

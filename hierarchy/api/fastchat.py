@@ -15,6 +15,7 @@ from hierarchy.api.body import json_response, read
 from hierarchy.api.doors import caller_of, peer_of
 from hierarchy.errors import ModelNotAllowed, RequestError
 from hierarchy.node import Node
+from hierarchy.security.joining import STRANGER_BYTES
 from hierarchy.wire import Accepted, Deregistration, HeartBeat, ModelRequest, Registration, decode
 
 log = logging.getLogger("hierarchy.api")
@@ -35,10 +36,12 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
 
     @routes.post("/register_worker")
     async def register_worker(request: Request) -> Response:
-        message = await read(request, Registration, limit)
         peer = peer_of(request.scope)
+        message = await read(request, Registration, joining.limit(bearer_of(request), peer, limit))
         grant = joining.check(message, bearer_of(request), peer)
         reverse = bool(message.node) and await node.wants_reverse(message, peer)
+        if message.link == "auto":  # its URL was tried meanwhile, and what it showed may have been revoked or used
+            grant = joining.check(message, bearer_of(request), peer)
         known = registry.find(message.node or message.worker_name)
         child = registry.register(message, grant.identity if grant else "", reverse=reverse)
         child.local = is_loopback(peer)
@@ -81,7 +84,7 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
 
     @routes.post("/deregister_worker")
     async def deregister_worker(request: Request) -> Response:
-        message = await read(request, Deregistration, limit)
+        message = await read(request, Deregistration, min(limit, STRANGER_BYTES))
         known = registry.find(message.node or message.worker_name)
         shown = request.headers.get("x-hierarchy-auth", "").encode("latin-1")
         if known is not None and (known.declared or not joining.knows(known.secret, shown)):
@@ -131,8 +134,9 @@ def _for_clients(routes: APIRouter, node: Node) -> None:
         return json_response({"address": node.identity.url if own else child.url if child else ""})
 
     @routes.post("/worker_get_status")
-    async def worker_get_status() -> Response:
-        return json_response(registry.status().fastchat())
+    async def worker_get_status(request: Request) -> Response:
+        status = registry.status().fastchat()
+        return json_response(status | {"model_names": _usable(request, status["model_names"])})
 
     @routes.get("/test_connection")
     async def test_connection() -> Response:
@@ -140,5 +144,9 @@ def _for_clients(routes: APIRouter, node: Node) -> None:
 
 
 def _models(request: Request, names: list[str]) -> Response:
+    return json_response({"models": _usable(request, names)})
+
+
+def _usable(request: Request, names: list[str]) -> list[str]:
     caller = caller_of(request)
-    return json_response({"models": [name for name in names if caller.may_use(name)]})
+    return [name for name in names if caller.may_use(name)]

@@ -21,7 +21,7 @@ from hierarchy.errors import UsageError
 from hierarchy.lifeline import watch_stdin
 from hierarchy.node import Node
 from hierarchy.security.access import Access
-from hierarchy.security.startup import check_start, tell_risks
+from hierarchy.security.startup import check_start, check_state_dir, tell_risks
 from hierarchy.server import Server, bind
 
 
@@ -119,6 +119,7 @@ def run(config: NodeConfig, *, exit_with_parent: bool = False, environ: Mapping[
     """
     access = Access(config, environ)
     check_start(config, access)
+    check_state_dir(config, access, environ)
     config, sockets = bind(config)
     keep_freed_memory()
     logs.setup(config.settings.log_format, config.name)

@@ -68,9 +68,10 @@ def revoke(
     admin_key_file: AdminKeyFile = None,
 ) -> None:
     """Shut out a node: what was issued to it is void, and its connections are closed."""
+    name = _name(node)
     with admin_client(base_url(url), admin_key_file) as client:
         try:
-            answer = client.post("/admin/revoke", json={"node": node})
+            answer = client.post("/admin/revoke", json={"node": name})
             body = answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise UsageError(f"cannot reach {url}: {escape(str(error)) or type(error).__name__}") from None

@@ -70,6 +70,13 @@ class Lane:
         """Who asks; what children send to a node itself is theirs to judge that answer it."""
         return ANYONE if target in self.local else self.access.caller(fields)
 
+    def is_stranger(self, shown: bytes, peer: str) -> bool:
+        """Is whoever shows this secret none of our children, where that matters?"""
+        joining = self.access.joining
+        if not joining.in_force or joining.may_ask_unknown(peer):
+            return False
+        return not any(joining.knows(child.secret, shown) for child in self.registry)
+
     def pool(self, child: Child) -> Pool:
         """The child's connections. A child that moved or was replaced gets new ones."""
         pool = self._pools.get(child.name)

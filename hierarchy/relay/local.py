@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hierarchy.errors import RequestError
+from hierarchy.errors import BodyTooLarge, RequestError
 from hierarchy.relay import render
 from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.seen import RequestHead
+from hierarchy.security.joining import STRANGER_BYTES
 
 if TYPE_CHECKING:
     from hierarchy.relay.lane import Lane
@@ -26,10 +27,19 @@ class Local(Exchange):
         super().__init__(protocol, lane, head, now)
         self._handler = handler
 
+    def body_part(self, data: bytes) -> None:
+        super().body_part(data)
+        if self.size > STRANGER_BYTES >= self.size - len(data) and self._lane.is_stranger(self.head.auth, self._peer):
+            raise BodyTooLarge(f"the body is larger than {STRANGER_BYTES} bytes, and shows no secret of a child")
+
+    @property
+    def _peer(self) -> str:
+        client = self._protocol.client
+        return client[0] if client else ""
+
     def go(self, now: float) -> None:
         try:
-            client = self._protocol.client
-            body = self._handler(self._body(), self.head.auth, client[0] if client else "")
+            body = self._handler(self._body(), self.head.auth, self._peer)
         except RequestError as error:
             self.fail(error)
             return

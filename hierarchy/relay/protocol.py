@@ -100,7 +100,12 @@ class LaneProtocol(Turns):
             data = data[: self._left]
         self._left -= len(data)
         exchange = self._incoming
-        exchange.body_part(data)
+        try:
+            exchange.body_part(data)
+        except RequestError as error:
+            self._left = 0
+            self._refuse(error)
+            return b""
         if not self._left:
             self._receiving, self._incoming = False, None
             self.deadline = FOREVER

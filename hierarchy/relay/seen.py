@@ -168,10 +168,6 @@ class Seen:
         self._heads.clear()
         self._era += 1
 
-    def clear(self) -> None:
-        """What a head means has changed."""
-        self._heads.clear()
-
 
 def is_number(text: bytes) -> bool:
     """Decimal digits that fit into 64 bits."""

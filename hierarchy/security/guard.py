@@ -23,9 +23,17 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.IPv6Network("::/96")
-#: beside what is link-local, multicast or unspecified: "this network", broadcast, and the metadata services that
-#: are not link-local (AWS over IPv6, Alibaba)
-_NEVER = tuple(map(ipaddress.ip_network, ("0.0.0.0/8", "255.255.255.255", "fd00:ec2::254", "100.100.100.200")))
+#: beside what is link-local, multicast or unspecified: "this network", broadcast, and the services of a cloud's host
+#: that are not link-local (AWS over IPv6, Alibaba, Azure, Oracle, Google over IPv6)
+_NEVER = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8", "255.255.255.255", "fd00:ec2::/64", "100.100.100.200", "168.63.129.16", "192.0.0.192",
+            "fd20:ce::254",
+        ),
+    )
+)  # fmt: skip
 
 
 class ForbiddenAddress(ConnectionError):

@@ -15,6 +15,7 @@ from hierarchy.security.state import State
 from hierarchy.security.tokens import Grant, Signer
 from hierarchy.wire import HeartBeat, Registration, check_url
 
+STRANGER_BYTES = 64 * 1024  # of a message that are read from somebody who has shown nothing
 log = logging.getLogger("hierarchy.security")
 
 
@@ -42,6 +43,22 @@ class Joining:
         self._cleartext = cleartext
         self._tokenless = tokenless
         self._grants: dict[str, Grant] = {}  # of the children that are registered, by name
+
+    @property
+    def remembers(self) -> bool:
+        """Is there something that this parent must not forget?"""
+        return self._state is not None
+
+    def limit(self, bearer: str, peer: str, most: int) -> int:
+        """How many bytes of a registration are read; `most` from whoever may have one, so that nobody fills memory."""
+        if not self.in_force or self.may_ask_unknown(peer):
+            return most
+        try:
+            if self._signer is not None and self._signer.check(bearer):
+                return most
+        except InvalidToken:
+            pass  # told by `check`, with the rest
+        return min(most, STRANGER_BYTES)
 
     def check(self, message: Registration, bearer: str, peer: str) -> Grant | None:
         """May this child be registered? Returns what it showed; None where nothing had to be. peer: its IP address.

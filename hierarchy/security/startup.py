@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import tempfile
+from collections.abc import Mapping
 
 from hierarchy.address import host_of, is_loopback
 from hierarchy.config import NodeConfig
 from hierarchy.errors import UsageError
-from hierarchy.security.access import Access
+from hierarchy.security.access import Access, state_dir
 
 INSECURE = "or, where everybody who can reach it is trusted, say `insecure: true` (--insecure)"
 log = logging.getLogger("hierarchy.security")
@@ -40,6 +42,21 @@ def check_start(config: NodeConfig, access: Access) -> None:
         )
     if not spec.cleartext and access.tls.server is None:
         raise _refusal(config, f"others can reach {where} without TLS", cleartext)
+
+
+def check_state_dir(config: NodeConfig, access: Access, environ: Mapping[str, str]) -> None:
+    """Raise `UsageError` if what must be remembered could not be: used tokens, revocations, a credential to come."""
+    if not (access.joining.remembers or access.purse):
+        return
+    folder = state_dir(config, environ)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _refusal(
+            config, f"nothing can be remembered in {folder} ({error.strerror})", "set `state_dir` (--state-dir)"
+        ) from None
 
 
 def tell_risks(config: NodeConfig, access: Access) -> None:

@@ -101,6 +101,7 @@ def test_a_key_lists_what_it_may_use(door: Door) -> None:
     for key, models in ((door.keys.client, ["m"]), (bound, [])):
         assert [row["id"] for row in door.ask("GET", "/v1/models", **bearer(key)).json()["data"]] == models
         assert door.ask("POST", "/list_models", **bearer(key)).json() == {"models": models}
+        assert door.ask("POST", "/worker_get_status", **bearer(key)).json()["model_names"] == models
     error_of(door.ask("GET", "/v1/models/m", **bearer(bound)), 404, "model_not_found")
     error_of(door.ask("POST", "/get_worker_address", **bearer(bound)), 403, "model_not_allowed")
 
@@ -150,9 +151,11 @@ def test_replicas_share_an_identity_and_a_stranger_under_the_name_gets_409(door:
     credential = door.register(site("site-a"), door.keys.token("site-a")).json()["credential"]
     replica = site("site-a", instance="replica", url="http://127.0.0.1:7")
     assert door.register(replica, credential).status_code == 200
-    stranger = site("site-a", instance="stranger", url="http://127.0.0.1:7")
-    error_of(door.register(stranger, door.keys.token("site-a")), 409, "name_taken")
-    assert door.node.registry.children["site-a"].instance == "replica"
+    for instance in ("stranger", "replica"):  # the second is what it read in the tree
+        stranger = site("site-a", instance=instance, secret="other", url="http://127.0.0.1:7")
+        error_of(door.register(stranger, door.keys.token("site-a")), 409, "name_taken")
+    child = door.node.registry.children["site-a"]
+    assert (child.instance, child.secret) == ("replica", b"")
 
 
 @pytest.mark.parametrize("auth", ["", "wrong", "s2"])
@@ -187,6 +190,32 @@ def test_revoked_is_out_at_once_and_comes_in_with_a_new_token_only(door: Door) -
     door.node, door.app = again, build_app(again)
     error_of(door.register(site("site-a"), credential), 401, "invalid_token")
     assert door.register(site("site-a"), door.keys.token("site-a")).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["token", "credential"])
+def test_revoked_while_its_url_is_tried_is_out(door: Door, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`link: auto` takes some seconds at a URL of the child's choice, and a credential made after it would be good."""
+    shown = door.keys.token("site-a")
+    if kind == "credential":
+        shown = door.register(site("site-a"), shown).json()["credential"]
+
+    async def wants_reverse(message: Any, peer: str) -> bool:
+        door.node.revoke("site-a")
+        return True
+
+    monkeypatch.setattr(door.node, "wants_reverse", wants_reverse)
+    answer = door.register(site("site-a", link="auto"), shown)
+    assert "revoked" in error_of(answer, 401, "invalid_token")["message"]
+    assert len(door.node.registry) == 0
+
+
+def test_a_strangers_body_is_not_held(door: Door) -> None:
+    large = site("site-a", version="x" * 70_000)
+    for token in ("", "hk-nonsense", door.keys.token("site-a", ttl_s=-1)):
+        error_of(door.register(large, token), 413, "body_too_large")
+    error_of(door.register(large, door.keys.token("site-a")), 422, "invalid_field")
+    leave = {"worker_name": "x" * 70_000}
+    error_of(door.ask("POST", "/deregister_worker", leave), 413, "body_too_large")
 
 
 # where children stand

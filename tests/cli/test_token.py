@@ -101,6 +101,7 @@ def test_secrets_go_into_files_of_mode_0600_and_no_tree_key_is_overwritten(tmp_p
         (("create", "--node", "a", "--key-file", "KEY", "--models", ","), "--models"),
         (("key", "--node", "a"), "--key-file"),
         (("revoke", "--node", "a", "--url", "http://127.0.0.1:9"), "cannot reach"),
+        (("revoke", "--node", "a/b", "--url", "http://127.0.0.1:9"), "no node's name"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:

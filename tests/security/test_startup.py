@@ -10,7 +10,7 @@ from hierarchy.config import EngineConfig, NodeConfig, Settings
 from hierarchy.errors import UsageError
 from hierarchy.security.access import Access, state_dir
 from hierarchy.security.purse import JOIN_TOKEN
-from hierarchy.security.startup import check_start, tell_risks
+from hierarchy.security.startup import check_start, check_state_dir, tell_risks
 from tests.certificates import Authority
 from tests.security.keyed import Keys
 
@@ -160,3 +160,23 @@ def test_a_user_without_a_home_needs_none_until_there_is_something_to_remember(m
     Access(NodeConfig(name="n", advertise="http://n"), {})
     with pytest.raises(UsageError, match=r"set `security\.state_dir`"):
         Access(NodeConfig(name="n", advertise="http://n", parents=("http://127.0.0.1:1",)), {})
+
+
+@pytest.mark.parametrize("who", ["parent", "child"])
+def test_where_nothing_can_be_remembered_nothing_starts(keys: Keys, who: str) -> None:
+    (keys.folder / "bad").mkdir()
+    (keys.folder / "bad" / "root").symlink_to("nowhere")  # root, who may write anywhere, cannot write there either
+    security: dict[str, Any] = {"state_dir": str(keys.folder / "bad")}
+    if who == "parent":
+        security |= {"key": keys.spec()["key"]}
+    else:
+        security |= {"join_token": keys.token_file("root")}
+    parents = ("http://127.0.0.1:1",) if who == "child" else ()
+    settings = Settings.model_validate({"security": security})
+    config = NodeConfig(name="root", advertise="http://127.0.0.1:1", settings=settings, parents=parents)
+    with pytest.raises(UsageError, match=r"nothing can be remembered in .*bad/root .*; set `state_dir`"):
+        check_state_dir(config, Access(config, {}), {})
+    good = security | {"state_dir": str(keys.folder / "good")}
+    config = config.model_copy(update={"settings": Settings.model_validate({"security": good})})
+    check_state_dir(config, Access(config, {}), {})
+    assert list((keys.folder / "good" / "root").iterdir()) == []

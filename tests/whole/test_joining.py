@@ -66,6 +66,24 @@ def test_a_site_reports_for_long_over_remembered_heads(cluster: Cluster, keys: K
     assert len(root.node.lane.seen) >= 1, "a beat's head is not parsed again"
 
 
+@pytest.mark.parametrize("remembered", [False, True], ids=["parsed", "remembered"])
+def test_a_strangers_report_is_not_held(cluster: Cluster, keys: Keys, remembered: bool) -> None:
+    root, _ = joined(cluster, keys)
+    head = b"POST /receive_heart_beat HTTP/1.1\r\nhost: x\r\nx-hierarchy-auth: %b\r\ncontent-length: %d\r\n\r\n"
+    small, large = b'{"worker_name": "x", "queue_length": 0}', b" " * 1_000_000
+    with Client(int(root.url.rpartition(":")[2])) as client:
+        if remembered:
+            client.send(head % (b"wrong", len(small)) + small)
+            assert client.read_answer().body == b'{"exist": false}'
+        client.send(head % (b"wrong", len(large)))
+        client.send(large[:200_000])  # and no more
+        assert client.read_answer().status == 413
+    secret = root.node.registry.children["site-a"].secret
+    with Client(int(root.url.rpartition(":")[2])) as client:
+        client.send(head % (secret, len(large)) + large)
+        assert client.read_answer().status == 400, "a child's may be as large as any"
+
+
 def test_revoked_is_shut_out_within_five_seconds_and_its_streams_end(cluster: Cluster, keys: Keys) -> None:
     root, site = joined(cluster, keys, decode_tokens_per_s=5.0)
     body = b'{"model": "m", "prompt": "x", "max_tokens": 1000, "stream": true}'
