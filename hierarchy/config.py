@@ -84,6 +84,16 @@ class Strict(BaseModel):
         return data
 
 
+class ModelLimits(Strict):
+    """Time limits of one model, where they differ from its node's."""
+
+    first_byte_timeout_s: Seconds | None = Field(
+        default=None, description="as in `defaults`: a large model's prefill takes longer"
+    )
+    idle_timeout_s: Seconds | None = Field(default=None, description="as in `defaults`")
+    total_timeout_s: Seconds | None = Field(default=None, description="as in `defaults`")
+
+
 class Settings(Strict):
     """What can be set in `defaults` for every node, and on any one node."""
 
@@ -101,7 +111,9 @@ class Settings(Strict):
         default=1.0, description="between two reports to the parent, ±20 % so that nodes do not beat in step"
     )
     probe_interval_s: Seconds = Field(
-        default=2.0, description="how often an engine is asked for its models and load, since it reports to nobody"
+        default=1.0,
+        description="how often an engine is asked for its models and load, since it reports to nobody; one that hangs "
+        "is found within this and 2.5 s",
     )
     connect_timeout_s: Seconds = Field(
         default=3.0,
@@ -116,6 +128,14 @@ class Settings(Strict):
     )
     idle_timeout_s: Seconds = Field(
         default=120.0, description="between two reads of one answer; an engine silent for so long hangs"
+    )
+    total_timeout_s: Seconds | None = Field(
+        default=None,
+        description="from a request's arrival to its answer's end, retries included; the time left goes down with the "
+        "request. Without it a stream may last as long as it moves",
+    )
+    models: dict[str, ModelLimits] = Field(
+        default_factory=dict, description="model: its own first-byte, idle and total limits"
     )
     keep_alive_s: Seconds = Field(
         default=75.0, description="how long an idle client connection is kept; above the usual 60 s of proxies"

@@ -35,9 +35,13 @@ class Dispatch:
         """
         shares = self._registry.available(key)
         if not shares:
-            raise self._nobody(key)
+            shares = self._registry.last_resort(key)
+            if not shares:
+                raise self._nobody(key)
         if tried:
-            shares = [share for share in shares if share.child not in tried]
+            shares = [share for share in shares if share.child not in tried] or [
+                share for share in self._registry.last_resort(key) if share.child not in tried
+            ]
             if not shares:
                 raise Unavailable(f"every child that serves model {key[0]!r} failed on this request")
             return self._policy(Candidates(shares), self._rng)

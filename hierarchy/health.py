@@ -18,7 +18,8 @@ from hierarchy.engines import Adapter
 from hierarchy.errors import HierarchyError
 from hierarchy.status import NodeStatus
 
-PROBE_TIMEOUT_S = 3.0  # for all of one probe's requests together
+# For all of one probe's requests together: with an interval of 1 s, nobody waits over 5 s for an engine that hangs.
+PROBE_TIMEOUT_S = 2.5
 RETRY_S = 0.5  # after the first failure; doubled from there
 MAX_RETRY_S = 5.0  # also with a longer interval: whoever started an engine waits for it to be noticed
 JITTER = 0.2  # so that the probes of a site's engines spread out

@@ -131,10 +131,17 @@ class Node:
             ADAPTERS[engine.kind],
             self._http,
             lambda status: self.registry.report(child, status),
-            lambda why: self.registry.mark_down(child, why),
+            lambda why: self._engine_down(child, why),
             self.settings.probe_interval_s,
         )
         self._spawn(prober.run(), f"probe {engine.name}")
+
+    def _engine_down(self, child: Child, why: str) -> None:
+        """Its connections may still be open, as those of a process that hangs are."""
+        known = child.down is not None
+        self.registry.mark_down(child, why)
+        if not known:
+            self.lane.rescue(child, self.connections, why)
 
     def ask_status(self, child: Child) -> None:
         """Ask a FastChat worker for its status, as soon as it listens: it alone knows all its models."""
@@ -185,6 +192,8 @@ class Node:
             await asyncio.sleep(SWEEP_S)
             for child in self.registry.sweep():
                 log.warning("dropped %s: nothing heard of it", child.name)
+            for child in self.registry.newly_silent():
+                self.lane.rescue(child, self.connections, "it is silent")
             self.lane.sweep(self.connections)
 
     def _believes(self, secret: bytes, seq: int) -> bool:

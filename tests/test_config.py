@@ -14,6 +14,7 @@ from hierarchy.address import url_of
 from hierarchy.config import (
     ConfigError,
     EngineSpec,
+    ModelLimits,
     NodeSpec,
     Settings,
     SimulatedSpec,
@@ -72,10 +73,21 @@ def test_a_node_takes_from_defaults_what_it_does_not_set() -> None:
     assert type(own) is Settings
 
 
+SPELLED: dict[str, tuple[str, Any]] = {  # those whose defaults do not tell what else they may be
+    "total_timeout_s": ("5", 5.0),
+    "models": ("{m: {idle_timeout_s: 3}}", {"m": ModelLimits(idle_timeout_s=3.0)}),
+}
+
+
 @pytest.mark.parametrize("field", Settings.model_fields)
 def test_every_setting_may_be_set_at_a_node(tmp_path: Path, field: str) -> None:
     info = Settings.model_fields[field]
-    other: Any = next((value for value in get_args(info.annotation) if value != info.default), None)
+    if field in SPELLED:
+        spelled, other = SPELLED[field]
+        tree = from_text(tmp_path, f"version: 1\nnodes: {{root: {{{field}: {spelled}}}}}").config
+        assert getattr(tree.nodes["root"].settings(tree.defaults), field) == other
+        return
+    other = next((value for value in get_args(info.annotation) if value != info.default), None)
     if other is None:
         other = not info.default if info.annotation is bool else info.default * 2
     spelled = str(other).lower()
@@ -261,6 +273,7 @@ def table(model: type[BaseModel], without: type[BaseModel] | None = None) -> str
         ("`engines`", EngineSpec, None),
         ("`simulated`", SimulatedSpec, None),
         ("`defaults`", Settings, None),
+        ("`models`", ModelLimits, None),
     ],
 )
 def test_the_documentation_has_every_field_as_the_models_do(

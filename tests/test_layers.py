@@ -11,13 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: layer -> its modules and packages (a package with all that is in it, unless a longer name stands here)
 TABLE = {
-    0: "address allocator errors lifeline logs metrics source status subtree",
+    0: "address allocator budget ejection errors lifeline logs metrics source status subtree",
     1: "checks child config processes reach wire",
     2: "policy registry topology",
-    3: "engines view relay.answer relay.ending relay.framing relay.head relay.peek relay.render relay.seen "
-    "relay.upstream",
+    3: "engines view relay.answer relay.attempts relay.ending relay.framing relay.head relay.limits relay.peek "
+    "relay.render relay.seen relay.upstream relay.waiting",
     4: "dispatch health uplink",
-    5: "controller relay.exchange relay.lane relay.local relay.protocol relay.turns",
+    5: "controller relay.exchange relay.lane relay.local relay.protocol relay.retrying relay.turns",
     6: "node",
     7: "api server",
     8: "cli",

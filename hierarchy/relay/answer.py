@@ -15,7 +15,7 @@ from typing import Literal
 import httptools
 
 from hierarchy.relay.framing import Chunked, Framing, Length, UntilClose
-from hierarchy.relay.head import HOP_BY_HOP, OURS, PATH, Fields, HeadError, named_by_connection
+from hierarchy.relay.head import HOP_BY_HOP, OURS, PATH, RETRIED, UNSPENT, Fields, HeadError, named_by_connection
 
 MAX_KEPT = 2048  # bytes of a head that is remembered
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
@@ -46,13 +46,14 @@ class Answer:
         else:
             self.framing = Chunked() if head.kind == "chunked" else Length(0) if head.kind == "none" else UntilClose()
 
-    def forward(self, *, path: bytes, framing: bytes | None, close: bool) -> bytes:
+    def forward(self, *, path: bytes, framing: bytes | None, close: bool, ours: bytes = b"") -> bytes:
         """The head that goes up to the client.
 
-        path: our x-hierarchy-path. framing: a `name: value` line that replaces the answer's own framing, b"" for none
-        at all (until close), None to pass it as it is. close: say that the connection ends with this answer.
+        path: our x-hierarchy-path. ours: complete `name: value` lines for a parent. framing: a `name: value` line that
+        replaces the answer's own framing, b"" for none at all (until close), None to pass it as it is. close: say that
+        the connection ends with this answer.
         """
-        head = self.head.forward(path, framing, close)
+        head = self.head.forward(path, framing, close) + ours
         if framing is None and self.head.has_length:
             return b"%bcontent-length: %d\r\n\r\n" % (head, self.length)
         return head + b"\r\n"
@@ -62,8 +63,9 @@ class AnswerHead:
     """What the bytes of a head mean, whatever number stands in its Content-Length.
 
     kind: of framing. keep_alive: the connection can serve another request. idle_s, uses_left: what its Keep-Alive field
-    promised, or None. path: the child's own x-hierarchy-path. interim: 1xx, another head follows. is_plain: not
-    compressed, so that bytes of ours can be put behind its own.
+    promised, or None. path: the child's own x-hierarchy-path. unspent: attempts that come back with a failure, or None.
+    retried: how often it was tried anew below. plain_sailing: none of that, and no failure of the server's. interim:
+    1xx, another head follows. is_plain: not compressed, so that bytes of ours can be put behind its own.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -74,6 +76,8 @@ class AnswerHead:
         self.idle_s: float | None = None
         self.uses_left: int | None = None
         self.path = b""
+        self.unspent: int | None = None
+        self.retried = 0
         self.length = 0
         self._forwarded: dict[tuple[bytes, bytes | None, bool], bytes] = {}
         parser = httptools.HttpResponseParser(self)
@@ -85,6 +89,7 @@ class AnswerHead:
         if self.status < 100 or (self.reason != b"OK" and _CONTROL(self.reason)):
             raise HeadError(f"the answer's status line is malformed: {self.status} {self.reason[:40]!r}")
         self.interim = self.status < 200
+        self.plain_sailing = self.status < 500 and self.unspent is None and not self.retried
         self.kind = self._kind()
         self._named = named_by_connection(self.fields)
         # Not the parser's own word, which is wrong once a message without a body is complete.
@@ -104,6 +109,12 @@ class AnswerHead:
         name = name.lower()
         if name == PATH:
             self.path = value
+        elif name in (UNSPENT, RETRIED):
+            if value.isdigit() and len(value) < 4:
+                if name == UNSPENT:
+                    self.unspent = int(value)
+                else:
+                    self.retried = int(value)
         elif name == b"keep-alive":
             self._promise(value)
         elif name == b"content-length":

@@ -13,14 +13,16 @@ import errno
 import logging
 from typing import TYPE_CHECKING
 
-from hierarchy.child import NODE, Child, Lease
+from hierarchy.child import NODE, Lease
 from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestError, Unavailable
-from hierarchy.relay import render
+from hierarchy.relay import render, waiting
 from hierarchy.relay.answer import Answer
+from hierarchy.relay.attempts import RETRIABLE, unspent_field
 from hierarchy.relay.ending import error_tail
 from hierarchy.relay.framing import Dechunker
-from hierarchy.relay.head import AUTH, HOPS, MODEL, SEQ, request_head
+from hierarchy.relay.head import ATTEMPTS, AUTH, DEADLINE, HOPS, MODEL, SEQ, request_head
 from hierarchy.relay.peek import model_of
+from hierarchy.relay.retrying import Retrying
 from hierarchy.relay.seen import RequestHead
 from hierarchy.relay.upstream import Pool, Upstream
 
@@ -28,32 +30,23 @@ if TYPE_CHECKING:
     from hierarchy.relay.lane import Lane
     from hierarchy.relay.turns import Turns
 
-MAX_ATTEMPTS = 3  # requests that reached a child's machine; a refused connection costs nothing
-EJECT_S = 2.0  # how long a child that refused a connection is passed over
+FOREVER = float("inf")
 log = logging.getLogger("hierarchy.lane")
 
 
-class Exchange:
+class Exchange(Retrying):
     """A request on a lane path. Stands where uvicorn keeps its request cycle, and has the fields that it looks at."""
 
     # What most exchanges never change stands here once, instead of being set for each.
     my_turn = False  # no earlier request of this connection is still being answered
     received = False  # the whole request is here
-    response_complete = False
-    trusted = False  # it came from a parent that we registered with
-    attempts = 0
+    attempts = 0  # that this node made
     size = 0  # bytes of body that have come
-    _model = ""
-    _lease: Lease | None = None
-    _pool: Pool | None = None
-    _upstream: Upstream | None = None
-    _tried: tuple[Child, ...] = ()
-    _answer: Answer | None = None
+    ends_at = FOREVER  # by the limit on the whole request
     _started = False  # a body byte went up, so the answer can no longer be replaced
     _touched = False  # something came since the last look at the clock
     _rechunk = False
     _dechunk: Dechunker | None = None
-    _sent_at = 0.0
     _outcome = ""
 
     def __init__(self, protocol: Turns, lane: Lane, head: RequestHead) -> None:
@@ -76,6 +69,7 @@ class Exchange:
         """It came from a parent: believe what its head says of the model, rather than look into the body again."""
         self.trusted = True
         self._model = self.head.model
+        self.left = self.head.attempts
 
     def body_part(self, data: bytes) -> None:
         self.size += len(data)
@@ -140,53 +134,40 @@ class Exchange:
             log.error("out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)")
             self.fail(Unavailable("this node is out of file descriptors"))
         else:
-            self._lane.registry.eject(pool.child, EJECT_S, why)
+            self._lane.registry.failed(pool.child, "unreachable", why)
             self._try_another(why)
 
     def _send(self, upstream: Upstream) -> None:
         lane = self._lane
         child = upstream.pool.child
+        lease = self._lease
+        assert lease is not None
+        assert lease.share is not None
         self._upstream = upstream
         self.attempts += 1
-        ours = b""
+        self._limits = limits = lease.share.limits or lane.limits(lease.share)
+        self._sent_at = now = lane.clock()
+        if limits.total_s is not None and not self.trusted:
+            self.ends_at = self._started_at + limits.total_s
+        ours, lent = b"", 1
         if child.kind == NODE:
-            lease = self._lease
-            assert lease is not None
+            lent = self._lend()
             hops = self.head.hops + 1 if self.trusted else 1
-            ours = b"%b: %b\r\n%b: %b\r\n%b: %d\r\n%b: %d\r\n" % (
-                AUTH, child.secret, MODEL, render.field_value(self._model), HOPS, hops, SEQ, lease.ordinal,
+            ours = b"%b: %b\r\n%b: %b\r\n%b: %d\r\n%b: %d\r\n%b: %d\r\n" % (
+                AUTH, child.secret, MODEL, render.field_value(self._model), HOPS, hops, ATTEMPTS, lent,
+                SEQ, lease.ordinal,
             )  # fmt: skip
+            if self.ends_at != FOREVER:
+                ours += b"%b: %d\r\n" % (DEADLINE, max(0, (self.ends_at - now) * 1000))
+        self.left -= lent
+        self._lent = lent
         said = self.head
         head = request_head(child.prefix + said.target, child.authority, said.fields, self.size, ours)
-        self._sent_at = now = lane.clock()
-        self._protocol.deadline = now + lane.settings.first_byte_timeout_s
+        deadline = now + (limits.below_s(said.hops) if self.trusted else limits.look_s)
+        self._protocol.deadline = deadline if deadline < self.ends_at else self.ends_at
         upstream.send(self, head, self._parts, self.size)
         if self._protocol.flow.write_paused:  # an earlier answer has not been read yet
             upstream.pause()
-
-    def _try_another(self, why: str, *, stale: bool = False) -> None:
-        """The child failed before the first body byte. stale: only a connection did, so it is asked again."""
-        lease, self._lease = self._lease, None
-        assert lease is not None
-        assert lease.share is not None
-        share = lease.share
-        child = share.child
-        lease.release()
-        self._lane.tally(share).done("stale" if stale else "failed")
-        self._answer = self._upstream = None
-        if not stale:
-            self._tried += (child,)
-            log.warning("%s %s; request for model %s", child.name, why, self._model)
-        error: RequestError = ChildFailed(f"{child.name} {why}")
-        if self.attempts < MAX_ATTEMPTS:
-            try:
-                self._attempt(fresh=stale)
-            except RequestError:
-                pass  # nobody else: then what went wrong with the last one is the answer
-            else:
-                self._lane.metrics.retries += 1
-                return
-        self.fail(error)
 
     # -- the answer (Sink) -----------------------------------------------------------------------------------
 
@@ -202,15 +183,25 @@ class Exchange:
                 data = self._dechunk.feed(data)
             self._protocol.transport.write(data)
             return
-        lane = self._lane
+        answer = self._answer
+        assert answer is not None
+        if (self._waiting or not answer.head.plain_sailing) and self._keeps_back(data):
+            return
+        self._begin_answer(data)
+
+    def _begin_answer(self, data: bytes) -> None:
+        """The first bytes of a body go up, and its head before them."""
+        lane, lease = self._lane, self._lease
         self._parts = []  # no attempt can follow
         self._started = True
-        lease = self._lease
-        assert lease is not None
-        assert lease.share is not None
         now = lane.clock()
-        lane.tally(lease.share).ttft.observe(now - self._sent_at)
-        self._protocol.deadline = now + lane.settings.idle_timeout_s
+        if lease is not None and lease.share is not None:  # not those of a refusal that was kept back
+            lane.tally(lease.share).ttft.observe(now - self._sent_at)
+            if lease.share.child.trouble is not None:
+                lane.registry.succeeded(lease.share.child)
+        assert self._limits is not None
+        deadline = now + self._limits.idle_s
+        self._protocol.deadline = deadline if deadline < self.ends_at else self.ends_at
         head = self._answer_head()
         if self._rechunk:
             data = b"%x\r\n%b\r\n" % (len(data), data)
@@ -220,16 +211,29 @@ class Exchange:
 
     def answer_ended(self) -> None:
         upstream, self._upstream = self._upstream, None
-        if not self._started:  # it has no body
+        assert upstream is not None
+        answer = self._answer
+        assert answer is not None
+        if not self._started:  # it has no body, or one that is kept back
+            if self._held is not None or ((self._waiting or not answer.head.plain_sailing) and self._keeps_back(b"")):
+                self._held_ended()
+                return
             self._protocol.transport.write(self._answer_head())
+        if answer.head.status >= 500 and upstream.pool.child.kind != NODE:
+            self._lane.registry.failed(upstream.pool.child, "error", f"answered {answer.head.status}")
+        self._finish_answer()
+
+    def _finish_answer(self) -> None:
         if self._rechunk:
             self._protocol.transport.write(b"0\r\n\r\n")
-        assert upstream is not None
         assert self._answer is not None
         self._outcome = "ok" if self._answer.head.status < 500 else "error"
         self._settle()
 
     def answer_broken(self, why: str, *, stale: bool = False) -> None:
+        assert self._pool is not None
+        if not stale:
+            self._lane.registry.failed(self._pool.child, "cut" if self._started else "broke", why)
         if self._started:
             self._cut(ChildFailed(f"{self._child_name()} {why}"))
         else:
@@ -244,14 +248,19 @@ class Exchange:
             if answer.head.kind == "chunked":
                 self._dechunk = Dechunker()
                 framing = b""
-        elif answer.head.kind == "until-close":
+        elif answer.head.kind == "until-close" or (self._waiting and answer.head.kind != "chunked"):
             self._rechunk = True
             framing = b"transfer-encoding: chunked\r\n"
+        if self._waiting:
+            return b""  # a head is out already
         assert self._pool is not None
         path = self._pool.path
         if answer.head.path and self._pool.child.kind == NODE:
             path = b"%b/%b" % (path, answer.head.path)
-        return answer.forward(path=path, framing=framing, close=not self.keep_alive)
+        ours = b""
+        if self.trusted and (self._retried or not answer.head.plain_sailing):
+            ours = self._told_to_parent()
+        return answer.forward(path=path, framing=framing, close=not self.keep_alive, ours=ours)
 
     # -- endings ---------------------------------------------------------------------------------------------
 
@@ -266,9 +275,14 @@ class Exchange:
         if not self.received:
             self.keep_alive = False
         self._lane.metrics.refuse(error.code)
-        self._protocol.transport.write(
-            render.error_answer(error, self.api, self._protocol.server_state.default_headers, close=not self.keep_alive)
-        )
+        fields = self._protocol.server_state.default_headers
+        if self._waiting:
+            words = waiting.failed(error, self.api, http10=self.head.http10)
+        else:
+            if self.trusted and error.status in RETRIABLE:
+                fields = [*fields, unspent_field(max(0, self.left))]
+            words = render.error_answer(error, self.api, fields, close=not self.keep_alive)
+        self._protocol.transport.write(words)
         self._outcome = self._outcome or "refused"
         self._settle()
 
@@ -282,20 +296,34 @@ class Exchange:
 
     def check_clock(self, now: float) -> None:
         """The protocol's deadline has passed: has nothing really come since?"""
-        settings = self._lane.settings
+        limits = self._limits
+        assert limits is not None
         paused = self._protocol.flow.write_paused
-        if self._touched or (paused and self._protocol.client_reads()):
+        if now >= self.ends_at:
+            self._late("was not done in the time for the whole request")
+        elif self._touched or (paused and self._protocol.client_reads()):
             self._touched = False
-            limit = settings.idle_timeout_s if self._started else settings.first_byte_timeout_s
-            self._protocol.deadline = now + limit
+            limit = limits.idle_s if self._started else limits.first_byte_s
+            self._protocol.deadline = min(now + limit, self.ends_at)
         elif paused:
             self._protocol.transport.abort()
         elif self._started:
-            self._cut(DeadlinePassed(f"{self._child_name()} sent nothing for {settings.idle_timeout_s:g} s"))
+            self._late(f"sent nothing for {limits.idle_s:g} s")
+        elif not self.trusted and now < self._sent_at + limits.first_byte_s:
+            self._keep_waiting(now)
         else:
-            why = f"sent no answer within {settings.first_byte_timeout_s:g} s"
-            self._outcome = "timeout"
-            self.fail(DeadlinePassed(f"{self._child_name()} {why}"))
+            self._late(f"sent no answer within {limits.first_byte_s:g} s")
+
+    def _late(self, why: str) -> None:
+        """A time limit has passed; the child is to blame if it sent nothing at all."""
+        error = DeadlinePassed(f"{self._child_name()} {why}")
+        if self._started:
+            self._cut(error)
+            return
+        if self._pool is not None and self._pool.child.kind != NODE and self._upstream is not None:
+            self._lane.registry.failed(self._pool.child, "timeout", why)
+        self._outcome = "timeout"
+        self.fail(error)
 
     def pause(self) -> None:
         """The client reads too slowly: stop reading from the child."""
@@ -331,6 +359,9 @@ class Exchange:
         self.response_complete = True
         lane = self._lane
         lease, self._lease = self._lease, None
+        if self._counted:
+            self._counted = False
+            lane.budget.give_back()
         if lease is not None and lease.share is not None:
             share = lease.share
             lease.release()

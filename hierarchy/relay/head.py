@@ -34,9 +34,13 @@ HOP_BY_HOP = frozenset(
 _REWRITTEN = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
 OURS = b"x-hierarchy-"
 PATH, AUTH, SEQ, MODEL, HOPS = (OURS + name for name in (b"path", b"auth", b"seq", b"model", b"hops"))
+ATTEMPTS, DEADLINE = OURS + b"attempts", OURS + b"deadline-ms"
+UNSPENT, RETRIED = OURS + b"unspent", OURS + b"retried"  # of answers to a parent
 MAX_TARGET_KEPT = 256  # routes of longer targets are not remembered, so that nobody can fill the memory with them
 
-_LOOKED_AT = frozenset({AUTH, SEQ, MODEL, HOPS, b"content-length", b"expect", b"host", b"transfer-encoding"})
+_LOOKED_AT = frozenset(
+    {AUTH, SEQ, MODEL, HOPS, ATTEMPTS, DEADLINE, b"content-length", b"expect", b"host", b"transfer-encoding"}
+)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]*)?").fullmatch
 _LANE_PATH = re.compile(rb"/v1/[A-Za-z0-9_\-./:@]+").fullmatch
 

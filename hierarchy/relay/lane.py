@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from hierarchy.budget import RetryBudget
 from hierarchy.child import Child, Share
 from hierarchy.config import Settings
 from hierarchy.dispatch import Dispatch
@@ -17,6 +18,7 @@ from hierarchy.metrics import Metrics, Tally
 from hierarchy.registry import Registry
 from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.head import lane_path
+from hierarchy.relay.limits import Limits
 from hierarchy.relay.local import Handler, Local
 from hierarchy.relay.protocol import LaneProtocol
 from hierarchy.relay.seen import RequestHead, Seen
@@ -45,6 +47,7 @@ class Lane:
         self.settings = settings
         self.trust = trust
         self.clock = clock
+        self.budget = RetryBudget(clock)
         self.seen = Seen()
         self.access_log: Callable[[Exchange, str], None] | None = _log_access if settings.access_log else None
         self.local: dict[bytes, Handler] = {}  # POST paths that are answered at once, by a function
@@ -79,6 +82,32 @@ class Lane:
             tally = share.tally = self.metrics.tally(*share.key, share.child.name)
         return tally
 
+    def limits(self, share: Share) -> Limits:
+        """The time limits of a share's model; looked up once."""
+        limits: Limits | None = share.limits
+        if limits is None:
+            limits = share.limits = Limits.of(self.settings, share.key[0])
+        return limits
+
+    def renew(self, settings: Settings) -> None:
+        """Go on by other settings, from the next request on."""
+        self.settings = settings
+        self.access_log = _log_access if settings.access_log else None
+        for child in self.registry:
+            for share in child.shares.values():
+                share.limits = None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are with a child now."""
+        return sum(child.in_flight for child in self.registry)
+
+    def rescue(self, child: Child, connections: set[Any], why: str) -> None:
+        """The child is known to be dead: send those of its requests that got no byte yet elsewhere."""
+        for protocol in list(connections):
+            if isinstance(protocol, LaneProtocol):
+                protocol.give_up_on(child, why)
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run the uncommon case that has to await something."""
         task = asyncio.get_running_loop().create_task(work)
@@ -88,6 +117,7 @@ class Lane:
     def sweep(self, connections: set[Any]) -> None:
         """Look at every deadline: of clients' connections, and of idle ones to children."""
         now = self.clock()
+        self.budget.calm_down()
         for protocol in list(connections):
             if isinstance(protocol, LaneProtocol) and now >= protocol.deadline:
                 protocol.check_clock(now)

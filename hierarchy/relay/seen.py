@@ -1,8 +1,9 @@
 """Requests whose heads have been seen before.
 
-A client sends the same head with each request, but for its Content-Length; so does a parent, but for that and for its
-x-hierarchy-seq. What the strict parser and our own checks made of a head holds for the same bytes again, so it is
-remembered, with those two numbers cut out. A head that has not been seen, or that did not come in one read, is parsed.
+A client sends the same head with each request, but for its Content-Length; so does a parent, but for that, for its
+x-hierarchy-seq and for the time that it leaves. What the strict parser and our own checks made of a head holds for the
+same bytes again, so it is remembered, with those numbers cut out. A head that has not been seen, or that did not come
+in one read, is parsed.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from hierarchy.relay.head import AUTH, HOPS, MODEL, Fields, request_fields
+from hierarchy.relay.attempts import UNSAID
+from hierarchy.relay.head import ATTEMPTS, AUTH, HOPS, MODEL, Fields, request_fields
 from hierarchy.status import Api
 
 MAX_KEPT, MAX_HEADS = 2048, 1024  # bytes of one head, heads
-_NUMBERS = re.compile(rb"\r\n(?:x-hierarchy-seq: ([0-9]{1,18})\r\n)?(?i:content-length): ([0-9]{1,15})\r\n").search
+_NUMBERS = re.compile(
+    rb"\r\n(?:x-hierarchy-seq: ([0-9]{1,18})\r\n(?:x-hierarchy-deadline-ms: ([0-9]{1,12})\r\n)?)?"
+    rb"(?i:content-length): ([0-9]{1,15})\r\n"
+).search
 
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
     """What a lane request's head means.
 
-    target: for the child. fields: those that go on, ready to be written. auth, model, hops: a parent's, to be believed
-    with the right secret only. within_limits: as they are for everyone but a parent.
+    target: for the child. fields: those that go on, ready to be written. auth, model, hops, attempts: a parent's, to be
+    believed with the right secret only. within_limits: as they are for everyone but a parent.
     """
 
     api: Api
@@ -36,6 +41,7 @@ class RequestHead:
     auth: bytes
     model: str
     hops: int
+    attempts: int = UNSAID
 
     @classmethod
     def of(
@@ -49,7 +55,7 @@ class RequestHead:
         within_limits: bool,
     ) -> RequestHead:
         """From a parsed head. found: from `head.check_request`."""
-        hops = found.get(HOPS, b"")
+        hops, attempts = found.get(HOPS, b""), found.get(ATTEMPTS, b"")
         return cls(
             *route,
             request_fields(fields),
@@ -60,17 +66,22 @@ class RequestHead:
             found.get(AUTH, b""),
             unquote(found.get(MODEL, b"").decode("ascii", "replace")),
             int(hops) if is_number(hops) else 0,
+            max(1, int(attempts)) if is_number(attempts) else UNSAID,
         )
 
 
 class Split:
-    """A read that begins with a whole head: the head without its numbers, and the numbers. seq: -1 if it has none."""
+    """A read that begins with a whole head: the head without its numbers, and the numbers.
 
-    __slots__ = ("end", "key", "length", "seq")
+    seq: -1 if it has none. left_ms: of the time for the whole request; -1 if the head sets no limit.
+    """
 
-    def __init__(self, key: bytes, seq: int, length: int, end: int) -> None:
+    __slots__ = ("end", "key", "left_ms", "length", "seq")
+
+    def __init__(self, key: bytes, seq: int, left_ms: int, length: int, end: int) -> None:
         self.key = key
         self.seq = seq
+        self.left_ms = left_ms
         self.length = length  # of the body
         self.end = end  # where the body begins
 
@@ -83,13 +94,17 @@ def split(data: bytes) -> Split | None:
     found = _NUMBERS(data, 0, end + 2)
     if found is None:
         return None
-    seq, length = found.groups()
-    begin, stop = found.span(2)
+    seq, left_ms, length = found.groups()
+    begin, stop = found.span(3)
     if seq is None:
-        return Split(b"%b%b" % (data[:begin], data[stop:end]), -1, int(length), end + 4)
+        return Split(b"%b%b" % (data[:begin], data[stop:end]), -1, -1, int(length), end + 4)
     before, after = found.span(1)
-    key = b"%b%b%b" % (data[:before], data[after:begin], data[stop:end])
-    return Split(key, int(seq), int(length), end + 4)
+    if left_ms is None:
+        key = b"%b%b%b" % (data[:before], data[after:begin], data[stop:end])
+        return Split(key, int(seq), -1, int(length), end + 4)
+    from_, to = found.span(2)
+    key = b"%b%b%b%b" % (data[:before], data[after:from_], data[to:begin], data[stop:end])
+    return Split(key, int(seq), int(left_ms), int(length), end + 4)
 
 
 class Seen:

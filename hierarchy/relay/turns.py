@@ -15,6 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from hierarchy.child import Child
 from hierarchy.errors import ReceiveTimeout, RequestError
 from hierarchy.relay import render
 from hierarchy.relay.exchange import Exchange
@@ -97,6 +98,11 @@ class Turns(HttpToolsProtocol):
         """Has the client taken anything since this was asked last?"""
         before, self._unread = self._unread, self.transport.get_write_buffer_size()
         return self._unread < before
+
+    def give_up_on(self, child: Child, why: str) -> None:
+        """A child is dead: if a running exchange waits for it, it goes elsewhere."""
+        if self._running is not None:
+            self._running.give_up_on(child, why)
 
     def cut(self, error: RequestError) -> None:
         """End a running exchange with an error, and the connection."""
