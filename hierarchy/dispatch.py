@@ -24,6 +24,10 @@ class Dispatch:
         self._rng = rng
         self._candidates: dict[ModelKey, Candidates] = {}
 
+    def follow(self, policy: str) -> None:
+        """Choose by another policy from now on."""
+        self._policy = POLICIES[policy]()
+
     def choose(self, key: ModelKey, tried: Collection[Child] = ()) -> Share:
         """The share that the policy takes, without claiming it.
 

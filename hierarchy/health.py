@@ -65,6 +65,10 @@ class Prober:
         state = "down" if self._failures else "unknown" if self._models is None else "up"
         return f"<Prober {self._engine.name} {state} failures={self._failures}>"
 
+    def pace(self, interval_s: float) -> None:
+        """Ask so often from now on."""
+        self._interval_s = interval_s
+
     async def run(self) -> None:
         """Probe until cancelled."""
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import socket
@@ -31,6 +32,7 @@ from hierarchy.uplink import Uplink
 from hierarchy.view import View
 from hierarchy.wire import Identity
 
+TOLD_S = 1.0  # for the parents to hear that nothing new shall come
 ENGINE_GRACE_S = 5.0  # for an engine that we started, to end
 STATUS_PATIENCE_S = 30.0  # FastChat's workers register before they listen; their status is asked for until it comes
 log = logging.getLogger("hierarchy.node")
@@ -63,6 +65,8 @@ class Node:
         self.engines: list[Supervised] = []  # the processes that this node started itself
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: set[str] = set()
+        self._probers: dict[str, Prober] = {}
+        self.draining = False  # nothing new is taken, running streams finish
 
     @property
     def ready(self) -> bool:
@@ -76,29 +80,94 @@ class Node:
         # trust_env: a proxy from the environment is for the internet, not for the machines of one's own tree.
         self._http = httpx.AsyncClient(trust_env=False, follow_redirects=False)
         for engine in self.config.engines:
-            self._start_engine(engine if engine.url else self._launch(engine))
+            self._start_engine(engine)
         for parent in self.config.parents:
-            uplink = Uplink(
-                parent,
-                self.identity,
-                _Source(self),
-                self._http,
-                self.settings.report_interval_s,
-                clock=self._clock,
-                rng=self._rng,
-            )
-            self.uplinks.append(uplink)
-            self._spawn(uplink.run(), f"uplink to {parent}")
+            self._start_uplink(parent, self._http)
         self._spawn(self._sweep_for_ever(), "sweep")
 
+    def apply(self, config: NodeConfig) -> list[str]:
+        """Go on by another configuration of the same name and addresses; running streams notice nothing.
+
+        Returns what changed, in words.
+        """
+        done = []
+        old, self.config = (
+            self.config,
+            config.model_copy(update={"listen": self.config.listen, "advertise": self.config.advertise}),
+        )
+        if config.settings != old.settings:
+            self._renew_settings(config)
+            done.append("settings")
+        before, after = ({engine.name: engine for engine in one.engines} for one in (old, config))
+        for name in before:
+            if before[name] != after.get(name):
+                self._stop_engine(name)
+                done.append(f"engine {name} {'changed' if name in after else 'removed'}")
+        for name, engine in after.items():
+            if engine != before.get(name):
+                self._start_engine(engine)
+                if name not in before:
+                    done.append(f"engine {name} added")
+        assert self._http is not None
+        for parent in old.parents:
+            if parent not in config.parents:
+                self._stop_uplink(parent)
+                done.append(f"parent {parent} removed")
+        for parent in config.parents:
+            if parent not in old.parents:
+                self._start_uplink(parent, self._http)
+                done.append(f"parent {parent} added")
+        return done
+
+    def _renew_settings(self, config: NodeConfig) -> None:
+        settings = self.settings = config.settings
+        self.dispatch.follow(settings.dispatch)
+        self.registry.max_speed = settings.max_speed
+        self.lane.renew(settings)
+        for prober in self._probers.values():
+            prober.pace(settings.probe_interval_s)
+        for uplink in self.uplinks:
+            uplink.pace(settings.report_interval_s)
+
+    def _start_uplink(self, parent: str, http: httpx.AsyncClient) -> None:
+        uplink = Uplink(
+            parent,
+            self.identity,
+            _Source(self),
+            http,
+            self.settings.report_interval_s,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        self.uplinks.append(uplink)
+        self._spawn(uplink.run(), f"uplink to {parent}")
+
+    def _stop_uplink(self, parent: str) -> None:
+        self._cancel(f"uplink to {parent}")
+        for uplink in [uplink for uplink in self.uplinks if uplink.parent == parent]:
+            self._spawn(self._part(uplink), f"farewell to {parent}")
+
+    async def _part(self, uplink: Uplink) -> None:
+        """Its requests that still run are believed until they have ended."""
+        await uplink.farewell()
+        await asyncio.sleep(self.settings.grace_s)
+        self.uplinks.remove(uplink)
+
     async def leave(self) -> None:
-        """Tell the parents that no new request shall come."""
-        for task in [task for task in self._tasks if task.get_name().startswith("uplink")]:
-            task.cancel()
-        await asyncio.gather(*(uplink.farewell() for uplink in self.uplinks))
+        """Tell the parents that no new request shall come; returns when they know, or cannot be told.
+
+        The uplinks go on, so that running streams do not look like those of a node that fell silent.
+        """
+        self.draining = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*(uplink.until_told() for uplink in self.uplinks)), TOLD_S)
+        self.lane.drain()
 
     async def stop(self) -> None:
         """End everything that `start` began."""
+        for task in [task for task in self._tasks if task.get_name().startswith("uplink")]:
+            task.cancel()
+        await asyncio.gather(*(uplink.farewell() for uplink in self.uplinks))
         for task in self._tasks:
             if not task.get_name().startswith("engine "):  # those end in good order, by `stop`
                 task.cancel()
@@ -123,10 +192,12 @@ class Node:
         return engine.model_copy(update={"url": f"http://127.0.0.1:{port}"})
 
     def _start_engine(self, engine: EngineConfig) -> None:
+        if engine.url is None:
+            engine = self._launch(engine)
         assert engine.url is not None
         assert self._http is not None
         child = self.registry.declare(engine.name, engine.url, engine.kind)
-        prober = Prober(
+        prober = self._probers[engine.name] = Prober(
             engine,
             ADAPTERS[engine.kind],
             self._http,
@@ -135,6 +206,30 @@ class Node:
             self.settings.probe_interval_s,
         )
         self._spawn(prober.run(), f"probe {engine.name}")
+
+    def _stop_engine(self, name: str) -> None:
+        """No new requests; a process that we started ends when those that it has are done."""
+        self._cancel(f"probe {name}")
+        self._probers.pop(name, None)
+        child = self.registry.remove(name)
+        for process in [process for process in self.engines if process.name == name]:
+            self.engines.remove(process)
+            if child is not None:
+                self._spawn(self._retire(process, child), f"retire {name}")
+
+    async def _retire(self, process: Supervised, child: Child) -> None:
+        try:
+            for _ in range(round(self.settings.grace_s / SWEEP_S)):
+                if not child.in_flight:
+                    break
+                await asyncio.sleep(SWEEP_S)
+        finally:
+            await process.stop(ENGINE_GRACE_S)
+
+    def _cancel(self, name: str) -> None:
+        for task in self._tasks:
+            if task.get_name() == name:
+                task.cancel()
 
     def _engine_down(self, child: Child, why: str) -> None:
         """Its connections may still be open, as those of a process that hangs are."""
@@ -221,9 +316,17 @@ class _Source:
     """What an uplink tells of: this node."""
 
     def __init__(self, node: Node) -> None:
-        self.status = node.registry.status
+        self._node = node
         self.path = node.registry.path
         self.children = node.view.children
+
+    def status(self) -> NodeStatus:
+        status = self._node.registry.status()
+        # With its queue, which those who count it until it is gone want to know.
+        return NodeStatus((), 0.0, status.queue_length) if self._node.draining else status
+
+    def draining(self) -> bool:
+        return self._node.draining
 
 
 def _log_line(name: str, line: str) -> None:

@@ -364,6 +364,7 @@ class Registry:
 
     def _take_node_fields(self, child: Child, message: Registration | HeartBeat) -> None:
         child.version = message.version
+        child.leaving = message.draining
         child.path = frozenset(message.path)
         if isinstance(message, Registration):
             child.subtree = subtree.merge({}, message.children or {})

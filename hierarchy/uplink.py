@@ -48,6 +48,9 @@ class Source(Protocol):
     def children(self) -> dict[str, Any]:
         """The subtree for `/tree`."""
 
+    def draining(self) -> bool:
+        """Does this node take nothing new?"""
+
 
 class _RefusedError(HierarchyError):
     """The parent answered, but did not take us."""
@@ -74,6 +77,8 @@ class Uplink:
     ) -> None:
         self.parent = parent
         self.registered = False
+        self.told_draining = False
+        self._heard = asyncio.Event()  # the parent knows that this node drains
         self.seen = 0
         self._seen_lately = 0  # since the last registration was sent
         self._identity = identity
@@ -91,6 +96,11 @@ class Uplink:
         self._known: Mapping[str, Any] = {}  # the subtree as the parent has it
         self._complaint = ""
 
+    def pace(self, interval_s: float) -> None:
+        """Propose this interval to the parent, from the next registration on."""
+        self._wanted_interval_s = interval_s
+        self._interval_s = max(self._interval_s, interval_s)
+
     def believes(self, secret: bytes, seq: int) -> bool:
         """Is this the secret that we gave to this parent? If so, note the request's number."""
         if not hmac.compare_digest(secret, self._secret):
@@ -105,6 +115,16 @@ class Uplink:
             await self._register_for_ever()
             await self._report_while_known()
             self.registered = False
+
+    async def until_told(self) -> None:
+        """Until the parent, if there is one that we are registered with, knows that this node drains."""
+        if self.registered:
+            await self._heard.wait()
+
+    def _note_told(self, message: Registration | HeartBeat) -> None:
+        self.told_draining = message.draining
+        if message.draining:
+            self._heard.set()
 
     async def farewell(self) -> None:
         """Tell the parent that we go, once, as far as it can be told."""
@@ -147,6 +167,7 @@ class Uplink:
             self.seen = self._seen_lately  # it counts anew, and may have begun before its answer reached us
         self._interval_s = accepted.interval_s
         self._sent, self._known = status, children
+        self._note_told(message)
         self.registered = True
         self._complaint = ""
         who = "an original FastChat controller" if self._plain else f"{accepted.node} {accepted.version}".strip()
@@ -199,6 +220,8 @@ class Uplink:
         sent = self._sent
         if abs(status.queue_length - sent.queue_length) > MOVED * max(sent.queue_length, 1):
             return True
+        if self._source.draining() != self.told_draining:
+            return True
         return _capacity(status) != _capacity(sent)
 
     async def _report(self, status: NodeStatus) -> bool:
@@ -212,6 +235,7 @@ class Uplink:
         )
         answer = await self._post("/receive_heart_beat", message)
         self._sent, self._known = status, children
+        self._note_told(message)
         return isinstance(answer, dict) and answer.get("exist") is True
 
     # -- both ------------------------------------------------------------------------------------------------
@@ -227,6 +251,7 @@ class Uplink:
             "path": self._source.path(),
             "models": list(status.models),
             "interval_s": self._wanted_interval_s,
+            "draining": self._source.draining(),
         }
 
     async def _post(self, path: str, message: msgspec.Struct, timeout_s: float = 5.0) -> Any:

@@ -47,7 +47,8 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
     node: the sender's name. instance: random id of its process. version: of its release. seq: number of this
     message, so that late ones are dropped. seen: the highest x-hierarchy-seq it has received from this parent.
     path: instances of all nodes below, itself included (loops). models: status per model. children: its subtree for
-    `/tree`, whole in a registration and an RFC 7396 merge patch in a report.
+    `/tree`, whole in a registration and an RFC 7396 merge patch in a report. draining: it finishes what it has and
+    takes nothing new; it then lists no models, so that parents that do not know this field send it nothing either.
     """
 
     node: str = ""
@@ -59,6 +60,7 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelStatus] | None = None
     children: dict[str, Any] | None = None
     interval_s: float = 1.0
+    draining: bool = False
 
 
 class Registration(NodeFields, frozen=True, kw_only=True):

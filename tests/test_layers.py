@@ -19,8 +19,9 @@ TABLE = {
     4: "dispatch health uplink",
     5: "controller relay.exchange relay.lane relay.local relay.protocol relay.retrying relay.turns",
     6: "node",
-    7: "api server",
-    8: "cli",
+    7: "api reload",
+    8: "server",
+    9: "cli",
 }
 LAYERS = {f"hierarchy.{name}": layer for layer, names in TABLE.items() for name in names.split()}
 #: the package's own face, and its `python -m`: they stand above everything

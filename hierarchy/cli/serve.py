@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from hierarchy.config import NodeConfig, load
 from hierarchy.errors import UsageError
 from hierarchy.lifeline import watch_stdin
 from hierarchy.node import Node
+from hierarchy.reload import Reloader
 from hierarchy.server import Server, bind
 
 
@@ -48,11 +50,19 @@ def serve(
         "--engine": engine,
         "--advertise": advertise,
     }
+    read: Callable[[], NodeConfig] | None = None
+    if log_format is not None and log_format not in ("text", "json"):
+        raise UsageError(f"--log-format {log_format}: choose text or json")
     if config is not None:
         given = [flag for flag, value in flags.items() if value not in (None, [])]
         if given:
             raise UsageError(f"{', '.join(given)}: not together with CONFIG; write it into {config}")
-        mine = from_file(config, node)
+        file = config
+
+        def read() -> NodeConfig:
+            return with_log_format(from_file(file, node), log_format)
+
+        mine = read()
     else:
         mine = topology.single(
             name=node,
@@ -63,11 +73,15 @@ def serve(
             parents=parent or (),
             engines=engine or (),
         )
-    if log_format is not None:
-        if log_format not in ("text", "json"):
-            raise UsageError(f"--log-format {log_format}: choose text or json")
-        mine = mine.model_copy(update={"settings": mine.settings.model_copy(update={"log_format": log_format})})
-    run(mine, exit_with_parent=exit_with_parent)
+        mine = with_log_format(mine, log_format)
+    run(mine, exit_with_parent=exit_with_parent, file=config, read=read)
+
+
+def with_log_format(config: NodeConfig, log_format: str | None) -> NodeConfig:
+    """What the command line says goes before what the file says."""
+    if log_format is None:
+        return config
+    return config.model_copy(update={"settings": config.settings.model_copy(update={"log_format": log_format})})
 
 
 def from_file(path: Path, name: str | None) -> NodeConfig:
@@ -79,12 +93,23 @@ def from_file(path: Path, name: str | None) -> NodeConfig:
     return topology.cut(tree, name or names[0])
 
 
-def run(config: NodeConfig, *, exit_with_parent: bool = False) -> None:
-    """Serve until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for running streams."""
+def run(
+    config: NodeConfig,
+    *,
+    exit_with_parent: bool = False,
+    file: Path | None = None,
+    read: Callable[[], NodeConfig] | None = None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for running streams.
+
+    file, read: where the configuration came from, and how it is read again when it changes, or at SIGHUP.
+    """
+    said = config
     config, sockets = bind(config)
     keep_freed_memory()
     logs.setup(config.settings.log_format, config.name)
     if exit_with_parent:
         watch_stdin(lambda: os.kill(os.getpid(), signal.SIGTERM))
     node = Node(config)
-    uvloop.run(Server(node, build_app(node)).serve(sockets))
+    reloader = Reloader(node, file, read, said) if file is not None and read is not None else None
+    uvloop.run(Server(node, build_app(node), reloader).serve(sockets))

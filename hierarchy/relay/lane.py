@@ -127,6 +127,16 @@ class Lane:
                 pool.close()
                 del self._pools[name]
 
+    def drain(self) -> None:
+        """Take what still comes, and let every connection end with its answer."""
+        self.settings = self.settings.model_copy(update={"keep_alive_s": 0.0})
+        self.exchange = self._last_exchange  # type: ignore[method-assign]  # so that other days pay nothing for it
+
+    def _last_exchange(self, protocol: LaneProtocol, head: RequestHead) -> Exchange:
+        exchange = Lane.exchange(self, protocol, head)
+        exchange.keep_alive = False
+        return exchange
+
     def cut_all(self, connections: set[Any]) -> None:
         """The grace is over: end what still runs, with an error that its client can read."""
         for protocol in list(connections):
