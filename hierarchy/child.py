@@ -90,6 +90,9 @@ class Child:
     def __init__(self, name: str, url: str, kind: str, *, declared: bool = False) -> None:
         self.name = name
         self.kind = kind
+        self.group = ""  # the name that it shares with other instances of one node
+        self.parts = 1  # of them that are there: its status is that part of what it reported
+        self.last_report: tuple[NodeStatus, int | None] = EMPTY, None  # what it said, and up to which request
         self.declared = declared  # named in our configuration and probed by us: stays listed while it is down
         self.move_to(url)
         self.instance = ""

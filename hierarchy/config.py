@@ -55,6 +55,16 @@ def _parse_listen_entry(entry: object) -> Address:
     raise ValueError(f"{_shown(entry)} is no address", 'write "host:port", or a list of them')
 
 
+def _parse_parent(value: object) -> object:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        if value and all(isinstance(name, str) for name in value) and len(set(value)) == len(value):
+            return tuple(value)
+        raise ValueError(f"{value!r:.60} is no list of nodes", "write a name, or [name, other]")
+    raise ValueError(f"must be text, not {_shown(value)}", "put it in quotes")
+
+
 def _parse_pair(value: object) -> object:
     if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(end, str) for end in value):
         return tuple(value)
@@ -66,6 +76,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Seconds = Positive
 Count = Annotated[int, Field(strict=True)]  # `true` is no number
 Listen = Annotated[tuple[Address, ...], BeforeValidator(_parse_listen)]
+Parent = Annotated[str | tuple[str, ...], BeforeValidator(_parse_parent)]
 Pair = Annotated[tuple[str, str], BeforeValidator(_parse_pair)]
 
 
@@ -163,7 +174,15 @@ class Settings(Strict):
 class NodeSpec(Settings):
     """One entry of `nodes`. Every field of `defaults` may be set here too, for this node alone."""
 
-    parent: str | None = Field(default=None, description="name of the node above; exactly one node, the root, has none")
+    parent: Parent | None = Field(
+        default=None,
+        description="name of the node above, or a list of them; the root and its replicas have none",
+    )
+    replica_of: str | None = Field(
+        default=None,
+        description="name of the node whose further instance this is: it has the same parents and children, registers "
+        "under that name, and either may die",
+    )
     listen: Listen = Field(
         default=(("localhost", DEFAULT_PORT),),
         description='`"host:port"`, `"[ipv6]:port"` or a list of them; a host alone gets port 21001, FastChat\'s',
@@ -180,10 +199,19 @@ class NodeSpec(Settings):
         default=None, description="name from `subnets`; default: those that hold its IP addresses"
     )
 
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The names in `parent`."""
+        return _names(self.parent)
+
     def settings(self, defaults: Settings) -> Settings:
         """`defaults` with what this node sets itself."""
         own = self.model_fields_set & Settings.model_fields.keys()
         return defaults.model_copy(update={field: getattr(self, field) for field in own})
+
+
+def _names(parent: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if parent is None else (parent,) if isinstance(parent, str) else parent
 
 
 class SimulatedSpec(Strict):
@@ -199,7 +227,7 @@ class SimulatedSpec(Strict):
 class EngineSpec(Strict):
     """One entry of `engines`."""
 
-    parent: str = Field(description="name of the node that routes to it")
+    parent: Parent = Field(description="name of the node that routes to it, or a list of them")
     kind: EngineKind = Field(
         description="what it is, and so how its models and load are read: `openai` (any server of that API), `vllm`, "
         "`llamacpp`, `fastchat` (a worker), `local` (a model on this machine's CPU) or `simulated`"
@@ -220,6 +248,11 @@ class EngineSpec(Strict):
         default=None, description="name from `subnets`; default: the one that holds its IP address"
     )
     simulated: SimulatedSpec = Field(default=SimulatedSpec(), description="rates of a `simulated` engine")
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The names in `parent`."""
+        return _names(self.parent)
 
 
 class TreeConfig(Strict):
@@ -256,6 +289,7 @@ class NodeConfig(Strict):
     listen: tuple[Address, ...] = (("localhost", DEFAULT_PORT),)
     advertise: str
     parents: tuple[str, ...] = ()  #: URLs of the nodes to register with
+    replica_of: Name | None = None  #: the name to register under, with others; it may be one's own
     engines: tuple[EngineConfig, ...] = ()
     settings: Settings = Settings()
 

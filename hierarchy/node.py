@@ -51,7 +51,13 @@ class Node:
         rng = rng or Random()
         self.config = config
         self.settings = settings
-        self.identity = Identity(config.name, config.advertise, secrets.token_hex(8), version("hierarchy"))
+        self.identity = Identity(
+            config.replica_of or config.name,
+            config.advertise,
+            secrets.token_hex(8),
+            version("hierarchy"),
+            replica=config.replica_of is not None,
+        )
         self.registry = Registry(self.identity, clock, settings.max_speed)
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng)
         self.metrics = Metrics(self.gauges)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import count
 from urllib.parse import urlsplit
 
 from hierarchy import subtree
 from hierarchy.child import NODE, Child, Share
 from hierarchy.ejection import Failure, Trouble
 from hierarchy.errors import LoopDetected, NameTaken
-from hierarchy.status import Api, ModelKey, NodeStatus, aggregate
+from hierarchy.status import Api, ModelKey, NodeStatus, aggregate, part
 from hierarchy.wire import HeartBeat, Identity, Registration, check_status
 
 REMEMBERED_S = 600.0  # how long a child that left is still shown
@@ -66,14 +67,15 @@ class Registry:
         """
         status = message.check(self.max_speed)
         self._refuse_loop(message)
-        name = message.node or message.worker_name
+        name = self._place_of(message)
         now = self._clock()
         child = self._refuse_taken(name, message, now)
         if child is not None and child.is_node and child.instance == message.instance and message.seq < child.seq:
             return child  # overtaken by a later message of the same process
         if child is None:
             child = self.children[name] = Child(name, message.worker_name, NODE if message.node else "fastchat")
-            child.draining = name in self.drained
+            child.group = message.node if message.replica else ""
+            child.draining = bool({name, child.group} & self.drained)
         if child.url != message.worker_name.rstrip("/"):
             child.move_to(message.worker_name)
         self.departed.pop(name, None)
@@ -88,9 +90,11 @@ class Registry:
         if status is not None:
             if not message.node:
                 status = _merge(child, status)
-            child.report(status, now, message.seen if message.node else None)
+            self._take_report(child, status, now, message.seen if message.node else None)
         child.seq = message.seq
         self.generation += 1
+        if child.group:
+            self._share_out(child.group)
         return child
 
     def heart_beat(self, message: HeartBeat) -> bool:
@@ -101,6 +105,8 @@ class Registry:
         """
         status = message.check(self.max_speed)
         child = self.children.get(message.node or message.worker_name)
+        if child is not None and child.group and child.instance != message.instance:
+            child = next((one for one in self if one.group == child.group and one.instance == message.instance), None)
         if child is None or child.declared or child.is_node != bool(message.node):
             return False
         if child.instance != message.instance and child.is_node:
@@ -118,9 +124,11 @@ class Registry:
             was_available = child.available(now)
             child.seq = message.seq
             self._take_node_fields(child, message)
-            was_available &= not child.report(status, now, message.seen)
+            was_available &= not self._take_report(child, status, now, message.seen)
         if not was_available:
             self.generation += 1
+            if child.group:
+                self._share_out(child.group)
         return True
 
     def report(self, child: Child, status: NodeStatus) -> None:
@@ -203,7 +211,7 @@ class Registry:
     def drain_name(self, name: str, draining: bool = True) -> bool:
         """`drain` whoever has this name now or takes it later. Returns whether there is anybody."""
         (self.drained.add if draining else self.drained.discard)(name)
-        known = [child for child in self if name == child.name]
+        known = [child for child in self if name in (child.name, child.group)]
         for child in known:
             self.drain(child, draining)
         return bool(known)
@@ -216,6 +224,8 @@ class Registry:
         self.generation += 1
         gone = self.children.pop(name)
         self._bring_back(gone)
+        if gone.group:
+            self._share_out(gone.group)
         return gone
 
     def depart(self, name: str, instance: str | None = None) -> Child | None:
@@ -232,6 +242,8 @@ class Registry:
         for child in self:
             if child.trouble is not None and child.trouble.forgotten(now):
                 child.trouble = None
+        for group in {child.group for child in self if child.group}:
+            self._share_out(group)  # one may have fallen silent
         gone = [child for child in self if now >= child.gone_at]
         for child in gone:
             self.depart(child.name)
@@ -361,6 +373,32 @@ class Registry:
             self.remove(name)
             return None
         return child
+
+    def _place_of(self, message: Registration) -> str:
+        """Under what name a child stands: its own, or for a further instance of a replicated node NAME~2, and so on."""
+        name, url = message.node or message.worker_name, message.worker_name.rstrip("/")
+        first = self.children.get(name)
+        if not (message.node and message.replica) or first is None or not first.group:
+            return name
+        for child in self:
+            if child.group == name and (child.instance == message.instance or child.url == url):
+                return child.name
+        return next(place for place in (f"{name}~{number}" for number in count(2)) if place not in self.children)
+
+    def _take_report(self, child: Child, status: NodeStatus, now: float, seen: int | None) -> bool:
+        child.last_report = status, seen
+        return child.report(part(status, child.parts), now, seen)
+
+    def _share_out(self, group: str) -> None:
+        """Instances of one node stand before the same children, so their speed counts once: each has its part of it."""
+        now = self._clock()
+        there = [child for child in self if child.group == group and child.available(now)]
+        for child in there:
+            if child.parts != len(there) and child.last_seen is not None:
+                child.parts = len(there)
+                status, seen = child.last_report
+                child.report(part(status, child.parts), child.last_seen, seen)
+                self.generation += 1
 
     def _take_node_fields(self, child: Child, message: Registration | HeartBeat) -> None:
         child.version = message.version

@@ -156,6 +156,7 @@ class Uplink:
             check_heart_beat=True,
             worker_status=WorkerStatus(status.model_names, status.speed, status.queue_length),
             secret=self._secret.decode(),
+            replica=self._identity.replica,
             children=children,
             **self._fields(status),
         )

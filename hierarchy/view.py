@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +52,7 @@ class View:
         status = self._registry.status()
         rows = []
         for name in status.model_names:
-            served_by = [path for path, entry in below if subtree.serves(entry, name)]
+            served_by = list(dict.fromkeys(_plain(path) for path, entry in below if subtree.serves(entry, name)))
             apis = [model.api for model in status.models if model.name == name]
             rows.append(
                 {
@@ -64,6 +65,11 @@ class View:
                 }
             )
         return {"object": "list", "data": rows}
+
+
+def _plain(path: str) -> str:
+    """An engine's path, whichever instance of a node leads to it."""
+    return re.sub(r"~\d+(?=/)", "", path)
 
 
 def _entry(child: Child, now: float) -> dict[str, Any]:

@@ -25,12 +25,15 @@ _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # as in the configuratio
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a node is: its name, the URL it advertises, and the random id of this process."""
+    """Who a node is: its name, the URL it advertises, and the random id of this process. replica: others may have the
+    same name, and stand before the same children.
+    """
 
     name: str
     url: str
     instance: str
     version: str = ""
+    replica: bool = False
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -64,13 +67,17 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registration(NodeFields, frozen=True, kw_only=True):
-    """`POST /register_worker`. `worker_name` is the URL at which the parent reaches the child."""
+    """`POST /register_worker`. `worker_name` is the URL at which the parent reaches the child.
+
+    replica: it is one of several instances under its name, whose capacity counts once.
+    """
 
     worker_name: str
     check_heart_beat: bool
     worker_status: WorkerStatus | None = None
     multimodal: bool = False
     secret: str = ""
+    replica: bool = False
 
     def check(self, max_speed: float) -> NodeStatus | None:
         """Check every value; return the status it declares, or None where FastChat's `worker_status` is null.

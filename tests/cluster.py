@@ -68,6 +68,7 @@ class Cluster:
         engines: tuple[str, ...] = (),
         kind: str = "simulated",
         settings: Settings = QUICK,
+        replica_of: str | None = None,
     ) -> Running:
         """A node that listens; engines are URLs."""
         config = NodeConfig(
@@ -75,6 +76,7 @@ class Cluster:
             listen=(("127.0.0.1", 0),),
             advertise="http://127.0.0.1:0",
             parents=parents,
+            replica_of=replica_of,
             engines=tuple(
                 EngineConfig(name=f"{name}-{number}", kind=kind, url=url)  # type: ignore[arg-type]
                 for number, url in enumerate(engines, 1)

@@ -114,7 +114,7 @@ engines:
         "5: nodes.site a: 'site a' is no name; "
         "write letters, digits, '.', '_' and '-', at most 256, with a letter or digit first",
         '8: nodes.site-b.dispach: unknown key; did you mean "dispatch"?',
-        "10: engines.gpu-1.parent: is required; add it: name of the node that routes to it",
+        "10: engines.gpu-1.parent: is required; add it: name of the node that routes to it, or a list of them",
         "10: engines.gpu-1.kind: unknown value 'vlm'; did you mean \"vllm\"?",
     ]
 
@@ -128,7 +128,8 @@ engines:
         ("listen", "true", "true is no address"),
         ("listen", '["::1"]', 'without brackets; write "[::1]:21001"'),
         ("parent", "7", "must be text, not 7; put it in quotes"),
-        ("parent", "[a]", "must be text, not a list"),
+        ("parent", "[]", "[] is no list of nodes; write a name, or [name, other]"),
+        ("parent", "[a, a]", "is no list of nodes"),
         ("link", "up", "unknown value 'up'; known here: direct, reverse"),
         ("grace_s", "0", "must be greater than 0, not 0; the default is 30.0"),
         ("grace_s", ".nan", "must be a finite number, not nan"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hierarchy.config import ConfigError, EngineConfig, NodeConfig, Settings, SimulatedSpec, load
 from hierarchy.errors import UsageError
 from hierarchy.topology import build, cut, depth, single, validate
+from tests.builders import UNTIMED
 from tests.trees import CONFIGS, from_data, from_text, told
 
 SITES = """\
@@ -264,6 +265,7 @@ def _descendants(nodes: dict[str, dict[str, Any]], name: str) -> list[str]:
 FAULTS = ["cycle", "second root", "unknown parent", "parent is an engine", "one port twice", "one name twice", "idle"]
 
 
+@UNTIMED
 @given(trees())
 def test_any_good_tree_is_clean_and_every_node_can_be_cut(data: dict[str, Any]) -> None:
     loaded = from_data(data)
@@ -277,6 +279,7 @@ def test_any_good_tree_is_clean_and_every_node_can_be_cut(data: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@UNTIMED
 @given(data=st.data())
 def test_one_fault_in_any_tree_is_told(fault: str, data: st.DataObject) -> None:
     tree = data.draw(trees())

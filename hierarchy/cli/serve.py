@@ -38,6 +38,9 @@ def serve(
         list[str] | None, typer.Option(help="without CONFIG: KIND=URL, local=MODEL or simulated=MODEL; again for more")
     ] = None,
     advertise: Annotated[str | None, typer.Option(help="without CONFIG: URL at which the parent reaches us")] = None,
+    replica: Annotated[
+        bool, typer.Option("--replica", help="without CONFIG: other instances have the same --node name")
+    ] = False,
     log_format: Annotated[str | None, typer.Option(help="text or json")] = None,
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
@@ -49,6 +52,7 @@ def serve(
         "--parent": parent,
         "--engine": engine,
         "--advertise": advertise,
+        "--replica": replica or None,
     }
     read: Callable[[], NodeConfig] | None = None
     if log_format is not None and log_format not in ("text", "json"):
@@ -72,6 +76,7 @@ def serve(
             dispatch=dispatch_method or "shortest_queue",
             parents=parent or (),
             engines=engine or (),
+            replica=replica,
         )
         mine = with_log_format(mine, log_format)
     run(mine, exit_with_parent=exit_with_parent, file=config, read=read)

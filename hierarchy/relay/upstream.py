@@ -206,7 +206,7 @@ class Pool:
     ) -> None:
         self.child = child
         self.url = child.url
-        self.path = render.field_value(child.name)  # of x-hierarchy-path
+        self.path = render.field_value(child.group or child.name)  # of x-hierarchy-path
         self.idle: dict[Upstream, None] = {}  # in the order they came back
         self.idle_s = NODE_IDLE_S if child.is_node else ENGINE_IDLE_S
         self.closed = False
