@@ -9,6 +9,7 @@ Source: Finagle's and Envoy's retry budgets; "beyond a floor" so that a quiet no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 FLOOR = 10  # retries at once that are always allowed
@@ -17,7 +18,11 @@ WINDOW_S = 1.0  # over which retries are counted, to tell whether there is troub
 
 
 class RetryBudget:
-    """active: retries in flight, or lent. clock: monotonic seconds."""
+    """active: retries in flight, or lent. clock: monotonic seconds.
+
+    What is in flight comes and goes in bursts, and at the beginning of each nearly nothing is; so the same share
+    holds for what was begun lately, too.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.active = 0
@@ -26,14 +31,33 @@ class RetryBudget:
         self._clock = clock
         self._since = 0.0
         self._seen = 0
+        self._window_at = -math.inf
+        self._taken = [0, 0]  # in the window before, and in this one
+        self._sent = [0, 0]  # requests ever sent, when the window before and this one began
 
-    def take(self, in_flight: int) -> bool:
-        """May one more be retried? Then give it back when it ends. in_flight: requests, those retried included."""
-        if self.active >= FLOOR and self.active + 1 > SHARE * (in_flight - self.active):
+    def take(self, in_flight: int, sent: int) -> bool:
+        """May one more be retried? Then give it back when it ends.
+
+        in_flight: requests, those retried included. sent: how many were ever sent to children.
+        """
+        self._turn_window(sent)
+        taken = sum(self._taken)
+        over = self.active >= FLOOR and self.active + 1 > SHARE * (in_flight - self.active)
+        if over or (taken >= FLOOR and taken + 1 > SHARE * (sent - self._sent[0] - taken)):
             self.denied += 1
             return False
         self.active += 1
+        self._taken[1] += 1
         return True
+
+    def _turn_window(self, sent: int) -> None:
+        now = self._clock()
+        if now - self._window_at < WINDOW_S:
+            return
+        old = now - self._window_at >= 2 * WINDOW_S
+        self._taken = [0 if old else self._taken[1], 0]
+        self._sent = [sent if old else self._sent[1], sent]
+        self._window_at = now
 
     def give_back(self) -> None:
         self.active -= 1

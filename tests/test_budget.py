@@ -14,11 +14,30 @@ from tests.builders import Clock
 def test_a_floor_and_then_a_share(in_flight: int, allowed: int) -> None:
     budget = RetryBudget(Clock())
     taken = 0
-    while budget.take(in_flight):
+    budget.take(0, 0)
+    budget.give_back()
+    while budget.take(in_flight, 10**6):
         taken += 1
     assert taken == budget.active == allowed
     budget.give_back()
-    assert budget.take(in_flight)
+    assert budget.take(in_flight, 10**6)
+
+
+def test_bursts_get_no_floor_each() -> None:
+    """In flight is nothing whenever one begins, and yet no more than a fifth of all is tried again."""
+    clock = Clock()
+    budget = RetryBudget(clock)
+    sent = retried = 0
+    for _ in range(500):
+        for number in range(40):
+            sent += 1
+            if budget.take(number + 1, sent):
+                retried += 1
+                sent += 1
+        while budget.active:
+            budget.give_back()
+        clock.tick(0.2)
+    assert retried / (sent - retried) < 1.1 * SHARE
 
 
 @given(st.integers(0, 500), st.lists(st.booleans(), max_size=300))
@@ -26,7 +45,7 @@ def test_it_never_goes_over(in_flight: int, steps: list[bool]) -> None:
     budget = RetryBudget(Clock())
     for take in steps:
         if take:
-            budget.take(in_flight)
+            budget.take(in_flight, 10**6)
         elif budget.active:
             budget.give_back()
         assert 0 <= budget.active <= max(FLOOR, SHARE * in_flight)

@@ -97,10 +97,10 @@ class Lane:
             for share in child.shares.values():
                 share.limits = None
 
-    @property
-    def in_flight(self) -> int:
-        """Requests that are with a child now."""
-        return sum(child.in_flight for child in self.registry)
+    def may_retry(self) -> bool:
+        """Take a place in the retry budget, if there is one."""
+        children = self.registry.children.values()
+        return self.budget.take(sum(child.in_flight for child in children), sum(child.sent for child in children))
 
     def rescue(self, child: Child, connections: set[Any], why: str) -> None:
         """The child is known to be dead: send those of its requests that got no byte yet elsewhere."""

@@ -90,7 +90,7 @@ class Retrying:
             return lend(left, entry=False, rivals=others > 1)
         lent = lend(left, entry=True, rivals=True)
         if lent > 1 and lane.budget.troubled and not self._counted:
-            if not lane.budget.take(lane.in_flight):
+            if not lane.may_retry():
                 return 1
             self._counted = True
         return lent
@@ -144,7 +144,7 @@ class Retrying:
         if self.trusted or child.is_dead(lane.clock()):
             return True
         if not self._counted:
-            self._counted = lane.budget.take(lane.in_flight)
+            self._counted = lane.may_retry()
         if self._counted:
             lane.budget.note(1)
         return self._counted
