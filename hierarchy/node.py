@@ -32,6 +32,7 @@ from hierarchy.uplink import Uplink
 from hierarchy.view import View
 from hierarchy.wire import Identity
 
+WARM_S = 8.0  # for the children to find a replica that just started; more than their longest wait
 TOLD_S = 1.0  # for the parents to hear that nothing new shall come
 ENGINE_GRACE_S = 5.0  # for an engine that we started, to end
 STATUS_PATIENCE_S = 30.0  # FastChat's workers register before they listen; their status is asked for until it comes
@@ -85,6 +86,8 @@ class Node:
         """Start engines, probes, uplinks. Must be called when the node already listens: parents dial back at once."""
         # trust_env: a proxy from the environment is for the internet, not for the machines of one's own tree.
         self._http = httpx.AsyncClient(trust_env=False, follow_redirects=False)
+        if self.identity.replica:  # others served until now, and clients come here at once
+            self.lane.warm_until = self._clock() + WARM_S
         for engine in self.config.engines:
             self._start_engine(engine)
         for parent in self.config.parents:

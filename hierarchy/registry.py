@@ -105,8 +105,8 @@ class Registry:
         """
         status = message.check(self.max_speed)
         child = self.children.get(message.node or message.worker_name)
-        if child is not None and child.group and child.instance != message.instance:
-            child = next((one for one in self if one.group == child.group and one.instance == message.instance), None)
+        if message.node and (child is None or (child.group and child.instance != message.instance)):
+            child = next((one for one in self if one.group == message.node and one.instance == message.instance), None)
         if child is None or child.declared or child.is_node != bool(message.node):
             return False
         if child.instance != message.instance and child.is_node:
@@ -377,12 +377,14 @@ class Registry:
     def _place_of(self, message: Registration) -> str:
         """Under what name a child stands: its own, or for a further instance of a replicated node NAME~2, and so on."""
         name, url = message.node or message.worker_name, message.worker_name.rstrip("/")
-        first = self.children.get(name)
-        if not (message.node and message.replica) or first is None or not first.group:
+        if not (message.node and message.replica):
             return name
         for child in self:
             if child.group == name and (child.instance == message.instance or child.url == url):
                 return child.name
+        first = self.children.get(name)
+        if first is None or not first.group:
+            return name
         return next(place for place in (f"{name}~{number}" for number in count(2)) if place not in self.children)
 
     def _take_report(self, child: Child, status: NodeStatus, now: float, seen: int | None) -> bool:

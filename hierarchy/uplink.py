@@ -29,7 +29,7 @@ from hierarchy.wire import Accepted, Deregistration, HeartBeat, Identity, Regist
 TICK_S = 0.1  # how often load is looked at: so reports go out ten times a second at most
 MOVED = 0.1  # a change of load by more than this part is reported at once
 JITTER = 0.2
-MAX_WAIT_S = 5.0  # between two attempts to register
+MAX_WAIT_S = 3.0  # between two attempts to register
 FAREWELL_S = 2.0
 # An original FastChat controller expires workers after 90 s and knows no farewell; its workers beat every 45 s.
 PLAIN_INTERVAL_S = 15.0

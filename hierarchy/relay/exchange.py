@@ -91,7 +91,8 @@ class Exchange(Retrying):
                 self._model = model_of(self._body())
             self._attempt()
         except RequestError as error:
-            self.fail(error)
+            if not self._lane.park(self, error):
+                self.fail(error)
 
     def _body(self) -> bytes:
         """The body in one piece; below the entry node nobody asks for it, and a long prompt is not copied."""

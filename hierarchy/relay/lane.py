@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -13,7 +14,7 @@ from hierarchy.budget import RetryBudget
 from hierarchy.child import Child, Share
 from hierarchy.config import Settings
 from hierarchy.dispatch import Dispatch
-from hierarchy.errors import Unavailable
+from hierarchy.errors import ModelNotFound, RequestError, Unavailable
 from hierarchy.metrics import Metrics, Tally
 from hierarchy.registry import Registry
 from hierarchy.relay.exchange import Exchange
@@ -48,6 +49,8 @@ class Lane:
         self.trust = trust
         self.clock = clock
         self.budget = RetryBudget(clock)
+        self.warm_until = -math.inf  # until when a model that nobody serves may only not be known yet
+        self._parked: list[Exchange] = []
         self.seen = Seen()
         self.access_log: Callable[[Exchange, str], None] | None = _log_access if settings.access_log else None
         self.local: dict[bytes, Handler] = {}  # POST paths that are answered at once, by a function
@@ -97,6 +100,13 @@ class Lane:
             for share in child.shares.values():
                 share.limits = None
 
+    def park(self, exchange: Exchange, error: RequestError) -> bool:
+        """Keep a request that nobody can serve yet, while a replica that just started waits for its children."""
+        if not isinstance(error, (ModelNotFound, Unavailable)) or self.clock() >= self.warm_until:
+            return False
+        self._parked.append(exchange)
+        return True
+
     def may_retry(self) -> bool:
         """Take a place in the retry budget, if there is one."""
         children = self.registry.children.values()
@@ -118,6 +128,10 @@ class Lane:
         """Look at every deadline: of clients' connections, and of idle ones to children."""
         now = self.clock()
         self.budget.calm_down()
+        parked, self._parked = self._parked, []
+        for exchange in parked:
+            if not exchange.response_complete:
+                exchange.go()
         for protocol in list(connections):
             if isinstance(protocol, LaneProtocol) and now >= protocol.deadline:
                 protocol.check_clock(now)

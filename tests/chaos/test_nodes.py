@@ -40,8 +40,8 @@ def test_kill_9_a_site_controller(bed: Trees, whole: bool, figure: Figure) -> No
     load = Load(at(root), clients=60 if whole else 24, tokens=16, pause_s=0.0 if whole else 0.02)
     asyncio.run(run(load))
     figure(
-        f"{len(load.failed)} of {len(load.outcomes)} requests were lost; the tree was right again {max(back):.2f} s after "
-        "the site was back",
+        f"{len(load.failed)} of {len(load.outcomes)} requests were lost; the tree was right again "
+        f"{max(back):.2f} s after the site was back",
         reach="0, 3 s",
     )
     assert load.failed == [], load.causes()
