@@ -74,8 +74,9 @@ def test_soak(bed: Trees, whole: bool, figure: Figure) -> None:
     ok = root.total("hierarchy_requests_total", 'outcome="ok"')
     unsent = sum(not outcome.has_byte for outcome in failed)
     figure(
-        f"{faults} faults, {asked} requests, {len(failed)} of them failed ({unsent} without a byte); memory {early / MB:.1f} -> {late / MB:.1f} MB ({growth:+.1%}); {leases:g} leases left; "
-        f"{ended:g} attempts = {asked} requests + {retries:g} retries{f' - {refused:g} refused' if refused else ''}",
+        f"{faults} faults, {asked} requests, {len(failed)} of them failed ({unsent} without a byte); "
+        f"memory {early / MB:.1f} -> {late / MB:.1f} MB ({growth:+.1%}); {leases:g} leases left; "
+        f"{ended:g} attempts = {asked} requests + {retries:g} retries - at most {refused:g} that found nobody",
         reach="±5 %, 0, adds up",
     )
     assert leases == 0
