@@ -84,6 +84,8 @@ class Registry:
         child.last_seen = now
         if message.node:
             self._take_node_fields(child, message)
+            if child.instance != message.instance:
+                self._begin_anew(child)
             child.instance = message.instance
             child.interval_s = message.interval_s
             child.secret = message.secret.encode()
@@ -197,8 +199,14 @@ class Registry:
             for child in ejected[: max(0, len(ejected) - len(self._serving(key, now)) // 2)]:
                 self._readmit(child, now)
 
+    def _begin_anew(self, child: Child) -> None:
+        """A new process stands under this name: what the one before it failed at says nothing of it."""
+        child.trouble = None
+        child.ejected_until = child.refused_until = -math.inf
+
     def _readmit(self, child: Child, now: float) -> None:
         child.ejected_until = min(child.ejected_until, now)
+        child.refused_until = min(child.refused_until, now)
         if child.trouble is not None:
             child.trouble.end(now)
         self.generation += 1

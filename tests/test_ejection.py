@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hierarchy.child import Child, Lease
 from hierarchy.ejection import BASE_S, FORGOTTEN_S, MAX_S, WELL, Failure, Trouble
-from tests.builders import OPENAI, UNTIMED, Table, model, status_of
+from tests.builders import OPENAI, UNTIMED, Table, model, site, status_of
 
 FAILURES = get_args(Failure)
 
@@ -129,6 +129,23 @@ def test_one_request_probes_a_child_that_was_ejected() -> None:
         table.succeeded(first)
     table.sweep()
     assert first.trouble is None
+
+
+def test_a_node_that_was_started_again_is_not_blamed_for_what_it_was() -> None:
+    table = Table()
+    for name in ("site-a", "site-b"):
+        table.take(site(name))
+    child = table.children["site-a"]
+    for _ in range(3):
+        table.failed(child, "unreachable", "refused")
+        table.clock.tick(0.1)
+    assert table.who() == {"site-b"}
+    table.take(site("site-a", seq=9))  # the same process
+    assert table.who() == {"site-b"}
+    table.take(site("site-a", instance="site-a-2"))
+    assert table.who() == {"site-a", "site-b"}
+    assert child.trouble is None
+    assert not child.is_dead(table.clock())
 
 
 class EjectionMachine(RuleBasedStateMachine):

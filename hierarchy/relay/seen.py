@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from hierarchy.relay.attempts import UNSAID
+from hierarchy.relay.attempts import MAX_ATTEMPTS, UNSAID
 from hierarchy.relay.head import ATTEMPTS, AUTH, HOPS, MODEL, Fields, request_fields
 from hierarchy.status import Api
 
@@ -66,7 +66,7 @@ class RequestHead:
             found.get(AUTH, b""),
             unquote(found.get(MODEL, b"").decode("ascii", "replace")),
             int(hops) if is_number(hops) else 0,
-            max(1, int(attempts)) if is_number(attempts) else UNSAID,
+            min(max(1, int(attempts)), MAX_ATTEMPTS) if is_number(attempts) else UNSAID,
         )
 
 

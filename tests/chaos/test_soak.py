@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 
+from hierarchy.ejection import MAX_S
 from tests.chaos.conftest import Figure
 from tests.chaos.load import Load
 from tests.chaos.test_engines import at
@@ -63,7 +64,7 @@ def test_soak(bed: Trees, whole: bool, figure: Figure) -> None:
         return loads, count
 
     loads, faults = asyncio.run(run())
-    wait_for(root, 4)
+    wait_for(root, 4, MAX_S + 10.0)  # an engine that refused again and again is ejected for so long
     asked = sum(len(load.outcomes) for load in loads)
     failed = [outcome for load in loads for outcome in load.failed]
     early, late = (sum(part) / len(part) for part in (rss[: len(rss) // 4 or 1], rss[-(len(rss) // 4 or 1) :]))
