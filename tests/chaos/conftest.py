@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -44,14 +45,16 @@ def bed(trees: Trees) -> Iterator[Trees]:
 
 
 @pytest.fixture
-def figure(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Figure:
+def figure(request: pytest.FixtureRequest, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]) -> Figure:
     """Notes what was measured; all of it is shown when the session ends."""
     lines = pytestconfig.stash.setdefault(FIGURES, [])
 
     def note(words: str, *, reach: str = "") -> None:
-        lines.append(
-            f"{request.node.name.removeprefix('test_'):42} {words}" + (f"   (reach: {reach})" if reach else "")
-        )
+        name = request.node.name.removeprefix("test_")
+        lines.append(f"{name:44} {words}" + (f"   (reach: {reach})" if reach else ""))
+        if pytestconfig.getoption("--whole", default=False):  # at once, too: the last of them takes ten minutes
+            with capsys.disabled():
+                sys.stderr.write(f"\n{lines[-1]}\n")
 
     return note
 
