@@ -280,7 +280,8 @@ class Exchange(Retrying):
         if self._waiting:
             words = waiting.failed(error, self.api, http10=self.head.http10)
         else:
-            if self.trusted and error.status in RETRIABLE:
+            # To a parent whose secret we do not know, too: it has not heard yet that we were started again.
+            if self.head.auth and error.status in RETRIABLE:
                 fields = [*fields, unspent_field(max(0, self.left))]
             words = render.error_answer(error, self.api, fields, close=not self.keep_alive)
         self._protocol.transport.write(words)

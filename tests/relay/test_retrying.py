@@ -162,6 +162,15 @@ def test_attempts_go_down_with_the_request(deep: Tree) -> None:
     assert heads == [2]
 
 
+def test_a_node_that_was_started_again_and_knows_nobody_yet_is_not_believed(world: World) -> None:
+    """The parent goes on by what the process before it had said; its 404 is a failure, not an answer."""
+    with tree(world) as fresh:
+        answered = fresh.ask(post(b'{"model":"unknown"}', b"x-hierarchy-auth: of-the-one-before", ATTEMPTS + b": 2"))
+        assert answered.status == 404
+        assert answered.get(b"x-hierarchy-unspent") == [b"3"]
+        assert fresh.ask(post(b'{"model":"unknown"}')).get(b"x-hierarchy-unspent") == []
+
+
 # -- the retry budget ----------------------------------------------------------------------------------------------
 
 
