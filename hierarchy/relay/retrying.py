@@ -190,7 +190,9 @@ class Retrying:
         lease = self._lease
         if self._started or lease is None or lease.share is None or lease.share.child is not child:
             return
-        if not self.trusted:
+        if (
+            not self.trusted or child.kind == NODE
+        ):  # below, an engine's requests go back up; a silent node may be starved
             try:
                 self._lane.dispatch.choose((self._model, self.api), (*self._tried, child))
             except RequestError:

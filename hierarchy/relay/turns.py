@@ -82,10 +82,9 @@ class Turns(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The server stops. A connection that was taken, but has not said yet what it wants, may still say it."""
-        if self._receiving and not self._deaf and self._at_work is None:
-            return
-        if self.cycle is None and not self._lingering:
-            self.deadline = self.lane.clock() + FRESH_S
+        in_head = self._receiving and not self._deaf and self._at_work is None
+        if in_head or (self.cycle is None and not self._lingering):
+            self.deadline = min(self.deadline, self.lane.clock() + FRESH_S)
             return
         super().shutdown()
 

@@ -32,7 +32,7 @@ class Outcome:
 
     @property
     def has_byte(self) -> bool:
-        return bool(self.body)
+        return self.first_byte > 0
 
     @property
     def ok(self) -> bool:
