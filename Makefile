@@ -1,5 +1,6 @@
 # make demo         a real language model behind three levels of controllers (ONCE=1: end after the answer)
 # make test         the tests (ARGS="-k name" to choose)
+# make chaos        faults on real processes, each as long as its figure asks for (15 minutes; ARGS="-k name")
 # make check        formatting, lint, types
 # make bench        how fast it is on this machine, into docs/benchmarks.md (ARGS="--only json", or --help)
 # make clean        remove .venv and what was built
@@ -10,7 +11,7 @@ MIN_PYTHON := 3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test chaos check bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +22,9 @@ demo: .venv/.demo
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: .venv/.dev
+	@$(BIN)/python -m pytest tests/chaos --whole $(ARGS)
 
 check: .venv/.dev
 	@$(BIN)/ruff format --check .
@@ -34,7 +38,7 @@ clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A virtual environment knows its own path and its Python's: one that was moved, or whose Python is gone, is made anew.
-ifneq ($(filter demo test check bench,$(MAKECMDGOALS)),)
+ifneq ($(filter demo test chaos check bench,$(MAKECMDGOALS)),)
 ifneq ($(shell test "`cat .venv/.path 2>/dev/null`" = "$(CURDIR)" && $(BIN)/python -c "print('usable')" 2>/dev/null),usable)
 .PHONY: .venv/.path
 endif

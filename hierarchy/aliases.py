@@ -18,9 +18,13 @@ class Aliases:
     """Which models to try for a name. rng: injected; drawn from only where there are weights."""
 
     def __init__(self, aliases: Mapping[str, Sequence[Target]], rng: Random) -> None:
+        self._rng = rng
+        self.renew(aliases)
+
+    def renew(self, aliases: Mapping[str, Sequence[Target]]) -> None:
+        """Go on with these instead."""
         self._aliases = {name: [target.model for target in targets] for name, targets in aliases.items()}
         self._firsts = {name: firsts(targets) for name, targets in aliases.items()}
-        self._rng = rng
 
     def __bool__(self) -> bool:
         return bool(self._aliases)

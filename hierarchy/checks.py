@@ -19,7 +19,7 @@ Claim = tuple[str, str, int]  #: (machine, host, port); the machine is told apar
 
 def check_all(graph: nx.DiGraph) -> Iterator[Finding]:
     """Every check of this module."""
-    for check in (check_parents, check_shape, check_names, check_engines, check_urls, check_addresses):
+    for check in (check_parents, check_replicas, check_shape, check_names, check_engines, check_urls, check_addresses):
         yield from check(graph)
 
 
@@ -27,24 +27,45 @@ def check_parents(graph: nx.DiGraph) -> Iterator[Finding]:
     """Every declared parent exists and is a node."""
     nodes = _of_kind(graph, "node")
     for at in graph.nodes.values():
-        field, parent = (*at["field"], "parent"), at["parent"]
-        if parent is None or parent in nodes:
+        for parent in at["parents"]:
+            field = (*at["field"], "parent")
+            if parent in nodes:
+                continue
+            if parent in graph:
+                yield field, f'parent "{parent}" is an engine, and only nodes have children', "name a node"
+            else:
+                yield field, f'unknown parent "{parent}"', closest(parent, nodes)
+
+
+def check_replicas(graph: nx.DiGraph) -> Iterator[Finding]:
+    """A replica is one of a node that is none itself, and what stands below both is not started by each of them."""
+    nodes = _of_kind(graph, "node")
+    for name, at in nodes.items():
+        original = at["replica_of"]
+        if original is None:
             continue
-        if parent in graph:
-            yield field, f'parent "{parent}" is an engine, and only nodes have children', "name a node"
-        else:
-            yield field, f'unknown parent "{parent}"', closest(parent, nodes)
+        field = (*at["field"], "replica_of")
+        if original == name or original not in nodes:
+            yield field, f'unknown node "{original}"', closest(original, [other for other in nodes if other != name])
+        elif nodes[original]["replica_of"] is not None:
+            yield field, f'"{original}" is a replica itself', f"write `replica_of: {nodes[original]['replica_of']}`"
+    for at in _of_kind(graph, "engine").values():
+        if len(at["parents"]) > 1 and at["advertise"] is None and at["launched"]:
+            message = f"without `url` each of {', '.join(at['parents'])} would start one of its own"
+            yield at["field"], message, 'start it by itself, and add `url: "http://host:port"`'
 
 
 def check_shape(graph: nx.DiGraph) -> Iterator[Finding]:
     """One root, no cycle, and an engine below every node."""
     nodes = _of_kind(graph, "node")
-    roots = [name for name, at in nodes.items() if at["parent"] is None]
+    roots = [name for name, at in nodes.items() if not at["parents"]]
     if not nodes:
         yield ("nodes",), "no node at all", "add a root: `root: {}`"
     elif not roots:
         yield ("nodes",), "no root: every node has a parent", "leave out `parent` at the topmost node"
     for name in roots[1:]:
+        if set(graph[name]) == set(graph[roots[0]]) and graph[name]:
+            continue  # they stand before the same children: replicas
         yield nodes[name]["field"], f'a second root beside "{roots[0]}"', f"give it a parent, such as `{roots[0]}`"
     order = {name: index for index, name in enumerate(graph)}
     for cycle in nx.simple_cycles(graph):
@@ -124,7 +145,7 @@ def _claims(graph: nx.DiGraph, at: Attributes) -> dict[Claim, FieldPath]:
     Loopback is one's own machine's, and for an engine its node's. A node on all interfaces claims only its URL: what
     else its machine listens on is not known, as several may stand behind one address translation.
     """
-    machine = _machine(at if at["kind"] == "node" else graph.nodes.get(at["parent"], at))
+    machine = _machine(at if at["kind"] == "node" else graph.nodes.get(next(iter(at["parents"]), None), at))
     claims: dict[Claim, FieldPath] = {}
     for host, port in at["listen"]:
         if port and not is_wildcard(host):

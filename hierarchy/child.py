@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from hierarchy.ejection import Trouble
 from hierarchy.status import EMPTY, Api, ModelKey, ModelStatus, NodeStatus
 
 NODE = "node"  # the kind of a child that is one of our nodes; every other kind is an engine's
@@ -43,7 +44,7 @@ class Load:
 class Share(Load):
     """One child's part in serving one model: what a policy chooses among."""
 
-    __slots__ = ("child", "key", "score", "slots", "speed", "tally")
+    __slots__ = ("child", "key", "limits", "score", "slots", "speed", "tally")
 
     def __init__(self, child: Child, key: ModelKey) -> None:
         super().__init__()
@@ -53,6 +54,7 @@ class Share(Load):
         self.slots = 0
         self.score = 0.0  # load / speed, kept up to date so that choosing among many is cheap
         self.tally: Any = None  # what `metrics` counts for this (model, child); set by whoever owns the metrics
+        self.limits: Any = None  # the time limits of this model; set by the lane
 
     def rescore(self) -> None:
         load = self.reported - self.ended + self.uncounted
@@ -88,6 +90,9 @@ class Child:
     def __init__(self, name: str, url: str, kind: str, *, declared: bool = False) -> None:
         self.name = name
         self.kind = kind
+        self.group = ""  # the name that it shares with other instances of one node
+        self.parts = 1  # of them that are there: its status is that part of what it reported
+        self.last_report: tuple[NodeStatus, int | None] = EMPTY, None  # what it said, and up to which request
         self.declared = declared  # named in our configuration and probed by us: stays listed while it is down
         self.move_to(url)
         self.instance = ""
@@ -109,7 +114,10 @@ class Child:
         self.down: str | None = None  # why an engine that we probe cannot be used
         self.ejected_until = -math.inf
         self.ejected_why = ""
-        self.draining = False
+        self.trouble: Trouble | None = None  # what it failed at lately; None for nearly every child at nearly any time
+        self.refused_until = -math.inf  # a connection was refused, so its process is gone, or was until a moment ago
+        self.draining = False  # we were told to send it nothing new
+        self.leaving = False  # it said so itself
         self.left_at: float | None = None  # it left, or was dropped: remembered for a while, never chosen
         self.seq = -1
         self.shares: dict[ModelKey, Share] = {}
@@ -146,7 +154,7 @@ class Child:
             return "gone"
         if self.down is not None:
             return "down"
-        if self.draining:
+        if self.draining or self.leaving:
             return "draining"
         if self.last_seen is None:
             return "starting"
@@ -170,6 +178,10 @@ class Child:
     def available(self, now: float) -> bool:
         """May it get a new request?"""
         return self.state(now) == "up"
+
+    def is_dead(self, now: float) -> bool:
+        """Is it known to be gone, or to hang, so that its requests are lost there?"""
+        return self.down is not None or self.left_at is not None or now < self.refused_until or now >= self.fresh_until
 
     @property
     def fresh_until(self) -> float:

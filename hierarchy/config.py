@@ -58,6 +58,16 @@ def _parse_listen_entry(entry: object) -> Address:
     raise ValueError(f"{shown(entry)} is no address", 'write "host:port", or a list of them')
 
 
+def _parse_parent(value: object) -> object:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        if value and all(isinstance(name, str) for name in value) and len(set(value)) == len(value):
+            return tuple(value)
+        raise ValueError(f"{value!r:.60} is no list of nodes", "write a name, or [name, other]")
+    raise ValueError(f"must be text, not {shown(value)}", "put it in quotes")
+
+
 def _parse_pair(value: object) -> object:
     if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(end, str) for end in value):
         return tuple(value)
@@ -73,7 +83,19 @@ _SCHEMA = WithJsonSchema({"anyOf": [_ADDRESS, {"type": "array", "items": _ADDRES
 _WRITTEN = PlainSerializer(lambda listen: listen and [join_address(address) for address in listen], when_used="json")
 Listen = Annotated[tuple[Address, ...], BeforeValidator(_parse_listen), _WRITTEN, _SCHEMA]
 OptionalListen = Annotated[tuple[Address, ...] | None, BeforeValidator(_parse_listen), _WRITTEN, _SCHEMA]
+_NAMES = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]})
+Parent = Annotated[str | tuple[str, ...], BeforeValidator(_parse_parent), _NAMES]
 Pair = Annotated[tuple[str, str], BeforeValidator(_parse_pair)]
+
+
+class ModelLimits(Strict):
+    """Time limits of one model, where they differ from its node's."""
+
+    first_byte_timeout_s: Seconds | None = Field(
+        default=None, description="as in `defaults`: a large model's prefill takes longer"
+    )
+    idle_timeout_s: Seconds | None = Field(default=None, description="as in `defaults`")
+    total_timeout_s: Seconds | None = Field(default=None, description="as in `defaults`")
 
 
 class Settings(Strict):
@@ -93,7 +115,9 @@ class Settings(Strict):
         default=1.0, description="between two reports to the parent, ±20 % so that nodes do not beat in step"
     )
     probe_interval_s: Seconds = Field(
-        default=2.0, description="how often an engine is asked for its models and load, since it reports to nobody"
+        default=1.0,
+        description="how often an engine is asked for its models and load, since it reports to nobody; one that hangs "
+        "is found within this and 2.5 s",
     )
     connect_timeout_s: Seconds = Field(
         default=3.0,
@@ -108,6 +132,14 @@ class Settings(Strict):
     )
     idle_timeout_s: Seconds = Field(
         default=120.0, description="between two reads of one answer; an engine silent for so long hangs"
+    )
+    total_timeout_s: Seconds | None = Field(
+        default=None,
+        description="from a request's arrival to its answer's end, retries included; the time left goes down with the "
+        "request. Without it a stream may last as long as it moves",
+    )
+    models: dict[str, ModelLimits] = Field(
+        default_factory=dict, description="model: its own first-byte, idle and total limits"
     )
     keep_alive_s: Seconds = Field(
         default=75.0, description="how long an idle client connection is kept; above the usual 60 s of proxies"
@@ -137,7 +169,15 @@ class Settings(Strict):
 class NodeSpec(Settings):
     """One entry of `nodes`. Every field of `defaults` may be set here too, for this node alone."""
 
-    parent: str | None = Field(default=None, description="name of the node above; exactly one node, the root, has none")
+    parent: Parent | None = Field(
+        default=None,
+        description="name of the node above, or a list of them; the root and its replicas have none",
+    )
+    replica_of: str | None = Field(
+        default=None,
+        description="name of the node whose further instance this is: it has the same parents and children, registers "
+        "under that name, and either may die",
+    )
     listen: Listen = Field(
         default=(("localhost", DEFAULT_PORT),),
         description='`"host:port"`, `"[ipv6]:port"` or a list of them; a host alone gets port 21001, FastChat\'s',
@@ -166,6 +206,11 @@ class NodeSpec(Settings):
         default=None, description="name from `subnets`; default: those that hold its IP addresses"
     )
 
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The names in `parent`."""
+        return _names(self.parent)
+
     def settings(self, defaults: Settings) -> Settings:
         """`defaults` with what this node sets itself."""
         own = self.model_fields_set & Settings.model_fields.keys()
@@ -176,6 +221,10 @@ class NodeSpec(Settings):
 
 def _is_block(value: object) -> bool:
     return isinstance(value, Strict)
+
+
+def _names(parent: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if parent is None else (parent,) if isinstance(parent, str) else parent
 
 
 class SimulatedSpec(Strict):
@@ -191,7 +240,7 @@ class SimulatedSpec(Strict):
 class EngineSpec(Strict):
     """One entry of `engines`."""
 
-    parent: str = Field(description="name of the node that routes to it")
+    parent: Parent = Field(description="name of the node that routes to it, or a list of them")
     kind: EngineKind = Field(
         description="what it is, and so how its models and load are read: `openai` (any server of that API), `vllm`, "
         "`sglang`, `tgi`, `lmdeploy`, `ollama`, `llamacpp`, `fastchat` (a worker), `local` (a model on this machine's "
@@ -223,6 +272,11 @@ class EngineSpec(Strict):
         "`authorization: Bearer`",
     )
     simulated: SimulatedSpec = Field(default=SimulatedSpec(), description="rates of a `simulated` engine")
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The names in `parent`."""
+        return _names(self.parent)
 
 
 class TreeConfig(Strict):
@@ -275,6 +329,7 @@ class NodeConfig(Strict):
     link: LinkWish = "direct"
     proxy: str = "env"
     children: tuple[str, ...] = ()  #: names of the nodes that the file puts below this one
+    replica_of: Name | None = None  #: the name to register under, with others; it may be one's own
     engines: tuple[EngineConfig, ...] = ()
     aliases: dict[str, Targets] = Field(default_factory=dict)
     settings: Settings = Settings()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from random import Random
 from typing import get_args
 
 from hierarchy.aliases import Aliases
 from hierarchy.child import Child, Lease, Share
 from hierarchy.errors import ModelNotFound, RequestError, Unavailable
+from hierarchy.naming import Target
 from hierarchy.policy import POLICIES, Candidates
 from hierarchy.registry import Registry
 from hierarchy.status import Api, ModelKey
@@ -27,6 +28,15 @@ class Dispatch:
         self._rng = rng
         self._candidates: dict[ModelKey, Candidates] = {}
 
+    def follow(self, policy: str) -> None:
+        """Choose by another policy from now on."""
+        self._policy = POLICIES[policy]()
+
+    def rename(self, aliases: Mapping[str, Sequence[Target]]) -> None:
+        """Resolve these aliases from now on."""
+        self._aliases.renew(aliases)
+        self.aliased = frozenset(self._aliases)
+
     def choose(self, key: ModelKey, tried: Collection[Child] = ()) -> Share:
         """The share that the policy takes, without claiming it.
 
@@ -37,6 +47,8 @@ class Dispatch:
             Unavailable: somebody does, but none that may be chosen now (or all were tried).
         """
         shares = self._registry.available(key)
+        if not shares:
+            shares = self._registry.last_resort(key)
         candidates = self._candidates.get(key)
         if candidates is None or candidates.shares is not shares or tried:
             candidates = self._other_candidates(key, shares, tried)
@@ -52,7 +64,9 @@ class Dispatch:
         if not shares:
             raise self._nobody(key)
         if tried:
-            untried = [share for share in shares if share.child not in tried]
+            untried = [share for share in shares if share.child not in tried] or [
+                share for share in self._registry.last_resort(key) if share.child not in tried
+            ]
             if not untried:
                 raise Unavailable(f"every child that serves model {key[0]!r} failed on this request")
             return Candidates(untried)

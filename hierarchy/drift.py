@@ -38,8 +38,10 @@ def drift(declared: nx.DiGraph, live: nx.DiGraph) -> list[Drift]:
         if key not in known:
             continue
         name = str(at["field"][-1])
-        there = _pick(live, twins.get((name, at["kind"]), ()), at["parent"])
-        below = f" below {at['parent']}" if at["parent"] else ""
+        registered = at.get("replica_of") or name
+        candidates = [one for one in twins.get((registered, at["kind"]), ()) if one not in met]
+        there = _pick(live, candidates, at)
+        below = _below(at)
         if there is None:
             found.append(Drift(name, key, f"declared{below}, and absent"))
             continue
@@ -55,10 +57,16 @@ def _by_name(live: nx.DiGraph) -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def _pick(live: nx.DiGraph, keys: Iterable[str], parent: str | None) -> str | None:
-    """Of those with one name, the one below the declared parent, else the first."""
+def _pick(live: nx.DiGraph, keys: Iterable[str], at: Attributes) -> str | None:
+    """Of those with one name, the one at a declared address, else the one below a declared parent, else the first."""
     keys = list(keys)
-    return next((key for key in keys if parent in live.pred[key]), next(iter(keys), None))
+    at_home = [key for key in keys if set(live.nodes[key]["registered"]) & set(at["registered"])]
+    below = [key for key in keys if set(at["parents"]) & set(live.pred[key])]
+    return next(iter([*at_home, *below, *keys]), None)
+
+
+def _below(at: Attributes) -> str:
+    return f" below {' and '.join(at['parents'])}" if at["parents"] else ""
 
 
 def _differences(at: Attributes, live: nx.DiGraph, key: str, *, is_top: bool) -> Iterator[str]:
@@ -67,8 +75,8 @@ def _differences(at: Attributes, live: nx.DiGraph, key: str, *, is_top: bool) ->
         yield f"declared, and absent: {there['detail'] or 'gone'}"
         return
     parents = list(live.pred[key])
-    if not is_top and at["parent"] not in parents:
-        yield f"stands below {' and '.join(parents)}, declared below {at['parent'] or 'nobody'}"
+    if not is_top and not {live.nodes[parent]["name"] for parent in parents} & set(at["parents"]):
+        yield f"stands below {' and '.join(parents)}, declared below {' and '.join(at['parents']) or 'nobody'}"
     if there["state"] != "up":
         yield f"is {there['state']}" + (f": {there['detail']}" if there["detail"] else "")
     if at["kind"] == "engine" and at["engine"] != there["engine"]:
@@ -93,6 +101,6 @@ def _strangers(live: nx.DiGraph, met: set[str]) -> Iterator[Drift]:
         if key in met or at["state"] == "gone":
             continue
         what = at["engine"] if at["kind"] == "engine" else "node"
-        where = f" below {at['parent']}" if at["parent"] else ""
+        where = _below(at)
         url = f" at {at['registered'][0]}" if at["registered"] else ""
         yield Drift(str(at["name"]), None, f"present{where} ({what}{url}), and undeclared")

@@ -19,7 +19,8 @@ from hierarchy.engines.reading import serve_as
 from hierarchy.errors import HierarchyError
 from hierarchy.status import NodeStatus
 
-PROBE_TIMEOUT_S = 3.0  # for all of one probe's requests together
+# For all of one probe's requests together: with an interval of 1 s, nobody waits over 5 s for an engine that hangs.
+PROBE_TIMEOUT_S = 2.5
 RETRY_S = 0.5  # after the first failure; doubled from there
 MAX_RETRY_S = 5.0  # also with a longer interval: whoever started an engine waits for it to be noticed
 JITTER = 0.2  # so that the probes of a site's engines spread out
@@ -65,6 +66,10 @@ class Prober:
     def __repr__(self) -> str:
         state = "down" if self._failures else "unknown" if self._models is None else "up"
         return f"<Prober {self._engine.name} {state} failures={self._failures}>"
+
+    def pace(self, interval_s: float) -> None:
+        """Ask so often from now on."""
+        self._interval_s = interval_s
 
     async def run(self) -> None:
         """Probe until cancelled."""

@@ -6,6 +6,7 @@ passed through other people's hands.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,15 +17,17 @@ from hierarchy.checks import check_all
 from hierarchy.source import FieldPath, Finding, Problem
 
 MAX_DEPTH = 64
+_FURTHER = re.compile(r"(.+)~\d+")  # a further instance of a node
 Entry = Mapping[str, Any]  #: one node or engine of `GET /tree`
 
 
 def build_live(tree: Entry) -> nx.DiGraph:
     """The graph of a tree as `GET /tree` answers it; the node that was asked stands first.
 
-    Beside the attributes of `topology.build` each has `name`, `state`, `detail` and `instance`; `field` is the path of
-    names from the top. One process that is a child of several nodes stands once, with an edge from each. Another one by
-    a name that is taken stands under "NAME (PARENT)".
+    Beside the attributes of `topology.build` each has `name`, `state`, `detail`, `instance` and `further` (it is one
+    more instance of the node `name`, listed as NAME~2); `field` is the path of names from the top. One process that is
+    a child of several nodes stands once, with an edge from each. Another one by a name that is taken stands under
+    "NAME (PARENT)".
     """
     graph = nx.DiGraph(slice=None)
     _add(graph, tree, None, ())
@@ -32,23 +35,28 @@ def build_live(tree: Entry) -> nx.DiGraph:
 
 
 def _add(graph: nx.DiGraph, entry: Entry, parent: str | None, above: FieldPath) -> None:
-    name = key = str(entry.get("name") or "?")
+    listed = key = str(entry.get("name") or "?")
+    further = _FURTHER.fullmatch(listed)
+    name = further[1] if further else listed
     kind, instance = "node" if entry.get("kind") == "node" else "engine", str(entry.get("instance") or "")
     count = 1
     while key in graph:
         if instance and graph.nodes[key]["instance"] == instance:
             graph.add_edge(parent, key)
+            graph.nodes[key]["parents"] += (parent,)
             return
         count += 1
-        key = f"{name} ({parent})" if count == 2 else f"{name} ({parent}, {count})"
-    graph.add_node(key, name=name, kind=kind, parent=parent, field=(*above, name), instance=instance, **_said(entry))
+        key = f"{listed} ({parent})" if count == 2 else f"{listed} ({parent}, {count})"
+    parents = () if parent is None else (parent,)
+    who = {"name": name, "kind": kind, "parents": parents, "instance": instance, "further": bool(further)}
+    graph.add_node(key, field=(*above, listed), replica_of=None, **who, **_said(entry))
     if parent is not None:
         graph.add_edge(parent, key)
     children = entry.get("children")
     if len(above) < MAX_DEPTH and isinstance(children, Mapping):
         for child in children.values():
             if isinstance(child, Mapping):
-                _add(graph, child, key, (*above, name))
+                _add(graph, child, key, (*above, listed))
 
 
 def _said(entry: Entry) -> dict[str, Any]:
@@ -87,7 +95,7 @@ def check_twins(graph: nx.DiGraph) -> Iterator[Finding]:
     """No two nodes of one name. (Engines that flags named are `vllm-1` at every node, which harms nobody.)"""
     nodes = {name: at for name, at in graph.nodes.items() if at["kind"] == "node"}
     for name, at in nodes.items():
-        if name != at["name"]:
+        if name != at["name"] and not at["further"]:
             first = nodes.get(at["name"])
             where = "/".join(map(str, first["field"])) if first else "an engine"
             yield at["field"], f"another process of this name is {where}", "rename one of the two"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -39,6 +40,8 @@ from hierarchy.uplink import Uplink
 from hierarchy.view import View
 from hierarchy.wire import Identity, Registration
 
+WARM_S = 8.0  # for the children to find a replica that just started; more than their longest wait
+TOLD_S = 1.0  # for the parents to hear that nothing new shall come
 ENGINE_GRACE_S = 5.0  # for an engine that we started, to end
 STATUS_PATIENCE_S = 30.0  # FastChat's workers register before they listen; their status is asked for until it comes
 DIAL_BACK_S = 2.0  # for a child with `link: auto` to be reached at its own URL
@@ -67,8 +70,14 @@ class Node:
         rng = rng or Random()
         self.config = config
         self.settings = settings
-        instance = secrets.token_hex(8)
-        self.identity = Identity(config.name, config.advertise, instance, version("hierarchy"), settings.dispatch)
+        self.identity = Identity(
+            config.replica_of or config.name,
+            config.advertise,
+            secrets.token_hex(8),
+            version("hierarchy"),
+            settings.dispatch,
+            replica=config.replica_of is not None,
+        )
         self.registry = Registry(self.identity, clock, settings.max_speed)
         self.aliases = Aliases(config.aliases, rng)
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)
@@ -90,6 +99,8 @@ class Node:
         self.engines: list[Supervised] = []  # the processes that this node started itself
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: set[str] = set()
+        self._probers: dict[str, Prober] = {}
+        self.draining = False  # nothing new is taken, running streams finish
 
     @property
     def ready(self) -> bool:
@@ -104,22 +115,101 @@ class Node:
         # trust_env: a proxy from the environment is for the internet, not for the machines of one's own tree.
         self._http = httpx.AsyncClient(verify=tls, trust_env=False, follow_redirects=False)
         self._strangers = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
+        if self.identity.replica:  # others served until now, and clients come here at once
+            self.lane.warm_until = self._clock() + WARM_S
         for engine in self.config.engines:
-            self._start_engine(engine if engine.url else self._launch(engine))
+            self._start_engine(engine)
         for parent in self.config.parents:
             self._start_uplink(parent, self._http)
         self._spawn(self._sweep_for_ever(), "sweep")
 
+    def apply(self, config: NodeConfig) -> list[str]:
+        """Go on by another configuration of the same name and addresses; running streams notice nothing.
+
+        Returns what changed, in words.
+        """
+        done = []
+        old, self.config = (
+            self.config,
+            config.model_copy(
+                update={field: getattr(self.config, field) for field in ("listen", "advertise", "admin")}
+            ),
+        )
+        if config.settings != old.settings:
+            self._renew_settings(config)
+            done.append("settings")
+        if config.aliases != old.aliases:
+            self.dispatch.rename(config.aliases)
+            done.append("aliases")
+        self._renew_keys()
+        before, after = ({engine.name: engine for engine in one.engines} for one in (old, config))
+        for name in before:
+            if before[name] != after.get(name):
+                self._stop_engine(name)
+                done.append(f"engine {name} {'changed' if name in after else 'removed'}")
+        for name, engine in after.items():
+            if engine != before.get(name):
+                self._start_engine(engine)
+                if name not in before:
+                    done.append(f"engine {name} added")
+        assert self._http is not None
+        for parent in old.parents:
+            if parent not in config.parents:
+                self._stop_uplink(parent)
+                done.append(f"parent {parent} removed")
+        for parent in config.parents:
+            if parent not in old.parents:
+                self._start_uplink(parent, self._http)
+                done.append(f"parent {parent} added")
+        return done
+
+    def _renew_settings(self, config: NodeConfig) -> None:
+        settings = self.settings = config.settings
+        self.dispatch.follow(settings.dispatch)
+        self.registry.max_speed = settings.max_speed
+        self.lane.renew(settings)
+        for prober in self._probers.values():
+            prober.pace(settings.probe_interval_s)
+        for uplink in self.uplinks:
+            uplink.pace(settings.report_interval_s)
+
+    def _renew_keys(self) -> None:
+        """The engines' own keys were read before, by whoever calls `apply`."""
+        if self.access.stripped != self.lane.stripped:
+            self.lane.stripped = self.access.stripped
+            self.lane.seen.forget()
+
+    def _stop_uplink(self, parent: str) -> None:
+        self._cancel(f"uplink to {parent}")
+        for uplink in [uplink for uplink in self.uplinks if uplink.parent == parent]:
+            for reserve in [reserve for reserve in self.reserves if reserve is uplink.listener]:
+                self.reserves.remove(reserve)
+                reserve.close()
+            self._spawn(self._part(uplink), f"farewell to {parent}")
+
+    async def _part(self, uplink: Uplink) -> None:
+        """Its requests that still run are believed until they have ended."""
+        await uplink.farewell()
+        await asyncio.sleep(self.settings.grace_s)
+        self.uplinks.remove(uplink)
+
     async def leave(self) -> None:
-        """Tell the parents that no new request shall come."""
-        for task in [task for task in self._tasks if task.get_name().startswith("uplink")]:
-            task.cancel()
-        await asyncio.gather(*(uplink.farewell() for uplink in self.uplinks))
+        """Tell the parents that no new request shall come; returns when they know, or cannot be told.
+
+        The uplinks go on, so that running streams do not look like those of a node that fell silent.
+        """
+        self.draining = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*(uplink.until_told() for uplink in self.uplinks)), TOLD_S)
         for reserve in self.reserves:
             reserve.close()
+        self.lane.drain()
 
     async def stop(self) -> None:
         """End everything that `start` began."""
+        for task in [task for task in self._tasks if task.get_name().startswith("uplink")]:
+            task.cancel()
+        await asyncio.gather(*(uplink.farewell() for uplink in self.uplinks))
         for task in self._tasks:
             if not task.get_name().startswith("engine "):  # those end in good order, by `stop`
                 task.cancel()
@@ -216,17 +306,20 @@ class Node:
         return engine.model_copy(update={"url": f"http://127.0.0.1:{port}"})
 
     def _start_engine(self, engine: EngineConfig) -> None:
+        if engine.url is None:
+            engine = self._launch(engine)
         assert engine.url is not None
         child = self.registry.declare(engine.name, engine.url, engine.kind)
         child.renames = renames(engine.models)
-        if key := self.access.engine_keys.get(engine.name):
+        key = self.access.engine_keys.get(engine.name, "")
+        if key:
             child.credential = f"authorization: Bearer {key}\r\n".encode()
-        prober = Prober(
+        prober = self._probers[engine.name] = Prober(
             engine,
             ADAPTERS[engine.kind],
-            self._probe_client(key or ""),
+            self._probe_client(key),
             lambda status: self.registry.report(child, status),
-            lambda why: self.registry.mark_down(child, why),
+            lambda why: self._engine_down(child, why),
             self.settings.probe_interval_s,
         )
         self._spawn(prober.run(), f"probe {engine.name}")
@@ -236,6 +329,37 @@ class Node:
             headers = {"authorization": f"Bearer {key}"} if key else None
             self._probes[key] = httpx.AsyncClient(verify=self.access.tls.engine, headers=headers, trust_env=False)
         return self._probes[key]
+
+    def _stop_engine(self, name: str) -> None:
+        """No new requests; a process that we started ends when those that it has are done."""
+        self._cancel(f"probe {name}")
+        self._probers.pop(name, None)
+        child = self.registry.remove(name)
+        for process in [process for process in self.engines if process.name == name]:
+            self.engines.remove(process)
+            if child is not None:
+                self._spawn(self._retire(process, child), f"retire {name}")
+
+    async def _retire(self, process: Supervised, child: Child) -> None:
+        try:
+            for _ in range(round(self.settings.grace_s / SWEEP_S)):
+                if not child.in_flight:
+                    break
+                await asyncio.sleep(SWEEP_S)
+        finally:
+            await process.stop(ENGINE_GRACE_S)
+
+    def _cancel(self, name: str) -> None:
+        for task in self._tasks:
+            if task.get_name() == name:
+                task.cancel()
+
+    def _engine_down(self, child: Child, why: str) -> None:
+        """Its connections may still be open, as those of a process that hangs are."""
+        known = child.down is not None
+        self.registry.mark_down(child, why)
+        if not known:
+            self.lane.rescue(child, self.connections, why)
 
     def ask_status(self, child: Child) -> None:
         """Ask a FastChat worker for its status, as soon as it listens: it alone knows all its models."""
@@ -288,6 +412,8 @@ class Node:
             await asyncio.sleep(SWEEP_S)
             for child in self.registry.sweep():
                 log.warning("dropped %s: nothing heard of it", child.name)
+            for child in self.registry.newly_silent():
+                self.lane.rescue(child, self.connections, "it is silent")
             self.lane.sweep(self.connections)
             for reserve in self.reserves:
                 reserve.sweep()
@@ -310,12 +436,11 @@ class Node:
         return name in self._expel_void()
 
     def _expel_void(self) -> list[str]:
-        void = self.access.joining.void(child.name for child in self.registry)
-        for name in void:
-            child = self.registry.remove(name)
-            if child is not None:
-                log.warning("%s was shut out: its credential was revoked", name)
-                self.lane.expel(child, self.connections)
+        void = self.access.joining.void(child.group or child.name for child in self.registry)
+        for child in [child for child in self.registry if (child.group or child.name) in void]:
+            self.registry.remove(child.name)
+            log.warning("%s was shut out: its credential was revoked", child.name)
+            self.lane.expel(child, self.connections)
         return void
 
     def _believed(self, secret: bytes, seq: int) -> Uplink | None:
@@ -348,9 +473,17 @@ class _Source:
     """What an uplink tells of: this node."""
 
     def __init__(self, node: Node) -> None:
-        self.status = node.registry.status
+        self._node = node
         self.path = node.registry.path
         self.children = node.view.children
+
+    def status(self) -> NodeStatus:
+        status = self._node.registry.status()
+        # With its queue, which those who count it until it is gone want to know.
+        return NodeStatus((), 0.0, status.queue_length) if self._node.draining else status
+
+    def draining(self) -> bool:
+        return self._node.draining
 
 
 def _log_line(name: str, line: str) -> None:

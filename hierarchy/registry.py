@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import count
 from urllib.parse import urlsplit
 
 from hierarchy import subtree
 from hierarchy.child import NODE, Child, Share
+from hierarchy.ejection import Failure, Trouble
 from hierarchy.errors import LoopDetected, NameTaken
-from hierarchy.status import Api, ModelKey, NodeStatus, aggregate
-from hierarchy.wire import HeartBeat, Identity, Registration, check_status
+from hierarchy.status import Api, ModelKey, NodeStatus, aggregate, part
+from hierarchy.wire import Deregistration, HeartBeat, Identity, Registration, check_status
 
 REMEMBERED_S = 600.0  # how long a child that left is still shown
+REFUSED_S = 2.0  # how long a child that refused a connection is taken for dead
 
 
 class Registry:
@@ -31,6 +34,8 @@ class Registry:
         self.max_speed = max_speed
         self.children: dict[str, Child] = {}
         self.departed: dict[str, Child] = {}  # children that left lately, so that they are missed and not just unknown
+        self.drained: set[str] = set()  # names that shall get nothing new, whoever comes and goes under them
+        self._silent: set[str] = set()
         self.generation = 0  # grows whenever the answer to "who may be chosen" may have changed
         self._clock = clock
         self._available: dict[ModelKey, tuple[int, float, list[Share]]] = {}
@@ -46,6 +51,7 @@ class Registry:
     def declare(self, name: str, url: str, kind: str) -> Child:
         """An engine from our own configuration; a prober will report for it."""
         child = self.children[name] = Child(name, url, kind, declared=True)
+        child.draining = name in self.drained
         self.generation += 1
         return child
 
@@ -63,13 +69,15 @@ class Registry:
         """
         status = message.check(self.max_speed)
         self._refuse_loop(message, reverse=reverse)
-        name = message.node or message.worker_name
+        name = self._place_of(message)
         now = self._clock()
         child = self._refuse_taken(name, message, identity, now, reverse=reverse)
         if child is not None and child.is_node and child.instance == message.instance and message.seq < child.seq:
             return child  # overtaken by a later message of the same process
         if child is None:
             child = self.children[name] = Child(name, message.worker_name, NODE if message.node else "fastchat")
+            child.group = message.node if message.replica else ""
+            child.draining = bool({name, child.group} & self.drained)
         if child.url != message.worker_name.rstrip("/"):
             child.move_to(message.worker_name)
         self.departed.pop(name, None)
@@ -78,6 +86,8 @@ class Registry:
         child.last_seen = now
         if message.node:
             self._take_node_fields(child, message)
+            if child.instance != message.instance:
+                self._begin_anew(child)
             child.instance, child.identity = message.instance, identity
             child.interval_s = message.interval_s
             child.secret = message.secret.encode()
@@ -85,9 +95,18 @@ class Registry:
         if status is not None:
             if not message.node:
                 status = _merge(child, status)
-            child.report(status, now, message.seen if message.node else None)
+            self._take_report(child, status, now, message.seen if message.node else None)
         child.seq = message.seq
         self.generation += 1
+        if child.group:
+            self._share_out(child.group)
+        return child
+
+    def sender(self, message: HeartBeat | Deregistration) -> Child | None:
+        """The child that a message names, and of several instances of one node the one that sent it."""
+        child = self.children.get(message.node or message.worker_name)
+        if message.node and (child is None or (child.group and child.instance != message.instance)):
+            child = next((one for one in self if one.group == message.node and one.instance == message.instance), None)
         return child
 
     def heart_beat(self, message: HeartBeat) -> bool:
@@ -97,7 +116,7 @@ class Registry:
             InvalidField: a value is not allowed; the child's former status stands.
         """
         status = message.check(self.max_speed)
-        child = self.children.get(message.node or message.worker_name)
+        child = self.sender(message)
         if child is None or child.declared or child.is_node != bool(message.node):
             return False
         if child.instance != message.instance and child.is_node:
@@ -115,9 +134,11 @@ class Registry:
             was_available = child.available(now)
             child.seq = message.seq
             self._take_node_fields(child, message)
-            was_available &= not child.report(status, now, message.seen)
+            was_available &= not self._take_report(child, status, now, message.seen)
         if not was_available:
             self.generation += 1
+            if child.group:
+                self._share_out(child.group)
         return True
 
     def report(self, child: Child, status: NodeStatus) -> None:
@@ -129,6 +150,8 @@ class Registry:
         check_status("", (), status.speed, status.queue_length, list(status.models), self.max_speed)
         now = self._clock()
         was_available = child.available(now)
+        if child.down is not None:
+            self._readmit(child, now)
         if child.report(status, now) or not was_available:
             self.generation += 1
 
@@ -137,6 +160,7 @@ class Registry:
         if child.down is None:
             self.generation += 1
         child.down = why
+        self._bring_back(child)
 
     def eject(self, child: Child, seconds: float, why: str) -> None:
         """Do not choose the child for a while."""
@@ -144,10 +168,69 @@ class Registry:
         child.ejected_why = why
         self.generation += 1
 
+    def failed(self, child: Child, failure: Failure, why: str) -> None:
+        """A request failed by the child's fault. Enough of that ejects it, for a time that doubles.
+
+        A child without which half of some model's children would be away stays: a fault that hits all of them is
+        not the fault of any.
+        """
+        now = self._clock()
+        if failure == "unreachable":
+            child.refused_until = now + REFUSED_S
+        trouble = child.trouble
+        if trouble is None:
+            trouble = child.trouble = Trouble()
+        if not trouble.failed(failure, now) or child.state(now) != "up":
+            return
+        if any(2 * (len(self._ejected(key, now)) + 1) > len(self._serving(key, now)) for key in child.shares):
+            trouble.spare()
+            return
+        self.eject(child, trouble.eject(now, child.in_flight) - now, why)
+
+    def succeeded(self, child: Child) -> None:
+        """A child with `trouble` sent a first byte."""
+        if child.trouble is not None:
+            child.trouble.succeeded(self._clock())
+
+    def _serving(self, key: ModelKey, now: float) -> list[Child]:
+        """Those that would get requests for a model, were it not for ejections."""
+        return [child for child in self if key in child.shares and child.state(now) in ("up", "ejected")]
+
+    def _ejected(self, key: ModelKey, now: float) -> list[Child]:
+        return [child for child in self._serving(key, now) if child.state(now) == "ejected"]
+
+    def _bring_back(self, lost: Child) -> None:
+        """A child can be used no longer: then no more than half of those that are left may be ejected."""
+        now = self._clock()
+        for key in lost.shares:
+            ejected = sorted(self._ejected(key, now), key=lambda child: child.ejected_until)
+            for child in ejected[: max(0, len(ejected) - len(self._serving(key, now)) // 2)]:
+                self._readmit(child, now)
+
+    def _begin_anew(self, child: Child) -> None:
+        """A new process stands under this name: what the one before it failed at says nothing of it."""
+        child.trouble = None
+        child.ejected_until = child.refused_until = -math.inf
+
+    def _readmit(self, child: Child, now: float) -> None:
+        child.ejected_until = min(child.ejected_until, now)
+        child.refused_until = min(child.refused_until, now)
+        if child.trouble is not None:
+            child.trouble.end(now)
+        self.generation += 1
+
     def drain(self, child: Child, draining: bool = True) -> None:
         """No new requests (or again new ones)."""
         child.draining = draining
         self.generation += 1
+
+    def drain_name(self, name: str, draining: bool = True) -> bool:
+        """`drain` whoever has this name now or takes it later. Returns whether there is anybody."""
+        (self.drained.add if draining else self.drained.discard)(name)
+        known = [child for child in self if name in (child.name, child.group)]
+        for child in known:
+            self.drain(child, draining)
+        return bool(known)
 
     def remove(self, name: str, instance: str | None = None) -> Child | None:
         """Forget a child. With `instance`: only if that is the one we know, so that a late farewell does no harm."""
@@ -155,7 +238,11 @@ class Registry:
         if child is None or (instance is not None and child.instance != instance):
             return None
         self.generation += 1
-        return self.children.pop(name)
+        gone = self.children.pop(name)
+        self._bring_back(gone)
+        if gone.group:
+            self._share_out(gone.group)
+        return gone
 
     def depart(self, name: str, instance: str | None = None) -> Child | None:
         """`remove` a child that left, and remember it for a while: it shows as gone, its models get 503, not 404."""
@@ -168,6 +255,11 @@ class Registry:
     def sweep(self) -> list[Child]:
         """Forget the children that have been silent for too long; returns them."""
         now = self._clock()
+        for child in self:
+            if child.trouble is not None and child.trouble.forgotten(now):
+                child.trouble = None
+        for group in {child.group for child in self if child.group}:
+            self._share_out(group)  # one may have fallen silent
         gone = [child for child in self if now >= child.gone_at]
         for child in gone:
             self.depart(child.name)
@@ -175,6 +267,14 @@ class Registry:
             if child.left_at is not None and now >= child.left_at + REMEMBERED_S:
                 del self.departed[child.name]
         return gone
+
+    def newly_silent(self) -> list[Child]:
+        """The nodes that have fallen silent since this was asked last."""
+        now = self._clock()
+        silent = {child.name for child in self if child.is_node and now >= child.fresh_until}
+        news = [self.children[name] for name in silent - self._silent]
+        self._silent = silent
+        return news
 
     def find(self, name_or_url: str) -> Child | None:
         """By name, else by URL."""
@@ -196,6 +296,7 @@ class Registry:
         if cached is not None and cached[0] == self.generation and now < cached[1]:
             return cached[2]
         shares: list[Share] = []
+        full: list[Share] = []  # on their way back, with as many requests as they may have
         until = math.inf
         served = False
         for child in self:
@@ -204,10 +305,17 @@ class Registry:
                 continue
             served = True
             if child.available(now):
+                trouble = child.trouble
+                if trouble is not None and trouble.returning:
+                    until = now  # its place is counted, so nothing can be said in advance
+                    if not trouble.admits(child.in_flight):
+                        full.append(share)
+                        continue
                 shares.append(share)
                 until = min(until, child.fresh_until)
             elif child.ejected_until > now:
                 until = min(until, child.ejected_until)
+        shares = shares or full
         if not served:  # names that clients make up, of any length, must not pile up
             self._available.pop(key, None)
             return shares
@@ -215,6 +323,11 @@ class Registry:
             self._available.clear()  # models long gone
         self._available[key] = self.generation, until, shares
         return shares
+
+    def last_resort(self, key: ModelKey) -> list[Share]:
+        """The shares of children that are ejected, which is better than nobody."""
+        now = self._clock()
+        return [child.shares[key] for child in self._ejected(key, now)]
 
     def listed(self, model: str, api: Api | None = None) -> bool:
         """Does anybody below serve this model, even one that is not available now?
@@ -284,9 +397,38 @@ class Registry:
             return None
         return child
 
+    def _place_of(self, message: Registration) -> str:
+        """Under what name a child stands: its own, or for a further instance of a replicated node NAME~2, and so on."""
+        name, url = message.node or message.worker_name, message.worker_name.rstrip("/")
+        if not (message.node and message.replica):
+            return name
+        for child in self:
+            if child.group == name and (child.instance == message.instance or child.url == url):
+                return child.name
+        first = self.children.get(name)
+        if first is None or not first.group:
+            return name
+        return next(place for place in (f"{name}~{number}" for number in count(2)) if place not in self.children)
+
+    def _take_report(self, child: Child, status: NodeStatus, now: float, seen: int | None) -> bool:
+        child.last_report = status, seen
+        return child.report(part(status, child.parts), now, seen)
+
+    def _share_out(self, group: str) -> None:
+        """Instances of one node stand before the same children, so their speed counts once: each has its part of it."""
+        now = self._clock()
+        there = [child for child in self if child.group == group and child.available(now)]
+        for child in there:
+            if child.parts != len(there) and child.last_seen is not None:
+                child.parts = len(there)
+                status, seen = child.last_report
+                child.report(part(status, child.parts), child.last_seen, seen)
+                self.generation += 1
+
     def _take_node_fields(self, child: Child, message: Registration | HeartBeat) -> None:
         child.version = message.version
         child.dispatch = message.dispatch
+        child.leaving = message.draining
         child.path = frozenset(message.path)
         if isinstance(message, Registration):
             child.subtree = subtree.merge({}, message.children or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -18,6 +19,7 @@ from hierarchy.config import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.node import Node
 from hierarchy.relay.reserve import protocol_factory
+from hierarchy.reload import Reloader
 
 BACKLOG = 4096
 log = logging.getLogger("hierarchy.server")
@@ -26,7 +28,7 @@ log = logging.getLogger("hierarchy.server")
 class Server(uvicorn.Server):
     """uvicorn's server with a node's life wound into it, and an exit status of 0 after SIGTERM."""
 
-    def __init__(self, node: Node, app: Any) -> None:
+    def __init__(self, node: Node, app: Any, reloader: Reloader | None = None) -> None:
         tls = node.access.tls.server
         config = uvicorn.Config(
             app,
@@ -43,6 +45,8 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self.node = node
+        self._reloader = reloader
+        self._reloading: asyncio.Task[None] | None = None
         node.connections = self.server_state.connections
         node.serve_link = protocol_factory(node.lane, config, self.server_state)
 
@@ -52,13 +56,32 @@ class Server(uvicorn.Server):
         admin = "".join(f", admin {host}:{port}" for host, port in self.node.config.admin)
         log.info("%s %s listens on %s%s", self.node.identity.name, self.node.identity.version, where, admin)
         await self.node.start()
+        if self._reloader is not None:
+            loop = asyncio.get_running_loop()
+            self._reloading = loop.create_task(self._reloader.run(), name="reload")
+            if threading.current_thread() is threading.main_thread():
+                loop.add_signal_handler(signal.SIGHUP, self._reloader.wish)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Parents are told first, while the listeners are still open; then running streams may finish."""
+        if self._reloading is not None:
+            self._reloading.cancel()
         await self.node.leave()
-        await super().shutdown(sockets)
+        self.config.timeout_graceful_shutdown = max(1, round(self.node.settings.grace_s))
+        waiting = _accept_waiting(sockets or [])
+        ending = asyncio.ensure_future(super().shutdown(sockets))  # closes the listeners at its first step
+        await asyncio.gather(*(self._serve_late(sock) for sock in waiting))
+        await ending
         self.node.lane.cut_all(self.server_state.connections)
         await self.node.stop()
+
+    async def _serve_late(self, sock: socket.socket) -> None:
+        config, state = self.config, self.server_state
+        factory = self.node.lane.protocol_factory()
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: factory(config=config, server_state=state, app_state={}), sock, ssl=config.ssl
+            )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal lets running streams finish, the second does not wait."""
@@ -77,6 +100,17 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _accept_waiting(sockets: list[socket.socket]) -> list[socket.socket]:
+    """The connections that the kernel has made and nobody has taken yet: it would reset them with the listener."""
+    taken: list[socket.socket] = []
+    for sock in sockets:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(sock.accept()[0])
+                taken[-1].setblocking(False)
+    return taken
 
 
 def bind(config: NodeConfig) -> tuple[NodeConfig, list[socket.socket]]:

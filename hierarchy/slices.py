@@ -24,7 +24,7 @@ PARTLY = ("defaults", "subnets", "reach", "nodes", "engines", "slice")
 #: blocks of `defaults` that stand in a part at its node alone
 BLOCKS = ("security", "tls")
 #: what of another node stands in a part: where it is, and nothing that it does or knows: no keys, no certificates
-PLACE = ("parent", "listen", "advertise", "link", "subnet")
+PLACE = ("parent", "replica_of", "listen", "advertise", "link", "subnet")
 
 
 def slice_of(loaded: LoadedTree, name: str) -> dict[str, Any]:
@@ -43,20 +43,25 @@ def slice_of(loaded: LoadedTree, name: str) -> dict[str, Any]:
     if defaults:
         part["defaults"] = defaults
     part["slice"] = name
-    parent = tree.nodes[name].parent
-    kept = [key for key in tree.nodes if key in (name, parent) or tree.nodes[key].parent == name]
+    parents, below = graph.nodes[name]["parents"], set(graph[name])
+    replicas = {key for key, node in tree.nodes.items() if name in (key, node.replica_of)}
+    replicas |= {tree.nodes[name].replica_of or name}
+    kept = [key for key in tree.nodes if key in below or key in parents or key in replicas]
     part["nodes"] = {key: written["nodes"][key] if key == name else _place(written["nodes"][key]) for key in kept}
-    if parent is not None:
+    for parent, url in zip(parents, mine.parents, strict=True):
         above = part["nodes"][parent]
         above.pop("parent", None)
-        above["advertise"] = mine.parents[0]  # the one of its addresses that this node dials
+        above["advertise"] = url  # the one of its addresses that this node dials
     reach, _ = parse_reach(tree.subnets, tree.reach)
     for key in kept:
-        if tree.nodes[key].parent == name:
+        if key in below:
             at = graph.nodes[key]
             dialled = reach.dialled(graph.nodes[name], at, at["registered"]) or next(iter(at["registered"]), None)
             part["nodes"][key] |= {"advertise": dialled} if dialled else {}
-    engines = {key: spec for key, spec in written.get("engines", {}).items() if tree.engines[key].parent == name}
+    engines = {key: spec for key, spec in written.get("engines", {}).items() if key in below}
+    for entry in (*(part["nodes"][key] for key in kept if key in below), *engines.values()):
+        if isinstance(entry.get("parent"), list):
+            entry["parent"] = [parent for parent in entry["parent"] if parent in kept]
     if engines:
         part["engines"] = engines
     return {**part, **_subnets(tree, reach, [graph.nodes[key] for key in [*kept, *engines]])}

@@ -57,6 +57,17 @@ class NodeStatus(msgspec.Struct, frozen=True):
 EMPTY = NodeStatus()
 
 
+def part(status: NodeStatus, parts: int) -> NodeStatus:
+    """What one of `parts` equal instances stands for, where each has reported the whole."""
+    if parts == 1:
+        return status
+    models = tuple(
+        ModelStatus(m.name, m.api, m.speed / parts, -(-m.queue_length // parts), -(-m.slots // parts))
+        for m in status.models
+    )
+    return NodeStatus(models, status.speed / parts, -(-status.queue_length // parts))
+
+
 def aggregate(statuses: Iterable[NodeStatus]) -> NodeStatus:
     """Add up children into their parent's status: totals over all, and per (model, api family).
 

@@ -43,7 +43,9 @@ def build(tree: TreeConfig) -> nx.DiGraph:
 
         kind        "node" or "engine"
         field       path of its entry in the file
-        parent      the declared parent, existing or not; None for a root
+        parents     the declared parents, existing or not; a replica has those of its original, and below a node that
+                    has replicas they are parents too
+        replica_of  of a node only: the declared name or None
         subnet      the declared subnet or None
         link        "direct", "reverse" or "auto"
         listen      (host, port) pairs of a node; () for an engine
@@ -58,19 +60,24 @@ def build(tree: TreeConfig) -> nx.DiGraph:
     """
     graph = nx.DiGraph(slice=tree.slice)
     for name, node in tree.nodes.items():
-        declared = node.model_dump(include={"parent", "subnet", "link", "advertise"})
+        declared = node.model_dump(include={"replica_of", "subnet", "link", "advertise"})
+        original = tree.nodes.get(node.replica_of) if node.replica_of else None
+        declared["parents"] = _with_replicas(tree, (original or node).parents or node.parents)
         scheme = "https" if node.tls.cert or tree.defaults.tls.cert else "http"
         listened = [url_of(address, scheme) for address in node.listen if not is_wildcard(address[0])]
         graph.add_node(name, kind="node", field=("nodes", name), listen=node.listen, **declared)
         graph.nodes[name].update(_urls(node.advertise, listened))
     for name, engine in tree.engines.items():
         key = f"{name} (engine)" if name in tree.nodes else name
-        declared = engine.model_dump(include={"parent", "subnet", "model", "speed"})
+        declared = engine.model_dump(include={"subnet", "model", "speed"})
+        declared["parents"] = _with_replicas(tree, engine.parents)
         graph.add_node(key, kind="engine", field=("engines", name), listen=(), link="direct", **declared)
         launched = engine.kind in LAUNCHED_KINDS
         graph.nodes[key].update(engine=engine.kind, launched=launched, advertise=engine.url, **_urls(engine.url, []))
         graph.nodes[key]["models"] = tuple(engine.models) or _declared_model(engine)
-    graph.add_edges_from((parent, name) for name, parent in graph.nodes(data="parent") if parent in tree.nodes)
+    graph.add_edges_from(
+        (parent, name) for name, parents in graph.nodes(data="parents") for parent in parents if parent in tree.nodes
+    )
     return graph
 
 
@@ -79,6 +86,17 @@ def _declared_model(engine: EngineSpec) -> tuple[str, ...]:
         return ()
     # a path of a GGUF file is served under the file's name
     return (Path(engine.model).stem if engine.model.endswith(".gguf") else engine.model,)
+
+
+def _with_replicas(tree: TreeConfig, parents: Iterable[str]) -> tuple[str, ...]:
+    """The parents, and the replicas of each."""
+    return tuple(
+        dict.fromkeys(
+            name
+            for parent in parents
+            for name in (parent, *(k for k, n in tree.nodes.items() if n.replica_of == parent))
+        )
+    )
 
 
 def _urls(advertise: str | None, listened: list[str]) -> dict[str, Any]:
@@ -148,19 +166,22 @@ def cut(loaded: LoadedTree, name: str) -> NodeConfig:
         raise ConfigError(problems)
     reach, _ = parse_reach(tree.subnets, tree.reach)
     node, at = tree.nodes[name], graph.nodes[name]
-    above = graph.nodes[node.parent] if node.parent else None
-    parent_url = reach.dialled(at, above, above["urls"]) if above else None
-    engines = {key: spec for key, spec in tree.engines.items() if spec.parent == name}
+    above = [graph.nodes[parent] for parent in at["parents"]]
+    uplinks = [reach.dialled(at, parent, parent["urls"]) for parent in above]
+    advertise = [reach.dialled(parent, at, at["registered"]) for parent in above]
+    engines = {key: spec for key, spec in tree.engines.items() if name in graph.nodes[key]["parents"]}
+    replicated = node.replica_of or (name if any(one.replica_of == name for one in tree.nodes.values()) else None)
     settings = node.settings(tree.defaults)
     return NodeConfig(
         name=name,
         listen=node.listen,
-        advertise=(reach.dialled(above, at, at["registered"]) if above else None) or at["registered"][0],
+        advertise=next((url for url in advertise if url), None) or at["registered"][0],
         admin=node.admin_listen or (),
-        parents=(parent_url,) if parent_url else (),
+        parents=tuple(url for url in uplinks if url),
+        replica_of=replicated,
         link=node.link,
         proxy=node.proxy,
-        children=tuple(key for key, spec in tree.nodes.items() if spec.parent == name),
+        children=tuple(key for key in tree.nodes if name in graph.nodes[key]["parents"]),
         engines=tuple(
             EngineConfig(
                 name=key,
@@ -184,6 +205,7 @@ def single(
     link: str = "direct",
     parents: Iterable[str] = (),
     engines: Iterable[str] = (),
+    replica: bool = False,
 ) -> NodeConfig:
     """A node from the flags of a command line alone.
 
@@ -192,6 +214,7 @@ def single(
         advertise: URL registered with the parents; needed where `host` means all interfaces.
         link: who dials the connections for requests: `direct` (the parents), `reverse` (this node) or `auto`.
         parents: URLs of nodes to register with.
+        replica: other instances register under the same name.
         engines: `KIND=URL`, or `local=MODEL`, `simulated=MODEL` to start one here; they are named KIND-1, KIND-2 ...
 
     Raises:
@@ -208,8 +231,11 @@ def single(
         advertise = _flag_url("--advertise", advertise)
     elif is_wildcard(host) and uplinks and link != "reverse":
         raise UsageError(f"--host {host}: parents cannot dial it; add --advertise http://ADDRESS:{port}")
+    if replica and name is None:
+        raise UsageError("--replica: the instances share a name; give it with --node")
     try:
         return NodeConfig(
+            replica_of=name if replica else None,
             name=name or re.sub(r"[^A-Za-z0-9._-]", "-", f"{socket.gethostname()}-{port}").lstrip("._-"),
             listen=((host, port),),
             advertise=advertise or _own_url((host, port)),

@@ -30,7 +30,7 @@ from hierarchy.wire import Accepted, Deregistration, HeartBeat, Identity, LinkWi
 TICK_S = 0.1  # how often load is looked at: so reports go out ten times a second at most
 MOVED = 0.1  # a change of load by more than this part is reported at once
 JITTER = 0.2
-MAX_WAIT_S = 5.0  # between two attempts to register
+MAX_WAIT_S = 3.0  # between two attempts to register
 RENEW_S = 86400.0  # a credential is exchanged when its node registers, which must not wait for a parent's restart
 FAREWELL_S = 2.0
 MAX_COMPLAINTS = 16  # remembered, so as not to be told again
@@ -50,6 +50,9 @@ class Source(Protocol):
 
     def children(self) -> dict[str, Any]:
         """The subtree for `/tree`."""
+
+    def draining(self) -> bool:
+        """Does this node take nothing new?"""
 
 
 class Listener(Protocol):
@@ -95,6 +98,8 @@ class Uplink:
         self.parent = parent
         self.listener: Listener | None = None
         self.registered = False
+        self.told_draining = False
+        self._heard = asyncio.Event()  # the parent knows that this node drains
         self.seen = 0
         self.open = 0
         self._seen_lately = 0  # since the last registration was sent
@@ -116,6 +121,11 @@ class Uplink:
         self._sent_others = 0  # the load that we had told of then and that this parent did not send
         self._known: Mapping[str, Any] = {}  # the subtree as the parent has it
         self._complaints: set[str] = set()  # since it was registered last
+
+    def pace(self, interval_s: float) -> None:
+        """Propose this interval to the parent, from the next registration on."""
+        self._wanted_interval_s = interval_s
+        self._interval_s = max(self._interval_s, interval_s)
 
     def believes(self, secret: bytes, seq: int) -> bool:
         """Is this the secret that we gave to this parent? If so, note the request's number."""
@@ -142,6 +152,16 @@ class Uplink:
         self.registered = False
         if self.listener is not None:
             self.listener.lost()
+
+    async def until_told(self) -> None:
+        """Until the parent, if there is one that we are registered with, knows that this node drains."""
+        if self.registered:
+            await self._heard.wait()
+
+    def _note_told(self, message: Registration | HeartBeat) -> None:
+        self.told_draining = message.draining
+        if message.draining:
+            self._heard.set()
 
     async def farewell(self) -> None:
         """Tell the parent that we go, once, as far as it can be told."""
@@ -174,6 +194,7 @@ class Uplink:
             check_heart_beat=True,
             worker_status=WorkerStatus(status.model_names, status.speed, status.queue_length),
             secret=self.secret.decode(),
+            replica=self._identity.replica,
             children=children,
             link=self._link,
             **self._fields(status),
@@ -194,6 +215,7 @@ class Uplink:
         if self._purse is not None and accepted.credential:
             self._purse.keep(accepted.credential)
         self._sent, self._sent_others, self._known = status, others, children
+        self._note_told(message)
         self.registered = True
         self._complaints.clear()
         self._forgotten = False
@@ -265,6 +287,8 @@ class Uplink:
         sent = self._sent
         if abs(self._others(status) - self._sent_others) > MOVED * max(sent.queue_length, 1):
             return True
+        if self._source.draining() != self.told_draining:
+            return True
         return _capacity(status) != _capacity(sent)
 
     def _others(self, status: NodeStatus) -> int:
@@ -281,6 +305,7 @@ class Uplink:
         )
         answer = await self._post("/receive_heart_beat", message)
         self._sent, self._sent_others, self._known = status, others, children
+        self._note_told(message)
         return isinstance(answer, dict) and answer.get("exist") is True
 
     # -- both ------------------------------------------------------------------------------------------------
@@ -297,6 +322,7 @@ class Uplink:
             "path": self._source.path(),
             "models": list(status.models),
             "interval_s": self._wanted_interval_s,
+            "draining": self._source.draining(),
         }
 
     async def _post(self, path: str, message: msgspec.Struct, *, timeout_s: float = 5.0, bearer: str = "") -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -63,7 +64,7 @@ class View:
         status = self._registry.status()
         rows: list[dict[str, Any]] = []
         for name in status.model_names:
-            served_by = [path for path, entry in below if subtree.serves(entry, name)]
+            served_by = list(dict.fromkeys(_plain(path) for path, entry in below if subtree.serves(entry, name)))
             apis = [model.api for model in status.models if model.name == name]
             rows.append(
                 {
@@ -88,6 +89,11 @@ class View:
                 key: sorted({item for row in models for item in row[key]}) for key in ("apis", "served_by")
             }
             yield {**models[0], "id": name, **merged, "alias_of": [row["id"] for row in models]}
+
+
+def _plain(path: str) -> str:
+    """An engine's path, whichever instance of a node leads to it."""
+    return re.sub(r"~\d+(?=/)", "", path)
 
 
 def _entry(child: Child, now: float) -> dict[str, Any]:

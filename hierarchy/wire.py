@@ -26,13 +26,17 @@ _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # as in the configuratio
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a node is: its name, the URL it advertises, the random id of this process; dispatch: its policy."""
+    """Who a node is: its name, the URL it advertises, the random id of this process; dispatch: its policy.
+
+    replica: others may have the same name, and stand before the same children.
+    """
 
     name: str
     url: str
     instance: str
     version: str = ""
     dispatch: str = ""
+    replica: bool = False
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -50,7 +54,8 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
     message, so that late ones are dropped. seen: the highest x-hierarchy-seq it has received from this parent.
     path: instances of all nodes below, itself included (loops). models: status per model. children: its subtree for
     `/tree`, whole in a registration and an RFC 7396 merge patch in a report. dispatch: the name of its policy, so that
-    whoever is asked why can say how it chooses.
+    whoever is asked why can say how it chooses. draining: it finishes what it has and takes nothing new; it then lists
+    no models, so that parents that do not know this field send it nothing either.
     """
 
     node: str = ""
@@ -63,12 +68,14 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelStatus] | None = None
     children: dict[str, Any] | None = None
     interval_s: float = 1.0
+    draining: bool = False
 
 
 class Registration(NodeFields, frozen=True, kw_only=True):
     """`POST /register_worker`. `worker_name` is the URL at which the parent reaches the child.
 
     link: who shall dial; `auto` leaves it to the parent, which says in `Accepted` what it chose.
+    replica: it is one of several instances under its name, whose capacity counts once.
     """
 
     worker_name: str
@@ -77,6 +84,7 @@ class Registration(NodeFields, frozen=True, kw_only=True):
     multimodal: bool = False
     secret: str = ""
     link: LinkWish = "direct"
+    replica: bool = False
 
     def check(self, max_speed: float) -> NodeStatus | None:
         """Check every value; return the status it declares, or None where FastChat's `worker_status` is null.

@@ -70,6 +70,7 @@ class Cluster:
         engines: tuple[str, ...] = (),
         kind: str = "simulated",
         settings: Settings = QUICK,
+        replica_of: str | None = None,
         link: LinkWish = "direct",
         proxy: str = "none",
         advertise: str = "http://127.0.0.1:0",
@@ -84,6 +85,7 @@ class Cluster:
             parents=parents,
             link=link,
             proxy=proxy,
+            replica_of=replica_of,
             engines=tuple(
                 EngineConfig(name=f"{name}-{number}", kind=kind, url=url)  # type: ignore[arg-type]
                 for number, url in enumerate(engines, 1)

@@ -14,6 +14,7 @@ from hierarchy.address import url_of
 from hierarchy.config import (
     ConfigError,
     EngineSpec,
+    ModelLimits,
     NodeSpec,
     Settings,
     SimulatedSpec,
@@ -73,10 +74,21 @@ def test_a_node_takes_from_defaults_what_it_does_not_set() -> None:
     assert type(own) is Settings
 
 
+SPELLED: dict[str, tuple[str, Any]] = {  # those whose defaults do not tell what else they may be
+    "total_timeout_s": ("5", 5.0),
+    "models": ("{m: {idle_timeout_s: 3}}", {"m": ModelLimits(idle_timeout_s=3.0)}),
+}
+
+
 @pytest.mark.parametrize("field", sorted(Settings.model_fields.keys() - {"security", "tls"}))
 def test_every_setting_may_be_set_at_a_node(tmp_path: Path, field: str) -> None:
     info = Settings.model_fields[field]
-    other: Any = next((value for value in get_args(info.annotation) if value != info.default), None)
+    if field in SPELLED:
+        spelled, other = SPELLED[field]
+        tree = from_text(tmp_path, f"version: 1\nnodes: {{root: {{{field}: {spelled}}}}}").config
+        assert getattr(tree.nodes["root"].settings(tree.defaults), field) == other
+        return
+    other = next((value for value in get_args(info.annotation) if value != info.default), None)
     if other is None:
         other = not info.default if info.annotation is bool else info.default * 2
     spelled = str(other).lower()
@@ -131,7 +143,7 @@ engines:
         "5: nodes.site a: 'site a' is no name; "
         "write letters, digits, '.', '_' and '-', at most 256, with a letter or digit first",
         '8: nodes.site-b.dispach: unknown key; did you mean "dispatch"?',
-        "10: engines.gpu-1.parent: is required; add it: name of the node that routes to it",
+        "10: engines.gpu-1.parent: is required; add it: name of the node that routes to it, or a list of them",
         "10: engines.gpu-1.kind: unknown value 'vlm'; did you mean \"vllm\"?",
     ]
 
@@ -145,7 +157,8 @@ engines:
         ("listen", "true", "true is no address"),
         ("listen", '["::1"]', 'without brackets; write "[::1]:21001"'),
         ("parent", "7", "must be text, not 7; put it in quotes"),
-        ("parent", "[a]", "must be text, not a list"),
+        ("parent", "[]", "[] is no list of nodes; write a name, or [name, other]"),
+        ("parent", "[a, a]", "is no list of nodes"),
         ("link", "up", "unknown value 'up'; known here: direct, reverse, auto"),
         ("grace_s", "0", "must be greater than 0, not 0; the default is 30.0"),
         ("grace_s", ".nan", "must be a finite number, not nan"),
@@ -292,6 +305,7 @@ def table(model: type[BaseModel], without: type[BaseModel] | None = None) -> str
         ("`defaults`", Settings, None),
         ("`security`", SecuritySpec, None),
         ("`tls`", TlsSpec, None),
+        ("`models`", ModelLimits, None),
     ],
 )
 def test_the_documentation_has_every_field_as_the_models_do(

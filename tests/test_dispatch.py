@@ -84,7 +84,7 @@ def test_a_model_of_the_other_family_is_named_so() -> None:
         tree.dispatch.lease(("m", "fastchat"))
 
 
-@pytest.mark.parametrize("how", ["down", "ejected", "draining", "silent"])
+@pytest.mark.parametrize("how", ["down", "draining", "silent"])
 def test_a_model_that_is_served_but_not_now_is_unavailable(how: str) -> None:
     tree = Tree()
     registry = tree.registry
@@ -98,8 +98,6 @@ def test_a_model_that_is_served_but_not_now_is_unavailable(how: str) -> None:
         registry.report(child, status_of(model()))
         if how == "down":
             registry.mark_down(child, "refused")
-        elif how == "ejected":
-            registry.eject(child, 5.0, "broke")
         else:
             registry.drain(child)
     with pytest.raises(Unavailable, match="is served here, but no child") as caught:
@@ -117,6 +115,17 @@ def test_a_model_that_is_down_two_levels_below_is_unavailable() -> None:
         tree.dispatch.lease(("deep", "openai"))
     with pytest.raises(ModelNotFound, match="openai API only"):
         tree.dispatch.lease(("deep", "fastchat"))
+
+
+def test_an_ejected_child_is_better_than_none() -> None:
+    tree = Tree()
+    tree.registry.eject(tree.a, 5.0, "broke")
+    assert {tree.dispatch.choose(OPENAI).child for _ in range(10)} == {tree.b}
+    assert tree.dispatch.choose(OPENAI, [tree.b]).child is tree.a
+    tree.registry.mark_down(tree.b, "refused")
+    assert tree.dispatch.choose(OPENAI).child is tree.a
+    with pytest.raises(Unavailable, match="every child that serves model 'm' failed"):
+        tree.dispatch.choose(OPENAI, [tree.a])
 
 
 def test_an_ejected_child_comes_back_by_itself() -> None:

@@ -92,7 +92,7 @@ def test_readings_and_failures_reach_the_owner() -> None:
         (httpx.ConnectError("refused"), f"{URL}: refused"),
         (httpx.ReadTimeout(""), f"{URL}: ReadTimeout"),
         (httpx.InvalidURL("odd"), f"{URL}: odd"),
-        (TimeoutError(), f"{URL} did not answer within 3 s"),
+        (TimeoutError(), f"{URL} did not answer within 2.5 s"),
     ],
 )
 def test_every_way_not_to_answer_is_a_failure_that_says_so(error: Exception, says: str) -> None:

@@ -239,6 +239,25 @@ def test_after_a_report_that_was_lost_everything_is_told_again(trouble: Answer) 
     assert last["children"] == bench.source.below
 
 
+def test_draining_is_told_at_once_and_reports_go_on() -> None:
+    bench = Bench(interval_s=5.0)
+
+    def drain() -> None:
+        bench.source.leaving = True
+        bench.source.now = NodeStatus((), 0.0, 3)
+
+    bench.at(10, drain)
+    bench.run(9.9)
+    assert not bench.uplink.told_draining
+    bench.run(60)
+    assert 10 <= next(when for when, _, message in bench.heard if message["draining"]) <= 10.2
+    assert bench.uplink.told_draining
+    child = bench.table.children["site-a"]
+    assert child.state(bench.clock()) == "draining"
+    assert bench.table.who() == set()
+    assert len(bench.reports) >= 2
+
+
 def test_while_the_parent_cannot_be_reached_the_node_is_not_registered() -> None:
     bench = Bench()
     bench.at(10, lambda: setattr(bench, "answer", refuse))

@@ -24,6 +24,7 @@ class Source:
 
     def __init__(self) -> None:
         self.now = status_of(model())
+        self.leaving = False
         self.below: dict[str, Any] = {"gpu": {"kind": "vllm", "state": "up"}}
 
     def status(self) -> NodeStatus:
@@ -34,6 +35,9 @@ class Source:
 
     def children(self) -> dict[str, Any]:
         return self.below
+
+    def draining(self) -> bool:
+        return self.leaving
 
 
 class Bench:

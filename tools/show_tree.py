@@ -88,14 +88,16 @@ def declared(path: Path) -> Entry:
     if problems := validate(loaded):
         raise ConfigError(problems)
     nodes = loaded.config.nodes
-    return _declared_node(next(name for name in nodes if nodes[name].parent is None), loaded.config)
+    return _declared_node(
+        next(name for name in nodes if not nodes[name].parents and not nodes[name].replica_of), loaded.config
+    )
 
 
 def _declared_node(name: str, tree: TreeConfig) -> Entry:
-    below = [child for child, spec in tree.nodes.items() if spec.parent == name]
+    below = [child for child, spec in tree.nodes.items() if name in spec.parents]
     children = {child: _declared_node(child, tree) for child in below}
     for engine, spec in tree.engines.items():
-        if spec.parent == name:
+        if name in spec.parents:
             models = [{"name": spec.model, "api": "openai", "speed": spec.speed}] if spec.model else []
             children[engine] = _entry(engine, spec.kind, spec.url or "", spec.speed, models, {})
     models = [model for child in children.values() for model in child["models"]]

@@ -74,7 +74,7 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
 
     def receive_heart_beat(body: bytes, shown: bytes, peer: str) -> bytes:
         message = decode(body, HeartBeat)
-        child = registry.children.get(message.node or message.worker_name)
+        child = registry.sender(message)
         if child is not None and not joining.may_beat(message, child.secret, shown, peer):
             return b'{"exist": false}'
         return b'{"exist": true}' if registry.heart_beat(message) else b'{"exist": false}'
@@ -85,7 +85,7 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
     @routes.post("/deregister_worker")
     async def deregister_worker(request: Request) -> Response:
         message = await read(request, Deregistration, min(limit, STRANGER_BYTES))
-        known = registry.find(message.node or message.worker_name)
+        known = registry.sender(message) or registry.find(message.worker_name)
         shown = request.headers.get("x-hierarchy-auth", "").encode("latin-1")
         if known is not None and (known.declared or not joining.knows(known.secret, shown)):
             known = None

@@ -51,7 +51,7 @@ def check(
     agrees = running is None or _compare(loaded, graph, running, live or "")
     if risks:
         seen = graph if running is None else present(running)
-        show_risks(seen, next(name for name, parent in seen.nodes(data="parent") if parent is None))
+        show_risks(seen, next(name for name, parents in seen.nodes(data="parents") if not parents))
     if not agrees:
         raise typer.Exit(1)
     if not risks:

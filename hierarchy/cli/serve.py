@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from hierarchy.config import NodeConfig, load
 from hierarchy.errors import UsageError
 from hierarchy.lifeline import watch_stdin
 from hierarchy.node import Node
+from hierarchy.reload import Reloader
 from hierarchy.security.access import Access
 from hierarchy.security.startup import check_start, check_state_dir, tell_risks
 from hierarchy.server import Server, bind
@@ -44,6 +45,9 @@ def serve(
         str | None,
         typer.Option(help="without CONFIG: who dials for requests: direct (the parent), reverse (we) or auto"),
     ] = None,
+    replica: Annotated[
+        bool, typer.Option("--replica", help="without CONFIG: other instances have the same --node name")
+    ] = False,
     log_format: Annotated[str | None, typer.Option(help="text or json")] = None,
     insecure: secure.Insecure = False,
     cleartext: secure.Cleartext = False,
@@ -70,6 +74,7 @@ def serve(
         "--engine": engine,
         "--advertise": advertise,
         "--link": link,
+        "--replica": replica or None,
     }
     guards = secure.flags_of(
         insecure, cleartext, join_token_file,
@@ -77,11 +82,19 @@ def serve(
         tokenless_workers=tokenless_workers, state_dir=state_dir, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca,
         require_client_cert=require_client_cert,
     )  # fmt: skip
+    if log_format is not None and log_format not in ("text", "json"):
+        raise UsageError(f"--log-format {log_format}: choose text or json")
+    read: Callable[[], NodeConfig] | None = None
     if config is not None:
         given = [flag for flag, value in flags.items() if value not in (None, [])] + guards.given()
         if given:
             raise UsageError(f"{', '.join(given)}: not together with CONFIG; write it into {config}")
-        mine = from_file(config, node)
+        file = config
+
+        def read() -> NodeConfig:
+            return guards.over(with_log_format(from_file(file, node), log_format))
+
+        mine = read()
     else:
         mine = topology.single(
             name=node,
@@ -92,13 +105,17 @@ def serve(
             link=link or "direct",
             parents=parent or (),
             engines=engine or (),
+            replica=replica,
         )
-    if log_format is not None:
-        if log_format not in ("text", "json"):
-            raise UsageError(f"--log-format {log_format}: choose text or json")
-        mine = mine.model_copy(update={"settings": mine.settings.model_copy(update={"log_format": log_format})})
-    mine = guards.over(mine, advertised=config is not None or advertise is not None)
-    run(mine, exit_with_parent=exit_with_parent, environ=guards.environ())
+        mine = guards.over(with_log_format(mine, log_format), advertised=advertise is not None)
+    run(mine, exit_with_parent=exit_with_parent, environ=guards.environ(), file=config, read=read)
+
+
+def with_log_format(config: NodeConfig, log_format: str | None) -> NodeConfig:
+    """What the command line says goes before what the file says."""
+    if log_format is None:
+        return config
+    return config.model_copy(update={"settings": config.settings.model_copy(update={"log_format": log_format})})
 
 
 def from_file(path: Path, name: str | None) -> NodeConfig:
@@ -111,8 +128,17 @@ def from_file(path: Path, name: str | None) -> NodeConfig:
     return topology.cut(tree, name or names[0])
 
 
-def run(config: NodeConfig, *, exit_with_parent: bool = False, environ: Mapping[str, str] = os.environ) -> None:
+def run(
+    config: NodeConfig,
+    *,
+    exit_with_parent: bool = False,
+    environ: Mapping[str, str] = os.environ,
+    file: Path | None = None,
+    read: Callable[[], NodeConfig] | None = None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for running streams.
+
+    file, read: where the configuration came from, and how it is read again when it changes, or at SIGHUP.
 
     Raises:
         UsageError: it may not start as it is configured, or cannot.
@@ -120,6 +146,7 @@ def run(config: NodeConfig, *, exit_with_parent: bool = False, environ: Mapping[
     access = Access(config, environ)
     check_start(config, access)
     check_state_dir(config, access, environ)
+    said = config
     config, sockets = bind(config)
     keep_freed_memory()
     logs.setup(config.settings.log_format, config.name)
@@ -127,4 +154,5 @@ def run(config: NodeConfig, *, exit_with_parent: bool = False, environ: Mapping[
         watch_stdin(lambda: os.kill(os.getpid(), signal.SIGTERM))
     tell_risks(config, access)
     node = Node(config, access=access)
-    uvloop.run(Server(node, build_app(node)).serve(sockets))
+    reloader = Reloader(node, file, read, said) if file is not None and read is not None else None
+    uvloop.run(Server(node, build_app(node), reloader).serve(sockets))

@@ -23,7 +23,7 @@ from hierarchy.health import PROBE_TIMEOUT_S
 from hierarchy.security.secret import read_secret
 from hierarchy.security.tls import Tls
 from hierarchy.spec import TlsSpec
-from hierarchy.topology import cut, may_dial
+from hierarchy.topology import build, cut, may_dial
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ async def examine(
         way = back = None
         if parent is not None:
             way = await walk(parent, above, tls=tls.node, proxy=proxy)
-            allowed = may_dial(loaded, loaded.config.nodes[name].parent or "", name)
+            allowed = may_dial(loaded, build(loaded.config).nodes[name]["parents"][0], name)
             back = await way_back(name, config.advertise, way, allowed, above, config.link)
             sections[f"parent {parent}"] = [*way.findings, *([back.finding] if way.reached else [])]
     if found:

@@ -15,7 +15,7 @@ from typing import Literal
 import httptools
 
 from hierarchy.relay.framing import Chunked, Framing, Length, UntilClose
-from hierarchy.relay.head import HOP_BY_HOP, OURS, PATH, Fields, HeadError, named_by_connection
+from hierarchy.relay.head import HOP_BY_HOP, OURS, PATH, RETRIED, UNSPENT, Fields, HeadError, named_by_connection
 
 MAX_KEPT = 2048  # bytes of a head that is remembered
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
@@ -26,7 +26,7 @@ class Answer:
     """One answer to a POST: its head, its length, and the tracker of where its body ends.
 
     before, after: what stands around the length in the head's bytes; without a length, `before` is all of it.
-    usual: what `forward` made of the head for a client whose connection goes on, up to the length; b"" before that.
+    usual: what `forward` made of a plain-sailing head for a connection that goes on, up to the length; b"" before that.
     """
 
     __slots__ = ("after", "before", "framing", "head", "length", "usual")
@@ -75,20 +75,22 @@ class Answer:
             return Length(self.length)
         return Chunked() if kind == "chunked" else Length(0) if kind == "none" else UntilClose()
 
-    def forward(self, *, path: bytes, framing: bytes | None, close: bool) -> bytes:
+    def forward(self, *, path: bytes, framing: bytes | None, close: bool, ours: bytes = b"") -> bytes:
         """The head that goes up to the client.
 
-        path: our x-hierarchy-path. framing: a `name: value` line that replaces the answer's own framing, b"" for none
-        at all (until close), None to pass it as it is. close: say that the connection ends with this answer.
+        path: our x-hierarchy-path. ours: complete `name: value` lines for a parent. framing: a `name: value` line that
+        replaces the answer's own framing, b"" for none at all (until close), None to pass it as it is. close: say that
+        the connection ends with this answer.
         """
-        head = self.head.forward(path, framing, close)
+        head = self.head.forward(path, framing, close) + ours
+        usual = self.head.plain_sailing and framing is None and not close and not ours
         if framing is not None or not self.head.has_length:
             head += b"\r\n"
-            if framing is None and not close:
+            if usual:
                 self.usual = head
             return head
         head += b"content-length: "
-        if not close:
+        if usual:
             self.usual = head
         return b"%b%d\r\n\r\n" % (head, self.length)
 
@@ -97,8 +99,9 @@ class AnswerHead:
     """What the bytes of a head mean, whatever number stands in its Content-Length.
 
     kind: of framing. keep_alive: the connection can serve another request. idle_s, uses_left: what its Keep-Alive field
-    promised, or None. path: the child's own x-hierarchy-path. interim: 1xx, another head follows. is_plain: not
-    compressed, so that bytes of ours can be put behind its own.
+    promised, or None. path: the child's own x-hierarchy-path. unspent: attempts that come back with a failure, or None.
+    retried: how often it was tried anew below. plain_sailing: none of that, and no failure of the server's. interim:
+    1xx, another head follows. is_plain: not compressed, so that bytes of ours can be put behind its own.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -109,6 +112,8 @@ class AnswerHead:
         self.idle_s: float | None = None
         self.uses_left: int | None = None
         self.path = b""
+        self.unspent: int | None = None
+        self.retried = 0
         self.length = 0
         self._forwarded: dict[tuple[bytes, bytes | None, bool], bytes] = {}
         parser = httptools.HttpResponseParser(self)
@@ -120,6 +125,7 @@ class AnswerHead:
         if self.status < 100 or (self.reason != b"OK" and _CONTROL(self.reason)):
             raise HeadError(f"the answer's status line is malformed: {self.status} {self.reason[:40]!r}")
         self.interim = self.status < 200
+        self.plain_sailing = self.status < 500 and self.unspent is None and not self.retried
         self.kind = self._kind()
         self._named = named_by_connection(self.fields)
         # Not the parser's own word, which is wrong once a message without a body is complete.
@@ -139,6 +145,12 @@ class AnswerHead:
         name = name.lower()
         if name == PATH:
             self.path = value
+        elif name in (UNSPENT, RETRIED):
+            if value.isdigit() and len(value) < 4:
+                if name == UNSPENT:
+                    self.unspent = int(value)
+                else:
+                    self.retried = int(value)
         elif name == b"keep-alive":
             self._promise(value)
         elif name == b"content-length":

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from hierarchy.child import NODE, Child, Lease
 from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, ModelNotAllowed, RequestError, Unavailable
-from hierarchy.relay import render
+from hierarchy.relay import render, waiting
 from hierarchy.relay.answer import Answer
+from hierarchy.relay.attempts import RETRIABLE, unspent_field
 from hierarchy.relay.ending import error_tail
 from hierarchy.relay.framing import Dechunker
+from hierarchy.relay.head import DEADLINE
 from hierarchy.relay.peek import model_of
+from hierarchy.relay.retrying import Parent, Retrying
 from hierarchy.relay.seen import RequestHead
 from hierarchy.relay.upstream import Pool, Upstream
 from hierarchy.rewrite import with_model
@@ -28,38 +31,22 @@ if TYPE_CHECKING:
     from hierarchy.relay.lane import Lane
     from hierarchy.relay.turns import Turns
 
-MAX_ATTEMPTS = 3  # requests that reached a child's machine; a refused connection costs nothing
-EJECT_S = 2.0  # how long a child that refused a connection is passed over
+FOREVER = float("inf")
 log = logging.getLogger("hierarchy.lane")
 
 
-class Parent(Protocol):
-    """Whom a request came from. open: how many of its requests have a lease here."""
-
-    open: int
-
-
-class Exchange:
+class Exchange(Retrying):
     """A request on a lane path. Stands where uvicorn keeps its request cycle, and has the fields that it looks at."""
 
     # What most exchanges never change stands here once, instead of being set for each.
     my_turn = False  # no earlier request of this connection is still being answered
     received = False  # the whole request is here
-    response_complete = False
-    _parent: Parent | None = None  # whom it came from, if that is one that we registered with
-    attempts = 0
+    attempts = 0  # that this node made
     size = 0  # bytes of body that have come
-    _model = ""
-    _lease: Lease | None = None
-    _pool: Pool | None = None
-    _upstream: Upstream | None = None
-    _tried: tuple[Child, ...] = ()
-    _answer: Answer | None = None
-    _started = False  # a body byte went up, so the answer can no longer be replaced
+    ends_at = FOREVER  # by the limit on the whole request
     _touched = False  # something came since the last look at the clock
     _rechunk = False
     _dechunk: Dechunker | None = None
-    _sent_at = 0.0
     _outcome = ""
 
     def __init__(self, protocol: Turns, lane: Lane, head: RequestHead, now: float) -> None:
@@ -82,6 +69,7 @@ class Exchange:
         """It came from a parent: believe what its head says of the model, rather than look into the body again."""
         self._parent = parent
         self._model = self.head.model
+        self.left = self.head.attempts
 
     def body_part(self, data: bytes) -> None:
         self.size += len(data)
@@ -114,7 +102,8 @@ class Exchange:
                     self._check_allowed(asked)
             self._attempt(now)
         except RequestError as error:
-            self.fail(error)
+            if not self._lane.park(self, error):
+                self.fail(error)
 
     def _resolve(self, alias: str) -> None:
         """From here on the request is for a model that the alias stands for; nobody below knows of the alias."""
@@ -173,57 +162,47 @@ class Exchange:
             log.error("out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)")
             self.fail(Unavailable("this node is out of file descriptors"))
         else:
-            self._lane.registry.eject(pool.child, EJECT_S, why)
+            self._lane.registry.failed(pool.child, "unreachable", why)
             self._try_another(why)
 
     def _send(self, upstream: Upstream, now: float) -> None:
-        lane = self._lane
-        pool = upstream.pool
+        pool, lease = upstream.pool, self._lease
+        assert lease is not None
+        share = lease.share
+        assert share is not None
         self._upstream = upstream
         self.attempts += 1
-        hops = self.head.hops + 1 if self._parent is not None else 1
-        opening = pool.opening(self.head, self._model, hops)
-        parts, size = self._parts, self.size
+        self._sent_at = now
+        self._limits = limits = share.limits or self._lane.limits(share)
+        if limits.total_s is not None and self._parent is None:
+            self.ends_at = self._started_at + limits.total_s
+        parts, size, lent = self._parts, self.size, 1
+        hops = 0 if self._parent is None else self.head.hops
         if pool.numbered:
-            lease = self._lease
-            assert lease is not None
-            head = b"%b%d\r\ncontent-length: %d\r\n\r\n" % (opening, lease.ordinal, size)
+            lent = self._lend()
+            head = b"%b%d%b\r\ncontent-length: %d\r\n\r\n" % (
+                pool.opening(self.head, self._model, hops + 1, lent), lease.ordinal, self._time_left(now), size,
+            )  # fmt: skip
         else:
             if pool.child.renames:  # for this child alone: another one may be tried with the body as it came
                 own = pool.child.renames.get(self._model)
                 if own is not None:
                     parts = [with_model(self._body(), own)]
                     size = len(parts[0])
-            head = b"%b%d\r\n\r\n" % (opening, size)
-        self._sent_at = now
-        self._protocol.deadline = now + lane.settings.first_byte_timeout_s
+            head = b"%b%d\r\n\r\n" % (pool.opening(self.head, self._model, 0, 0), size)
+        self.left -= lent
+        self._lent = lent
+        deadline = now + (limits.look_s if self._parent is None else limits.below_s(hops))
+        self._protocol.deadline = deadline if deadline < self.ends_at else self.ends_at
         upstream.send(self, head, parts, size)
         if self._protocol.flow.write_paused:  # an earlier answer has not been read yet
             upstream.pause()
 
-    def _try_another(self, why: str, *, stale: bool = False) -> None:
-        """The child failed before the first body byte. stale: only a connection did, so it is asked again."""
-        lease, self._lease = self._lease, None
-        assert lease is not None
-        assert lease.share is not None
-        share = lease.share
-        child = share.child
-        self._release(lease)
-        self._lane.tally(share).done("stale" if stale else "failed")
-        self._answer = self._upstream = None
-        if not stale:
-            self._tried += (child,)
-            log.warning("%s %s; request for model %s", child.name, why, self._model)
-        error: RequestError = ChildFailed(f"{child.name} {why}")
-        if self.attempts < MAX_ATTEMPTS:
-            try:
-                self._attempt(self._lane.clock(), fresh=stale)
-            except RequestError:
-                pass  # nobody else: then what went wrong with the last one is the answer
-            else:
-                self._lane.metrics.retries += 1
-                return
-        self.fail(error)
+    def _time_left(self, now: float) -> bytes:
+        """The line that tells a node below how long the whole request may still take, if that is limited."""
+        if self.ends_at == FOREVER:
+            return b""
+        return b"\r\n%b: %d" % (DEADLINE, max(0, (self.ends_at - now) * 1000))
 
     # -- the answer (Sink) -----------------------------------------------------------------------------------
 
@@ -232,53 +211,83 @@ class Exchange:
 
     def answer_body(self, data: bytes) -> None:
         self._touched = True
-        head = b""
         if not self._started:
-            now = self._lane.clock()
-            self._first_byte(now)
-            self._protocol.deadline = now + self._lane.settings.idle_timeout_s
-            head = self._answer_head()
-            upstream = self._upstream
-            if upstream is not None and not self._rechunk and self._dechunk is None:
-                upstream.pass_on(self._protocol.transport.write)
+            answer = self._answer
+            assert answer is not None
+            if not (self._waiting or not answer.head.plain_sailing) or not self._keeps_back(data):
+                self._begin_answer(data)
+            return
         if self._rechunk:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         elif self._dechunk is not None:
             data = self._dechunk.feed(data)
-        self._protocol.transport.write(head + data if head else data)
+        self._protocol.transport.write(data)
+
+    def _begin_answer(self, data: bytes) -> None:
+        """The first bytes of a body go up, and its head before them."""
+        now = self._lane.clock()
+        self._first_byte(now)
+        assert self._limits is not None
+        deadline = now + self._limits.idle_s
+        self._protocol.deadline = deadline if deadline < self.ends_at else self.ends_at
+        head = self._answer_head()
+        if self._rechunk:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        elif self._dechunk is not None:
+            data = self._dechunk.feed(data)
+        elif self._upstream is not None:
+            self._upstream.pass_on(self._protocol.transport.write)
+        self._protocol.transport.write(head + data)
 
     def answer_ended(self) -> None:
-        self._upstream = None
-        if not self._started:  # it has no body
+        upstream, self._upstream = self._upstream, None
+        answer = self._answer
+        assert upstream is not None
+        assert answer is not None
+        if not self._started:  # it has no body, or one that is kept back
+            if self._held is not None or ((self._waiting or not answer.head.plain_sailing) and self._keeps_back(b"")):
+                self._held_ended()
+                return
             self._protocol.transport.write(self._answer_head())
-        if self._rechunk:
-            self._protocol.transport.write(b"0\r\n\r\n")
-        self._answered(self._lane.clock())
+        if answer.head.status >= 500 and upstream.pool.child.kind != NODE:
+            self._lane.registry.failed(upstream.pool.child, "error", f"answered {answer.head.status}")
+        self._finish_answer()
 
     def answer_whole(self, answer: Answer, body: bytes) -> None:
         self._answer = answer
+        if self._waiting or not answer.head.plain_sailing:
+            self.answer_body(body)
+            self.answer_ended()
+            return
         self._upstream = None
         now = self._lane.clock()
         self._first_byte(now)
         self._protocol.transport.write(self._answer_head() + body)
-        self._answered(now)
+        self._outcome = "ok"
+        self._settle(now)
 
     def _first_byte(self, now: float) -> None:
         """The first byte of body goes up: no other attempt can follow."""
         self._started = True
         self._parts = []
-        assert self._lease is not None
-        share = self._lease.share
-        assert share is not None
-        tally = share.tally or self._lane.tally(share)
-        tally.ttft.observe(now - self._sent_at)
+        share = self._lease.share if self._lease is not None else None
+        if share is not None:  # else it is a refusal that was kept back
+            tally = share.tally or self._lane.tally(share)
+            tally.ttft.observe(now - self._sent_at)
+            if share.child.trouble is not None:
+                self._lane.registry.succeeded(share.child)
 
-    def _answered(self, now: float) -> None:
+    def _finish_answer(self) -> None:
+        if self._rechunk:
+            self._protocol.transport.write(b"0\r\n\r\n")
         assert self._answer is not None
         self._outcome = "ok" if self._answer.head.status < 500 else "error"
-        self._settle(now)
+        self._settle(self._lane.clock())
 
     def answer_broken(self, why: str, *, stale: bool = False) -> None:
+        assert self._pool is not None
+        if not stale:
+            self._lane.registry.failed(self._pool.child, "cut" if self._started else "broke", why)
         if self._started:
             self._cut(ChildFailed(f"{self._child_name()} {why}"))
         else:
@@ -287,7 +296,7 @@ class Exchange:
     def _answer_head(self) -> bytes:
         answer = self._answer
         assert answer is not None
-        if answer.usual and self.keep_alive:
+        if answer.usual and self.keep_alive and not (self._retried or self._waiting):
             return b"%b%d\r\n\r\n" % (answer.usual, answer.length) if answer.head.has_length else answer.usual
         framing: bytes | None = None
         if self.head.http10:
@@ -295,14 +304,19 @@ class Exchange:
             if answer.head.kind == "chunked":
                 self._dechunk = Dechunker()
                 framing = b""
-        elif answer.head.kind == "until-close":
+        elif answer.head.kind == "until-close" or (self._waiting and answer.head.kind != "chunked"):
             self._rechunk = True
             framing = b"transfer-encoding: chunked\r\n"
+        if self._waiting:
+            return b""  # a head is out already
         assert self._pool is not None
         path = self._pool.path
         if answer.head.path and self._pool.child.kind == NODE:
             path = b"%b/%b" % (path, answer.head.path)
-        return answer.forward(path=path, framing=framing, close=not self.keep_alive)
+        ours = b""
+        if self._parent is not None and (self._retried or not answer.head.plain_sailing):
+            ours = self._told_to_parent()
+        return answer.forward(path=path, framing=framing, close=not self.keep_alive, ours=ours)
 
     # -- endings ---------------------------------------------------------------------------------------------
 
@@ -317,9 +331,15 @@ class Exchange:
         if not self.received:
             self.keep_alive = False
         self._lane.metrics.refuse(error.code)
-        self._protocol.transport.write(
-            render.error_answer(error, self.api, self._protocol.server_state.default_headers, close=not self.keep_alive)
-        )
+        fields = self._protocol.server_state.default_headers
+        if self._waiting:
+            words = waiting.failed(error, self.api, http10=self.head.http10)
+        else:
+            # To a parent whose secret we do not know, too: it has not heard yet that we were started again.
+            if self.head.auth and error.status in RETRIABLE:
+                fields = [*fields, unspent_field(max(0, self.left))]
+            words = render.error_answer(error, self.api, fields, close=not self.keep_alive)
+        self._protocol.transport.write(words)
         self._outcome = self._outcome or "refused"
         self._settle(self._lane.clock())
 
@@ -338,23 +358,36 @@ class Exchange:
 
     def check_clock(self, now: float) -> None:
         """The protocol's deadline has passed: has nothing really come since?"""
-        settings = self._lane.settings
+        limits, upstream = self._limits, self._upstream
+        assert limits is not None
         paused = self._protocol.flow.write_paused
-        upstream = self._upstream
-        if self._touched or (upstream is not None and upstream.heard) or (paused and self._protocol.client_reads()):
+        if now >= self.ends_at:
+            self._late("was not done in the time for the whole request")
+        elif self._touched or (upstream is not None and upstream.heard) or (paused and self._protocol.client_reads()):
             self._touched = False
             if upstream is not None:
                 upstream.heard = False
-            limit = settings.idle_timeout_s if self._started else settings.first_byte_timeout_s
-            self._protocol.deadline = now + limit
+            limit = limits.idle_s if self._started else limits.first_byte_s
+            self._protocol.deadline = min(now + limit, self.ends_at)
         elif paused:
             self._protocol.transport.abort()
         elif self._started:
-            self._cut(DeadlinePassed(f"{self._child_name()} sent nothing for {settings.idle_timeout_s:g} s"))
+            self._late(f"sent nothing for {limits.idle_s:g} s")
+        elif self._parent is None and now < self._sent_at + limits.first_byte_s:
+            self._keep_waiting(now)
         else:
-            why = f"sent no answer within {settings.first_byte_timeout_s:g} s"
-            self._outcome = "timeout"
-            self.fail(DeadlinePassed(f"{self._child_name()} {why}"))
+            self._late(f"sent no answer within {limits.first_byte_s:g} s")
+
+    def _late(self, why: str) -> None:
+        """A time limit has passed; the child is to blame if it sent nothing at all."""
+        error = DeadlinePassed(f"{self._child_name()} {why}")
+        if self._started:
+            self._cut(error)
+            return
+        if self._pool is not None and self._pool.child.kind != NODE and self._upstream is not None:
+            self._lane.registry.failed(self._pool.child, "timeout", why)
+        self._outcome = "timeout"
+        self.fail(error)
 
     def pause(self) -> None:
         """The client reads too slowly: stop reading from the child."""
@@ -390,6 +423,9 @@ class Exchange:
         self.response_complete = True
         lane = self._lane
         lease, self._lease = self._lease, None
+        if self._counted:
+            self._counted = False
+            lane.budget.give_back()
         if lease is not None and lease.share is not None:
             share = lease.share
             self._release(lease)
@@ -401,11 +437,6 @@ class Exchange:
             lane.access_log(self, self._outcome)
         if not gone:
             self._protocol.exchange_done(self, now)
-
-    def _release(self, lease: Lease) -> None:
-        lease.release()
-        if self._parent is not None:
-            self._parent.open -= 1
 
     def _child_name(self) -> str:
         return self._pool.child.name if self._pool is not None else ""

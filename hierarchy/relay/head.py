@@ -34,6 +34,8 @@ HOP_BY_HOP = frozenset(
 _REWRITTEN = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
 OURS = b"x-hierarchy-"
 PATH, AUTH, SEQ, MODEL, HOPS = (OURS + name for name in (b"path", b"auth", b"seq", b"model", b"hops"))
+ATTEMPTS, DEADLINE = OURS + b"attempts", OURS + b"deadline-ms"
+UNSPENT, RETRIED = OURS + b"unspent", OURS + b"retried"  # of answers to a parent
 MAX_TARGET_KEPT = 256  # routes of longer targets are not remembered, so that nobody can fill the memory with them
 
 _LOOKED_AT = frozenset(
@@ -42,6 +44,8 @@ _LOOKED_AT = frozenset(
         SEQ,
         MODEL,
         HOPS,
+        ATTEMPTS,
+        DEADLINE,
         b"authorization",
         b"content-length",
         b"expect",

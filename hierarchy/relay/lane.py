@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from hierarchy.budget import RetryBudget
 from hierarchy.child import Child, Share
 from hierarchy.config import Settings
 from hierarchy.dispatch import Dispatch
-from hierarchy.errors import ChildFailed, Unavailable
+from hierarchy.errors import ChildFailed, ModelNotFound, RequestError, Unavailable
 from hierarchy.metrics import Metrics, Sample, Tally
 from hierarchy.registry import Registry
-from hierarchy.relay.exchange import Exchange, Parent
+from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.head import lane_path
+from hierarchy.relay.limits import Limits
 from hierarchy.relay.link import LINK_PATH, LinkPool, turn_round
 from hierarchy.relay.local import Handler, Local
 from hierarchy.relay.protocol import LaneProtocol
+from hierarchy.relay.retrying import Parent
 from hierarchy.relay.seen import RequestHead, Seen
 from hierarchy.relay.upstream import Pool
 from hierarchy.security.access import Access
@@ -49,6 +53,9 @@ class Lane:
         self.clock = clock
         self.access = access
         self.stripped = access.stripped
+        self.budget = RetryBudget(clock)
+        self.warm_until = -math.inf  # until when a model that nobody serves may only not be known yet
+        self._parked: list[Exchange] = []
         self.seen = Seen()
         self.access_log: Callable[[Exchange, str], None] | None = _log_access if settings.access_log else None
         self.local: dict[bytes, Handler] = {LINK_PATH: _pong}  # POST paths that are answered at once, by a function
@@ -119,6 +126,39 @@ class Lane:
             tally = share.tally = self.metrics.tally(*share.key, share.child.name)
         return tally
 
+    def limits(self, share: Share) -> Limits:
+        """The time limits of a share's model; looked up once."""
+        limits: Limits | None = share.limits
+        if limits is None:
+            limits = share.limits = Limits.of(self.settings, share.key[0])
+        return limits
+
+    def renew(self, settings: Settings) -> None:
+        """Go on by other settings, from the next request on."""
+        self.settings = settings
+        self.access_log = _log_access if settings.access_log else None
+        for child in self.registry:
+            for share in child.shares.values():
+                share.limits = None
+
+    def park(self, exchange: Exchange, error: RequestError) -> bool:
+        """Keep a request that nobody can serve yet, while a replica that just started waits for its children."""
+        if not isinstance(error, (ModelNotFound, Unavailable)) or self.clock() >= self.warm_until:
+            return False
+        self._parked.append(exchange)
+        return True
+
+    def may_retry(self) -> bool:
+        """Take a place in the retry budget, if there is one."""
+        children = self.registry.children.values()
+        return self.budget.take(sum(child.in_flight for child in children), sum(child.sent for child in children))
+
+    def rescue(self, child: Child, connections: set[Any], why: str) -> None:
+        """The child is known to be dead: send those of its requests that got no byte yet elsewhere."""
+        for protocol in list(connections):
+            if isinstance(protocol, LaneProtocol):
+                protocol.give_up_on(child, why)
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run the uncommon case that has to await something."""
         task = asyncio.get_running_loop().create_task(work)
@@ -136,6 +176,11 @@ class Lane:
     def sweep(self, connections: set[Any]) -> None:
         """Look at every deadline: of clients' connections, and of idle ones to children."""
         now = self.clock()
+        self.budget.calm_down()
+        parked, self._parked = self._parked, []
+        for exchange in parked:
+            if not exchange.response_complete:
+                exchange.go(now)
         for protocol in list(connections):
             if isinstance(protocol, LaneProtocol) and now >= protocol.deadline:
                 protocol.check_clock(now)
@@ -154,6 +199,16 @@ class Lane:
         pool = self._pools.pop(child.name, None)
         if pool is not None:
             pool.close()
+
+    def drain(self) -> None:
+        """Take what still comes, and let every connection end with its answer."""
+        self.settings = self.settings.model_copy(update={"keep_alive_s": 0.0})
+        self.exchange = self._last_exchange  # type: ignore[method-assign]  # so that other days pay nothing for it
+
+    def _last_exchange(self, protocol: LaneProtocol, head: RequestHead, now: float) -> Exchange:
+        exchange = Lane.exchange(self, protocol, head, now)
+        exchange.keep_alive = False
+        return exchange
 
     def cut_all(self, connections: set[Any]) -> None:
         """The grace is over: end what still runs, with an error that its client can read."""

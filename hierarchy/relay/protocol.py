@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from hierarchy.errors import BadRequest, BodyTooLarge, HeadTooLarge, InvalidApiKey, LoopDetected, RequestError
 from hierarchy.relay.exchange import Exchange
-from hierarchy.relay.head import SEQ, check_request, origin_form
+from hierarchy.relay.head import DEADLINE, SEQ, check_request, origin_form
 from hierarchy.relay.link import admit, asks_for_link
 from hierarchy.relay.seen import RequestHead, Split, is_number
 from hierarchy.relay.turns import CONTINUE, FOREVER, Turns
@@ -78,7 +78,7 @@ class LaneProtocol(Turns):
         self.cycle = self._running = exchange = self.lane.exchange(self, head, now)  # type: ignore[assignment]
         exchange.my_turn = True
         try:
-            self._begin(exchange, begun.seq, begun.length)
+            self._begin(exchange, begun.seq, begun.length, begun.left_ms)
             if left:
                 exchange.body_part(data[begun.end :])
         except RequestError as error:
@@ -195,8 +195,13 @@ class LaneProtocol(Turns):
         else:
             self.pipeline.appendleft((cast(Any, exchange), self.app))
             self._pace()
-        seq = found.get(SEQ, b"0")
-        self._begin(exchange, int(seq) if is_number(seq) else -1, int(found.get(b"content-length", b"0")))
+        seq, left_ms = found.get(SEQ, b"0"), found.get(DEADLINE, b"")
+        self._begin(
+            exchange,
+            int(seq) if is_number(seq) else -1,
+            int(found.get(b"content-length", b"0")),
+            int(left_ms) if is_number(left_ms) else -1,
+        )
         if head.expects:
             if exchange.my_turn:
                 self.transport.write(CONTINUE)
@@ -228,10 +233,11 @@ class LaneProtocol(Turns):
 
     # -- requests ------------------------------------------------------------------------------------------------
 
-    def _begin(self, exchange: Exchange, seq: int, length: int) -> None:
+    def _begin(self, exchange: Exchange, seq: int, length: int, left_ms: int) -> None:
         """The head of a lane request is complete: whom it comes from, and what that means for it.
 
-        seq: its number, if it is a parent's, else -1. length: of its body, as far as its head says.
+        seq: its number, if it is a parent's, else -1. length: of its body, as far as its head says. left_ms: what the
+        parent leaves of the time for the whole of it; -1 if it sets no limit.
 
         Raises:
             RequestError: it is not taken.
@@ -240,6 +246,8 @@ class LaneProtocol(Turns):
         parent = self.lane.trust(head.auth, seq) if head.auth and seq >= 0 else None
         if parent is not None:
             exchange.trust(parent)
+            if left_ms >= 0:
+                exchange.ends_at = self.lane.clock() + left_ms / 1000
             if head.hops > MAX_HOPS:
                 raise LoopDetected(f"the request has passed {head.hops} nodes; the tree has a loop")
         elif not head.within_limits:

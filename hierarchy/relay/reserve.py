@@ -68,7 +68,7 @@ class LinkProtocol(LaneProtocol):
         super().connection_lost(exc)
         self._reserve.dropped(self, busy=self._is_busy)
 
-    def _begin(self, exchange: Exchange, seq: int, length: int) -> None:
+    def _begin(self, exchange: Exchange, seq: int, length: int, left_ms: int) -> None:
         if not self._is_busy and not isinstance(exchange, Local):
             self._is_busy = True
             reserve = self._reserve
@@ -76,7 +76,7 @@ class LinkProtocol(LaneProtocol):
             spare = len(reserve.links) - busy + reserve.dialling
             if spare < LEAST_IDLE or 4 * spare < busy:  # as `reserve_size`
                 reserve.fill()
-        LaneProtocol._begin(self, exchange, seq, length)
+        LaneProtocol._begin(self, exchange, seq, length, left_ms)
 
     def _turn_ends(self, now: float) -> None:
         if self._is_busy and not self.pipeline:

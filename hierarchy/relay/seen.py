@@ -1,8 +1,9 @@
 """Requests whose heads have been seen before.
 
-A client sends the same head with each request, but for its Content-Length; so does a parent, but for that and for its
-x-hierarchy-seq. What the strict parser and our own checks made of a head holds for the same bytes again, so it is
-remembered, with those two numbers cut out. A head that has not been seen, or that did not come in one read, is parsed.
+A client sends the same head with each request, but for its Content-Length; so does a parent, but for that, for its
+x-hierarchy-seq and for the time that it leaves. What the strict parser and our own checks made of a head holds for the
+same bytes again, so it is remembered, with those numbers cut out. A head that has not been seen, or that did not come
+in one read, is parsed.
 """
 
 from __future__ import annotations
@@ -11,20 +12,25 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from hierarchy.relay.head import AUTH, HOPS, MODEL, Fields, request_fields
+from hierarchy.relay.attempts import UNSAID
+from hierarchy.relay.head import ATTEMPTS, AUTH, HOPS, MODEL, Fields, request_fields
 from hierarchy.security.keys import ANYONE, Caller
 from hierarchy.status import Api
 
-MAX_KEPT, MAX_HEADS = 2048, 1024  # bytes of one head, heads
-_NUMBERS = re.compile(rb"\r\n(?:x-hierarchy-seq: ([0-9]{1,18})\r\n)?(?i:content-length): ([0-9]{1,15})\r\n").search
+MAX_KEPT, MAX_HEADS = 2048, 4096  # bytes of one head; heads: each child's reports have one of their own
+_NUMBERS = re.compile(
+    rb"\r\n(?:x-hierarchy-seq: ([0-9]{1,18})\r\n(?:x-hierarchy-deadline-ms: ([0-9]{1,12})\r\n)?)?"
+    rb"(?i:content-length): ([0-9]{1,15})\r\n"
+).search
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestHead:
     """What a lane request's head means.
 
-    target: for the child. fields: those that go on, ready to be written. auth, model, hops: a parent's, to be believed
-    with the right secret only. within_limits: as they are for everyone but a parent. caller: who asks, unless a parent.
+    target: for the child. fields: those that go on, ready to be written. auth, model, hops, attempts: a parent's, to be
+    believed with the right secret only. within_limits: as they are for everyone but a parent. caller: who asks, unless
+    a parent.
     """
 
     api: Api
@@ -38,6 +44,7 @@ class RequestHead:
     model: str
     hops: int
     caller: Caller
+    attempts: int = UNSAID
 
     @classmethod
     def of(
@@ -53,7 +60,7 @@ class RequestHead:
         stripped: frozenset[bytes] = frozenset(),
     ) -> RequestHead:
         """From a parsed head. found: from `head.check_request`. stripped: fields that do not go on."""
-        hops = found.get(HOPS, b"")
+        hops, attempts = found.get(HOPS, b""), found.get(ATTEMPTS, b"")
         return cls(
             *route,
             request_fields(fields, stripped),
@@ -65,6 +72,7 @@ class RequestHead:
             unquote(found.get(MODEL, b"").decode("ascii", "replace")),
             int(hops) if is_number(hops) else 0,
             caller,
+            max(1, int(attempts)) if is_number(attempts) else UNSAID,
         )
 
 
@@ -72,10 +80,11 @@ class Split:
     """A read that begins with a whole head: what stands around its numbers, and the numbers.
 
     before, between, after: all of the head but the numbers; without a `seq`, `between` is empty and `seq` is -1.
-    length: of the body. end: where the body begins. head: what the parser made of it, if it was ever taken.
+    left_ms: of the time for the whole request, -1 if the head sets no limit. length: of the body. end: where the body
+    begins. head: what the parser made of it, if it was ever taken.
     """
 
-    __slots__ = ("after", "before", "between", "end", "era", "head", "length", "seq")
+    __slots__ = ("after", "before", "between", "end", "era", "head", "left_ms", "length", "seq")
 
     def __init__(self, before: bytes, seq: int, between: bytes, length: int, after: bytes, end: int) -> None:
         self.before = before
@@ -84,6 +93,7 @@ class Split:
         self.length = length
         self.after = after
         self.end = end
+        self.left_ms = -1
         self.head: RequestHead | None = None
         self.era = 0  # of `Seen`
 
@@ -98,8 +108,8 @@ class Split:
         What one connection brings is mostly the same head again and again, which comparing bytes tells more cheaply
         than looking it up.
         """
-        if not data.startswith(self.before):
-            return False
+        if self.left_ms >= 0 or not data.startswith(self.before):
+            return False  # limits on whole requests are rare, and have a third number
         at = len(self.before)
         stop = data.find(b"\r", at, at + 19)
         if self.between:
@@ -126,12 +136,17 @@ def split(data: bytes) -> Split | None:
     found = _NUMBERS(data, 0, end - 2)
     if found is None:
         return None
-    seq, length = found.groups()
-    begin, stop = found.span(2)
+    seq, left_ms, length = found.groups()
+    begin, stop = found.span(3)
     if seq is None:
         return Split(data[:begin], -1, b"", int(length), data[stop:end], end)
     before, after = found.span(1)
-    return Split(data[:before], int(seq), data[after:begin], int(length), data[stop:end], end)
+    if left_ms is None:
+        return Split(data[:before], int(seq), data[after:begin], int(length), data[stop:end], end)
+    between = data[after : found.start(2)] + data[found.end(2) : begin]
+    limited = Split(data[:before], int(seq), between, int(length), data[stop:end], end)
+    limited.left_ms = int(left_ms)
+    return limited
 
 
 class Seen:

@@ -23,6 +23,7 @@ from hierarchy.relay.exchange import Exchange
 if TYPE_CHECKING:
     from hierarchy.relay.lane import Lane
 
+FRESH_S = 1.0  # how long a new connection may take to say what it wants when the server stops
 LINGER_S = 2.0  # how long the rest of a refused body is read and thrown away, so that the refusal is not lost
 #: bytes waiting for a client above which reading from its child stops. Small, since the kernel holds far more before
 #: any wait here, and since one read of uvloop's may still come on top: 256,000 bytes.
@@ -80,6 +81,14 @@ class Turns(HttpToolsProtocol):
         self.deadline = FOREVER
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        """The server stops. A connection that was taken, but has not said yet what it wants, may still say it."""
+        in_head = self._receiving and not self._deaf and self._at_work is None
+        if in_head or (self.cycle is None and not self._lingering):
+            self.deadline = min(self.deadline, self.lane.clock() + FRESH_S)
+            return
+        super().shutdown()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._unread = self.transport.get_write_buffer_size()
@@ -99,6 +108,11 @@ class Turns(HttpToolsProtocol):
         """Has the client taken anything since this was asked last?"""
         before, self._unread = self._unread, self.transport.get_write_buffer_size()
         return self._unread < before
+
+    def give_up_on(self, child: Child, why: str) -> None:
+        """A child is dead: if a running exchange waits for it, it goes elsewhere."""
+        if self._running is not None:
+            self._running.give_up_on(child, why)
 
     def cut(self, error: RequestError) -> None:
         """End a running exchange with an error, and the connection."""

@@ -15,7 +15,7 @@ from hierarchy.child import Child
 from hierarchy.relay import render
 from hierarchy.relay.answer import Answer
 from hierarchy.relay.framing import Framing, FramingError, UntilClose
-from hierarchy.relay.head import AUTH, HOPS, MODEL, SEQ, HeadError, head_end, request_opening
+from hierarchy.relay.head import ATTEMPTS, AUTH, HOPS, MODEL, SEQ, HeadError, head_end, request_opening
 from hierarchy.relay.seen import RequestHead
 from hierarchy.security.guard import Guard, connect
 
@@ -273,12 +273,12 @@ class Pool:
     ) -> None:
         self.child = child
         self.url = child.url
-        self.path = render.field_value(child.name)  # of x-hierarchy-path
+        self.path = render.field_value(child.group or child.name)  # of x-hierarchy-path
         self.idle: dict[Upstream, None] = {}  # in the order they came back
         self.idle_s = NODE_IDLE_S if child.is_node else ENGINE_IDLE_S
         self.closed = False
         self.numbered = child.is_node  # its requests carry a number, and what else a parent says
-        self._openings: dict[tuple[RequestHead, str, int], bytes] = {}
+        self._openings: dict[tuple[RequestHead, str, int, int], bytes] = {}
         self._secret = child.secret
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls if child.tls else None
@@ -294,19 +294,26 @@ class Pool:
             upstream.transport.close()
         return None
 
-    def opening(self, said: RequestHead, model: str, hops: int) -> bytes:
+    def opening(self, said: RequestHead, model: str, hops: int, lent: int) -> bytes:
         """A request's head as this child gets it, up to its first number: the request's if `numbered`, else the length.
 
-        model, hops: what a node below is told of the request. Kept, since clients send the same head again and again.
+        model, hops, lent: what a node below is told of the request; `lent` are attempts. Kept, since clients send the
+        same head again and again.
         """
         child = self.child
         if self._secret is not child.secret:
             self._secret = child.secret
             self._openings.clear()
-        key = said, model, hops
+        key = said, model, hops, lent
         opening = self._openings.get(key)
         if opening is None:
-            ours = [(AUTH, child.secret), (MODEL, render.field_value(model)), (HOPS, b"%d" % hops), (SEQ, b"")]
+            ours = [
+                (AUTH, child.secret),
+                (MODEL, render.field_value(model)),
+                (HOPS, b"%d" % hops),
+                (ATTEMPTS, b"%d" % lent),
+                (SEQ, b""),
+            ]
             fields = said.fields + child.credential
             opening = request_opening(
                 child.prefix + said.target, child.authority, fields, ours if self.numbered else ()

@@ -49,7 +49,8 @@ class Access:
         self.clients = KeyFile(file_of(spec.api_keys)) if spec.api_keys else None
         self.admins = KeyFile(file_of(spec.admin_keys)) if spec.admin_keys else None
         self.guard = Guard(networks(spec.allow))
-        signer = Signer(config.name, key_for(read_secret(spec.key, environ), config.name), now) if spec.key else None
+        name = config.replica_of or config.name  # replicas take the same children
+        signer = Signer(name, key_for(read_secret(spec.key, environ), name), now) if spec.key else None
         self.joining = Joining(
             signer,
             State(state_dir(config, environ) / "state.json", now) if signer else None,
@@ -62,15 +63,24 @@ class Access:
         if config.parents:
             self.purse = Purse.open(state_dir(config, environ) / "credential", spec.join_token, environ)
         self.tls = Tls(config.settings.tls)
-        self.engine_keys = {
-            engine.name: read_secret(engine.api_key, environ) for engine in config.engines if engine.api_key
-        }
+        self._environ = environ
+        self.engine_keys: dict[str, str] = {}
         self.asks_clients = closed or self.clients is not None
         self.asks_admins = (
             closed or self.admins is not None or ((self.clients or signer) is not None and not spec.insecure)
         )
-        #: fields of a client's request that are for this node, and go no further
-        self.stripped = frozenset({AUTHORIZATION, API_KEY}) if self.asks_clients or self.engine_keys else frozenset()
+        self.learn(config)
+
+    def learn(self, config: NodeConfig) -> None:
+        """Read the keys that the engines of a configuration want. Raises `UsageError`, and then changes nothing."""
+        self.engine_keys = {
+            engine.name: read_secret(engine.api_key, self._environ) for engine in config.engines if engine.api_key
+        }
+
+    @property
+    def stripped(self) -> frozenset[bytes]:
+        """Fields of a client's request that are for this node, and go no further."""
+        return frozenset({AUTHORIZATION, API_KEY}) if self.asks_clients or self.engine_keys else frozenset()
 
     def caller(self, fields: Mapping[bytes, bytes]) -> Caller:
         """Who asks, by the fields of a request (names in lower case)."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hierarchy.budget import RetryBudget
 from tests.relay.raw import OK_BODY, SSE_HEAD, answer, chunk, event, post
 from tests.relay.support import CLOSE, HOLD, RESET, Tree, World, tree
 
@@ -70,6 +71,14 @@ def _pair(world: World) -> Any:
 
 @pytest.fixture
 def pair(_pair: Tree) -> Any:
+    def begin() -> None:
+        """As a node that has seen nothing fail yet."""
+        _pair.root.lane.budget = RetryBudget(_pair.clock)
+        for child in _pair.root.registry:
+            child.trouble, child.ejected_until = None, float("-inf")
+        _pair.root.registry.generation += 1
+
+    _pair.world.call(begin)
     yield _pair
     for engine in _pair.engines:
         engine.free()

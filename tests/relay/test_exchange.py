@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from hierarchy.errors import BadRequest
-from hierarchy.relay.exchange import MAX_ATTEMPTS
+from hierarchy.relay.attempts import MAX_ATTEMPTS
 from hierarchy.relay.peek import model_of
 from hierarchy.relay.upstream import Upstream
 from tests.relay.memory import Link, MemoryLane, in_memory, statuses
@@ -111,16 +111,19 @@ async def test_a_dial_that_fails_after_its_client_left() -> None:
 
 
 @in_memory
-async def test_a_dial_that_fails_ejects_the_child() -> None:
+async def test_a_dial_that_fails_ejects_the_child_unless_it_is_the_only_one() -> None:
     memory = MemoryLane(connections=0)
     client = memory.connect()
     future = await _dialling(memory, client)
     future.set_exception(ConnectionRefusedError())
     await memory.turn()
     assert statuses(client) == [502]
+    assert memory.child.state(memory.now) == "up"
+    assert memory.child.is_dead(memory.now)
+    other = memory.lane.registry.declare("f", "http://127.0.0.1:2", "openai")
+    memory.lane.registry.report(other, memory.child.status)
+    memory.lane.registry.failed(memory.child, "unreachable", "again")
     assert memory.child.state(memory.now) == "ejected"
-    client.feed(post())
-    assert statuses(client) == [502, 503]
     assert memory.leases == 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hierarchy.relay.turns import MAX_WAITING
+from hierarchy.relay.turns import FRESH_S, MAX_WAITING
 from tests.relay.memory import MemoryLane, Receive, Send, in_memory, ok_app, statuses
 from tests.relay.raw import HEALTH, SSE_HEAD, chunk, event, post, post_head
 
@@ -91,12 +91,31 @@ async def test_shutdown_lets_the_running_finish_and_closes_the_idle() -> None:
     head.feed(b"POST /v1/x HTTP/1.1\r\n")
     for link in (idle, running, half, head):
         link.protocol.shutdown()
-    assert [link.transport.state for link in (idle, running, half, head)] == ["closed", "open", "open", "closed"]
+    assert [link.transport.state for link in (idle, running, half, head)] == ["closed", "open", "open", "open"]
     half.feed(b':"m"}')
     memory.answer_all()
     for link in (running, half):
         assert link.transport.state == "closed"
         assert b"connection: close" in link.transport.output
+    assert memory.leases == 0
+
+
+@in_memory
+async def test_shutdown_lets_a_new_connection_say_what_it_wants() -> None:
+    """Its client got through, so it is not refused, and would not try another address."""
+    memory = MemoryLane(connections=2)
+    says, silent = memory.connect(), memory.connect()
+    memory.lane.drain()
+    for link in (says, silent):
+        link.protocol.shutdown()
+        assert link.transport.state == "open"
+    says.feed(post())
+    memory.answer_all()
+    assert statuses(says) == [200]
+    assert b"connection: close" in says.transport.output
+    assert says.transport.state == "closed"
+    memory.sweep(FRESH_S + 0.1)
+    assert silent.transport.state == "closed"
     assert memory.leases == 0
 
 

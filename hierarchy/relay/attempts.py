@@ -1,0 +1,32 @@
+"""Attempts are lent, not copied: how many a node spends on a request, lends to a child, and gives back. Pure.
+
+A request has `MAX_ATTEMPTS` in all. Whoever sends it to an engine spends one. Whoever sends it to a node lends some, in
+x-hierarchy-attempts; a failure brings back those that were not spent, in x-hierarchy-unspent, which at the same time
+says that another child may be asked. A child that dies without a word keeps what it was lent. So however deep the
+tree, no request is tried at more than `MAX_ATTEMPTS` engines; only a child that is known to be dead costs nothing.
+"""
+
+from __future__ import annotations
+
+MAX_ATTEMPTS = 3
+UNSAID = 2  # what a parent of an older release, which does not say, is taken to lend
+RETRIABLE = frozenset({404, 502, 503})  # of a node's own answers: nobody there could, so somebody else may
+
+
+def lend(left: int, *, entry: bool, rivals: bool) -> int:
+    """How many of `left` attempts go down with a request to a node; at least 1.
+
+    entry: it is the entry node, which keeps one in reserve for a whole subtree that dies. rivals: there is another
+    child that could be asked, so that one is kept here.
+    """
+    return left - 1 if left > 1 and (entry or rivals) else left
+
+
+def returned(lent: int, unspent: int | None) -> int:
+    """How many come back with a failure. unspent: as the child says; None if it says nothing."""
+    return min(max(unspent or 0, 0), lent)
+
+
+def unspent_field(left: int) -> tuple[bytes, bytes]:
+    """The field that gives attempts back."""
+    return b"x-hierarchy-unspent", b"%d" % left

@@ -1,0 +1,135 @@
+"""A configuration that changes under a running node: swapped whole or not at all, and streams notice nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from hierarchy.cli.serve import from_file
+from hierarchy.reload import CHECK_S, Reloader
+from tests.cluster import Cluster, Running, chat, models_at, wait_for_model
+from tests.support import eventually
+
+TREE = """\
+version: 1
+defaults: {{probe_interval_s: 0.1, dispatch: {dispatch}}}
+nodes:
+  root: {{listen: "127.0.0.1:0"}}
+engines:
+"""
+
+
+class Bench:
+    """A node whose file the test writes."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster = cluster
+        self.path = folder / "tree.yaml"
+        self.a, self.b = cluster.engine(models=("a",)), cluster.engine(models=("b",), decode_tokens_per_s=20.0)
+        self.write(a=self.a, b=self.b)
+        config = from_file(self.path, "root")
+        self.running = cluster.serve(config)
+        self.reloader = Reloader(self.running.node, self.path, lambda: from_file(self.path, "root"), config)
+        self.url = self.running.url
+        wait_for_model(self.url, "a")
+        wait_for_model(self.url, "b")
+
+    def write(self, dispatch: str = "shortest_queue", **engines: Running) -> None:
+        lines = [f'  {name}: {{parent: root, kind: simulated, url: "{at.url}"}}\n' for name, at in engines.items()]
+        self.path.write_text(TREE.format(dispatch=dispatch) + "".join(lines))
+
+    def reload(self) -> bool:
+        return bool(self.cluster.call(self.reloader.reload()))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with Cluster() as cluster:
+        yield Bench(cluster, tmp_path)
+
+
+def test_what_changed_is_taken_over_and_what_did_not_stays(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    kept = bench.running.node.registry.children["a"]
+    c = bench.cluster.engine(models=("c",))
+    bench.write("p2c", a=bench.a, c=c)
+    assert bench.reload()
+    wait_for_model(bench.url, "c")
+    assert set(models_at(bench.url)) == {"a", "c"}
+    assert bench.running.node.registry.children["a"] is kept
+    assert bench.running.node.settings.dispatch == bench.running.node.lane.settings.dispatch == "p2c"
+    assert "settings, engine b removed, engine c added" in caplog.text
+    assert chat(bench.url, "b").status_code == 404
+
+
+def test_a_stream_goes_on_though_its_engine_was_removed(bench: Bench) -> None:
+    body = {"model": "b", "messages": [{"role": "user", "content": "x"}], "max_tokens": 12, "stream": True}
+    with httpx.stream("POST", f"{bench.url}/v1/chat/completions", json=body) as answer:
+        parts = answer.iter_raw()
+        first = next(parts)
+        bench.write(a=bench.a)
+        assert bench.reload()
+        assert (first + b"".join(parts)).endswith(b"data: [DONE]\n\n")
+    assert set(models_at(bench.url)) == {"a"}
+
+
+BAD = {
+    "not YAML": "nodes: [",
+    "an unknown key": TREE.format(dispatch="p2c").replace("probe_interval_s", "probe_intervall_s"),
+    "another address": TREE.format(dispatch="p2c").replace("127.0.0.1:0", "127.0.0.1:1")
+    + "  a: {parent: root, kind: simulated}\n",
+    "no engine": TREE.format(dispatch="p2c"),
+}
+
+
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD.keys())
+def test_a_bad_file_leaves_the_old_one_in_force_and_says_why(
+    bench: Bench, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.path.write_text(text)
+    assert not bench.reload()
+    assert "the old configuration stays in force: " in caplog.text
+    assert "tree.yaml" in caplog.text
+    assert chat(bench.url, "a").status_code == 200
+    assert bench.running.node.settings.dispatch == "shortest_queue"
+    bench.write("p2c", a=bench.a)
+    assert bench.reload()
+
+
+def test_a_file_that_is_gone_changes_nothing(bench: Bench) -> None:
+    bench.path.unlink()
+    assert not bench.reload()
+    assert chat(bench.url, "a").status_code == 200
+
+
+def test_the_file_is_watched(bench: Bench) -> None:
+    async def start() -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(bench.reloader.run())
+
+    task = bench.cluster.call(start())
+    bench.write("lottery", a=bench.a)
+    eventually(lambda: bench.running.node.settings.dispatch == "lottery", "the file to be read", 4 * CHECK_S + 2)
+    bench.write("p2c", a=bench.a)
+    bench.cluster.loop.call_soon_threadsafe(bench.reloader.wish)  # what SIGHUP does
+    eventually(lambda: bench.running.node.settings.dispatch == "p2c", "the file to be read", CHECK_S + 2)
+    bench.cluster.loop.call_soon_threadsafe(task.cancel)
+    eventually(task.done)
+
+
+def test_parents_come_and_go(bench: Bench) -> None:
+    one, two = bench.cluster.node("one"), bench.cluster.node("two")
+    node = bench.running.node
+
+    async def apply(*parents: str) -> list[str]:
+        return node.apply(node.config.model_copy(update={"parents": parents}))
+
+    assert bench.cluster.call(apply(one.url)) == [f"parent {one.url} added"]
+    wait_for_model(one.url, "a")
+    bench.cluster.call(apply(two.url))
+    wait_for_model(two.url, "a")
+    eventually(lambda: not models_at(one.url), "the farewell to be heard")
