@@ -67,6 +67,10 @@ def fetch(client: httpx.Client, url: str) -> Entry:
         tree = response.json()
     except httpx.HTTPStatusError as error:
         if error.response.status_code == 401:
+            if "authorization" in error.request.headers:
+                raise CannotReadError(
+                    f"{url}/tree does not know this admin key: is it a client's, or revoked?"
+                ) from None
             raise CannotReadError(f"{url}/tree wants an admin key: set {ADMIN_KEY}, or --admin-key-file") from None
         raise CannotReadError(f"{url}/tree answered {error.response.status_code}; is this a node's URL?") from None
     except httpx.HTTPError as error:

@@ -15,7 +15,6 @@ from hierarchy.api.body import json_response, read
 from hierarchy.api.doors import caller_of, peer_of
 from hierarchy.errors import ModelNotAllowed, RequestError
 from hierarchy.node import Node
-from hierarchy.security.joining import STRANGER_BYTES
 from hierarchy.wire import Accepted, Deregistration, HeartBeat, ModelRequest, Registration, decode
 
 log = logging.getLogger("hierarchy.api")
@@ -84,7 +83,7 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
 
     @routes.post("/deregister_worker")
     async def deregister_worker(request: Request) -> Response:
-        message = await read(request, Deregistration, min(limit, STRANGER_BYTES))
+        message = await read(request, Deregistration, joining.limit("", peer_of(request.scope), limit))
         known = registry.sender(message) or registry.find(message.worker_name)
         shown = request.headers.get("x-hierarchy-auth", "").encode("latin-1")
         if known is not None and (known.declared or not joining.knows(known.secret, shown)):

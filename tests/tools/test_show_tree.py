@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -304,3 +305,16 @@ def test_nothing_is_wider_than_the_terminal(width: int) -> None:
 )
 def test_model_names(models: object, names: list[str]) -> None:
     assert show_tree.model_names(models) == names
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"), [({}, "wants an admin key"), ({"authorization": "Bearer hk-x"}, "not know")]
+)
+def test_a_key_that_is_missing_is_told_from_one_that_is_wrong(fields: dict[str, str], said: str) -> None:
+    refuses = httpx.MockTransport(lambda request: httpx.Response(401, request=request))
+    with (
+        httpx.Client(transport=refuses, headers=fields) as client,
+        pytest.raises(show_tree.CannotReadError, match=said) as caught,
+    ):
+        show_tree.fetch(client, "http://root:21001")
+    assert "hk-x" not in str(caught.value)
