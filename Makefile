@@ -1,5 +1,5 @@
 # make demo         a real language model behind three levels of controllers (ONCE=1: end after the answer)
-# make test         the tests (ARGS="-k name" to choose)
+# make test         the tests, in WORKERS=3 processes (ARGS="-k name" to choose)
 # make chaos        faults on real processes, each as long as its figure asks for (15 minutes; ARGS="-k name")
 # make check        formatting, lint, types
 # make bench        how fast it is on this machine, into docs/benchmarks.md (ARGS="--only json", or --help)
@@ -8,6 +8,7 @@
 # Each target sets up .venv by itself and needs nothing but Python 3.11 or newer.
 
 MIN_PYTHON := 3.11
+WORKERS := 3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -21,7 +22,7 @@ demo: .venv/.demo
 	@$(BIN)/python tools/demo.py $(if $(ONCE),--once)
 
 test: .venv/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 chaos: .venv/.dev
 	@$(BIN)/python -m pytest tests/chaos --whole $(ARGS)

@@ -20,7 +20,7 @@ from hierarchy.node import Node
 from hierarchy.server import Server, bind
 from tests.support import DEADLINE_S, eventually
 
-QUICK = Settings(report_interval_s=0.2, probe_interval_s=0.1, grace_s=5.0)
+QUICK = Settings(report_interval_s=0.4, probe_interval_s=0.1, grace_s=5.0)
 #: for what is looked at in peace: a node that the machine holds up for a second does not fall silent
 CALM = QUICK.model_copy(update={"report_interval_s": 5.0})
 

@@ -84,6 +84,13 @@ class LinkProtocol(LaneProtocol):
             self._reserve.busy -= 1
         LaneProtocol._turn_ends(self, now)
 
+    def shutdown(self) -> None:
+        """An idle link is closed at once: the parent was told before, and has nothing more to send."""
+        if self.is_idle and not self._receiving:
+            self.transport.close()
+        else:
+            super().shutdown()
+
     def check_clock(self, now: float) -> None:
         calm = not (self._receiving or self._lingering or self.flow.write_paused or self.transport.is_closing())
         if calm and self._at_work is None:
