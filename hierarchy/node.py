@@ -7,43 +7,35 @@ import contextlib
 import logging
 import os
 import secrets
-import socket
-import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from random import Random
 from typing import Any
 
 import httpx
 
-from hierarchy import logs
 from hierarchy.address import is_loopback
 from hierarchy.aliases import Aliases
 from hierarchy.child import Child
-from hierarchy.config import EngineConfig, NodeConfig
+from hierarchy.config import NodeConfig
 from hierarchy.dial import proxy_for
 from hierarchy.dispatch import Dispatch
-from hierarchy.engines import ADAPTERS
-from hierarchy.engines.launch import engine_argv
-from hierarchy.health import Prober
+from hierarchy.keeper import Keeper
 from hierarchy.metrics import Metrics, Sample
-from hierarchy.naming import renames
-from hierarchy.processes import Supervised
 from hierarchy.registry import Registry
 from hierarchy.relay.lane import SWEEP_S, Lane
 from hierarchy.relay.reserve import Reserve, Serve
 from hierarchy.security.access import Access
 from hierarchy.security.guard import GuardedTransport
 from hierarchy.status import NodeStatus
+from hierarchy.tasks import Tasks
 from hierarchy.uplink import Uplink
 from hierarchy.view import View
 from hierarchy.wire import Identity, Registration
 
 WARM_S = 8.0  # for the children to find a replica that just started; more than their longest wait
 TOLD_S = 1.0  # for the parents to hear that nothing new shall come
-ENGINE_GRACE_S = 5.0  # for an engine that we started, to end
-STATUS_PATIENCE_S = 30.0  # FastChat's workers register before they listen; their status is asked for until it comes
 DIAL_BACK_S = 2.0  # for a child with `link: auto` to be reached at its own URL
 LINKS_PER_S = 400.0  # that children together may open to fill their reserves: some tenth of a core
 log = logging.getLogger("hierarchy.node")
@@ -94,12 +86,9 @@ class Node:
         self._environ = environ
         self._http: httpx.AsyncClient | None = None  # to parents
         self._proxied: list[httpx.AsyncClient] = []  # to parents, through a proxy
-        self._probes: dict[str, httpx.AsyncClient] = {}  # to engines of the configuration, by their own keys
         self._strangers: httpx.AsyncHTTPTransport | None = None  # to workers and nodes that registered
-        self.engines: list[Supervised] = []  # the processes that this node started itself
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._asking: set[str] = set()
-        self._probers: dict[str, Prober] = {}
+        self._tasks = Tasks()
+        self.keeper = Keeper(self.registry, self.access, self._tasks, self._engine_down, settings, clock)
         self.draining = False  # nothing new is taken, running streams finish
 
     @property
@@ -114,14 +103,14 @@ class Node:
         tls = self.access.tls.node
         # trust_env: a proxy from the environment is for the internet, not for the machines of one's own tree.
         self._http = httpx.AsyncClient(verify=tls, trust_env=False, follow_redirects=False)
-        self._strangers = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
+        self._strangers = self.keeper.strangers = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
         if self.identity.replica:  # others served until now, and clients come here at once
             self.lane.warm_until = self._clock() + WARM_S
         for engine in self.config.engines:
-            self._start_engine(engine)
+            self.keeper.start(engine)
         for parent in self.config.parents:
             self._start_uplink(parent, self._http)
-        self._spawn(self._sweep_for_ever(), "sweep")
+        self._tasks.spawn(self._sweep_for_ever(), "sweep")
 
     def apply(self, config: NodeConfig) -> list[str]:
         """Go on by another configuration of the same name and addresses; running streams notice nothing.
@@ -145,11 +134,11 @@ class Node:
         before, after = ({engine.name: engine for engine in one.engines} for one in (old, config))
         for name in before:
             if before[name] != after.get(name):
-                self._stop_engine(name)
+                self.keeper.retire(name)
                 done.append(f"engine {name} {'changed' if name in after else 'removed'}")
         for name, engine in after.items():
             if engine != before.get(name):
-                self._start_engine(engine)
+                self.keeper.start(engine)
                 if name not in before:
                     done.append(f"engine {name} added")
         assert self._http is not None
@@ -168,8 +157,7 @@ class Node:
         self.dispatch.follow(settings.dispatch)
         self.registry.max_speed = settings.max_speed
         self.lane.renew(settings)
-        for prober in self._probers.values():
-            prober.pace(settings.probe_interval_s)
+        self.keeper.renew(settings)
         for uplink in self.uplinks:
             uplink.pace(settings.report_interval_s)
 
@@ -180,12 +168,12 @@ class Node:
             self.lane.seen.forget()
 
     def _stop_uplink(self, parent: str) -> None:
-        self._cancel(f"uplink to {parent}")
+        self._tasks.cancel(f"uplink to {parent}")
         for uplink in [uplink for uplink in self.uplinks if uplink.parent == parent]:
             for reserve in [reserve for reserve in self.reserves if reserve is uplink.listener]:
                 self.reserves.remove(reserve)
                 reserve.close()
-            self._spawn(self._part(uplink), f"farewell to {parent}")
+            self._tasks.spawn(self._part(uplink), f"farewell to {parent}")
 
     async def _part(self, uplink: Uplink) -> None:
         """Its requests that still run are believed until they have ended."""
@@ -214,12 +202,9 @@ class Node:
             if not task.get_name().startswith("engine "):  # those end in good order, by `stop`
                 task.cancel()
         self.lane.close()
-        ended = await asyncio.gather(*(engine.stop(ENGINE_GRACE_S) for engine in self.engines))
-        for engine, gone in zip(self.engines, ended, strict=True):
-            if not gone:
-                log.error("engine process %s (pid %s) could not be ended", engine.name, engine.pid)
+        await self.keeper.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for client in (self._http, self._strangers, *self._proxied, *self._probes.values()):
+        for client in (self._http, self._strangers, *self._proxied):
             if client is not None:
                 await client.aclose()
 
@@ -258,7 +243,7 @@ class Node:
             )
             self.reserves.append(reserve)
         self.uplinks.append(uplink)
-        self._spawn(uplink.run(), f"uplink to {parent}")
+        self._tasks.spawn(uplink.run(), f"uplink to {parent}")
 
     def is_parent(self, secret: str) -> bool:
         """Does whoever shows this secret have it from us, as a parent has?"""
@@ -294,118 +279,15 @@ class Node:
         """How fast each child may fill its reserve of links."""
         return LINKS_PER_S / max(1, sum(child.reverse for child in self.registry))
 
-    # -- engines ---------------------------------------------------------------------------------------------
-
-    def _launch(self, engine: EngineConfig) -> EngineConfig:
-        """Start an engine that has no URL on a free port of this machine."""
-        port = _free_port()
-        argv = [sys.executable, "-m", "hierarchy", *engine_argv(engine, port)]
-        process = Supervised(engine.name, argv, _log_line)
-        self.engines.append(process)
-        self._spawn(_discard(process.run()), f"engine {engine.name}")
-        return engine.model_copy(update={"url": f"http://127.0.0.1:{port}"})
-
-    def _start_engine(self, engine: EngineConfig) -> None:
-        if engine.url is None:
-            engine = self._launch(engine)
-        assert engine.url is not None
-        child = self.registry.declare(engine.name, engine.url, engine.kind)
-        child.renames = renames(engine.models)
-        key = self.access.engine_keys.get(engine.name, "")
-        if key:
-            child.credential = f"authorization: Bearer {key}\r\n".encode()
-        prober = self._probers[engine.name] = Prober(
-            engine,
-            ADAPTERS[engine.kind],
-            self._probe_client(key),
-            lambda status: self.registry.report(child, status),
-            lambda why: self._engine_down(child, why),
-            self.settings.probe_interval_s,
-        )
-        self._spawn(prober.run(), f"probe {engine.name}")
-
-    def _probe_client(self, key: str) -> httpx.AsyncClient:
-        if key not in self._probes:
-            headers = {"authorization": f"Bearer {key}"} if key else None
-            self._probes[key] = httpx.AsyncClient(verify=self.access.tls.engine, headers=headers, trust_env=False)
-        return self._probes[key]
-
-    def _stop_engine(self, name: str) -> None:
-        """No new requests; a process that we started ends when those that it has are done."""
-        self._cancel(f"probe {name}")
-        self._probers.pop(name, None)
-        child = self.registry.remove(name)
-        for process in [process for process in self.engines if process.name == name]:
-            self.engines.remove(process)
-            if child is not None:
-                self._spawn(self._retire(process, child), f"retire {name}")
-
-    async def _retire(self, process: Supervised, child: Child) -> None:
-        try:
-            for _ in range(round(self.settings.grace_s / SWEEP_S)):
-                if not child.in_flight:
-                    break
-                await asyncio.sleep(SWEEP_S)
-        finally:
-            await process.stop(ENGINE_GRACE_S)
-
-    def _cancel(self, name: str) -> None:
-        for task in self._tasks:
-            if task.get_name() == name:
-                task.cancel()
+    def ask_status(self, child: Child) -> None:
+        """Ask a FastChat worker for its status, as soon as it listens."""
+        self.keeper.ask_status(child)
 
     def _engine_down(self, child: Child, why: str) -> None:
         """Its connections may still be open, as those of a process that hangs are."""
-        known = child.down is not None
-        self.registry.mark_down(child, why)
-        if not known:
-            self.lane.rescue(child, self.connections, why)
-
-    def ask_status(self, child: Child) -> None:
-        """Ask a FastChat worker for its status, as soon as it listens: it alone knows all its models."""
-        if child.is_node or child.declared or child.name in self._asking or self._strangers is None:
-            return
-        self._asking.add(child.name)
-        transport = GuardedTransport(self._strangers, self.access.guard, local=child.local)
-        http = httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
-        self._spawn(self._ask_status(child, http), f"status of {child.name}")
-
-    async def _ask_status(self, child: Child, http: httpx.AsyncClient) -> None:
-        engine = EngineConfig.model_construct(name=child.name, kind="fastchat", url=child.url, speed=1.0)
-        prober = Prober(
-            engine,
-            ADAPTERS["fastchat"],
-            http,
-            lambda status: self._take_status(child, status),
-            lambda why: None,  # it is listed with what it registered; its beats say whether it lives
-            interval_s=2.0,
-        )
-        deadline = self._clock() + STATUS_PATIENCE_S
-        try:
-            while self.registry.children.get(child.name) is child and self._clock() < deadline:
-                if await prober.probe_once() is not None:
-                    return
-                await asyncio.sleep(prober.delay_s())
-        finally:
-            self._asking.discard(child.name)
-
-    def _take_status(self, child: Child, status: NodeStatus) -> None:
-        if self.registry.children.get(child.name) is child:
-            self.registry.report(child, status)
+        self.lane.rescue(child, self.connections, why)
 
     # -- background ------------------------------------------------------------------------------------------
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.critical(
-                "%s ended by a defect; this node is no longer whole", task.get_name(), exc_info=task.exception()
-            )
 
     async def _sweep_for_ever(self) -> None:
         while True:
@@ -484,20 +366,3 @@ class _Source:
 
     def draining(self) -> bool:
         return self._node.draining
-
-
-def _log_line(name: str, line: str) -> None:
-    """What an engine that we started logged, as a line of our own."""
-    level, message = logs.parse(line, name)
-    log.log(level, "%s: %s", name, message)
-
-
-async def _discard(work: Coroutine[Any, Any, int | None]) -> None:
-    await work
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

@@ -8,7 +8,8 @@ from hierarchy.errors import ChildFailed, DeadlinePassed
 from hierarchy.relay.answer import Answer
 from hierarchy.relay.framing import Dechunker
 from hierarchy.relay.head import AUTH
-from hierarchy.relay.upstream import Pool, Upstream
+from hierarchy.relay.pool import Pool
+from hierarchy.relay.upstream import Upstream
 
 MAX_ANSWER = 1024 * 1024  # bytes
 

@@ -22,9 +22,10 @@ from hierarchy.relay.ending import error_tail
 from hierarchy.relay.framing import Dechunker
 from hierarchy.relay.head import DEADLINE
 from hierarchy.relay.peek import model_of
+from hierarchy.relay.pool import Pool
 from hierarchy.relay.retrying import Parent, Retrying
 from hierarchy.relay.seen import RequestHead
-from hierarchy.relay.upstream import Pool, Upstream
+from hierarchy.relay.upstream import Upstream
 from hierarchy.rewrite import with_model
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from hierarchy.relay.head import lane_path
 from hierarchy.relay.limits import Limits
 from hierarchy.relay.link import LINK_PATH, LinkPool, turn_round
 from hierarchy.relay.local import Handler, Local
+from hierarchy.relay.pool import Pool
 from hierarchy.relay.protocol import LaneProtocol
 from hierarchy.relay.retrying import Parent
 from hierarchy.relay.seen import RequestHead, Seen
-from hierarchy.relay.upstream import Pool
 from hierarchy.security.access import Access
 from hierarchy.security.keys import ANYONE, Caller
 from hierarchy.status import Api

@@ -21,7 +21,8 @@ from hierarchy.child import Child
 from hierarchy.errors import BadRequest, NotPermitted, UnknownChild
 from hierarchy.relay.answer import Answer
 from hierarchy.relay.head import AUTH, OURS, Fields, named_by_connection
-from hierarchy.relay.upstream import MAX_IDLE, NODE_IDLE_S, Pool, Upstream
+from hierarchy.relay.pool import MAX_IDLE, NODE_IDLE_S, Pool
+from hierarchy.relay.upstream import Upstream
 from hierarchy.relay.watch import keep_watch
 from hierarchy.security.guard import Guard
 

@@ -17,8 +17,9 @@ from hierarchy.relay.attempts import MAX_ATTEMPTS, lend, returned
 from hierarchy.relay.framing import Dechunker
 from hierarchy.relay.head import RETRIED, UNSPENT
 from hierarchy.relay.limits import Limits
+from hierarchy.relay.pool import Pool
 from hierarchy.relay.seen import RequestHead
-from hierarchy.relay.upstream import Pool, Upstream
+from hierarchy.relay.upstream import Upstream
 from hierarchy.status import Api
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import pytest
 from hierarchy.child import NODE, Child
 from hierarchy.errors import ChildFailed, DeadlinePassed
 from hierarchy.relay.ask import ask
-from hierarchy.relay.upstream import Pool, Upstream
+from hierarchy.relay.pool import Pool
+from hierarchy.relay.upstream import Upstream
 from tests.relay.raw import SSE_HEAD, FakeTransport, answer, chunk
 
 Play = Callable[[Upstream], Awaitable[None]]

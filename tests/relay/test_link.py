@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hierarchy.child import NODE, Child
 from hierarchy.relay.link import LEAST_IDLE, PING, PING_S, PONG_S, SILENT_S, Link, LinkPool, reserve_size
-from hierarchy.relay.upstream import NODE_IDLE_S, Upstream
+from hierarchy.relay.pool import NODE_IDLE_S
+from hierarchy.relay.upstream import Upstream
 from tests.builders import Clock, registration, site
 from tests.relay.memory import Link as Connection
 from tests.relay.memory import MemoryLane, in_memory, statuses

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from hierarchy.child import NODE, Child
 from hierarchy.relay.answer import Answer
-from hierarchy.relay.upstream import ENGINE_IDLE_S, JOINED, MAX_HEAD, NODE_IDLE_S, Pool, Upstream
+from hierarchy.relay.pool import ENGINE_IDLE_S, NODE_IDLE_S, Pool
+from hierarchy.relay.upstream import JOINED, MAX_HEAD, Upstream
 from tests.relay.raw import FakeTransport, answer, chunk
 from tests.relay.test_framing import sizes, split
 from tests.support import free_port
