@@ -69,7 +69,9 @@ class Server(uvicorn.Server):
         await self.node.leave()
         self.config.timeout_graceful_shutdown = max(1, round(self.node.settings.grace_s))
         waiting = _accept_waiting(sockets or [])
-        ending = asyncio.ensure_future(super().shutdown(sockets))  # closes the listeners at its first step
+        for server in self.servers:  # in the same breath: whoever got through in between would be reset
+            server.close()
+        ending = asyncio.ensure_future(super().shutdown(sockets))
         await asyncio.gather(*(self._serve_late(sock) for sock in waiting))
         await ending
         self.node.lane.cut_all(self.server_state.connections)
