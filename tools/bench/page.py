@@ -81,7 +81,7 @@ def features(settings: Settings) -> list[str]:
         f"{settings.max_body_bytes} bytes",
         f"deadlines: connect {settings.connect_timeout_s:g} s, receive {settings.receive_timeout_s:g} s, first byte "
         f"{settings.first_byte_timeout_s:g} s, idle {settings.idle_timeout_s:g} s",
-        "another child is tried when one fails before the first byte; a cut stream ends with an error event",
+        "attempts lent down the tree, a retry budget, ejection; a cut stream ends with an error event",
         "strict HTTP: framing of both sides checked, hop-by-hop fields removed, `x-hierarchy-path` added",
         f"probes of the engines each {settings.probe_interval_s:g} s, reports upward each "
         f"{settings.report_interval_s:g} s",
