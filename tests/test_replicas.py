@@ -158,7 +158,7 @@ def test_a_tree_with_two_of_each_outlives_any(cluster: Cluster) -> None:
         eventually(lambda root=root: len(root.node.registry) == 2, "both instances to register")
         wait_for_model(root.url, "simulated")
         assert models_at(root.url) == {"simulated": ["site/site-1"]}
-        assert root.node.registry.status().speed == 1.0
+        eventually(lambda root=root: root.node.registry.status().speed == 1.0, "both to have found the engine")
     for _ in range(20):
         answered = chat(roots[0].url)
         assert (answered.status_code, answered.headers["x-hierarchy-path"]) == (200, "site/site-1")

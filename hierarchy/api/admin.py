@@ -58,7 +58,7 @@ async def _drain(node: Node, path: str, *, draining: bool) -> Response:
     if rest:
         command = "drain" if draining else "undrain"
         return await _pass_on(node, child, "POST", f"/admin/{command}", {"path": rest})
-    node.registry.drain(child, draining)
+    node.registry.drain_name(child.name, draining)
     return json_response({"node": node.identity.name, "child": child.name, "draining": draining})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.api.support import Api, error_of
@@ -26,6 +28,18 @@ def test_a_child_is_drained_and_undrained(path: str) -> None:
     assert api.post("/admin/drain", {"path": path})["draining"]  # again: no harm
     assert api.post("/admin/undrain", {"path": path})["draining"] is False
     assert child.state(api.clock()) == "up"
+
+
+@pytest.mark.parametrize(("path", "child"), [("site-a", site()), (WORKER, worker())])
+def test_a_drained_child_that_leaves_and_comes_back_stays_drained(path: str, child: dict[str, Any]) -> None:
+    api = tree()
+    farewell = {field: child[field] for field in ("worker_name", "instance", "node") if field in child}
+    api.post("/admin/drain", {"path": path})
+    for state in ("draining", "up"):
+        assert api.post("/deregister_worker", farewell) == {"exist": True}
+        api.post("/register_worker", child)
+        assert api.node.registry.children[path].state(api.clock()) == state
+        api.post("/admin/undrain", {"path": path})
 
 
 def test_status_is_the_entry_of_the_tree() -> None:
