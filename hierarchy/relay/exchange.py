@@ -215,8 +215,9 @@ class Exchange(Retrying):
         if not self._started:
             answer = self._answer
             assert answer is not None
-            if not (self._waiting or not answer.head.plain_sailing) or not self._keeps_back(data):
-                self._begin_answer(data)
+            if (self._waiting or not answer.head.plain_sailing) and self._keeps_back(data):
+                return
+            self._begin_answer(data)
             return
         if self._rechunk:
             data = b"%x\r\n%b\r\n" % (len(data), data)
