@@ -16,6 +16,7 @@
     │   ├── BodyTooLarge        413
     │   ├── TooManyRequests     429  over a limit of the caller's
     │   ├── HeadTooLarge        431
+    │   ├── NotImplementedHere  501  WebSockets
     │   ├── ChildFailed         502  the child broke
     │   ├── Unavailable         503  served, but nobody can take it now
     │   ├── DeadlinePassed      504
@@ -50,9 +51,26 @@ class RequestError(HierarchyError):
         """OpenAI's error object, `{"error": {message, type, param, code}}`."""
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
+    def anthropic(self) -> dict[str, Any]:
+        """Anthropic's error object, `{"type": "error", "error": {type, message}}`; its types go by the status."""
+        kind = _ANTHROPIC.get(self.status) or ("api_error" if self.status >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": str(self)}}
+
     def fastchat(self) -> dict[str, Any]:
         """FastChat's error frame, without its closing NUL."""
         return {"text": str(self), "error_code": self.fastchat_code}
+
+
+#: https://docs.anthropic.com/en/api/errors
+_ANTHROPIC = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 class BadRequest(RequestError):
@@ -152,6 +170,12 @@ class HeadTooLarge(RequestError):
     status = 431
     type = "invalid_request_error"
     code = "head_too_large"
+
+
+class NotImplementedHere(RequestError):
+    status = 501
+    type = "invalid_request_error"
+    code = "not_implemented"
 
 
 class ChildFailed(RequestError):

@@ -6,19 +6,24 @@ import re
 
 import msgspec
 
+from hierarchy.form import with_model_in
+
 # Between two of these stand blanks, numbers and words, which do not matter here.
 _MARK = re.compile(rb'["{}\[\],]')
 _COLON = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*(?=")')
 _QUOTE, _BACKSLASH, _OPEN = b'"\\{'
 
 
-def with_model(body: bytes, name: str) -> bytes:
+def with_model(body: bytes, name: str, boundary: bytes = b"") -> bytes:
     """A JSON object with its top-level `model` replaced, and every other byte as it was.
 
+    boundary: then it is a multipart form; raises as `form.with_model_in`.
     Where `model` stands more than once, each is replaced: readers differ in which of them they take. A `model` that is
     no text, or is none of this object's own, stays, and so does what is no JSON object. Strings are skipped by search
     for their end, and nothing is looked at behind the last `model`, so that images in a body cost next to nothing.
     """
+    if boundary:
+        return with_model_in(body, boundary, name)
     value = msgspec.json.encode(name)
     parts: list[bytes] = []
     done = position = depth = 0

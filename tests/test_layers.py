@@ -11,11 +11,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 #: layer -> its modules and packages (a package with all that is in it, unless a longer name stands here)
 TABLE = {
-    0: "address allocator budget ejection errors lifeline logs metrics naming rewrite source spec status subtree tasks",
-    1: "aliases checks child config dial drawing drift processes reach risks route wire",
-    2: "live policy registry schema security topology",
-    3: "engines slices view relay.answer relay.ask relay.attempts relay.ending relay.framing relay.head relay.limits "
-    "relay.link relay.peek relay.pool relay.render relay.seen relay.upstream relay.waiting relay.watch",
+    0: "address allocator budget ejection errors lifeline logs metrics naming source spec status subtree tasks",
+    1: "aliases checks child config dial drawing drift form processes reach risks route wire",
+    2: "live policy registry rewrite schema security topology",
+    3: "engines slices view relay.answer relay.ask relay.attempts relay.dialect relay.ending relay.framing relay.head "
+    "relay.limits relay.link relay.peek relay.pool relay.render relay.seen relay.upstream relay.waiting relay.watch",
     4: "dispatch health uplink",
     5: "controller doctor keeper relay.exchange relay.knock relay.lane relay.local relay.protocol relay.reserve "
     "relay.retrying relay.turns",

@@ -52,7 +52,7 @@ class Exchange(Retrying):
 
     def __init__(self, protocol: Turns, lane: Lane, head: RequestHead, now: float) -> None:
         self.head = head
-        self.api = head.api
+        self.api = head.dialect.api
         self.keep_alive = head.keep_alive
         self._protocol = protocol
         self._lane = lane
@@ -96,7 +96,7 @@ class Exchange(Retrying):
         """The request is complete and it is its turn."""
         try:
             if not self._model:
-                asked = self._model = model_of(self._body())
+                asked = self._model = model_of(self._body(), self.head.boundary)
                 if asked in self._lane.dispatch.aliased:
                     self._resolve(asked)
                 if self.head.caller.models is not None and self._parent is None:
@@ -109,7 +109,7 @@ class Exchange(Retrying):
     def _resolve(self, alias: str) -> None:
         """From here on the request is for a model that the alias stands for; nobody below knows of the alias."""
         self._model = self._lane.dispatch.resolve(alias, self.api)
-        self._parts = [with_model(self._body(), self._model)]
+        self._parts = [with_model(self._body(), self._model, self.head.boundary)]
         self.size = len(self._parts[0])
 
     def _check_allowed(self, asked: str) -> None:
@@ -188,7 +188,7 @@ class Exchange(Retrying):
             if pool.child.renames:  # for this child alone: another one may be tried with the body as it came
                 own = pool.child.renames.get(self._model)
                 if own is not None:
-                    parts = [with_model(self._body(), own)]
+                    parts = [with_model(self._body(), own, self.head.boundary)]
                     size = len(parts[0])
             head = b"%b%d\r\n\r\n" % (pool.opening(self.head, self._model, 0, 0), size)
         self.left -= lent
@@ -335,12 +335,12 @@ class Exchange(Retrying):
         self._lane.metrics.refuse(error.code)
         fields = self._protocol.server_state.default_headers
         if self._waiting:
-            words = waiting.failed(error, self.api, http10=self.head.http10)
+            words = waiting.failed(error, self.head.dialect, http10=self.head.http10)
         else:
             # To a parent whose secret we do not know, too: it has not heard yet that we were started again.
             if self.head.auth and error.status in RETRIABLE:
                 fields = [*fields, unspent_field(max(0, self.left))]
-            words = render.error_answer(error, self.api, fields, close=not self.keep_alive)
+            words = render.error_answer(error, self.head.dialect, fields, close=not self.keep_alive)
         self._protocol.transport.write(words)
         self._outcome = self._outcome or "refused"
         self._settle(self._lane.clock())
@@ -408,7 +408,7 @@ class Exchange(Retrying):
         self._outcome = "cut"
         self.keep_alive = False
         raw = self._dechunk is not None or (self.head.http10 and self._answer.head.kind == "until-close")
-        tail = error_tail(error, self.api, self._answer, rechunked=self._rechunk, raw=raw)
+        tail = error_tail(error, self.head.dialect, self._answer, rechunked=self._rechunk, raw=raw)
         if tail is None:
             self._protocol.reset()
         else:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import httptools
 
 from hierarchy.errors import BadRequest, HierarchyError
-from hierarchy.status import Api
+from hierarchy.relay.dialect import OPENAI, PATHS, Dialect
 
 Fields = list[tuple[bytes, bytes]]  # names in lower case, as they came otherwise
 
@@ -48,6 +48,7 @@ _LOOKED_AT = frozenset(
         DEADLINE,
         b"authorization",
         b"content-length",
+        b"content-type",
         b"expect",
         b"host",
         b"transfer-encoding",
@@ -119,19 +120,19 @@ def check_request(target: bytes, version: str, fields: Fields) -> dict[bytes, by
     return found
 
 
-def lane_path(target: bytes) -> tuple[Api, bytes] | None:
-    """Is this request target one that the lane serves? Returns the API family and the target for the child."""
+def lane_path(target: bytes) -> tuple[Dialect, bytes] | None:
+    """Is this request target one that the lane serves? Returns its dialect and the target for the child."""
     return _lane_path(target) if len(target) <= MAX_TARGET_KEPT else _lane_path.__wrapped__(target)
 
 
 @functools.lru_cache(maxsize=1024)
-def _lane_path(target: bytes) -> tuple[Api, bytes] | None:
+def _lane_path(target: bytes) -> tuple[Dialect, bytes] | None:
     target = origin_form(target) or b""
     path = target.partition(b"?")[0]
-    if path == b"/worker_generate_stream":
-        return "fastchat", target
+    if path in PATHS:
+        return PATHS[path], target
     if _LANE_PATH(path) and b"//" not in path and not {b".", b".."} & set(path.split(b"/")):
-        return "openai", target
+        return OPENAI, target
     return None
 
 
@@ -144,6 +145,19 @@ def origin_form(target: bytes) -> bytes | None:
     except httptools.HttpParserInvalidURLError:
         return None
     return (url.path or b"/") + (b"?" + url.query if url.query else b"")
+
+
+def without_upgrade(method: bytes, target: bytes, version: str, fields: Fields) -> bytes:
+    """The head of a request as if it had not asked for another protocol."""
+    drop = {b"upgrade", b"http2-settings"}
+    lines = [b"%b %b HTTP/%b\r\n" % (method, target, version.encode())]
+    for name, value in fields:
+        if name == b"connection":
+            tokens = [token.strip() for token in value.split(b",")]
+            value = b", ".join(token for token in tokens if token.lower() not in drop)
+        if name not in drop:
+            lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines) + b"\r\n"
 
 
 def head_end(data: bytes) -> int:

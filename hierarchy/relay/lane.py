@@ -16,6 +16,7 @@ from hierarchy.dispatch import Dispatch
 from hierarchy.errors import ChildFailed, ModelNotFound, RequestError, Unavailable
 from hierarchy.metrics import Metrics, Sample, Tally
 from hierarchy.registry import Registry
+from hierarchy.relay.dialect import OPENAI, Dialect
 from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.head import lane_path
 from hierarchy.relay.limits import Limits
@@ -27,7 +28,6 @@ from hierarchy.relay.retrying import Parent
 from hierarchy.relay.seen import RequestHead, Seen
 from hierarchy.security.access import Access
 from hierarchy.security.keys import ANYONE, Caller
-from hierarchy.status import Api
 
 SWEEP_S = 0.5  # how often deadlines are looked at; they are late by this much at most
 log = logging.getLogger("hierarchy.lane")
@@ -62,10 +62,10 @@ class Lane:
         self._pools: dict[str, Pool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def route(self, target: bytes) -> tuple[Api, bytes] | None:
-        """API family and target of a request that the lane takes; None for the app's."""
+    def route(self, target: bytes) -> tuple[Dialect, bytes] | None:
+        """Dialect and target of a request that the lane takes; None for the app's."""
         if target in self.local:
-            return "openai", target
+            return OPENAI, target
         return lane_path(target)
 
     def exchange(self, protocol: LaneProtocol, head: RequestHead, now: float) -> Exchange:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from hierarchy.errors import BadRequest
+from hierarchy.form import model_in
 
 
 class _Peek(msgspec.Struct):
@@ -16,12 +17,14 @@ class _Peek(msgspec.Struct):
 _peek = msgspec.json.Decoder(_Peek).decode
 
 
-def model_of(body: bytes) -> str:
-    """The `model` of a request body.
+def model_of(body: bytes, boundary: bytes = b"") -> str:
+    """The `model` of a request body. boundary: of a multipart form; b"" for JSON.
 
     Raises:
-        BadRequest: it is not JSON, or has no `model`, or one that is not a string.
+        BadRequest: it is not JSON, or not that form, or has no `model`, or one that is not a string.
     """
+    if boundary:
+        return model_in(body, boundary)
     try:
         return _peek(body).model
     except msgspec.ValidationError as error:

@@ -13,9 +13,17 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from hierarchy.errors import BadRequest, BodyTooLarge, HeadTooLarge, InvalidApiKey, LoopDetected, RequestError
+from hierarchy.errors import (
+    BadRequest,
+    BodyTooLarge,
+    HeadTooLarge,
+    InvalidApiKey,
+    LoopDetected,
+    NotImplementedHere,
+    RequestError,
+)
 from hierarchy.relay.exchange import Exchange
-from hierarchy.relay.head import DEADLINE, SEQ, check_request, origin_form
+from hierarchy.relay.head import DEADLINE, SEQ, check_request, lane_path, origin_form, without_upgrade
 from hierarchy.relay.link import admit, asks_for_link
 from hierarchy.relay.seen import RequestHead, Split, is_number
 from hierarchy.relay.turns import CONTINUE, FOREVER, Turns
@@ -121,6 +129,8 @@ class LaneProtocol(Turns):
             except httptools.HttpParserUpgrade as upgrade:
                 if asks_for_link(self.url, self.headers):
                     self._turn_round(alone=not rest and upgrade.args[0] == len(data))
+                    return
+                if self._asks_for_web_socket():
                     return
                 # In a loop, not by recursion: one read holds thousands of such requests.
                 rest += [memoryview(data)[upgrade.args[0] :], self._without_upgrade()]
@@ -294,6 +304,16 @@ class LaneProtocol(Turns):
         self.flow.resume_reading()
         self.lane.turn_round(self.transport, child)
 
+    def _asks_for_web_socket(self) -> bool:
+        """Refuse a WebSocket on the lane's paths: without its Upgrade it would be a GET of a path that takes none."""
+        wanted = b",".join(value for name, value in self.headers if name == b"upgrade").lower()
+        if b"websocket" not in wanted or self.parser.get_method() != b"GET" or lane_path(self.url) is None:
+            return False
+        self._refuse(
+            NotImplementedHere('WebSockets are not relayed here; use the same API over HTTP, with "stream": true')
+        )
+        return True
+
     def _without_upgrade(self) -> bytes:
         """The head of the message that asked for an upgrade, without that field, to be parsed again by a new parser.
 
@@ -304,16 +324,9 @@ class LaneProtocol(Turns):
         if method == b"CONNECT":
             self._refuse(BadRequest("CONNECT is not served here: this is no forward proxy"))
             return b""
-        drop = {b"upgrade", b"http2-settings"}
-        lines = [b"%b %b HTTP/%b\r\n" % (method, self.url, self.parser.get_http_version().encode())]
-        for name, value in self.headers:
-            if name == b"connection":
-                tokens = [token.strip() for token in value.split(b",")]
-                value = b", ".join(token for token in tokens if token.lower() not in drop)
-            if name not in drop:
-                lines.append(b"%b: %b\r\n" % (name, value))
+        head = without_upgrade(method, self.url, self.parser.get_http_version(), self.headers)
         self.parser = httptools.HttpRequestParser(self)
-        return b"".join(lines) + b"\r\n"
+        return head
 
     # -- limits --------------------------------------------------------------------------------------------------
 

@@ -191,7 +191,7 @@ class Retrying:
         if self._waiting:
             if self._answer.head.kind == "chunked":
                 body = Dechunker().feed(body)
-            self._protocol.transport.write(waiting.refused(body, self.api, http10=self.head.http10))
+            self._protocol.transport.write(waiting.refused(body, self.head.dialect, http10=self.head.http10))
             self._settle(self._lane.clock())
             return
         self._begin_answer(body)
@@ -246,7 +246,7 @@ class Retrying:
     def _fits(self, answer: Answer) -> bool:
         """Can it go behind a head that has been sent already?"""
         head = answer.head
-        return head.status == 200 and head.is_plain and (self.api == "fastchat" or head.is_event_stream)
+        return head.status == 200 and head.is_plain and (self.head.dialect.form == "frames" or head.is_event_stream)
 
     def _held_ended(self) -> None:
         """The answer that was kept back is complete."""
@@ -281,15 +281,16 @@ class Retrying:
     def _keep_waiting(self, now: float) -> None:
         """No first byte yet, and it is time to look: a client that reads a stream is told that we are still here."""
         assert self._limits is not None
+        dialect = self.head.dialect
         ends_at = self._sent_at + self._limits.first_byte_s
-        if self._parent is not None or not (self._waiting or waiting.wants_stream(self._body(), self.api)):
+        if self._parent is not None or not (self._waiting or waiting.wants_stream(self._body(), dialect)):
             self._protocol.deadline = ends_at
             return
         http10 = self.head.http10
-        words = waiting.comment(self.api, http10=http10)
+        words = waiting.comment(dialect, http10=http10)
         if not self._waiting:
             self._waiting = True
             fields = self._protocol.server_state.default_headers
-            words = waiting.opening(self.api, fields, http10=http10, close=not self.head.keep_alive) + words
+            words = waiting.opening(dialect, fields, http10=http10, close=not self.head.keep_alive) + words
         self._protocol.transport.write(words)
         self._protocol.deadline = min(ends_at, now + waiting.EVERY_S)

@@ -12,10 +12,11 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from hierarchy.form import boundary_of
 from hierarchy.relay.attempts import UNSAID
+from hierarchy.relay.dialect import Dialect
 from hierarchy.relay.head import ATTEMPTS, AUTH, HOPS, MODEL, Fields, request_fields
 from hierarchy.security.keys import ANYONE, Caller
-from hierarchy.status import Api
 
 MAX_KEPT, MAX_HEADS = 2048, 4096  # bytes of one head; heads: each child's reports have one of their own
 _NUMBERS = re.compile(
@@ -30,10 +31,10 @@ class RequestHead:
 
     target: for the child. fields: those that go on, ready to be written. auth, model, hops, attempts: a parent's, to be
     believed with the right secret only. within_limits: as they are for everyone but a parent. caller: who asks, unless
-    a parent.
+    a parent. boundary: of a multipart form.
     """
 
-    api: Api
+    dialect: Dialect
     target: bytes
     fields: bytes
     http10: bool
@@ -45,11 +46,12 @@ class RequestHead:
     hops: int
     caller: Caller
     attempts: int = UNSAID
+    boundary: bytes = b""
 
     @classmethod
     def of(
         cls,
-        route: tuple[Api, bytes],
+        route: tuple[Dialect, bytes],
         fields: Fields,
         found: dict[bytes, bytes],
         *,
@@ -73,6 +75,7 @@ class RequestHead:
             int(hops) if is_number(hops) else 0,
             caller,
             max(1, int(attempts)) if is_number(attempts) else UNSAID,
+            boundary_of(found.get(b"content-type", b"")),
         )
 
 

@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 from hierarchy.child import Child
 from hierarchy.errors import ReceiveTimeout, RequestError
 from hierarchy.relay import render
+from hierarchy.relay.dialect import OPENAI
 from hierarchy.relay.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ class Turns(HttpToolsProtocol):
     def _answer_refusal(self, error: RequestError) -> None:
         self._refusal = None
         self.lane.metrics.refuse(error.code)
-        self.transport.write(render.error_answer(error, None, self.server_state.default_headers, close=True))
+        self.transport.write(render.error_answer(error, OPENAI, self.server_state.default_headers, close=True))
         self._linger()
 
     def _linger(self) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from hierarchy.errors import BadRequest
 from hierarchy.relay import head
+from hierarchy.relay.dialect import ANTHROPIC, FRAMES, OBJECT, OPENAI, Dialect
 from hierarchy.relay.head import Fields, check_request, lane_path, request_fields
 
 HOST = (b"host", b"a")
@@ -14,13 +15,20 @@ HOST = (b"host", b"a")
 @pytest.mark.parametrize(
     ("target", "found"),
     [
-        (b"/v1/chat/completions", ("openai", b"/v1/chat/completions")),
-        (b"/v1/x?a=/../b", ("openai", b"/v1/x?a=/../b")),
-        (b"/v1/models/a:b@c", ("openai", b"/v1/models/a:b@c")),
-        (b"http://host:80/v1/x?a=b", ("openai", b"/v1/x?a=b")),
-        (b"http://user@[::1]/v1/x", ("openai", b"/v1/x")),
-        (b"/worker_generate_stream", ("fastchat", b"/worker_generate_stream")),
-        (b"/worker_generate_stream?x", ("fastchat", b"/worker_generate_stream?x")),
+        (b"/v1/chat/completions", (OPENAI, b"/v1/chat/completions")),
+        (b"/v1/x?a=/../b", (OPENAI, b"/v1/x?a=/../b")),
+        (b"/v1/models/a:b@c", (OPENAI, b"/v1/models/a:b@c")),
+        (b"http://host:80/v1/x?a=b", (OPENAI, b"/v1/x?a=b")),
+        (b"http://user@[::1]/v1/x", (OPENAI, b"/v1/x")),
+        (b"/worker_generate_stream", (FRAMES, b"/worker_generate_stream")),
+        (b"/v1/messages", (ANTHROPIC, b"/v1/messages")),
+        (b"/v1/messages?beta=true", (ANTHROPIC, b"/v1/messages?beta=true")),
+        (b"/v1/messages/batches", (OPENAI, b"/v1/messages/batches")),
+        (b"/tokenize", (OPENAI, b"/tokenize")),
+        (b"/tokenize/x", None),
+        (b"/count_token", (OBJECT, b"/count_token")),
+        (b"/worker_get_conv_template", (OBJECT, b"/worker_get_conv_template")),
+        (b"/worker_generate_stream?x", (FRAMES, b"/worker_generate_stream?x")),
         (b"/worker_generate_stream/", None),
         (b"/v1/", None),
         (b"/v1", None),
@@ -43,13 +51,13 @@ HOST = (b"host", b"a")
         (b"", None),
     ],
 )
-def test_lane_path(target: bytes, found: tuple[str, bytes] | None) -> None:
+def test_lane_path(target: bytes, found: tuple[Dialect, bytes] | None) -> None:
     assert lane_path(target) == found
 
 
 def test_long_targets_are_served_but_not_remembered() -> None:
     before = head._lane_path.cache_info().currsize
-    assert lane_path(b"/v1/" + b"x" * 1000) == ("openai", b"/v1/" + b"x" * 1000)
+    assert lane_path(b"/v1/" + b"x" * 1000) == (OPENAI, b"/v1/" + b"x" * 1000)
     assert head._lane_path.cache_info().currsize == before
 
 

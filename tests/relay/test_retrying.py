@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hierarchy.errors import ChildFailed
 from hierarchy.relay import waiting
 from hierarchy.relay.attempts import MAX_ATTEMPTS, lend, returned
+from hierarchy.relay.dialect import FRAMES, OPENAI
 from hierarchy.relay.head import ATTEMPTS, DEADLINE
 from tests.builders import UNTIMED
 from tests.relay.raw import MODEL, SSE_HEAD, answer, chunk, event, post
@@ -393,10 +394,10 @@ def test_a_models_own_first_byte_limit(world: World) -> None:
 
 
 def test_words_for_those_who_wait() -> None:
-    assert waiting.wants_stream(b'{"model":"m","stream":true}', "openai")
+    assert waiting.wants_stream(b'{"model":"m","stream":true}', OPENAI)
     for body in (b"{}", b"[]", b"\xff", b'{"stream":1}', b'{"stream":false}'):
-        assert not waiting.wants_stream(body, "openai")
-        assert waiting.wants_stream(body, "fastchat")
-    assert waiting.refused(b'{"a":\n1}', "openai", http10=True) == b'\n\nevent: error\ndata: {"a": 1}\n\n'
-    assert waiting.refused(b"{}\0", "fastchat", http10=True) == b"\0{}\0"
-    assert waiting.failed(ChildFailed("x"), "fastchat", http10=True).count(b"\0") == 2
+        assert not waiting.wants_stream(body, OPENAI)
+        assert waiting.wants_stream(body, FRAMES)
+    assert waiting.refused(b'{"a":\n1}', OPENAI, http10=True) == b'\n\nevent: error\ndata: {"a": 1}\n\n'
+    assert waiting.refused(b"{}\0", FRAMES, http10=True) == b"\0{}\0"
+    assert waiting.failed(ChildFailed("x"), FRAMES, http10=True).count(b"\0") == 2

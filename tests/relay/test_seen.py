@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hierarchy.errors import BadRequest
+from hierarchy.relay.dialect import OPENAI
 from hierarchy.relay.seen import MAX_HEADS, RequestHead, Seen, Split, split
 from hierarchy.security.keys import ANYONE
 from tests.relay.memory import MemoryLane, in_memory
@@ -57,7 +58,7 @@ def test_what_is_written_in_an_unusual_way_is_left_to_the_parser(data: bytes) ->
 
 def test_the_memory_is_bounded() -> None:
     seen = Seen()
-    head = RequestHead("openai", b"/v1/x", b"", False, True, False, True, b"", "", 0, ANYONE)
+    head = RequestHead(OPENAI, b"/v1/x", b"", False, True, False, True, b"", "", 0, ANYONE)
     for number in range(3 * MAX_HEADS):
         found = seen.find(request(b"x: %d" % number), None)
         assert found is not None
@@ -96,6 +97,7 @@ def test_a_head_repeats_another_exactly_if_all_but_its_numbers_is_the_same(
 
 @given(st.binary(max_size=40), NUMBERS)
 def test_what_is_no_number_repeats_nothing(junk: bytes, seq: int) -> None:
+    assume(not junk[:1].isdigit() or b"\r" not in junk)  # a number after all
     usual = LINE + b"x-hierarchy-seq: %d\r\ncontent-length: %d\r\n\r\n"
     for data in (LINE + b"x-hierarchy-seq: " + junk, LINE + b"x-hierarchy-seq: 1\r\ncontent-length: " + junk):
         one = split(usual % (seq, 13))
@@ -106,7 +108,7 @@ def test_what_is_no_number_repeats_nothing(junk: bytes, seq: int) -> None:
 
 def test_heads_that_were_forgotten_are_parsed_again() -> None:
     seen = Seen()
-    head = RequestHead("openai", b"/v1/x", b"", False, True, False, True, b"", "", 0, ANYONE)
+    head = RequestHead(OPENAI, b"/v1/x", b"", False, True, False, True, b"", "", 0, ANYONE)
     found = seen.find(request(), None)
     assert found is not None
     seen.add(found, head)
