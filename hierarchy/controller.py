@@ -136,8 +136,8 @@ class Controller:
 
     def get_worker_address(self, model_name: str) -> str:
         """The URL of the worker that gets the next request for a model; "" if there is none."""
-        child = self._dispatch.hand_out(model_name)
-        return child.url if child else ""
+        share = self._dispatch.hand_out(model_name)
+        return share.child.url if share else ""
 
     def receive_heart_beat(self, worker_name: str, queue_length: int) -> bool:
         """Note that a worker lives. False: it is not listed and must register again."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from random import Random
-from typing import get_args
 
 from hierarchy.aliases import Aliases
 from hierarchy.child import Child, Lease, Share
@@ -37,45 +36,58 @@ class Dispatch:
         self._aliases.renew(aliases)
         self.aliased = frozenset(self._aliases)
 
-    def choose(self, key: ModelKey, tried: Collection[Child] = ()) -> Share:
+    def choose(self, key: ModelKey, tried: Collection[Child] = (), *, translated: bool = False) -> Share:
         """The share that the policy takes, without claiming it.
 
-        tried: children that this request has already failed on; they are not taken again.
+        tried: children that this request has already failed on; they are not taken again. translated: where nobody can
+        be had in this API family, the other one does too, since the last node can put the request into its words.
 
         Raises:
-            ModelNotFound: nobody below serves it in this API family.
+            ModelNotFound: nobody below serves it in this API family (or in either).
             Unavailable: somebody does, but none that may be chosen now (or all were tried).
         """
         shares = self._registry.available(key)
-        if not shares:
-            shares = self._registry.last_resort(key)
-        candidates = self._candidates.get(key)
-        if candidates is None or candidates.shares is not shares or tried:
-            candidates = self._other_candidates(key, shares, tried)
-        return self._policy(candidates, self._rng)
+        if shares and not tried:  # the commonest case
+            candidates = self._candidates.get(key)
+            if candidates is None or candidates.shares is not shares:
+                candidates = self._renewed(key, shares)
+            return self._policy(candidates, self._rng)
+        try:
+            return self._policy(self._left(key, shares, tried), self._rng)
+        except RequestError as error:
+            if not translated:
+                raise
+            try:
+                return self.choose((key[0], OTHER[key[1]]), tried)
+            except Unavailable as other:
+                raise (error if isinstance(error, Unavailable) else other) from None
+            except ModelNotFound:
+                raise error from None
 
-    def lease(self, key: ModelKey, tried: Collection[Child] = ()) -> Lease:
-        """Choose, and claim the child for one request. Raises as `choose`."""
-        share = self.choose(key, tried)
+    def lease(self, key: ModelKey, tried: Collection[Child] = (), *, translated: bool = False) -> Lease:
+        """Choose, and claim the child for one request. Takes and raises what `choose` does."""
+        share = self.choose(key, tried, translated=translated)
         return share.child.lease(share)
 
-    def _other_candidates(self, key: ModelKey, shares: list[Share], tried: Collection[Child]) -> Candidates:
-        """Others than at the last choice for this model, or other than those tried."""
-        if not shares:
+    def _left(self, key: ModelKey, shares: list[Share], tried: Collection[Child]) -> Candidates:
+        """The candidates where not all of those available may be taken, or none is. Raises as `choose`."""
+        last = self._registry.last_resort(key)
+        if not (shares or last):
             raise self._nobody(key)
-        if tried:
-            untried = [share for share in shares if share.child not in tried] or [
-                share for share in self._registry.last_resort(key) if share.child not in tried
-            ]
-            if not untried:
-                raise Unavailable(f"every child that serves model {key[0]!r} failed on this request")
-            return Candidates(untried)
+        for some in (shares, last):
+            untried = [share for share in some if share.child not in tried]
+            if untried:
+                return Candidates(untried)
+        raise Unavailable(f"every child that serves model {key[0]!r} failed on this request")
+
+    def _renewed(self, key: ModelKey, shares: list[Share]) -> Candidates:
+        """Others are available than at the last choice for this model."""
         if len(self._candidates) > 1024:
             self._candidates.clear()
         candidates = self._candidates[key] = Candidates(shares)
         return candidates
 
-    def resolve(self, name: str, api: Api) -> str:
+    def resolve(self, name: str, api: Api, *, translated: bool = False) -> str:
         """The model that a name in a client's request stands for: itself, unless it is an alias.
 
         Of an alias's models the first that can be had now, else the first that is served at all, else the first.
@@ -83,20 +95,19 @@ class Dispatch:
         if name not in self.aliased:
             return name
         order = self._aliases.order(name)
-        available = (model for model in order if self._registry.available((model, api)))
-        listed = (model for model in order if self._registry.listed(model, api))
+        apis = (api, OTHER[api]) if translated else (api,)
+        available = (model for model in order if any(self._registry.available((model, api)) for api in apis))
+        listed = (model for model in order if any(self._registry.listed(model, api) for api in apis))
         return next(available, None) or next(listed, None) or order[0]
 
-    def hand_out(self, model: str) -> Child | None:
-        """The child whose address is given away for a model, whatever API it serves it by; None if there is none."""
-        for api in get_args(Api):
-            try:
-                share = self.choose((model, api))
-            except RequestError:
-                continue
-            share.child.hand_out(share)
-            return share.child
-        return None
+    def hand_out(self, model: str) -> Share | None:
+        """The share whose child's address is given to FastChat's clients, by whatever API; None if there is none."""
+        try:
+            share = self.choose((model, "fastchat"), translated=True)
+        except RequestError:
+            return None
+        share.child.hand_out(share)
+        return share
 
     def _nobody(self, key: ModelKey) -> ModelNotFound | Unavailable:
         name, api = key

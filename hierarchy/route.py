@@ -13,16 +13,18 @@ from hierarchy import subtree
 
 Entry = Mapping[str, Any]  #: one node or engine of `GET /tree`
 MAX_LEVELS = subtree.MAX_DEPTH
+OTHER = {"openai": "fastchat", "fastchat": "openai"}  #: API families
 NAMED = 3  # leaves that are named one by one in a reason; more are counted
 
 
 def explain(tree: Entry, model: str, api: str) -> dict[str, Any]:
     """The way of the next request for a model through one API family, as plain JSON.
 
-    `{model, api, levels, path}`: each level `{node, dispatch, candidates, passed_over, next}` with candidates `{name,
-    kind, link, load, speed, score, chance}` (link: `direct` or `reverse`; chance: 0 to 1, of being chosen now), those
-    passed over `{name, kind, link, reason}`, and next the likeliest; path: "site-a/gpu-1", or "" where it would end
-    before an engine.
+    `{model, api, levels, path}`: each level `{node, dispatch, api, candidates, passed_over, next}` with candidates
+    `{name, kind, link, load, speed, score, chance}` (link: `direct` or `reverse`; chance: 0 to 1, of being chosen now),
+    those passed over `{name, kind, link, reason}`, and next the likeliest; path: "site-a/gpu-1", or "" where it would
+    end before an engine. A level's api is the other one where nobody serves the model through the one asked for: then
+    the request is translated at the end of the way.
     """
     levels: list[dict[str, Any]] = []
     entry: Entry | None = tree
@@ -37,6 +39,28 @@ def explain(tree: Entry, model: str, api: str) -> dict[str, Any]:
 
 
 def _level(entry: Entry, model: str, api: str) -> dict[str, Any]:
+    native, _ = _sorted_out(entry, model, api)
+    other = OTHER.get(api, api)
+    if not native and _sorted_out(entry, model, other)[0]:
+        api = other
+    candidates, passed_over = _sorted_out(entry, model, api)
+    policy = str(entry.get("dispatch") or "")
+    odds = chances(policy, [(item["score"], item["speed"]) for item in candidates])
+    for item, chance in zip(candidates, odds, strict=True):
+        item["chance"] = chance
+    likeliest = max(candidates, key=lambda item: item["chance"], default=None)
+    return {
+        "node": str(entry.get("name") or "?"),
+        "dispatch": policy,
+        "api": api,
+        "candidates": candidates,
+        "passed_over": passed_over,
+        "next": likeliest["name"] if likeliest else "",
+    }
+
+
+def _sorted_out(entry: Entry, model: str, api: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A node's children that may be chosen for a model through an API family, and those that may not."""
     candidates: list[dict[str, Any]] = []
     passed_over: list[dict[str, Any]] = []
     for name, child in _children(entry).items():
@@ -48,18 +72,7 @@ def _level(entry: Entry, model: str, api: str) -> dict[str, Any]:
             candidates.append({**known, "load": load, "speed": speed, "score": load / speed if speed else 0.0})
         else:
             passed_over.append({**known, "reason": _reason(child, model, api)})
-    policy = str(entry.get("dispatch") or "")
-    odds = chances(policy, [(item["score"], item["speed"]) for item in candidates])
-    for item, chance in zip(candidates, odds, strict=True):
-        item["chance"] = chance
-    likeliest = max(candidates, key=lambda item: item["chance"], default=None)
-    return {
-        "node": str(entry.get("name") or "?"),
-        "dispatch": policy,
-        "candidates": candidates,
-        "passed_over": passed_over,
-        "next": likeliest["name"] if likeliest else "",
-    }
+    return candidates, passed_over
 
 
 def chances(policy: str, shares: Sequence[tuple[float, float]]) -> list[float]:
@@ -99,7 +112,7 @@ def _reason(child: Entry, model: str, api: str) -> str:
     if not families:
         return f"does not serve {model}"
     if api not in families:
-        return f"serves {model} through the {' and '.join(sorted(families))} API only"
+        return f"serves {model} through the {' and '.join(sorted(families))} API, and others through {api}'s"
     state = str(child.get("state") or "?")
     if state != "up":
         return state + (f": {child['detail']}" if child.get("detail") else "")

@@ -117,6 +117,28 @@ def test_a_model_that_is_down_two_levels_below_is_unavailable() -> None:
         tree.dispatch.lease(("deep", "fastchat"))
 
 
+def test_the_other_family_is_asked_where_nobody_can_be_had_in_ones_own() -> None:
+    tree = Tree()
+    tree.registry.register(registration(worker(models=["m", "only"])))
+    assert tree.dispatch.choose(("only", "openai"), translated=True).key == ("only", "fastchat")
+    assert {tree.dispatch.choose(OPENAI, translated=True).child for _ in range(10)} == {tree.a, tree.b}
+    assert tree.dispatch.choose(OPENAI, [tree.a, tree.b], translated=True).key == ("m", "fastchat")
+    with pytest.raises(ModelNotFound, match="fastchat API only"):
+        tree.dispatch.choose(("only", "openai"))
+
+
+def test_what_is_said_where_neither_family_can_be_had() -> None:
+    tree = Tree()
+    with pytest.raises(ModelNotFound, match="no child serves model 'nope'"):
+        tree.dispatch.choose(("nope", "openai"), translated=True)
+    for child in (tree.a, tree.b):
+        tree.registry.drain(child)
+    with pytest.raises(Unavailable, match="no child that serves it is available"):
+        tree.dispatch.choose(("m", "fastchat"), translated=True)  # the family that is there decides
+    with pytest.raises(Unavailable, match="no child that serves it is available"):
+        tree.dispatch.choose(("m", "openai"), translated=True)
+
+
 def test_an_ejected_child_is_better_than_none() -> None:
     tree = Tree()
     tree.registry.eject(tree.a, 5.0, "broke")
@@ -154,7 +176,7 @@ def test_a_child_that_comes_or_goes_is_noticed_at_once() -> None:
 
 def test_handed_out_addresses_spread_without_any_report() -> None:
     tree = Tree()
-    handed = Counter(child.name for child in (tree.dispatch.hand_out("m") for _ in range(10)) if child)
+    handed = Counter(share.child.name for share in (tree.dispatch.hand_out("m") for _ in range(10)) if share)
     assert handed == {"a": 5, "b": 5}
     assert (tree.a.in_flight, tree.a.load(OPENAI)) == (0, 5)
 
@@ -162,7 +184,7 @@ def test_handed_out_addresses_spread_without_any_report() -> None:
 def test_addresses_of_fastchat_workers_go_first() -> None:
     tree = Tree()
     child = tree.registry.register(registration(worker()))
-    assert {tree.dispatch.hand_out("m") for _ in range(10)} == {child}
+    assert {share.child for share in (tree.dispatch.hand_out("m") for _ in range(10)) if share} == {child}
     assert tree.dispatch.hand_out("nope") is None
 
 

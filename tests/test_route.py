@@ -128,9 +128,17 @@ def test_every_way_to_be_passed_over_has_its_words() -> None:
     assert told["down"] == "down: refused"
     assert told["ejected"] == "ejected: cannot be reached"
     assert told["draining"] == "draining"
-    assert told["http://w1:21002"] == "serves m through the fastchat API only"
+    assert told["http://w1:21002"] == "serves m through the fastchat API, and others through openai's"
     assert told["held"] == "nobody below it can take m now: gpu is down (dead)"
     assert told["left"].startswith("gone: left, or fell silent")
+
+
+def test_the_other_family_where_nobody_can_be_had_in_the_one_asked_for() -> None:
+    table = Table()
+    table.take(worker(models=["m"]))
+    answer = explained(table)
+    assert (answer["api"], answer["levels"][0]["api"], answer["path"]) == ("openai", "fastchat", "http://w1:21002")
+    assert answer["levels"][0]["passed_over"] == []
 
 
 def test_a_silent_node_is_passed_over_for_its_silence() -> None:

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from hierarchy.address import is_loopback
 from hierarchy.api.body import json_response, read
 from hierarchy.api.doors import caller_of, peer_of
+from hierarchy.child import Share
 from hierarchy.errors import ModelNotAllowed, RequestError
 from hierarchy.node import Node
 from hierarchy.wire import Accepted, Deregistration, HeartBeat, ModelRequest, Registration, decode
@@ -128,9 +129,9 @@ def _for_clients(routes: APIRouter, node: Node) -> None:
         message = await read(request, ModelRequest, limit)
         if not caller_of(request).may_use(message.model):
             raise ModelNotAllowed("this API key is not for that model; /list_models lists those that it is for")
-        child = node.dispatch.hand_out(message.model)
-        own = child is not None and (child.reverse or node.settings.address == "self")
-        return json_response({"address": node.identity.url if own else child.url if child else ""})
+        dispatch = node.dispatch
+        share = dispatch.hand_out(dispatch.resolve(message.model, "fastchat", translated=True))
+        return json_response({"address": _address(node, share, message.model) if share is not None else ""})
 
     @routes.post("/worker_get_status")
     async def worker_get_status(request: Request) -> Response:
@@ -140,6 +141,16 @@ def _for_clients(routes: APIRouter, node: Node) -> None:
     @routes.get("/test_connection")
     async def test_connection() -> Response:
         return json_response("success")
+
+
+def _address(node: Node, share: Share, asked: str) -> str:
+    """Where a client shall go: to the child itself, or to this node, where the child alone would not do.
+
+    That is one that nobody can dial, one that speaks another API, and one that does not know what an alias stands for.
+    """
+    child = share.child
+    own = child.reverse or asked != share.key[0] or (share.key[1] != "fastchat" and not child.is_node)
+    return node.identity.url if own or node.settings.address == "self" else child.url
 
 
 def _models(request: Request, names: list[str]) -> Response:

@@ -55,6 +55,9 @@ def _show(answer: Mapping[str, Any], console: Console) -> None:
     console.print()
     if way:
         console.print(Text.assemble("the next request goes to ", (way, "bold green")))
+        last = _text(levels[-1], "api") if (levels := _list(answer, "levels")) else ""
+        if last and last != _text(answer, "api"):
+            console.print(f"which serves it through the {last} API: the node above it translates")
     else:
         console.print(Text("the next request goes to nobody", "bold red"))
 

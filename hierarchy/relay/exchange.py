@@ -108,7 +108,7 @@ class Exchange(Retrying):
 
     def _resolve(self, alias: str) -> None:
         """From here on the request is for a model that the alias stands for; nobody below knows of the alias."""
-        self._model = self._lane.dispatch.resolve(alias, self.api)
+        self._model = self._lane.dispatch.resolve(alias, self.api, translated=self.head.translated)
         self._parts = [with_model(self._body(), self._model, self.head.boundary)]
         self.size = len(self._parts[0])
 
@@ -135,7 +135,7 @@ class Exchange(Retrying):
             RequestError: there is no child to send it to.
         """
         lane = self._lane
-        self._lease = lease = lane.dispatch.lease((self._model, self.api), self._tried)
+        self._lease = lease = lane.dispatch.lease((self._model, self.api), self._tried, translated=self.head.translated)
         if self._parent is not None:
             self._parent.open += 1
         share = lease.share

@@ -98,7 +98,9 @@ class Retrying:
             return 1
         lane = self._lane
         if self._parent is not None:
-            others = len(lane.registry.available((self._model, self.api))) - len(self._tried)
+            assert self._lease is not None
+            assert self._lease.share is not None
+            others = len(lane.registry.available(self._lease.share.key)) - len(self._tried)
             return lend(left, entry=False, rivals=others > 1)
         lent = lend(left, entry=True, rivals=True)
         if lent > 1 and lane.budget.troubled and not self._counted:
@@ -206,7 +208,9 @@ class Retrying:
             self._parent is None or child.kind == NODE
         ):  # below, an engine's requests go back up; a silent node may be starved
             try:
-                self._lane.dispatch.choose((self._model, self.api), (*self._tried, child))
+                self._lane.dispatch.choose(
+                    (self._model, self.api), (*self._tried, child), translated=self.head.translated
+                )
             except RequestError:
                 return  # nobody else could take it, and a child that only looks dead may wake up
         self._drop_upstream()

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from hierarchy.form import boundary_of
 from hierarchy.relay.attempts import UNSAID
-from hierarchy.relay.dialect import Dialect
+from hierarchy.relay.dialect import TRANSLATED, Dialect
 from hierarchy.relay.head import ATTEMPTS, AUTH, HOPS, MODEL, Fields, request_fields
 from hierarchy.security.keys import ANYONE, Caller
 
@@ -32,6 +32,7 @@ class RequestHead:
     target: for the child. fields: those that go on, ready to be written. auth, model, hops, attempts: a parent's, to be
     believed with the right secret only. within_limits: as they are for everyone but a parent. caller: who asks, unless
     a parent. boundary: of a multipart form.
+    translated: an engine of the other API family can be asked too.
     """
 
     dialect: Dialect
@@ -47,6 +48,7 @@ class RequestHead:
     caller: Caller
     attempts: int = UNSAID
     boundary: bytes = b""
+    translated: bool = False
 
     @classmethod
     def of(
@@ -62,6 +64,7 @@ class RequestHead:
         stripped: frozenset[bytes] = frozenset(),
     ) -> RequestHead:
         """From a parsed head. found: from `head.check_request`. stripped: fields that do not go on."""
+        boundary = boundary_of(found.get(b"content-type", b""))
         hops, attempts = found.get(HOPS, b""), found.get(ATTEMPTS, b"")
         return cls(
             *route,
@@ -75,7 +78,8 @@ class RequestHead:
             int(hops) if is_number(hops) else 0,
             caller,
             max(1, int(attempts)) if is_number(attempts) else UNSAID,
-            boundary_of(found.get(b"content-type", b"")),
+            boundary,
+            route[1].partition(b"?")[0] in TRANSLATED and not boundary,
         )
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hierarchy.naming import parse_targets
 from tests.api.support import ME, Api, error_of
 from tests.builders import SITE, UNTIMED, WORKER, model, report, site, status_of, worker
 
@@ -78,6 +79,16 @@ def test_addresses_spread_and_are_this_nodes_own_if_so_configured() -> None:
     assert proxied.post("/get_worker_address", {"model": "nope"}) == {"address": ""}
 
 
+def test_the_address_is_this_nodes_own_where_the_child_alone_would_not_do() -> None:
+    api = Api()
+    engine = api.node.registry.declare("gpu", "http://gpu:1", "vllm")
+    api.node.registry.report(engine, status_of(model()))
+    api.post("/register_worker", site("site-a", model("n")))
+    api.node.dispatch.rename({"alias": parse_targets("n")})
+    wanted = {"m": ME, "n": SITE, "alias": ME}  # no FastChat client can speak to an engine; the child knows no alias
+    assert {name: api.post("/get_worker_address", {"model": name})["address"] for name in wanted} == wanted
+
+
 def test_a_nodes_life() -> None:
     api = Api()
     answer = api.post("/register_worker", site("site-a", model(speed=4)))
@@ -111,7 +122,7 @@ def test_an_engine_of_the_configuration_cannot_be_deregistered() -> None:
     api.node.registry.report(engine, status_of(model()))
     for name in ("gpu", "http://gpu:1"):
         assert api.post("/deregister_worker", {"worker_name": name}) == {"exist": False}
-    assert api.post("/get_worker_address", {"model": "m"}) == {"address": "http://gpu:1"}
+    assert api.post("/worker_get_status")["model_names"] == ["m"]
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------

@@ -74,8 +74,5 @@ def test_the_endpoint_wants_a_model_and_an_api_that_there_is() -> None:
     answer = api.get("/route?model=m").json()
     assert (answer["asked"], answer["model"], answer["path"]) == ("m", "m", "gpu")
     other = api.get("/route?model=m&api=fastchat").json()
-    assert (other["path"], other["levels"][0]["passed_over"][0]["reason"]) == (
-        "",
-        "serves m through the openai API only",
-    )
+    assert (other["path"], other["api"], other["levels"][0]["api"]) == ("gpu", "fastchat", "openai")
     assert engine.in_flight == 0
