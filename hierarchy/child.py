@@ -44,7 +44,7 @@ class Load:
 class Share(Load):
     """One child's part in serving one model: what a policy chooses among."""
 
-    __slots__ = ("child", "key", "limits", "score", "slots", "speed", "tally")
+    __slots__ = ("child", "key", "limits", "profile", "score", "slots", "speed", "tally")
 
     def __init__(self, child: Child, key: ModelKey) -> None:
         super().__init__()
@@ -53,6 +53,7 @@ class Share(Load):
         self.speed = 1.0
         self.slots = 0
         self.score = 0.0  # load / speed, kept up to date so that choosing among many is cheap
+        self.profile: Any = None  # what a FastChat worker says of itself for this model; None: not asked yet
         self.tally: Any = None  # what `metrics` counts for this (model, child); set by whoever owns the metrics
         self.limits: Any = None  # the time limits of this model; set by the lane
 

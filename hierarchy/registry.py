@@ -95,6 +95,8 @@ class Registry:
         if status is not None:
             if not message.node:
                 status = _merge(child, status)
+                for share in child.shares.values():
+                    share.profile = None  # it may have been started anew, in another way
             self._take_report(child, status, now, message.seen if message.node else None)
         child.seq = message.seq
         self.generation += 1
@@ -159,6 +161,8 @@ class Registry:
         """A prober found that an engine cannot be used."""
         if child.down is None:
             self.generation += 1
+        for share in child.shares.values():
+            share.profile = None
         child.down = why
         self._bring_back(child)
 
@@ -208,7 +212,9 @@ class Registry:
                 self._readmit(child, now)
 
     def _begin_anew(self, child: Child) -> None:
-        """A new process stands under this name: what the one before it failed at says nothing of it."""
+        """A new process stands under this name: nothing that is known of the one before it holds."""
+        for share in child.shares.values():
+            share.profile = None
         child.trouble = None
         child.ejected_until = child.refused_until = -math.inf
 

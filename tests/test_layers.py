@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[1]
 #: layer -> its modules and packages (a package with all that is in it, unless a longer name stands here)
 TABLE = {
     0: "address allocator budget ejection errors lifeline logs metrics naming source spec status subtree tasks",
-    1: "aliases checks child config dial drawing drift form processes reach risks route wire",
+    1: "aliases checks child config dial drawing drift form processes reach risks route translation wire",
     2: "live policy registry rewrite schema security topology",
     3: "engines slices view relay.answer relay.ask relay.attempts relay.dialect relay.ending relay.framing relay.head "
     "relay.limits relay.link relay.peek relay.pool relay.render relay.seen relay.upstream relay.waiting relay.watch",
-    4: "dispatch health uplink",
-    5: "controller doctor keeper relay.exchange relay.knock relay.lane relay.local relay.protocol relay.reserve "
-    "relay.retrying relay.turns",
+    4: "dispatch health relay.interpreter uplink",
+    5: "controller doctor keeper relay.exchange relay.knock relay.lane relay.local relay.protocol relay.reaching "
+    "relay.reserve relay.retrying relay.turns",
     6: "node",
     7: "api reload",
     8: "server",

@@ -1,4 +1,4 @@
-"""A question to a child of our own kind, over its pool: one small request, its whole answer. For the control plane."""
+"""A question to a child, over its pool: one small request, its whole answer. For the control plane."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Collect:
 async def ask(
     pool: Pool, method: str, target: str, body: bytes = b"", *, timeout_s: float = 10.0, limit: int = MAX_ANSWER
 ) -> tuple[int, bytes]:
-    """Send one request to a node below, with the secret that makes it believe us.
+    """Send one request: to a node below with the secret that makes it believe us, to an engine with its own key.
 
     target: path and query, in ASCII. Returns its status and body.
 
@@ -62,8 +62,9 @@ async def ask(
     """
     child = pool.child
     kind = b"content-type: application/json\r\n" if body else b""
-    head = b"%b %b HTTP/1.1\r\nhost: %b\r\n%b: %b\r\n%bcontent-length: %d\r\n\r\n" % (
-        method.encode(), child.prefix + target.encode(), child.authority, AUTH, child.secret, kind, len(body),
+    ours = b"%b: %b\r\n" % (AUTH, child.secret) if child.is_node else child.credential
+    head = b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%bcontent-length: %d\r\n\r\n" % (
+        method.encode(), child.prefix + target.encode(), child.authority, ours, kind, len(body),
     )  # fmt: skip
     try:
         async with asyncio.timeout(timeout_s):

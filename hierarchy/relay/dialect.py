@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from hierarchy.errors import RequestError
 from hierarchy.status import Api
+from hierarchy.translation import OF_FASTCHAT, OF_OPENAI
 
 Form = Literal["events", "frames", "object"]
 
@@ -64,17 +65,8 @@ ANTHROPIC = Dialect("openai", "events", _EVENTS, b": waiting\n\n", b"\n", "anthr
 FRAMES = Dialect("fastchat", "frames", b"application/octet-stream", b"\0", b"\0", "fastchat")
 OBJECT = Dialect("fastchat", "object", b"application/json", b"", b"", "fastchat")
 
-#: what an engine of the other family can be asked for instead: `translation` knows how
-TRANSLATED = frozenset(
-    {
-        b"/v1/chat/completions",
-        b"/v1/completions",
-        b"/v1/embeddings",
-        b"/worker_generate_stream",
-        b"/worker_generate",
-        b"/worker_get_embeddings",
-    }
-)
+#: what an engine of the other family can be asked for instead
+TRANSLATED = frozenset(path.encode() for path in OF_OPENAI | OF_FASTCHAT)
 #: paths that are not found by their beginning
 PATHS = {
     b"/tokenize": OPENAI,

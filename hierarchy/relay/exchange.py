@@ -9,21 +9,21 @@ dialled. The lease is released exactly once, in `_settle`, whatever happens.
 
 from __future__ import annotations
 
-import errno
 import logging
 from typing import TYPE_CHECKING
 
-from hierarchy.child import NODE, Child, Lease
-from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, ModelNotAllowed, RequestError, Unavailable
+from hierarchy.child import NODE, Child
+from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, ModelNotAllowed, RequestError
 from hierarchy.relay import render, waiting
 from hierarchy.relay.answer import Answer
 from hierarchy.relay.attempts import RETRIABLE, unspent_field
 from hierarchy.relay.ending import error_tail
 from hierarchy.relay.framing import Dechunker
 from hierarchy.relay.head import DEADLINE
+from hierarchy.relay.interpreter import Interpreter
 from hierarchy.relay.peek import model_of
-from hierarchy.relay.pool import Pool
-from hierarchy.relay.retrying import Parent, Retrying
+from hierarchy.relay.reaching import Reaching
+from hierarchy.relay.retrying import Parent
 from hierarchy.relay.seen import RequestHead
 from hierarchy.relay.upstream import Upstream
 from hierarchy.rewrite import with_model
@@ -36,7 +36,7 @@ FOREVER = float("inf")
 log = logging.getLogger("hierarchy.lane")
 
 
-class Exchange(Retrying):
+class Exchange(Reaching):
     """A request on a lane path. Stands where uvicorn keeps its request cycle, and has the fields that it looks at."""
 
     # What most exchanges never change stands here once, instead of being set for each.
@@ -128,45 +128,7 @@ class Exchange(Retrying):
 
     # -- attempts --------------------------------------------------------------------------------------------
 
-    def _attempt(self, now: float, *, fresh: bool = False) -> None:
-        """Send the request to the child that dispatch chooses. fresh: over a new connection.
-
-        Raises:
-            RequestError: there is no child to send it to.
-        """
-        lane = self._lane
-        self._lease = lease = lane.dispatch.lease((self._model, self.api), self._tried, translated=self.head.translated)
-        if self._parent is not None:
-            self._parent.open += 1
-        share = lease.share
-        assert share is not None
-        self._pool = pool = share.child.pool or lane.pool(share.child)
-        upstream = None if fresh else pool.take()
-        if upstream is not None:
-            self._send(upstream, now)
-        else:
-            lane.spawn(self._dial(pool, lease))
-
-    async def _dial(self, pool: Pool, lease: Lease) -> None:
-        why, ours = "", False
-        try:
-            upstream = await pool.dial()
-        except OSError as error:
-            upstream, why = None, f"cannot be reached: {_words(error)}"
-            ours = error.errno in (errno.EMFILE, errno.ENFILE)
-        if self._lease is not lease or self.response_complete:  # the client left meanwhile
-            if upstream is not None:
-                pool.put(upstream)
-        elif upstream is not None:
-            self._send(upstream, self._lane.clock())
-        elif ours:  # which no other child could mend, and none is to blame for
-            log.error("out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)")
-            self.fail(Unavailable("this node is out of file descriptors"))
-        else:
-            self._lane.registry.failed(pool.child, "unreachable", why)
-            self._try_another(why)
-
-    def _send(self, upstream: Upstream, now: float) -> None:
+    def _send(self, upstream: Upstream | Interpreter, now: float) -> None:
         pool, lease = upstream.pool, self._lease
         assert lease is not None
         share = lease.share
@@ -446,9 +408,3 @@ class Exchange(Retrying):
     def __repr__(self) -> str:
         state = self._outcome or ("streaming" if self._started else "waiting" if self._lease else "receiving")
         return f"<Exchange {self.head.target!r} model={self._model!r} {state} attempts={self.attempts}>"
-
-
-def _words(error: OSError) -> str:
-    if isinstance(error, TimeoutError):
-        return "no connection in time"
-    return error.strerror or str(error) or type(error).__name__

@@ -16,6 +16,7 @@ from hierarchy.relay.answer import Answer
 from hierarchy.relay.attempts import MAX_ATTEMPTS, lend, returned
 from hierarchy.relay.framing import Dechunker
 from hierarchy.relay.head import RETRIED, UNSPENT
+from hierarchy.relay.interpreter import Interpreter
 from hierarchy.relay.limits import Limits
 from hierarchy.relay.pool import Pool
 from hierarchy.relay.seen import RequestHead
@@ -53,7 +54,7 @@ class Retrying:
     _model = ""
     _sent_at = 0.0
     _lease: Lease | None = None
-    _upstream: Upstream | None = None
+    _upstream: Upstream | Interpreter | None = None
     _answer: Answer | None = None
     _pool: Pool | None = None
     _tried: tuple[Child, ...] = ()

@@ -17,6 +17,7 @@ from hierarchy.relay.attempts import UNSAID
 from hierarchy.relay.dialect import TRANSLATED, Dialect
 from hierarchy.relay.head import ATTEMPTS, AUTH, HOPS, MODEL, Fields, request_fields
 from hierarchy.security.keys import ANYONE, Caller
+from hierarchy.status import Api
 
 MAX_KEPT, MAX_HEADS = 2048, 4096  # bytes of one head; heads: each child's reports have one of their own
 _NUMBERS = re.compile(
@@ -33,6 +34,7 @@ class RequestHead:
     believed with the right secret only. within_limits: as they are for everyone but a parent. caller: who asks, unless
     a parent. boundary: of a multipart form.
     translated: an engine of the other API family can be asked too.
+    native: the family whose engines take the request as it is.
     """
 
     dialect: Dialect
@@ -49,6 +51,7 @@ class RequestHead:
     attempts: int = UNSAID
     boundary: bytes = b""
     translated: bool = False
+    native: Api | None = None
 
     @classmethod
     def of(
@@ -80,6 +83,8 @@ class RequestHead:
             max(1, int(attempts)) if is_number(attempts) else UNSAID,
             boundary,
             route[1].partition(b"?")[0] in TRANSLATED and not boundary,
+            # A worker's refusal of these has to be put into other words; see `dialect`.
+            None if route[0].form == "object" else route[0].api,
         )
 
 

@@ -1,0 +1,121 @@
+"""Requests to OpenAI's API, as far as a FastChat worker can serve them.
+
+What a worker has no word for is refused where it would change the answer, and ignored where it would not. Source:
+OpenAI API reference, "Create chat completion", "Create completion".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from hierarchy.errors import BadRequest
+
+R = TypeVar("R")
+_WHERE = re.compile(r" - at `\$\.?(.*)`$")
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class Sampling(msgspec.Struct):
+    """What chat and plain completions have in common."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    n: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        """The client's stop strings."""
+        if self.stop is None:
+            return []
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    def check(self) -> None:
+        """Raises BadRequest for what a worker cannot do."""
+        refuse(self.n not in (None, 1), "n", "more than one answer to a request")
+        refuse(self.logit_bias, "logit_bias", "a bias of single tokens")
+
+
+class Message(msgspec.Struct):
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+class ChatRequest(Sampling):
+    messages: list[Message] = []
+    max_completion_tokens: int | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    response_format: dict[str, Any] | None = None
+    logprobs: bool | None = None
+    audio: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        super().check()
+        if not self.messages:
+            raise BadRequest("'messages' must be a list of at least one message", param="messages")
+        refuse(self.tools, "tools", "tools")
+        refuse(self.functions, "functions", "functions")
+        refuse(self.logprobs, "logprobs", "log probabilities of a chat")
+        refuse(self.audio, "audio", "audio")
+        form = (self.response_format or {}).get("type", "text")
+        refuse(form != "text", "response_format", f"answers in the form {form!r:.40}")
+
+
+class CompletionRequest(Sampling):
+    prompt: str | list[Any] | None = None
+    echo: bool | None = None
+    logprobs: int | None = None
+    best_of: int | None = None
+    suffix: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        refuse(self.suffix, "suffix", "text behind the answer")
+
+    @property
+    def text(self) -> str:
+        """The one prompt. Raises BadRequest."""
+        prompt = self.prompt[0] if isinstance(self.prompt, list) and len(self.prompt) == 1 else self.prompt
+        if isinstance(prompt, str):
+            return prompt
+        refuse(isinstance(prompt, list) and all(isinstance(one, str) for one in prompt), "prompt", "several prompts")
+        refuse(isinstance(prompt, list | int), "prompt", "prompts as numbers of tokens")
+        raise BadRequest("'prompt' must be a text", param="prompt")
+
+
+def read(body: bytes, kind: type[R]) -> R:
+    """Decode a request.
+
+    Raises:
+        BadRequest: naming the field.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        where = _WHERE.search(str(error))
+        param = re.sub(r"\[(\.\.\.|\d+)\]", "", where[1]) if where else ""
+        words = _WHERE.sub("", str(error))
+        raise BadRequest(f"'{param}': {words}" if param else words, param=param or None) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+
+
+def refuse(wish: object, param: str, what: str) -> None:
+    """Raise BadRequest if there is such a wish."""
+    if wish:
+        raise BadRequest(f"'{param}': the engine of this model, a FastChat worker, knows no {what}", param=param)

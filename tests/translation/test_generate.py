@@ -1,0 +1,139 @@
+"""OpenAI's requests as a FastChat worker gets them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.errors import BadRequest
+from hierarchy.translation import OF_FASTCHAT, OF_OPENAI, to_fastchat, to_openai
+from hierarchy.translation.conversation import Conversation
+from hierarchy.translation.profile import NO_PROFILE, Profile
+
+PROFILE = Profile(Conversation(stop_str="</s>", stop_token_ids=[2]), 100)
+CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def params(path: str, *, tokens: int | None = 10, profile: Profile = PROFILE, **fields: Any) -> dict[str, Any]:
+    found = to_fastchat(path, json.dumps({"model": "m", **fields}).encode())
+    decoded: dict[str, Any] = json.loads(found.body(profile, "own", tokens))
+    return decoded
+
+
+def refused(path: str, **fields: Any) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        params(path, **fields)
+    return caught.value
+
+
+def test_a_chat() -> None:
+    assert params(CHAT, messages=HI, temperature=0, stop="END", top_k=5) == {
+        "model": "own",
+        "prompt": "\nUSER: Hi\nASSISTANT:",
+        "temperature": 0,
+        "top_p": 1.0,
+        "top_k": 5,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "repetition_penalty": 1.0,
+        "max_new_tokens": 90,
+        "echo": False,
+        "stop": ["END", "</s>"],
+        "stop_token_ids": [2],
+    }
+
+
+def test_a_completion_has_no_template() -> None:
+    found = params(TEXT, prompt=["Once"], echo=True, logprobs=2, best_of=3)
+    assert (found["prompt"], found["stop"], found["stop_token_ids"], found["max_new_tokens"]) == ("Once", [], [], 16)
+    assert (found["echo"], found["logprobs"], found["best_of"]) == (True, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "profile", "tokens", "given"),
+    [
+        ({"max_tokens": 5}, PROFILE, 10, 5),
+        ({"max_tokens": 5000}, PROFILE, 10, 90),  # a worker would cut the prompt to make room
+        ({"max_completion_tokens": 7, "max_tokens": 5}, PROFILE, 10, 7),
+        ({}, PROFILE, None, 256),
+        ({}, Profile(Conversation(), None), None, 256),
+        ({"max_tokens": 5000}, Profile(Conversation(), None), None, 5000),
+    ],
+)
+def test_room_for_the_answer(asked: dict[str, int], profile: Profile, tokens: int | None, given: int) -> None:
+    assert params(CHAT, messages=HI, profile=profile, tokens=tokens, **asked)["max_new_tokens"] == given
+
+
+def test_no_room() -> None:
+    error = refused(CHAT, messages=HI, tokens=100)
+    assert (error.param, "100 tokens" in str(error)) == ("messages", True)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (CHAT, {"messages": HI, "n": 2}, "n"),
+        (CHAT, {"messages": HI, "tools": [{}]}, "tools"),
+        (CHAT, {"messages": HI, "response_format": {"type": "json_object"}}, "response_format"),
+        (CHAT, {"messages": HI, "logprobs": True}, "logprobs"),
+        (CHAT, {"messages": HI, "logit_bias": {"5": 1}}, "logit_bias"),
+        (CHAT, {"messages": HI, "max_tokens": 0}, "max_tokens"),
+        (CHAT, {"messages": HI, "temperature": "hot"}, "temperature"),
+        (CHAT, {"messages": [{"content": "x"}]}, "messages"),
+        (CHAT, {"messages": []}, "messages"),
+        (CHAT, {}, "messages"),
+        (TEXT, {"prompt": ["a", "b"]}, "prompt"),
+        (TEXT, {"prompt": [1, 2]}, "prompt"),
+        (TEXT, {"prompt": [[1, 2]]}, "prompt"),
+        (TEXT, {}, "prompt"),
+        (TEXT, {"prompt": "a", "suffix": "b"}, "suffix"),
+        (EMBED, {"input": [1, 2]}, "input"),
+        (EMBED, {"input": []}, "input"),
+        (EMBED, {"input": "a", "dimensions": 3}, "dimensions"),
+    ],
+)
+def test_what_a_worker_cannot_do_is_refused_by_name(path: str, fields: dict[str, Any], param: str) -> None:
+    error = refused(path, **fields)
+    assert error.param == param
+    assert f"'{param}'" in str(error)
+
+
+def test_what_changes_nothing_is_ignored() -> None:
+    ignored = {"user": "me", "metadata": {}, "n": 1, "tools": [], "logit_bias": {}, "response_format": {"type": "text"}}
+    assert params(CHAT, messages=HI, **ignored) == params(CHAT, messages=HI)
+
+
+def test_tinychats_workers_take_whole_prompts_only() -> None:
+    assert "/v1/completions" in str(refused(CHAT, messages=HI, profile=NO_PROFILE))
+    assert params(TEXT, prompt="a", profile=NO_PROFILE, tokens=None)["max_new_tokens"] == 16
+
+
+def test_embeddings() -> None:
+    assert params(EMBED, input="a") == {"model": "own", "input": ["a"], "encoding_format": None}
+    assert params(EMBED, input=["a", "b"], encoding_format="base64")["input"] == ["a", "b"]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+fields = st.sampled_from(
+    ["messages", "prompt", "input", "stop", "stream", "stream_options", "max_tokens", "role", "n", "echo", "images"]
+)
+
+
+@given(st.sampled_from(sorted(OF_OPENAI | OF_FASTCHAT)), st.dictionaries(fields, json_values, max_size=4), st.binary())
+def test_any_body_is_translated_or_refused(path: str, body: dict[str, Any], junk: bytes) -> None:
+    for data in (json.dumps(body).encode(), junk):
+        with contextlib.suppress(BadRequest):
+            if path in OF_OPENAI:
+                json.loads(to_fastchat(path, data).body(PROFILE, "m", 3))
+            else:
+                json.loads(to_openai(path, data).body("m"))
