@@ -21,7 +21,7 @@ help:
 demo: .venv/.demo
 	@$(BIN)/python tools/demo.py $(if $(ONCE),--once)
 
-test: .venv/.dev
+test: .venv/.dev .venv/compat/.made
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 chaos: .venv/.dev
@@ -77,3 +77,13 @@ endef
 .venv/.dev: .venv/.path pyproject.toml
 	$(install)
 	@touch .venv/.demo
+
+# FastChat's own package, which is maintained no longer, with what it wants beside it: in an environment of its own.
+.venv/compat/.made: .venv/.dev pyproject.toml
+	@echo "installing FastChat's own package into .venv/compat (once), for tests/compat"
+	@$(BIN)/python -m venv --clear .venv/compat
+	@$(BIN)/python -c 'import pathlib, tomllib; project = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); \
+	    print(*project["project"]["optional-dependencies"]["compat"], sep="\n")' > .venv/compat/requirements.txt
+	@if .venv/compat/bin/python -m pip --disable-pip-version-check install --progress-bar off \
+	    -r .venv/compat/requirements.txt > .venv/compat/pip.log 2>&1; then touch $@; \
+	else echo "could not (see .venv/compat/pip.log): the tests that run FastChat's programs are skipped" >&2; fi

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hierarchy.child import FASTCHAT_EXPIRY_S, NODE, Child, Lease, Load
 from hierarchy.status import ModelStatus, NodeStatus
-from tests.builders import OPENAI, UNTIMED, model, status_of
+from tests.builders import FASTCHAT, OPENAI, UNTIMED, model, status_of
 
 SPEEDS = {"a": 1.0, "b": 2.0}
 
@@ -240,6 +240,20 @@ def test_an_address_that_was_handed_out_counts_until_the_next_report() -> None:
     assert (child.load(OPENAI), child.total.value, child.shares[OPENAI].score, child.in_flight) == (1, 1, 1.0, 0)
     child.report(status_of(model()), 1.0)
     assert child.load(OPENAI) == 0
+
+
+def test_a_queue_that_sticks_high_does_not_grow_with_our_leases() -> None:
+    """FastChat's workers lose places on errors: what is lost stays lost, but what we had ended is not counted again."""
+    child = child_with(model(api="fastchat"), kind="fastchat")
+    for beat in range(1, 4):
+        leases = [child.lease(child.shares[FASTCHAT]) for _ in range(2)]
+        assert child.load(FASTCHAT) == (2 if beat == 1 else 7)
+        child.heart_beat(5, float(beat))  # three places too many
+        for lease in leases:
+            lease.release()
+        assert child.load(FASTCHAT) == 3
+        child.heart_beat(5, beat + 0.5)
+        assert child.load(FASTCHAT) == 5
 
 
 def test_a_beat_tells_the_queue_of_all_models() -> None:

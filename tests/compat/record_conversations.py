@@ -1,6 +1,6 @@
 """Record what FastChat makes of its conversation templates, as test data: record_conversations.py FILE
 
-Runs where FastChat's own package is installed: .venv-compat/bin/python, after `make .venv-compat`.
+Runs where FastChat's own package is installed: .venv/compat/bin/python, which `make test` makes.
 """
 
 import dataclasses

@@ -1,0 +1,52 @@
+"""FastChat's own controller above our tree: to it our root is one more worker, which keeps its heart beat."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import httpx
+import pytest
+
+from hierarchy import uplink
+from tests.cluster import Cluster
+from tests.compat.conftest import Levels
+from tests.compat.programs import Programs, needs_fastchat
+from tests.support import eventually
+
+pytestmark = needs_fastchat
+EXPIRES_S = 3  # of the controller, by its environment in `programs`
+
+
+def asked(controller: str, path: str, **body: object) -> httpx.Response:
+    return httpx.post(controller + path, json=body, timeout=20.0)
+
+
+def test_our_root_is_a_worker_of_an_original_controller(
+    cluster: Cluster, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uplink, "PLAIN_INTERVAL_S", 0.5)
+    controller = programs.controller()
+    levels = Levels(cluster, controller.url)
+    programs.worker(levels.rack.url, "vicuna")
+
+    def listed() -> bool:
+        return bool(asked(controller.url, "/list_models").json() == {"models": ["vicuna"]})
+
+    eventually(listed, "the controller to list what is at the bottom")
+    begun = time.monotonic()
+    eventually(lambda: time.monotonic() > begun + 2 * EXPIRES_S or not listed(), "two expirations to pass")
+    assert listed()
+    address = asked(controller.url, "/get_worker_address", model="vicuna").json()["address"]
+    assert address == levels.root.url
+    assert asked(address, "/worker_get_status").json() == {"model_names": ["vicuna"], "speed": 1, "queue_length": 0}
+    answer = asked(controller.url, "/worker_generate_stream", model="vicuna", prompt="USER: a ASSISTANT:", echo=False)
+    texts = [json.loads(frame)["text"] for frame in answer.content.split(b"\0") if frame]
+    assert texts == ["you", "you said", "you said a"]
+    said = programs.test_message(controller.url, "vicuna", "red green")
+    assert f"worker_addr: {levels.root.url}" in said
+    assert "you said red green" in said
+
+    controller.kill()
+    programs.controller(int(controller.url.rpartition(":")[2]))
+    eventually(listed, "our root to register again with the controller that was started anew")

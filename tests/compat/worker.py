@@ -1,0 +1,90 @@
+"""A model worker on FastChat's own `BaseModelWorker`: everything of a real one but the model. Runs in .venv/compat.
+
+It says what the user said, word by word. Words in the prompt change that: FAIL reports an error after the first word,
+DIE ends the process there.
+"""
+
+import argparse
+import json
+import os
+import time
+
+import fastchat.serve.base_model_worker as base
+import uvicorn
+
+CONTEXT, CONCURRENCY = 2048, 5
+MOST = 256  # new tokens, unless told otherwise: as FastChat's
+
+
+class Tokenizer:
+    """One token a word."""
+
+    def __call__(self, text):
+        return type("Tokens", (), {"input_ids": text.split()})
+
+
+class Worker(base.BaseModelWorker):
+    def __init__(self, controller, address, models):
+        super().__init__(controller, address, "test", "toy", models, CONCURRENCY, conv_template="vicuna_v1.1")
+        self.context_len = CONTEXT
+        self.tokenizer = Tokenizer()
+        if controller:
+            self.init_heart_beat()
+
+    def frames(self, params):
+        """What a model's worker says, object by object."""
+        prompt = params["prompt"]
+        said = prompt.rpartition("USER:")[2].partition("ASSISTANT:")[0].split()
+        words = ["you", "said", *said]
+        most = int(params.get("max_new_tokens", MOST))
+        stops = params.get("stop") or []
+        stops = [stops] if isinstance(stops, str) else stops
+        text = prompt if params.get("echo", True) else ""
+        for number, word in enumerate(words[:most], 1):
+            text += word if number == 1 else " " + word
+            stop = next((stop for stop in stops if stop in text), None)
+            reason = "stop" if stop or number == len(words) else "length" if number == most else None
+            usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": number}
+            usage["total_tokens"] = sum(usage.values())
+            yield {
+                "text": text.partition(stop)[0] if stop else text,
+                "error_code": 0,
+                "usage": usage,
+                "finish_reason": reason,
+            }
+            if stop:
+                return
+            if "FAIL" in said:
+                yield {"text": "out of memory, says the worker", "error_code": 50002}
+                return
+            if "DIE" in said:
+                time.sleep(0.2)  # so that the first words are on their way
+                os._exit(9)
+
+    def generate_stream_gate(self, params):
+        self.call_ct += 1
+        for frame in self.frames(params):
+            yield json.dumps(frame).encode() + b"\0"
+
+    def generate_gate(self, params):
+        *_, last = self.frames(params)
+        return last
+
+    def get_embeddings(self, params):
+        texts = params["input"]
+        count = sum(len(text.split()) for text in texts)
+        return {"embedding": [[float(len(text)), 1.0] for text in texts], "token_num": count}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--controller", default="")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--models", required=True)
+    options = parser.parse_args()
+    Worker(options.controller, f"http://127.0.0.1:{options.port}", options.models.split(","))
+    uvicorn.run(base.app, host="127.0.0.1", port=options.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()
