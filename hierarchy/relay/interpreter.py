@@ -20,7 +20,7 @@ from hierarchy.relay import render
 from hierarchy.relay.answer import Answer
 from hierarchy.relay.ask import ask
 from hierarchy.relay.framing import Dechunker
-from hierarchy.relay.head import request_opening
+from hierarchy.relay.head import Fields, request_opening
 from hierarchy.relay.pool import Pool
 from hierarchy.relay.seen import RequestHead
 from hierarchy.relay.upstream import Sink, Upstream
@@ -108,13 +108,14 @@ def _speech(pool: Pool, said: RequestHead, path: str, body: bytes, reply: Reply)
 
 
 class Interpreter:
-    """An `Upstream` for an exchange, and the `Sink` of the real one."""
+    """An `Upstream` for an exchange, and the `Sink` of the real one. fields: of every answer (date, server)."""
 
-    def __init__(self, upstream: Upstream, speech: Speech) -> None:
+    def __init__(self, upstream: Upstream, speech: Speech, fields: Fields) -> None:
         self.pool = upstream.pool
         self.heard = False
         self._upstream: Upstream | None = upstream
         self._speech = speech
+        self._fields = fields
         self._reply = speech.reply
         self._sink: Sink | None = None
         self._dechunk: Dechunker | None = None
@@ -213,8 +214,9 @@ class Interpreter:
             sink.answer_ended()
 
     def _head(self, framing: bytes) -> bytes:
-        lines = b"content-type: %b\r\ncache-control: no-cache\r\n%b\r\n\r\n" % (self._reply.content_type, framing)
-        return render.status_line(self._reply.status) + lines
+        own = [(b"content-type", self._reply.content_type), (b"cache-control", b"no-cache")]
+        lines = b"".join([b"%b: %b\r\n" % field for field in [*self._fields, *own]])
+        return b"%b%b%b\r\n\r\n" % (render.status_line(self._reply.status), lines, framing)
 
     def _break(self, why: str) -> None:
         self._hang_up()

@@ -59,7 +59,10 @@ class Reaching(Retrying):
             if upstream is not None:
                 pool.put(upstream)
         elif upstream is not None:
-            self._send(upstream if speech is None else Interpreter(upstream, speech), self._lane.clock())
+            if speech is None:
+                self._send(upstream, self._lane.clock())
+            else:
+                self._tell(upstream, speech)
         elif ours:  # which no other child could mend, and none is to blame for
             log.error("out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)")
             self.fail(Unavailable("this node is out of file descriptors"))
@@ -71,13 +74,17 @@ class Reaching(Retrying):
         """Send the request to an engine in its own words."""
         share = lease.share
         assert share is not None
-        why, refusal = "", None
+        why = ""
+        refusal: RequestError | None = None
         try:
             speech = await prepare(pool, share, self.head, self._model, self._body())
         except BadRequest as error:
             refusal = error
         except (RequestError, EngineUnreadable) as error:
             why = str(error).removeprefix(f"{pool.child.name} ")
+        except Exception:  # a defect, which must not leave its client without an answer
+            log.exception("a request for model %s could not be put into the words of %s", self._model, pool.child.name)
+            refusal = RequestError("this request could not be translated for the engine of its model")
         if self._lease is not lease or self.response_complete:
             return
         if refusal is not None:
@@ -90,7 +97,11 @@ class Reaching(Retrying):
             if upstream is None:
                 await self._dial(pool, lease, speech)
             else:
-                self._send(Interpreter(upstream, speech), self._lane.clock())
+                self._tell(upstream, speech)
+
+    def _tell(self, upstream: Upstream, speech: Speech) -> None:
+        fields = self._protocol.server_state.default_headers
+        self._send(Interpreter(upstream, speech, fields), self._lane.clock())
 
 
 def _words(error: OSError) -> str:

@@ -7,13 +7,16 @@ OpenAI API reference, "Create chat completion", "Create completion".
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from hierarchy.errors import BadRequest
 
 R = TypeVar("R")
+MOST = 10**9  # that a number can be; no context is as long
+Tokens = Annotated[int, Meta(ge=1, le=MOST)]
 _WHERE = re.compile(r" - at `\$\.?(.*)`$")
 
 
@@ -26,12 +29,12 @@ class Sampling(msgspec.Struct):
 
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=MOST)] | None = None
     n: int | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
+    max_tokens: Tokens | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
@@ -57,7 +60,7 @@ class Message(msgspec.Struct):
 
 class ChatRequest(Sampling):
     messages: list[Message] = []
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Tokens | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     response_format: dict[str, Any] | None = None
@@ -79,8 +82,8 @@ class ChatRequest(Sampling):
 class CompletionRequest(Sampling):
     prompt: str | list[Any] | None = None
     echo: bool | None = None
-    logprobs: int | None = None
-    best_of: int | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=MOST)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=MOST)] | None = None
     suffix: str | None = None
 
     def check(self) -> None:

@@ -113,8 +113,6 @@ class Generation:
             asked = self._chat.max_completion_tokens
         if asked is None and self._plain is not None:
             asked = COMPLETION_TOKENS
-        if asked is not None and asked < 1:
-            raise BadRequest("'max_tokens' must be at least 1", param="max_tokens")
         if profile.context_length is None or prompt_tokens is None:
             return UNKNOWN_TOKENS if asked is None else asked
         room = profile.context_length - prompt_tokens

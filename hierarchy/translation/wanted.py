@@ -6,11 +6,13 @@ API reference, "Create completion"; vLLM and SGLang take top_k, repetition_penal
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from hierarchy.errors import BadRequest
+from hierarchy.translation.asked import MOST
 from hierarchy.translation.cumulative import ObjectReply, StreamReply
 from hierarchy.translation.reply import Reply
 
@@ -29,8 +31,8 @@ class _Params(msgspec.Struct):
     echo: bool | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
-    logprobs: int | None = None
-    best_of: int | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=MOST)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=MOST)] | None = None
     images: list[Any] | None = None
     use_beam_search: bool | None = None
 
@@ -48,13 +50,15 @@ class Wanted:
                     "ask /v1/chat/completions",
                     param=name,
                 )
+        if not 0 < (params.max_new_tokens or MAX_NEW_TOKENS) < MOST:
+            raise BadRequest("'max_new_tokens' must be at least 1", param="max_new_tokens")
         self._params = params
         self._streams = streams
 
     def body(self, model: str) -> bytes:
         """The JSON for the engine. model: as it names it."""
         params = self._params
-        tokens = MAX_NEW_TOKENS if params.max_new_tokens is None else int(params.max_new_tokens)
+        tokens = int(params.max_new_tokens or MAX_NEW_TOKENS)
         asked: dict[str, Any] = {
             "model": model,
             "prompt": params.prompt,
@@ -67,7 +71,7 @@ class Wanted:
             temperature=params.temperature,
             top_p=params.top_p,
             # What changes nothing is left out: not all engines know these.
-            top_k=int(params.top_k) if params.top_k and params.top_k > 0 else None,
+            top_k=int(params.top_k) if params.top_k and 0 < params.top_k < MOST else None,
             presence_penalty=params.presence_penalty or None,
             frequency_penalty=params.frequency_penalty or None,
             repetition_penalty=None if params.repetition_penalty == 1 else params.repetition_penalty,

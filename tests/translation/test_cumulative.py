@@ -58,7 +58,10 @@ def test_a_request_in_openais_words() -> None:
     assert found == {"model": "own", "prompt": "p", "max_tokens": 9, "stream": False, **more}
 
 
-@pytest.mark.parametrize("fields", [{"images": ["x"]}, {"use_beam_search": True}, {"prompt": 1}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"images": ["x"]}, {"use_beam_search": True}, {"prompt": 1}, {"max_new_tokens": 1e300}, {"max_new_tokens": -1}],
+)
 def test_what_the_engine_cannot_do(fields: dict[str, Any]) -> None:
     with pytest.raises(BadRequest):
         asked(**fields)
