@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
+from http import HTTPStatus
 from typing import Literal
 
 import httptools
@@ -100,8 +101,8 @@ class AnswerHead:
 
     kind: of framing. keep_alive: the connection can serve another request. idle_s, uses_left: what its Keep-Alive field
     promised, or None. path: the child's own x-hierarchy-path. unspent: attempts that come back with a failure, or None.
-    retried: how often it was tried anew below. plain_sailing: none of that, and no failure of the server's. interim:
-    1xx, another head follows. is_plain: not compressed, so that bytes of ours can be put behind its own.
+    retried: how often it was tried anew below. failed: by the fault of who answered. plain_sailing: none of the 3.
+    interim: 1xx, another head follows. is_plain: not compressed, so that bytes of ours can be put behind its own.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -125,7 +126,9 @@ class AnswerHead:
         if self.status < 100 or (self.reason != b"OK" and _CONTROL(self.reason)):
             raise HeadError(f"the answer's status line is malformed: {self.status} {self.reason[:40]!r}")
         self.interim = self.status < 200
-        self.plain_sailing = self.status < 500 and self.unspent is None and not self.retried
+        # A 501 says that the engine was not started for what was asked: nothing is wrong with it.
+        self.failed = self.status >= 500 and self.status != HTTPStatus.NOT_IMPLEMENTED
+        self.plain_sailing = not self.failed and self.unspent is None and not self.retried
         self.kind = self._kind()
         self._named = named_by_connection(self.fields)
         # Not the parser's own word, which is wrong once a message without a body is complete.

@@ -213,7 +213,7 @@ class Exchange(Reaching):
                 self._held_ended()
                 return
             self._protocol.transport.write(self._answer_head())
-        if answer.head.status >= 500 and upstream.pool.child.kind != NODE:
+        if answer.head.failed and upstream.pool.child.kind != NODE:
             self._lane.registry.failed(upstream.pool.child, "error", f"answered {answer.head.status}")
         self._finish_answer()
 
@@ -245,7 +245,7 @@ class Exchange(Reaching):
         if self._rechunk:
             self._protocol.transport.write(b"0\r\n\r\n")
         assert self._answer is not None
-        self._outcome = "ok" if self._answer.head.status < 500 else "error"
+        self._outcome = "error" if self._answer.head.failed else "ok"
         self._settle(self._lane.clock())
 
     def answer_broken(self, why: str, *, stale: bool = False) -> None:

@@ -260,7 +260,7 @@ class Retrying:
         assert self._pool is not None
         head, child, lane = answer.head, self._pool.child, self._lane
         why = f"answered {head.status}"
-        if child.kind != NODE and head.status >= 500:
+        if child.kind != NODE and head.failed:
             lane.registry.failed(child, "error", why)
         if not self._retriable(head.status, head.unspent):
             assert self._held is not None

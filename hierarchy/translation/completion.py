@@ -12,7 +12,7 @@ import msgspec
 from hierarchy.translation.codes import message_of, openai_error, status_of
 from hierarchy.translation.deltas import Deltas
 from hierarchy.translation.frames import Frames
-from hierarchy.translation.reply import BadReply, Collected, excerpt
+from hierarchy.translation.reply import BadReply, Collected
 
 DONE = b"data: [DONE]\n\n"
 _EVENTS = b"text/event-stream; charset=utf-8"
@@ -189,8 +189,7 @@ class CompletionReply(Collected):
 
     def _refusal(self) -> bytes:
         body = self._collected()
-        if self.status_in >= 500 or self.status_in < 400:
-            raise BadReply(f"answered {self.status_in}: {excerpt(body)}")
+        self._refuse_broken(body)
         self.status, self.content_type = self.status_in, b"application/json"
         return msgspec.json.encode(openai_error(message_of(body), self.status_in))
 

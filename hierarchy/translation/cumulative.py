@@ -9,7 +9,7 @@ import msgspec
 from hierarchy.translation.codes import fastchat_error, message_of
 from hierarchy.translation.completion import Usage
 from hierarchy.translation.events import Events
-from hierarchy.translation.reply import BadReply, Collected, excerpt
+from hierarchy.translation.reply import BadReply, Collected
 
 
 class _Choice(msgspec.Struct):
@@ -54,8 +54,7 @@ class _InFastChat(Collected):
     def _refusal(self) -> bytes:
         """The engine answered with another status than 200."""
         body = self._collected()
-        if self.status_in >= 500 or self.status_in < 400:
-            raise BadReply(f"answered {self.status_in}: {excerpt(body)}")
+        self._refuse_broken(body)
         return msgspec.json.encode(fastchat_error(message_of(body), self.status_in))
 
 

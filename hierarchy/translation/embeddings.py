@@ -14,7 +14,7 @@ from hierarchy.errors import BadRequest
 from hierarchy.translation.asked import read, refuse
 from hierarchy.translation.codes import fastchat_error, message_of, openai_error, status_of
 from hierarchy.translation.profile import Profile
-from hierarchy.translation.reply import BadReply, Collected, Reply, excerpt
+from hierarchy.translation.reply import BadReply, Collected, Reply
 
 
 class _Asked(msgspec.Struct):
@@ -72,8 +72,7 @@ class _ForClient(Collected):
     def end(self) -> bytes:
         body = self._collected()
         if self.status_in != 200:
-            if self.status_in >= 500 or self.status_in < 400:
-                raise BadReply(f"answered {self.status_in}: {excerpt(body)}")
+            self._refuse_broken(body)
             self.status = self.status_in
             return msgspec.json.encode(openai_error(message_of(body), self.status))
         try:
@@ -132,8 +131,7 @@ class _ForFastChat(Collected):
     def end(self) -> bytes:
         body = self._collected()
         if self.status_in != 200:
-            if self.status_in >= 500 or self.status_in < 400:
-                raise BadReply(f"answered {self.status_in}: {excerpt(body)}")
+            self._refuse_broken(body)
             return msgspec.json.encode(fastchat_error(message_of(body), self.status_in))
         try:
             said = msgspec.json.decode(body, type=_FromEngine)

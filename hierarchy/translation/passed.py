@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hierarchy.translation.reply import BadReply, Collected, excerpt
+from hierarchy.translation.reply import Collected, excerpt
 
 INTERNAL_ERROR = 50001  # FastChat's code
 
@@ -18,7 +18,6 @@ class Passed(Collected):
         body = self._collected()
         if self.status_in == 200:
             return body
-        if self.status_in >= 500:
-            raise BadReply(f"answered {self.status_in}: {excerpt(body)}")
+        self._refuse_broken(body)
         text = f"the worker answered {self.status_in}: {excerpt(body)}"
         return msgspec.json.encode({"text": text, "error_code": INTERNAL_ERROR})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Protocol
 
 from hierarchy.errors import HierarchyError
@@ -69,6 +70,11 @@ class Collected:
 
     def _collected(self) -> bytes:
         return b"".join(self._parts)
+
+    def _refuse_broken(self, body: bytes) -> None:
+        """Of an answer with another status than 200: raises BadReply, unless it is one to the client's own address."""
+        if not (400 <= self.status_in < 500 or self.status_in == HTTPStatus.NOT_IMPLEMENTED):
+            raise BadReply(f"answered {self.status_in}: {excerpt(body)}")
 
 
 def excerpt(body: bytes) -> str:

@@ -164,3 +164,15 @@ def test_bytes_behind_an_answer_reach_nobody(chain: Tree) -> None:
             assert client.read_answer().body == OK_BODY
         one, two = (received.connection for received in chain.engine.received)
         assert one != two
+
+
+@pytest.mark.parametrize(("status", "blamed"), [(b"501 Not Implemented", False), (b"500 Internal Server Error", True)])
+def test_an_engine_that_was_not_started_for_something_is_not_to_blame(
+    world: World, status: bytes, blamed: bool
+) -> None:
+    """llama.cpp answers 501 to embeddings unless told to serve them: clients that try must not have it ejected."""
+    with tree(world) as running:
+        running.engine.plan(*[[answer(status=status)]] * 8)
+        for _ in range(8):
+            assert running.ask(post()).status == int(status[:3])
+        assert (running.child().trouble is not None) is blamed
