@@ -19,7 +19,16 @@ Claim = tuple[str, str, int]  #: (machine, host, port); the machine is told apar
 
 def check_all(graph: nx.DiGraph) -> Iterator[Finding]:
     """Every check of this module."""
-    for check in (check_parents, check_replicas, check_shape, check_names, check_engines, check_urls, check_addresses):
+    for check in (
+        check_parents,
+        check_replicas,
+        check_shape,
+        check_served,
+        check_names,
+        check_engines,
+        check_urls,
+        check_addresses,
+    ):
         yield from check(graph)
 
 
@@ -56,7 +65,7 @@ def check_replicas(graph: nx.DiGraph) -> Iterator[Finding]:
 
 
 def check_shape(graph: nx.DiGraph) -> Iterator[Finding]:
-    """One root, no cycle, and an engine below every node."""
+    """One root, no cycle."""
     nodes = _of_kind(graph, "node")
     roots = [name for name, at in nodes.items() if not at["parents"]]
     if not nodes:
@@ -73,6 +82,11 @@ def check_shape(graph: nx.DiGraph) -> Iterator[Finding]:
         start = cycle.index(first)
         way = " -> ".join([*cycle[start:], *cycle[:start], first])
         yield (*graph.nodes[first]["field"], "parent"), f"a cycle: {way}", "give one of them a parent outside of it"
+
+
+def check_served(graph: nx.DiGraph) -> Iterator[Finding]:
+    """An engine stands below every node."""
+    nodes = _of_kind(graph, "node")
     part_of = graph.graph.get("slice")  # in one node's part of a tree, only that node is whole
     for name, at in nodes.items():
         if not graph[name] and part_of in (None, name):

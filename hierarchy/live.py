@@ -7,17 +7,18 @@ passed through other people's hands.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import networkx as nx
 
 from hierarchy.address import parse_url
-from hierarchy.checks import check_all
+from hierarchy.checks import check_addresses, check_all, check_names, check_shape
 from hierarchy.source import FieldPath, Finding, Problem
 
 MAX_DEPTH = 64
 _FURTHER = re.compile(r"(.+)~\d+")  # a further instance of a node
+Check = Callable[[nx.DiGraph], Iterator[Finding]]
 Entry = Mapping[str, Any]  #: one node or engine of `GET /tree`
 
 
@@ -103,10 +104,19 @@ def check_twins(graph: nx.DiGraph) -> Iterator[Finding]:
 
 def problems(graph: nx.DiGraph, url: str) -> list[Problem]:
     """Everything that is wrong with a live tree in itself, as the checks on a file would tell it."""
+    return _told(graph, url, (check_all, check_twins))
+
+
+def oversights(graph: nx.DiGraph, url: str) -> list[Problem]:
+    """Of that what is nobody's to see but one's who looks at the whole; engines may be away for a while."""
+    return _told(graph, url, (check_shape, check_names, check_addresses, check_twins))
+
+
+def _told(graph: nx.DiGraph, url: str, checks: Iterable[Check]) -> list[Problem]:
     there = present(graph)
     known = {at["field"] for at in there.nodes.values()}
     found = []
-    for path, message, mend in [*check_all(there), *check_twins(there)]:
+    for path, message, mend in [finding for check in checks for finding in check(there)]:
         place = path if path in known else path[:-1]  # a live entry has no fields to be changed
         found.append(Problem(url, 0, "/".join(map(str, place)), message, mend))
     return found

@@ -23,6 +23,7 @@ from hierarchy.dial import proxy_for
 from hierarchy.dispatch import Dispatch
 from hierarchy.keeper import Keeper
 from hierarchy.metrics import Metrics, Sample
+from hierarchy.oversight import Oversight
 from hierarchy.registry import Registry
 from hierarchy.relay.lane import SWEEP_S, Lane
 from hierarchy.relay.reserve import Reserve, Serve
@@ -111,6 +112,7 @@ class Node:
         for parent in self.config.parents:
             self._start_uplink(parent, self._http)
         self._tasks.spawn(self._sweep_for_ever(), "sweep")
+        self._tasks.spawn(Oversight(self.view.tree, self.identity.url).run(), "oversight")
 
     def apply(self, config: NodeConfig) -> list[str]:
         """Go on by another configuration of the same name and addresses; running streams notice nothing.
