@@ -84,6 +84,8 @@ endef
 	@$(BIN)/python -m venv --clear .venv/compat
 	@$(BIN)/python -c 'import pathlib, tomllib; project = tomllib.loads(pathlib.Path("pyproject.toml").read_text()); \
 	    print(*project["project"]["optional-dependencies"]["compat"], sep="\n")' > .venv/compat/requirements.txt
-	@if .venv/compat/bin/python -m pip --disable-pip-version-check install --progress-bar off \
-	    -r .venv/compat/requirements.txt > .venv/compat/pip.log 2>&1; then touch $@; \
-	else echo "could not (see .venv/compat/pip.log): the tests that run FastChat's programs are skipped" >&2; fi
+	@if .venv/compat/bin/python -m pip --disable-pip-version-check install --progress-bar off --retries 2 \
+	    -r .venv/compat/requirements.txt > .venv/compat/pip.log 2>&1; then touch $@; else \
+	    { grep '^ERROR:' .venv/compat/pip.log || tail -n 1 .venv/compat/pip.log; } \
+	        | tail -n 1 | sed 's/^ERROR: //' > .venv/compat/failed; \
+	    echo "could not (`cat .venv/compat/failed`): the tests that run FastChat's programs are skipped" >&2; fi

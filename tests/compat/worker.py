@@ -1,18 +1,24 @@
 """A model worker on FastChat's own `BaseModelWorker`: everything of a real one but the model. Runs in .venv/compat.
 
 It says what the user said, word by word. Words in the prompt change that: FAIL reports an error after the first word,
-DIE ends the process there.
+DIE ends the process there, RAISE is a defect before it, WAIT waits for SIGUSR1 before it, SLOW takes a tenth of a
+second for each word.
+
+With `--each` it is FastChat's multi-model worker: its paths, and each model registers for itself alone.
 """
 
 import argparse
 import json
 import os
+import signal
+import threading
 import time
 
 import fastchat.serve.base_model_worker as base
 import uvicorn
 
 CONTEXT, CONCURRENCY = 2048, 5
+GO_ON = threading.Event()
 MOST = 256  # new tokens, unless told otherwise: as FastChat's
 
 
@@ -36,6 +42,11 @@ class Worker(base.BaseModelWorker):
         prompt = params["prompt"]
         said = prompt.rpartition("USER:")[2].partition("ASSISTANT:")[0].split()
         words = ["you", "said", *said]
+        if "RAISE" in said:
+            raise ValueError("told to")
+        if "WAIT" in said:
+            GO_ON.wait()
+            GO_ON.clear()
         most = int(params.get("max_new_tokens", MOST))
         stops = params.get("stop") or []
         stops = [stops] if isinstance(stops, str) else stops
@@ -54,6 +65,8 @@ class Worker(base.BaseModelWorker):
             }
             if stop:
                 return
+            if "SLOW" in said:
+                time.sleep(0.1)
             if "FAIL" in said:
                 yield {"text": "out of memory, says the worker", "error_code": 50002}
                 return
@@ -81,9 +94,20 @@ def main():
     parser.add_argument("--controller", default="")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--models", required=True)
+    parser.add_argument("--each", action="store_true")
     options = parser.parse_args()
-    Worker(options.controller, f"http://127.0.0.1:{options.port}", options.models.split(","))
-    uvicorn.run(base.app, host="127.0.0.1", port=options.port, log_level="warning")
+    address, names = f"http://127.0.0.1:{options.port}", options.models.split(",")
+    signal.signal(signal.SIGUSR1, lambda *_: GO_ON.set())
+    app = base.app
+    if options.each:
+        from fastchat.serve import multi_model_worker
+
+        multi_model_worker.workers = [Worker(options.controller, address, [name]) for name in names]
+        multi_model_worker.worker_map = dict(zip(names, multi_model_worker.workers, strict=True))
+        app = multi_model_worker.app
+    else:
+        Worker(options.controller, address, names)
+    uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")
 
 
 if __name__ == "__main__":
