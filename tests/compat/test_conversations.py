@@ -1,16 +1,72 @@
-"""What is recorded of FastChat's conversation templates is what FastChat makes of them."""
+"""Our rendering of FastChat's conversation templates against FastChat's own, and what is recorded of that."""
 
 from __future__ import annotations
 
-import subprocess
+import json
+import random
 from pathlib import Path
 
-from tests.compat.programs import PYTHON, ROOT, needs_fastchat
+from hierarchy.translation.asked import Message
+from hierarchy.translation.chat import render
+from hierarchy.translation.profile import Profile
+from tests.compat.programs import ROOT, Programs, needs_fastchat
+
+pytestmark = needs_fastchat
+HERE = Path(__file__).parent
+CHATS = 200
+SAID = [
+    " ",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "<n>",
+    "###",
+    "</s>",
+    "{system_message}",
+    "{}",
+    "%s",
+    "a",
+    "Why?",
+    "é",
+    "世界",
+    "🙂",
+    ":",
+]
 
 
-@needs_fastchat
-def test_the_recorded_conversations_are_fastchats(tmp_path: Path) -> None:
+def test_the_recorded_conversations_are_fastchats(programs: Programs, tmp_path: Path) -> None:
     found = tmp_path / "conversations.json"
-    script = Path(__file__).parent / "record_conversations.py"
-    subprocess.run([str(PYTHON), str(script), str(found)], check=True, cwd=tmp_path, capture_output=True)
-    assert found.read_text() == (ROOT / "tests" / "data" / "fastchat" / "conversations.json").read_text()
+    programs.run(str(HERE / "record_conversations.py"), str(found))
+    assert found.read_text("utf-8") == (ROOT / "tests" / "data" / "fastchat" / "conversations.json").read_text("utf-8")
+
+
+def some_chats() -> list[list[tuple[str, str]]]:
+    """Made up, and the same each time: turns in any order, texts with whatever a template could stumble over."""
+    rng = random.Random(7)
+
+    def text() -> str:
+        return "x" + "".join(rng.choices(SAID, k=rng.randrange(6)))
+
+    chats = []
+    for _ in range(CHATS):
+        chat = [(rng.choice(["user", "user", "assistant"]), text()) for _ in range(rng.randrange(1, 6))]
+        if rng.random() < 0.4:
+            chat.insert(0, ("system", rng.choice([text(), ""])))
+        chats.append(chat)
+    return chats
+
+
+def test_any_chat_is_rendered_as_fastchat_does(programs: Programs) -> None:
+    """In each of its templates, those with long examples too, which are not recorded."""
+    chats = some_chats()
+    rendered = json.loads(programs.run(str(HERE / "render_conversations.py"), told=json.dumps(chats)))
+    assert len(rendered) > 50
+    different = []
+    for one in rendered:
+        template = Profile.read(json.dumps({"conv": one["conv"]}).encode(), b"{}").conversation
+        assert template is not None
+        for chat, prompt in zip(chats, one["prompts"], strict=True):
+            ours = render([Message(role, text) for role, text in chat], template).prompt
+            if ours != prompt:
+                different.append((one["conv"]["name"], one["conv"]["sep_style"], chat, prompt, ours))
+    assert different == []
