@@ -1,9 +1,8 @@
-"""FastChat's own controller above our tree: to it our root is one more worker, which keeps its heart beat."""
+"""FastChat's own controller above our tree: to it our root is one more worker, which it can hand out."""
 
 from __future__ import annotations
 
 import json
-import time
 
 import httpx
 import pytest
@@ -15,7 +14,6 @@ from tests.compat.programs import Programs, needs_fastchat
 from tests.support import eventually
 
 pytestmark = needs_fastchat
-EXPIRES_S = 3  # of the controller, by its environment in `programs`
 
 
 def asked(controller: str, path: str, **body: object) -> httpx.Response:
@@ -34,9 +32,6 @@ def test_our_root_is_a_worker_of_an_original_controller(
         return bool(asked(controller.url, "/list_models").json() == {"models": ["vicuna"]})
 
     eventually(listed, "the controller to list what is at the bottom")
-    begun = time.monotonic()
-    eventually(lambda: time.monotonic() > begun + 2 * EXPIRES_S or not listed(), "two expirations to pass")
-    assert listed()
     address = asked(controller.url, "/get_worker_address", model="vicuna").json()["address"]
     assert address == levels.root.url
     assert asked(address, "/worker_get_status").json() == {"model_names": ["vicuna"], "speed": 1, "queue_length": 0}

@@ -86,3 +86,23 @@ def test_it_registers_before_it_listens(levels: Levels) -> None:
     assert "early" in httpx.post(f"{levels.rack.url}/list_models").json()["models"]
     with worker.running():
         assert generate(levels, model="early")[-1]["text"] == "Hi one two three"
+
+
+def test_whoever_has_its_address_does_not_wait_while_it_registers_again(levels: Levels, worker: TinyChatWorker) -> None:
+    """In the handler of such a request it beats, learns that it is forgotten, and registers again, with its loop at a
+    stand. Who asked it for its status before answering that would wait for it as it waits for the answer.
+    """
+    registry = levels.rack.node.registry
+    for _ in range(3):
+        registry.remove(worker.url)
+        answer = httpx.post(f"{worker.url}/worker_generate_stream", json={"prompt": "Hi"}, timeout=2.0)
+        assert answer.content.endswith(b"\0")
+        assert worker.url in registry.children
+    assert False in worker.beats
+
+
+@pytest.mark.parametrize("code", [1, 2, 3])
+def test_its_own_errors_pass_as_they_are(levels: Levels, worker: TinyChatWorker, code: int) -> None:
+    """1 is the worker's; 2 and 3 are its controller's, where that stands here as a worker."""
+    worker.code = code
+    assert [frame["error_code"] for frame in generate(levels)] == [0, code]

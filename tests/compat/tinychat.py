@@ -23,13 +23,16 @@ BEAT_TIMEOUT_S = 5.0
 
 
 class TinyChatWorker:
-    """beats: how each of its heart beats was answered. hold: an answer stops behind its first word until it is set."""
+    """beats: how each of its heart beats was answered. hold: an answer stops behind its first word until it is set.
+    code: of an error that its answer ends with behind that word; 0 for none.
+    """
 
     def __init__(self, controller: str, model: str, interval_s: float = BEAT_S) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.beats: list[object] = []
         self.hold = asyncio.Event()
         self.hold.set()
+        self.code = 0
         self._controller = controller
         self._model = model
         self._interval_s = interval_s
@@ -89,6 +92,9 @@ class TinyChatWorker:
         for word in (" one", " two", " three"):
             text += word
             yield json.dumps({"text": text, "error_code": 0}).encode() + b"\0"
+            if self.code:
+                yield json.dumps({"text": "**NETWORK ERROR**", "error_code": self.code}).encode() + b"\0"
+                return
             await self.hold.wait()
 
     def _keep_beating(self) -> None:
