@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster import QUICK, Cluster, Running
+from tests.cluster import CALM, Cluster, Running
 from tests.compat.programs import Programs, programs_in
 from tests.support import DEADLINE_S
 
-OWN = QUICK.model_copy(update={"address": "self"})
+OWN = CALM.model_copy(update={"address": "self"})
 
 
 class Levels:
