@@ -56,7 +56,8 @@ def test_its_queue_shows_while_it_serves(levels: Levels, worker: TinyChatWorker)
     worker.hold.clear()
     body = {"model": "llava", "prompt": "Hi"}
     with httpx.stream("POST", f"{levels.root.url}/worker_generate_stream", json=body) as answer:
-        assert b"Hi one" in next(answer.iter_raw())
+        stream = answer.iter_raw()  # held: the connection closes with it
+        assert b"Hi one" in next(stream)
         eventually(lambda: child.load(("llava", "fastchat")) == 1, "the request that it reported")
         worker.hold.set()
     eventually(lambda: child.load(("llava", "fastchat")) == 0, "the beat that ends it")

@@ -16,7 +16,7 @@ import httpx
 from fastapi import BackgroundTasks, FastAPI, Request
 from fastapi.responses import StreamingResponse
 
-from tests.support import free_port, running_app
+from tests.support import DEADLINE_S, free_port, running_app
 
 BEAT_S = 15.0
 BEAT_TIMEOUT_S = 5.0
@@ -30,7 +30,7 @@ class TinyChatWorker:
     def __init__(self, controller: str, model: str, interval_s: float = BEAT_S) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.beats: list[object] = []
-        self.hold = asyncio.Event()
+        self.hold = threading.Event()  # set by another thread than the one that waits
         self.hold.set()
         self.code = 0
         self._controller = controller
@@ -95,7 +95,7 @@ class TinyChatWorker:
             if self.code:
                 yield json.dumps({"text": "**NETWORK ERROR**", "error_code": self.code}).encode() + b"\0"
                 return
-            await self.hold.wait()
+            await asyncio.to_thread(self.hold.wait, DEADLINE_S)
 
     def _keep_beating(self) -> None:
         while not self._ended.wait(self._interval_s):
