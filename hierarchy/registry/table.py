@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import count
-from urllib.parse import urlsplit
 
 from hierarchy import subtree
 from hierarchy.child import NODE, Child, Share
 from hierarchy.ejection import Failure, Trouble
-from hierarchy.errors import LoopDetected, NameTaken
+from hierarchy.registry.admission import merge, place_of, refuse_loop, refuse_taken
 from hierarchy.status import Api, ModelKey, NodeStatus, aggregate, part
 from hierarchy.wire import Deregistration, HeartBeat, Identity, Registration, check_status
 
@@ -68,10 +66,13 @@ class Registry:
             NameTaken: another live child holds that name or that address.
         """
         status = message.check(self.max_speed)
-        self._refuse_loop(message, reverse=reverse)
-        name = self._place_of(message)
+        refuse_loop(message, self.identity, reverse=reverse)
+        name = place_of(message, self.children)
         now = self._clock()
-        child = self._refuse_taken(name, message, identity, now, reverse=reverse)
+        child = refuse_taken(self.children, name, message, identity, now, reverse=reverse)
+        if child is not None and child.is_node != bool(message.node):
+            self.remove(name)
+            child = None
         if child is not None and child.is_node and child.instance == message.instance and message.seq < child.seq:
             return child  # overtaken by a later message of the same process
         if child is None:
@@ -94,7 +95,7 @@ class Registry:
             child.reverse = reverse
         if status is not None:
             if not message.node:
-                status = _merge(child, status)
+                status = merge(child, status)
                 for share in child.shares.values():
                     share.profile = None  # it may have been started anew, in another way
             self._take_report(child, status, now, message.seen if message.node else None)
@@ -367,55 +368,6 @@ class Registry:
 
     # -- helpers ---------------------------------------------------------------------------------------------
 
-    def _refuse_loop(self, message: Registration, *, reverse: bool) -> None:
-        if self.identity.instance in message.path or message.instance == self.identity.instance:
-            raise LoopDetected(
-                f"{message.node or message.worker_name} cannot register here: this node is itself below it; "
-                "look at `parent` in both configurations"
-            )
-        if not reverse and _same_place(message.worker_name, self.identity.url):
-            raise LoopDetected(
-                f"worker_name {message.worker_name!r} is this node's own address; "
-                "a node cannot register with itself, and each needs an `advertise` of its own"
-            )
-
-    def _refuse_taken(
-        self, name: str, message: Registration, identity: str, now: float, *, reverse: bool
-    ) -> Child | None:
-        """The child to go on with, or None for a new one."""
-        url = message.worker_name.rstrip("/")
-        for other in self:
-            if reverse or other.reverse:
-                continue  # behind an address translation others have it too, and nobody dials it
-            if other.name != name and other.url == url and (other.declared or now < other.fresh_until):
-                raise NameTaken(f"address {url!r} is already that of {other.name!r}; each child needs its own")
-        child = self.children.get(name)
-        if child is None:
-            return None
-        # Where identities are known they alone tell one from another: several processes may have one, and the id of
-        # an instance is no secret.
-        same = child.identity == identity if identity else child.url == url or child.instance == message.instance
-        another = not same
-        if child.declared or (another and now < child.fresh_until):
-            raise NameTaken(f"name {name!r} is taken by {child.url}; choose another, or stop that one first")
-        if child.is_node != bool(message.node):
-            self.remove(name)
-            return None
-        return child
-
-    def _place_of(self, message: Registration) -> str:
-        """Under what name a child stands: its own, or for a further instance of a replicated node NAME~2, and so on."""
-        name, url = message.node or message.worker_name, message.worker_name.rstrip("/")
-        if not (message.node and message.replica):
-            return name
-        for child in self:
-            if child.group == name and (child.instance == message.instance or child.url == url):
-                return child.name
-        first = self.children.get(name)
-        if first is None or not first.group:
-            return name
-        return next(place for place in (f"{name}~{number}" for number in count(2)) if place not in self.children)
-
     def _take_report(self, child: Child, status: NodeStatus, now: float, seen: int | None) -> bool:
         child.last_report = status, seen
         return child.report(part(status, child.parts), now, seen)
@@ -440,24 +392,3 @@ class Registry:
             child.subtree = subtree.merge({}, message.children or {})
         elif message.children:
             child.subtree = subtree.merge(child.subtree, message.children)
-
-
-def _same_place(url: str, other: str) -> bool:
-    """Do two URLs lead to one socket, as far as their spelling tells?"""
-    return _place(url) == _place(other)
-
-
-def _place(url: str) -> tuple[str | None, int]:
-    parts = urlsplit(url)
-    host = "localhost" if parts.hostname in ("127.0.0.1", "::1") else parts.hostname
-    return host, parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def _merge(child: Child, status: NodeStatus) -> NodeStatus:
-    """FastChat's multi-model workers share one address and each registers only its own models: keep the others.
-
-    What the worker then answers to /worker_get_status replaces this.
-    """
-    named = {model.key for model in status.models}
-    others = tuple(model for model in child.status.models if model.key not in named)
-    return NodeStatus(others + status.models, status.speed, status.queue_length)

@@ -1,0 +1,7 @@
+"""The children of one node."""
+
+from __future__ import annotations
+
+from hierarchy.registry.table import REMEMBERED_S, Registry
+
+__all__ = ["REMEMBERED_S", "Registry"]
