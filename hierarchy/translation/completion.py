@@ -117,10 +117,17 @@ class TextForm:
 
 
 class CompletionReply(Collected):
-    """`Reply` for both. stops: as in `Deltas`; echoed too. usage: the client of a stream wants to know it."""
+    """`Reply` for both. stops: as in `Deltas`; echoed and kept too. usage: the client of a stream wants to know it."""
 
     def __init__(
-        self, form: Form, *, stops: Collection[str] = (), echoed: str = "", streams: bool = False, usage: bool = False
+        self,
+        form: Form,
+        *,
+        stops: Collection[str] = (),
+        echoed: str = "",
+        kept: str = "",
+        streams: bool = False,
+        usage: bool = False,
     ) -> None:
         super().__init__()
         self.streams = streams
@@ -128,7 +135,7 @@ class CompletionReply(Collected):
         self._form = form
         self._usage = usage
         self._frames = Frames()
-        self._deltas = Deltas(stops, echoed)
+        self._deltas = Deltas(stops, echoed, kept)
         self._frame: Frame | None = None  # the newest
         self._text: list[str] = []  # what is new in each
         self._opened = False

@@ -10,11 +10,13 @@ _UNFINISHED = "�"  # stands where a character's last bytes have not been gener
 class Deltas:
     """What a client may see of a growing text: never a stop string, nor anything behind one.
 
-    echoed: what the text begins with though nobody asked for it. stopped: a stop string came.
+    echoed: what the text begins with though nobody asked for it. kept: what it begins with because the client did, and
+    where no stop string counts. stopped: one came behind it.
     """
 
-    def __init__(self, stops: Collection[str] = (), echoed: str = "") -> None:
+    def __init__(self, stops: Collection[str] = (), echoed: str = "", kept: str = "") -> None:
         self.stopped = False
+        self._first = len(kept)  # where an answer, and so a stop string, can begin
         self._stops = [stop for stop in stops if stop]
         self._echoed = echoed
         self._told = 0  # characters
@@ -25,7 +27,7 @@ class Deltas:
         cut = self._cut(text)
         if cut is not None:
             return self._tell(text[:cut])
-        held = max((_overlap(text, stop) for stop in self._stops), default=0)
+        held = max((_overlap(text[self._first :], stop) for stop in self._stops), default=0)
         return self._tell(text[: len(text) - held])
 
     def end(self, text: str) -> str:
@@ -43,7 +45,7 @@ class Deltas:
 
     def _cut(self, text: str) -> int | None:
         """Where the first stop string begins. None of it has been told, since its beginning was held back."""
-        found = [at for stop in self._stops if (at := text.find(stop, self._told)) >= 0]
+        found = [at for stop in self._stops if (at := text.find(stop, max(self._told, self._first))) >= 0]
         self.stopped = bool(found)
         return min(found, default=None)
 

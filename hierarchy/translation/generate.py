@@ -93,11 +93,13 @@ class Generation:
     def reply(self, profile: Profile, model: str) -> Reply:
         """Who puts the worker's answer into OpenAI's words. model: as the client named it."""
         asked = self._asked
-        echoes = profile.is_tinychat and not (self._plain is not None and self._plain.echo)
+        wanted = self._plain is not None and bool(self._plain.echo)
+        prompt = self.prompt(profile) if wanted or profile.is_tinychat else ""
         return CompletionReply(
             TextForm(model) if self._chat is None else ChatForm(model),
             stops=self._stops(profile),
-            echoed=self.prompt(profile) if echoes else "",
+            echoed="" if wanted else prompt,
+            kept=prompt if wanted else "",
             streams=bool(asked.stream),
             usage=bool(asked.stream_options and asked.stream_options.include_usage),
         )

@@ -43,3 +43,19 @@ def test_an_echo_that_did_not_come_is_not_missed() -> None:
     deltas = Deltas(echoed="Hi there")
     assert [deltas.feed(text) for text in ("Hi", "Hi there", "Hi there you")] == ["", "", " you"]
     assert Deltas(echoed="Hi there").feed("you") == "you"
+
+
+@given(texts, stops, st.lists(st.integers(0, 30), max_size=8), texts)
+def test_a_stop_string_in_a_prompt_that_was_asked_for_stops_nothing(
+    text: str, stop: list[str], at: list[int], kept: str
+) -> None:
+    deltas = Deltas(stop, kept=kept)
+    said = ""
+    for size in sorted(at):
+        said += deltas.feed((kept + text)[:size])
+        if deltas.stopped:
+            break
+    if not deltas.stopped:
+        said += deltas.end(kept + text)
+    first = min((found for one in stop if (found := text.find(one)) >= 0), default=None)
+    assert said == kept + (text if first is None else text[:first])

@@ -14,6 +14,7 @@ from hierarchy.errors import BadRequest
 from hierarchy.translation import OF_FASTCHAT, OF_OPENAI, to_fastchat, to_openai
 from hierarchy.translation.conversation import Conversation
 from hierarchy.translation.profile import NO_PROFILE, Profile
+from tests.translation.support import frame, play
 
 PROFILE = Profile(Conversation(stop_str="</s>", stop_token_ids=[2]), 100)
 CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -113,6 +114,13 @@ def test_what_changes_nothing_is_ignored() -> None:
 def test_tinychats_workers_take_whole_prompts_only() -> None:
     assert "/v1/completions" in str(refused(CHAT, messages=HI, profile=NO_PROFILE))
     assert params(TEXT, prompt="a", profile=NO_PROFILE, tokens=None)["max_new_tokens"] == 16
+
+
+@pytest.mark.parametrize("profile", [PROFILE, NO_PROFILE])
+def test_an_echo_that_was_asked_for_is_whole_whatever_stops_the_answer(profile: Profile) -> None:
+    found = to_fastchat(TEXT, json.dumps({"prompt": "a\nb", "echo": True, "stop": "\n"}).encode())
+    said = json.loads(play(found.reply(profile, "m"), [frame("a\nbC"), frame("a\nbCD\nE")]))
+    assert said["choices"][0]["text"] == "a\nbCD"
 
 
 def test_embeddings() -> None:
