@@ -27,8 +27,8 @@ class StreamOptions(msgspec.Struct):
 class Sampling(msgspec.Struct):
     """What chat and plain completions have in common."""
 
-    temperature: float | None = None
-    top_p: float | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=-1, le=MOST)] | None = None
     n: int | None = None
     stop: str | list[str] | None = None
@@ -39,6 +39,15 @@ class Sampling(msgspec.Struct):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
+    # of engines that their clients may have had before
+    min_p: float | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    structured_outputs: Any = None
 
     @property
     def stops(self) -> list[str]:
@@ -51,11 +60,18 @@ class Sampling(msgspec.Struct):
         """Raises BadRequest for what a worker cannot do."""
         refuse(self.n not in (None, 1), "n", "more than one answer to a request")
         refuse(self.logit_bias, "logit_bias", "a bias of single tokens")
+        for name in ("min_p", "min_tokens", "ignore_eos"):
+            refuse(getattr(self, name), name, "such a parameter")
+        for name in ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"):
+            refuse(getattr(self, name), name, "answers of a given form")
 
 
 class Message(msgspec.Struct):
     role: str
     content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[Any] | None = None
+    function_call: dict[str, Any] | None = None
+    audio: dict[str, Any] | None = None
 
 
 class ChatRequest(Sampling):
@@ -66,6 +82,9 @@ class ChatRequest(Sampling):
     response_format: dict[str, Any] | None = None
     logprobs: bool | None = None
     audio: dict[str, Any] | None = None
+    modalities: list[Any] | None = None
+    web_search_options: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
 
     def check(self) -> None:
         super().check()
@@ -75,6 +94,12 @@ class ChatRequest(Sampling):
         refuse(self.functions, "functions", "functions")
         refuse(self.logprobs, "logprobs", "log probabilities of a chat")
         refuse(self.audio, "audio", "audio")
+        refuse(self.modalities not in (None, [], ["text"]), "modalities", "answers but texts")
+        refuse(self.web_search_options is not None, "web_search_options", "search")
+        refuse(self.continue_final_message, "continue_final_message", "answers that go on with a message")
+        for number, message in enumerate(self.messages):
+            for name in ("tool_calls", "function_call", "audio"):
+                refuse(getattr(message, name), f"messages.{number}.{name}", "tools and no audio")
         form = (self.response_format or {}).get("type", "text")
         refuse(form != "text", "response_format", f"answers in the form {form!r:.40}")
 
@@ -85,6 +110,7 @@ class CompletionRequest(Sampling):
     logprobs: Annotated[int, Meta(ge=0, le=MOST)] | None = None
     best_of: Annotated[int, Meta(ge=1, le=MOST)] | None = None
     suffix: str | None = None
+    use_beam_search: bool | None = None
 
     def check(self) -> None:
         super().check()

@@ -72,7 +72,7 @@ class Generation:
             "prompt": self.prompt(profile),
             "temperature": 1.0 if asked.temperature is None else asked.temperature,
             "top_p": 1.0 if asked.top_p is None else asked.top_p,
-            "top_k": -1 if asked.top_k is None else asked.top_k,
+            "top_k": asked.top_k or -1,  # some engines take 0 for no limit, as workers take -1
             "presence_penalty": asked.presence_penalty or 0.0,
             "frequency_penalty": asked.frequency_penalty or 0.0,
             "repetition_penalty": 1.0 if asked.repetition_penalty is None else asked.repetition_penalty,
@@ -88,6 +88,8 @@ class Generation:
             params["logprobs"] = self._plain.logprobs
             if self._plain.best_of is not None:
                 params["best_of"] = self._plain.best_of
+            if self._plain.use_beam_search:
+                params["use_beam_search"] = True
         return msgspec.json.encode(params)
 
     def reply(self, profile: Profile, model: str) -> Reply:

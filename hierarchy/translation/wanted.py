@@ -50,19 +50,19 @@ class Wanted:
                     "ask /v1/chat/completions",
                     param=name,
                 )
-        if not 0 < (params.max_new_tokens or MAX_NEW_TOKENS) < MOST:
-            raise BadRequest("'max_new_tokens' must be at least 1", param="max_new_tokens")
+        self._tokens = MAX_NEW_TOKENS if params.max_new_tokens is None else int(params.max_new_tokens)
+        if not 1 <= self._tokens <= MOST:
+            raise BadRequest(f"'max_new_tokens' must lie between 1 and {MOST}", param="max_new_tokens")
         self._params = params
         self._streams = streams
 
     def body(self, model: str) -> bytes:
         """The JSON for the engine. model: as it names it."""
         params = self._params
-        tokens = int(params.max_new_tokens or MAX_NEW_TOKENS)
         asked: dict[str, Any] = {
             "model": model,
             "prompt": params.prompt,
-            "max_tokens": tokens,
+            "max_tokens": self._tokens,
             "stream": self._streams,
         }
         if self._streams:

@@ -60,7 +60,15 @@ def test_a_request_in_openais_words() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"images": ["x"]}, {"use_beam_search": True}, {"prompt": 1}, {"max_new_tokens": 1e300}, {"max_new_tokens": -1}],
+    [
+        {"images": ["x"]},
+        {"use_beam_search": True},
+        {"prompt": 1},
+        {"max_new_tokens": 1e300},
+        {"max_new_tokens": -1},
+        {"max_new_tokens": 0.5},
+        {"max_new_tokens": 0},
+    ],
 )
 def test_what_the_engine_cannot_do(fields: dict[str, Any]) -> None:
     with pytest.raises(BadRequest):

@@ -59,3 +59,7 @@ def test_a_stop_string_in_a_prompt_that_was_asked_for_stops_nothing(
         said += deltas.end(kept + text)
     first = min((found for one in stop if (found := text.find(one)) >= 0), default=None)
     assert said == kept + (text if first is None else text[:first])
+
+
+def test_nothing_of_a_kept_prompt_is_held_back_as_the_beginning_of_a_stop_string() -> None:
+    assert Deltas(["##"], kept="a#").feed("a#") == "a#"

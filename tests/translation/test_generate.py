@@ -54,6 +54,8 @@ def test_a_completion_has_no_template() -> None:
     found = params(TEXT, prompt=["Once"], echo=True, logprobs=2, best_of=3)
     assert (found["prompt"], found["stop"], found["stop_token_ids"], found["max_new_tokens"]) == ("Once", [], [], 16)
     assert (found["echo"], found["logprobs"], found["best_of"]) == (True, 2, 3)
+    assert "use_beam_search" not in found
+    assert params(TEXT, prompt="a", use_beam_search=True)["use_beam_search"] is True
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,16 @@ def test_no_room() -> None:
         (CHAT, {"messages": HI, "max_tokens": 0}, "max_tokens"),
         (CHAT, {"messages": HI, "top_k": 10**30}, "top_k"),
         (CHAT, {"messages": HI, "temperature": "hot"}, "temperature"),
+        (CHAT, {"messages": HI, "temperature": -1}, "temperature"),
+        (CHAT, {"messages": HI, "temperature": 2.5}, "temperature"),
+        (CHAT, {"messages": HI, "top_p": 1.5}, "top_p"),
+        (CHAT, {"messages": HI, "top_k": -2}, "top_k"),
+        (CHAT, {"messages": HI, "modalities": ["text", "audio"]}, "modalities"),
+        (CHAT, {"messages": HI, "guided_json": {"type": "object"}}, "guided_json"),
+        (CHAT, {"messages": HI, "min_p": 0.1}, "min_p"),
+        (CHAT, {"messages": HI, "web_search_options": {}}, "web_search_options"),
+        (CHAT, {"messages": [*HI, {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages.1.tool_calls"),
+        (TEXT, {"prompt": "a", "ignore_eos": True}, "ignore_eos"),
         (CHAT, {"messages": [{"content": "x"}]}, "messages"),
         (CHAT, {"messages": []}, "messages"),
         (CHAT, {}, "messages"),
@@ -108,6 +120,7 @@ def test_what_a_worker_cannot_do_is_refused_by_name(path: str, fields: dict[str,
 
 def test_what_changes_nothing_is_ignored() -> None:
     ignored = {"user": "me", "metadata": {}, "n": 1, "tools": [], "logit_bias": {}, "response_format": {"type": "text"}}
+    ignored |= {"store": False, "seed": 7, "modalities": ["text"], "min_p": 0, "guided_json": None, "top_k": 0}
     assert params(CHAT, messages=HI, **ignored) == params(CHAT, messages=HI)
 
 
