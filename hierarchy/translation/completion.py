@@ -12,6 +12,7 @@ import msgspec
 from hierarchy.translation.codes import message_of, openai_error, status_of
 from hierarchy.translation.deltas import Deltas
 from hierarchy.translation.frames import Frames
+from hierarchy.translation.logprobs import Logprobs, behind, count
 from hierarchy.translation.reply import BadReply, Collected
 
 DONE = b"data: [DONE]\n\n"
@@ -31,7 +32,7 @@ class Frame(msgspec.Struct):
     error_code: int = 0
     usage: Usage | None = None
     finish_reason: str | None = None
-    logprobs: dict[str, Any] | None = None
+    logprobs: Logprobs | None = None
 
 
 class Form(Protocol):
@@ -43,8 +44,8 @@ class Form(Protocol):
     def opening(self) -> list[dict[str, Any]]:
         """What a stream begins with."""
 
-    def piece(self, text: str) -> dict[str, Any]:
-        """More text, in a stream."""
+    def piece(self, text: str, logprobs: Logprobs | None) -> dict[str, Any]:
+        """More text, in a stream. logprobs: of the tokens that none was told of yet."""
 
     def last(self, reason: str) -> dict[str, Any]:
         """Why the stream ends."""
@@ -71,7 +72,7 @@ class ChatForm:
     def opening(self) -> list[dict[str, Any]]:
         return [self._chunk({"role": "assistant", "content": ""})]
 
-    def piece(self, text: str) -> dict[str, Any]:
+    def piece(self, text: str, logprobs: Logprobs | None) -> dict[str, Any]:
         return self._chunk({"content": text})
 
     def last(self, reason: str) -> dict[str, Any]:
@@ -103,8 +104,8 @@ class TextForm:
     def opening(self) -> list[dict[str, Any]]:
         return []
 
-    def piece(self, text: str) -> dict[str, Any]:
-        return self._chunk(text)
+    def piece(self, text: str, logprobs: Logprobs | None) -> dict[str, Any]:
+        return self._chunk(text, None, logprobs)
 
     def last(self, reason: str) -> dict[str, Any]:
         return self._chunk("", reason)
@@ -112,8 +113,8 @@ class TextForm:
     def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
         return {**self._said, "choices": [], "usage": usage}
 
-    def _chunk(self, text: str, reason: str | None = None) -> dict[str, Any]:
-        return {**self._said, "choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": reason}]}
+    def _chunk(self, text: str, reason: str | None = None, logprobs: Logprobs | None = None) -> dict[str, Any]:
+        return {**self._said, "choices": [{"index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason}]}
 
 
 class CompletionReply(Collected):
@@ -138,6 +139,7 @@ class CompletionReply(Collected):
         self._deltas = Deltas(stops, echoed, kept)
         self._frame: Frame | None = None  # the newest
         self._text: list[str] = []  # what is new in each
+        self._tokens = 0  # whose log probabilities were told
         self._opened = False
         self._failed = False
 
@@ -162,7 +164,7 @@ class CompletionReply(Collected):
         if not self.streams:
             whole = self._form.whole("".join([*self._text, text]), frame, reason)
             return msgspec.json.encode(whole | {"usage": _usage(frame)})
-        events = self._opening() + ([self._form.piece(text)] if text else []) + [self._form.last(reason)]
+        events = self._opening() + ([self._piece(text, frame)] if text else []) + [self._form.last(reason)]
         if self._usage:
             events.append(self._form.usage(_usage(frame)))
         return words + _events(events) + DONE
@@ -182,7 +184,12 @@ class CompletionReply(Collected):
         if not self.streams:
             self._text.append(text)
             return b""
-        return _events([*self._opening(), self._form.piece(text)]) if text else b""
+        return _events([*self._opening(), self._piece(text, said)]) if text else b""
+
+    def _piece(self, text: str, frame: Frame) -> dict[str, Any]:
+        new = behind(frame.logprobs, self._tokens)
+        self._tokens += count(new)
+        return self._form.piece(text, new)
 
     def _fail(self, said: Frame) -> bytes:
         """The worker reports an error: as the whole answer if nothing was said yet, else as an event."""

@@ -9,13 +9,14 @@ import msgspec
 from hierarchy.translation.codes import fastchat_error, message_of
 from hierarchy.translation.completion import Usage
 from hierarchy.translation.events import Events
-from hierarchy.translation.reply import BadReply, Collected
+from hierarchy.translation.logprobs import Logprobs, joined
+from hierarchy.translation.reply import MAX_BYTES, BadReply, Collected
 
 
 class _Choice(msgspec.Struct):
     text: str = ""
     finish_reason: str | None = None
-    logprobs: dict[str, Any] | None = None
+    logprobs: Logprobs | None = None
 
 
 class _Chunk(msgspec.Struct):
@@ -32,8 +33,10 @@ class _InFastChat(Collected):
         self._text = echoed
         self._usage: Usage | None = None
         self._reason: str | None = None
+        self._logprobs: Logprobs | None = None
+        self._kept = len(echoed)
 
-    def _take(self, data: bytes) -> _Choice:
+    def _take(self, data: bytes) -> None:
         try:
             chunk = msgspec.json.decode(data, type=_Chunk)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -41,14 +44,17 @@ class _InFastChat(Collected):
         if chunk.error is not None:
             raise _Refused(fastchat_error(message_of(data), 500))
         choice = chunk.choices[0] if chunk.choices else _Choice()
+        self._kept += len(data) if choice.logprobs else len(choice.text)
+        if self._kept > MAX_BYTES:
+            raise BadReply(f"sent an answer of more than {MAX_BYTES} bytes")
         self._text += choice.text
+        self._logprobs = joined(self._logprobs, choice.logprobs)
         self._usage = chunk.usage or self._usage
         self._reason = choice.finish_reason or self._reason
-        return choice
 
-    def _said(self, **more: Any) -> bytes:
+    def _said(self, reason: str | None, **more: Any) -> bytes:
         usage = self._usage or Usage()
-        said = {"text": self._text, "error_code": 0, "usage": usage, "finish_reason": self._reason}
+        said = {"text": self._text, "error_code": 0, "usage": usage, "finish_reason": reason}
         return msgspec.json.encode(said | more)
 
     def _refusal(self) -> bytes:
@@ -69,10 +75,10 @@ class ObjectReply(_InFastChat):
         if self.status_in != 200:
             return self._refusal()
         try:
-            choice = self._take(self._collected())
+            self._take(self._collected())
         except _Refused as refused:
             return msgspec.json.encode(refused.args[0])
-        return self._said(finish_reason=self._reason or "stop", logprobs=choice.logprobs)
+        return self._said(self._reason or "stop", logprobs=self._logprobs)
 
 
 class StreamReply(_InFastChat):
@@ -102,7 +108,7 @@ class StreamReply(_InFastChat):
         except _Refused as refused:
             self._failed = self.done = True
             return msgspec.json.encode(refused.args[0]) + b"\0"
-        return self._said(finish_reason=None) + b"\0" if len(self._text) > before else b""
+        return self._frame(None) if len(self._text) > before else b""
 
     def end(self) -> bytes:
         if self.status_in != 200:
@@ -111,4 +117,8 @@ class StreamReply(_InFastChat):
             return b""
         if not self._complete and self._reason is None:
             raise BadReply("ended its stream before its answer was complete")
-        return self._said(finish_reason=self._reason or "stop") + b"\0"
+        return self._frame(self._reason or "stop")
+
+    def _frame(self, reason: str | None) -> bytes:
+        more = {} if self._logprobs is None else {"logprobs": self._logprobs}
+        return self._said(reason, **more) + b"\0"

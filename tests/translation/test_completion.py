@@ -71,6 +71,22 @@ def test_a_completion_both_ways() -> None:
     assert done == "[DONE]"
 
 
+def test_log_probabilities_of_a_stream_come_once() -> None:
+    def said(*tokens: str) -> bytes:
+        return frame("".join(tokens), logprobs={"tokens": tokens, "token_logprobs": [-1.0] * len(tokens)})
+
+    reply = CompletionReply(TextForm("m"), streams=True, stops=["cd"])
+    *found, _ = events(play(reply, [said("a"), said("a", "b", "c"), said("a", "b", "c", "e")]))
+    choices = [one["choices"][0] for one in found]
+    assert [choice["text"] for choice in choices] == ["a", "b", "ce", ""]
+    assert [choice["logprobs"] and choice["logprobs"]["tokens"] for choice in choices] == [
+        ["a"],
+        ["b", "c"],
+        ["e"],
+        None,
+    ]
+
+
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_stop_string_ends_it_whatever_the_worker_does(streams: bool) -> None:
     reply = chat(stops=["</s>"], streams=streams)

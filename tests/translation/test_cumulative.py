@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.errors import BadRequest
-from hierarchy.translation import BadReply, Passed, to_fastchat, to_openai
+from hierarchy.translation import BadReply, Passed, cumulative, to_fastchat, to_openai
 from hierarchy.translation.profile import NO_PROFILE
 from tests.translation.support import cuts, frames, pieces, play
 
@@ -96,6 +96,24 @@ def test_one_object() -> None:
     said = json.loads(play(reply(OBJECT), [json.dumps(body).encode()]))
     known = {"text": "Hi", "error_code": 0, "usage": USAGE, "finish_reason": "stop", "logprobs": {"tokens": ["Hi"]}}
     assert said == known
+
+
+def test_log_probabilities_of_a_stream_are_those_of_all_its_text() -> None:
+    def said(text: str) -> bytes:
+        choice = {"text": text, "finish_reason": None, "logprobs": {"tokens": [text], "token_logprobs": [-1.0]}}
+        return b"data: %b\n\n" % json.dumps({"choices": [choice]}).encode()
+
+    first, *_, last = frames(play(reply(logprobs=1), [said("a"), said("b"), DONE]))
+    assert first["logprobs"] == {"tokens": ["a"], "token_logprobs": [-1.0]}
+    assert last["logprobs"] == {"tokens": ["a", "b"], "token_logprobs": [-1.0, -1.0]}
+
+
+def test_an_answer_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its text is kept, as each frame has all of it; what stands around each piece is not."""
+    monkeypatch.setattr(cumulative, "MAX_BYTES", 100)
+    assert frames(play(reply(), [chunk("a")] * 100 + [DONE]))[-1]["text"] == "a" * 100
+    with pytest.raises(BadReply, match="more than 100 bytes"):
+        play(reply(), [chunk("a")] * 101 + [DONE])
 
 
 @pytest.mark.parametrize("path", [STREAM, OBJECT])
