@@ -1,12 +1,16 @@
 """Embeddings: OpenAI's `/v1/embeddings` and FastChat's `/worker_get_embeddings` in each other's words.
 
 Source: OpenAI API reference, "Create embeddings"; FastChat, fastchat/serve/openai_api_server.py `create_embeddings`,
-model_worker.py `get_embeddings` (`{embedding: [...], token_num}`).
+model_worker.py `get_embeddings` (`{embedding: [...], token_num}`; its base64 is of numbers as its model has them, which
+are often of 16 bits, where OpenAI's are of 32: a worker is always asked for plain numbers).
 """
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+import struct
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,7 +23,7 @@ from hierarchy.translation.reply import BadReply, Collected, Reply
 
 class _Asked(msgspec.Struct):
     input: str | list[Any]
-    encoding_format: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
 
     @property
@@ -49,23 +53,25 @@ class EmbeddingsForWorker:
         return False
 
     def body(self, profile: Profile, model: str, prompt_tokens: int | None) -> bytes:
-        asked = {"model": model, "input": self._texts, "encoding_format": self._asked.encoding_format}
-        return msgspec.json.encode(asked)
+        return msgspec.json.encode({"model": model, "input": self._texts, "encoding_format": None})
 
     def reply(self, profile: Profile, model: str) -> Reply:
-        return _ForClient(model, len(self._texts))
+        return _ForClient(model, len(self._texts), packed=self._asked.encoding_format == "base64")
 
 
 class _FromWorker(msgspec.Struct):
-    embedding: list[Any] = []
+    embedding: list[list[float]] = []
     token_num: int = 0
     text: str = ""
     error_code: int = 0
 
 
 class _ForClient(Collected):
-    def __init__(self, model: str, count: int) -> None:
+    """packed: in base64."""
+
+    def __init__(self, model: str, count: int, *, packed: bool) -> None:
         super().__init__()
+        self._form = _packed if packed else list
         self._model = model
         self._count = count
 
@@ -84,9 +90,19 @@ class _ForClient(Collected):
             return msgspec.json.encode(openai_error(said.text, self.status))
         if len(said.embedding) != self._count:
             raise BadReply(f"sent {len(said.embedding)} embeddings for {self._count} texts")
-        data = [{"object": "embedding", "index": at, "embedding": one} for at, one in enumerate(said.embedding)]
+        data = [
+            {"object": "embedding", "index": at, "embedding": self._form(one)} for at, one in enumerate(said.embedding)
+        ]
         usage = {"prompt_tokens": said.token_num, "total_tokens": said.token_num}
         return msgspec.json.encode({"object": "list", "data": data, "model": self._model, "usage": usage})
+
+
+def _packed(numbers: Sequence[float]) -> str:
+    """As OpenAI packs them: 32 bits each, little end first, in base64. Raises BadReply."""
+    try:
+        return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+    except (OverflowError, struct.error) as error:
+        raise BadReply(f"sent embeddings with odd numbers: {error}") from None
 
 
 class EmbeddingsForEngine:
@@ -109,7 +125,7 @@ class EmbeddingsForEngine:
 
 
 class _Embedding(msgspec.Struct):
-    embedding: Any = None
+    embedding: list[float] | str
     index: int = 0
 
 

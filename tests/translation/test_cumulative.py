@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import struct
 from itertools import pairwise
 from typing import Any
 
@@ -157,6 +159,17 @@ def test_embeddings_both_ways() -> None:
     }
 
 
+def test_embeddings_in_base64_are_packed_here() -> None:
+    """A worker packs the numbers of its model, which may be of 16 bits; OpenAI's are of 32."""
+    to_worker = to_fastchat("/v1/embeddings", b'{"model":"m","input":"a","encoding_format":"base64"}')
+    assert json.loads(to_worker.body(NO_PROFILE, "own", None))["encoding_format"] is None
+    found = json.loads(play(to_worker.reply(NO_PROFILE, "m"), [b'{"embedding":[[1.5,-2]],"token_num":1}']))
+    assert struct.unpack("<2f", base64.b64decode(found["data"][0]["embedding"])) == (1.5, -2.0)
+    for body in (b'{"embedding":[[1e300]]}', b'{"embedding":[["x"]]}', b'{"embedding":["AAAA"]}'):
+        with pytest.raises(BadReply):
+            play(to_worker.reply(NO_PROFILE, "m"), [body])
+
+
 def test_embeddings_that_are_refused_or_missing() -> None:
     to_worker = to_fastchat("/v1/embeddings", b'{"model":"m","input":"a"}')
     found = to_worker.reply(NO_PROFILE, "m")
@@ -169,6 +182,10 @@ def test_embeddings_that_are_refused_or_missing() -> None:
     assert json.loads(play(to_engine.reply("m"), [b'{"error":"no"}'], 400)) == {"text": "no", "error_code": 40302}
     with pytest.raises(BadReply):
         play(to_engine.reply("m"), [b'{"data":[]}'])
+    with pytest.raises(BadReply):
+        play(to_engine.reply("m"), [b'{"data":[{"index":0}]}'])
+    packed = {"data": [{"index": 0, "embedding": "AADAPw=="}]}
+    assert json.loads(play(to_engine.reply("m"), [json.dumps(packed).encode()]))["embedding"] == ["AADAPw=="]
 
 
 def test_what_only_workers_serve_never_has_another_status() -> None:

@@ -110,6 +110,7 @@ def test_no_room() -> None:
         (EMBED, {"input": [1, 2]}, "input"),
         (EMBED, {"input": []}, "input"),
         (EMBED, {"input": "a", "dimensions": 3}, "dimensions"),
+        (EMBED, {"input": "a", "encoding_format": "int8"}, "encoding_format"),
     ],
 )
 def test_what_a_worker_cannot_do_is_refused_by_name(path: str, fields: dict[str, Any], param: str) -> None:
