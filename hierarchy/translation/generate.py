@@ -111,7 +111,10 @@ class Generation:
         return list(dict.fromkeys([*self._asked.stops, *own]))
 
     def _room(self, profile: Profile, prompt_tokens: int | None) -> int:
-        """How many tokens the answer may have. Asked for more than fit, workers cut the prompt's beginning off."""
+        """How many tokens the answer may have. Asked for more than fit, workers cut the prompt's beginning off.
+
+        They keep one token free (`context_len - max_new_tokens - 1`), and would take that of the prompt too.
+        """
         asked = self._asked.max_tokens
         if self._chat is not None and self._chat.max_completion_tokens is not None:
             asked = self._chat.max_completion_tokens
@@ -119,7 +122,7 @@ class Generation:
             asked = COMPLETION_TOKENS
         if profile.context_length is None or prompt_tokens is None:
             return UNKNOWN_TOKENS if asked is None else asked
-        room = profile.context_length - prompt_tokens
+        room = profile.context_length - prompt_tokens - 1
         if room < 1:
             raise BadRequest(
                 f"the model's context has {profile.context_length} tokens, and the prompt alone has {prompt_tokens}; "

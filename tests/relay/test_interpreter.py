@@ -72,7 +72,7 @@ def test_a_chat_as_a_stream(workers: Tree) -> None:
     paths = [one.head.split(b" ", 2)[1] for one in asked]
     assert paths == [b"/worker_get_conv_template", b"/model_details", b"/count_token", b"/worker_generate_stream"]
     sent = json.loads(asked[-1].body)
-    assert (sent["prompt"], sent["max_new_tokens"]) == ("Be good. USER: Hi ASSISTANT:", 41)
+    assert (sent["prompt"], sent["max_new_tokens"]) == ("Be good. USER: Hi ASSISTANT:", 40)
     assert (asked[-1].get(b"accept-encoding"), asked[-1].get(b"x-request-id")) == ([], [b"7"])
 
 

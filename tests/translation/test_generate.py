@@ -43,7 +43,7 @@ def test_a_chat() -> None:
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
         "repetition_penalty": 1.0,
-        "max_new_tokens": 90,
+        "max_new_tokens": 89,
         "echo": False,
         "stop": ["END", "</s>"],
         "stop_token_ids": [2],
@@ -62,7 +62,7 @@ def test_a_completion_has_no_template() -> None:
     ("asked", "profile", "tokens", "given"),
     [
         ({"max_tokens": 5}, PROFILE, 10, 5),
-        ({"max_tokens": 5000}, PROFILE, 10, 90),  # a worker would cut the prompt to make room
+        ({"max_tokens": 5000}, PROFILE, 10, 89),  # a worker would cut the prompt to make room, and keeps one token free
         ({"max_completion_tokens": 7, "max_tokens": 5}, PROFILE, 10, 7),
         ({}, PROFILE, None, 256),
         ({}, Profile(Conversation(), None), None, 256),
@@ -74,8 +74,10 @@ def test_room_for_the_answer(asked: dict[str, int], profile: Profile, tokens: in
 
 
 def test_no_room() -> None:
-    error = refused(CHAT, messages=HI, tokens=100)
-    assert (error.param, "100 tokens" in str(error)) == ("messages", True)
+    for tokens in (99, 100, 1000):
+        error = refused(CHAT, messages=HI, tokens=tokens)
+        assert (error.param, f"alone has {tokens}" in str(error)) == ("messages", True)
+    assert params(CHAT, messages=HI, tokens=98)["max_new_tokens"] == 1
 
 
 @pytest.mark.parametrize(
