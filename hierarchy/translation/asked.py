@@ -15,6 +15,7 @@ from msgspec import Meta
 from hierarchy.errors import BadRequest
 
 R = TypeVar("R")
+MOST_STOPS, LONGEST_STOP = 64, 1000  # each is looked for in each piece of an answer
 MOST = 10**9  # that a number can be; no context is as long
 Tokens = Annotated[int, Meta(ge=1, le=MOST)]
 _WHERE = re.compile(r" - at `\$\.?(.*)`$")
@@ -59,6 +60,8 @@ class Sampling(msgspec.Struct):
     def check(self) -> None:
         """Raises BadRequest for what a worker cannot do."""
         refuse(self.n not in (None, 1), "n", "more than one answer to a request")
+        if len(self.stops) > MOST_STOPS or any(len(stop) > LONGEST_STOP for stop in self.stops):
+            raise BadRequest(f"'stop' takes {MOST_STOPS} texts of {LONGEST_STOP} characters at most", param="stop")
         refuse(self.logit_bias, "logit_bias", "a bias of single tokens")
         for name in ("min_p", "min_tokens", "ignore_eos"):
             refuse(getattr(self, name), name, "such a parameter")

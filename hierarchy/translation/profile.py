@@ -50,7 +50,7 @@ class Profile:
             length = msgspec.json.decode(details or b"{}", type=_Details).context_length
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             length = None  # it costs a limit, and nothing else
-        return cls(template, length)
+        return cls(template, length if length and length > 0 else None)
 
     @property
     def is_tinychat(self) -> bool:

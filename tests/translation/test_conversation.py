@@ -71,7 +71,7 @@ def test_what_is_no_template_is_unreadable(conv: Any) -> None:
         profile_of(conv)
 
 
-@pytest.mark.parametrize(("length", "read"), [(2048, 2048), (None, None), ("x", None)])
+@pytest.mark.parametrize(("length", "read"), [(2048, 2048), (None, None), ("x", None), (0, None), (-1, None)])
 def test_an_unknown_context_costs_a_limit_only(length: object, read: int | None) -> None:
     assert profile_of({}, length) == Profile(Conversation(), read)
 

@@ -89,6 +89,8 @@ def test_no_room() -> None:
         (CHAT, {"messages": HI, "logprobs": True}, "logprobs"),
         (CHAT, {"messages": HI, "logit_bias": {"5": 1}}, "logit_bias"),
         (CHAT, {"messages": HI, "max_tokens": 0}, "max_tokens"),
+        (CHAT, {"messages": HI, "stop": ["a"] * 65}, "stop"),
+        (CHAT, {"messages": HI, "stop": "a" * 1001}, "stop"),
         (CHAT, {"messages": HI, "top_k": 10**30}, "top_k"),
         (CHAT, {"messages": HI, "temperature": "hot"}, "temperature"),
         (CHAT, {"messages": HI, "temperature": -1}, "temperature"),
