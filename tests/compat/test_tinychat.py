@@ -85,6 +85,7 @@ def test_it_registers_before_it_listens(levels: Levels) -> None:
     worker = TinyChatWorker(levels.rack.url, "early")
     worker.register()
     assert "early" in httpx.post(f"{levels.rack.url}/list_models").json()["models"]
+    wait_for_model(levels.root.url, "early")
     with worker.running():
         assert generate(levels, model="early")[-1]["text"] == "Hi one two three"
 
