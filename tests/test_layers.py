@@ -17,7 +17,7 @@ TABLE = {
     3: "engines slices view relay.answer relay.ask relay.attempts relay.dialect relay.ending relay.framing relay.head "
     "relay.limits relay.link relay.peek relay.pool relay.render relay.seen relay.upstream relay.waiting relay.watch",
     4: "dispatch health relay.interpreter uplink",
-    5: "controller doctor keeper oversight relay.exchange relay.knock relay.lane relay.local relay.protocol "
+    5: "controller doctor keeper oversight relay.exchange relay.fast relay.knock relay.lane relay.local relay.protocol "
     "relay.reaching relay.reserve relay.retrying relay.turns",
     6: "node",
     7: "api reload",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+from mypy_extensions import mypyc_attr
+
 from hierarchy import subtree
 from hierarchy.child import NODE, Child, Share
 from hierarchy.ejection import Failure, Trouble
@@ -20,6 +22,7 @@ REMEMBERED_S = 600.0  # how long a child that left is still shown
 REFUSED_S = 2.0  # how long a child that refused a connection is taken for dead
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Registry:
     """All state about children.
 

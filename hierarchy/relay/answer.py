@@ -63,8 +63,10 @@ class Answer:
         end = begin = len(before)
         if after:
             end = data.find(b"\r", begin, begin + 16)
+            if end < 0 or not data.startswith(after, end):
+                return 0
             digits = data[begin:end]
-            if end < 0 or not digits.isdigit() or not data.startswith(after, end):
+            if not digits.isdigit():
                 return 0
             self.length = int(digits)
         return end + len(after)
@@ -128,7 +130,7 @@ class AnswerHead:
         self.interim = self.status < 200
         # A 501 says that the engine was not started for what was asked: nothing is wrong with it.
         self.failed = self.status >= 500 and self.status != HTTPStatus.NOT_IMPLEMENTED
-        self.plain_sailing = not self.failed and self.unspent is None and not self.retried
+        self.plain_sailing = not self.failed and not self._was_retried()
         self.kind = self._kind()
         self._named = named_by_connection(self.fields)
         # Not the parser's own word, which is wrong once a message without a body is complete.
@@ -162,6 +164,9 @@ class AnswerHead:
 
     def on_body(self, data: bytes) -> None:
         raise HeadError("bytes stand behind its end")
+
+    def _was_retried(self) -> bool:
+        return self.unspent is not None or self.retried > 0
 
     def _get(self, name: bytes) -> bytes:
         return next((value for field, value in self.fields if field == name), b"")

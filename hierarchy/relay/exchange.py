@@ -29,8 +29,8 @@ from hierarchy.relay.upstream import Upstream
 from hierarchy.rewrite import with_model
 
 if TYPE_CHECKING:
+    from hierarchy.relay.fast import FastPath
     from hierarchy.relay.lane import Lane
-    from hierarchy.relay.turns import Turns
 
 FOREVER = float("inf")
 log = logging.getLogger("hierarchy.lane")
@@ -50,7 +50,7 @@ class Exchange(Reaching):
     _dechunk: Dechunker | None = None
     _outcome = ""
 
-    def __init__(self, protocol: Turns, lane: Lane, head: RequestHead, now: float) -> None:
+    def __init__(self, protocol: FastPath, lane: Lane, head: RequestHead, now: float) -> None:
         self.head = head
         self.api = head.dialect.api
         self.keep_alive = head.keep_alive
@@ -58,6 +58,8 @@ class Exchange(Reaching):
         self._lane = lane
         self._parts: list[bytes] = []
         self._started_at = now
+        self._parent = None
+        self._upstream = None
 
     # -- the request -----------------------------------------------------------------------------------------
 
@@ -158,7 +160,7 @@ class Exchange(Reaching):
         deadline = now + (limits.look_s if self._parent is None else limits.below_s(hops))
         self._protocol.deadline = deadline if deadline < self.ends_at else self.ends_at
         upstream.send(self, head, parts, size)
-        if self._protocol.flow.write_paused:  # an earlier answer has not been read yet
+        if self._protocol.blocked:  # an earlier answer has not been read yet
             upstream.pause()
 
     def _time_left(self, now: float) -> bytes:
@@ -324,7 +326,7 @@ class Exchange(Reaching):
         """The protocol's deadline has passed: has nothing really come since?"""
         limits, upstream = self._limits, self._upstream
         assert limits is not None
-        paused = self._protocol.flow.write_paused
+        paused = self._protocol.blocked
         if now >= self.ends_at:
             self._late("was not done in the time for the whole request")
         elif self._touched or (upstream is not None and upstream.heard) or (paused and self._protocol.client_reads()):

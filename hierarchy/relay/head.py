@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import httptools
 
@@ -141,7 +142,7 @@ def origin_form(target: bytes) -> bytes | None:
     if target.startswith(b"/") or target == b"*":
         return target
     try:
-        url = httptools.parse_url(target)
+        url: Any = httptools.parse_url(target)  # its stub does not say that any part may be missing
     except httptools.HttpParserInvalidURLError:
         return None
     return (url.path or b"/") + (b"?" + url.query if url.query else b"")

@@ -18,6 +18,7 @@ from hierarchy.metrics import Metrics, Sample, Tally
 from hierarchy.registry import Registry
 from hierarchy.relay.dialect import OPENAI, Dialect
 from hierarchy.relay.exchange import Exchange
+from hierarchy.relay.fast import FastPath
 from hierarchy.relay.head import lane_path
 from hierarchy.relay.limits import Limits
 from hierarchy.relay.link import LINK_PATH, LinkPool, turn_round
@@ -60,6 +61,7 @@ class Lane:
         self.access_log: Callable[[Exchange, str], None] | None = _log_access if settings.access_log else None
         self.local: dict[bytes, Handler] = {LINK_PATH: _pong}  # POST paths that are answered at once, by a function
         self._pools: dict[str, Pool] = {}
+        self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def route(self, target: bytes) -> tuple[Dialect, bytes] | None:
@@ -68,10 +70,13 @@ class Lane:
             return OPENAI, target
         return lane_path(target)
 
-    def exchange(self, protocol: LaneProtocol, head: RequestHead, now: float) -> Exchange:
+    def exchange(self, protocol: FastPath, head: RequestHead, now: float) -> Exchange:
         """For a request whose head has come."""
         handler = self.local.get(head.target)
-        return Exchange(protocol, self, head, now) if handler is None else Local(protocol, self, head, now, handler)
+        exchange = Exchange(protocol, self, head, now) if handler is None else Local(protocol, self, head, now, handler)
+        if self._draining:
+            exchange.keep_alive = False
+        return exchange
 
     def caller(self, target: bytes, fields: dict[bytes, bytes]) -> Caller:
         """Who asks; what children send to a node itself is theirs to judge that answer it."""
@@ -203,12 +208,7 @@ class Lane:
     def drain(self) -> None:
         """Take what still comes, and let every connection end with its answer."""
         self.settings = self.settings.model_copy(update={"keep_alive_s": 0.0})
-        self.exchange = self._last_exchange  # type: ignore[method-assign]  # so that other days pay nothing for it
-
-    def _last_exchange(self, protocol: LaneProtocol, head: RequestHead, now: float) -> Exchange:
-        exchange = Lane.exchange(self, protocol, head, now)
-        exchange.keep_alive = False
-        return exchange
+        self._draining = True
 
     def cut_all(self, connections: set[Any]) -> None:
         """The grace is over: end what still runs, with an error that its client can read."""

@@ -12,8 +12,8 @@ from hierarchy.relay.seen import RequestHead
 from hierarchy.security.joining import STRANGER_BYTES
 
 if TYPE_CHECKING:
+    from hierarchy.relay.fast import FastPath
     from hierarchy.relay.lane import Lane
-    from hierarchy.relay.turns import Turns
 
 #: from a request's body, its x-hierarchy-auth and the IP address it came from, to the JSON of its answer; raises
 #: RequestError; must not block
@@ -23,7 +23,7 @@ Handler = Callable[[bytes, bytes, str], bytes]
 class Local(Exchange):
     """Comes in like any exchange, and is answered by a function instead of a child."""
 
-    def __init__(self, protocol: Turns, lane: Lane, head: RequestHead, now: float, handler: Handler) -> None:
+    def __init__(self, protocol: FastPath, lane: Lane, head: RequestHead, now: float, handler: Handler) -> None:
         super().__init__(protocol, lane, head, now)
         self._handler = handler
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from hierarchy.child import Child
 from hierarchy.relay import render
@@ -43,6 +44,7 @@ class Pool:
         self._tls = tls if child.tls else None
         self._clock = clock
         self._guard = guard
+        self.connect: Callable[..., Awaitable[Any]] = connect  # a seam for tests
 
     def take(self) -> Upstream | None:
         """An idle connection, or None: then `dial`."""
@@ -91,7 +93,7 @@ class Pool:
         child = self.child
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                upstream = await connect(
+                upstream: Upstream = await self.connect(
                     lambda: Upstream(self), child.host, child.port, self._tls, self._guard, local=child.local
                 )
         except (UnicodeError, OverflowError) as error:  # what the resolver says of an impossible name or port

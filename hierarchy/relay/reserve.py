@@ -20,12 +20,12 @@ from uvicorn.server import ServerState
 
 from hierarchy.dial import Proxy, open_connection
 from hierarchy.relay.exchange import Exchange
+from hierarchy.relay.fast import FOREVER, FastPath
 from hierarchy.relay.knock import Knock, RefusedError
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.link import LEAST_IDLE, SILENT_S, reserve_size
 from hierarchy.relay.local import Local
 from hierarchy.relay.protocol import LaneProtocol
-from hierarchy.relay.turns import FOREVER
 from hierarchy.relay.watch import keep_watch, unheard_s
 from hierarchy.uplink import Uplink
 from hierarchy.wire import Accepted, Identity
@@ -43,7 +43,7 @@ Serve = Callable[..., "LinkProtocol"]  # keyword arguments as of `LinkProtocol`,
 class LinkProtocol(LaneProtocol):
     """A connection on which a parent is the client. It counts itself in its reserve as busy, and as idle again.
 
-    `_begin` and `_turn_ends` run for every request, and so spare what they can: `super()`, and calls.
+    `begin` and `turn_ends` run for every request, and so spare what they can: `super()`, and calls.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LinkProtocol(LaneProtocol):
     @property
     def is_idle(self) -> bool:
         """No request is at work on it, not even one that the app answers."""
-        return self._at_work is None and not self._is_busy
+        return self.at_work is None and not self._is_busy
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -68,7 +68,7 @@ class LinkProtocol(LaneProtocol):
         super().connection_lost(exc)
         self._reserve.dropped(self, busy=self._is_busy)
 
-    def _begin(self, exchange: Exchange, seq: int, length: int, left_ms: int) -> None:
+    def begin(self, exchange: Exchange, seq: int, length: int, left_ms: int) -> None:
         if not self._is_busy and not isinstance(exchange, Local):
             self._is_busy = True
             reserve = self._reserve
@@ -76,24 +76,24 @@ class LinkProtocol(LaneProtocol):
             spare = len(reserve.links) - busy + reserve.dialling
             if spare < LEAST_IDLE or 4 * spare < busy:  # as `reserve_size`
                 reserve.fill()
-        LaneProtocol._begin(self, exchange, seq, length, left_ms)
+        FastPath.begin(self, exchange, seq, length, left_ms)
 
-    def _turn_ends(self, now: float) -> None:
+    def turn_ends(self, now: float) -> None:
         if self._is_busy and not self.pipeline:
             self._is_busy = False
             self._reserve.busy -= 1
-        LaneProtocol._turn_ends(self, now)
+        FastPath.turn_ends(self, now)
 
     def shutdown(self) -> None:
         """An idle link is closed at once: the parent was told before, and has nothing more to send."""
-        if self.is_idle and not self._receiving:
+        if self.is_idle and not self.receiving:
             self.transport.close()
         else:
             super().shutdown()
 
     def check_clock(self, now: float) -> None:
-        calm = not (self._receiving or self._lingering or self.flow.write_paused or self.transport.is_closing())
-        if calm and self._at_work is None:
+        calm = not (self.receiving or self.lingering or self.blocked or self.transport.is_closing())
+        if calm and self.at_work is None:
             self.deadline = FOREVER
             self.transport.abort()  # a half-open connection has nobody to say goodbye to
         else:

@@ -24,8 +24,8 @@ from hierarchy.relay.upstream import Upstream
 from hierarchy.status import Api
 
 if TYPE_CHECKING:
+    from hierarchy.relay.fast import FastPath
     from hierarchy.relay.lane import Lane
-    from hierarchy.relay.turns import Turns
 
 MAX_HELD = 64 * 1024  # of a refusal that is kept back; a longer one goes to the client as it is
 log = logging.getLogger("hierarchy.lane")
@@ -59,7 +59,7 @@ class Retrying:
     _pool: Pool | None = None
     _tried: tuple[Child, ...] = ()
     _limits: Limits | None = None
-    _protocol: Turns
+    _protocol: FastPath
     _lane: Lane
 
     # -- of Exchange -----------------------------------------------------------------------------------------

@@ -125,14 +125,18 @@ class Split:
         at = len(self.before)
         stop = data.find(b"\r", at, at + 19)
         if self.between:
+            if stop < 0 or not data.startswith(self.between, stop):
+                return False
             seq = data[at:stop]
-            if stop < 0 or not seq.isdigit() or not data.startswith(self.between, stop):
+            if not seq.isdigit():
                 return False
             self.seq = int(seq)
             at = stop + len(self.between)
             stop = data.find(b"\r", at, at + 16)
+        if stop < 0 or not data.startswith(self.after, stop):
+            return False
         length = data[at:stop]
-        if stop < 0 or not length.isdigit() or not data.startswith(self.after, stop):
+        if not length.isdigit():
             return False
         self.length = int(length)
         self.end = stop + len(self.after)

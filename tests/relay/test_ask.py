@@ -27,7 +27,7 @@ class Rig:
         self.pool = Pool(child, 1.0, None, lambda: 0.0)
         self.scripts = list(scripts)
         self.transports: list[Any] = []
-        self.pool.dial = self.dial  # type: ignore[method-assign]
+        self.pool.connect = self.dial
         for _ in range(idle):
             upstream = self.connect()
             upstream._served = 1
@@ -52,7 +52,7 @@ class Rig:
         transport.write = play
         return upstream
 
-    async def dial(self) -> Upstream:
+    async def dial(self, *arguments: Any, **options: Any) -> Upstream:
         if not self.scripts:
             raise ConnectionRefusedError(111, "Connection refused")
         return self.connect()

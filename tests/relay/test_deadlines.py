@@ -26,11 +26,11 @@ def test_slow_requests_get_408_however_they_trickle(single: Tree, first: bytes, 
         client.send(first)
         if first.startswith(post()):
             assert [client.read_answer().status for _ in range(2)] == [200, 200]
-        single.world.eventually(lambda: [one for one in single.connections() if one._receiving])
+        single.world.eventually(lambda: [one for one in single.connections() if one.receiving])
         single.forward(limit * 0.6)
         client.send(more)
         single.forward(limit * 0.3)
-        (waiting,) = [one for one in single.connections() if one._receiving]
+        (waiting,) = [one for one in single.connections() if one.receiving]
         assert not waiting.transport.is_closing()
         client.send(more)
         single.forward(limit * 0.2)

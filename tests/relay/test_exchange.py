@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -73,10 +74,10 @@ async def _dialling(memory: MemoryLane, client: Link) -> asyncio.Future[Upstream
     """A request that waits for a connection, and what its dialling waits for."""
     future: asyncio.Future[Upstream] = memory.loop.create_future()
 
-    async def dial() -> Upstream:
+    async def connect(*arguments: Any, **options: Any) -> Upstream:
         return await future
 
-    memory.pool.dial = dial  # type: ignore[method-assign]
+    memory.pool.connect = connect
     client.feed(post())
     await memory.turn()
     assert memory.leases == 1

@@ -7,9 +7,11 @@ import errno
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from hierarchy.relay.pool import Pool
 from tests.relay.raw import BODY, HEALTH, SSE_HEAD, Client, answer, chunk, event, post, post_head
 from tests.relay.support import CLOSE, HOLD, RESET, Tree, World, tree
 
@@ -101,7 +103,7 @@ def test_a_stream_outlives_sigterm(world: World) -> None:
             client.read_until(event("a") + b"\r\n")
             half.send(post_head(b"content-length: 13") + BODY[:5])
             late.send(b"POST /v1")
-            running.world.eventually(lambda: sum(one._receiving for one in running.connections()) == 2)
+            running.world.eventually(lambda: sum(one.receiving for one in running.connections()) == 2)
             running.servers[0].should_exit = True
             assert idle.rest() == b""  # after that second, too
             half.send(BODY[5:])
@@ -151,11 +153,11 @@ def test_a_client_that_leaves_while_its_child_is_dialled(single: Tree) -> None:
 def test_running_out_of_descriptors_is_nobody_elses_fault(single: Tree) -> None:
     pool = single.root.lane.pool(single.child())
 
-    async def dial() -> object:
+    async def connect(*arguments: Any, **options: Any) -> object:
         raise OSError(errno.EMFILE, "Too many open files")
 
     single.world.call(lambda: pool.idle.clear())
-    pool.dial = dial  # type: ignore[method-assign,assignment]
+    pool.connect = connect
     answered = single.ask(post())
     assert answered.status == 503
     assert b"file descriptors" in answered.body
@@ -166,16 +168,16 @@ def test_running_out_of_descriptors_is_nobody_elses_fault(single: Tree) -> None:
 class _Gate:
     """Holds up a pool's dialling."""
 
-    def __init__(self, pool: object) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.waiting = 0
         self._event = asyncio.Event()
-        self._dial = pool.dial  # type: ignore[attr-defined]
-        pool.dial = self.dial  # type: ignore[attr-defined]
+        self._connect = pool.connect
+        pool.connect = self.connect
 
-    async def dial(self) -> object:
+    async def connect(self, *arguments: Any, **options: Any) -> object:
         self.waiting += 1
         await self._event.wait()
-        return await self._dial()
+        return await self._connect(*arguments, **options)
 
     def open(self) -> None:
         self._event.set()

@@ -41,7 +41,7 @@ class LaneMachine(RuleBasedStateMachine):
             self.memory = MemoryLane(connections=2)
         served = (ModelStatus(MODEL), ModelStatus(MODEL, "fastchat"))
         self.memory.lane.registry.report(self.memory.child, NodeStatus(served, 1.0))
-        self.memory.pool.dial = self._dial  # type: ignore[method-assign]
+        self.memory.pool.connect = self._connect
         self.peers: list[Peer] = []
         self.owners: dict[int, Peer] = {}
         self.plays: dict[Link, Play] = {}  # those the engine is at
@@ -59,7 +59,7 @@ class LaneMachine(RuleBasedStateMachine):
         finally:
             asyncio._set_running_loop(None)
 
-    async def _dial(self) -> Upstream:
+    async def _connect(self, *arguments: Any, **options: Any) -> Upstream:
         await asyncio.sleep(0)
         link = Link(Upstream(self.memory.pool))
         self.memory.upstreams.append(link)

@@ -88,7 +88,7 @@ def test_nonsense_in_mid_answer_does_not_end_up_in_the_answer(chain: Tree) -> No
         client.send(post())
         client.read_until(event("a") + b"\r\n")
         client.send(b"nonsense\r\n\r\n")
-        chain.world.eventually(lambda: any(one._deaf for one in chain.connections()))
+        chain.world.eventually(lambda: any(one.deaf for one in chain.connections()))
         chain.engine.release()
         assert client.read_until(b"0\r\n\r\n") == chunk(event("b")) + b"0\r\n\r\n"
         answered = client.read_answer()

@@ -155,10 +155,9 @@ def test_engines_that_die_three_levels_below_are_tried_as_often_as_was_lent(deep
 
 def test_attempts_go_down_with_the_request(deep: Tree) -> None:
     """The root keeps one; the nodes below have nobody else to ask, and lend all that they hold."""
-    heads: list[bytes] = []
+    heads: list[int] = []
     rack = deep.nodes[-1]
-    before = rack.lane.exchange
-    rack.lane.exchange = lambda protocol, head, now: heads.append(head.attempts) or before(protocol, head, now)  # type: ignore
+    rack.lane.access_log = lambda exchange, outcome: heads.append(exchange.head.attempts)
     assert deep.ask(post(b'{"model":"m"}', ATTEMPTS + b": 9")).status == 200  # a client's own counts for nothing
     assert heads == [2]
 

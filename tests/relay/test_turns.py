@@ -183,7 +183,7 @@ async def test_an_attempt_behind_an_unread_answer_waits_too() -> None:
     (first,) = [link for link in memory.upstreams if link.transport.output]
     (second,) = [link for link in memory.upstreams if link is not first]
     first.protocol._served = 1
-    memory.pool.dial = lambda: _ready(second.protocol)  # type: ignore[method-assign, assignment, return-value]
+    memory.pool.connect = lambda *arguments, **options: _ready(second.protocol)
     first.lose()
     await memory.turn()
     assert second.transport.output

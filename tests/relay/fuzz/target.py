@@ -68,18 +68,13 @@ async def play(data: bytes, cuts: list[int], seen: Seen | None = None) -> Outcom
     return outcome
 
 
-class _Forgetful(Seen):
-    def get(self, key: bytes) -> None:
-        return None
-
-
 async def requests(data: bytes, cuts: list[int], seen: Seen) -> None:
     """A client's bytes: nothing reaches the engine that the strict reading does not hold, however they are split, and
     whatever heads were seen before.
     """
     reading = strict.read(data, MODEL)
     outcome = await play(data, cuts, seen)
-    plain = await play(data, [], _Forgetful())
+    plain = await play(data, [])
     expected = [
         (b"POST %b HTTP/1.1\r\nhost: 127.0.0.1:1\r\n" % target, b"content-length: %d\r\n\r\n%b" % (len(body), body))
         for target, body in reading.requests

@@ -1,0 +1,106 @@
+"""Compile the data path: `python tools/compiled.py INTO` writes its extension modules, to lie beside the sources.
+
+mypyc turns modules of plain, typed Python into C; what they do stays the same, at a lower price (docs/benchmarks.md).
+`pip install .` runs this where there is a C compiler (`build_hook.py`); without one the same sources are interpreted.
+With `--whole`, INTO becomes a copy of the project that runs compiled, tests and all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+#: What runs for each request, and what that touches; not `relay.turns` and `relay.protocol`, which extend a class of
+#: uvicorn's. All at once, since only modules that are compiled together call each other without Python's machinery.
+MODULES = (
+    "budget", "child", "dispatch", "ejection", "metrics", "policy", "registry.table", "relay.answer", "relay.attempts",
+    "relay.exchange", "relay.fast", "relay.framing", "relay.head", "relay.lane", "relay.limits", "relay.link",
+    "relay.local", "relay.peek", "relay.pool", "relay.reaching", "relay.render", "relay.retrying", "relay.seen",
+    "relay.upstream",
+)  # fmt: skip
+CANNOT = 3  # exit status: nothing is wrong but this machine cannot compile
+_BUILD = """
+import sys
+from mypyc.build import mypycify
+from setuptools import setup
+extensions = mypycify(
+    ["--ignore-missing-imports", "--config-file=", *sys.argv[3:]],
+    opt_level="3", debug_level="0", group_name="hierarchy", verbose=False,
+)
+setup(name="compiled", ext_modules=extensions, packages=[], script_args=["-q", "build_ext", "--build-lib", sys.argv[1],
+      "--build-temp", sys.argv[2]])
+"""
+
+
+def obstacle() -> str:
+    """Why this machine cannot compile; empty if it can."""
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    if shutil.which(compiler) is None:
+        return f"there is no C compiler ({compiler})"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return "Python's headers are missing (Debian: apt install python3-dev)"
+    missing = [name for name in ("mypyc", "setuptools") if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(missing)} cannot be imported" if missing else ""
+
+
+def compile_into(target: Path) -> None:
+    """Write the extension modules below `target`.
+
+    Raises:
+        subprocess.CalledProcessError: the compiler failed; `output` is what it said.
+    """
+    paths = [f"hierarchy/{name.replace('.', '/')}.py" for name in MODULES]
+    with tempfile.TemporaryDirectory(prefix="hierarchy-compile-") as folder:
+        # A copy, since mypyc writes beside what it reads, and must not read what another run of mypy remembered.
+        shutil.copytree(ROOT / "hierarchy", Path(folder, "hierarchy"), ignore=shutil.ignore_patterns("*.so", "*.pyd"))
+        subprocess.run(
+            [sys.executable, "-c", _BUILD, target.absolute(), Path(folder, "objects"), *paths],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": "", "MYPYPATH": folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=True,
+        )
+
+
+def copy_whole(target: Path) -> None:
+    """Copy the project without what was made here."""
+    shutil.rmtree(target, ignore_errors=True)
+    left_out = shutil.ignore_patterns(".venv", ".git", "build", "dist", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(ROOT, target, ignore=left_out, symlinks=True)
+
+
+def main() -> int:
+    """The command line. Returns the exit status."""
+    parser = argparse.ArgumentParser(description="Compile the data path to extension modules.")
+    parser.add_argument("into", type=Path, help="the folder that they are written to")
+    parser.add_argument("--whole", action="store_true", help="make it a copy of the project that runs compiled")
+    args = parser.parse_args()
+    why_not = obstacle()
+    if why_not:
+        print(f"not compiled: {why_not}", file=sys.stderr)
+        return CANNOT
+    if args.whole:
+        copy_whole(args.into)
+    try:
+        compile_into(args.into)
+    except subprocess.CalledProcessError as error:
+        print(error.output, file=sys.stderr)
+        print("error: the data path could not be compiled", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
