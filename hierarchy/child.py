@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from hierarchy.ejection import Trouble
 from hierarchy.status import EMPTY, Api, ModelKey, ModelStatus, NodeStatus
 
-NODE = "node"  # the kind of a child that is one of our nodes; every other kind is an engine's
-FASTCHAT_EXPIRY_S = 90.0  # FastChat's CONTROLLER_HEART_BEAT_EXPIRATION; its workers beat every 45 s
+NODE: Final = "node"  # the kind of a child that is one of our nodes; every other kind is an engine's
+FASTCHAT_EXPIRY_S: Final = 90.0  # FastChat's CONTROLLER_HEART_BEAT_EXPIRATION; its workers beat every 45 s
 SILENT_INTERVALS, GONE_INTERVALS = 3, 10  # a node that missed this many reports is not chosen; is dropped
 
 

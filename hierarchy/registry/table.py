@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -18,8 +19,8 @@ from hierarchy.registry.admission import merge, place_of, refuse_loop, refuse_ta
 from hierarchy.status import Api, ModelKey, NodeStatus, aggregate, part
 from hierarchy.wire import Deregistration, HeartBeat, Identity, Registration, check_status
 
-REMEMBERED_S = 600.0  # how long a child that left is still shown
-REFUSED_S = 2.0  # how long a child that refused a connection is taken for dead
+REMEMBERED_S: Final = 600.0  # how long a child that left is still shown
+REFUSED_S: Final = 2.0  # how long a child that refused a connection is taken for dead
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

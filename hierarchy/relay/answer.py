@@ -11,16 +11,26 @@ from __future__ import annotations
 import functools
 import re
 from http import HTTPStatus
-from typing import Literal
+from typing import Final, Literal
 
 import httptools
 
 from hierarchy.relay.framing import Chunked, Framing, Length, UntilClose
-from hierarchy.relay.head import HOP_BY_HOP, OURS, PATH, RETRIED, UNSPENT, Fields, HeadError, named_by_connection
+from hierarchy.relay.head import (
+    HOP_BY_HOP,
+    OURS,
+    PATH,
+    RETRIED,
+    UNSPENT,
+    Fields,
+    HeadError,
+    named_by_connection,
+    number_at,
+)
 
-MAX_KEPT = 2048  # bytes of a head that is remembered
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
-_LENGTH = re.compile(rb"\r\n(?i:content-length): ([0-9]{1,15})\r\n").search
+MAX_KEPT: Final = 2048  # bytes of a head that is remembered
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
+_LENGTH: Final = re.compile(rb"\r\n(?i:content-length): ([0-9]{1,15})\r\n").search
 
 
 class Answer:
@@ -57,19 +67,17 @@ class Answer:
         Returns where its body begins, 0 for another head. One connection mostly brings the same head again and again,
         which comparing bytes tells more cheaply than looking it up. `framing` is left as it is.
         """
-        before, after = self.before, self.after
-        if not data.startswith(before):
+        if not data.startswith(self.before):
             return 0
-        end = begin = len(before)
-        if after:
-            end = data.find(b"\r", begin, begin + 16)
-            if end < 0 or not data.startswith(after, end):
-                return 0
-            digits = data[begin:end]
-            if not digits.isdigit():
-                return 0
-            self.length = int(digits)
-        return end + len(after)
+        begin, after = len(self.before), self.after
+        if not after:
+            return begin
+        length, stop = number_at(data, begin, 15)
+        end = stop + len(after)
+        if length < 0 or data[stop:end] != after:
+            return 0
+        self.length = length
+        return end
 
     def new_framing(self) -> Framing:
         """A tracker at the body's beginning."""

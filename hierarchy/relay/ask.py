@@ -68,7 +68,7 @@ async def ask(
     )  # fmt: skip
     try:
         async with asyncio.timeout(timeout_s):
-            upstream = pool.take()
+            upstream = pool.take(pool.clock())
             if upstream is not None:
                 answer = _Collect(limit)
                 try:

@@ -8,9 +8,11 @@ tree, no request is tried at more than `MAX_ATTEMPTS` engines; only a child that
 
 from __future__ import annotations
 
-MAX_ATTEMPTS = 3
-UNSAID = 2  # what a parent of an older release, which does not say, is taken to lend
-RETRIABLE = frozenset({404, 502, 503})  # of a node's own answers: nobody there could, so somebody else may
+from typing import Final
+
+MAX_ATTEMPTS: Final = 3
+UNSAID: Final = 2  # what a parent of an older release, which does not say, is taken to lend
+RETRIABLE: Final = frozenset({404, 502, 503})  # of a node's own answers: nobody there could, so somebody else may
 
 
 def lend(left: int, *, entry: bool, rivals: bool) -> int:

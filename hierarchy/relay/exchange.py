@@ -10,7 +10,7 @@ dialled. The lease is released exactly once, in `_settle`, whatever happens.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hierarchy.child import NODE, Child
 from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, ModelNotAllowed, RequestError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hierarchy.relay.fast import FastPath
     from hierarchy.relay.lane import Lane
 
-FOREVER = float("inf")
+FOREVER: Final = float("inf")
 log = logging.getLogger("hierarchy.lane")
 
 
@@ -145,16 +145,16 @@ class Exchange(Reaching):
         hops = 0 if self._parent is None else self.head.hops
         if pool.numbered:
             lent = self._lend()
-            head = b"%b%d%b\r\ncontent-length: %d\r\n\r\n" % (
-                pool.opening(self.head, self._model, hops + 1, lent), lease.ordinal, self._time_left(now), size,
-            )  # fmt: skip
+            opening = pool.opening(self.head, self._model, hops + 1, lent)
+            number = str(lease.ordinal).encode() + self._time_left(now)
+            head = b"".join([opening, number, b"\r\ncontent-length: ", str(size).encode(), b"\r\n\r\n"])
         else:
             if pool.child.renames:  # for this child alone: another one may be tried with the body as it came
                 own = pool.child.renames.get(self._model)
                 if own is not None:
                     parts = [with_model(self._body(), own, self.head.boundary)]
                     size = len(parts[0])
-            head = b"%b%d\r\n\r\n" % (pool.opening(self.head, self._model, 0, 0), size)
+            head = b"".join([pool.opening(self.head, self._model, 0, 0), str(size).encode(), b"\r\n\r\n"])
         self.left -= lent
         self._lent = lent
         deadline = now + (limits.look_s if self._parent is None else limits.below_s(hops))
@@ -263,7 +263,9 @@ class Exchange(Reaching):
         answer = self._answer
         assert answer is not None
         if answer.usual and self.keep_alive and not (self._retried or self._waiting):
-            return b"%b%d\r\n\r\n" % (answer.usual, answer.length) if answer.head.has_length else answer.usual
+            if not answer.head.has_length:
+                return answer.usual
+            return b"".join([answer.usual, str(answer.length).encode(), b"\r\n\r\n"])
         framing: bytes | None = None
         if self.head.http10:
             self.keep_alive = False

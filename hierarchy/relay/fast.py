@@ -2,27 +2,27 @@
 
 Each request passes here, so this is a class of its own, which can be compiled (docs/architecture.md, "Compiled"). Its
 attributes are fields of a struct then, also those that uvicorn's class sets. What is rarer stands in `turns` and
-`protocol`, which extend uvicorn's class and are always interpreted.
+`protocol`, which extend uvicorn's class and are always interpreted. Methods that nobody overrides are called by the
+name of the class, which spares a look at what a subclass may have made of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from mypy_extensions import mypyc_attr
 from uvicorn.server import ServerState
 
 from hierarchy.errors import BodyTooLarge, HeadTooLarge, InvalidApiKey, LoopDetected, RequestError
-from hierarchy.relay.exchange import Exchange
+from hierarchy.relay.exchange import FOREVER, Exchange
 from hierarchy.relay.seen import RequestHead, Split
 
 if TYPE_CHECKING:
     from hierarchy.relay.lane import Lane
 
-FOREVER = float("inf")
-MAX_HOPS = 32  # levels of nodes; more is a loop
+MAX_HOPS: Final = 32  # levels of nodes; more is a loop
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -54,6 +54,7 @@ class FastPath:
     lingering: bool = False
     taken: RequestHead | None = None  # the lane request that the last read brought
     last: Split | None = None  # the head at the start of an earlier read, which mostly comes again
+    counts: bool = False  # call `request_begins` and `request_ends`
     left: int = 0  # bytes of body still to come, of a request whose head was known
     unread: int = 0
 
@@ -75,6 +76,12 @@ class FastPath:
         """An answer is written, and another request or a refusal waits, or reading had stopped."""
         raise NotImplementedError
 
+    def request_begins(self, exchange: Exchange) -> None:
+        """The head of a lane request is complete."""
+
+    def request_ends(self) -> None:
+        """An answer, of whomever, is written."""
+
     def client_reads(self) -> bool:
         """Has the client taken anything since this was asked last?"""
         raise NotImplementedError
@@ -90,13 +97,15 @@ class FastPath:
         if self.deaf:
             return
         if self.left:
-            data = self._take_rest(data)
+            data = FastPath._take_rest(self, data)
             if not data or self.deaf:
                 return
         begun = None
-        if not (self.receiving or self.pipeline or self.refusal or self.blocked) and self.at_work is None:
+        app = self.app_cycle
+        busy = self.running is not None or (app is not None and not app.response_complete)
+        if not (busy or self.receiving or self.blocked or self.refusal is not None or self.pipeline):
             self.last = begun = self.lane.seen.find(data, self.last)
-            if begun is not None and begun.head is not None and self._take_known(begun, begun.head, data):
+            if begun is not None and begun.head is not None and FastPath._take_known(self, begun, begun.head, data):
                 return
         self.parse(data)
         head, self.taken = self.taken, None
@@ -115,7 +124,7 @@ class FastPath:
         self.cycle = self.running = exchange
         exchange.my_turn = True
         try:
-            self.begin(exchange, begun.seq, begun.length, begun.left_ms)
+            FastPath.begin(self, exchange, begun.seq, begun.length, begun.left_ms)
             if left:
                 exchange.body_part(data[begun.end :])
         except RequestError as error:
@@ -158,6 +167,8 @@ class FastPath:
         Raises:
             RequestError: it is not taken.
         """
+        if self.counts:
+            self.request_begins(exchange)
         head = exchange.head
         parent = self.lane.trust(head.auth, seq) if head.auth and seq >= 0 else None
         if parent is not None:
@@ -192,10 +203,12 @@ class FastPath:
             self.linger()
         elif not exchange.keep_alive:
             self.transport.close()
-        self.turn_ends(now)
+        FastPath.turn_ends(self, now)
 
     def turn_ends(self, now: float) -> None:
         """An answer, of whomever, is written."""
+        if self.counts:
+            self.request_ends()
         self.server_state.total_requests += 1
         if self.lingering:
             return

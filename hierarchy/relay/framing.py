@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Protocol
+from typing import Final
 
 from hierarchy.errors import HierarchyError
 
-MAX_LINE = 4096  # of a chunk's size line with its extensions, or of one trailer
-MAX_TRAILERS = 32 * 1024
-MAX_FILL = 1024 * 1024  # a chunk cut with more than this missing is not filled up
+MAX_LINE: Final = 4096  # of a chunk's size line with its extensions, or of one trailer
+MAX_TRAILERS: Final = 32 * 1024
+MAX_FILL: Final = 1024 * 1024  # a chunk cut with more than this missing is not filled up
 # A parser behind us may be stricter than RFC 9112 asks for: what is not plain is refused here, not there.
-_SIZE_DIGITS = re.compile(rb"[0-9A-Fa-f]{1,15}").fullmatch
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
-_EXTENSIONS = re.compile(rb"(?:;%b(?:=(?:%b|%b))?)+" % (_TOKEN, _TOKEN, _QUOTED)).fullmatch
+_SIZE_DIGITS: Final = re.compile(rb"[0-9A-Fa-f]{1,15}").fullmatch
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+_EXTENSIONS: Final = re.compile(rb"(?:;%b(?:=(?:%b|%b))?)+" % (_TOKEN, _TOKEN, _QUOTED)).fullmatch
 # Nothing of a message's framing may stand in its trailers (RFC 9110, section 6.5.1).
-_TRAILER_LINE = re.compile(rb"(?!(?i:content-length|transfer-encoding):)%b:[\t -~\x80-\xff]*\r\n" % _TOKEN).fullmatch
+_TRAILER_LINE: Final = re.compile(
+    rb"(?!(?i:content-length|transfer-encoding):)%b:[\t -~\x80-\xff]*\r\n" % _TOKEN
+).fullmatch
 
 
 class FramingError(HierarchyError):
@@ -34,26 +36,31 @@ class FramingError(HierarchyError):
     good = 0
 
 
-class Framing(Protocol):
+class Framing:
     """What the three trackers have in common."""
 
-    done: bool
+    __slots__ = ("done",)
+
+    def __init__(self, done: bool = False) -> None:
+        self.done = done
 
     def feed(self, data: bytes) -> int:
         """Take in the next bytes; returns how many of them belong to the body. Raises `FramingError`."""
+        raise NotImplementedError
 
     def mend(self, filler: bytes) -> bytes | None:
         """Bytes that complete what was cut, using the one byte `filler` as content; None if that cannot be done."""
+        raise NotImplementedError
 
 
-class Length:
+class Length(Framing):
     """Content-Length, or no body at all (0)."""
 
-    __slots__ = ("done", "left")
+    __slots__ = ("left",)
 
     def __init__(self, length: int) -> None:
+        super().__init__(length == 0)
         self.left = length
-        self.done = length == 0
 
     def feed(self, data: bytes) -> int:
         size = len(data)
@@ -67,13 +74,10 @@ class Length:
         return b"" if self.done else None
 
 
-class UntilClose:
+class UntilClose(Framing):
     """The body lasts until the connection closes."""
 
-    __slots__ = ("done",)
-
-    def __init__(self) -> None:
-        self.done = False
+    __slots__ = ()
 
     def feed(self, data: bytes) -> int:
         return len(data)
@@ -83,18 +87,23 @@ class UntilClose:
 
 
 # Where a Chunked tracker stands.
-_SIZE, _DATA, _CR, _LF, _TRAILER, _END = range(6)
+_SIZE: Final = 0
+_DATA: Final = 1
+_CR: Final = 2
+_LF: Final = 3
+_TRAILER: Final = 4
+_END: Final = 5
 
 
-class Chunked:
+class Chunked(Framing):
     """Transfer-Encoding: chunked. Strict: CRLF only, hexadecimal sizes of at most 15 digits, no blanks around them,
     bounded lines, trailers that look like fields.
     """
 
-    __slots__ = ("_left", "_line", "_state", "_trailers", "done")
+    __slots__ = ("_left", "_line", "_state", "_trailers")
 
     def __init__(self) -> None:
-        self.done = False
+        super().__init__()
         self._state = _SIZE
         self._left = 0  # bytes of the current chunk's data still to come
         self._line = b""  # a size or trailer line of which only a part has come

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import httptools
 
@@ -18,7 +18,7 @@ from hierarchy.relay.dialect import OPENAI, PATHS, Dialect
 
 Fields = list[tuple[bytes, bytes]]  # names in lower case, as they came otherwise
 
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -32,14 +32,15 @@ HOP_BY_HOP = frozenset(
     }
 )
 # Each hop writes these itself: the body goes down collected, with one length, to another host.
-_REWRITTEN = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
-OURS = b"x-hierarchy-"
+_REWRITTEN: Final = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
+OURS: Final = b"x-hierarchy-"
 PATH, AUTH, SEQ, MODEL, HOPS = (OURS + name for name in (b"path", b"auth", b"seq", b"model", b"hops"))
 ATTEMPTS, DEADLINE = OURS + b"attempts", OURS + b"deadline-ms"
 UNSPENT, RETRIED = OURS + b"unspent", OURS + b"retried"  # of answers to a parent
-MAX_TARGET_KEPT = 256  # routes of longer targets are not remembered, so that nobody can fill the memory with them
+#: routes of longer targets are not remembered, so that nobody can fill the memory with them
+MAX_TARGET_KEPT: Final = 256
 
-_LOOKED_AT = frozenset(
+_LOOKED_AT: Final = frozenset(
     {
         AUTH,
         SEQ,
@@ -56,12 +57,24 @@ _LOOKED_AT = frozenset(
         b"x-api-key",
     }
 )
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]*)?").fullmatch
-_LANE_PATH = re.compile(rb"/v1/[A-Za-z0-9_\-./:@]+").fullmatch
+_HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]*)?").fullmatch
+_LANE_PATH: Final = re.compile(rb"/v1/[A-Za-z0-9_\-./:@]+").fullmatch
 
 
 class HeadError(HierarchyError):
     """A child's answer begins with something that is no HTTP head, or one whose length cannot be told."""
+
+
+def number_at(data: bytes, begin: int, most: int) -> tuple[int, int]:
+    """The decimal number of at most `most` digits at `begin`, and where it ends; (-1, begin) if there is none."""
+    at, number, end = begin, 0, min(begin + most, len(data))
+    while at < end:
+        digit = data[at] - 48
+        if digit < 0 or digit > 9:
+            break
+        number = 10 * number + digit
+        at += 1
+    return (number, at) if at > begin else (-1, begin)
 
 
 def named_by_connection(fields: Fields) -> set[bytes]:

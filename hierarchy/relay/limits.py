@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from hierarchy.config import Settings
 from hierarchy.relay.waiting import EVERY_S
 
-HOP_S = 1.0  # by which each level gives up before the one above it, so that the fault is found where it is
+HOP_S: Final = 1.0  # by which each level gives up before the one above it, so that the fault is found where it is
 
 
-class Limits(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Limits:
     """first_byte: from sending to the first body byte. look: when to look at a request that waits for it, at the entry
     node, for the first time. idle: between two reads. total: from arrival to the end; None for no limit.
     """

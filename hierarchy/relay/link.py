@@ -16,6 +16,7 @@ import math
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from hierarchy.child import Child
 from hierarchy.errors import BadRequest, NotPermitted, UnknownChild
@@ -28,15 +29,15 @@ from hierarchy.security.guard import Guard
 
 LINK_PATH, LINK_PROTOCOL = b"/link", b"hierarchy-link/1"
 NODE, INSTANCE, WANTED = (OURS + name for name in (b"node", b"instance", b"wanted"))
-SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: %b\r\n%b: %d\r\n\r\n"
-PING = b"POST %b HTTP/1.1\r\nhost: link\r\ncontent-length: 0\r\n\r\n" % LINK_PATH
+SWITCHING: Final = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: %b\r\n%b: %d\r\n\r\n"
+PING: Final = b"POST %b HTTP/1.1\r\nhost: link\r\ncontent-length: 0\r\n\r\n" % LINK_PATH
 #: an idle link is pinged at the latest after so long, and dropped if the answer takes longer: a dead one is found
 #: within 11 s, sweeps included
 PING_S, PONG_S = 5.0, 5.0
 PING_FROM_S, PINGED_AT_ONCE = 2.5, 5  # from here on a sweep pings one in so many, so that few are away at a time
 #: the child drops a link on which it heard nothing for so long: two pings were lost by then
-SILENT_S = 11.0
-LEAST_IDLE = 8
+SILENT_S: Final = 11.0
+LEAST_IDLE: Final = 8
 
 
 def reserve_size(busy: int) -> int:
@@ -74,7 +75,7 @@ class _Pong:
         pass
 
 
-PONG = _Pong()
+PONG: Final = _Pong()
 
 
 class LinkPool(Pool):
@@ -118,7 +119,7 @@ class LinkPool(Pool):
             while True:
                 if self.closed:
                     raise ConnectionResetError("its links were closed")
-                upstream = self.take() or await self._next()
+                upstream = self.take(self.clock()) or await self._next()
                 if upstream.is_open:
                     return upstream
 
@@ -146,7 +147,7 @@ class LinkPool(Pool):
             upstream.transport.close()
             return
         assert isinstance(upstream, Link)
-        now = upstream.idle_since = self._clock()
+        now = upstream.idle_since = self.clock()
         pinged, upstream.pinging = upstream.pinging, False
         upstream.pinged_at = now
         if pinged:
@@ -179,7 +180,7 @@ class LinkPool(Pool):
 
     def sweep(self) -> None:
         """Drop links without a pong, close surplus ones, ping those of which nothing was heard lately."""
-        now = self._clock()
+        now = self.clock()
         for link in [one for one in self._pinging if now - one.pinged_at >= PONG_S]:
             link.abort()
             self.forget(link)

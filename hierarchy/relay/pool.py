@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from hierarchy.child import Child
 from hierarchy.relay import render
@@ -16,8 +16,8 @@ from hierarchy.security.guard import Guard, connect
 
 # Engines built on uvicorn or cpp-httplib end idle connections after 5 s; being first avoids a race with their FIN.
 ENGINE_IDLE_S, NODE_IDLE_S = 4.0, 30.0
-MAX_IDLE = 4096  # connections kept
-MAX_OPENINGS = 1024  # of heads of requests, kept
+MAX_IDLE: Final = 4096  # connections kept
+MAX_OPENINGS: Final = 1024  # of heads of requests, kept
 
 
 class Pool:
@@ -42,15 +42,15 @@ class Pool:
         self._secret = child.secret
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls if child.tls else None
-        self._clock = clock
+        self.clock = clock
         self._guard = guard
         self.connect: Callable[..., Awaitable[Any]] = connect  # a seam for tests
 
-    def take(self) -> Upstream | None:
+    def take(self, now: float) -> Upstream | None:
         """An idle connection, or None: then `dial`."""
         while self.idle:
             upstream, _ = self.idle.popitem()
-            if self._clock() - upstream.idle_since < upstream.idle_s and not upstream.transport.is_closing():
+            if now - upstream.idle_since < upstream.idle_s and not upstream.transport.is_closing():
                 return upstream
             upstream.transport.close()
         return None
@@ -107,7 +107,7 @@ class Pool:
         if self.closed or len(self.idle) >= MAX_IDLE:
             upstream.transport.close()
             return
-        upstream.idle_since = self._clock()
+        upstream.idle_since = self.clock()
         self.idle[upstream] = None
 
     def forget(self, upstream: Upstream) -> None:
@@ -116,7 +116,7 @@ class Pool:
 
     def sweep(self) -> None:
         """Close what has been idle for too long."""
-        now = self._clock()
+        now = self.clock()
         for upstream in [one for one in self.idle if now - one.idle_since >= one.idle_s]:
             del self.idle[upstream]
             upstream.transport.close()

@@ -18,8 +18,8 @@ from hierarchy.errors import (
     NotImplementedHere,
     RequestError,
 )
-from hierarchy.relay.exchange import Exchange
-from hierarchy.relay.fast import FOREVER, head_too_large
+from hierarchy.relay.exchange import FOREVER, Exchange
+from hierarchy.relay.fast import head_too_large
 from hierarchy.relay.head import DEADLINE, SEQ, check_request, lane_path, origin_form, without_upgrade
 from hierarchy.relay.link import admit, asks_for_link
 from hierarchy.relay.seen import RequestHead, is_number

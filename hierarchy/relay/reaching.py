@@ -41,7 +41,7 @@ class Reaching(Retrying):
         if share.key[1] != self.head.native and not pool.numbered:
             lane.spawn(self._interpret(pool, lease, fresh=fresh))
             return
-        upstream = None if fresh else pool.take()
+        upstream = None if fresh else pool.take(now)
         if upstream is not None:
             self._send(upstream, now)
         else:
@@ -93,7 +93,7 @@ class Reaching(Retrying):
             self._lane.registry.failed(pool.child, "broke", why)
             self._try_another(why)
         else:
-            upstream = None if fresh else pool.take()
+            upstream = None if fresh else pool.take(self._lane.clock())
             if upstream is None:
                 await self._dial(pool, lease, speech)
             else:

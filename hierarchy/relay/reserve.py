@@ -19,8 +19,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from hierarchy.dial import Proxy, open_connection
-from hierarchy.relay.exchange import Exchange
-from hierarchy.relay.fast import FOREVER, FastPath
+from hierarchy.relay.exchange import FOREVER, Exchange
 from hierarchy.relay.knock import Knock, RefusedError
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.link import LEAST_IDLE, SILENT_S, reserve_size
@@ -43,7 +42,7 @@ Serve = Callable[..., "LinkProtocol"]  # keyword arguments as of `LinkProtocol`,
 class LinkProtocol(LaneProtocol):
     """A connection on which a parent is the client. It counts itself in its reserve as busy, and as idle again.
 
-    `begin` and `turn_ends` run for every request, and so spare what they can: `super()`, and calls.
+    `request_begins` runs for every request, and so spares what it can, calls among that.
     """
 
     def __init__(
@@ -53,6 +52,7 @@ class LinkProtocol(LaneProtocol):
         self.keep_alive_s = SILENT_S  # without a ping, instead of the limit on idle clients
         self._reserve = reserve
         self._is_busy = False
+        self.counts = True
 
     @property
     def is_idle(self) -> bool:
@@ -68,7 +68,7 @@ class LinkProtocol(LaneProtocol):
         super().connection_lost(exc)
         self._reserve.dropped(self, busy=self._is_busy)
 
-    def begin(self, exchange: Exchange, seq: int, length: int, left_ms: int) -> None:
+    def request_begins(self, exchange: Exchange) -> None:
         if not self._is_busy and not isinstance(exchange, Local):
             self._is_busy = True
             reserve = self._reserve
@@ -76,13 +76,11 @@ class LinkProtocol(LaneProtocol):
             spare = len(reserve.links) - busy + reserve.dialling
             if spare < LEAST_IDLE or 4 * spare < busy:  # as `reserve_size`
                 reserve.fill()
-        FastPath.begin(self, exchange, seq, length, left_ms)
 
-    def turn_ends(self, now: float) -> None:
+    def request_ends(self) -> None:
         if self._is_busy and not self.pipeline:
             self._is_busy = False
             self._reserve.busy -= 1
-        FastPath.turn_ends(self, now)
 
     def shutdown(self) -> None:
         """An idle link is closed at once: the parent was told before, and has nothing more to send."""

@@ -7,7 +7,7 @@ often, is counted by `attempts` and, at the entry node, by `budget`.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from hierarchy.child import NODE, Child, Lease
 from hierarchy.errors import ChildFailed, RequestError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hierarchy.relay.fast import FastPath
     from hierarchy.relay.lane import Lane
 
-MAX_HELD = 64 * 1024  # of a refusal that is kept back; a longer one goes to the client as it is
+MAX_HELD: Final = 64 * 1024  # of a refusal that is kept back; a longer one goes to the client as it is
 log = logging.getLogger("hierarchy.lane")
 
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import unquote
 
 from hierarchy.form import boundary_of
 from hierarchy.relay.attempts import UNSAID
 from hierarchy.relay.dialect import TRANSLATED, Dialect
-from hierarchy.relay.head import ATTEMPTS, AUTH, HOPS, MODEL, Fields, request_fields
+from hierarchy.relay.head import ATTEMPTS, AUTH, HOPS, MODEL, Fields, number_at, request_fields
 from hierarchy.security.keys import ANYONE, Caller
 from hierarchy.status import Api
 
 MAX_KEPT, MAX_HEADS = 2048, 4096  # bytes of one head; heads: each child's reports have one of their own
-_NUMBERS = re.compile(
+_NUMBERS: Final = re.compile(
     rb"\r\n(?:x-hierarchy-seq: ([0-9]{1,18})\r\n(?:x-hierarchy-deadline-ms: ([0-9]{1,12})\r\n)?)?"
     rb"(?i:content-length): ([0-9]{1,15})\r\n"
 ).search
@@ -122,24 +123,17 @@ class Split:
         """
         if self.left_ms >= 0 or not data.startswith(self.before):
             return False  # limits on whole requests are rare, and have a third number
-        at = len(self.before)
-        stop = data.find(b"\r", at, at + 19)
-        if self.between:
-            if stop < 0 or not data.startswith(self.between, stop):
+        between, after, at, seq = self.between, self.after, len(self.before), -1
+        if between:
+            seq, stop = number_at(data, at, 18)
+            at = stop + len(between)
+            if seq < 0 or data[stop:at] != between:
                 return False
-            seq = data[at:stop]
-            if not seq.isdigit():
-                return False
-            self.seq = int(seq)
-            at = stop + len(self.between)
-            stop = data.find(b"\r", at, at + 16)
-        if stop < 0 or not data.startswith(self.after, stop):
+        length, stop = number_at(data, at, 15)
+        end = stop + len(after)
+        if length < 0 or data[stop:end] != after:
             return False
-        length = data[at:stop]
-        if not length.isdigit():
-            return False
-        self.length = int(length)
-        self.end = stop + len(self.after)
+        self.seq, self.length, self.end = seq, length, end
         return True
 
 

@@ -19,8 +19,8 @@ from hierarchy.child import Child
 from hierarchy.errors import ReceiveTimeout, RequestError
 from hierarchy.relay import render
 from hierarchy.relay.dialect import OPENAI
-from hierarchy.relay.exchange import Exchange
-from hierarchy.relay.fast import FOREVER, FastPath
+from hierarchy.relay.exchange import FOREVER, Exchange
+from hierarchy.relay.fast import FastPath
 
 if TYPE_CHECKING:
     from hierarchy.relay.lane import Lane

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from hierarchy.relay.answer import Answer
 from hierarchy.relay.framing import Framing, FramingError, UntilClose
@@ -17,9 +17,9 @@ from hierarchy.relay.head import HeadError, head_end
 if TYPE_CHECKING:
     from hierarchy.relay.pool import Pool
 
-MAX_HEAD = 64 * 1024  # of an answer
+MAX_HEAD: Final = 64 * 1024  # of an answer
 #: a body up to this size is joined to its head, and so goes out in one packet or two
-JOINED = 64 * 1024
+JOINED: Final = 64 * 1024
 
 
 class Sink(Protocol):
@@ -52,6 +52,7 @@ class Upstream(asyncio.Protocol):
         "_forward",
         "_framing",
         "_head",
+        "_other",
         "_paused",
         "_reusable",
         "_served",
@@ -73,6 +74,7 @@ class Upstream(asyncio.Protocol):
         self._forward: Callable[[bytes], object] | None = None
         self._framing: Framing | None = None  # of the answer that is coming
         self._answer: Answer | None = None  # the last one here
+        self._other: Answer | None = None  # the last one with another head: nodes answer for several engines
         self._head = b""  # of an answer that has come in part
         self._reusable = True
         self._served = 0  # answers
@@ -166,6 +168,10 @@ class Upstream(asyncio.Protocol):
             self.abort()
             return
         end = answer.repeated(data) if answer is not None and not self._head else 0
+        if not end and self._other is not None and not self._head:
+            end = self._other.repeated(data)
+            if end:
+                answer = self._remember(self._other)
         if answer is None or not end:
             try:
                 data = self._take_head(data)
@@ -205,15 +211,19 @@ class Upstream(asyncio.Protocol):
             data = data[end:]
             if not answer.head.interim:
                 break
-        self._answer = answer
-        self._framing = answer.framing
+        self._framing = self._remember(answer).framing
+        if self._sink is not None:
+            self._sink.answer_started(answer)
+        return data
+
+    def _remember(self, answer: Answer) -> Answer:
+        """This one, which is not the last one again, is here; what it says of the connection holds."""
+        self._other, self._answer = self._answer, answer
         said = answer.head
         self._reusable = said.keep_alive and said.uses_left != 0
         if said.idle_s is not None:
             self.idle_s = min(self.pool.idle_s, max(0.0, said.idle_s - 1.0))
-        if self._sink is not None:
-            self._sink.answer_started(answer)
-        return data
+        return answer
 
     def _refuse(self, error: HeadError | FramingError, good: bytes = b"") -> None:
         """The answer is malformed behind `good`, the last of its body."""

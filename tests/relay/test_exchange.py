@@ -56,7 +56,7 @@ async def test_a_client_that_leaves_aborts_its_child_in_the_same_turn() -> None:
     assert memory.upstream.transport.state == "aborted"
     assert memory.leases == 0
     memory.upstream.settle()
-    assert memory.pool.take() is None
+    assert memory.pool.take(memory.pool.clock()) is None
 
 
 @in_memory
@@ -95,7 +95,7 @@ async def test_a_client_that_leaves_while_its_child_is_dialled() -> None:
     future.set_result(late.protocol)
     await memory.turn()
     assert late.transport.output == b""
-    assert memory.pool.take() is late.protocol
+    assert memory.pool.take(memory.pool.clock()) is late.protocol
 
 
 @in_memory

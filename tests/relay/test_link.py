@@ -76,7 +76,7 @@ async def test_requests_that_find_no_link_get_the_next_ones_in_their_order() -> 
     rig = Rig()
     first, second = (asyncio.create_task(rig.pool.dial()) for _ in range(2))
     await asyncio.sleep(0)
-    assert (rig.pool.waiting, rig.pool.take()) == (2, None)
+    assert (rig.pool.waiting, rig.pool.take(rig.pool.clock())) == (2, None)
     one = rig.add()
     assert await first is one
     assert rig.pool.waiting == 1
@@ -95,7 +95,7 @@ async def test_one_whose_time_is_over_does_not_take_a_link_with_it() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert rig.pool.waiting == 0
-    assert rig.pool.take() is link
+    assert rig.pool.take(rig.pool.clock()) is link
 
 
 @in_memory
@@ -135,13 +135,13 @@ async def test_whoever_waits_for_a_child_that_leaves_need_not_wait_longer() -> N
 def test_links_of_a_former_instance_are_closed_at_once_or_when_they_fall_idle() -> None:
     rig = Rig()
     idle, busy = rig.add(), rig.add()
-    assert rig.pool.take() is busy
+    assert rig.pool.take(rig.pool.clock()) is busy
     rig.pool.renew()
     assert (closed(idle), closed(busy)) == (True, False)
     new = rig.add()
     rig.pool.put(busy)
     assert closed(busy)
-    assert rig.pool.take() is new
+    assert rig.pool.take(rig.pool.clock()) is new
 
 
 # -- pings ---------------------------------------------------------------------------------------------------
@@ -177,9 +177,9 @@ def test_a_request_is_not_sent_down_a_link_that_is_being_pinged() -> None:
     (link,) = [rig.add()]
     rig.sweep(3)
     assert link.pinging
-    assert rig.pool.take() is None
+    assert rig.pool.take(rig.pool.clock()) is None
     link.data_received(PONG)
-    assert rig.pool.take() is link
+    assert rig.pool.take(rig.pool.clock()) is link
 
 
 def test_a_pong_that_is_none_breaks_the_link() -> None:
@@ -208,7 +208,7 @@ def test_a_burst_s_surplus_is_closed_after_a_while_and_the_reserve_stays() -> No
         for link in links:
             if link.pinging:
                 link.data_received(PONG)
-        used = rig.pool.take()  # some traffic, which must not keep all of them young
+        used = rig.pool.take(rig.pool.clock())  # some traffic, which must not keep all of them young
         assert used is not None
         rig.pool.put(used)
     assert sum(not closed(link) for link in links) == LEAST_IDLE
@@ -219,7 +219,7 @@ def test_links_that_are_used_are_no_surplus() -> None:
     rig = Rig()
     links = [rig.add() for _ in range(20)]
     for _ in range(100):
-        taken = [rig.pool.take() for _ in range(20)]
+        taken = [rig.pool.take(rig.pool.clock()) for _ in range(20)]
         for link in taken:
             assert link is not None
             rig.pool.put(link)
@@ -257,7 +257,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule()
     def asks(self) -> None:
-        link = self.rig.pool.take()
+        link = self.rig.pool.take(self.rig.pool.clock())
         if link is not None:
             self.held.append(link)
         else:

@@ -95,7 +95,7 @@ def test_an_answer_is_the_same_however_it_is_split(case: tuple[bytes, bytes, lis
             upstream.data_received(piece)
     assert sink.said == said
     assert sink.body == body
-    assert rig.pool.take() is upstream
+    assert rig.pool.take(rig.pool.clock()) is upstream
 
 
 @given(st.sampled_from(ANSWERS), sizes, st.data())
@@ -147,7 +147,7 @@ def test_a_malformed_answer_breaks_and_aborts(data: bytes) -> None:
     assert transport.state == "aborted"
     upstream.connection_lost(None)
     assert sink.said == ["broken"]
-    assert rig.pool.take() is None
+    assert rig.pool.take(rig.pool.clock()) is None
 
 
 def test_bad_chunks_break_behind_the_good_ones() -> None:
@@ -170,7 +170,7 @@ def test_bytes_behind_an_answer_end_the_connection_but_not_the_answer() -> None:
     assert sink.said[-1] == "ended"
     assert sink.body == b"hello"
     assert transport.state == "closed"
-    assert rig.pool.take() is None
+    assert rig.pool.take(rig.pool.clock()) is None
 
 
 def test_bytes_on_an_idle_connection_abort_it() -> None:
@@ -179,7 +179,7 @@ def test_bytes_on_an_idle_connection_abort_it() -> None:
     rig.serve(upstream, answer())
     upstream.data_received(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
     assert transport.state == "aborted"
-    assert rig.pool.take() is None
+    assert rig.pool.take(rig.pool.clock()) is None
 
 
 def test_an_answer_before_the_request_was_taken_aborts_the_connection() -> None:
@@ -189,7 +189,7 @@ def test_an_answer_before_the_request_was_taken_aborts_the_connection() -> None:
     sink = rig.serve(upstream, answer())
     assert sink.said[-1] == "ended"
     assert transport.state == "aborted"
-    assert rig.pool.take() is None
+    assert rig.pool.take(rig.pool.clock()) is None
 
 
 @pytest.mark.parametrize(
@@ -209,14 +209,14 @@ def test_llamacpp_keeps_a_connection_for_five_seconds_and_a_hundred_requests() -
     for _ in range(99):
         rig.serve(upstream, answer(b"x", b"Keep-Alive: timeout=5, max=100"))
         rig.now += 3.9
-        assert rig.pool.take() is upstream
+        assert rig.pool.take(rig.pool.clock()) is upstream
     rig.serve(upstream, answer(b"x", b"Connection: close"))
-    assert rig.pool.take() is None
+    assert rig.pool.take(rig.pool.clock()) is None
     assert transport.state == "closed"
     upstream, _ = rig.connect()
     rig.serve(upstream, answer(b"x", b"Keep-Alive: timeout=5, max=100"))
     rig.now += 4.0
-    assert rig.pool.take() is None
+    assert rig.pool.take(rig.pool.clock()) is None
 
 
 @pytest.mark.parametrize(
@@ -236,13 +236,13 @@ def test_idle_connections_are_used_for_a_while_then_swept(kind: str, fields: tup
     rig.serve(upstream, answer(b"x", *fields))
     rig.now += idle_s - 0.01
     if idle_s:
-        assert rig.pool.take() is upstream
+        assert rig.pool.take(rig.pool.clock()) is upstream
         rig.pool.put(upstream)
     rig.now += 0.02
     rig.pool.sweep()
     assert list(rig.pool.idle) == ([upstream] if idle_s else [])
     rig.now += idle_s
-    assert rig.pool.take() is None
+    assert rig.pool.take(rig.pool.clock()) is None
     assert transport.state == "closed"
 
 
@@ -253,9 +253,9 @@ def test_the_last_one_used_is_taken_first_and_dead_ones_are_passed_over() -> Non
         rig.serve(upstream, answer())
     connections[3][1].state = "closed"
     connections[2][0].connection_lost(None)
-    assert rig.pool.take() is connections[1][0]
-    assert rig.pool.take() is connections[0][0]
-    assert rig.pool.take() is None
+    assert rig.pool.take(rig.pool.clock()) is connections[1][0]
+    assert rig.pool.take(rig.pool.clock()) is connections[0][0]
+    assert rig.pool.take(rig.pool.clock()) is None
 
 
 def test_a_connection_that_ends_between_two_requests_is_called_stale() -> None:
@@ -294,7 +294,7 @@ def test_a_connection_paused_for_its_client_reads_again_when_it_is_idle() -> Non
     upstream.data_received(answer())  # read before it was paused
     assert sink.said[-1] == "ended"
     assert transport.reading
-    assert rig.pool.take() is upstream
+    assert rig.pool.take(rig.pool.clock()) is upstream
 
 
 def test_a_client_too_slow_for_the_last_piece_does_not_pause_what_is_already_idle() -> None:
@@ -308,7 +308,7 @@ def test_a_client_too_slow_for_the_last_piece_does_not_pause_what_is_already_idl
 
     upstream.send(Slow(), b"", [], 0)
     upstream.data_received(answer())
-    assert rig.pool.take() is upstream
+    assert rig.pool.take(rig.pool.clock()) is upstream
     assert transport.reading
 
 

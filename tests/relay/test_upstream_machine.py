@@ -45,7 +45,7 @@ class UpstreamMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.upstream is None)
     @rule(script=st.sampled_from(SCRIPTS))
     def ask(self, script: tuple[bytes, bool, bool]) -> None:
-        upstream = self.rig.pool.take()
+        upstream = self.rig.pool.take(self.rig.pool.clock())
         assert upstream not in self.spent
         if upstream is None:
             upstream, transport = self.rig.connect()
