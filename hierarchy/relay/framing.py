@@ -110,7 +110,13 @@ class Chunked(Framing):
         self._trailers = 0
 
     def feed(self, data: bytes) -> int:
-        at, size = 0, len(data)
+        at = 0
+        if self._state == _SIZE and not self._line:  # the commonest case: whole chunks
+            at = _whole_chunks(data)
+        return at if at == len(data) else self._feed(data, at)
+
+    def _feed(self, data: bytes, at: int) -> int:
+        size = len(data)
         state = self._state
         try:
             while at < size:
@@ -121,18 +127,9 @@ class Chunked(Framing):
                         at = self._slow_line(data, at)
                         state = self._state
                         continue
-                    # The commonest case: the whole size line is here.
-                    left = _chunk_size(data[at:end])
+                    self._left = _chunk_size(data[at:end])
                     at = end + 2
-                    if not left:
-                        state = _TRAILER
-                        continue
-                    stop = at + left
-                    if stop + 2 <= size and data[stop] == 13 and data[stop + 1] == 10:
-                        at = stop + 2  # and so are its data and their CRLF
-                        continue
-                    self._left = left
-                    state = _DATA
+                    state = _DATA if self._left else _TRAILER
                 elif state == _DATA:
                     taken = min(self._left, size - at)
                     self._left -= taken
@@ -208,6 +205,31 @@ class Chunked(Framing):
         except FramingError:
             return None
         return rest + filler * left + b"\r\n" if 0 < left <= MAX_FILL else None
+
+
+def _whole_chunks(data: bytes) -> int:
+    """Where the whole chunks end that stand at the beginning; whatever is unusual about the next one ends them too."""
+    at, size = 0, len(data)
+    while at < size:
+        end, last, left = at, min(at + 15, size), 0
+        while end < last:
+            digit = data[end]
+            if 48 <= digit <= 57:
+                left = 16 * left + digit - 48
+            elif 97 <= digit <= 102:
+                left = 16 * left + digit - 87
+            elif 65 <= digit <= 70:
+                left = 16 * left + digit - 55
+            else:
+                break
+            end += 1
+        stop = end + 2 + left
+        if not left or stop + 2 > size:
+            break
+        if data[end] != 13 or data[end + 1] != 10 or data[stop] != 13 or data[stop + 1] != 10:
+            break
+        at = stop + 2
+    return at
 
 
 @functools.lru_cache(maxsize=256)  # engines write chunks of the same few sizes
