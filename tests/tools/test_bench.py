@@ -95,7 +95,7 @@ def test_the_page_has_the_table_and_shows_every_chart(tmp_path: Path, monkeypatc
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "old.svg").touch()
     rows = [Row("json", 1.4, "× nginx", 1.6, "a|b"), Row("memory", 9.0, "KiB")]
-    setting = page.Setting(stage.Scale(), 61.0, ["vllm-router"])
+    setting = page.Setting(stage.Scale(), 61.0, ["vllm-router"], "data path compiled by mypyc 2.4.1")
     written = page.write(rows, ["a note\nof two lines"], {"json.svg": "<svg/>"}, setting)
     text = written.read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -104,6 +104,7 @@ def test_the_page_has_the_table_and_shows_every_chart(tmp_path: Path, monkeypatc
     assert "- a note of two lines" in text
     assert "shortest_queue" in text
     assert "vllm-router" in text
+    assert "data path compiled by mypyc 2.4.1;" in text
     assert re.findall(r"\]\((.*\.svg)\)", text) == ["benchmarks/json.svg"]
     assert [chart.name for chart in (tmp_path / "benchmarks").iterdir()] == ["json.svg"]
 
