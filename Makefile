@@ -1,5 +1,6 @@
 # make demo         a real language model behind three levels of controllers (ONCE=1: end after the answer)
 # make test         the tests, in WORKERS=3 processes (ARGS="-k name" to choose)
+# make compiled     the tests of the data path, compiled to native code (skipped, with the reason, without a C compiler)
 # make chaos        faults on real processes, each as long as its figure asks for (15 minutes; ARGS="-k name")
 # make check        formatting, lint, types
 # make bench        how fast it is on this machine, into docs/benchmarks.md (ARGS="--only json", or --help)
@@ -10,9 +11,12 @@
 MIN_PYTHON := 3.11
 WORKERS := 3
 BIN := .venv/bin
+# what stands nearest to the modules that tools/compiled.py names, trees of three levels among it
+COMPILED_TESTS := tests/relay tests/test_child.py tests/test_dispatch.py tests/test_ejection.py \
+    tests/test_metrics.py tests/test_node.py tests/test_policy.py tests/test_registry.py tests/test_registry_available.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test chaos check bench clean
+.PHONY: help demo test compiled chaos check bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +27,13 @@ demo: .venv/.demo
 
 test: .venv/.dev .venv/compat/.made
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+# Whoever cannot compile is told so, and no more: what is installed there is interpreted.
+compiled: .venv/.dev
+	@$(BIN)/python tools/compiled.py build/compiled --whole --quick; status=$$?; \
+	if test $$status = 3; then echo "skipped: the tests of the compiled data path" >&2; exit 0; fi; \
+	test $$status = 0 || exit $$status; \
+	cd build/compiled && "$(CURDIR)/$(BIN)/python" -m pytest -n $(WORKERS) --dist loadfile $(COMPILED_TESTS) $(ARGS)
 
 chaos: .venv/.dev
 	@$(BIN)/python -m pytest tests/chaos --whole $(ARGS)
@@ -39,7 +50,7 @@ clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A virtual environment knows its own path and its Python's: one that was moved, or whose Python is gone, is made anew.
-ifneq ($(filter demo test chaos check bench,$(MAKECMDGOALS)),)
+ifneq ($(filter demo test compiled chaos check bench,$(MAKECMDGOALS)),)
 ifneq ($(shell test "`cat .venv/.path 2>/dev/null`" = "$(CURDIR)" && $(BIN)/python -c "print('usable')" 2>/dev/null),usable)
 .PHONY: .venv/.path
 endif

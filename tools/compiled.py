@@ -33,8 +33,8 @@ import sys
 from mypyc.build import mypycify
 from setuptools import setup
 extensions = mypycify(
-    ["--ignore-missing-imports", "--config-file=", *sys.argv[3:]],
-    opt_level="3", debug_level="0", group_name="hierarchy", verbose=False,
+    ["--ignore-missing-imports", "--config-file=", *sys.argv[4:]],
+    opt_level=sys.argv[3], debug_level="0", group_name="hierarchy", verbose=False,
 )
 setup(name="compiled", ext_modules=extensions, packages=[], script_args=["-q", "build_ext", "--build-lib", sys.argv[1],
       "--build-temp", sys.argv[2]])
@@ -52,8 +52,8 @@ def obstacle() -> str:
     return f"{' and '.join(missing)} cannot be imported" if missing else ""
 
 
-def compile_into(target: Path) -> None:
-    """Write the extension modules below `target`.
+def compile_into(target: Path, optimised: str = "3") -> None:
+    """Write the extension modules below `target`. optimised: the C compiler's -O.
 
     Raises:
         subprocess.CalledProcessError: the compiler failed; `output` is what it said.
@@ -63,7 +63,7 @@ def compile_into(target: Path) -> None:
         # A copy, since mypyc writes beside what it reads, and must not read what another run of mypy remembered.
         shutil.copytree(ROOT / "hierarchy", Path(folder, "hierarchy"), ignore=shutil.ignore_patterns("*.so", "*.pyd"))
         subprocess.run(
-            [sys.executable, "-c", _BUILD, target.absolute(), Path(folder, "objects"), *paths],
+            [sys.executable, "-c", _BUILD, target.absolute(), Path(folder, "objects"), optimised, *paths],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": "", "MYPYPATH": folder},
             stdout=subprocess.PIPE,
@@ -85,6 +85,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compile the data path to extension modules.")
     parser.add_argument("into", type=Path, help="the folder that they are written to")
     parser.add_argument("--whole", action="store_true", help="make it a copy of the project that runs compiled")
+    parser.add_argument("--quick", action="store_true", help="compile in half of the time, to slower code: for tests")
     args = parser.parse_args()
     why_not = obstacle()
     if why_not:
@@ -93,7 +94,7 @@ def main() -> int:
     if args.whole:
         copy_whole(args.into)
     try:
-        compile_into(args.into)
+        compile_into(args.into, "0" if args.quick else "3")
     except subprocess.CalledProcessError as error:
         print(error.output, file=sys.stderr)
         print("error: the data path could not be compiled", file=sys.stderr)

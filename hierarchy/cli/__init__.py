@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Annotated
 
 import typer
 
@@ -23,6 +26,27 @@ app.command()(drain.undrain)
 app.add_typer(engine.engine_app, name="engine")
 app.add_typer(token.token_app, name="token")
 app.add_typer(key.key_app, name="key")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hierarchy {metadata.version('hierarchy')} ({build()})")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def hierarchy(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """A controller of controllers: one address in front of LLM workers in many subnets."""
+
+
+def build() -> str:
+    """Is the data path `compiled`, or `interpreted`?"""
+    found = find_spec("hierarchy.relay.fast")
+    return "interpreted" if found is not None and str(found.origin).endswith(".py") else "compiled"
 
 
 def main() -> None:

@@ -68,9 +68,13 @@ class Target:
 
 
 class Bed:
-    """Starts processes and ends them all. Their logs lie in a temporary folder."""
+    """Starts processes and ends them all. Their logs lie in a temporary folder.
 
-    def __init__(self) -> None:
+    home: the copy of this project whose nodes are started.
+    """
+
+    def __init__(self, home: Path = ROOT) -> None:
+        self.home = home
         self._stack = contextlib.ExitStack()
         self._processes: list[Process] = []
 
@@ -127,23 +131,24 @@ class Bed:
         parent: Process | None = None,
         link: str = "direct",
         port: int = 0,
+        home: Path | None = None,
     ) -> Process:
-        """A node with the default settings of `hierarchy serve`. link: who dials for requests."""
+        """A node with the default settings of `hierarchy serve`. link: who dials. home: another than the bed's."""
         port = port or free_port()
         argv = [sys.executable, "-m", "hierarchy", "serve", "--node", name, "--host", HOST, "--port", port]
         argv += [f"--engine=vllm={engine.url}" for engine in engines]
         argv += [f"--parent={parent.url}", "--link", link] if parent else []
-        return self.start(name, [*argv, "--exit-with-parent"], port, {"PYTHONPATH": str(ROOT)})
+        return self.start(name, [*argv, "--exit-with-parent"], port, {"PYTHONPATH": str(home or self.home)})
 
-    def one_level(self, engines: Sequence[Process]) -> Target:
+    def one_level(self, engines: Sequence[Process], name: str = "hierarchy", home: Path | None = None) -> Target:
         """One node in front of the engines."""
-        return target("hierarchy, one level", self.node("solo", engines=engines))
+        return target(f"{name}, one level", self.node("solo", engines=engines, home=home))
 
-    def three_levels(self, engines: Sequence[Process]) -> Target:
+    def three_levels(self, engines: Sequence[Process], name: str = "hierarchy", home: Path | None = None) -> Target:
         """root → site → rack → engines."""
-        root = self.node("root")
-        site = self.node("site", parent=root)
-        return target("hierarchy, three levels", root, site, self.node("rack", engines=engines, parent=site))
+        root = self.node("root", home=home)
+        site = self.node("site", parent=root, home=home)
+        return target(f"{name}, three levels", root, site, self.node("rack", engines=engines, parent=site, home=home))
 
     def two_levels(self, engines: Sequence[Process], link: str) -> Target:
         """root → site → engines, by a direct or a reverse link."""
@@ -167,6 +172,16 @@ class Bed:
         config = root / "nginx.conf"
         config.write_text(nginx_config(root, port, [engine.url for engine in engines], proc.raise_descriptor_limit()))
         return target("nginx", self.start("nginx", [program, "-p", root, "-c", config, "-e", "stderr"], port))
+
+    def three_nginx(self, engines: Sequence[Process]) -> Target | None:
+        """nginx → nginx → nginx → engines."""
+        chain: list[Process] = []
+        for _ in range(3):
+            level = self.nginx(chain[:1] or engines)
+            if level is None:
+                return None
+            chain = [*level.processes, *chain]
+        return target("nginx, three levels", *chain)
 
     async def ready(self, targets: Sequence[Target], model: str = MODEL) -> None:
         """Wait until each answers a request.

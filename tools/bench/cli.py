@@ -17,7 +17,7 @@ import uvloop
 from rich.console import Console
 from rich.markup import escape as literally
 
-from bench import page, plots, proc, table
+from bench import build, page, plots, proc, table
 from bench.bed import ROOT, Bed, find_nginx
 from bench.peers import PEERS
 from bench.scenarios import cancel, choosing, latency, link, memory, reports, slow, throughput
@@ -66,6 +66,7 @@ def bench(
     streams: Annotated[int | None, typer.Option(min=1, help="open at once in `memory`")] = None,
     long: Annotated[bool, typer.Option("--long", help="watch the open streams for ten minutes")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="everything very small: shows that it runs, no more")] = False,
+    interpreted: Annotated[bool, typer.Option("--interpreted", help="measure without compiling")] = False,
     write: Annotated[
         bool | None, typer.Option(help="write docs/benchmarks.md and its charts; default: if everything was run")
     ] = None,
@@ -77,7 +78,7 @@ def bench(
         peers = _names("--peer", peer or [], PEERS)
         scale = _scale(QUICK if quick else Scale(), rounds, seconds, streams, LONG_HOLD_S if long else None)
         proc.raise_descriptor_limit()
-        uvloop.run(_run(names, peers, scale, write if write is not None else not (only or quick)))
+        uvloop.run(_run(names, peers, scale, interpreted, write if write is not None else not (only or quick)))
     except HierarchyError as error:
         console.print(f"[red]error:[/] {literally(str(error))}", soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
@@ -107,19 +108,25 @@ def _scale(scale: Scale, rounds: int | None, seconds: float | None, streams: int
     )
 
 
-async def _run(names: Sequence[str], peers: Sequence[str], scale: Scale, write: bool) -> None:
+async def _run(names: Sequence[str], peers: Sequence[str], scale: Scale, interpreted: bool, write: bool) -> None:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    routers = 2 + bool(find_nginx()) + len(peers)
+    made = build.INTERPRETED
+    if not interpreted:
+        with console.status("compiling the data path"):
+            made = build.compiled()
+    routers = 2 + 2 * bool(find_nginx()) + 2 * made.is_compiled + len(peers)
     expected_s = START_S + sum(SCENARIOS[name].seconds(scale, routers) for name in names)
     limit_s = 2 * expected_s + 60 + INSTALL_S * len(peers)
     console.print(f"[dim]about {expected_s / 60:.1f} minutes, at most {limit_s / 60:.0f}[/]")
     began = time.monotonic()
     result = Result()
-    with Bed() as bed, contextlib.ExitStack() as stack:
+    with Bed(made.home) as bed, contextlib.ExitStack() as stack:
         status = stack.enter_context(console.status("starting"))
         stage = Stage(bed, scale, peers, lambda text: status.update(literally(text)))
+        if made.obstacle:
+            stage.note(f"the data path was interpreted: {made.obstacle}")
         async with asyncio.timeout(limit_s):
             for name in names:
                 found = await SCENARIOS[name].run(stage)
@@ -127,7 +134,7 @@ async def _run(names: Sequence[str], peers: Sequence[str], scale: Scale, write: 
                 result.charts |= found.charts
                 console.print(f"[dim]{name} done after {time.monotonic() - began:.0f} s[/]")
     result.charts["overview.svg"] = plots.overview(result.rows)
-    setting = page.Setting(scale, time.monotonic() - began, stage.measured_peers)
+    setting = page.Setting(scale, time.monotonic() - began, stage.measured_peers, made.said)
     console.print()
     console.print(table.terminal(result.rows))
     for line in [*setting.lines(), *stage.notes]:

@@ -26,6 +26,7 @@ METHOD = """\
     python tools/bench/run.py --only json,sse        # part of it, to the terminal alone
     python tools/bench/run.py --peer vllm-router     # beside other routers, each from PyPI into its own environment
     python tools/bench/run.py --long                 # open streams are watched for ten minutes
+    python tools/bench/run.py --interpreted          # without compiling
 
 It needs Linux, since it reads /proc. nginx is taken if the machine has it (Debian: `apt install nginx-light`).
 
@@ -37,6 +38,9 @@ It needs Linux, since it reads /proc. nginx is taken if the machine has it (Debi
   ratios of one run can. In each round every router is measured once, each round begins with another one, and what
   stands below is the median of the rounds' ratios. Its configuration is `tools/bench/nginx.conf`: one worker process,
   keep-alive to clients and engines, no buffering, no access log.
+- **What is measured** is what `pip install .` leaves on a machine with a C compiler: the data path compiled
+  (docs/architecture.md, "Compiled"). Beside it stand the same sources interpreted, and a chain of three nginx, which
+  tells what three levels cost at least.
 - **The engines** are two processes of `tools/bench/worker.py`, which answer 1 KB at once, or stream 128 SSE events of
   200 bytes, 10 ms apart, each stream by its own clock.
 - **Streams begin one after another**, over the length of one stream, and go on so. Time to the first token is that
@@ -57,13 +61,14 @@ class Setting:
     scale: Scale
     took_s: float
     peers: Sequence[str]
+    build: str
 
     def lines(self) -> list[str]:
         """For the terminal and the page alike."""
         scale = self.scale
         python = f"Python {platform.python_version()}, uvloop {version('uvloop')}, uvicorn {version('uvicorn')}"
         return [
-            f"hierarchy {version('hierarchy')}{_commit()}; {python}; {_nginx_version()}",
+            f"hierarchy {version('hierarchy')}{_commit()}, {self.build}; {python}; {_nginx_version()}",
             proc.machine(),
             f"medians of {scale.rounds} interleaved rounds of {scale.seconds:g} s, {self.took_s / 60:.0f} min in all"
             + (f"; peers: {', '.join(self.peers)}" if self.peers else ""),

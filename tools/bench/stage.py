@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from bench import peers, proc
-from bench.bed import Bed, BedError, Process, Target, direct
+from bench.bed import ROOT, Bed, BedError, Process, Target, direct
 from bench.load import Load, Sample
 from bench.table import Row
 
@@ -74,10 +74,11 @@ class Common:
     one: Target
     three: Target
     peers: tuple[Target, ...]
+    context: tuple[Target, ...]  # what tells how much of a figure is whose: a chain of nginx, interpreted nodes
 
     @property
     def routers(self) -> list[Target]:
-        return [*([self.nginx] if self.nginx else []), self.one, self.three, *self.peers]
+        return [*([self.nginx] if self.nginx else []), self.one, self.three, *self.peers, *self.context]
 
 
 class Stage:
@@ -100,9 +101,14 @@ class Stage:
             if nginx is None:
                 self.note("nginx is not on this machine: there are no ratios (Debian: apt install nginx-light)")
             self.say("starting engines, nodes and nginx")
-            await bed.ready([direct(engines), one, three, *([nginx] if nginx else [])])
+            chain = bed.three_nginx(engines)
+            context = [chain] if chain else []
+            if bed.home != ROOT:
+                plain = "hierarchy, interpreted"
+                context += [bed.one_level(engines, plain, ROOT), bed.three_levels(engines, plain, ROOT)]
+            await bed.ready([direct(engines), one, three, *([nginx] if nginx else []), *context])
             others = [found for name in self._peer_names if (found := await self._peer(name, engines))]
-            self._common = Common(engines, direct(engines), nginx, one, three, tuple(others))
+            self._common = Common(engines, direct(engines), nginx, one, three, tuple(others), tuple(context))
         return self._common
 
     async def _peer(self, name: str, engines: Sequence[Process]) -> Target | None:

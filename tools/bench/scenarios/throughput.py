@@ -50,8 +50,13 @@ def _result(
         beside = costs[peer.name]
         limit_beside = limits[2] if peer.name == "vllm-router" else None
         rows.append(Row(f"{what}, one level", ratio(one, beside), f"× {peer.name}", limit_beside, spread(beside, "µs")))
-    ours = {common.one.name, common.three.name}
-    chart_rows = [Bar(name, middle(cost), "ours" if name in ours else "other") for name, cost in costs.items()]
+    if nginx:
+        for target in common.context:
+            name, cost = target.name.removeprefix("hierarchy, "), costs[target.name]
+            rows.append(Row(f"{what}, {name}", ratio(cost, nginx), "× nginx", detail=spread(cost, "µs")))
+    chart_rows = [
+        Bar(name, middle(cost), "ours" if name.startswith("hierarchy") else "other") for name, cost in costs.items()
+    ]
     line = limits[0] * middle(nginx) if nginx else None
     title = f"CPU of the router per {what}" + (f" (dashed: {limits[0]:g} × nginx)" if line else "")
     return Result(rows, {chart: bars(title, "µs", chart_rows, line)})

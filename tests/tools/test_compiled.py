@@ -1,0 +1,59 @@
+"""How the data path is compiled, and what is said where it cannot be. That it works is for `make compiled`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tools.test_bench import TOOLS, tools_on_path
+
+with tools_on_path():
+    import compiled
+    from bench import build
+
+ROOT = TOOLS.parent
+
+
+def test_what_is_compiled_is_there() -> None:
+    for name in compiled.MODULES:
+        assert (ROOT / "hierarchy" / f"{name.replace('.', '/')}.py").is_file(), name
+
+
+def compile_with(**environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, TOOLS / "compiled.py", "nowhere"],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_machine_without_a_compiler_is_told_so() -> None:
+    done = compile_with(CC="no-such-compiler")
+    assert (done.returncode, done.stderr) == (
+        compiled.CANNOT,
+        "not compiled: there is no C compiler (no-such-compiler)\n",
+    )
+
+
+def test_the_benchmark_goes_without_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setattr(build, "CACHE", tmp_path)
+    made = build.compiled()
+    assert not made.is_compiled
+    assert (made.home, made.said) == (ROOT, "data path interpreted")
+    assert made.obstacle == "there is no C compiler (no-such-compiler)"
+
+
+def test_a_copy_is_made_anew_when_a_source_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = build._digest()
+    (tmp_path / "hierarchy").mkdir()
+    (tmp_path / "hierarchy" / "child.py").write_text("pass\n")
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    changed = build._digest()
+    (tmp_path / "hierarchy" / "child.py").write_text("pass \n")
+    assert len({before, changed, build._digest()}) == 3
