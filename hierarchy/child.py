@@ -104,6 +104,7 @@ class Child:
         self.local = True  # it registered from this machine
         self.credential = b""  # header line with an engine's own key
         self.secret = b""  # sent with each request down, so that the child believes our x-hierarchy-* fields
+        self.names: Any = None  # as it told them last
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}
         self.renames: Mapping[str, str] = {}  # of an engine: served name -> its own, which bodies must carry

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from collections.abc import Callable
-from functools import cached_property
 from itertools import accumulate
 from random import Random
 
@@ -25,15 +24,13 @@ class Candidates:
 
     def __init__(self, shares: list[Share]) -> None:
         self.shares = shares
-
-    @cached_property
-    def cumulative_speed(self) -> list[float]:
-        """Kept with the list, so that a draw weighted by speed costs a bisection only."""
-        return list(accumulate(share.speed for share in self.shares))
+        self._speeds: list[float] | None = None  # summed up; kept, so that a draw costs a bisection only
 
     def draw(self, rng: Random) -> Share:
         """One share at random, weighted by speed."""
-        weights = self.cumulative_speed
+        weights = self._speeds
+        if weights is None:  # `shortest_queue` never asks
+            weights = self._speeds = list(accumulate([share.speed for share in self.shares]))
         return self.shares[bisect(weights, rng.random() * weights[-1], 0, len(weights) - 1)]
 
 

@@ -65,7 +65,7 @@ def flaw(value: Any, limit: int = 3 * MAX_DEPTH) -> str:
 
 
 def _has_half_a_sign(text: str) -> bool:
-    return not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text)
+    return not text.isascii() and any(0xD800 <= ord(sign) <= 0xDFFF for sign in text)
 
 
 def leaves(subtree: Any, above: str = "", *, up: bool = False) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -20,6 +20,7 @@ from hierarchy import subtree
 from hierarchy.errors import BadRequest, InvalidField
 from hierarchy.status import MAX_QUEUE, ModelStatus, NodeStatus
 
+Names = tuple[str, str, str, str, list[str]]
 LinkWish = Literal["direct", "reverse", "auto"]
 MAX_NAME = 256
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # as in the configuration: never a FastChat worker's URL
@@ -70,6 +71,11 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
     interval_s: float = 1.0
     draining: bool = False
 
+    @property
+    def names(self) -> Names:
+        """What hardly ever changes from one report to the next."""
+        return self.node, self.instance, self.version, self.dispatch, self.path
+
 
 class Registration(NodeFields, frozen=True, kw_only=True):
     """`POST /register_worker`. `worker_name` is the URL at which the parent reaches the child.
@@ -112,9 +118,12 @@ class HeartBeat(NodeFields, frozen=True, kw_only=True):
     queue_length: int
     speed: float | None = None
 
-    def check(self, max_speed: float) -> NodeStatus | None:
-        """Check every value; return the whole status if it carries one (a node's report), else None."""
-        _check_node_fields(self)
+    def check(self, max_speed: float, known: Names | None = None) -> NodeStatus | None:
+        """Check every value; return the whole status if it carries one (a node's report), else None.
+
+        known: names that were checked before, and need not be again.
+        """
+        _check_node_fields(self, known)
         _check_queue("queue_length", self.queue_length)
         if self.models is None:
             return None
@@ -219,7 +228,20 @@ def _field_of(message: str) -> tuple[str, str]:
     return field or "body", reason[0].lower() + reason[1:]
 
 
-def _check_node_fields(message: NodeFields) -> None:
+def _check_node_fields(message: NodeFields, known: Names | None = None) -> None:
+    if known is None or message.names != known:
+        _check_names(message)
+    for field, count in (("seq", message.seq), ("seen", message.seen)):
+        if not 0 <= count < 2**63:
+            raise InvalidField(field, "must lie between 0 and 2**63")
+    if not (math.isfinite(message.interval_s) and 0 < message.interval_s <= 3600):
+        raise InvalidField("interval_s", "must lie between 0 and 3600 seconds")
+    flaw = subtree.flaw(message.children)
+    if flaw:
+        raise InvalidField("children", flaw)
+
+
+def _check_names(message: NodeFields) -> None:
     if message.node and not _NODE_NAME.fullmatch(message.node):
         raise InvalidField("node", f"{message.node[:40]!r} is no node's name: letters, digits, '.', '_' and '-'")
     for field, name in (
@@ -233,14 +255,6 @@ def _check_node_fields(message: NodeFields) -> None:
     for number, hop in enumerate(message.path):
         if not _is_name(hop):
             raise _no_name(f"path[{number}]", hop)
-    for field, count in (("seq", message.seq), ("seen", message.seen)):
-        if not 0 <= count < 2**63:
-            raise InvalidField(field, "must lie between 0 and 2**63")
-    if not (math.isfinite(message.interval_s) and 0 < message.interval_s <= 3600):
-        raise InvalidField("interval_s", "must lie between 0 and 3600 seconds")
-    flaw = subtree.flaw(message.children)
-    if flaw:
-        raise InvalidField("children", flaw)
 
 
 def _is_name(name: str) -> bool:

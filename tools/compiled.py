@@ -22,10 +22,10 @@ ROOT = Path(__file__).parents[1]
 #: What runs for each request, and what that touches; not `relay.turns` and `relay.protocol`, which extend a class of
 #: uvicorn's. All at once, since only modules that are compiled together call each other without Python's machinery.
 MODULES = (
-    "budget", "child", "dispatch", "ejection", "metrics", "policy", "registry.table", "relay.answer", "relay.attempts",
-    "relay.exchange", "relay.fast", "relay.framing", "relay.head", "relay.lane", "relay.limits", "relay.link",
-    "relay.local", "relay.peek", "relay.pool", "relay.reaching", "relay.render", "relay.retrying", "relay.seen",
-    "relay.upstream",
+    "budget", "child", "dispatch", "ejection", "metrics", "policy", "registry.table", "subtree", "relay.answer",
+    "relay.attempts", "relay.exchange", "relay.fast", "relay.framing", "relay.head", "relay.lane", "relay.limits",
+    "relay.link", "relay.local", "relay.peek", "relay.pool", "relay.reaching", "relay.render", "relay.retrying",
+    "relay.seen", "relay.upstream",
 )  # fmt: skip
 CANNOT = 3  # exit status: nothing is wrong but this machine cannot compile
 _BUILD = """

@@ -38,6 +38,7 @@ class Registry:
         self.departed: dict[str, Child] = {}  # children that left lately, so that they are missed and not just unknown
         self.drained: set[str] = set()  # names that shall get nothing new, whoever comes and goes under them
         self._silent: set[str] = set()
+        self._out: set[Child] = set()  # who was ejected, and may be still
         self.generation = 0  # grows whenever the answer to "who may be chosen" may have changed
         self._clock = clock
         self._available: dict[ModelKey, tuple[int, float, list[Share]]] = {}
@@ -122,8 +123,8 @@ class Registry:
         Raises:
             InvalidField: a value is not allowed; the child's former status stands.
         """
-        status = message.check(self.max_speed)
         child = self.sender(message)
+        status = message.check(self.max_speed, child.names if child is not None else None)
         if child is None or child.declared or child.is_node != bool(message.node):
             return False
         if child.instance != message.instance and child.is_node:
@@ -174,6 +175,7 @@ class Registry:
     def eject(self, child: Child, seconds: float, why: str) -> None:
         """Do not choose the child for a while."""
         child.ejected_until = self._clock() + seconds
+        self._out.add(child)
         child.ejected_why = why
         self.generation += 1
 
@@ -211,6 +213,9 @@ class Registry:
     def _bring_back(self, lost: Child) -> None:
         """A child can be used no longer: then no more than half of those that are left may be ejected."""
         now = self._clock()
+        self._out = {child for child in self._out if child.ejected_until > now}
+        if not self._out:  # nearly always; and a thousand may leave at once
+            return
         for key in lost.shares:
             ejected = sorted(self._ejected(key, now), key=lambda child: child.ejected_until)
             for child in ejected[: max(0, len(ejected) - len(self._serving(key, now)) // 2)]:
@@ -388,10 +393,11 @@ class Registry:
                 self.generation += 1
 
     def _take_node_fields(self, child: Child, message: Registration | HeartBeat) -> None:
-        child.version = message.version
-        child.dispatch = message.dispatch
         child.leaving = message.draining
-        child.path = frozenset(message.path)
+        names = message.names
+        if names != child.names:
+            child.names = names
+            child.version, child.dispatch, child.path = message.version, message.dispatch, frozenset(message.path)
         if isinstance(message, Registration):
             child.subtree = subtree.merge({}, message.children or {})
         elif message.children:

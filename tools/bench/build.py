@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -42,6 +43,8 @@ def compiled() -> Build:
     folder = CACHE / f"compiled-{_digest()}"
     done = folder / "done"
     if not done.exists():
+        for former in CACHE.glob("compiled-*"):
+            shutil.rmtree(former)
         try:
             made = subprocess.run(
                 [sys.executable, ROOT / "tools" / "compiled.py", folder, "--whole"],
