@@ -53,7 +53,7 @@ SCENARIOS = {
     "cancel": Scenario(cancel.cancels, lambda scale, _: 2 + scale.cancels / 100 + scale.leases / 250),
     "link": Scenario(link.links, link.seconds),
     "slow": Scenario(
-        slow.slow_client, lambda scale, _: START_S + _of_rounds(2, STREAM_S + slow.SETTLE_S / 2)(scale, 0)
+        slow.slow_client, lambda scale, _: START_S + _of_rounds(2, STREAM_S + slow.SETTLE_S / 2, slow.ROUNDS)(scale, 0)
     ),
 }
 
