@@ -65,7 +65,8 @@ def compile_into(target: Path, optimised: str = "3") -> None:
         subprocess.run(
             [sys.executable, "-c", _BUILD, target.absolute(), Path(folder, "objects"), optimised, *paths],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": "", "MYPYPATH": folder},
+            # PYTHONPATH stays: by it pip shows the build's own environment, where mypyc and all types are.
+            env={**os.environ, "MYPYPATH": folder},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

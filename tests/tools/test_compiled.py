@@ -40,6 +40,16 @@ def test_a_machine_without_a_compiler_is_told_so() -> None:
     )
 
 
+@pytest.mark.skipif(bool(compiled.obstacle()), reason=f"this machine cannot compile: {compiled.obstacle()}")
+def test_the_compiler_is_found_where_pip_shows_it(tmp_path: Path) -> None:
+    # pip's isolated builds have their environment on PYTHONPATH alone.
+    (tmp_path / "mypyc").mkdir()
+    (tmp_path / "mypyc" / "__init__.py").touch()
+    (tmp_path / "mypyc" / "build.py").write_text("raise SystemExit('the mypyc of the build')\n")
+    done = compile_with(PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "the mypyc of the build")
+
+
 def test_the_benchmark_goes_without_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setattr(build, "CACHE", tmp_path)
