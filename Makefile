@@ -43,7 +43,7 @@ check: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: .venv/.demo
+bench: .venv/.dev
 	@$(BIN)/python tools/bench/run.py $(ARGS)
 
 clean:

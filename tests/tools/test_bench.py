@@ -257,6 +257,39 @@ def test_an_engine_tells_which_clients_left(processes: Any) -> None:
 
 
 @linux
+def test_a_chain_of_nginx_is_reached_through_its_first(processes: Any) -> None:
+    async def check() -> None:
+        engine = processes.worker()
+        chain = processes.three_nginx([engine])
+        if chain is None:
+            pytest.skip("nginx is not on this machine")
+        await processes.ready([bed.direct([engine]), chain])
+        assert chain.urls == (chain.processes[0].url,)
+        assert len({process.url for process in chain.processes}) == 3
+        chain.processes[2].popen.terminate()  # SIGKILL would leave its worker process
+        async with bed.httpx.AsyncClient(trust_env=False) as http:
+            await eventually_async(lambda: gone(http, chain.urls[0]), "the chain to end where its last one did")
+
+    async def gone(http: Any, url: str) -> bool:
+        return (await http.get(f"{url}/v1/models")).status_code == 502
+
+    run(check())
+
+
+@linux
+def test_nodes_are_those_of_the_copy_that_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "hierarchy").mkdir()
+    (tmp_path / "hierarchy" / "__init__.py").touch()
+    (tmp_path / "hierarchy" / "__main__.py").write_text("raise SystemExit('a node of the copy')\n")
+
+    async def check() -> None:
+        with bed.Bed(tmp_path) as running, pytest.raises(bed.BedError, match="a node of the copy"):
+            await running.ready([running.one_level([])])
+
+    run(check())
+
+
+@linux
 def test_clients_report_a_router_that_refuses(processes: Any) -> None:
     async def check() -> None:
         url = f"http://127.0.0.1:{bed.free_port()}"
@@ -299,9 +332,11 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 @linux
 def test_a_quick_run_prints_a_whole_table() -> None:
     before = (TOOLS.parent / "docs" / "benchmarks.md").exists()
-    done = bench("--quick", "--only", "json,choosing", "--seconds", "0.3")
+    # A compiled copy takes a minute to make, which a test that others run beside does not have.
+    done = bench("--quick", "--interpreted", "--only", "json,choosing", "--seconds", "0.3")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
+    assert [line for line in lines if ", data path interpreted; Python" in line]
     for what in ("JSON request, one level", "JSON request, three levels", "choosing among 100 children, p2c"):
         row = next(line for line in lines if line.startswith(what))
         assert row.count("│") == len(table.HEADS) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,16 @@ def test_the_benchmark_goes_without_and_says_so(tmp_path: Path, monkeypatch: pyt
     assert not made.is_compiled
     assert (made.home, made.said) == (ROOT, "data path interpreted")
     assert made.obstacle == "there is no C compiler (no-such-compiler)"
+
+
+def test_the_benchmark_needs_no_mypy_to_say_that_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setattr(build, "CACHE", tmp_path)
+    monkeypatch.setattr(build, "version", missing)
+    assert build.compiled().obstacle
 
 
 def test_a_copy_is_made_anew_when_a_source_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from bench.bed import ROOT, BedError
@@ -60,12 +60,20 @@ def compiled() -> Build:
         if made.returncode:
             raise BedError(f"{why}; python tools/compiled.py shows all of it, --interpreted goes without")
         done.touch()
-    return Build(folder, f"data path compiled by mypyc {version('mypy')}")
+    return Build(folder, f"data path compiled by mypyc {_mypy()}")
 
 
 def _digest() -> str:
     """Changes with whatever goes into the copy, and with the Python that it is for."""
-    digest = hashlib.sha256(str(sysconfig.get_config_var("EXT_SUFFIX")).encode() + version("mypy").encode())
+    digest = hashlib.sha256(f"{sysconfig.get_config_var('EXT_SUFFIX')} {_mypy()}".encode())
     for path in sorted([*(ROOT / "hierarchy").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _mypy() -> str:
+    """Its version; empty where it is missing, which compiled.py says better."""
+    try:
+        return version("mypy")
+    except PackageNotFoundError:
+        return ""
