@@ -13,7 +13,8 @@ WORKERS := 3
 BIN := .venv/bin
 # what stands nearest to the modules that tools/compiled.py names, trees of three levels among it
 COMPILED_TESTS := tests/relay tests/test_child.py tests/test_dispatch.py tests/test_ejection.py \
-    tests/test_metrics.py tests/test_node.py tests/test_policy.py tests/test_registry.py tests/test_registry_available.py
+    tests/test_metrics.py tests/test_node.py tests/test_policy.py tests/test_registry.py tests/test_registry_available.py \
+    tests/whole
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help demo test compiled chaos check bench clean
@@ -33,7 +34,8 @@ compiled: .venv/.dev
 	@$(BIN)/python tools/compiled.py build/compiled --whole --quick; status=$$?; \
 	if test $$status = 3; then echo "skipped: the tests of the compiled data path" >&2; exit 0; fi; \
 	test $$status = 0 || exit $$status; \
-	cd build/compiled && "$(CURDIR)/$(BIN)/python" -m pytest -n $(WORKERS) --dist loadfile $(COMPILED_TESTS) $(ARGS)
+	cd build/compiled && "$(CURDIR)/$(BIN)/python" -m hierarchy --version | grep compiled && \
+	"$(CURDIR)/$(BIN)/python" -m pytest -n $(WORKERS) --dist loadfile $(COMPILED_TESTS) $(ARGS)
 
 chaos: .venv/.dev
 	@$(BIN)/python -m pytest tests/chaos --whole $(ARGS)
