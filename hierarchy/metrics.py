@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_BOUNDS: Final = list(BUCKETS_S)  # the quickest to go through, compiled
 #: name -> (help, label names)
 GAUGES = {
     "hierarchy_child_up": ("1 if the child may be chosen.", ("child", "kind", "state")),
@@ -27,9 +28,6 @@ GAUGES = {
     "hierarchy_connections": ("Open client connections.", ()),
 }
 Sample = tuple[str, tuple[str, ...], float]  # gauge name, label values, value
-
-
-_BOUNDS: Final = list(BUCKETS_S)
 
 
 class Histogram:

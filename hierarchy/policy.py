@@ -24,13 +24,18 @@ class Candidates:
 
     def __init__(self, shares: list[Share]) -> None:
         self.shares = shares
-        self._speeds: list[float] | None = None  # summed up; kept, so that a draw costs a bisection only
+        self._cumulative: list[float] | None = None
+
+    @property
+    def cumulative_speed(self) -> list[float]:
+        """Kept with the list once it was asked for, so that a draw weighted by speed costs a bisection only."""
+        if self._cumulative is None:
+            self._cumulative = list(accumulate([share.speed for share in self.shares]))
+        return self._cumulative
 
     def draw(self, rng: Random) -> Share:
         """One share at random, weighted by speed."""
-        weights = self._speeds
-        if weights is None:  # `shortest_queue` never asks
-            weights = self._speeds = list(accumulate([share.speed for share in self.shares]))
+        weights = self.cumulative_speed
         return self.shares[bisect(weights, rng.random() * weights[-1], 0, len(weights) - 1)]
 
 

@@ -163,6 +163,7 @@ def test_shortest_queue_is_never_beaten(speeds_and_queues: list[tuple[float, int
 def test_a_draw_is_a_point_on_the_line_of_speeds(chance: float, winner: int) -> None:
     among = candidates((1, 0), (3, 0))
     assert lottery(among, Fixed(chance)) is among.shares[winner]
+    assert among.cumulative_speed == [1.0, 4.0]
 
 
 def test_a_draw_at_the_very_end_of_the_line_is_the_last_one() -> None:

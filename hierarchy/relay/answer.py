@@ -174,6 +174,7 @@ class AnswerHead:
         raise HeadError("bytes stand behind its end")
 
     def _was_retried(self) -> bool:
+        """Asked after the parser's callbacks, which change what `__init__` has assigned."""
         return self.unspent is not None or self.retried > 0
 
     def _get(self, name: bytes) -> bytes:

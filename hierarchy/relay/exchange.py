@@ -58,8 +58,7 @@ class Exchange(Reaching):
         self._lane = lane
         self._parts: list[bytes] = []
         self._started_at = now
-        self._parent = None
-        self._upstream = None
+        self._parent = self._upstream = None  # not by the class, whose defaults of such types are lost when compiled
 
     # -- the request -----------------------------------------------------------------------------------------
 

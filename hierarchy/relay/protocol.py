@@ -129,12 +129,12 @@ class LaneProtocol(Turns):
         )
         exchange = self.lane.exchange(self, head, self.lane.clock())
         before = self.cycle
-        self.cycle = self.incoming = cast(Any, exchange)
+        self.cycle = self.incoming = exchange
         if (before is None or before.response_complete) and not self.blocked:
             exchange.my_turn = True
             self.running = exchange
         else:
-            self.pipeline.appendleft((cast(Any, exchange), self.app))
+            self.pipeline.appendleft((exchange, self.app))
             self._pace()
         seq, left_ms = found.get(SEQ, b"0"), found.get(DEADLINE, b"")
         self.begin(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -65,7 +65,7 @@ class Turns(FastPath, HttpToolsProtocol):
         self.pipeline.clear()
         self._drop_app_cycle()
         if isinstance(self.cycle, Exchange):
-            self.cycle = cast(Any, None)
+            self.cycle = None
         self.deadline = FOREVER
         super().connection_lost(exc)
 

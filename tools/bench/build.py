@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from compiled import CANNOT
+
 from bench.bed import ROOT, BedError
 from bench.peers import CACHE
 
-CANNOT = 3  # exit status of compiled.py where the machine lacks something
 COMPILE_S = 600.0
 
 
