@@ -13,8 +13,7 @@ WORKERS := 3
 BIN := .venv/bin
 # what stands nearest to the modules that tools/compiled.py names, trees of three levels among it; tests/whole runs on
 # them too (ARGS=tests/whole), at twice the time
-COMPILED_TESTS := tests/relay tests/test_child.py tests/test_dispatch.py tests/test_ejection.py \
-    tests/test_metrics.py tests/test_node.py tests/test_policy.py tests/test_registry.py tests/test_registry_available.py
+COMPILED_TESTS := tests/relay tests/balancing tests/http tests/registry tests/runtime/test_metrics.py tests/uplink/test_links.py tests/test_node.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help demo test compiled chaos check bench clean

@@ -18,12 +18,12 @@ from typing import Any
 import httpx
 import msgspec
 
-from hierarchy.child import Child
-from hierarchy.dispatch import Dispatch
+from hierarchy.balancing.dispatch import Dispatch
+from hierarchy.balancing.policy import POLICIES
 from hierarchy.errors import BadRequest, ChildFailed, DeadlinePassed, InvalidField, RequestError, UsageError
-from hierarchy.policy import POLICIES
 from hierarchy.registry import Registry
-from hierarchy.wire import HeartBeat, Identity, Registration, convert
+from hierarchy.registry.child import Child
+from hierarchy.wire.messages import HeartBeat, Identity, Registration, convert
 
 STATUS_TIMEOUT_S = 5.0
 STREAM_TIMEOUT_S = 100.0  # FastChat's WORKER_API_TIMEOUT

@@ -15,25 +15,25 @@ from typing import Any
 
 import httpx
 
-from hierarchy.address import is_loopback
-from hierarchy.aliases import Aliases
-from hierarchy.child import Child
-from hierarchy.config import NodeConfig
-from hierarchy.dial import proxy_for
-from hierarchy.dispatch import Dispatch
-from hierarchy.keeper import Keeper
-from hierarchy.metrics import Metrics, Sample
-from hierarchy.oversight import Oversight
+from hierarchy.balancing.aliases import Aliases
+from hierarchy.balancing.dispatch import Dispatch
+from hierarchy.config.address import is_loopback
+from hierarchy.config.models import NodeConfig
+from hierarchy.engines.manager import Keeper
+from hierarchy.introspection.oversight import Oversight
+from hierarchy.introspection.tree import View
 from hierarchy.registry import Registry
+from hierarchy.registry.child import Child
 from hierarchy.relay.lane import SWEEP_S, Lane
-from hierarchy.relay.reserve import Reserve, Serve
+from hierarchy.runtime.metrics import Metrics, Sample
+from hierarchy.runtime.tasks import Tasks
 from hierarchy.security.access import Access
-from hierarchy.security.guard import GuardedTransport
-from hierarchy.status import NodeStatus
-from hierarchy.tasks import Tasks
-from hierarchy.uplink import Uplink
-from hierarchy.view import View
-from hierarchy.wire import Identity, Registration
+from hierarchy.security.dial_guard import GuardedTransport
+from hierarchy.uplink.dial import proxy_for
+from hierarchy.uplink.links import Reserve, Serve
+from hierarchy.uplink.registration import Uplink
+from hierarchy.wire.messages import Identity, Registration
+from hierarchy.wire.status import NodeStatus
 
 WARM_S = 8.0  # for the children to find a replica that just started; more than their longest wait
 TOLD_S = 1.0  # for the parents to hear that nothing new shall come

@@ -15,11 +15,11 @@ from typing import Any
 
 import uvicorn
 
-from hierarchy.config import NodeConfig
+from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.node import Node
-from hierarchy.relay.reserve import protocol_factory
 from hierarchy.reload import Reloader
+from hierarchy.uplink.links import protocol_factory
 
 BACKLOG = 4096
 log = logging.getLogger("hierarchy.server")

@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from hierarchy.child import Child
 from hierarchy.registry import Registry
-from hierarchy.status import ModelKey, ModelStatus, NodeStatus
-from hierarchy.wire import HeartBeat, Identity, Registration, decode
+from hierarchy.registry.child import Child
+from hierarchy.wire.messages import HeartBeat, Identity, Registration, decode
+from hierarchy.wire.status import ModelKey, ModelStatus, NodeStatus
 
 WORKER = "http://w1:21002"
 SITE = "http://site-a:21001"

@@ -13,7 +13,7 @@ import uvicorn
 import uvloop
 
 from hierarchy.api import build_app
-from hierarchy.config import EngineConfig, LinkWish, NodeConfig, Settings
+from hierarchy.config.models import EngineConfig, LinkWish, NodeConfig, Settings
 from hierarchy.engines.simulated.app import create_app
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.node import Node

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from hierarchy.relay.link import LinkPool
-from hierarchy.relay.reserve import Reserve
+from hierarchy.relay.upstream.links import LinkPool
+from hierarchy.uplink.links import Reserve
 from tests.cluster import Cluster, Running
 from tests.support import eventually
 

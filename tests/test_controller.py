@@ -15,10 +15,10 @@ import httpx
 import pytest
 
 from hierarchy import Controller, DispatchMethod, WorkerInfo
+from hierarchy.balancing.policy import POLICIES
 from hierarchy.engines.simulated.app import create_app
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.errors import UsageError
-from hierarchy.policy import POLICIES
 from tests.builders import Clock
 from tests.support import free_port, running_app
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from hierarchy.config import EngineConfig, NodeConfig, SimulatedSpec
+from hierarchy.config.models import EngineConfig, NodeConfig, SimulatedSpec
 from tests.cluster import QUICK, Cluster, chat, wait_for_model
 from tests.support import eventually
 

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from hierarchy.config import NodeConfig
+from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.server import bind
 

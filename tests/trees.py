@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hierarchy.config import LoadedTree, TreeConfig, load
-from hierarchy.source import Source
-from hierarchy.topology import validate
+from hierarchy.config.models import LoadedTree, TreeConfig, load
+from hierarchy.config.yaml import Source
+from hierarchy.topology.graph import validate
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

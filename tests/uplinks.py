@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 
-from hierarchy.status import NodeStatus
-from hierarchy.uplink import Uplink
-from hierarchy.wire import Identity
+from hierarchy.uplink.registration import Uplink
+from hierarchy.wire.messages import Identity
+from hierarchy.wire.status import NodeStatus
 from tests.builders import SITE, Table, heart_beat, model, registration, status_of
 
 Answer = Callable[[str, dict[str, Any]], Any]

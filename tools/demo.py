@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.markup import escape as literally
 from show_tree import CannotReadError, Entry, declared, fetch
 
-from hierarchy.config import TreeConfig, load
+from hierarchy.config.models import TreeConfig, load
 from hierarchy.errors import HierarchyError
-from hierarchy.logs import escape
+from hierarchy.runtime.logs import escape
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

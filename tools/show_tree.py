@@ -26,11 +26,11 @@ from rich.text import Text
 
 from hierarchy.cli.admin import ADMIN_KEY, AdminKeyFile, bearer
 from hierarchy.cli.chat import base_url
-from hierarchy.config import ConfigError, NodeSpec, TreeConfig, load
-from hierarchy.drawing import FORMATS
+from hierarchy.config.models import ConfigError, NodeSpec, TreeConfig, load
 from hierarchy.errors import HierarchyError, UsageError
-from hierarchy.logs import escape
-from hierarchy.topology import validate
+from hierarchy.runtime.logs import escape
+from hierarchy.topology.drawing import FORMATS
+from hierarchy.topology.graph import validate
 
 Entry = Mapping[str, Any]  #: one node or engine as `GET /tree` gives it; `children` holds more of them
 

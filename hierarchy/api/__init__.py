@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from hierarchy.api import admin, fastchat, openai, operate
+from hierarchy.api import admin, fastchat, openai, operators
+from hierarchy.api.auth_middleware import Doors
 from hierarchy.api.body import error_response, json_response, not_found
-from hierarchy.api.doors import Doors
 from hierarchy.errors import BadRequest, RequestError
 from hierarchy.node import Node
 
@@ -17,7 +17,7 @@ def build_app(node: Node) -> FastAPI:
     app = FastAPI(title="hierarchy", version=node.identity.version, openapi_url=None)
     app.include_router(fastchat.router(node))
     app.include_router(openai.router(node))
-    app.include_router(operate.router(node))
+    app.include_router(operators.router(node))
     app.include_router(admin.router(node))
     app.add_middleware(Doors, node=node)
     app.add_exception_handler(RequestError, _request_error)

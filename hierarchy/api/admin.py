@@ -14,10 +14,10 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from hierarchy.api.body import json_response, read
-from hierarchy.child import Child
 from hierarchy.errors import BadRequest, UnknownChild
 from hierarchy.node import Node
-from hierarchy.relay.ask import ask
+from hierarchy.registry.child import Child
+from hierarchy.relay.upstream.request import ask
 
 MAX_DEPTH = 36  # slashes in a path: as many nodes as a request may pass, and a worker's URL
 

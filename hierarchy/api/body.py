@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
 from hierarchy.errors import BadRequest, BodyTooLarge, RequestError
-from hierarchy.wire import decode
+from hierarchy.wire.messages import decode
 
 M = TypeVar("M")
 

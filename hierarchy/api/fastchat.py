@@ -10,13 +10,13 @@ import logging
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from hierarchy.address import is_loopback
+from hierarchy.api.auth_middleware import caller_of, peer_of
 from hierarchy.api.body import json_response, read
-from hierarchy.api.doors import caller_of, peer_of
-from hierarchy.child import Share
+from hierarchy.config.address import is_loopback
 from hierarchy.errors import ModelNotAllowed, RequestError
 from hierarchy.node import Node
-from hierarchy.wire import Accepted, Deregistration, HeartBeat, ModelRequest, Registration, decode
+from hierarchy.registry.child import Share
+from hierarchy.wire.messages import Accepted, Deregistration, HeartBeat, ModelRequest, Registration, decode
 
 log = logging.getLogger("hierarchy.api")
 

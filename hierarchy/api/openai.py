@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from hierarchy.api.auth_middleware import caller_of
 from hierarchy.api.body import json_response
-from hierarchy.api.doors import caller_of
 from hierarchy.errors import ModelNotFound
 from hierarchy.node import Node
 from hierarchy.security.keys import Caller

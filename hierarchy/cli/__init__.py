@@ -9,17 +9,17 @@ from typing import Annotated
 
 import typer
 
-from hierarchy.cli import chat, check, doctor, drain, engine, key, part, serve, token, up, why
+from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serve, slice, token, up
 from hierarchy.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 app.command()(serve.serve)
 app.command()(up.up)
 app.command()(check.check)
-app.command("slice")(part.slice_)
-app.command()(part.schema)
+app.command("slice")(slice.slice_)
+app.command()(slice.schema)
 app.command()(chat.chat)
-app.command()(why.why)
+app.command()(explain.why)
 app.command()(doctor.doctor)
 app.command()(drain.drain)
 app.command()(drain.undrain)
@@ -45,7 +45,7 @@ def hierarchy(
 
 def build() -> str:
     """Is the data path `compiled`, or `interpreted`?"""
-    found = find_spec("hierarchy.relay.fast")
+    found = find_spec("hierarchy.relay.downstream.connection")
     return "interpreted" if found is not None and str(found.origin).endswith(".py") else "compiled"
 
 

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from hierarchy import logs
 from hierarchy.cli.admin import API_KEY, bearer
 from hierarchy.errors import HierarchyError, UsageError
+from hierarchy.runtime import logs
 
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 660.0  # above a node's own first_byte_timeout_s, whose error says more than ours

@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.text import Text
 
 from hierarchy.cli.admin import AdminKeyFile
-from hierarchy.cli.ask import fetch_json
 from hierarchy.cli.chat import base_url
+from hierarchy.cli.client import fetch_json
 from hierarchy.cli.risks import show_risks
-from hierarchy.config import ConfigError, LoadedTree, UnreadableConfigError, load
-from hierarchy.drift import drift, scope
-from hierarchy.live import build_live, present
-from hierarchy.live import problems as live_problems
-from hierarchy.logs import escape
-from hierarchy.topology import build, depth, validate
+from hierarchy.config.models import ConfigError, LoadedTree, UnreadableConfigError, load
+from hierarchy.runtime.logs import escape
+from hierarchy.topology.drift import drift, scope
+from hierarchy.topology.graph import build, depth, validate
+from hierarchy.topology.live import build_live, present
+from hierarchy.topology.live import problems as live_problems
 
 
 def check(

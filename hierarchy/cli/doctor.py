@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hierarchy.cli.admin import ADMIN_KEY, AdminKeyFile, bearer
-from hierarchy.config import load
+from hierarchy.config.models import load
 from hierarchy.doctor import Finding, Mark, Report, examine
 from hierarchy.errors import UsageError
-from hierarchy.logs import escape
+from hierarchy.runtime.logs import escape
 
 MARKS = {
     Mark.OK: ("✓", "green"),

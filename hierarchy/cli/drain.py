@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from hierarchy.address import DEFAULT_PORT
 from hierarchy.cli.admin import AdminKeyFile, admin_client
 from hierarchy.cli.chat import base_url
-from hierarchy.logs import escape
+from hierarchy.config.address import DEFAULT_PORT
+from hierarchy.runtime.logs import escape
 
 TIMEOUT_S = 15.0  # above the time that a node gives one below it
 

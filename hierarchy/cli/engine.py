@@ -15,14 +15,14 @@ from typing import Annotated, NoReturn
 import typer
 import uvicorn
 
-from hierarchy import logs
-from hierarchy.config import SimulatedSpec
-from hierarchy.engines import local, models
+from hierarchy.config.models import SimulatedSpec
+from hierarchy.engines import local, model_store
 from hierarchy.engines.simulated.app import VERSION, create_app
 from hierarchy.engines.simulated.faults import Fault, parse_faults
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.errors import UsageError
-from hierarchy.lifeline import watch_stdin
+from hierarchy.runtime import logs
+from hierarchy.runtime.parent_death import watch_stdin
 
 GRACE_S = 1  # for a simulated engine's running streams, at its end; a box that is switched off gives less
 
@@ -39,7 +39,9 @@ ExitWithParent = Annotated[bool, typer.Option("--exit-with-parent", help="End wh
 @engine_app.command("local")
 def run_local(
     port: Port,
-    model: Annotated[str, typer.Option(help="A known model's name, or the path of a .gguf file.")] = models.DEFAULT,
+    model: Annotated[
+        str, typer.Option(help="A known model's name, or the path of a .gguf file.")
+    ] = model_store.DEFAULT,
     host: Host = "127.0.0.1",
     alias: Annotated[str | None, typer.Option(help="Name under which it is served; default: the model's.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="For computing.")] = 1,
@@ -49,12 +51,12 @@ def run_local(
     exit_with_parent: ExitWithParent = False,
 ) -> None:
     """Serve a model on this machine's CPU with llama.cpp's own server (needs the extra `local`)."""
-    alias = alias or models.name_of(model)
+    alias = alias or model_store.name_of(model)
     _prepare(name or f"local:{port}", exit_with_parent)
     local.import_xllamacpp()  # before anything is fetched for it
     with _listen(host, port) as listener:
         port = listener.getsockname()[1]
-    options = local.LocalOptions(models.resolve(model), alias, host, port, threads, slots, context)
+    options = local.LocalOptions(model_store.resolve(model), alias, host, port, threads, slots, context)
     logger.info("loading %s", options.path)
     _on_signals(_vanish)
     server = local.start(options)
@@ -104,10 +106,10 @@ def run_simulated(
 
 @engine_app.command("fetch")
 def fetch(
-    model: Annotated[str, typer.Argument(help=f"One of: {', '.join(models.KNOWN)}.")] = models.DEFAULT,
+    model: Annotated[str, typer.Argument(help=f"One of: {', '.join(model_store.KNOWN)}.")] = model_store.DEFAULT,
 ) -> None:
     """Fetch a model ahead of time and print where it is."""
-    typer.echo(models.resolve(model))
+    typer.echo(model_store.resolve(model))
 
 
 def _prepare(name: str, exit_with_parent: bool) -> None:

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hierarchy.logs import escape
-from hierarchy.risks import Bottleneck, Engines, Risk, Risks, name_of
+from hierarchy.runtime.logs import escape
+from hierarchy.topology.risks import Bottleneck, Engines, Risk, Risks, name_of
 
 MANY = 0.5  # of the tree's speed, from which a loss is shown in red
 

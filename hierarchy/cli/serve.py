@@ -11,19 +11,20 @@ from typing import Annotated
 import typer
 import uvloop
 
-from hierarchy import logs, topology
-from hierarchy.address import DEFAULT_PORT
-from hierarchy.allocator import keep_freed_memory
 from hierarchy.api import build_app
-from hierarchy.cli import secure
-from hierarchy.config import NodeConfig, load
+from hierarchy.cli import flags
+from hierarchy.config.address import DEFAULT_PORT
+from hierarchy.config.models import NodeConfig, load
 from hierarchy.errors import UsageError
-from hierarchy.lifeline import watch_stdin
 from hierarchy.node import Node
 from hierarchy.reload import Reloader
+from hierarchy.runtime import logs
+from hierarchy.runtime.malloc import keep_freed_memory
+from hierarchy.runtime.parent_death import watch_stdin
 from hierarchy.security.access import Access
 from hierarchy.security.startup import check_start, check_state_dir, tell_risks
 from hierarchy.server import Server, bind
+from hierarchy.topology import graph as topology
 
 
 def serve(
@@ -49,24 +50,24 @@ def serve(
         bool, typer.Option("--replica", help="without CONFIG: other instances have the same --node name")
     ] = False,
     log_format: Annotated[str | None, typer.Option(help="text or json")] = None,
-    insecure: secure.Insecure = False,
-    cleartext: secure.Cleartext = False,
-    join_token_file: secure.JoinTokenFile = None,
-    key_file: secure.KeyFile = None,
-    api_keys: secure.ApiKeys = None,
-    admin_keys: secure.AdminKeys = None,
-    admin_listen: secure.AdminListen = None,
-    allow: secure.Allow = None,
-    tokenless_workers: secure.Tokenless = False,
-    state_dir: secure.StateDir = None,
-    tls_cert: secure.TlsCert = None,
-    tls_key: secure.TlsKey = None,
-    tls_ca: secure.TlsCa = None,
-    require_client_cert: secure.RequireClientCert = False,
+    insecure: flags.Insecure = False,
+    cleartext: flags.Cleartext = False,
+    join_token_file: flags.JoinTokenFile = None,
+    key_file: flags.KeyFile = None,
+    api_keys: flags.ApiKeys = None,
+    admin_keys: flags.AdminKeys = None,
+    admin_listen: flags.AdminListen = None,
+    allow: flags.Allow = None,
+    tokenless_workers: flags.Tokenless = False,
+    state_dir: flags.StateDir = None,
+    tls_cert: flags.TlsCert = None,
+    tls_key: flags.TlsKey = None,
+    tls_ca: flags.TlsCa = None,
+    require_client_cert: flags.RequireClientCert = False,
     exit_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run one node: from CONFIG and --node, or from flags alone."""
-    flags = {
+    given_flags = {
         "--host": host,
         "--port": port,
         "--dispatch-method": dispatch_method,
@@ -76,7 +77,7 @@ def serve(
         "--link": link,
         "--replica": replica or None,
     }
-    guards = secure.flags_of(
+    guards = flags.flags_of(
         insecure, cleartext, join_token_file,
         key_file=key_file, api_keys=api_keys, admin_keys=admin_keys, admin_listen=admin_listen, allow=allow,
         tokenless_workers=tokenless_workers, state_dir=state_dir, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca,
@@ -86,7 +87,7 @@ def serve(
         raise UsageError(f"--log-format {log_format}: choose text or json")
     read: Callable[[], NodeConfig] | None = None
     if config is not None:
-        given = [flag for flag, value in flags.items() if value not in (None, [])] + guards.given()
+        given = [flag for flag, value in given_flags.items() if value not in (None, [])] + guards.given()
         if given:
             raise UsageError(f"{', '.join(given)}: not together with CONFIG; write it into {config}")
         file = config

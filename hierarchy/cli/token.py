@@ -12,7 +12,7 @@ import typer
 from hierarchy.cli.admin import AdminKeyFile, admin_client
 from hierarchy.cli.chat import base_url
 from hierarchy.errors import UsageError
-from hierarchy.logs import escape
+from hierarchy.runtime.logs import escape
 from hierarchy.security.secret import read_file, write_file
 from hierarchy.security.tokens import Signer, derived, key_for, new_tree_key
 

@@ -17,14 +17,14 @@ from typing import Annotated
 
 import typer
 
-from hierarchy import logs
-from hierarchy.cli import secure
-from hierarchy.config import ConfigError, load
-from hierarchy.lifeline import watch_stdin
-from hierarchy.processes import Supervised
+from hierarchy.cli import flags
+from hierarchy.config.models import ConfigError, load
+from hierarchy.runtime import logs
+from hierarchy.runtime.parent_death import watch_stdin
+from hierarchy.runtime.processes import Supervised
 from hierarchy.security.access import Access
 from hierarchy.security.startup import check_start
-from hierarchy.topology import cut, validate
+from hierarchy.topology.graph import cut, validate
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ def up(
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="end when stdin reaches its end", hidden=True)
     ] = False,
-    insecure: secure.Insecure = False,
-    cleartext: secure.Cleartext = False,
+    insecure: flags.Insecure = False,
+    cleartext: flags.Cleartext = False,
 ) -> None:
     """Run a whole tree on this machine: one process a node, started again if it dies. Ctrl-C ends them all.
 
@@ -50,7 +50,7 @@ def up(
     if problems := validate(loaded):
         raise ConfigError(problems)
     tree = loaded.config
-    guards = secure.flags_of(insecure, cleartext)
+    guards = flags.flags_of(insecure, cleartext)
     for name in tree.nodes:
         mine = guards.over(cut(loaded, name))
         check_start(mine, Access(mine))

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 
 import httpx
 
-from hierarchy.config import EngineConfig, LoadedTree, NodeConfig
-from hierarchy.dial import proxy_for
-from hierarchy.doctor.back import recommend, way_back
+from hierarchy.config.blocks import TlsSpec
+from hierarchy.config.models import EngineConfig, LoadedTree, NodeConfig
 from hierarchy.doctor.finding import Finding, Mark, fail, ok, skip, warn
 from hierarchy.doctor.machine import check_files, check_listen, check_proxy
-from hierarchy.doctor.parent import TIMEOUT_S, walk
+from hierarchy.doctor.path_back import recommend, way_back
+from hierarchy.doctor.path_to_parent import TIMEOUT_S, walk
 from hierarchy.engines import ADAPTERS
-from hierarchy.engines.reading import serve_as
+from hierarchy.engines.adapters.reading import serve_as
+from hierarchy.engines.prober import PROBE_TIMEOUT_S
 from hierarchy.errors import HierarchyError, UsageError
-from hierarchy.health import PROBE_TIMEOUT_S
 from hierarchy.security.secret import read_secret
 from hierarchy.security.tls import Tls
-from hierarchy.spec import TlsSpec
-from hierarchy.topology import build, cut, may_dial
+from hierarchy.topology.graph import build, cut, may_dial
+from hierarchy.uplink.dial import proxy_for
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import resource
 import socket
 from collections.abc import Iterable, Mapping
 
-from hierarchy.address import Address, is_wildcard, join_address
-from hierarchy.dial import Proxy
+from hierarchy.config.address import Address, is_wildcard, join_address
 from hierarchy.doctor.finding import Finding, fail, ok, warn
+from hierarchy.uplink.dial import Proxy
 
 FEW_FILES = 4096  # descriptors; a stream needs two, so fewer allow less than 2,000 streams
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")

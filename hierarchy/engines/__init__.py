@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from hierarchy.engines.fastchat import FastChatAdapter
-from hierarchy.engines.llamacpp import LlamaCppAdapter
-from hierarchy.engines.lmdeploy import LmdeployAdapter
-from hierarchy.engines.ollama import OllamaAdapter
-from hierarchy.engines.openai import OpenAIAdapter
-from hierarchy.engines.reading import Adapter
-from hierarchy.engines.sglang import SglangAdapter
+from hierarchy.engines.adapters.fastchat import FastChatAdapter
+from hierarchy.engines.adapters.llamacpp import LlamaCppAdapter
+from hierarchy.engines.adapters.lmdeploy import LmdeployAdapter
+from hierarchy.engines.adapters.ollama import OllamaAdapter
+from hierarchy.engines.adapters.openai import OpenAIAdapter
+from hierarchy.engines.adapters.reading import Adapter
+from hierarchy.engines.adapters.sglang import SglangAdapter
+from hierarchy.engines.adapters.tgi import TgiAdapter
+from hierarchy.engines.adapters.vllm import VllmAdapter
 from hierarchy.engines.simulated.adapter import SimulatedAdapter
-from hierarchy.engines.tgi import TgiAdapter
-from hierarchy.engines.vllm import VllmAdapter
 
 ADAPTERS: dict[str, Adapter] = {
     adapter.kind: adapter

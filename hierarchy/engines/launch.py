@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hierarchy.config import EngineConfig
+from hierarchy.config.models import EngineConfig
 
 
 def engine_argv(engine: EngineConfig, port: int) -> list[str]:

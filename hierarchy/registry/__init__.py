@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hierarchy.registry.table import REMEMBERED_S, Registry
+from hierarchy.registry.registry import REMEMBERED_S, Registry
 
 __all__ = ["REMEMBERED_S", "Registry"]

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from itertools import count
 from urllib.parse import urlsplit
 
-from hierarchy.child import Child
 from hierarchy.errors import LoopDetected, NameTaken
-from hierarchy.status import NodeStatus
-from hierarchy.wire import Identity, Registration
+from hierarchy.registry.child import Child
+from hierarchy.wire.messages import Identity, Registration
+from hierarchy.wire.status import NodeStatus
 
 
 def refuse_loop(message: Registration, identity: Identity, *, reverse: bool) -> None:

@@ -12,24 +12,24 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from hierarchy.child import NODE, Child
+from hierarchy.balancing.lent_attempts import RETRIABLE, unspent_field
 from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, ModelNotAllowed, RequestError
-from hierarchy.relay import render, waiting
-from hierarchy.relay.answer import Answer
-from hierarchy.relay.attempts import RETRIABLE, unspent_field
-from hierarchy.relay.ending import error_tail
-from hierarchy.relay.framing import Dechunker
-from hierarchy.relay.head import DEADLINE
-from hierarchy.relay.interpreter import Interpreter
-from hierarchy.relay.peek import model_of
-from hierarchy.relay.reaching import Reaching
-from hierarchy.relay.retrying import Parent
-from hierarchy.relay.seen import RequestHead
-from hierarchy.relay.upstream import Upstream
-from hierarchy.rewrite import with_model
+from hierarchy.http import render, waiting
+from hierarchy.http.ending import error_tail
+from hierarchy.http.framing import Dechunker
+from hierarchy.http.model_field import model_of
+from hierarchy.http.request_head import DEADLINE
+from hierarchy.http.response_head import Answer
+from hierarchy.http.rewrite import with_model
+from hierarchy.registry.child import NODE, Child
+from hierarchy.relay.attempt import Reaching
+from hierarchy.relay.downstream.head_cache import RequestHead
+from hierarchy.relay.retry import Parent
+from hierarchy.relay.upstream.connection import Upstream
+from hierarchy.relay.upstream.translating import Interpreter
 
 if TYPE_CHECKING:
-    from hierarchy.relay.fast import FastPath
+    from hierarchy.relay.downstream.connection import FastPath
     from hierarchy.relay.lane import Lane
 
 FOREVER: Final = float("inf")

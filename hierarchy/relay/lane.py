@@ -9,24 +9,24 @@ import math
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from hierarchy.budget import RetryBudget
-from hierarchy.child import Child, Share
-from hierarchy.config import Settings
-from hierarchy.dispatch import Dispatch
+from hierarchy.balancing.dispatch import Dispatch
+from hierarchy.balancing.retry_budget import RetryBudget
+from hierarchy.config.models import Settings
 from hierarchy.errors import ChildFailed, ModelNotFound, RequestError, Unavailable
-from hierarchy.metrics import Metrics, Sample, Tally
+from hierarchy.http.dialect import OPENAI, Dialect
+from hierarchy.http.request_head import lane_path
 from hierarchy.registry import Registry
-from hierarchy.relay.dialect import OPENAI, Dialect
+from hierarchy.registry.child import Child, Share
+from hierarchy.relay.downstream.connection import FastPath
+from hierarchy.relay.downstream.head_cache import RequestHead, Seen
+from hierarchy.relay.downstream.local_handlers import Handler, Local
+from hierarchy.relay.downstream.protocol import LaneProtocol
 from hierarchy.relay.exchange import Exchange
-from hierarchy.relay.fast import FastPath
-from hierarchy.relay.head import lane_path
-from hierarchy.relay.limits import Limits
-from hierarchy.relay.link import LINK_PATH, LinkPool, turn_round
-from hierarchy.relay.local import Handler, Local
-from hierarchy.relay.pool import Pool
-from hierarchy.relay.protocol import LaneProtocol
-from hierarchy.relay.retrying import Parent
-from hierarchy.relay.seen import RequestHead, Seen
+from hierarchy.relay.retry import Parent
+from hierarchy.relay.timeouts import Limits
+from hierarchy.relay.upstream.links import LINK_PATH, LinkPool, turn_round
+from hierarchy.relay.upstream.pool import Pool
+from hierarchy.runtime.metrics import Metrics, Sample, Tally
 from hierarchy.security.access import Access
 from hierarchy.security.keys import ANYONE, Caller
 

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hierarchy.address import is_loopback
-from hierarchy.config import NodeConfig
+from hierarchy.config.address import is_loopback
+from hierarchy.config.models import NodeConfig
 from hierarchy.errors import InvalidAdminKey, UsageError
-from hierarchy.security.guard import Guard, networks
-from hierarchy.security.joining import Joining
+from hierarchy.security.credential_store import Purse
+from hierarchy.security.dial_guard import Guard, networks
 from hierarchy.security.keys import ANYONE, Caller, KeyFile, stranger
-from hierarchy.security.purse import Purse
+from hierarchy.security.registration_policy import Joining
 from hierarchy.security.secret import file_of, read_secret
 from hierarchy.security.state import State
 from hierarchy.security.tls import Tls

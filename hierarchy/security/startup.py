@@ -6,8 +6,8 @@ import logging
 import tempfile
 from collections.abc import Mapping
 
-from hierarchy.address import host_of, is_loopback
-from hierarchy.config import NodeConfig
+from hierarchy.config.address import host_of, is_loopback
+from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.security.access import Access, state_dir
 

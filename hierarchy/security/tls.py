@@ -8,9 +8,9 @@ import ssl
 import stat
 from pathlib import Path
 
+from hierarchy.config.blocks import TlsSpec
 from hierarchy.errors import UsageError
 from hierarchy.security.state import stamp_of
-from hierarchy.spec import TlsSpec
 
 log = logging.getLogger("hierarchy.security")
 

@@ -5,14 +5,14 @@ The last node before an engine translates, and nobody else: everything above rel
 
 from __future__ import annotations
 
-from hierarchy.translation.asked import ChatRequest, CompletionRequest, read
 from hierarchy.translation.embeddings import EmbeddingsForEngine, EmbeddingsForWorker
-from hierarchy.translation.generate import Generation
+from hierarchy.translation.fastchat_request import Wanted
+from hierarchy.translation.fastchat_request import read as read_generate
+from hierarchy.translation.openai_request import ChatRequest, CompletionRequest, read
 from hierarchy.translation.passed import Passed
-from hierarchy.translation.profile import NO_PROFILE, Profile
-from hierarchy.translation.reply import BadReply, Reply
-from hierarchy.translation.wanted import Wanted
-from hierarchy.translation.wanted import read as read_generate
+from hierarchy.translation.response import BadReply, Reply
+from hierarchy.translation.to_fastchat import Generation
+from hierarchy.translation.worker_profile import NO_PROFILE, Profile
 
 #: the paths of each family that the other one has words for
 OF_OPENAI = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})

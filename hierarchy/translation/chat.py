@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hierarchy.errors import BadRequest
-from hierarchy.translation.asked import Message
-from hierarchy.translation.conversation import IMAGE, Conversation, Turn
+from hierarchy.translation.chat_template import IMAGE, Conversation, Turn
+from hierarchy.translation.openai_request import Message
 
 
 class Said(NamedTuple):

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import msgspec
 
 from hierarchy.errors import BadRequest
-from hierarchy.translation.asked import read, refuse
-from hierarchy.translation.codes import fastchat_error, message_of, openai_error, status_of
-from hierarchy.translation.profile import Profile
-from hierarchy.translation.reply import BadReply, Collected, Reply
+from hierarchy.translation.error_codes import fastchat_error, message_of, openai_error, status_of
+from hierarchy.translation.openai_request import read, refuse
+from hierarchy.translation.response import BadReply, Collected, Reply
+from hierarchy.translation.worker_profile import Profile
 
 
 class _Asked(msgspec.Struct):

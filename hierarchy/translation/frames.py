@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hierarchy.translation.reply import MAX_BYTES, BadReply
+from hierarchy.translation.response import MAX_BYTES, BadReply
 
 
 class Frames:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hierarchy.translation.reply import Collected, excerpt
+from hierarchy.translation.response import Collected, excerpt
 
 INTERNAL_ERROR = 50001  # FastChat's code
 

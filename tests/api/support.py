@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 
 from hierarchy.api import build_app
-from hierarchy.config import NodeConfig, Settings
+from hierarchy.config.models import NodeConfig, Settings
 from hierarchy.errors import RequestError
 from hierarchy.node import Node
-from hierarchy.relay.local import Handler
+from hierarchy.relay.downstream.local_handlers import Handler
 from tests.builders import Clock
 
 ME = "http://root:21001"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.naming import parse_targets
+from hierarchy.config.model_names import parse_targets
 from tests.api.support import ME, Api, error_of
 from tests.builders import SITE, UNTIMED, WORKER, model, report, site, status_of, worker
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from hierarchy.relay.framing import Dechunker
+from hierarchy.http.framing import Dechunker
 
 Address = tuple[str, int]
 LIMIT_S = 60.0  # for one request; a client that hangs for longer is a failure

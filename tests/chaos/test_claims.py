@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from hierarchy.child import Lease
-from hierarchy.dispatch import Dispatch
+from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.registry import Registry
-from hierarchy.wire import Identity
+from hierarchy.registry.child import Lease
+from hierarchy.wire.messages import Identity
 from tests.builders import OPENAI, Clock, heart_beat, model, registration, report, site
 from tests.chaos.conftest import Figure
 from tests.chaos.load import Load

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 
-from hierarchy.ejection import MAX_S
+from hierarchy.registry.ejection import MAX_S
 from tests.chaos.conftest import Figure
 from tests.chaos.load import Load
 from tests.chaos.test_engines import at

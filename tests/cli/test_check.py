@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from hierarchy.cli.check import check
-from hierarchy.config import UnreadableConfigError
+from hierarchy.config.models import UnreadableConfigError
 from hierarchy.errors import UsageError
 from tests.cluster import CALM, Cluster, wait_for_model
 from tests.trees import CONFIGS

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hierarchy.cli.up import Console, LinePrinter, serve_command, up
-from hierarchy.config import ConfigError
+from hierarchy.config.models import ConfigError
 
 DEADLINE_S = 20.0
 

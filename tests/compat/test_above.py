@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 
-from hierarchy import uplink
+from hierarchy.uplink import registration
 from tests.cluster import Cluster
 from tests.compat.conftest import Levels
 from tests.compat.programs import Programs, needs_fastchat
@@ -23,7 +23,7 @@ def asked(controller: str, path: str, **body: object) -> httpx.Response:
 def test_our_root_is_a_worker_of_an_original_controller(
     cluster: Cluster, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uplink, "PLAIN_INTERVAL_S", 0.5)
+    monkeypatch.setattr(registration, "PLAIN_INTERVAL_S", 0.5)
     controller = programs.controller()
     levels = Levels(cluster, controller.url)
     programs.worker(levels.rack.url, "vicuna")

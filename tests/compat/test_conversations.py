@@ -6,9 +6,9 @@ import json
 import random
 from pathlib import Path
 
-from hierarchy.translation.asked import Message
 from hierarchy.translation.chat import render
-from hierarchy.translation.profile import Profile
+from hierarchy.translation.openai_request import Message
+from hierarchy.translation.worker_profile import Profile
 from tests.compat.programs import ROOT, Programs, needs_fastchat
 
 pytestmark = needs_fastchat

@@ -13,9 +13,10 @@ import httpx
 import openai
 import pytest
 
-from hierarchy.child import FASTCHAT_EXPIRY_S
-from hierarchy.relay import limits, waiting
-from hierarchy.uplink import JITTER, PLAIN_INTERVAL_S
+from hierarchy.http import waiting
+from hierarchy.registry.child import FASTCHAT_EXPIRY_S
+from hierarchy.relay import timeouts
+from hierarchy.uplink.registration import JITTER, PLAIN_INTERVAL_S
 from tests.cluster import CALM, Cluster, wait_for_model
 from tests.compat.conftest import Levels, ask, frames
 from tests.compat.programs import Program, Programs, needs_fastchat
@@ -31,7 +32,7 @@ WORDS = "a b c d e f g h"
 def quick_signs_of_life() -> Iterator[None]:
     """Who waits for a first word gets one every 0.2 s."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limits, "EVERY_S", 0.2)
+        patch.setattr(timeouts, "EVERY_S", 0.2)
         patch.setattr(waiting, "EVERY_S", 0.2)
         yield
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from hierarchy import uplink
+from hierarchy.uplink import registration
 from tests.cluster import Cluster, wait_for_model
 from tests.compat.conftest import OWN, Levels, ask, frames
 from tests.compat.programs import Program, Programs, needs_fastchat
@@ -71,7 +71,7 @@ def test_a_worker_that_was_killed_is_not_waited_for(cluster: Cluster, programs: 
 @pytest.fixture
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     """FastChat's controller expires its workers after 3 s here, not 90."""
-    monkeypatch.setattr(uplink, "PLAIN_INTERVAL_S", 0.5)
+    monkeypatch.setattr(registration, "PLAIN_INTERVAL_S", 0.5)
 
 
 def test_fastchats_controller_is_told_what_changes_and_found_again(

@@ -14,20 +14,20 @@ TESTS = Path(__file__).parents[1]
 TRAPS = {
     # Any status but 200, and FastChat's API server keeps the error's text for the model's template, for good.
     "a template is refused with a status": (
-        "relay/test_interpreter.py::test_a_workers_refusal_of_what_only_workers_serve_has_status_200",
-        "relay/test_interpreter.py::test_a_worker_that_breaks_there_is_an_object_too",
-        "relay/test_dialect.py::test_a_model_that_nobody_serves_in_each_dialect",
+        "relay/upstream/test_translating.py::test_a_workers_refusal_of_what_only_workers_serve_has_status_200",
+        "relay/upstream/test_translating.py::test_a_worker_that_breaks_there_is_an_object_too",
+        "relay/test_paths.py::test_a_model_that_nobody_serves_in_each_dialect",
         "compat/test_falling_in.py::test_a_worker_that_was_away_leaves_no_template_behind",
     ),
     # Readers of streams never look at the status: an error that is no frame is no error to them.
     "a stream's error is a status": (
         "whole/test_fastchat_peers.py::test_errors_on_fastchat_paths_are_frames_under_status_200",
-        "relay/test_interpreter.py::test_an_engines_refusal_is_a_frame",
+        "relay/upstream/test_translating.py::test_an_engines_refusal_is_a_frame",
         "compat/test_falling_in.py::test_a_reader_of_streams_shows_our_error",
     ),
     # They give up after 100 s, or 10, without a byte; an empty frame is one, and means nothing.
     "a slow first token loses the reader": (
-        "relay/test_retrying.py::test_fastchats_clients_get_a_lone_nul",
+        "relay/test_retry.py::test_fastchats_clients_get_a_lone_nul",
         "compat/test_falling_in.py::test_signs_of_life_are_read_over",
     ),
     # Compressed, or with a length, `requests` shows a stream in blocks of 512 bytes.
@@ -52,7 +52,7 @@ TRAPS = {
         "compat/test_tinychat.py::test_a_beat_waits_for_nothing_of_the_same_worker",
         "compat/test_tinychat.py::test_whoever_has_its_address_does_not_wait_while_it_registers_again",
         "compat/test_tinychat.py::test_openais_clients_get_completions_without_the_echo",
-        "relay/test_interpreter.py::test_a_worker_without_a_template_gets_whole_prompts_and_echoes_them",
+        "relay/upstream/test_translating.py::test_a_worker_without_a_template_gets_whole_prompts_and_echoes_them",
     ),
     # Multi-model workers share one address, each registers only its own models, and all of it before they listen.
     "a second registration replaces the first": (
@@ -63,13 +63,13 @@ TRAPS = {
     ),
     # Workers lose places of their semaphore on errors, so that what they report is too much, or comes too late.
     "a reported queue is all that counts": (
-        "test_child.py::test_a_queue_that_sticks_low_does_not_hide_our_leases",
+        "registry/test_child.py::test_a_queue_that_sticks_low_does_not_hide_our_leases",
         "compat/test_falling_in.py::test_a_queue_that_sticks_high_is_not_all_that_is_looked_at",
-        "test_child.py::test_a_queue_that_sticks_high_does_not_grow_with_our_leases",
+        "registry/test_child.py::test_a_queue_that_sticks_high_does_not_grow_with_our_leases",
     ),
     # Original workers beat every 45 s, and stay for 90.
     "a worker falls silent after three seconds": (
-        "test_registry.py::test_a_worker_registers_beats_and_expires_on_fastchats_terms",
+        "registry/test_registry.py::test_a_worker_registers_beats_and_expires_on_fastchats_terms",
         "compat/test_falling_in.py::test_our_terms_are_theirs",
         "compat/test_returning.py::test_fastchats_controller_expires_others_and_not_us",
     ),

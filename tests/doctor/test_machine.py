@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
-from hierarchy.dial import parse_proxy
 from hierarchy.doctor.finding import Mark, ok
 from hierarchy.doctor.machine import check_files, check_listen, check_proxy
+from hierarchy.uplink.dial import parse_proxy
 
 
 @pytest.mark.parametrize(

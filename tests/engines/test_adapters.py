@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.config import EngineKind
-from hierarchy.engines import ADAPTERS, llamacpp
-from hierarchy.engines.reading import MAX_ANSWER_BYTES, Answer
+from hierarchy.config.models import EngineKind
+from hierarchy.engines import ADAPTERS
+from hierarchy.engines.adapters import llamacpp
+from hierarchy.engines.adapters.reading import MAX_ANSWER_BYTES, Answer
 from hierarchy.errors import EngineUnreadable
-from hierarchy.status import ModelStatus, NodeStatus
+from hierarchy.wire.status import ModelStatus, NodeStatus
 
 DATA = Path(__file__).parent / "data"
 URL = "http://engine:8000"

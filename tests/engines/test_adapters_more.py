@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from hierarchy.engines import ADAPTERS, sglang
-from hierarchy.engines.reading import serve_as
+from hierarchy.engines import ADAPTERS
+from hierarchy.engines.adapters import sglang
+from hierarchy.engines.adapters.reading import serve_as
 from hierarchy.errors import EngineUnreadable
-from hierarchy.status import ModelStatus, NodeStatus
+from hierarchy.wire.status import ModelStatus, NodeStatus
 from tests.engines.test_adapters import DATA, MODELS, URL, Answers, read
 
 LLAMA = {"data": [{"id": "meta-llama/Llama-3.1-8B-Instruct"}]}

@@ -20,9 +20,9 @@ import httpx
 import pytest
 
 from hierarchy.cli import engine as commands
-from hierarchy.engines import ADAPTERS, models
+from hierarchy.engines import ADAPTERS, model_store
 from hierarchy.errors import UsageError
-from hierarchy.status import NodeStatus
+from hierarchy.wire.status import NodeStatus
 from tests.support import DEADLINE_S, eventually, eventually_async, free_port
 
 RUN = """
@@ -149,7 +149,7 @@ def real_model() -> Path:
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("the real engine: xllamacpp is not installed (the extra `local`)")
     try:
-        return models.resolve(models.DEFAULT)
+        return model_store.resolve(model_store.DEFAULT)
     except UsageError as error:
         pytest.skip(f"the real engine: {error}")
 

@@ -23,7 +23,7 @@ from hierarchy.engines.simulated.app import create_app
 from hierarchy.engines.simulated.engine import text_of
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.engines.simulated.slots import Slots
-from hierarchy.status import NodeStatus
+from hierarchy.wire.status import NodeStatus
 from tests.support import eventually, running_app
 
 HTTP = httpx.Client()  # one for all: each makes a TLS context, which takes longer than a test

@@ -12,16 +12,16 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from hierarchy.config import NodeConfig, Settings
-from hierarchy.dispatch import Dispatch
-from hierarchy.metrics import Metrics
+from hierarchy.balancing.dispatch import Dispatch
+from hierarchy.config.models import NodeConfig, Settings
 from hierarchy.registry import Registry
+from hierarchy.relay.downstream.protocol import LaneProtocol
 from hierarchy.relay.lane import Lane
-from hierarchy.relay.protocol import LaneProtocol
-from hierarchy.relay.upstream import Upstream
+from hierarchy.relay.upstream.connection import Upstream
+from hierarchy.runtime.metrics import Metrics
 from hierarchy.security.access import Access
-from hierarchy.status import ModelStatus, NodeStatus
-from hierarchy.wire import Identity
+from hierarchy.wire.messages import Identity
+from hierarchy.wire.status import ModelStatus, NodeStatus
 from tests.relay.raw import MODEL, OK_BODY, FakeTransport, answer
 
 Receive = Callable[[], Awaitable[Any]]

@@ -10,7 +10,7 @@ from typing import Any
 
 import httptools
 
-from hierarchy.relay.framing import Chunked
+from hierarchy.http.framing import Chunked
 from tests.support import DEADLINE_S
 
 MODEL = "m"

@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 import uvloop
 
 from hierarchy.api import build_app
-from hierarchy.child import Child
-from hierarchy.config import EngineConfig, EngineKind, NodeConfig, Settings
+from hierarchy.config.models import EngineConfig, EngineKind, NodeConfig, Settings
 from hierarchy.node import Node
+from hierarchy.registry.child import Child
+from hierarchy.relay.downstream.protocol import LaneProtocol
 from hierarchy.relay.exchange import Exchange
-from hierarchy.relay.protocol import LaneProtocol
 from hierarchy.server import Server, bind
 from tests.relay.raw import MODEL, Answer, Client, answer, reset
 from tests.support import DEADLINE_S, eventually

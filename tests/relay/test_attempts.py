@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hierarchy.budget import RetryBudget
+from hierarchy.balancing.retry_budget import RetryBudget
 from tests.relay.raw import OK_BODY, SSE_HEAD, answer, chunk, event, post
 from tests.relay.support import CLOSE, HOLD, RESET, Tree, World, tree
 

@@ -6,8 +6,8 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from hierarchy.relay.protocol import LaneProtocol
-from hierarchy.relay.turns import HIGH_WATER, MAX_WAITING, MAX_WAITING_BYTES
+from hierarchy.relay.downstream.protocol import LaneProtocol
+from hierarchy.relay.downstream.turns import HIGH_WATER, MAX_WAITING, MAX_WAITING_BYTES
 from tests.relay.raw import BODY, SSE_HEAD, Client, answer, chunk, post
 from tests.relay.support import HOLD, Tree
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hierarchy.relay.turns import LINGER_S
+from hierarchy.relay.downstream.turns import LINGER_S
 from tests.relay.raw import BODY, HEALTH, SSE_HEAD, chunk, event, post, post_head
 from tests.relay.support import HOLD, Tree, World, tree
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS
 from hierarchy.errors import BadRequest
-from hierarchy.relay.attempts import MAX_ATTEMPTS
-from hierarchy.relay.peek import model_of
-from hierarchy.relay.upstream import Upstream
+from hierarchy.http.model_field import model_of
+from hierarchy.relay.upstream.connection import Upstream
 from tests.relay.memory import Link, MemoryLane, in_memory, statuses
 from tests.relay.raw import OK_BODY, SSE_HEAD, answer, chunk, event, post
 

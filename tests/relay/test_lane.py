@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hierarchy.relay.pool import Pool
+from hierarchy.relay.upstream.pool import Pool
 from tests.relay.raw import BODY, HEALTH, SSE_HEAD, Client, answer, chunk, event, post, post_head
 from tests.relay.support import CLOSE, HOLD, RESET, Tree, World, tree
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.relay.downstream.test_strict import CHUNKED, FINE, MALFORMED
 from tests.relay.raw import BODY, Client, chunk, post
 from tests.relay.support import Tree
-from tests.relay.test_strict import CHUNKED, FINE, MALFORMED
 from tests.support import eventually, free_port
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hierarchy.config import NodeConfig, Settings
+from hierarchy.config.models import NodeConfig, Settings
 from hierarchy.security.keys import create_key
 from hierarchy.security.secret import write_file
 from hierarchy.security.tokens import Signer, key_for, new_tree_key

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hierarchy.errors import UsageError
-from hierarchy.security.purse import JOIN_TOKEN, Purse
+from hierarchy.security.credential_store import JOIN_TOKEN, Purse
 from hierarchy.security.secret import read_secret, write_file
 from hierarchy.security.state import State
 from tests.builders import Clock

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from hierarchy.config import EngineConfig, NodeConfig, Settings
+from hierarchy.config.models import EngineConfig, NodeConfig, Settings
 from hierarchy.errors import UsageError
 from hierarchy.security.access import Access, state_dir
-from hierarchy.security.purse import JOIN_TOKEN
+from hierarchy.security.credential_store import JOIN_TOKEN
 from hierarchy.security.startup import check_start, check_state_dir, tell_risks
 from tests.certificates import Authority
 from tests.security.keyed import Keys

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hierarchy.cli import app
-from hierarchy.config import LoadedTree, load
-from hierarchy.topology import may_dial
+from hierarchy.config.models import LoadedTree, load
+from hierarchy.topology.graph import may_dial
 from tests.subnets.network import Network, Pairs, address
 from tests.subnets.tree import BOTH, DIRECT, ENGINES, ISOLATED, NODES, REVERSE, UP, written
 

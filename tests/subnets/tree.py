@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from hierarchy.config import Settings
+from hierarchy.config.models import Settings
 from tests.subnets.network import SUBNETS, Network, Pairs, address
 from tests.support import DEADLINE_S
 

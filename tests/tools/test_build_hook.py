@@ -14,7 +14,7 @@ from tests.tools.test_bench import tools_on_path
 
 COMPILES = """
 import pathlib, sys
-for name in ("hierarchy__mypyc.so", "hierarchy/relay/fast.so"):
+for name in ("hierarchy__mypyc.so", "hierarchy/relay/downstream/connection.so"):
     path = pathlib.Path(sys.argv[1], name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("native")
@@ -65,7 +65,7 @@ def is_pure(hook: Any) -> bool:
 def test_what_was_compiled_lies_beside_the_sources_until_the_wheel_is_written(begin: Begin, wish: str | None) -> None:
     hook = begin(COMPILES, wish)
     included = {target: Path(source) for source, target in hook.data["force_include"].items()}
-    assert set(included) == {"hierarchy__mypyc.so", "hierarchy/relay/fast.so"}
+    assert set(included) == {"hierarchy__mypyc.so", "hierarchy/relay/downstream/connection.so"}
     assert all(path.read_text() == "native" for path in included.values())
     assert (hook.data["pure_python"], hook.data["infer_tag"], hook.warned) == (False, True, [])
     hook.finalize("standard", hook.data, "a.whl")

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.translation import events as events_module
 from hierarchy.translation import frames as frames_module
-from hierarchy.translation.events import Events
+from hierarchy.translation import sse as events_module
 from hierarchy.translation.frames import Frames
-from hierarchy.translation.reply import BadReply
+from hierarchy.translation.response import BadReply
+from hierarchy.translation.sse import Events
 from tests.translation.support import cuts, pieces
 
 EVENTS = b": hi\n\nevent: error\ndata: 1\ndata:  2\n\ndata:3\r\n\r\nid: 4\n\ndata: 5\r\rdata: 6\n\n"

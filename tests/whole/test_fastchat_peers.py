@@ -7,7 +7,7 @@ import json
 
 import httpx
 
-from hierarchy.config import Settings
+from hierarchy.config.models import Settings
 from tests.cluster import QUICK, Cluster, wait_for_model
 from tests.support import eventually
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from hierarchy.config import EngineConfig
+from hierarchy.config.models import EngineConfig
 from hierarchy.node import Node
 from hierarchy.security.keys import create_key, revoke_keys
 from tests.cluster import Cluster, Running

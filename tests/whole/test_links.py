@@ -14,9 +14,9 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from hierarchy.config import Settings
-from hierarchy.relay.link import LEAST_IDLE
-from hierarchy.spec import TlsSpec
+from hierarchy.config.blocks import TlsSpec
+from hierarchy.config.models import Settings
+from hierarchy.relay.upstream.links import LEAST_IDLE
 from tests.certificates import Authority
 from tests.cluster import QUICK, Cluster, Running, chat, models_at, wait_for_model
 from tests.links import Hole, Skewed, counters, pool_of, reserve_of, wait_for_links

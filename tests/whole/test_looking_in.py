@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hierarchy.cli import app
-from hierarchy.config import EngineConfig, NodeConfig, Settings
+from hierarchy.config.models import EngineConfig, NodeConfig, Settings
 from hierarchy.errors import UsageError
 from hierarchy.security.keys import create_key
 from tests.certificates import Authority

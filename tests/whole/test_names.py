@@ -6,8 +6,8 @@ from pathlib import Path
 
 import httpx
 
-from hierarchy.config import EngineConfig, NodeConfig, Settings
-from hierarchy.naming import parse_targets
+from hierarchy.config.model_names import parse_targets
+from hierarchy.config.models import EngineConfig, NodeConfig, Settings
 from hierarchy.security.keys import create_key
 from tests.cluster import CALM, Cluster, Running, chat, wait_for_model
 from tests.support import eventually

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from hierarchy.config import EngineConfig, NodeConfig, Settings
+from hierarchy.config.models import EngineConfig, NodeConfig, Settings
 from tests.certificates import Authority
 from tests.cluster import Cluster, Running
 from tests.support import eventually

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from hierarchy.config import Settings
+from hierarchy.config.models import Settings
 from tests.cluster import QUICK, Cluster, chat, models_at, wait_for_model
 from tests.support import eventually
 

@@ -13,9 +13,9 @@ import sys
 import uvloop
 
 from hierarchy.api import build_app
-from hierarchy.config import NodeConfig
-from hierarchy.lifeline import watch_stdin
+from hierarchy.config.models import NodeConfig
 from hierarchy.node import Node
+from hierarchy.runtime.parent_death import watch_stdin
 from hierarchy.server import Server, bind
 
 

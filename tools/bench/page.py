@@ -14,7 +14,7 @@ from bench import proc
 from bench.bed import ROOT, find_nginx
 from bench.stage import Scale
 from bench.table import Row, markdown
-from hierarchy.config import Settings
+from hierarchy.config.models import Settings
 
 DOCS = ROOT / "docs"
 CHARTS = "benchmarks"  # the folder below docs/

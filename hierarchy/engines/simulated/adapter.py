@@ -7,10 +7,10 @@ from typing import ClassVar
 import httpx
 import msgspec
 
-from hierarchy.engines.reading import get
-from hierarchy.engines.vllm import VllmAdapter
+from hierarchy.engines.adapters.reading import get
+from hierarchy.engines.adapters.vllm import VllmAdapter
 from hierarchy.errors import EngineUnreadable
-from hierarchy.status import NodeStatus
+from hierarchy.wire.status import NodeStatus
 
 
 class SimulatedAdapter:

@@ -7,7 +7,7 @@ import sys
 import time
 from random import Random
 
-from hierarchy.relay.seen import Seen
+from hierarchy.relay.downstream.head_cache import Seen
 from tests.relay.fuzz import target
 
 

@@ -13,7 +13,7 @@ from random import Random
 
 import httptools
 
-from hierarchy.relay.seen import Seen
+from hierarchy.relay.downstream.head_cache import Seen
 from tests.relay.fuzz import strict
 from tests.relay.memory import MemoryLane
 from tests.relay.raw import MODEL, OK_BODY, SSE_HEAD, Answer, chunk, event, post

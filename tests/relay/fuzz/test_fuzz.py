@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from hierarchy.relay.seen import Seen
+from hierarchy.relay.downstream.head_cache import Seen
 from tests.relay.fuzz import strict, target
 from tests.relay.raw import MODEL, post, post_head
 

@@ -12,11 +12,11 @@ from collections import deque
 from bench.bed import BedError
 from bench.stage import Result, Stage
 from bench.table import Row, amount, middle
-from hierarchy.child import Lease
-from hierarchy.dispatch import Dispatch
+from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.registry import Registry
-from hierarchy.status import ModelKey, ModelStatus, NodeStatus
-from hierarchy.wire import Identity, Registration, WorkerStatus
+from hierarchy.registry.child import Lease
+from hierarchy.wire.messages import Identity, Registration, WorkerStatus
+from hierarchy.wire.status import ModelKey, ModelStatus, NodeStatus
 
 CHILDREN = 100
 IN_FLIGHT = 400  # leases held meanwhile, so that the children's loads differ and move

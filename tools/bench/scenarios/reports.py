@@ -14,8 +14,8 @@ from bench.bed import BedError, Process, target
 from bench.load import Connection, Sample, every, post
 from bench.stage import Result, Stage
 from bench.table import Row, amount
-from hierarchy.status import ModelStatus
-from hierarchy.wire import HeartBeat, Registration, WorkerStatus
+from hierarchy.wire.messages import HeartBeat, Registration, WorkerStatus
+from hierarchy.wire.status import ModelStatus
 
 REPORT_S = 1.0
 ENGINES = 4  # of each child

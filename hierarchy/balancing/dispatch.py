@@ -1,0 +1,125 @@
+"""From a model's name to a lease on one child: candidates → policy → lease."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from random import Random
+
+from hierarchy.balancing.aliases import Aliases
+from hierarchy.balancing.policy import POLICIES, Candidates
+from hierarchy.config.model_names import Target
+from hierarchy.errors import ModelNotFound, RequestError, Unavailable
+from hierarchy.registry import Registry
+from hierarchy.registry.child import Child, Lease, Share
+from hierarchy.wire.status import Api, ModelKey
+
+OTHER: dict[Api, Api] = {"openai": "fastchat", "fastchat": "openai"}
+
+
+class Dispatch:
+    """Chooses among the registry's children by one policy. aliases: what an entry node resolves; None: nothing."""
+
+    def __init__(self, registry: Registry, policy: str, rng: Random, aliases: Aliases | None = None) -> None:
+        self._registry = registry
+        self._aliases = Aliases({}, rng) if aliases is None else aliases
+        self.aliased = frozenset(self._aliases)  # names worth a `resolve`, so that the others cost one look-up
+        self._policy = POLICIES[policy]()
+        self._rng = rng
+        self._candidates: dict[ModelKey, Candidates] = {}
+
+    def follow(self, policy: str) -> None:
+        """Choose by another policy from now on."""
+        self._policy = POLICIES[policy]()
+
+    def rename(self, aliases: Mapping[str, Sequence[Target]]) -> None:
+        """Resolve these aliases from now on."""
+        self._aliases.renew(aliases)
+        self.aliased = frozenset(self._aliases)
+
+    def choose(self, key: ModelKey, tried: Collection[Child] = (), *, translated: bool = False) -> Share:
+        """The share that the policy takes, without claiming it.
+
+        tried: children that this request has already failed on; they are not taken again. translated: where nobody can
+        be had in this API family, the other one does too, since the last node can put the request into its words.
+
+        Raises:
+            ModelNotFound: nobody below serves it in this API family (or in either).
+            Unavailable: somebody does, but none that may be chosen now (or all were tried).
+        """
+        shares = self._registry.available(key)
+        if shares and not tried:  # the commonest case
+            candidates = self._candidates.get(key)
+            if candidates is None or candidates.shares is not shares:
+                candidates = self._renewed(key, shares)
+            return self._policy(candidates, self._rng)
+        try:
+            return self._policy(self._left(key, shares, tried), self._rng)
+        except RequestError as error:
+            if not translated:
+                raise
+            try:
+                return self.choose((key[0], OTHER[key[1]]), tried)
+            except Unavailable as other:
+                raise (error if isinstance(error, Unavailable) else other) from None
+            except ModelNotFound:
+                raise error from None
+
+    def lease(self, key: ModelKey, tried: Collection[Child] = (), *, translated: bool = False) -> Lease:
+        """Choose, and claim the child for one request. Takes and raises what `choose` does."""
+        share = self.choose(key, tried, translated=translated)
+        return share.child.lease(share)
+
+    def _left(self, key: ModelKey, shares: list[Share], tried: Collection[Child]) -> Candidates:
+        """The candidates where not all of those available may be taken, or none is. Raises as `choose`."""
+        last = self._registry.last_resort(key)
+        if not (shares or last):
+            raise self._nobody(key)
+        for some in (shares, last):
+            untried = [share for share in some if share.child not in tried]
+            if untried:
+                return Candidates(untried)
+        raise Unavailable(f"every child that serves model {key[0]!r} failed on this request")
+
+    def _renewed(self, key: ModelKey, shares: list[Share]) -> Candidates:
+        """Others are available than at the last choice for this model."""
+        if len(self._candidates) > 1024:
+            self._candidates.clear()
+        candidates = self._candidates[key] = Candidates(shares)
+        return candidates
+
+    def resolve(self, name: str, api: Api, *, translated: bool = False) -> str:
+        """The model that a name in a client's request stands for: itself, unless it is an alias.
+
+        Of an alias's models the first that can be had now, else the first that is served at all, else the first.
+        """
+        if name not in self.aliased:
+            return name
+        order = self._aliases.order(name)
+        apis = (api, OTHER[api]) if translated else (api,)
+        available = (model for model in order if any(self._registry.available((model, api)) for api in apis))
+        listed = (model for model in order if any(self._registry.listed(model, api) for api in apis))
+        return next(available, None) or next(listed, None) or order[0]
+
+    def hand_out(self, model: str) -> Share | None:
+        """The share whose child's address is given to FastChat's clients, by whatever API; None if there is none."""
+        try:
+            share = self.choose((model, "fastchat"), translated=True)
+        except RequestError:
+            return None
+        share.child.hand_out(share)
+        return share
+
+    def _nobody(self, key: ModelKey) -> ModelNotFound | Unavailable:
+        name, api = key
+        model = name if len(name) <= 100 else f"{name[:100]}..."  # it is the client's, and as long as it likes
+        if self._registry.listed(name, api):
+            return Unavailable(
+                f"model {model!r} is served here, but no child that serves it is available now; try again"
+            )
+        if self._registry.listed(name):
+            return ModelNotFound(
+                f"model {model!r} is served here through the {OTHER[api]} API only, not through {api}'s"
+            )
+        names = self._registry.model_names()
+        known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "none at the moment"
+        return ModelNotFound(f"no child serves model {model!r}; models here: {known}")

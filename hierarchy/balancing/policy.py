@@ -1,0 +1,96 @@
+"""Dispatch policies: which of the available children gets the next request.
+
+A policy is a callable `(candidates, rng) -> Share`; it never sees an empty list nor a child that may not be chosen.
+`POLICIES` maps the name used in YAML and on the command line to a factory, because `round_robin` remembers its turn.
+
+Source: `lottery` and `shortest_queue` are FastChat's (its queue_length / speed, but without the bias that always takes
+the first of equals); `p2c` is Mitzenmacher's power of two choices, which stays right when reports are stale.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect
+from collections.abc import Callable
+from itertools import accumulate
+from random import Random
+
+from hierarchy.registry.child import Share
+from hierarchy.wire.status import ModelKey
+
+
+class Candidates:
+    """The shares of the children that may take a request for one model now; never empty, never changed."""
+
+    def __init__(self, shares: list[Share]) -> None:
+        self.shares = shares
+        self._cumulative: list[float] | None = None
+
+    @property
+    def cumulative_speed(self) -> list[float]:
+        """Kept with the list once it was asked for, so that a draw weighted by speed costs a bisection only."""
+        if self._cumulative is None:
+            self._cumulative = list(accumulate([share.speed for share in self.shares]))
+        return self._cumulative
+
+    def draw(self, rng: Random) -> Share:
+        """One share at random, weighted by speed."""
+        weights = self.cumulative_speed
+        return self.shares[bisect(weights, rng.random() * weights[-1], 0, len(weights) - 1)]
+
+
+Policy = Callable[[Candidates, Random], Share]
+
+
+def lottery(candidates: Candidates, rng: Random) -> Share:
+    """At random, weighted by speed."""
+    return candidates.draw(rng)
+
+
+def shortest_queue(candidates: Candidates, rng: Random) -> Share:
+    """The least load / speed; among equals at random, weighted by speed."""
+    shares = candidates.shares
+    best, least, speeds = shares[0], math.inf, 0.0
+    for share in shares:
+        score = share.score
+        if score < least:
+            best, least, speeds = share, score, share.speed
+        elif score == least:
+            # Each new equal takes the place with the chance speed / (speeds of all equals so far).
+            speeds += share.speed
+            if rng.random() * speeds < share.speed:
+                best = share
+    return best
+
+
+def p2c(candidates: Candidates, rng: Random) -> Share:
+    """Two different ones at random, weighted by speed; the better of them."""
+    first = second = candidates.draw(rng)
+    if len(candidates.shares) == 1:
+        return first
+    for _ in range(8):  # a share with nearly all the speed is drawn again and again: then it may as well have it
+        second = candidates.draw(rng)
+        if second is not first:
+            break
+    return second if second.score < first.score else first
+
+
+class RoundRobin:
+    """Each in turn, per model; speed and load are not looked at."""
+
+    def __init__(self) -> None:
+        self._turns: dict[ModelKey, int] = {}
+
+    def __call__(self, candidates: Candidates, rng: Random) -> Share:
+        shares = candidates.shares
+        key = shares[0].key
+        turn = self._turns[key] = self._turns.get(key, int(rng.random() * len(shares)) - 1) + 1
+        return shares[turn % len(shares)]
+
+
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "shortest_queue": lambda: shortest_queue,
+    "p2c": lambda: p2c,
+    "lottery": lambda: lottery,
+    "round_robin": RoundRobin,
+}

@@ -1,0 +1,31 @@
+"""`hierarchy slice CONFIG --node N` and `hierarchy schema`: what is made of the configuration for others to read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hierarchy.config.json_schema import json_schema
+from hierarchy.config.models import load
+from hierarchy.topology.slice import as_yaml, slice_of
+
+
+def slice_(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a tree.")],
+    node: Annotated[str, typer.Option(help="the node whose machine it is for")],
+) -> None:
+    """Print the part of a tree that one machine needs, as a file for `hierarchy serve` there.
+
+    Nothing of other sites is in it but where the node's parent and the nodes right below it stand.
+    """
+    part = slice_of(load(config), node)
+    comment = f"What node {node} needs of {config.name}, by `hierarchy slice`. Run it: hierarchy serve FILE"
+    typer.echo(as_yaml(part, comment), nl=False)
+
+
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))

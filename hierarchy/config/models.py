@@ -1,0 +1,380 @@
+"""The YAML of a whole tree, as pydantic models: every field with its unit, default and reason.
+
+`load(path)` returns the tree and the line of each of its fields, or raises `ConfigError` with *all* problems, each
+naming file, line and field. Whether the tree makes sense (one root, no cycle, who can dial whom) is `topology`'s
+question, not this module's. docs/configuration.md shows these descriptions as tables; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, WithJsonSchema
+
+from hierarchy.config.address import DEFAULT_PORT, Address, join_address, parse_address
+from hierarchy.config.blocks import SecretRef, SecuritySpec, Strict, TlsSpec
+from hierarchy.config.model_names import Models, Targets
+from hierarchy.config.yaml import MAPPING, Problem, Source, problem_of, read_yaml, shown
+from hierarchy.errors import UsageError
+
+EngineKind = Literal[
+    "openai", "vllm", "sglang", "tgi", "lmdeploy", "ollama", "llamacpp", "fastchat", "local", "simulated"
+]
+LinkWish = Literal["direct", "reverse", "auto"]
+#: names of the policies in `policy.POLICIES`, which stands in a layer above
+PolicyName = Literal["shortest_queue", "p2c", "lottery", "round_robin"]
+#: kinds that this machine starts itself when no `url` is given
+LAUNCHED_KINDS = frozenset({"local", "simulated"})
+
+
+class ConfigError(UsageError):
+    """A configuration with `problems`; `str(error)` has one line for each, in the order of the file."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = sorted(problems, key=lambda problem: problem.line)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class UnreadableConfigError(ConfigError):
+    """The file could not be read at all, so nothing can be said about what stands in it."""
+
+
+def _parse_listen(value: object) -> tuple[Address, ...]:
+    entries = value if isinstance(value, list | tuple) else [value]
+    if not entries:
+        raise ValueError("an empty list: the node would listen nowhere", 'write "host:port"')
+    return tuple(_parse_listen_entry(entry) for entry in entries)
+
+
+def _parse_listen_entry(entry: object) -> Address:
+    match entry:
+        case (str(host), int(port)) if isinstance(entry, tuple):  # made in code, not read from a file
+            return host, port
+        case str() | int() if not isinstance(entry, bool):
+            return parse_address(str(entry))
+    raise ValueError(f"{shown(entry)} is no address", 'write "host:port", or a list of them')
+
+
+def _parse_parent(value: object) -> object:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        if value and all(isinstance(name, str) for name in value) and len(set(value)) == len(value):
+            return tuple(value)
+        raise ValueError(f"{value!r:.60} is no list of nodes", "write a name, or [name, other]")
+    raise ValueError(f"must be text, not {shown(value)}", "put it in quotes")
+
+
+def _parse_pair(value: object) -> object:
+    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(end, str) for end in value):
+        return tuple(value)
+    raise ValueError(f"{value!r:.60} is no pair of subnets", "write [from, to], each a name from `subnets`")
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=256)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Seconds = Positive
+Count = Annotated[int, Field(strict=True)]  # `true` is no number
+_ADDRESS = {"type": ["string", "integer"]}
+_SCHEMA = WithJsonSchema({"anyOf": [_ADDRESS, {"type": "array", "items": _ADDRESS, "minItems": 1}]})
+_WRITTEN = PlainSerializer(lambda listen: listen and [join_address(address) for address in listen], when_used="json")
+Listen = Annotated[tuple[Address, ...], BeforeValidator(_parse_listen), _WRITTEN, _SCHEMA]
+OptionalListen = Annotated[tuple[Address, ...] | None, BeforeValidator(_parse_listen), _WRITTEN, _SCHEMA]
+_NAMES = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]})
+Parent = Annotated[str | tuple[str, ...], BeforeValidator(_parse_parent), _NAMES]
+Pair = Annotated[tuple[str, str], BeforeValidator(_parse_pair)]
+
+
+class ModelLimits(Strict):
+    """Time limits of one model, where they differ from its node's."""
+
+    first_byte_timeout_s: Seconds | None = Field(
+        default=None, description="as in `defaults`: a large model's prefill takes longer"
+    )
+    idle_timeout_s: Seconds | None = Field(default=None, description="as in `defaults`")
+    total_timeout_s: Seconds | None = Field(default=None, description="as in `defaults`")
+
+
+class Settings(Strict):
+    """What can be set in `defaults` for every node, and on any one node."""
+
+    dispatch: PolicyName = Field(
+        default="shortest_queue",
+        description="how a child is chosen: `shortest_queue` (least load for its speed, as FastChat), `p2c` (the "
+        "better of two random ones, right when reports are stale), `lottery` (random by speed) or `round_robin`",
+    )
+    address: Literal["worker", "self"] = Field(
+        default="worker",
+        description="what `/get_worker_address` returns: the child's address as in FastChat, or with `self` this "
+        "node's own, for clients that cannot dial the child",
+    )
+    report_interval_s: Seconds = Field(
+        default=1.0, description="between two reports to the parent, ±20 % so that nodes do not beat in step"
+    )
+    probe_interval_s: Seconds = Field(
+        default=1.0,
+        description="how often an engine is asked for its models and load, since it reports to nobody; one that hangs "
+        "is found within this and 2.5 s",
+    )
+    connect_timeout_s: Seconds = Field(
+        default=3.0,
+        description="for a TCP connection to a child: long enough for one lost SYN, no longer",
+    )
+    receive_timeout_s: Seconds = Field(
+        default=60.0,
+        description="from a request's first byte to its last, absolute, so that nobody holds a place by trickling",
+    )
+    first_byte_timeout_s: Seconds = Field(
+        default=600.0, description="from sending a request to its first body byte: queueing and a long prompt's prefill"
+    )
+    idle_timeout_s: Seconds = Field(
+        default=120.0, description="between two reads of one answer; an engine silent for so long hangs"
+    )
+    total_timeout_s: Seconds | None = Field(
+        default=None,
+        description="from a request's arrival to its answer's end, retries included; the time left goes down with the "
+        "request. Without it a stream may last as long as it moves",
+    )
+    models: dict[str, ModelLimits] = Field(
+        default_factory=dict, description="model: its own first-byte, idle and total limits"
+    )
+    keep_alive_s: Seconds = Field(
+        default=75.0, description="how long an idle client connection is kept; above the usual 60 s of proxies"
+    )
+    grace_s: Seconds = Field(
+        default=30.0,
+        description="how long running streams may go on after SIGTERM; as Kubernetes waits before it kills",
+    )
+    max_head_bytes: Count = Field(
+        default=32 * 1024, ge=1024, description="a larger request head gets 431; as nginx's largest"
+    )
+    max_head_fields: Count = Field(default=100, ge=8, description="more header fields get 431; as Apache's limit")
+    max_body_bytes: Count = Field(
+        default=32 * 1024 * 1024,
+        ge=1024,
+        description="a larger request body gets 413; bodies are held, and images are large",
+    )
+    max_speed: Positive = Field(
+        default=1e6, description="a child that claims more is refused, since it would draw every request to itself"
+    )
+    access_log: bool = Field(default=False, description="one log line a request; costs CPU on the data path")
+    log_format: Literal["text", "json"] = Field(default="text", description="for a person, or one JSON object a line")
+    security: SecuritySpec = Field(default=SecuritySpec(), description="who may join, who may ask, who may operate")
+    tls: TlsSpec = Field(default=TlsSpec(), description="certificates, for connections to and from other machines")
+
+
+class NodeSpec(Settings):
+    """One entry of `nodes`. Every field of `defaults` may be set here too, for this node alone."""
+
+    parent: Parent | None = Field(
+        default=None,
+        description="name of the node above, or a list of them; the root and its replicas have none",
+    )
+    replica_of: str | None = Field(
+        default=None,
+        description="name of the node whose further instance this is: it has the same parents and children, registers "
+        "under that name, and either may die",
+    )
+    listen: Listen = Field(
+        default=(("localhost", DEFAULT_PORT),),
+        description='`"host:port"`, `"[ipv6]:port"` or a list of them; a host alone gets port 21001, FastChat\'s',
+    )
+    admin_listen: OptionalListen = Field(
+        default=None,
+        description="address like `listen`, at which alone `/admin/*`, `/tree`, `/route` and `/metrics` are served; "
+        "default: beside the rest",
+    )
+    advertise: str | None = Field(
+        default=None,
+        description="URL registered upward, needed where `listen` is 0.0.0.0; default: http:// (with `tls.cert` "
+        "https://) and the first `listen` address (with `subnets`: the first that the other end may dial)",
+    )
+    link: LinkWish = Field(
+        default="direct",
+        description="who dials the connections for requests: the parent (`direct`), this node where the parent cannot "
+        "(`reverse`), or what the parent finds out when this node registers (`auto`)",
+    )
+    proxy: str = Field(
+        default="env",
+        description="HTTP proxy on the way to the parent: `http://host:port`, `none`, or `env`: with `link: reverse` "
+        "or `auto` what `https_proxy`, `http_proxy` and `no_proxy` say, else none",
+    )
+    subnet: str | None = Field(
+        default=None, description="name from `subnets`; default: those that hold its IP addresses"
+    )
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The names in `parent`."""
+        return _names(self.parent)
+
+    def settings(self, defaults: Settings) -> Settings:
+        """`defaults` with what this node sets itself."""
+        own = self.model_fields_set & Settings.model_fields.keys()
+        set_here = {field: getattr(self, field) for field in own}
+        blocks = {field: value.over(getattr(defaults, field)) for field, value in set_here.items() if _is_block(value)}
+        return defaults.model_copy(update=set_here | blocks)
+
+
+def _is_block(value: object) -> bool:
+    return isinstance(value, Strict)
+
+
+def _names(parent: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if parent is None else (parent,) if isinstance(parent, str) else parent
+
+
+class SimulatedSpec(Strict):
+    """Rates of a `kind: simulated` engine."""
+
+    prefill_tokens_per_s: Positive = Field(
+        default=8000.0, description="prompt tokens read a second, by all streams together"
+    )
+    decode_tokens_per_s: Positive = Field(default=50.0, description="tokens written a second, by each stream")
+    slots: Count = Field(default=8, ge=1, description="streams at once; more wait in a queue")
+
+
+class EngineSpec(Strict):
+    """One entry of `engines`."""
+
+    parent: Parent = Field(description="name of the node that routes to it, or a list of them")
+    kind: EngineKind = Field(
+        description="what it is, and so how its models and load are read: `openai` (any server of that API), `vllm`, "
+        "`sglang`, `tgi`, `lmdeploy`, `ollama`, `llamacpp`, `fastchat` (a worker), `local` (a model on this machine's "
+        "CPU) or `simulated`"
+    )
+    url: str | None = Field(
+        default=None,
+        description="`http(s)://host:port`; without it `local` and `simulated` are started on the node's machine",
+    )
+    model: str | None = Field(
+        default=None,
+        description="`local`: a known model's name or the path of a GGUF file; `simulated`: the name that it claims; "
+        "the other kinds say themselves what they serve",
+    )
+    models: Models = Field(
+        default_factory=dict,
+        description="which of its models are served here: a list of names, or `{served-name: engine's-name}` to rename "
+        "them; default: all that it lists",
+    )
+    speed: Positive = Field(
+        default=1.0, description="capacity weight: an engine of speed 2 gets twice the requests of one of 1"
+    )
+    subnet: str | None = Field(
+        default=None, description="name from `subnets`; default: the one that holds its IP address"
+    )
+    api_key: SecretRef = Field(
+        default=None,
+        description="`env:NAME` or `file:PATH` of the key that the engine itself wants, sent to it as "
+        "`authorization: Bearer`",
+    )
+    simulated: SimulatedSpec = Field(default=SimulatedSpec(), description="rates of a `simulated` engine")
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The names in `parent`."""
+        return _names(self.parent)
+
+
+class TreeConfig(Strict):
+    """The whole file."""
+
+    version: Literal[1] = Field(description="of this format, so that a later one can be told apart")
+    subnets: dict[Name, str] = Field(
+        default_factory=dict, description="name: CIDR; with them the check proves who can reach whom"
+    )
+    reach: list[Pair] = Field(
+        default_factory=list,
+        description="[from, to] pairs: who may dial whom beyond its own subnet; a firewall's direction",
+    )
+    defaults: Settings = Field(default=Settings(), description="settings of every node that does not set its own")
+    nodes: dict[Name, NodeSpec] = Field(description="name: node; the controllers")
+    engines: dict[Name, EngineSpec] = Field(default_factory=dict, description="name: engine; the leaves")
+    aliases: dict[str, Targets] = Field(
+        default_factory=dict,
+        description="name: models that it stands for, the preferred first; `{model, weight}` gives one a share of the "
+        "requests in percent",
+    )
+    slice: str | None = Field(
+        default=None,
+        description="written by `hierarchy slice`: this is the part of a tree that the node of this name needs, with "
+        "its parent and the nodes right below it",
+    )
+
+
+class EngineConfig(Strict):
+    """One engine, as its node sees it."""
+
+    name: Name
+    kind: EngineKind
+    url: str | None = None
+    model: str | None = None
+    models: Models = Field(default_factory=dict)
+    speed: Positive = 1.0
+    api_key: SecretRef = None
+    simulated: SimulatedSpec = SimulatedSpec()
+
+
+class NodeConfig(Strict):
+    """What one daemon needs; cut out of the tree by `topology.cut`, or made from flags by `topology.single`."""
+
+    name: Name
+    listen: tuple[Address, ...] = (("localhost", DEFAULT_PORT),)
+    advertise: str
+    admin: tuple[Address, ...] = ()  #: where alone operators' paths are served; (): everywhere
+    parents: tuple[str, ...] = ()  #: URLs of the nodes to register with
+    link: LinkWish = "direct"
+    proxy: str = "env"
+    children: tuple[str, ...] = ()  #: names of the nodes that the file puts below this one
+    replica_of: Name | None = None  #: the name to register under, with others; it may be one's own
+    engines: tuple[EngineConfig, ...] = ()
+    aliases: dict[str, Targets] = Field(default_factory=dict)
+    settings: Settings = Settings()
+
+
+@dataclass(frozen=True)
+class LoadedTree:
+    """A tree with the place of its fields in the file that it came from."""
+
+    config: TreeConfig
+    source: Source
+
+
+def load(path: Path) -> LoadedTree:
+    """Read and check the YAML of a tree.
+
+    Raises:
+        UnreadableConfigError: no such file, a directory, no permission, or not UTF-8.
+        ConfigError: everything that is wrong with its YAML, keys, types and values.
+    """
+    data, source, problems = read_yaml(_read(path), str(path))
+    if data is None and not problems:
+        problems = [source.problem((), "is empty", "start it with `version: 1` and `nodes:`", 1)]
+    if not isinstance(data, dict):
+        raise ConfigError(problems or [source.problem((), f"holds {shown(data)}, not a mapping", MAPPING, 1)])
+    try:
+        config = TreeConfig.model_validate(data)
+    except ValidationError as error:
+        known = {problem.field for problem in problems}
+        found = [problem_of(source, details, TreeConfig) for details in error.errors(include_url=False)]
+        raise ConfigError([*problems, *(problem for problem in found if problem.field not in known)]) from None
+    if problems:
+        raise ConfigError(problems)
+    return LoadedTree(config, source)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        message, mend = "no such file", "check the path"
+    except IsADirectoryError:
+        message, mend = "is a directory", "name a YAML file in it"
+    except OSError as error:
+        message, mend = f"cannot be read ({error.strerror})", "check its permissions"
+    except UnicodeDecodeError as error:
+        message, mend = f"is not UTF-8 (byte {error.start})", "save it as UTF-8"
+    raise UnreadableConfigError([Problem(str(path), 0, "", message, mend)])

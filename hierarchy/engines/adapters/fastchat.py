@@ -1,0 +1,39 @@
+"""A FastChat or TinyChat worker: `POST /worker_get_status` -> `{model_names, speed, queue_length}`.
+
+Source: FastChat, fastchat/serve/base_model_worker.py `get_status`; TinyChat's model_worker answers the same. Its queue
+is one semaphore over all its models, running plus waiting.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import httpx
+
+from hierarchy.engines.adapters.reading import engine_status, model_names, post
+from hierarchy.errors import EngineUnreadable
+from hierarchy.wire.status import MAX_QUEUE, NodeStatus
+
+
+class FastChatAdapter:
+    kind: ClassVar[str] = "fastchat"
+
+    async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
+        """`speed` multiplies the worker's own, which original workers always give as 1."""
+        answer = (await post(http, url, "/worker_get_status")).ok()
+        status = answer.json()
+        if not isinstance(status, dict) or not isinstance(status.get("model_names"), list):
+            raise EngineUnreadable(f'{answer.url} is no worker status: it has no array "model_names"')
+        own_speed, queue_length = status.get("speed", 1), status.get("queue_length", 0)
+        if not _is_number(own_speed) or not 0 < own_speed < math.inf:
+            raise EngineUnreadable(f"{answer.url} reports speed {own_speed!r}: it must be a number above 0")
+        if not _is_number(queue_length) or not 0 <= queue_length <= MAX_QUEUE:
+            raise EngineUnreadable(f"{answer.url} reports queue_length {queue_length!r}: it must be 0 to {MAX_QUEUE}")
+        return engine_status(
+            model_names(status["model_names"]), speed * own_speed, math.ceil(queue_length), apis=("fastchat",)
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

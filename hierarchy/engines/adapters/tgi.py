@@ -1,0 +1,28 @@
+"""Hugging Face's text-generation-inference.
+
+Source: TGI docs, "Metrics" (huggingface.co/docs/text-generation-inference, reference/metrics): gauges
+`tgi_batch_current_size` and `tgi_queue_size`, without labels, since one server has one model. Its router
+(router/src/server.rs) answers `GET /v1/models` with that model's id, and `GET /health` with 503 without shards.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import httpx
+
+from hierarchy.engines.adapters.reading import engine_status, get, openai_models
+from hierarchy.wire.status import MAX_QUEUE, NodeStatus
+
+RUNNING = "tgi_batch_current_size"
+WAITING = "tgi_queue_size"
+
+
+class TgiAdapter:
+    kind: ClassVar[str] = "tgi"
+
+    async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
+        (await get(http, url, "/health")).ok()
+        names = await openai_models(http, url)
+        samples = (await get(http, url, "/metrics")).samples(RUNNING, WAITING)
+        return engine_status(names, speed, min(sum(sample.value for sample in samples), MAX_QUEUE))

@@ -1,0 +1,120 @@
+"""What a node shows of itself and of the tree below it, from memory: `/tree`, `/v1/models`, and what goes up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from hierarchy.balancing.aliases import Aliases
+from hierarchy.registry import Registry
+from hierarchy.registry.child import NODE, Child
+from hierarchy.wire import subtree
+from hierarchy.wire.status import ModelStatus
+
+
+class View:
+    """Plain JSON objects made of a registry. clock: the registry's. created: Unix seconds, for OpenAI's model list."""
+
+    def __init__(
+        self, registry: Registry, clock: Callable[[], float], created: int, aliases: Aliases | None = None
+    ) -> None:
+        self._registry = registry
+        self._aliases = aliases
+        self._clock = clock
+        self._created = created
+
+    def children(self) -> dict[str, Any]:
+        """The subtree: `{child name: entry}`."""
+        now = self._clock()
+        departed = self._registry.departed.values()
+        return {child.name: _entry(child, now) for child in (*departed, *self._registry)}
+
+    def entry(self, child: Child) -> dict[str, Any]:
+        """One child, with what is below it."""
+        return _entry(child, self._clock())
+
+    def tree(self) -> dict[str, Any]:
+        """This node's own entry, with everything below it."""
+        identity, status = self._registry.identity, self._registry.status()
+        return {
+            "name": identity.name,
+            "kind": NODE,
+            "url": identity.url,
+            "state": "up",
+            "detail": "",
+            "instance": identity.instance,
+            "version": identity.version,
+            "dispatch": identity.dispatch,
+            "speed": status.speed,
+            "queue_length": status.queue_length,
+            "in_flight": sum(child.in_flight for child in self._registry),
+            "models": [_model(model) for model in status.models],
+            "children": self.children(),
+        }
+
+    def models(self) -> dict[str, Any]:
+        """OpenAI's `GET /v1/models`: the models that can be asked for now, each with the engines that serve it.
+
+        An alias is listed, with `alias_of`, as long as one of its models is.
+        """
+        below = list(subtree.leaves(self.children(), up=True))
+        status = self._registry.status()
+        rows: list[dict[str, Any]] = []
+        for name in status.model_names:
+            served_by = list(dict.fromkeys(_plain(path) for path, entry in below if subtree.serves(entry, name)))
+            apis = [model.api for model in status.models if model.name == name]
+            rows.append(
+                {
+                    "id": name,
+                    "object": "model",
+                    "created": self._created,
+                    "owned_by": "hierarchy",
+                    "apis": apis,
+                    "served_by": served_by,
+                }
+            )
+        return {"object": "list", "data": [*rows, *self._alias_rows({row["id"]: row for row in rows})]}
+
+    def _alias_rows(self, served: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        if self._aliases is None:
+            return
+        for name in self._aliases:
+            models = [served[model] for model in self._aliases.models(name) if model in served]
+            if not models or name in served:
+                continue
+            merged: dict[str, Any] = {
+                key: sorted({item for row in models for item in row[key]}) for key in ("apis", "served_by")
+            }
+            yield {**models[0], "id": name, **merged, "alias_of": [row["id"] for row in models]}
+
+
+def _plain(path: str) -> str:
+    """An engine's path, whichever instance of a node leads to it."""
+    return re.sub(r"~\d+(?=/)", "", path)
+
+
+def _entry(child: Child, now: float) -> dict[str, Any]:
+    status = child.current()
+    return {
+        "name": child.name,
+        "kind": child.kind,
+        "url": child.url,
+        "link": "reverse" if child.reverse else "direct",
+        "state": child.state(now),
+        "detail": child.detail(now),
+        "instance": child.instance,
+        "version": child.version,
+        "dispatch": child.dispatch,
+        "speed": status.speed,
+        "queue_length": status.queue_length,
+        "in_flight": child.in_flight,
+        "models": [_model(model) for model in status.models],
+        "children": child.subtree if child.left_at is None else subtree.all_gone(child.subtree),
+    }
+
+
+def _model(model: ModelStatus) -> dict[str, Any]:
+    return msgspec.structs.asdict(model)

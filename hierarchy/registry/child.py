@@ -1,0 +1,297 @@
+"""A child: what it says of itself, what we sent it, and whether it may be chosen.
+
+load = the last reported queue, less those of our leases that it counted and that have ended since, plus our open
+leases that it did not count yet; never under our own open leases. Which leases a report counted is known exactly from
+its `seen`: the highest of the numbers that we send with each request. A child that does not send it is taken to have
+counted every lease opened before the report. Leases are exact, so load never drifts, goes negative or sticks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from hierarchy.registry.ejection import Trouble
+from hierarchy.wire.status import EMPTY, Api, ModelKey, ModelStatus, NodeStatus
+
+NODE: Final = "node"  # the kind of a child that is one of our nodes; every other kind is an engine's
+FASTCHAT_EXPIRY_S: Final = 90.0  # FastChat's CONTROLLER_HEART_BEAT_EXPIRATION; its workers beat every 45 s
+SILENT_INTERVALS, GONE_INTERVALS = 3, 10  # a node that missed this many reports is not chosen; is dropped
+
+
+class Load:
+    """One queue as we know it: reported, corrected by our own leases. Counts of requests."""
+
+    __slots__ = ("ended", "open", "reported", "uncounted")
+
+    def __init__(self) -> None:
+        self.reported = 0  # by the last report
+        self.open = 0  # our open leases
+        self.ended = 0  # leases counted in `reported` that have ended since
+        self.uncounted = 0  # open leases not counted in `reported`
+
+    @property
+    def value(self) -> int:
+        return max(self.open, self.reported - self.ended + self.uncounted)
+
+    def report(self, queue_length: int) -> None:
+        """Start from a new report; the caller then adds the open leases it did not count to `uncounted`."""
+        self.reported, self.ended, self.uncounted = queue_length, 0, 0
+
+
+class Share(Load):
+    """One child's part in serving one model: what a policy chooses among."""
+
+    __slots__ = ("child", "key", "limits", "profile", "score", "slots", "speed", "tally")
+
+    def __init__(self, child: Child, key: ModelKey) -> None:
+        super().__init__()
+        self.child = child
+        self.key = key
+        self.speed = 1.0
+        self.slots = 0
+        self.score = 0.0  # load / speed, kept up to date so that choosing among many is cheap
+        self.profile: Any = None  # what a FastChat worker says of itself for this model; None: not asked yet
+        self.tally: Any = None  # what `metrics` counts for this (model, child); set by whoever owns the metrics
+        self.limits: Any = None  # the time limits of this model; set by the lane
+
+    def rescore(self) -> None:
+        load = self.reported - self.ended + self.uncounted
+        if load < self.open:
+            load = self.open
+        self.score = load / self.speed
+
+    def status(self) -> ModelStatus:
+        return ModelStatus(self.key[0], self.key[1], self.speed, self.value, self.slots)
+
+    def __repr__(self) -> str:
+        return f"<Share {self.child.name} {self.key[0]} load={self.value} open={self.open} speed={self.speed:g}>"
+
+
+class Lease:
+    """One request's claim on one child. `release` may be called any number of times and counts once."""
+
+    __slots__ = ("ordinal", "share")
+
+    def __init__(self, share: Share, ordinal: int) -> None:
+        self.share: Share | None = share
+        self.ordinal = ordinal
+
+    def release(self) -> None:
+        share, self.share = self.share, None
+        if share is not None:
+            share.child.end(share, self.ordinal)
+
+
+class Child:
+    """A node or engine below this node. All times are seconds of the registry's injected monotonic clock."""
+
+    def __init__(self, name: str, url: str, kind: str, *, declared: bool = False) -> None:
+        self.name = name
+        self.kind = kind
+        self.group = ""  # the name that it shares with other instances of one node
+        self.parts = 1  # of them that are there: its status is that part of what it reported
+        self.last_report: tuple[NodeStatus, int | None] = EMPTY, None  # what it said, and up to which request
+        self.declared = declared  # named in our configuration and probed by us: stays listed while it is down
+        self.move_to(url)
+        self.instance = ""
+        self.version = ""
+        self.dispatch = ""  # a node's policy, as it says
+        self.reverse = False  # it dials the connections on which our requests go down; we do not dial it
+        self.identity = ""  # of what a node showed when it registered: the same for all that may use its name
+        self.local = True  # it registered from this machine
+        self.credential = b""  # header line with an engine's own key
+        self.secret = b""  # sent with each request down, so that the child believes our x-hierarchy-* fields
+        self.names: Any = None  # as it told them last
+        self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
+        self.subtree: Mapping[str, Any] = {}
+        self.renames: Mapping[str, str] = {}  # of an engine: served name -> its own, which bodies must carry
+        self.status: NodeStatus = EMPTY
+        self.check_heart_beat = True
+        self.multimodal = False  # as a FastChat worker says of itself
+        self.interval_s: float | None = None  # between reports; None: FastChat's terms
+        self.last_seen: float | None = None
+        self.down: str | None = None  # why an engine that we probe cannot be used
+        self.ejected_until = -math.inf
+        self.ejected_why = ""
+        self.trouble: Trouble | None = None  # what it failed at lately; None for nearly every child at nearly any time
+        self.refused_until = -math.inf  # a connection was refused, so its process is gone, or was until a moment ago
+        self.draining = False  # we were told to send it nothing new
+        self.leaving = False  # it said so itself
+        self.left_at: float | None = None  # it left, or was dropped: remembered for a while, never chosen
+        self.seq = -1
+        self.shares: dict[ModelKey, Share] = {}
+        self.total = Load()
+        self.sent = 0  # leases ever opened here; the last one's ordinal
+        self.pool: Any = None  # its connections, kept by the lane; None: they have to be looked up
+        self._counted_to = 0  # leases up to this ordinal are in the last report
+        self._leases: dict[int, Share] = {}  # open ones by ordinal, oldest first
+
+    def move_to(self, url: str) -> None:
+        """Set the URL, and what the data path needs of it."""
+        parts = urlsplit(url)
+        self.pool = None
+        self.url = url.rstrip("/")
+        self.tls = parts.scheme == "https"
+        self.host = parts.hostname or ""
+        self.port = parts.port or (443 if self.tls else 80)
+        self.prefix = parts.path.rstrip("/").encode()
+        self.authority = parts.netloc.rpartition("@")[2].encode()
+
+    @property
+    def is_node(self) -> bool:
+        return self.kind == NODE
+
+    @property
+    def in_flight(self) -> int:
+        return self.total.open
+
+    # -- health ----------------------------------------------------------------------------------------------
+
+    def state(self, now: float) -> str:
+        """`up`, `starting`, `down`, `silent`, `ejected`, `draining` or `gone`."""
+        if self.left_at is not None:
+            return "gone"
+        if self.down is not None:
+            return "down"
+        if self.draining or self.leaving:
+            return "draining"
+        if self.last_seen is None:
+            return "starting"
+        if now >= self.fresh_until:
+            return "silent"
+        return "ejected" if now < self.ejected_until else "up"
+
+    def detail(self, now: float) -> str:
+        """Why the state is not `up`, in words; else empty."""
+        state = self.state(now)
+        if state == "gone" and self.left_at is not None:
+            return f"left, or fell silent, {now - self.left_at:.0f} s ago"
+        if state == "down":
+            return self.down or ""
+        if state == "ejected":
+            return self.ejected_why
+        if state == "silent" and self.last_seen is not None:
+            return f"no report for {now - self.last_seen:.0f} s"
+        return ""
+
+    def available(self, now: float) -> bool:
+        """May it get a new request?"""
+        return self.state(now) == "up"
+
+    def is_dead(self, now: float) -> bool:
+        """Is it known to be gone, or to hang, so that its requests are lost there?"""
+        return self.down is not None or self.left_at is not None or now < self.refused_until or now >= self.fresh_until
+
+    @property
+    def fresh_until(self) -> float:
+        """When it counts as silent if nothing more is heard."""
+        return self._quiet_limit(SILENT_INTERVALS)
+
+    @property
+    def gone_at(self) -> float:
+        """When it is dropped if nothing more is heard."""
+        return self._quiet_limit(GONE_INTERVALS)
+
+    def _quiet_limit(self, intervals: int) -> float:
+        if self.last_seen is None or self.declared or not self.check_heart_beat:
+            return math.inf
+        if self.interval_s is None:
+            return self.last_seen + FASTCHAT_EXPIRY_S
+        return self.last_seen + intervals * self.interval_s
+
+    # -- reports ---------------------------------------------------------------------------------------------
+
+    def report(self, status: NodeStatus, now: float, seen: int | None = None) -> bool:
+        """Take in a status. Returns whether models or speeds changed (then other views must be renewed).
+
+        seen: the highest ordinal of ours that the child had received when it reported; None if it does not know.
+        """
+        self.last_seen = now
+        self.down = None
+        self.status = status
+        changed = {model.key for model in status.models} != self.shares.keys()
+        if changed:
+            self._renew_shares(status)
+        self._counted_to = self.sent if seen is None else min(self.sent, seen)
+        self.total.report(status.queue_length)
+        for model in status.models:
+            share = self.shares[model.key]
+            share.report(model.queue_length)
+            changed |= share.speed != model.speed
+            share.speed, share.slots = model.speed, model.slots
+        for ordinal in reversed(self._leases):
+            if ordinal <= self._counted_to:
+                break
+            self.total.uncounted += 1
+            self._leases[ordinal].uncounted += 1
+        for share in self.shares.values():
+            share.rescore()
+        return changed
+
+    def heart_beat(self, queue_length: int, now: float) -> None:
+        """A FastChat worker's beat: it carries only the queue's length, shared by all the worker's models."""
+        models = tuple(
+            ModelStatus(model.name, model.api, model.speed, queue_length, model.slots) for model in self.status.models
+        )
+        self.report(NodeStatus(models, self.status.speed, queue_length), now)
+
+    def _renew_shares(self, status: NodeStatus) -> None:
+        # A share that stays keeps its open leases; one that goes lives on in its leases until they end, and comes
+        # back with them if the model does.
+        known = {share.key: share for share in self._leases.values()} | self.shares
+        self.shares = {model.key: known.get(model.key) or Share(self, model.key) for model in status.models}
+
+    # -- leases ----------------------------------------------------------------------------------------------
+
+    def lease(self, share: Share) -> Lease:
+        """Claim the child for one request."""
+        self.sent = ordinal = self.sent + 1
+        self._leases[ordinal] = share
+        total = self.total
+        total.open += 1
+        total.uncounted += 1
+        share.open += 1
+        share.uncounted += 1
+        share.rescore()
+        return Lease(share, ordinal)
+
+    def hand_out(self, share: Share) -> None:
+        """Its address was given away: count a request until the next report, since no lease will."""
+        self.total.reported += 1
+        share.reported += 1
+        share.rescore()
+
+    def end(self, share: Share, ordinal: int) -> None:
+        """Called by `Lease.release`, once."""
+        del self._leases[ordinal]
+        total = self.total
+        total.open -= 1
+        share.open -= 1
+        if ordinal <= self._counted_to:
+            total.ended += 1
+            share.ended += 1
+        else:
+            total.uncounted -= 1
+            share.uncounted -= 1
+        share.rescore()
+
+    # -- views -----------------------------------------------------------------------------------------------
+
+    def load(self, key: ModelKey) -> int:
+        """Requests running plus waiting for one model, as far as we know. 0 if it does not serve it."""
+        share = self.shares.get(key)
+        return share.value if share else 0
+
+    def serves(self, model: str, api: Api | None = None) -> bool:
+        """Does it list the model (in one family, or in any)?"""
+        return any(key[0] == model and api in (None, key[1]) for key in self.shares)
+
+    def current(self) -> NodeStatus:
+        """Its status, corrected by our leases."""
+        return NodeStatus(tuple(share.status() for share in self.shares.values()), self.status.speed, self.total.value)
+
+    def __repr__(self) -> str:
+        return f"<Child {self.name} {self.kind} load={self.total.value} open={self.total.open}>"

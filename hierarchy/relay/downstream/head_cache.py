@@ -1,0 +1,199 @@
+"""Requests whose heads have been seen before.
+
+A client sends the same head with each request, but for its Content-Length; so does a parent, but for that, for its
+x-hierarchy-seq and for the time that it leaves. What the strict parser and our own checks made of a head holds for the
+same bytes again, so it is remembered, with those numbers cut out. A head that has not been seen, or that did not come
+in one read, is parsed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote
+
+from hierarchy.balancing.lent_attempts import UNSAID
+from hierarchy.http.dialect import TRANSLATED, Dialect
+from hierarchy.http.multipart import boundary_of
+from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, Fields, number_at, request_fields
+from hierarchy.security.keys import ANYONE, Caller
+from hierarchy.wire.status import Api
+
+MAX_KEPT, MAX_HEADS = 2048, 4096  # bytes of one head; heads: each child's reports have one of their own
+_NUMBERS: Final = re.compile(
+    rb"\r\n(?:x-hierarchy-seq: ([0-9]{1,18})\r\n(?:x-hierarchy-deadline-ms: ([0-9]{1,12})\r\n)?)?"
+    rb"(?i:content-length): ([0-9]{1,15})\r\n"
+).search
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestHead:
+    """What a lane request's head means.
+
+    target: for the child. fields: those that go on, ready to be written. auth, model, hops, attempts: a parent's, to be
+    believed with the right secret only. within_limits: as they are for everyone but a parent. caller: who asks, unless
+    a parent. boundary: of a multipart form.
+    translated: an engine of the other API family can be asked too.
+    native: the family whose engines take the request as it is.
+    """
+
+    dialect: Dialect
+    target: bytes
+    fields: bytes
+    http10: bool
+    keep_alive: bool
+    expects: bool
+    within_limits: bool
+    auth: bytes
+    model: str
+    hops: int
+    caller: Caller
+    attempts: int = UNSAID
+    boundary: bytes = b""
+    translated: bool = False
+    native: Api | None = None
+
+    @classmethod
+    def of(
+        cls,
+        route: tuple[Dialect, bytes],
+        fields: Fields,
+        found: dict[bytes, bytes],
+        *,
+        http10: bool,
+        keep_alive: bool,
+        within_limits: bool,
+        caller: Caller = ANYONE,
+        stripped: frozenset[bytes] = frozenset(),
+    ) -> RequestHead:
+        """From a parsed head. found: from `head.check_request`. stripped: fields that do not go on."""
+        boundary = boundary_of(found.get(b"content-type", b""))
+        hops, attempts = found.get(HOPS, b""), found.get(ATTEMPTS, b"")
+        return cls(
+            *route,
+            request_fields(fields, stripped),
+            http10,
+            keep_alive and not http10,
+            not http10 and found.get(b"expect", b"").lower() == b"100-continue",
+            within_limits,
+            found.get(AUTH, b""),
+            unquote(found.get(MODEL, b"").decode("ascii", "replace")),
+            int(hops) if is_number(hops) else 0,
+            caller,
+            max(1, int(attempts)) if is_number(attempts) else UNSAID,
+            boundary,
+            route[1].partition(b"?")[0] in TRANSLATED and not boundary,
+            # A worker's refusal of these has to be put into other words; see `dialect`.
+            None if route[0].form == "object" else route[0].api,
+        )
+
+
+class Split:
+    """A read that begins with a whole head: what stands around its numbers, and the numbers.
+
+    before, between, after: all of the head but the numbers; without a `seq`, `between` is empty and `seq` is -1.
+    left_ms: of the time for the whole request, -1 if the head sets no limit. length: of the body. end: where the body
+    begins. head: what the parser made of it, if it was ever taken.
+    """
+
+    __slots__ = ("after", "before", "between", "end", "era", "head", "left_ms", "length", "seq")
+
+    def __init__(self, before: bytes, seq: int, between: bytes, length: int, after: bytes, end: int) -> None:
+        self.before = before
+        self.seq = seq
+        self.between = between
+        self.length = length
+        self.after = after
+        self.end = end
+        self.left_ms = -1
+        self.head: RequestHead | None = None
+        self.era = 0  # of `Seen`
+
+    @property
+    def key(self) -> bytes:
+        """The head without its numbers."""
+        return b"%b%b%b" % (self.before, self.between, self.after)
+
+    def repeats(self, data: bytes) -> bool:
+        """Does `data` begin with this head again, whatever its numbers? Then they are taken over.
+
+        What one connection brings is mostly the same head again and again, which comparing bytes tells more cheaply
+        than looking it up.
+        """
+        if self.left_ms >= 0 or not data.startswith(self.before):
+            return False  # limits on whole requests are rare, and have a third number
+        between, after, at, seq = self.between, self.after, len(self.before), -1
+        if between:
+            seq, stop = number_at(data, at, 18)
+            at = stop + len(between)
+            if seq < 0 or data[stop:at] != between:
+                return False
+        length, stop = number_at(data, at, 15)
+        end = stop + len(after)
+        if length < 0 or data[stop:end] != after:
+            return False
+        self.seq, self.length, self.end = seq, length, end
+        return True
+
+
+def split(data: bytes) -> Split | None:
+    """None where there is no whole head with a Content-Length written in the usual way."""
+    end = data.find(b"\r\n\r\n", 0, MAX_KEPT)
+    if end < 0:
+        return None
+    end += 4
+    found = _NUMBERS(data, 0, end - 2)
+    if found is None:
+        return None
+    seq, left_ms, length = found.groups()
+    begin, stop = found.span(3)
+    if seq is None:
+        return Split(data[:begin], -1, b"", int(length), data[stop:end], end)
+    before, after = found.span(1)
+    if left_ms is None:
+        return Split(data[:before], int(seq), data[after:begin], int(length), data[stop:end], end)
+    between = data[after : found.start(2)] + data[found.end(2) : begin]
+    limited = Split(data[:before], int(seq), between, int(length), data[stop:end], end)
+    limited.left_ms = int(left_ms)
+    return limited
+
+
+class Seen:
+    """The heads that were parsed and taken, by `Split.key`."""
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, RequestHead] = {}
+        self._era = 0
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def find(self, data: bytes, last: Split | None) -> Split | None:
+        """The head at the start of a read, with what it means if it was taken before; None if there is no whole one.
+
+        last: what was found on the same connection before, which most reads repeat; it is changed.
+        """
+        if last is not None and last.era == self._era and last.repeats(data):
+            return last
+        found = split(data)
+        if found is not None:
+            found.era = self._era
+            found.head = self._heads.get(found.key)
+        return found
+
+    def add(self, found: Split, head: RequestHead) -> None:
+        """Remember what the parser made of a head."""
+        if len(self._heads) >= MAX_HEADS:
+            self._heads.clear()  # heads that never come again fill it; those that do are back at once
+        self._heads[found.key] = found.head = head
+
+    def forget(self) -> None:
+        """What heads meant holds no longer: parse each of them again."""
+        self._heads.clear()
+        self._era += 1
+
+
+def is_number(text: bytes) -> bool:
+    """Decimal digits that fit into 64 bits."""
+    return text.isdigit() and len(text) < 19

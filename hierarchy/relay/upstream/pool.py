@@ -1,0 +1,131 @@
+"""The connections to one child: idle ones, how a new one is made, and what every request on them begins with."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from hierarchy.http import render
+from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, SEQ, request_opening
+from hierarchy.registry.child import Child
+from hierarchy.relay.downstream.head_cache import RequestHead
+from hierarchy.relay.upstream.connection import Upstream
+from hierarchy.security.dial_guard import Guard, connect
+
+# Engines built on uvicorn or cpp-httplib end idle connections after 5 s; being first avoids a race with their FIN.
+ENGINE_IDLE_S, NODE_IDLE_S = 4.0, 30.0
+MAX_IDLE: Final = 4096  # connections kept
+MAX_OPENINGS: Final = 1024  # of heads of requests, kept
+
+
+class Pool:
+    """The connections to one child. Idle ones are taken last in, first out, so that a burst's surplus can age away."""
+
+    def __init__(
+        self,
+        child: Child,
+        connect_timeout_s: float,
+        tls: ssl.SSLContext | None,
+        clock: Callable[[], float],
+        guard: Guard | None = None,
+    ) -> None:
+        self.child = child
+        self.url = child.url
+        self.path = render.field_value(child.group or child.name)  # of x-hierarchy-path
+        self.idle: dict[Upstream, None] = {}  # in the order they came back
+        self.idle_s = NODE_IDLE_S if child.is_node else ENGINE_IDLE_S
+        self.closed = False
+        self.numbered = child.is_node  # its requests carry a number, and what else a parent says
+        self._openings: dict[tuple[RequestHead, str, int, int], bytes] = {}
+        self._secret = child.secret
+        self._connect_timeout_s = connect_timeout_s
+        self._tls = tls if child.tls else None
+        self.clock = clock
+        self._guard = guard
+        self.connect: Callable[..., Awaitable[Any]] = connect  # a seam for tests
+
+    def take(self, now: float) -> Upstream | None:
+        """An idle connection, or None: then `dial`."""
+        while self.idle:
+            upstream, _ = self.idle.popitem()
+            if now - upstream.idle_since < upstream.idle_s and not upstream.transport.is_closing():
+                return upstream
+            upstream.transport.close()
+        return None
+
+    def opening(self, said: RequestHead, model: str, hops: int, lent: int) -> bytes:
+        """A request's head as this child gets it, up to its first number: the request's if `numbered`, else the length.
+
+        model, hops, lent: what a node below is told of the request; `lent` are attempts. Kept, since clients send the
+        same head again and again.
+        """
+        child = self.child
+        if self._secret is not child.secret:
+            self._secret = child.secret
+            self._openings.clear()
+        key = said, model, hops, lent
+        opening = self._openings.get(key)
+        if opening is None:
+            ours = [
+                (AUTH, child.secret),
+                (MODEL, render.field_value(model)),
+                (HOPS, b"%d" % hops),
+                (ATTEMPTS, b"%d" % lent),
+                (SEQ, b""),
+            ]
+            fields = said.fields + child.credential
+            opening = request_opening(
+                child.prefix + said.target, child.authority, fields, ours if self.numbered else ()
+            )
+            if len(self._openings) >= MAX_OPENINGS:
+                self._openings.clear()
+            self._openings[key] = opening
+        return opening
+
+    async def dial(self) -> Upstream:
+        """A new connection.
+
+        Raises:
+            OSError: it could not be made (TimeoutError too is one).
+        """
+        child = self.child
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                upstream: Upstream = await self.connect(
+                    lambda: Upstream(self), child.host, child.port, self._tls, self._guard, local=child.local
+                )
+        except (UnicodeError, OverflowError) as error:  # what the resolver says of an impossible name or port
+            raise OSError(f"{child.host}:{child.port} is no address: {error}") from None
+        if not upstream.is_open:
+            raise ConnectionResetError("it closed the new connection at once")
+        return upstream
+
+    def put(self, upstream: Upstream) -> None:
+        """Give back a connection whose answer is complete."""
+        if self.closed or len(self.idle) >= MAX_IDLE:
+            upstream.transport.close()
+            return
+        upstream.idle_since = self.clock()
+        self.idle[upstream] = None
+
+    def forget(self, upstream: Upstream) -> None:
+        """A connection was lost; if it was idle, nobody shall take it."""
+        self.idle.pop(upstream, None)
+
+    def sweep(self) -> None:
+        """Close what has been idle for too long."""
+        now = self.clock()
+        for upstream in [one for one in self.idle if now - one.idle_since >= one.idle_s]:
+            del self.idle[upstream]
+            upstream.transport.close()
+
+    def close(self) -> None:
+        """Close the idle ones now, and the busy ones when their answers end."""
+        self.closed = True
+        while self.idle:
+            self.idle.popitem()[0].transport.close()
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.child.name} idle={len(self.idle)}>"

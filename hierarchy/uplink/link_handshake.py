@@ -1,0 +1,116 @@
+"""Asking a parent to turn a connection round: one GET, and its 101."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from hierarchy.errors import HierarchyError
+from hierarchy.relay.upstream.links import LINK_PATH, LINK_PROTOCOL, WANTED
+from hierarchy.wire.messages import Identity
+
+MAX_ANSWER = 64 * 1024  # bytes until the 101, or of a refusal
+_ASK = (
+    b"GET %b HTTP/1.1\r\nhost: %b\r\nconnection: Upgrade\r\nupgrade: %b\r\n"
+    b"x-hierarchy-node: %b\r\nx-hierarchy-instance: %b\r\nx-hierarchy-auth: %b\r\n\r\n"
+)
+
+
+class RefusedError(HierarchyError):
+    """The parent answered something else than 101."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(f"it answered {status}: {why}" if status else why)
+        self.status = status
+
+
+class Knock(asyncio.Protocol):
+    """Sends the request as soon as it is connected.
+
+    take: called with the transport and what came behind the 101, in the same callback, so that no byte is lost.
+    answered: how many requests wait at the parent, a `RefusedError`, or the error that broke the connection.
+    """
+
+    def __init__(
+        self, parent: str, identity: Identity, secret: bytes, take: Callable[[asyncio.Transport, bytes], None]
+    ) -> None:
+        self.answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.turned = False  # the connection is `take`'s now
+        self._parent = parent
+        self._identity = identity
+        self._secret = secret
+        self._take = take
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._parser = httptools.HttpResponseParser(self)
+        self._wanted = 0
+        self._upgrade = b""
+        self._size = 0
+        self._body = b""
+
+    # -- asyncio ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        authority = urlsplit(self._parent).netloc.encode()
+        identity = self._identity
+        self._transport.write(
+            _ASK
+            % (LINK_PATH, authority, LINK_PROTOCOL, identity.name.encode(), identity.instance.encode(), self._secret)
+        )
+
+    def data_received(self, data: bytes) -> None:
+        if self.answered.done():
+            return
+        self._size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgraded(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._fail(RefusedError(0, f"its answer is no HTTP: {error}"))
+        else:
+            if self._size > MAX_ANSWER:
+                self._fail(RefusedError(self._parser.get_status_code(), "and goes on and on"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.answered.done():
+            self._fail(exc if isinstance(exc, OSError) else ConnectionResetError("it closed the connection"))
+
+    # -- parser ----------------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == WANTED and value.isdigit() and len(value) < 10:
+            self._wanted = int(value)
+        elif name == b"upgrade":
+            self._upgrade = value.strip().lower()
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body[:1000]
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status != 101 and status >= 200 and not self.answered.done():
+            words = self._body[:200].decode("utf-8", "replace") or "and says no more"
+            self._fail(RefusedError(status, words))
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _upgraded(self, behind: bytes) -> None:
+        if self.answered.done():
+            return
+        if self._parser.get_status_code() != 101 or self._upgrade != LINK_PROTOCOL:
+            self._fail(RefusedError(self._parser.get_status_code(), f"it speaks {self._upgrade[:40]!r} now"))
+            return
+        self.answered.set_result(self._wanted)
+        self.turned = True
+        self._take(self._transport, behind)
+
+    def _fail(self, error: Exception) -> None:
+        self.answered.set_exception(error)
+        self.answered.exception()  # seen: the time may be over, so that nobody waits for it any more
+        self._transport.abort()

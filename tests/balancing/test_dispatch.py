@@ -1,0 +1,198 @@
+"""From a model's name to a child: who is asked, what is said when nobody can be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import pytest
+
+from hierarchy.balancing.dispatch import Dispatch
+from hierarchy.balancing.policy import POLICIES
+from hierarchy.errors import ModelNotFound, Unavailable
+from hierarchy.registry import Registry
+from hierarchy.wire.messages import Identity
+from tests.builders import OPENAI, Clock, model, registration, site, status_of, worker
+
+
+class Tree:
+    """A registry with engines a and b that serve `m`, and a dispatch over it."""
+
+    def __init__(self, policy: str = "shortest_queue") -> None:
+        self.clock = Clock()
+        self.registry = Registry(Identity("root", "http://root:21001", "root-1"), self.clock)
+        self.dispatch = Dispatch(self.registry, policy, Random(7))
+        self.a, self.b = (self.registry.declare(name, f"http://{name}:1", "vllm") for name in "ab")
+        for child in (self.a, self.b):
+            self.registry.report(child, status_of(model()))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_spreads_leases_and_counts_them(policy: str) -> None:
+    tree = Tree(policy)
+    leases = [tree.dispatch.lease(OPENAI) for _ in range(100)]
+    assert tree.a.in_flight + tree.b.in_flight == 100
+    assert min(tree.a.in_flight, tree.b.in_flight) > 25
+    for lease in leases:
+        lease.release()
+        lease.release()
+    assert (tree.a.in_flight, tree.b.in_flight, tree.a.load(OPENAI), tree.b.load(OPENAI)) == (0, 0, 0, 0)
+
+
+def test_choosing_claims_nothing() -> None:
+    tree = Tree()
+    tree.dispatch.choose(OPENAI)
+    assert tree.a.in_flight + tree.b.in_flight == 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_was_tried_is_not_taken_again(policy: str) -> None:
+    tree = Tree(policy)
+    for _ in range(20):
+        assert tree.dispatch.choose(OPENAI, [tree.a]).child is tree.b
+        assert tree.dispatch.choose(OPENAI, {tree.b}).child is tree.a
+    with pytest.raises(Unavailable, match="every child that serves model 'm' failed"):
+        tree.dispatch.choose(OPENAI, [tree.a, tree.b])
+
+
+def test_a_model_that_nobody_serves_is_not_found_and_the_answer_says_what_is_there() -> None:
+    tree = Tree()
+    with pytest.raises(ModelNotFound, match=r"'nope'; models here: m$") as caught:
+        tree.dispatch.lease(("nope", "openai"))
+    assert (caught.value.status, caught.value.param) == (404, "model")
+
+
+def test_a_node_without_models_says_so() -> None:
+    tree = Tree()
+    for child in (tree.a, tree.b):
+        tree.registry.report(child, status_of())
+    with pytest.raises(ModelNotFound, match=r"models here: none at the moment$"):
+        tree.dispatch.lease(OPENAI)
+
+
+def test_many_models_are_not_all_named_and_a_long_name_is_cut() -> None:
+    tree = Tree()
+    tree.registry.report(tree.a, status_of(*(model(f"m{number:02}") for number in range(50))))
+    with pytest.raises(ModelNotFound, match=r"m09, \.\.\.|m08, \.\.\.") as caught:
+        tree.dispatch.lease(("x" * 10**6, "openai"))
+    assert len(str(caught.value)) < 500
+
+
+def test_a_model_of_the_other_family_is_named_so() -> None:
+    tree = Tree()
+    with pytest.raises(ModelNotFound, match="through the openai API only, not through fastchat's"):
+        tree.dispatch.lease(("m", "fastchat"))
+
+
+@pytest.mark.parametrize("how", ["down", "draining", "silent"])
+def test_a_model_that_is_served_but_not_now_is_unavailable(how: str) -> None:
+    tree = Tree()
+    registry = tree.registry
+    registry.remove("b")
+    registry.remove("a")
+    if how == "silent":
+        registry.register(registration(site()))
+        tree.clock.tick(3.0)
+    else:
+        child = registry.declare("a", "http://a:1", "vllm")
+        registry.report(child, status_of(model()))
+        if how == "down":
+            registry.mark_down(child, "refused")
+        else:
+            registry.drain(child)
+    with pytest.raises(Unavailable, match="is served here, but no child") as caught:
+        tree.dispatch.lease(OPENAI)
+    assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
+    assert tree.dispatch.hand_out("m") is None
+
+
+def test_a_model_that_is_down_two_levels_below_is_unavailable() -> None:
+    tree = Tree()
+    below = {"gpu": {"kind": "vllm", "state": "down", "models": [{"name": "deep", "api": "openai"}]}}
+    message = site(children={"rack": {"kind": "node", "state": "up", "children": below}})
+    tree.registry.register(registration(message))
+    with pytest.raises(Unavailable):
+        tree.dispatch.lease(("deep", "openai"))
+    with pytest.raises(ModelNotFound, match="openai API only"):
+        tree.dispatch.lease(("deep", "fastchat"))
+
+
+def test_the_other_family_is_asked_where_nobody_can_be_had_in_ones_own() -> None:
+    tree = Tree()
+    tree.registry.register(registration(worker(models=["m", "only"])))
+    assert tree.dispatch.choose(("only", "openai"), translated=True).key == ("only", "fastchat")
+    assert {tree.dispatch.choose(OPENAI, translated=True).child for _ in range(10)} == {tree.a, tree.b}
+    assert tree.dispatch.choose(OPENAI, [tree.a, tree.b], translated=True).key == ("m", "fastchat")
+    with pytest.raises(ModelNotFound, match="fastchat API only"):
+        tree.dispatch.choose(("only", "openai"))
+
+
+def test_what_is_said_where_neither_family_can_be_had() -> None:
+    tree = Tree()
+    with pytest.raises(ModelNotFound, match="no child serves model 'nope'"):
+        tree.dispatch.choose(("nope", "openai"), translated=True)
+    for child in (tree.a, tree.b):
+        tree.registry.drain(child)
+    with pytest.raises(Unavailable, match="no child that serves it is available"):
+        tree.dispatch.choose(("m", "fastchat"), translated=True)  # the family that is there decides
+    with pytest.raises(Unavailable, match="no child that serves it is available"):
+        tree.dispatch.choose(("m", "openai"), translated=True)
+
+
+def test_an_ejected_child_is_better_than_none() -> None:
+    tree = Tree()
+    tree.registry.eject(tree.a, 5.0, "broke")
+    assert {tree.dispatch.choose(OPENAI).child for _ in range(10)} == {tree.b}
+    assert tree.dispatch.choose(OPENAI, [tree.b]).child is tree.a
+    tree.registry.mark_down(tree.b, "refused")
+    assert tree.dispatch.choose(OPENAI).child is tree.a
+    with pytest.raises(Unavailable, match="every child that serves model 'm' failed"):
+        tree.dispatch.choose(OPENAI, [tree.a])
+
+
+def test_an_ejected_child_comes_back_by_itself() -> None:
+    tree = Tree("round_robin")
+    tree.registry.eject(tree.a, 5.0, "broke")
+    assert {tree.dispatch.choose(OPENAI).child for _ in range(10)} == {tree.b}
+    tree.clock.tick(5.0)
+    assert {tree.dispatch.choose(OPENAI).child for _ in range(10)} == {tree.a, tree.b}
+
+
+def test_a_change_of_speed_changes_the_draw() -> None:
+    tree = Tree("lottery")
+    assert 400 < sum(tree.dispatch.choose(OPENAI).child is tree.a for _ in range(1000)) < 600
+    tree.registry.report(tree.a, status_of(model(speed=99)))
+    assert sum(tree.dispatch.choose(OPENAI).child is tree.a for _ in range(1000)) > 970
+
+
+def test_a_child_that_comes_or_goes_is_noticed_at_once() -> None:
+    tree = Tree("round_robin")
+    tree.registry.register(registration(site()))
+    children = Counter(tree.dispatch.choose(OPENAI).child.name for _ in range(30))
+    assert children == {"a": 10, "b": 10, "site-a": 10}
+    tree.registry.remove("a")
+    assert {tree.dispatch.choose(OPENAI).child.name for _ in range(30)} == {"b", "site-a"}
+
+
+def test_handed_out_addresses_spread_without_any_report() -> None:
+    tree = Tree()
+    handed = Counter(share.child.name for share in (tree.dispatch.hand_out("m") for _ in range(10)) if share)
+    assert handed == {"a": 5, "b": 5}
+    assert (tree.a.in_flight, tree.a.load(OPENAI)) == (0, 5)
+
+
+def test_addresses_of_fastchat_workers_go_first() -> None:
+    tree = Tree()
+    child = tree.registry.register(registration(worker()))
+    assert {share.child for share in (tree.dispatch.hand_out("m") for _ in range(10)) if share} == {child}
+    assert tree.dispatch.hand_out("nope") is None
+
+
+def test_names_that_clients_make_up_do_not_pile_up() -> None:
+    tree = Tree()
+    for number in range(3000):
+        with pytest.raises(ModelNotFound):
+            tree.dispatch.lease((f"made-up-{number}", "openai"))
+        tree.dispatch.choose(OPENAI)
+    held = tree.registry._available  # the one place where they could
+    assert held.keys() == {OPENAI}

@@ -1,0 +1,179 @@
+"""Each policy against its formula, with seeded chance."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.balancing.policy import POLICIES, Candidates, RoundRobin, lottery, p2c, shortest_queue
+from hierarchy.registry.child import Child, Share
+from tests.builders import UNTIMED, model, status_of
+
+DRAWS = 20_000
+
+
+def candidates(*speeds_and_queues: tuple[float, int], name: str = "m") -> Candidates:
+    shares = []
+    for number, (speed, queue_length) in enumerate(speeds_and_queues):
+        child = Child(f"c{number}", f"http://c{number}", "vllm")
+        child.report(status_of(model(name, speed, queue_length)), 0.0)
+        shares.append(child.shares[name, "openai"])
+    return Candidates(shares)
+
+
+def chosen(policy: str, among: Candidates, draws: int = DRAWS) -> list[int]:
+    """How often each candidate was taken."""
+    call, rng = POLICIES[policy](), Random(7)
+    counts = Counter(id(call(among, rng)) for _ in range(draws))
+    return [counts[id(share)] for share in among.shares]
+
+
+def assert_in_proportion(counts: list[int], weights: list[float]) -> None:
+    """Within four standard deviations of the expected counts."""
+    draws = sum(counts)
+    for count, weight in zip(counts, weights, strict=True):
+        part = weight / sum(weights)
+        assert abs(count - draws * part) <= 4 * math.sqrt(draws * part * (1 - part)), (counts, weights)
+
+
+class Fixed(Random):
+    """Chance that always says the same."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def random(self) -> float:
+        return self.value
+
+
+@pytest.mark.parametrize("speeds", [[1, 1], [1, 2, 5], [0.001, 1000, 500], [3]])
+def test_lottery_is_in_proportion_to_speed_whatever_the_load(speeds: list[float]) -> None:
+    among = candidates(*((speed, 100 * number) for number, speed in enumerate(speeds)))
+    assert_in_proportion(chosen("lottery", among), speeds)
+
+
+@pytest.mark.parametrize(
+    ("speeds_and_queues", "winner"),
+    [
+        ([(1, 1), (1, 0)], 1),
+        ([(1, 1), (4, 3)], 1),  # 1 against 0.75
+        ([(1, 1), (4, 5)], 0),
+        ([(1, 2), (1, 1), (10, 11)], 1),
+        ([(0.5, 1), (1, 1)], 1),
+        ([(2, 9)], 0),
+    ],
+)
+def test_shortest_queue_is_the_least_load_for_its_speed(
+    speeds_and_queues: list[tuple[float, int]], winner: int
+) -> None:
+    counts = chosen("shortest_queue", candidates(*speeds_and_queues), 50)
+    assert counts[winner] == 50
+
+
+def test_shortest_queue_breaks_ties_at_random_by_speed() -> None:
+    among = candidates((1, 0), (3, 0), (100, 1), (1, 0))
+    assert_in_proportion(chosen("shortest_queue", among), [1, 3, 0, 1])
+
+
+def test_shortest_queue_fills_by_speed() -> None:
+    """Each request claims its child: a child four times as fast ends up with four times the requests."""
+    among, rng = candidates((1, 0), (4, 0)), Random(7)
+    for _ in range(500):
+        share = shortest_queue(among, rng)
+        share.child.lease(share)
+    assert [share.open for share in among.shares] == [100, 400]
+
+
+def test_p2c_takes_the_better_of_two() -> None:
+    once_in = 2**9  # the worse one is taken only if all of the draws met it
+    assert_in_proportion(chosen("p2c", candidates((1, 5), (1, 0))), [1, once_in - 1])
+    worst, *others = chosen("p2c", candidates((1, 9), (1, 1), (1, 0)))
+    assert worst < 10
+    assert_in_proportion(others, [1, 2])  # the middle one wins one pair of three
+
+
+def test_p2c_draws_by_speed() -> None:
+    """With equal loads the first of the pair stays, so the choice is the lottery's."""
+    assert_in_proportion(chosen("p2c", candidates((1, 0), (3, 0))), [1, 3])
+
+
+def test_p2c_ends_though_one_has_nearly_all_the_speed() -> None:
+    assert chosen("p2c", candidates((1e-9, 0), (1e6, 10**6)), 1000) == [0, 1000]
+
+
+def test_round_robin_gives_each_its_turn_whatever_speed_and_load() -> None:
+    assert chosen("round_robin", candidates((1, 0), (100, 0), (1, 10**6)), 30) == [10, 10, 10]
+    policy, among = RoundRobin(), candidates((1, 0), (1, 0), (1, 0))
+    order = [among.shares.index(policy(among, Random(7))) for _ in range(6)]
+    assert order[:3] == order[3:]
+    assert sorted(order[:3]) == [0, 1, 2]
+
+
+def test_round_robin_keeps_turns_per_model() -> None:
+    policy, rng = RoundRobin(), Random(7)
+    a, b = candidates((1, 0), (1, 0), name="a"), candidates((1, 0), (1, 0), name="b")
+    counts = Counter(id(policy(among, rng)) for _ in range(20) for among in (a, b))
+    assert [counts[id(share)] for share in (*a.shares, *b.shares)] == [10] * 4
+
+
+def test_round_robin_does_not_start_all_nodes_at_the_same_child() -> None:
+    among = candidates((1, 0), (1, 0), (1, 0))
+    assert len({id(RoundRobin()(among, Random(seed))) for seed in range(20)}) == 3
+
+
+def test_round_robin_goes_on_when_children_come_and_go() -> None:
+    policy, rng, among = RoundRobin(), Random(7), candidates(*[(1.0, 0)] * 5)
+    for count in (5, 2, 1, 3, 5):
+        some = Candidates(among.shares[:count])
+        taken = {id(policy(some, rng)) for _ in range(count)}
+        assert taken == {id(share) for share in some.shares}
+
+
+loads = st.lists(st.tuples(st.floats(1e-6, 1e6), st.integers(0, 10**9)), min_size=1, max_size=8)
+chances = st.floats(0, 1, exclude_max=True)
+
+
+@UNTIMED
+@given(loads, chances, st.sampled_from(sorted(POLICIES)))
+def test_no_policy_takes_one_that_is_not_a_candidate(
+    speeds_and_queues: list[tuple[float, int]], chance: float, policy: str
+) -> None:
+    among = candidates(*speeds_and_queues)
+    before = list(among.shares)
+    call = POLICIES[policy]()
+    taken = [call(among, rng) for rng in (Fixed(chance), Fixed(0.0), Fixed(math.nextafter(1, 0)), Random(7))]
+    assert all(any(share is one for one in before) for share in taken)
+    assert among.shares == before
+
+
+@UNTIMED
+@given(loads)
+def test_shortest_queue_is_never_beaten(speeds_and_queues: list[tuple[float, int]]) -> None:
+    among = candidates(*speeds_and_queues)
+    assert shortest_queue(among, Random(7)).score == min(share.value / share.speed for share in among.shares)
+
+
+@pytest.mark.parametrize(("chance", "winner"), [(0.0, 0), (0.2499, 0), (0.25, 1), (0.9999999999999999, 1)])
+def test_a_draw_is_a_point_on_the_line_of_speeds(chance: float, winner: int) -> None:
+    among = candidates((1, 0), (3, 0))
+    assert lottery(among, Fixed(chance)) is among.shares[winner]
+    assert among.cumulative_speed == [1.0, 4.0]
+
+
+def test_a_draw_at_the_very_end_of_the_line_is_the_last_one() -> None:
+    tiny = 5e-324  # so small that every part of it is rounded up to the whole
+    among = candidates((tiny, 0), (tiny, 0))
+    assert lottery(among, Fixed(math.nextafter(1, 0))) is among.shares[1]
+
+
+def test_policies_have_state_of_their_own() -> None:
+    assert set(POLICIES) == {"shortest_queue", "p2c", "lottery", "round_robin"}
+    assert POLICIES["round_robin"]() is not POLICIES["round_robin"]()
+    one: list[Share] = candidates((1, 0)).shares
+    assert p2c(Candidates(one), Random(7)) is one[0]

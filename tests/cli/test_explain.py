@@ -1,0 +1,78 @@
+"""`hierarchy why`, against a real tree."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from hierarchy.cli.explain import why
+from hierarchy.errors import UsageError
+from tests.api.support import Api, error_of
+from tests.builders import model, status_of
+from tests.cluster import CALM, Cluster, wait_for_model
+
+
+def run(*args: str) -> Result:
+    app = typer.Typer()
+    app.command()(why)
+    return CliRunner().invoke(app, list(args), env={"COLUMNS": "120"}, catch_exceptions=False)
+
+
+def lines(result: Result) -> list[str]:
+    return [" ".join(line.split()) for line in result.output.splitlines()]
+
+
+def test_level_by_level(cluster: Cluster) -> None:
+    root = cluster.node("root", settings=CALM)
+    engines = tuple(cluster.engine(models=(name,)).url for name in ("m", "n"))
+    cluster.node("site", parents=(root.url,), engines=engines, settings=CALM)
+    wait_for_model(root.url, "m")
+    wait_for_model(root.url, "n")
+    result = run("m", "--url", root.url)
+    assert result.exit_code == 0
+    told = lines(result)
+    assert told[0] == "m through the openai API"
+    assert "root chooses by shortest_queue" in told
+    assert "→ site 0 1 0 100%" in told
+    assert "→ site-1 0 1 0 100% simulated" in told
+    assert "· site-2 does not serve m" in told
+    assert told[-1] == "the next request goes to site/site-1"
+    answer = json.loads(run("m", "--url", root.url, "--json").output)
+    assert answer == httpx.get(f"{root.url}/route", params={"model": "m"}).json()
+    with pytest.raises(UsageError, match="answered 404: no child serves model 'x'; models here: m, n"):
+        run("x", "--url", root.url)
+
+
+def test_a_model_that_nobody_can_take_now_is_status_1(cluster: Cluster) -> None:
+    node = cluster.node("node", engines=(cluster.engine(models=("m",)).url,))
+    wait_for_model(node.url, "m")
+    child = next(iter(node.node.registry))
+    cluster.loop.call_soon_threadsafe(node.node.registry.drain, child)
+    result = run("m", "--url", node.url)
+    assert result.exit_code == 1
+    assert "· node-1 draining" in lines(result)
+    assert lines(result)[-1] == "the next request goes to nobody"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "ftp://a"])
+def test_a_node_that_cannot_be_asked_is_a_usage_error(url: str) -> None:
+    with pytest.raises(UsageError):
+        run("m", "--url", url)
+
+
+def test_the_endpoint_wants_a_model_and_an_api_that_there_is() -> None:
+    api = Api()
+    error_of(api.get("/route"), 400, "bad_request")
+    error_of(api.get("/route?model=m&api=x"), 400, "bad_request")
+    error_of(api.get("/route?model=m"), 404, "model_not_found")
+    engine = api.node.registry.declare("gpu", "http://gpu:1", "vllm")
+    api.node.registry.report(engine, status_of(model()))
+    answer = api.get("/route?model=m").json()
+    assert (answer["asked"], answer["model"], answer["path"]) == ("m", "m", "gpu")
+    other = api.get("/route?model=m&api=fastchat").json()
+    assert (other["path"], other["api"], other["levels"][0]["api"]) == ("gpu", "fastchat", "openai")
+    assert engine.in_flight == 0

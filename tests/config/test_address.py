@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.config.address import host_of, is_loopback, is_wildcard, parse_address, parse_url, url_of
+
+
+def refusal(parse: Callable[[str], object], text: str) -> tuple[str, str]:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it says is what the callers look at
+        parse(text)
+    message, mend = caught.value.args
+    return message, mend
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("localhost:21002", ("localhost", 21002)),
+        ("10.0.0.1:80", ("10.0.0.1", 80)),
+        ("[::1]:21001", ("::1", 21001)),
+        ("[::]", ("::", 21001)),
+        ("gpu-box.example", ("gpu-box.example", 21001)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("0.0.0.0:65535", ("0.0.0.0", 65535)),
+    ],
+)
+def test_addresses(text: str, address: tuple[str, int]) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "mend"),
+    [
+        ("21001", "names no host", '"localhost:21001"'),
+        (":8000", "names no host", '"0.0.0.0:8000"'),
+        ("", "names no host", '"localhost:21001"'),
+        ("::1", "IPv6 address without brackets", '"[::1]:21001"'),
+        ("[::g]:1", "no IP address", "IP address"),
+        ("[localhost]:1", "no IP address", "IP address"),
+        ("10.0.0.300:1", "no IP address", "IP address"),
+        ("a b:1", "no host name", "host name"),
+        ("host:65536", "too large", "65535"),
+        ("host:", "no address", "host:port"),
+        ("host:x", "no address", "host:port"),
+        ("http://10.0.0.1:1", "no address", "host:port"),
+        ("host:٣", "no address", "host:port"),
+    ],
+)
+def test_bad_addresses_say_how_to_mend_them(text: str, message: str, mend: str) -> None:
+    told = refusal(parse_address, text)
+    assert message in told[0]
+    assert mend in told[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "address"),
+    [
+        ("http://10.0.0.1:8000", "http://10.0.0.1:8000", ("10.0.0.1", 8000)),
+        ("http://10.0.0.1:8000/", "http://10.0.0.1:8000", ("10.0.0.1", 8000)),
+        ("https://gpu.example", "https://gpu.example", ("gpu.example", 443)),
+        ("http://[fd00::1]:80", "http://[fd00::1]:80", ("fd00::1", 80)),
+    ],
+)
+def test_urls(text: str, url: str, address: tuple[str, int]) -> None:
+    assert parse_url(text) == (url, address)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ftp://host:1", "no http(s) URL"),
+        ("host:8000", "no http(s) URL"),
+        ("", "no http(s) URL"),
+        ("http://", "names no host"),
+        ("http://:8000", "names no host"),
+        ("http://host:0", "names no port"),
+        ("http://host:99999", "no URL"),
+        ("http://host:x", "no URL"),
+        ("http://[::1:80", "no URL"),
+        ("http://a b:80", "no host name"),
+        ("http://10.0.0.256:80", "no IP address"),
+        ("http://host:8000/v1", "more than scheme, host and port"),
+        ("http://host:8000?x=1", "more than scheme, host and port"),
+        ("http://user:pw@host:8000", "more than scheme, host and port"),
+    ],
+)
+def test_bad_urls(text: str, message: str) -> None:
+    told = refusal(parse_url, text)
+    assert message in told[0]
+    assert "http://host:port" in told[1] or "IP address" in told[1]
+
+
+@given(st.one_of(st.text(), st.from_regex(r"\A(http|ftp)s?://[\[\]:/@.0-9a-z%]*\Z")))
+def test_whatever_stands_there_is_parsed_or_told(text: str) -> None:
+    for parse in (parse_address, parse_url):
+        try:
+            parse(text)
+        except ValueError as error:
+            message, mend = error.args
+            assert all((message, mend, "\n" not in message))
+
+
+@given(st.ip_addresses().map(str), st.integers(1, 65535))
+def test_a_url_made_from_an_address_leads_back_to_it(host: str, port: int) -> None:
+    assert parse_url(url_of((host, port))) == (url_of((host, port)), (host, port))
+    assert host_of(url_of((host, port))) == host
+
+
+def test_a_node_that_has_not_started_may_have_port_0() -> None:
+    assert host_of(url_of(("::1", 0))) == "::1"
+
+
+def test_what_can_be_dialled() -> None:
+    assert [host for host in ("0.0.0.0", "::", "10.0.0.1", "all") if is_wildcard(host)] == ["0.0.0.0", "::"]
+    loopback = ["localhost", "LocalHost", "127.0.0.1", "127.9.9.9", "::1"]
+    assert [host for host in [*loopback, "10.0.0.1", "host"] if is_loopback(host)] == loopback

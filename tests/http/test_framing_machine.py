@@ -1,0 +1,280 @@
+"""A state machine for the lane, and its parser: bytes in random pieces, and events in any order.
+
+Source: Hypothesis, stateful testing. A lane in memory stands between any two callbacks of the loop, as no socket does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from hierarchy.relay.upstream.connection import Upstream
+from hierarchy.wire.status import ModelStatus, NodeStatus
+from tests.builders import UNTIMED
+from tests.http.test_framing import split
+from tests.relay.memory import Link, MemoryLane
+from tests.relay.players import RUNS, Peer, Play, Request, number_of, pieces, request
+from tests.relay.raw import MODEL, OK_BODY, Answer
+
+KINDS = ("length", "length", "chunked", "fastchat", "app", "bad")
+kinds = st.lists(st.sampled_from(KINDS), max_size=3)
+picks = st.integers(0, 3)
+
+
+class LaneMachine(RuleBasedStateMachine):
+    """Clients that pipeline, stall and leave; an engine that answers, hangs and breaks; time that passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.problems: list[Any] = []
+        self.loop.set_exception_handler(lambda loop, context: self.problems.append(context))
+        with self.at_hand():
+            self.memory = MemoryLane(connections=2)
+        served = (ModelStatus(MODEL), ModelStatus(MODEL, "fastchat"))
+        self.memory.lane.registry.report(self.memory.child, NodeStatus(served, 1.0))
+        self.memory.pool.connect = self._connect
+        self.peers: list[Peer] = []
+        self.owners: dict[int, Peer] = {}
+        self.plays: dict[Link, Play] = {}  # those the engine is at
+        self.last: dict[int, Play] = {}  # by the request's number
+        self.broken: set[int] = set()
+        self.disturbed = False  # something happened for which a connection may end
+        self.connects()
+
+    @contextmanager
+    def at_hand(self) -> Iterator[None]:
+        """The loop counts as running, but none of its callbacks runs before `turns` says so."""
+        asyncio._set_running_loop(self.loop)
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(None)
+
+    async def _connect(self, *arguments: Any, **options: Any) -> Upstream:
+        await asyncio.sleep(0)
+        link = Link(Upstream(self.memory.pool))
+        self.memory.upstreams.append(link)
+        return link.protocol  # type: ignore[no-any-return]
+
+    def peer(self, pick: int) -> Peer:
+        return self.peers[pick % len(self.peers)]
+
+    @precondition(lambda self: len(self.peers) < 4)
+    @rule()
+    def connects(self) -> None:
+        with self.at_hand():
+            self.peers.append(Peer(self.memory.connect()))
+
+    @precondition(lambda self: self.peers)
+    @rule(pick=picks, wanted=kinds, sizes=pieces)
+    def asks(self, pick: int, wanted: list[str], sizes: list[int]) -> None:
+        peer = self.peer(pick)
+        for kind in wanted if len(peer.requests) < 12 else ():
+            number = len(self.owners)
+            self.owners[number] = peer
+            peer.wire += request(kind, number)
+            peer.requests.append(Request(kind, number, len(peer.wire)))
+        self.says(pick, sizes)
+
+    def says(self, pick: int, sizes: list[int]) -> None:
+        with self.at_hand():
+            for size in sizes:
+                self.peer(pick).send(size)
+
+    @precondition(lambda self: self.plays)
+    @rule(pick=picks, kind=st.sampled_from(["length", "interim", "closing", "chunked", "until-close"]), sizes=pieces)
+    def answers(self, pick: int, kind: str, sizes: list[int]) -> None:
+        link = list(self.plays)[pick % len(self.plays)]
+        play = self.plays[link]
+        if not play.wire:
+            play.begin(kind, len(self.broken))
+        with self.at_hand():
+            for size in sizes:
+                if link.transport.reading and not play.done:
+                    data = play.wire[play.sent : play.sent + size]
+                    play.sent += len(data)
+                    play.done = play.sent == len(play.wire)
+                    link.feed(data)
+            if play.done:
+                del self.plays[link]
+                if play.kind == "until-close":
+                    link.lose()
+
+    @rule(pick=picks, reset=st.booleans())
+    def breaks(self, pick: int, reset: bool) -> None:
+        links = [*self.plays, *self.memory.upstreams]
+        link = links[pick % len(links)]
+        play = self.plays.get(link)
+        if play is not None:
+            self.broken.add(play.number)
+            reset = reset or play.kind == "until-close"  # where a FIN would be a good end
+            self.disturbed = True
+        with self.at_hand():
+            link.lose(ConnectionResetError() if reset else None)
+
+    @precondition(lambda self: len(self.peers) > 1)
+    @rule(pick=picks, reset=st.booleans())
+    def leaves(self, pick: int, reset: bool) -> None:
+        peer = self.peer(pick)
+        self.peers.remove(peer)
+        with self.at_hand():
+            peer.link.lose(ConnectionResetError() if reset else None)
+
+    @precondition(lambda self: self.peers)
+    @rule(pick=picks)
+    def stalls_or_reads(self, pick: int) -> None:
+        peer = self.peer(pick)
+        with self.at_hand():
+            if peer.paused:
+                peer.resume()
+            elif not peer.link.transport.is_closing():
+                peer.pause()
+
+    @rule(seconds=st.sampled_from([0.5, 0.5, 0.5, 1.0, 3.0, 61.0, 121.0, 601.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.disturbed = True
+        for peer in self.peers:
+            begin = 0
+            for one in peer.requests:
+                one.late = one.late or begin < peer.sent < one.end
+                begin = one.end
+        with self.at_hand():
+            self.memory.sweep(seconds)
+
+    @rule(times=st.integers(1, 4))
+    def turns(self, times: int) -> None:
+        for _ in range(times):
+            self.loop.run_until_complete(asyncio.sleep(0))
+        with self.at_hand():
+            for link in [*self.memory.upstreams, *(peer.link for peer in self.peers)]:
+                link.settle()
+        self.peers = [peer for peer in self.peers if not peer.link.lost]
+
+    # -- what always holds ---------------------------------------------------------------------------------------
+
+    @invariant()
+    def work_at_the_engine_is_leased_and_in_turn(self) -> None:
+        for link in self.memory.upstreams:
+            if link.transport.is_closing():
+                self.plays.pop(link, None)
+            elif link.transport.output:
+                assert link not in self.plays, "a request behind one that is not answered"
+                number = number_of(link.transport.output)
+                link.transport.written.clear()
+                before = self.last.get(number)
+                assert before is None or (before.sent == 0 and number in self.broken), "asked twice"
+                self.last[number] = self.plays[link] = Play(number)
+        busy, leases = len(self.plays), self.memory.leases
+        assert busy <= leases <= busy + len(self.memory.lane._tasks)
+        numbers = [play.number for play in self.plays.values()]
+        assert set(Counter(id(self.owners[number]) for number in numbers).values()) <= {1}
+        for number in numbers:
+            peer = self.owners[number]
+            answered = sum(one.complete for one in peer.answers())
+            assert peer.requests[answered].number == number
+
+    @invariant()
+    def answers_come_in_order_and_as_the_engine_gave_them(self) -> None:
+        assert self.problems == []
+        for peer in self.owners.values():
+            found = peer.answers()
+            assert len(found) <= len(peer.requests)
+            assert all(one.complete for one in found[:-1])
+            for one, asked in zip(found, peer.requests, strict=False):
+                self._check(one, asked, peer)
+
+    def _check(self, found: Answer, asked: Request, peer: Peer) -> None:
+        if found.status == 408 or (asked.kind == "fastchat" and b"the request was not complete within" in found.body):
+            assert asked.late
+            return
+        assert asked.end <= peer.sent, "answered before it was said"
+        play = self.last.get(asked.number)
+        if asked.kind in ("app", "bad"):
+            assert found.status == (200 if asked.kind == "app" else 400)
+            assert asked.kind == "bad" or not found.complete or found.body == OK_BODY
+        elif found.status != 200:
+            assert found.complete
+            assert (found.status == 502 and asked.number in self.broken) or (
+                found.status == 504 and self.memory.now > 600
+            )
+        else:
+            assert play is not None
+            said = re.split(rb"\n*event: error|\0|{", found.body)[0]  # FastChat says errors with 200
+            assert play.body.startswith(said.rstrip(b"\n"))
+            if play.done:
+                body = found.body.lstrip(b"\0") if asked.kind == "fastchat" else found.body  # it was told to wait
+                assert (found.complete, body) == (True, play.body)
+            else:
+                assert not found.complete or b'"error' in found.body, "a cut answer looks whole"
+
+    def teardown(self) -> None:
+        """Let everything come to its end: what was asked is answered; then all leave, and nothing is left over."""
+        with self.at_hand():
+            for peer in self.peers:
+                if peer.paused:
+                    peer.resume()
+        for _ in range(40):
+            for number in range(len(self.peers)):
+                self.says(number, [10_000])
+            self.turns(4)
+            self.work_at_the_engine_is_leased_and_in_turn()
+            while self.plays:
+                self.answers(0, "length", [10_000])
+        self.answers_come_in_order_and_as_the_engine_gave_them()
+        for peer in self.peers:
+            found = peer.answers()
+            if peer.link.transport.state == "open":
+                assert len(found) == len(peer.requests)
+                assert all(one.complete for one in found)
+            else:
+                assert self.disturbed
+                assert peer.link.transport.state == "half"
+                assert found[-1].status == 408
+        while self.peers:
+            self.leaves(0, reset=False)
+        self.turns(4)
+        assert self.memory.leases == 0
+        assert all(link.lost or link.protocol in self.memory.pool.idle for link in self.memory.upstreams)
+        assert not self.memory.state.connections
+        assert not self.memory.state.tasks
+        assert self.problems == []
+        self.loop.close()
+
+
+def reached(parts: list[bytes]) -> tuple[list[bytes], bytes]:
+    """What the engine is asked and the client is answered, if one client sends these."""
+
+    async def run() -> tuple[list[bytes], bytes]:
+        memory = MemoryLane()
+        client = memory.connect()
+        for part in parts:
+            client.feed(part)
+        asked: list[bytes] = []
+        for _ in range(8):  # four requests, each a turn of the app's or of the engine's
+            await memory.turn()
+            asked += memory.answer_all()
+        return asked, client.transport.output
+
+    return asyncio.run(run())
+
+
+@given(st.lists(st.sampled_from(["length", "chunked", "app"]), min_size=1, max_size=4), st.lists(st.integers(1, 90)))
+@settings(UNTIMED, max_examples=60)
+def test_the_engine_is_asked_the_same_however_the_bytes_are_split(wanted: list[str], cuts: list[int]) -> None:
+    data = [request(kind, number) for number, kind in enumerate(wanted)]
+    whole = reached([b"".join(data)])
+    assert reached(split(b"".join(data), cuts)) == reached(data) == whole
+    assert [number_of(one) for one in whole[0]] == [at for at, kind in enumerate(wanted) if kind != "app"]
+
+
+LaneMachine.TestCase.settings = settings(RUNS, max_examples=300)  # many runs use few of the rules
+TestLaneMachine = LaneMachine.TestCase

@@ -1,0 +1,99 @@
+"""A body's `model` replaced: nothing else moves, whatever stands around it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.http.rewrite import with_model
+
+blanks = st.text(alphabet=" \t\r\n", max_size=3)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=12),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["model", "a", '"model"', "\\", "{"]) | st.text(max_size=6), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+keys = st.sampled_from(["messages", "Model", "models", "mode", "l", 'a "model": "x"', "\\", "}", "é", ""])
+
+
+def spelled(text: str, escaped: bool) -> str:
+    """As JSON text; escaped: each character as `\\uXXXX`."""
+    return '"' + "".join(f"\\u{ord(c):04x}" for c in text) + '"' if escaped else json.dumps(text)
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> tuple[str, str, str]:
+    """(before, the model's value as it is spelled, behind) of one JSON object."""
+    fields = draw(st.lists(st.tuples(keys, json_values), max_size=4))
+    place = draw(st.integers(0, len(fields)))
+    value = spelled(draw(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8)), escaped=False)
+    key = spelled("model", draw(st.booleans()))
+    ascii_only, gap = draw(st.booleans()), draw(blanks)
+
+    def written(field: tuple[str, Any]) -> str:
+        name, item = field
+        return f"{gap}{json.dumps(name)}{gap}:{gap}{json.dumps(item, ensure_ascii=ascii_only)}{gap}"
+
+    before = "".join(written(field) + "," for field in fields[:place])
+    behind = "".join("," + written(field) for field in fields[place:])
+    return f"{gap}{{{before}{gap}{key}{gap}:{gap}", value, f"{gap}{behind}}}{gap}"
+
+
+@given(bodies(), st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12))
+def test_only_the_top_level_model_changes(body: tuple[str, str, str], name: str) -> None:
+    before, value, behind = body
+    raw = (before + value + behind).encode(errors="surrogatepass")
+    changed = with_model(raw, name)
+    assert changed.startswith(before.encode(errors="surrogatepass"))
+    assert changed.endswith(behind.encode(errors="surrogatepass"))
+    middle = changed[
+        len(before.encode(errors="surrogatepass")) : len(changed) - len(behind.encode(errors="surrogatepass"))
+    ]
+    assert json.loads(middle) == name
+
+
+@given(st.binary(max_size=60) | st.text(alphabet='{}[]",:\\model ', max_size=40).map(str.encode))
+def test_bytes_that_are_no_json_break_nothing(body: bytes) -> None:
+    changed = with_model(body, "x")
+    assert changed == body or b'"x"' in changed
+
+
+@given(json_values)
+def test_what_has_no_model_of_its_own_stays(value: Any) -> None:
+    if isinstance(value, dict):
+        value.pop("model", None)
+    raw = json.dumps(value, indent=1).encode()
+    assert with_model(raw, "x") == raw
+
+
+@pytest.mark.parametrize(
+    ("body", "changed"),
+    [
+        (b'{"model": "a", "model": "b"}', b'{"model": "x", "model": "x"}'),
+        (b'{"model": 3, "n": "model"}', b'{"model": 3, "n": "model"}'),
+        (b'{"model": {"model": "a"}, "model": "b"}', b'{"model": {"model": "a"}, "model": "x"}'),
+        (b'{"a": ["model", "a", {"model": "b"}], "model":"c"}', b'{"a": ["model", "a", {"model": "b"}], "model":"x"}'),
+        (b'[{"model": "a"}]', b'[{"model": "a"}]'),
+        (b'"model"', b'"model"'),
+        (b"", b""),
+        (b'{"model": "a', b'{"model": "x"'),
+        (b'{"a": "\\\\", "model": "b\\""}', b'{"a": "\\\\", "model": "x"}'),
+        (b'{"model": "a", "mod\\u0065l": "b"}', b'{"model": "x", "mod\\u0065l": "x"}'),
+        (b'{"model": "a", "b"', b'{"model": "x", "b"'),
+    ],
+)
+def test_odd_ones(body: bytes, changed: bytes) -> None:
+    assert with_model(body, "x") == changed
+
+
+def test_a_name_is_spelled_as_json() -> None:
+    assert with_model(b'{"model":"a"}', 'é"\\') == '{"model":"é\\"\\\\"}'.encode()

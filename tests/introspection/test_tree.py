@@ -1,0 +1,106 @@
+"""What a node shows: `/tree` and `/v1/models`, from memory."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hierarchy.introspection.tree import View
+from hierarchy.wire.subtree import diff, merge
+from tests.builders import FASTCHAT, OPENAI, WORKER, Table, model, report, site, status_of, worker
+
+GPU = {"kind": "vllm", "state": "up", "models": [{"name": "m", "api": "openai"}]}
+FIELDS = {
+    "name", "kind", "url", "state", "detail", "instance", "version", "dispatch",
+    "speed", "queue_length", "in_flight", "models", "children",
+}  # fmt: skip
+
+
+def shown(table: Table) -> dict[str, list[str]]:
+    """/v1/models: model -> who serves it."""
+    listing = View(table, table.clock, 1234).models()
+    assert listing["object"] == "list"
+    for row in listing["data"]:
+        assert (row["object"], row["created"], row["owned_by"]) == ("model", 1234, "hierarchy")
+    return {row["id"]: row["served_by"] for row in listing["data"]}
+
+
+def apis(table: Table) -> dict[str, list[str]]:
+    return {row["id"]: row["apis"] for row in View(table, table.clock, 1234).models()["data"]}
+
+
+def test_an_empty_node_shows_itself() -> None:
+    table = Table()
+    tree = View(table, table.clock, 0).tree()
+    assert tree.keys() == FIELDS
+    assert (tree["name"], tree["kind"], tree["state"], tree["url"]) == ("root", "node", "up", "http://root:21001")
+    assert (tree["models"], tree["children"], tree["speed"]) == ([], {}, 0.0)
+    assert shown(table) == {}
+
+
+def test_the_tree_shows_every_child_with_its_state_and_load() -> None:
+    table = Table()
+    engine = table.declare("gpu", "http://gpu:1", "vllm")
+    table.report(engine, status_of(model(speed=4, queue_length=2)))
+    lease = engine.lease(engine.shares[OPENAI])
+    down = table.declare("gpu-2", "http://gpu2:1", "vllm")
+    table.mark_down(down, "connection refused")
+    table.take(site(children={"rack-gpu": GPU}, version="1.2"))
+    table.take(worker())
+    table.clock.tick(3)
+    tree = View(table, table.clock, 0).tree()
+    assert (tree["speed"], tree["queue_length"], tree["in_flight"]) == (5.0, 3, 1)
+    entries = tree["children"]
+    assert all(entry.keys() == FIELDS | {"link"} and entry["name"] == name for name, entry in entries.items())
+    states = {name: (entry["kind"], entry["state"], entry["detail"]) for name, entry in entries.items()}
+    assert states == {
+        "gpu": ("vllm", "up", ""),
+        "gpu-2": ("vllm", "down", "connection refused"),
+        "site-a": ("node", "silent", "no report for 3 s"),
+        WORKER: ("fastchat", "up", ""),
+    }
+    assert entries["gpu"]["models"] == [{"name": "m", "api": "openai", "speed": 4.0, "queue_length": 3, "slots": 0}]
+    assert (entries["gpu"]["queue_length"], entries["gpu"]["in_flight"]) == (3, 1)
+    assert (entries["site-a"]["children"], entries["site-a"]["version"]) == ({"rack-gpu": GPU}, "1.2")
+    json.dumps(tree, allow_nan=False)
+    lease.release()
+
+
+def test_nothing_in_a_subtree_is_null_so_that_differences_carry_it() -> None:
+    table = Table()
+    view = View(table, table.clock, 0)
+    table.declare("gpu", "http://gpu:1", "vllm")
+    table.take({**worker(), "worker_status": None})
+    table.take(site(children={"rack-gpu": GPU}))
+    before = view.children()
+    assert "null" not in json.dumps(before)
+    table.clock.tick(3)
+    table.beat(report(children={"rack-gpu": {"state": "down"}}))
+    table.remove(WORKER)
+    assert merge(before, diff(before, view.children())) == view.children()
+
+
+def test_models_are_the_union_below_with_who_serves_them() -> None:
+    table = Table()
+    engine = table.declare("gpu", "http://gpu:1", "vllm")
+    table.report(engine, status_of(model(), model("n")))
+    below: dict[str, Any] = {"kind": "node", "state": "up", "children": {"gpu-1": GPU, "gpu-2": {**GPU, "models": []}}}
+    table.take(site(children={"rack": below, "gpu-3": {**GPU, "state": "down"}}))
+    table.take(worker())
+    assert shown(table) == {"m": ["gpu", "site-a/rack/gpu-1", WORKER], "n": ["gpu"]}
+    assert apis(table) == {"m": ["fastchat", "openai"], "n": ["openai"]}
+
+
+def test_who_cannot_be_asked_now_serves_nothing_now() -> None:
+    table = Table()
+    engine = table.declare("gpu", "http://gpu:1", "vllm")
+    table.report(engine, status_of(model()))
+    table.take(site("site-a", children={"gpu-1": GPU}))
+    worker_child = table.take(worker(models=["m", "w"]))
+    assert shown(table)["m"] == ["gpu", "site-a/gpu-1", WORKER]
+    table.clock.tick(3)  # site-a is silent: its last word, that gpu-1 is up, counts no more
+    assert shown(table)["m"] == ["gpu", WORKER]
+    table.eject(worker_child, 10.0, "broke")
+    assert shown(table) == {"m": ["gpu"]}
+    assert apis(table) == {"m": ["openai"]}
+    assert not table.available(FASTCHAT)

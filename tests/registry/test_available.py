@@ -1,0 +1,156 @@
+"""Who may be chosen, against a fresh look at every child, whatever happens and whatever children say."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from hierarchy.errors import RequestError
+from hierarchy.wire.status import Api, aggregate
+from tests.builders import OPENAI, UNTIMED, WORKER, Table, model, report, site, status_of, worker
+
+NAMES = st.sampled_from(["site-a", "site-b", "gpu", WORKER])
+MODELS = st.lists(
+    st.builds(model, st.sampled_from("mn"), st.sampled_from([1.0, 2.0]), st.integers(0, 9)),
+    max_size=2,
+    unique_by=lambda one: one.name,
+).map(tuple)
+
+
+class AvailableMachine(RuleBasedStateMachine):
+    """`available` is cached; it must say at any time what a fresh look at every child would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = Table()
+        self.seq = 0
+        self.table.declare("gpu", "http://gpu:1", "vllm")
+
+    def numbered(self) -> dict[str, Any]:
+        self.seq += 1
+        return {"seq": self.seq}
+
+    @rule(name=st.sampled_from(["site-a", "site-b"]), models=MODELS, interval_s=st.sampled_from([1.0, 5.0]))
+    def node_registers(self, name: str, models: tuple[Any, ...], interval_s: float) -> None:
+        self.table.take(site(name, *models, interval_s=interval_s, **self.numbered()))
+
+    @rule(name=st.sampled_from(["site-a", "site-b"]), models=MODELS)
+    def node_reports(self, name: str, models: tuple[Any, ...]) -> None:
+        known = name in self.table.children
+        assert self.table.beat(report(name, *models, **self.numbered())) is known
+
+    @rule(models=st.sets(st.sampled_from("mn")))
+    def worker_registers(self, models: set[str]) -> None:
+        self.table.take(worker(models=sorted(models)))
+
+    @rule(queue_length=st.integers(0, 9))
+    def worker_beats(self, queue_length: int) -> None:
+        self.table.beat(queue_length=queue_length)
+
+    @rule(models=MODELS)
+    def engine_is_read(self, models: tuple[Any, ...]) -> None:
+        self.table.report(self.table.children["gpu"], status_of(*models))
+
+    @rule()
+    def engine_is_down(self) -> None:
+        self.table.mark_down(self.table.children["gpu"], "refused")
+
+    @rule(name=NAMES, seconds=st.sampled_from([0.0, 1.0, 30.0]))
+    def eject(self, name: str, seconds: float) -> None:
+        if name in self.table.children:
+            self.table.eject(self.table.children[name], seconds, "broke")
+
+    @rule(name=NAMES, draining=st.booleans())
+    def drain(self, name: str, draining: bool) -> None:
+        if name in self.table.children:
+            self.table.drain(self.table.children[name], draining)
+
+    @rule(name=NAMES.filter(lambda name: name != "gpu"))
+    def remove(self, name: str) -> None:
+        self.table.remove(name)
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.999, 3.0, 10.0, 45.0, 90.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.table.clock.tick(seconds)
+
+    @rule()
+    def sweep(self) -> None:
+        gone = self.table.sweep()
+        assert all(child.name not in self.table.children and not child.declared for child in gone)
+
+    @invariant()
+    def the_cache_says_what_a_fresh_look_would(self) -> None:
+        now = self.table.clock.now
+        able = [child for child in self.table if child.available(now)]
+        for name in "mn":
+            for key in ((name, api) for api in get_args(Api)):
+                shares = self.table.available(key)
+                assert shares == [child.shares[key] for child in able if key in child.shares]
+                assert self.table.available(key) is shares or not shares
+        assert self.table.status() == aggregate(child.current() for child in able)
+        assert self.table.model_names() == sorted({key[0] for child in able for key in child.shares})
+
+    @invariant()
+    def a_change_of_speed_gives_a_new_list(self) -> None:
+        """Whoever kept the old list would draw by old speeds."""
+        shares = self.table.available(OPENAI)
+        speeds = [share.speed for share in shares]
+        before = getattr(self, "kept", None)
+        if before is not None and before[0] is shares:
+            assert before[1] == speeds
+        self.kept = (shares, speeds)
+
+
+AvailableMachine.TestCase.settings = settings(UNTIMED, max_examples=60, stateful_step_count=40)
+TestAvailable = AvailableMachine.TestCase
+
+numbers = st.integers(-1, 10**10) | st.floats() | st.none()
+lies = st.fixed_dictionaries(
+    {},
+    optional={
+        "node": st.sampled_from(["site-a", "gpu", "", "x/y"]),
+        "instance": st.sampled_from(["site-a-1", "root-1", ""]),
+        "worker_name": st.sampled_from([WORKER, "http://site-a:21001", "http://root:21001", "http://1.2.3.999", "x"]),
+        "seq": numbers,
+        "seen": numbers,
+        "speed": numbers,
+        "queue_length": numbers,
+        "interval_s": numbers,
+        "models": st.lists(
+            st.fixed_dictionaries({"name": st.sampled_from("mn")}, optional={"speed": numbers, "queue_length": numbers})
+        ),
+        "path": st.lists(st.sampled_from(["root-1", "a"])),
+        "children": st.dictionaries(st.text(max_size=2), st.dictionaries(st.just("children"), numbers)),
+    },
+)
+
+
+@UNTIMED
+@given(st.lists(st.tuples(st.booleans(), lies), max_size=8))
+def test_a_lying_child_gets_errors_and_breaks_nothing(messages: list[tuple[bool, dict[str, Any]]]) -> None:
+    table = Table()
+    engine = table.declare("gpu", "http://gpu:1", "vllm")
+    table.report(engine, status_of(model()))
+    leases = []
+    for whole, lie in messages:
+        table.clock.tick(0.5)
+        try:
+            if whole:
+                table.take({**site(), **lie})
+            else:
+                table.beat({**report(), **lie})
+        except RequestError:
+            pass
+        leases += [share.child.lease(share) for share in table.available(OPENAI)]
+        assert table.children["gpu"] is engine
+        assert "gpu" in table.who()
+        status = table.status()
+        assert 0 < status.speed < float("inf")
+        assert status.queue_length >= engine.in_flight
+    for lease in leases:
+        lease.release()
+    assert all(child.in_flight == 0 for child in table)
+    assert (engine.load(OPENAI), engine.total.value) == (0, 0)

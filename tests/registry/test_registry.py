@@ -1,0 +1,319 @@
+"""The children of a node: who is taken in, who is refused, who is forgotten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hierarchy.errors import InvalidField, LoopDetected, NameTaken, RequestError
+from hierarchy.registry import REMEMBERED_S, Registry
+from hierarchy.wire.messages import Identity, Registration
+from hierarchy.wire.status import EMPTY, NodeStatus
+from tests.builders import FASTCHAT, OPENAI, WORKER, Table, model, registration, report, site, status_of, worker
+
+
+@pytest.fixture
+def table() -> Table:
+    return Table()
+
+
+# -- registering -----------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_registers_beats_and_expires_on_fastchats_terms(table: Table) -> None:
+    child = table.take(worker(models=["m", "n"], speed=2, queue_length=3))
+    assert (child.name, child.url, child.kind, child.is_node) == (WORKER, WORKER, "fastchat", False)
+    assert table.model_names() == ["m", "n"]
+    assert table.status().fastchat() == {"model_names": ["m", "n"], "speed": 2.0, "queue_length": 3}
+    table.clock.tick(45)
+    assert table.beat(queue_length=5)
+    assert table.status().queue_length == 5
+    table.clock.tick(89)
+    assert (table.who(FASTCHAT), table.sweep()) == ({WORKER}, [])
+    table.clock.tick(1)
+    assert table.who(FASTCHAT) == set()
+    assert table.model_names() == []
+    assert table.listed("m")
+    assert table.sweep() == [child]
+    assert (len(table), child.state(table.clock.now), table.listed("m")) == (0, "gone", True)  # missed, not unknown
+    assert not table.beat()
+    table.clock.tick(REMEMBERED_S)
+    assert (table.sweep(), table.departed, table.listed("m")) == ([], {}, False)
+
+
+def test_a_worker_that_shall_not_be_checked_never_expires(table: Table) -> None:
+    table.take({**worker(), "check_heart_beat": False})
+    table.clock.tick(10**9)
+    assert (table.sweep(), table.who(FASTCHAT)) == ([], {WORKER})
+
+
+def test_a_node_is_silent_after_three_intervals_and_dropped_after_ten(table: Table) -> None:
+    child = table.take(site(interval_s=2.0))
+    table.clock.tick(5.9)
+    assert table.who() == {"site-a"}
+    table.clock.tick(0.1)
+    assert table.who() == set()
+    assert table.status() == EMPTY
+    table.clock.tick(13.9)
+    assert table.sweep() == []
+    assert table.beat(report())
+    assert table.who() == {"site-a"}
+    table.clock.tick(20)
+    assert table.sweep() == [child]
+    assert not table.beat(report(seq=3))
+
+
+def test_the_interval_is_agreed_at_registration_and_reports_do_not_change_it(table: Table) -> None:
+    """The parent may have stretched it: a child that reports as told must not count as silent."""
+    table.take(site()).interval_s = 5.0
+    assert table.beat(report(interval_s=1.0))
+    table.clock.tick(14)
+    assert table.who() == {"site-a"}
+
+
+def test_a_worker_registers_before_it_says_what_it_serves(table: Table) -> None:
+    child = table.take({**worker(), "worker_status": None})
+    assert (table.model_names(), child.state(table.clock.now), child.shares) == ([], "up", {})
+    table.report(child, NodeStatus((model(api="fastchat"),), 1.0, 2))
+    assert table.model_names() == ["m"]
+
+
+def test_several_model_workers_at_one_address_are_one_child(table: Table) -> None:
+    first = table.take(worker(models=["a"], speed=1))
+    assert table.take(worker(models=["b"], speed=1, queue_length=4)) is first
+    assert table.take(worker(models=["a"], speed=3, queue_length=5)) is first
+    assert len(table) == 1
+    assert {m.name: m.speed for m in first.status.models} == {"a": 3, "b": 1}
+    assert table.status().queue_length == 5
+    table.report(first, NodeStatus((model("b", api="fastchat"),), 1.0))  # its own word replaces all
+    assert table.model_names() == ["b"]
+
+
+def test_registering_again_renews_and_keeps_open_leases(table: Table) -> None:
+    child = table.take(site(secret="s1"))
+    lease = child.lease(child.shares[OPENAI])
+    assert table.take(site("site-a", model(), model("n", 2), seq=2, url="http://new:1/", secret="s2")) is child
+    assert (child.url, child.authority, child.secret, child.seq) == ("http://new:1", b"new:1", b"s2", 2)
+    assert table.model_names() == ["m", "n"]
+    assert child.load(OPENAI) == 1
+    lease.release()
+    assert child.load(OPENAI) == 0
+
+
+def test_a_node_may_take_the_place_of_a_worker_at_its_address(table: Table) -> None:
+    table.take(worker())
+    with pytest.raises(NameTaken, match="address"):
+        table.take(site(url=WORKER))
+    table.clock.tick(90)
+    assert table.take(site(url=WORKER)).is_node
+
+
+# -- refusing --------------------------------------------------------------------------------------------------------
+
+
+def refused(table: Table, message: dict[str, Any], error: type[RequestError], words: str) -> None:
+    before = {child.name: (child.url, child.instance, child.last_seen, child.status) for child in table}
+    generation = table.generation
+    with pytest.raises(error, match=words):
+        table.take(message)
+    assert {child.name: (child.url, child.instance, child.last_seen, child.status) for child in table} == before
+    assert table.generation == generation
+
+
+def test_bad_values_register_nothing_and_change_nothing(table: Table) -> None:
+    bad = {"model_names": ["m"], "speed": 0, "queue_length": 0}
+    refused(table, {**worker(), "worker_status": bad}, InvalidField, "worker_status.speed")
+    assert len(table) == 0
+    table.take(worker())
+    refused(table, {**worker(), "worker_status": bad}, InvalidField, "worker_status.speed")
+    with pytest.raises(InvalidField, match="queue_length"):
+        table.beat(queue_length=-1)
+    assert table.status().speed == 1
+
+
+def test_speeds_above_the_nodes_limit_are_refused_wherever_they_come_from() -> None:
+    table = Table()
+    table.max_speed = 10.0
+    refused(table, worker(speed=11), InvalidField, "at most 10")
+    engine = table.declare("gpu", "http://gpu:1", "vllm")
+    with pytest.raises(InvalidField, match="at most 10"):
+        table.report(engine, status_of(model(speed=11)))
+    assert (engine.status, table.who()) == (EMPTY, set())
+
+
+def test_a_live_childs_name_is_taken_and_a_silent_ones_is_free(table: Table) -> None:
+    table.take(site())
+    other = site(url="http://elsewhere:1", instance="other-1")
+    refused(table, other, NameTaken, "name 'site-a' is taken by http://site-a:21001")
+    table.clock.tick(3)
+    assert table.take(other).url == "http://elsewhere:1"
+
+
+def test_the_same_process_may_change_its_address_and_another_process_may_follow_at_the_same(table: Table) -> None:
+    table.take(site())
+    assert table.take(site(url="http://moved:1")).url == "http://moved:1"
+    assert table.take(site(url="http://moved:1", instance="site-a-2")).instance == "site-a-2"
+
+
+def test_a_live_childs_address_is_taken(table: Table) -> None:
+    table.take(site())
+    refused(table, site("site-b", url="http://site-a:21001/"), NameTaken, "already that of 'site-a'")
+    refused(table, worker("http://site-a:21001"), NameTaken, "already that of 'site-a'")
+    table.clock.tick(3)
+    assert table.take(site("site-b", url="http://site-a:21001")).name == "site-b"
+
+
+def test_a_declared_engine_keeps_its_name_and_address_even_while_it_is_down(table: Table) -> None:
+    engine = table.declare("gpu", "http://gpu:1", "vllm")
+    table.mark_down(engine, "refused")
+    refused(table, site("gpu"), NameTaken, "name 'gpu' is taken")
+    refused(table, site("gpu", url="http://gpu:1", instance=""), NameTaken, "name 'gpu' is taken")
+    refused(table, worker("http://gpu:1"), NameTaken, "address 'http://gpu:1' is already that of 'gpu'")
+    assert not table.beat(report("gpu"))
+    assert table.sweep() == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        site(path=["site-a-1", "root-1"]),
+        site(instance="root-1"),
+        site(url="http://root:21001"),
+        worker("http://root:21001/"),
+        worker("http://ROOT:21001"),
+    ],
+    ids=["below", "itself", "own address", "own address, as a worker", "own address, spelled otherwise"],
+)
+def test_loops_are_refused(table: Table, message: dict[str, Any]) -> None:
+    refused(table, message, LoopDetected, "itself")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST"])
+def test_loopback_is_one_place_however_it_is_spelled(host: str) -> None:
+    registry = Registry(Identity("n", "http://localhost:21001", "n-1"), lambda: 0.0)
+    with pytest.raises(LoopDetected):
+        registry.register(Registration(worker_name=f"http://{host}:21001", check_heart_beat=False))
+    registry.register(Registration(worker_name=f"http://{host}:21002", check_heart_beat=False))
+
+
+def test_a_loop_that_closes_later_is_cut(table: Table) -> None:
+    table.take(site())
+    assert not table.beat(report(path=["site-a-1", "root-1"]))
+    assert (len(table), table.who()) == (0, set())
+
+
+def test_our_path_is_that_of_all_below(table: Table) -> None:
+    table.take(site(path=["site-a-1", "rack-1"]))
+    table.take(worker())
+    assert table.path() == ["rack-1", "root-1", "site-a-1"]
+
+
+# -- reports ---------------------------------------------------------------------------------------------------------
+
+
+def test_reports_of_strangers_are_not_taken(table: Table) -> None:
+    assert not table.beat(report())
+    table.take(site())
+    assert not table.beat(report(instance="another-1"))
+    table.take(site("site-b", instance=""))
+    for name in ("site-a", "site-b"):
+        assert not table.beat(worker_name=name)  # FastChat's form, for a node's name
+    table.take(worker())
+    assert not table.beat(report("site-b", url=WORKER))
+    assert table.beat()
+
+
+def test_a_workers_beat_carries_no_models(table: Table) -> None:
+    child = table.take(worker())
+    assert table.beat(queue_length=2, models=[{"name": "other"}], speed=9.0, seq=7, interval_s=0.1)
+    assert (table.model_names(), child.status.speed, child.load(FASTCHAT), child.interval_s) == (["m"], 1.0, 2, None)
+
+
+def test_late_reports_and_registrations_are_dropped(table: Table) -> None:
+    child = table.take(site(seq=5))
+    assert table.beat(report("site-a", model("new"), seq=7, children={"gpu": {"state": "up"}}))
+    assert table.beat(report("site-a", model("old"), seq=6, children={"gpu": None}))
+    assert table.beat(report("site-a", model("old"), seq=7))
+    assert table.take(site("site-a", model("old"), seq=6)) is child
+    assert (table.model_names(), child.seq, child.subtree) == (["new"], 7, {"gpu": {"state": "up"}})
+    assert table.take(site("site-a", model("newest"), seq=1, instance="site-a-2")) is child
+    assert table.model_names() == ["newest"]
+
+
+def test_reports_patch_the_subtree_and_registrations_replace_it(table: Table) -> None:
+    child = table.take(site(children={"a": {"state": "up", "kind": "vllm"}, "b": {}}))
+    table.beat(report(children={"a": {"state": "down"}, "b": None}))
+    assert child.subtree == {"a": {"state": "down", "kind": "vllm"}}
+    table.beat(report(seq=3))
+    assert child.subtree == {"a": {"state": "down", "kind": "vllm"}}
+    table.take(site(seq=4))
+    assert child.subtree == {}
+
+
+def test_what_a_report_had_seen_is_counted_exactly(table: Table) -> None:
+    child = table.take(site())
+    leases = [child.lease(child.shares[OPENAI]) for _ in range(3)]
+    table.beat(report("site-a", model(queue_length=2), seen=2))
+    assert table.status().queue_length == 3
+    for lease in leases:
+        lease.release()
+    assert table.status().queue_length == 0
+
+
+def test_a_late_farewell_does_no_harm(table: Table) -> None:
+    child = table.take(site())
+    table.take(site(instance="site-a-2"))
+    assert table.remove("site-a", "site-a-1") is None
+    assert table.who() == {"site-a"}
+    assert table.remove("site-a", "site-a-2") is child
+    assert table.remove("site-a", "site-a-2") is None
+    assert table.who() == set()
+
+
+def test_an_engine_that_recovers_unchanged_is_chosen_again_at_once(table: Table) -> None:
+    engine = table.declare("gpu", "http://gpu:1", "vllm")
+    for _ in range(3):
+        table.report(engine, status_of(model()))
+        assert table.who() == {"gpu"}
+        table.mark_down(engine, "refused")
+        assert table.who() == set()
+
+
+def test_children_are_found_by_name_or_address(table: Table) -> None:
+    child = table.take(site())
+    assert table.find("site-a") is table.find("http://site-a:21001/") is child
+    assert table.find("http://nobody") is None
+
+
+def test_multimodal_workers_are_listed_apart(table: Table) -> None:
+    table.take(worker(models=["llava"], multimodal=True))
+    table.take(worker("http://w2:1", models=["vicuna"]))
+    assert table.names_by_mode(multimodal=True) == ["llava"]
+    assert table.names_by_mode(multimodal=False) == ["vicuna"]
+    assert table.model_names() == ["llava", "vicuna"]
+
+
+# reverse links
+
+
+def test_children_that_dial_may_have_any_address_even_this_node_s_own() -> None:
+    """Behind an address translation, or with the default of localhost, several have one."""
+    table = Table()
+    for name in ("site-a", "site-b"):
+        child = table.register(registration(site(name, url="http://root:21001")), reverse=True)
+        assert child.reverse
+    assert table.who() == {"site-a", "site-b"}
+    with pytest.raises(LoopDetected):
+        table.take(site("site-c", url="http://root:21001"))
+    table.take(site("site-d", url="http://d:1"))
+    table.register(registration(site("site-e", url="http://d:1")), reverse=True)
+    with pytest.raises(NameTaken):
+        table.take(site("site-f", url="http://d:1"))
+
+
+def test_a_child_may_come_again_with_another_kind_of_link() -> None:
+    table = Table()
+    child = table.register(registration(site("site-a")), reverse=True)
+    assert table.take(site("site-a", seq=2)) is child
+    assert not child.reverse

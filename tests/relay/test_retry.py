@@ -1,0 +1,402 @@
+"""Attempts that are lent down a tree, refusals that are kept back, children that hang, clients that have to wait."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS, lend, returned
+from hierarchy.errors import ChildFailed
+from hierarchy.http import waiting
+from hierarchy.http.dialect import FRAMES, OPENAI
+from hierarchy.http.request_head import ATTEMPTS, DEADLINE
+from tests.builders import UNTIMED
+from tests.relay.raw import MODEL, SSE_HEAD, answer, chunk, event, post
+from tests.relay.support import CLOSE, HOLD, RESET, Script, Tree, World, tree
+
+REFUSAL = answer(b'{"error":{"message":"full"}}', status=b"503 Service Unavailable")
+STREAM = b'{"model":"m","stream":true}'
+
+
+def answers_with(running: Tree, script: Script) -> None:
+    for engine in running.engines:
+        engine.plan()
+        running.world.call(lambda engine=engine: setattr(engine, "otherwise", script))
+
+
+def received(running: Tree) -> int:
+    return sum(len(engine.received) for engine in running.engines)
+
+
+# -- accounting ------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 9), st.booleans(), st.booleans())
+def test_what_is_lent_is_held(left: int, entry: bool, rivals: bool) -> None:
+    assert 1 <= lend(left, entry=entry, rivals=rivals) <= left
+
+
+def test_the_entry_node_keeps_one() -> None:
+    assert lend(3, entry=True, rivals=False) == 2
+    assert lend(2, entry=False, rivals=True) == 1
+    assert lend(2, entry=False, rivals=False) == 2
+
+
+@given(st.integers(1, 3), st.none() | st.integers(-9, 99))
+def test_no_more_comes_back_than_was_lent(lent: int, unspent: int | None) -> None:
+    assert 0 <= returned(lent, unspent) <= lent
+
+
+class Level:
+    """A node of a model tree: engines that always fail, or nodes."""
+
+    def __init__(self, children: list[Level] | None) -> None:
+        self.children = children
+
+    def ask(self, left: int, *, entry: bool, spent: list[int]) -> int:
+        """All of it fails. Returns what is left."""
+        if self.children is None:
+            spent.append(1)
+            return left - 1
+        untried = list(self.children)
+        while untried and left > 0:
+            child = untried.pop()
+            lent = 1 if child.children is None else lend(left, entry=entry, rivals=bool(untried))
+            left -= lent
+            left += returned(lent, child.ask(lent, entry=False, spent=spent))
+        return left
+
+
+levels = st.recursive(
+    st.just(Level(None)), lambda inner: st.lists(inner, min_size=1, max_size=4).map(Level), max_leaves=30
+)
+
+
+@UNTIMED
+@given(levels)
+def test_however_deep_and_wide_no_request_is_tried_more_often(root: Level) -> None:
+    spent: list[int] = []
+    left = root.ask(MAX_ATTEMPTS, entry=True, spent=spent)
+    assert sum(spent) + left == MAX_ATTEMPTS
+    assert sum(spent) <= MAX_ATTEMPTS
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(world: World) -> Iterator[Tree]:
+    with tree(world, engines=2) as running:
+        yield running
+        for engine in running.engines:
+            engine.free()
+        running.wait_idle()
+        assert world.problems == []
+
+
+@pytest.fixture
+def deep(world: World) -> Iterator[Tree]:
+    with tree(world, engines=3, levels=3) as running:
+        yield running
+        running.wait_idle()
+        assert world.problems == []
+
+
+def test_a_503_goes_to_another_child(pair: Tree) -> None:
+    for broken in pair.engines:
+        answers_with(pair, [answer()])
+        pair.world.call(lambda broken=broken: setattr(broken, "otherwise", [REFUSAL]))
+        assert [pair.ask(post()).status for _ in range(4)] == [200] * 4
+
+
+@pytest.mark.parametrize("status", [b"429 Too Many Requests", b"500 Oops", b"400 Bad Request", b"504 Late"])
+def test_every_other_answer_is_the_clients(pair: Tree, status: bytes) -> None:
+    answers_with(pair, [answer(b"no", status=status)])
+    assert pair.ask(post()).status == int(status[:3])
+    assert received(pair) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        REFUSAL,
+        b"HTTP/1.1 503 Full\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b"full") + b"0\r\n\r\n",
+        b"HTTP/1.1 503 Full\r\ncontent-length: 0\r\n\r\n",
+    ],
+)
+def test_if_all_refuse_the_last_refusal_is_the_answer(deep: Tree, refusal: bytes) -> None:
+    answers_with(deep, [refusal])
+    answered = deep.ask(post())
+    assert answered.status == 503
+    assert answered.body in (b'{"error":{"message":"full"}}', b"full", b"")
+    assert answered.complete
+    assert received(deep) == MAX_ATTEMPTS - 1  # the root keeps one, for another site
+    assert not [name for name, _ in answered.fields if name.startswith(b"x-hierarchy-") and b"path" not in name]
+
+
+def test_a_refusal_that_goes_on_and_on_is_passed_as_it_comes(pair: Tree) -> None:
+    head = b"HTTP/1.1 503 Full\r\ncontent-length: 400000\r\n\r\n"
+    answers_with(pair, [head + b"x" * 200_000, b"x" * 200_000])
+    answered = pair.ask(post())
+    assert (answered.status, len(answered.body)) == (503, 400_000)
+
+
+def test_engines_that_die_three_levels_below_are_tried_as_often_as_was_lent(deep: Tree) -> None:
+    for end in (CLOSE, RESET):
+        answers_with(deep, [end])
+        answered = deep.ask(post())
+        assert (answered.status, answered.error["code"]) == (502, "child_failed")
+        assert received(deep) == MAX_ATTEMPTS - 1
+
+
+def test_attempts_go_down_with_the_request(deep: Tree) -> None:
+    """The root keeps one; the nodes below have nobody else to ask, and lend all that they hold."""
+    heads: list[int] = []
+    rack = deep.nodes[-1]
+    rack.lane.access_log = lambda exchange, outcome: heads.append(exchange.head.attempts)
+    assert deep.ask(post(b'{"model":"m"}', ATTEMPTS + b": 9")).status == 200  # a client's own counts for nothing
+    assert heads == [2]
+
+
+def test_a_node_that_was_started_again_and_knows_nobody_yet_is_not_believed(world: World) -> None:
+    """The parent goes on by what the process before it had said; its 404 is a failure, not an answer."""
+    with tree(world) as fresh:
+        answered = fresh.ask(post(b'{"model":"unknown"}', b"x-hierarchy-auth: of-the-one-before", ATTEMPTS + b": 2"))
+        assert answered.status == 404
+        assert answered.get(b"x-hierarchy-unspent") == [b"3"]
+        assert fresh.ask(post(b'{"model":"unknown"}')).get(b"x-hierarchy-unspent") == []
+
+
+# -- the retry budget ----------------------------------------------------------------------------------------------
+
+
+def test_beyond_the_budget_the_first_failure_is_the_answer(pair: Tree) -> None:
+    answers_with(pair, [REFUSAL])
+    pair.world.call(lambda: setattr(pair.root.lane.budget, "active", 10))
+    assert pair.ask(post()).status == 503
+    assert received(pair) == 1
+    assert pair.root.lane.budget.denied == 1
+    pair.world.call(lambda: setattr(pair.root.lane.budget, "active", 0))
+    assert pair.ask(post()).status == 503
+    assert received(pair) == 3
+    assert pair.root.lane.budget.active == 0
+
+
+def test_requests_of_a_child_that_is_dead_are_not_counted(world: World) -> None:
+    """Its connections broke; that it refuses new ones tells that it is gone."""
+    with tree(world, engines=2) as pair:
+        pair.world.call(lambda: setattr(pair.root.lane.budget, "active", 10))
+        for number, engine in enumerate(pair.engines):
+            engine.plan()
+            pair.world.call(lambda engine=engine, n=number: setattr(engine, "otherwise", [answer()] if n else [RESET]))
+        world.run(pair.engines[0].stop())
+        assert [pair.ask(post()).status for _ in range(6)] == [200] * 6
+        pair.wait_idle()
+
+
+# -- children that hang ----------------------------------------------------------------------------------------------
+
+
+def test_requests_without_a_byte_leave_a_child_that_is_found_dead(pair: Tree) -> None:
+    answers_with(pair, [HOLD])
+    with pair.client() as client:
+        client.send(post())
+        pair.world.eventually(lambda: received(pair) == 1)
+        (hung,) = [child for child in pair.root.registry if child.in_flight]
+        other = next(engine for engine in pair.engines if not engine.received)
+        pair.world.call(lambda: setattr(other, "otherwise", [answer()]))
+        pair.world.call(lambda: pair.root.keeper.down(hung, "no answer"))
+        assert client.read_answer().status == 200
+    assert pair.root.lane.budget.active == 0
+
+
+def test_the_only_child_keeps_its_requests_even_if_it_looks_dead(single: Tree) -> None:
+    single.engine.plan([HOLD, answer()])
+    with single.client() as client:
+        client.send(post())
+        single.world.eventually(lambda: single.engine.received)
+        single.world.call(lambda: single.root.keeper.down(single.child(), "no answer"))
+        single.engine.release()
+        assert client.read_answer().status == 200
+    single.world.eventually(lambda: single.child().down is None, "the prober to find it again")
+
+
+def test_streams_that_have_begun_stay(pair: Tree) -> None:
+    answers_with(pair, [SSE_HEAD + chunk(event("a")), HOLD, chunk(event("b")) + b"0\r\n\r\n"])
+    with pair.client() as client:
+        client.send(post())
+        client.read_until(b"a\n\n\r\n")
+        (hung,) = [child for child in pair.root.registry if child.in_flight]
+        pair.world.call(lambda: pair.root.keeper.down(hung, "no answer"))
+        for engine in pair.engines:
+            engine.release()
+        client.read_until(b"b\n\n\r\n0\r\n\r\n")
+
+
+# -- waiting ------------------------------------------------------------------------------------------------------
+
+
+def waits(running: Tree, client: object) -> None:
+    running.world.eventually(lambda: received(running) >= 1)
+    running.forward(waiting.EVERY_S + 0.1)
+
+
+def test_a_client_that_waits_for_its_first_token_is_told_so(single: Tree) -> None:
+    single.engine.plan([SSE_HEAD, HOLD, chunk(event("a")) + b"0\r\n\r\n"])
+    with single.client() as client:
+        client.send(post(STREAM))
+        waits(single, client)
+        head = client.read_until(b": waiting\n\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"text/event-stream" in head
+        single.forward(waiting.EVERY_S + 0.1)
+        client.read_until(b": waiting\n\n\r\n")
+        single.engine.release()
+        rest = client.read_until(b"0\r\n\r\n")
+        assert rest.count(b"data: a") == 1
+        assert b"HTTP/1.1" not in rest
+        client.send(post())  # the connection is none the worse
+        assert client.read_answer().status == 200
+
+
+def test_whoever_wants_no_stream_is_told_nothing(single: Tree) -> None:
+    single.engine.plan([HOLD, answer()])
+    with single.client() as client:
+        client.send(post())
+        waits(single, client)
+        single.engine.release()
+        assert client.read_answer().status == 200
+
+
+def test_an_http_1_0_client_waits_without_chunks(single: Tree) -> None:
+    single.engine.plan([SSE_HEAD, HOLD, chunk(event("a")) + b"0\r\n\r\n"])
+    with single.client() as client:
+        client.send(post(STREAM, version=b"1.0"))
+        waits(single, client)
+        single.engine.release()
+        assert client.rest().partition(b"\r\n\r\n")[2] == b": waiting\n\n" + event("a")
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        answer(b'{"error": {"message": "too long",\n "code": 400}}', status=b"400 Bad Request"),
+        answer(b'{"error": {"message": "full"}}', status=b"503 Full"),
+        b"HTTP/1.1 400 No\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b'{"error": {}}') + b"0\r\n\r\n",
+        RESET,
+        CLOSE,
+    ],
+)
+def test_an_error_behind_it_is_an_event(single: Tree, late: bytes | str) -> None:
+    single.engine.plan([HOLD, late], [late])  # again where a connection that had been used before broke
+    with single.client() as client:
+        client.send(post(STREAM))
+        waits(single, client)
+        single.engine.release()
+        body = client.read_until(b"0\r\n\r\n")
+        single.engine.plan()
+        assert body.count(b"event: error\ndata: ") == 1
+        data = body.partition(b"data: ")[2].partition(b"\n\n")[0]
+        assert "error" in json.loads(data)
+        client.send(post())
+        assert client.read_answer().status == 200
+
+
+def test_an_answer_of_known_length_goes_behind_it_in_chunks(single: Tree) -> None:
+    single.engine.plan([HOLD, answer(event("a"), b"content-type: text/event-stream")])
+    with single.client() as client:
+        client.send(post(STREAM))
+        waits(single, client)
+        single.engine.release()
+        body = client.read_until(b"\r\n0\r\n\r\n")
+        assert chunk(event("a")) in body
+
+
+def test_attempts_go_on_behind_it(pair: Tree) -> None:
+    answers_with(pair, [HOLD, RESET])
+    with pair.client() as client:
+        client.send(post(STREAM))
+        waits(pair, client)
+        client.read_until(b": waiting\n\n\r\n")
+        (first,) = [engine for engine in pair.engines if engine.received]
+        other = next(engine for engine in pair.engines if engine is not first)
+        pair.world.call(lambda: setattr(other, "otherwise", [SSE_HEAD + chunk(event("b")) + b"0\r\n\r\n"]))
+        first.release()
+        assert b"data: b" in client.read_until(b"\r\n0\r\n\r\n")
+
+
+def test_fastchats_clients_get_a_lone_nul(world: World) -> None:
+    with tree(world, kind="fastchat") as running:
+        running.engine.plan([HOLD, answer(b'{"text":"a","error_code":0}\0')])
+        with running.client() as client:
+            client.send(post(b'{"model":"m"}', path=b"/worker_generate_stream"))
+            waits(running, client)
+            client.read_until(b"\r\n\r\n1\r\n\0\r\n")
+            running.engine.release()
+            assert b'{"text":"a","error_code":0}\0' in client.read_until(b"\r\n0\r\n\r\n")
+
+
+def test_the_node_below_says_nothing(chain: Tree) -> None:
+    """Only the entry node may speak before the first byte: what came from below could not be taken back."""
+    chain.engine.plan([HOLD, answer()])
+    with chain.client() as client:
+        client.send(post())
+        chain.world.eventually(lambda: chain.engine.received)
+        (below,) = chain.exchanges(1)
+        assert below._protocol.deadline - below._sent_at > waiting.EVERY_S
+        chain.engine.release()
+        assert client.read_answer().status == 200
+
+
+# -- deadlines ----------------------------------------------------------------------------------------------------
+
+
+def test_the_time_that_is_left_goes_down_and_is_kept(world: World) -> None:
+    with tree(world, levels=3, models={MODEL: {"total_timeout_s": 30.0}}) as running:
+        running.engine.plan([HOLD, answer()], [HOLD, answer()])
+        with running.client() as client:
+            for _ in range(2):  # the second time the heads are known
+                client.send(post(b'{"model":"m"}', DEADLINE + b": 1"))  # a client's own counts for nothing
+                running.world.eventually(lambda: running.exchanges(2))
+                ends = [running.exchanges(level)[0].ends_at for level in range(3)]
+                nows = [node.lane.clock() for node in running.nodes]
+                left = [end - now for end, now in zip(ends, nows, strict=True)]
+                assert 25 < left[2] <= left[1] + 0.01 <= left[0] + 0.02 < 30.02
+                running.engine.release()
+                assert client.read_answer().status == 200
+        for node in running.nodes:  # one head, whatever time is left
+            assert sum(head.target.startswith(b"/v1/") for head in node.lane.seen._heads.values()) == 1
+
+
+def test_a_stream_over_its_whole_time_is_cut_with_an_error(world: World) -> None:
+    with tree(world, total_timeout_s=40.0) as running:
+        running.engine.plan([SSE_HEAD + chunk(event("a")), HOLD])
+        with running.client() as client:
+            client.send(post())
+            client.read_until(b"a\n\n\r\n")
+            running.forward(41)
+            assert b"was not done in the time" in client.rest()
+
+
+def test_a_models_own_first_byte_limit(world: World) -> None:
+    with tree(world, models={MODEL: {"first_byte_timeout_s": 5.0}}) as running:
+        running.engine.plan([HOLD])
+        with running.client() as client:
+            client.send(post())
+            running.world.eventually(lambda: running.engine.received)
+            running.forward(5.1)
+            assert client.read_answer().status == 504
+
+
+def test_words_for_those_who_wait() -> None:
+    assert waiting.wants_stream(b'{"model":"m","stream":true}', OPENAI)
+    for body in (b"{}", b"[]", b"\xff", b'{"stream":1}', b'{"stream":false}'):
+        assert not waiting.wants_stream(body, OPENAI)
+        assert waiting.wants_stream(body, FRAMES)
+    assert waiting.refused(b'{"a":\n1}', OPENAI, http10=True) == b'\n\nevent: error\ndata: {"a": 1}\n\n'
+    assert waiting.refused(b"{}\0", FRAMES, http10=True) == b"\0{}\0"
+    assert waiting.failed(ChildFailed("x"), FRAMES, http10=True).count(b"\0") == 2

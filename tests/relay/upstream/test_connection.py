@@ -1,0 +1,341 @@
+"""One connection to a child and the pool, on a transport that only remembers. Clock and bytes are the test's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.http.response_head import Answer
+from hierarchy.registry.child import NODE, Child
+from hierarchy.relay.upstream.connection import JOINED, MAX_HEAD, Upstream
+from hierarchy.relay.upstream.pool import ENGINE_IDLE_S, NODE_IDLE_S, Pool
+from tests.http.test_framing import sizes, split
+from tests.relay.raw import FakeTransport, answer, chunk
+from tests.support import free_port
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+class Sink:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.body = b""
+        self.stale = False
+
+    def answer_started(self, answer: Answer) -> None:
+        self.said.append(f"started {answer.head.status}")
+
+    def answer_body(self, data: bytes) -> None:
+        self.body += data
+        if self.said[-1] != "body":
+            self.said.append("body")
+
+    def answer_ended(self) -> None:
+        self.said.append("ended")
+
+    def answer_whole(self, answer: Answer, body: bytes) -> None:
+        self.answer_started(answer)
+        self.answer_body(body)
+        self.answer_ended()
+
+    def answer_broken(self, why: str, *, stale: bool = False) -> None:
+        self.said.append("broken")
+        self.why = why
+        self.stale = stale
+
+
+class Rig:
+    """A pool with connections on fake transports."""
+
+    def __init__(self, kind: str = "openai") -> None:
+        self.now = 100.0
+        self.pool = Pool(Child("e", "http://127.0.0.1:1", kind), 1.0, None, lambda: self.now)
+
+    def connect(self) -> tuple[Upstream, Any]:
+        upstream, transport = Upstream(self.pool), FakeTransport()
+        upstream.connection_made(transport)  # type: ignore[arg-type]
+        return upstream, transport
+
+    def serve(self, upstream: Upstream, data: bytes) -> Sink:
+        """One request, answered with `data`."""
+        sink = Sink()
+        upstream.send(sink, b"head", [b"body"], 4)
+        upstream.data_received(data)
+        return sink
+
+
+WITH_BODY, WITHOUT = ["started 200", "body", "ended"], ["started 200", "ended"]
+CHUNKS = chunk(b"a") + chunk(b"b") + b"0\r\n\r\n"
+ANSWERS = [
+    (answer(b"hello"), b"hello", WITH_BODY),
+    (answer(b""), b"", WITHOUT),
+    (OK + b"transfer-encoding: chunked\r\n\r\n" + CHUNKS, CHUNKS, WITH_BODY),
+    (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nlink: x\r\n\r\n" + answer(b"x"), b"x", WITH_BODY),
+    (b"HTTP/1.1 204 No Content\r\ncontent-length: 9\r\n\r\n", b"", ["started 204", "ended"]),
+    (b"HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n", b"", ["started 304", "ended"]),
+]
+
+
+@given(st.sampled_from(ANSWERS), sizes)
+def test_an_answer_is_the_same_however_it_is_split(case: tuple[bytes, bytes, list[str]], cuts: list[int]) -> None:
+    data, body, said = case
+    rig = Rig()
+    upstream, _ = rig.connect()
+    sink = Sink()
+    upstream.send(sink, b"", [], 0)
+    for piece in split(data, cuts):
+        if piece:
+            assert "ended" not in sink.said
+            upstream.data_received(piece)
+    assert sink.said == said
+    assert sink.body == body
+    assert rig.pool.take(rig.pool.clock()) is upstream
+
+
+@given(st.sampled_from(ANSWERS), sizes, st.data())
+def test_an_answer_cut_anywhere_breaks_exactly_once(
+    case: tuple[bytes, bytes, list[str]], cuts: list[int], data: st.DataObject
+) -> None:
+    whole = case[0]
+    cut = data.draw(st.integers(0, len(whole) - 1))
+    upstream, _ = Rig().connect()
+    sink = Sink()
+    upstream.send(sink, b"", [], 0)
+    for piece in split(whole[:cut], cuts):
+        if piece:
+            upstream.data_received(piece)
+    upstream.connection_lost(None)
+    assert sink.said[-1] == "broken"
+    assert sink.said.count("broken") == 1
+    assert "ended" not in sink.said
+    assert not sink.stale  # a new connection
+
+
+def test_a_body_without_length_ends_with_the_connection_but_not_with_a_reset() -> None:
+    for error, said in ((None, "ended"), (ConnectionResetError(), "broken")):
+        upstream, _ = Rig().connect()
+        sink = Sink()
+        upstream.send(sink, b"", [], 0)
+        upstream.data_received(OK + b"\r\nabc")
+        upstream.connection_lost(error)
+        assert sink.said == ["started 200", "body", said]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"hello\r\n\r\n",
+        OK + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\nhello",
+        b"HTTP/1.1 100 Continue\r\n\r\nnonsense\r\n\r\n",
+        OK + b"x: " + b"a" * MAX_HEAD,
+        OK + b"x: " + b"a" * MAX_HEAD + b"\r\n\r\n",
+    ],
+    ids=lambda data: repr(data[:20]),
+)
+def test_a_malformed_answer_breaks_and_aborts(data: bytes) -> None:
+    rig = Rig()
+    upstream, transport = rig.connect()
+    sink = rig.serve(upstream, data)
+    assert sink.said == ["broken"]
+    assert "malformed" in sink.why
+    assert transport.state == "aborted"
+    upstream.connection_lost(None)
+    assert sink.said == ["broken"]
+    assert rig.pool.take(rig.pool.clock()) is None
+
+
+def test_bad_chunks_break_behind_the_good_ones() -> None:
+    rig = Rig()
+    upstream, transport = rig.connect()
+    sink = rig.serve(upstream, OK + b"transfer-encoding: chunked\r\n\r\n" + chunk(b"good") + b"bad\r")
+    upstream.data_received(b"\nxyz\r\n")
+    assert sink.said == ["started 200", "body"]  # 0xbad bytes are still to come
+    upstream, transport = rig.connect()
+    sink = rig.serve(upstream, OK + b"transfer-encoding: chunked\r\n\r\n" + chunk(b"good") + b"x\r\nmore")
+    assert sink.said == ["started 200", "body", "broken"]
+    assert sink.body == chunk(b"good")
+    assert transport.state == "aborted"
+
+
+def test_bytes_behind_an_answer_end_the_connection_but_not_the_answer() -> None:
+    rig = Rig()
+    upstream, transport = rig.connect()
+    sink = rig.serve(upstream, answer(b"hello") + b"HTTP/1.1 200 OK\r\n")
+    assert sink.said[-1] == "ended"
+    assert sink.body == b"hello"
+    assert transport.state == "closed"
+    assert rig.pool.take(rig.pool.clock()) is None
+
+
+def test_bytes_on_an_idle_connection_abort_it() -> None:
+    rig = Rig()
+    upstream, transport = rig.connect()
+    rig.serve(upstream, answer())
+    upstream.data_received(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+    assert transport.state == "aborted"
+    assert rig.pool.take(rig.pool.clock()) is None
+
+
+def test_an_answer_before_the_request_was_taken_aborts_the_connection() -> None:
+    rig = Rig()
+    upstream, transport = rig.connect()
+    transport.unsent = 1
+    sink = rig.serve(upstream, answer())
+    assert sink.said[-1] == "ended"
+    assert transport.state == "aborted"
+    assert rig.pool.take(rig.pool.clock()) is None
+
+
+@pytest.mark.parametrize(
+    "fields", [b"connection: close\r\n", b"connection: Close, x\r\n", b"keep-alive: timeout=5, max=0\r\n"]
+)
+def test_an_answer_that_is_the_last_ends_the_connection(fields: bytes) -> None:
+    rig = Rig()
+    upstream, transport = rig.connect()
+    sink = rig.serve(upstream, OK + b"content-length: 1\r\n" + fields + b"\r\nx")
+    assert sink.said[-1] == "ended"
+    assert transport.state == "closed"
+
+
+def test_llamacpp_keeps_a_connection_for_five_seconds_and_a_hundred_requests() -> None:
+    rig = Rig()
+    upstream, transport = rig.connect()
+    for _ in range(99):
+        rig.serve(upstream, answer(b"x", b"Keep-Alive: timeout=5, max=100"))
+        rig.now += 3.9
+        assert rig.pool.take(rig.pool.clock()) is upstream
+    rig.serve(upstream, answer(b"x", b"Connection: close"))
+    assert rig.pool.take(rig.pool.clock()) is None
+    assert transport.state == "closed"
+    upstream, _ = rig.connect()
+    rig.serve(upstream, answer(b"x", b"Keep-Alive: timeout=5, max=100"))
+    rig.now += 4.0
+    assert rig.pool.take(rig.pool.clock()) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "idle_s"),
+    [
+        ("openai", (), ENGINE_IDLE_S),
+        (NODE, (), NODE_IDLE_S),
+        (NODE, (b"keep-alive: timeout=11",), 10.0),
+        ("openai", (b"keep-alive: timeout=60",), ENGINE_IDLE_S),
+        ("openai", (b"keep-alive: timeout=0",), 0.0),
+    ],
+)
+def test_idle_connections_are_used_for_a_while_then_swept(kind: str, fields: tuple[bytes, ...], idle_s: float) -> None:
+    rig = Rig(kind)
+    (upstream, transport), (other, _) = rig.connect(), rig.connect()
+    rig.serve(other, answer(b"x", *fields))
+    rig.serve(upstream, answer(b"x", *fields))
+    rig.now += idle_s - 0.01
+    if idle_s:
+        assert rig.pool.take(rig.pool.clock()) is upstream
+        rig.pool.put(upstream)
+    rig.now += 0.02
+    rig.pool.sweep()
+    assert list(rig.pool.idle) == ([upstream] if idle_s else [])
+    rig.now += idle_s
+    assert rig.pool.take(rig.pool.clock()) is None
+    assert transport.state == "closed"
+
+
+def test_the_last_one_used_is_taken_first_and_dead_ones_are_passed_over() -> None:
+    rig = Rig()
+    connections = [rig.connect() for _ in range(4)]
+    for upstream, _ in connections:
+        rig.serve(upstream, answer())
+    connections[3][1].state = "closed"
+    connections[2][0].connection_lost(None)
+    assert rig.pool.take(rig.pool.clock()) is connections[1][0]
+    assert rig.pool.take(rig.pool.clock()) is connections[0][0]
+    assert rig.pool.take(rig.pool.clock()) is None
+
+
+def test_a_connection_that_ends_between_two_requests_is_called_stale() -> None:
+    rig = Rig()
+    upstream, _ = rig.connect()
+    rig.serve(upstream, answer())
+    sink = Sink()
+    upstream.send(sink, b"", [], 0)
+    upstream.connection_lost(None)
+    assert (sink.said, sink.stale) == (["broken"], True)
+
+    upstream, _ = rig.connect()
+    rig.serve(upstream, answer())
+    sink = rig.serve(upstream, b"HTTP/1.1 2")
+    upstream.connection_lost(None)
+    assert (sink.said, sink.stale) == (["broken"], False)  # it had begun to answer
+
+
+def test_abort_tells_the_sink_nothing_more() -> None:
+    rig = Rig()
+    upstream, transport = rig.connect()
+    sink = rig.serve(upstream, OK + b"content-length: 5\r\n\r\nhe")
+    upstream.abort()
+    upstream.connection_lost(None)
+    assert sink.said == ["started 200", "body"]
+    assert transport.state == "aborted"
+
+
+def test_a_connection_paused_for_its_client_reads_again_when_it_is_idle() -> None:
+    rig = Rig()
+    upstream, transport = rig.connect()
+    sink = Sink()
+    upstream.send(sink, b"", [], 0)
+    upstream.pause()
+    assert not transport.reading
+    upstream.data_received(answer())  # read before it was paused
+    assert sink.said[-1] == "ended"
+    assert transport.reading
+    assert rig.pool.take(rig.pool.clock()) is upstream
+
+
+def test_a_client_too_slow_for_the_last_piece_does_not_pause_what_is_already_idle() -> None:
+    rig = Rig()
+    upstream, transport = rig.connect()
+
+    class Slow(Sink):
+        def answer_body(self, data: bytes) -> None:
+            super().answer_body(data)
+            upstream.pause()
+
+    upstream.send(Slow(), b"", [], 0)
+    upstream.data_received(answer())
+    assert rig.pool.take(rig.pool.clock()) is upstream
+    assert transport.reading
+
+
+def test_long_bodies_are_not_copied_once_more() -> None:
+    rig = Rig()
+    for body, writes in ((b"x" * JOINED, 1), (b"x" * (JOINED + 1), 2)):
+        upstream, transport = rig.connect()
+        upstream.send(Sink(), b"head", [body], len(body))
+        assert len(transport.written) == writes
+        assert b"".join(transport.written) == b"head" + body
+
+
+def test_a_closed_pool_keeps_nothing() -> None:
+    rig = Rig()
+    (idle, idle_transport), (busy, busy_transport) = rig.connect(), rig.connect()
+    rig.serve(idle, answer())
+    busy.send(Sink(), b"", [], 0)
+    rig.pool.close()
+    assert idle_transport.state == "closed"
+    assert busy_transport.state == "open"
+    busy.data_received(answer())
+    assert busy_transport.state == "closed"
+    assert repr(rig.pool) == "<Pool e idle=0>"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:%d", "http://a..b:%d", "http://%%00:%d"])
+def test_a_child_that_cannot_be_dialled_is_an_os_error(url: str) -> None:
+    pool = Pool(Child("e", url % free_port(), "openai"), 1.0, None, lambda: 0.0)
+    with pytest.raises(OSError, match=r"."):
+        uvloop.run(pool.dial())

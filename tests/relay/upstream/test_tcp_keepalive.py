@@ -1,0 +1,79 @@
+"""What the kernel is told of a link, and what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvloop
+
+from hierarchy.relay.upstream.links import SILENT_S
+from hierarchy.relay.upstream.tcp_keepalive import DEAD_MS, PROBE_AFTER_S, PROBE_EVERY_S, PROBES, keep_watch, unheard_s
+
+linux = pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux's own options")
+
+
+async def pair() -> tuple[asyncio.Transport, asyncio.Transport]:
+    """Both ends of a connection; nobody reads."""
+    loop = asyncio.get_running_loop()
+    accepted: asyncio.Future[asyncio.Transport] = loop.create_future()
+
+    class Server(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            transport.pause_reading()
+            accepted.set_result(transport)
+
+    server = await loop.create_server(Server, "127.0.0.1", 0)
+    transport, _ = await loop.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
+    server.close()
+    return transport, await accepted
+
+
+@linux
+@pytest.mark.parametrize("sends_answers", [True, False])
+def test_probes_are_sent_and_only_the_end_that_asks_limits_unread_bytes(sends_answers: bool) -> None:
+    async def work() -> None:
+        transport, other = await pair()
+        keep_watch(transport, sends_answers=sends_answers)
+        sock = transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+        found = [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
+        assert found == [PROBE_AFTER_S, PROBE_EVERY_S, PROBES, 0 if sends_answers else DEAD_MS]
+        transport.abort()
+        other.abort()
+
+    uvloop.run(work())
+
+
+def test_a_dead_end_is_found_within_12_s() -> None:
+    assert PROBE_AFTER_S + PROBES * PROBE_EVERY_S <= SILENT_S <= 12
+    assert DEAD_MS <= 12_000
+
+
+def test_a_peer_that_only_does_not_read_is_not_taken_for_dead() -> None:
+    """Its kernel acknowledges what it holds, and says that it takes no more."""
+
+    async def work() -> None:
+        transport, other = await pair()
+        transport.write(b"x" * 20_000_000)
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+            assert unheard_s(transport) < 0.5
+        transport.abort()
+        other.abort()
+
+    uvloop.run(work())
+
+
+def test_what_is_no_tcp_socket_is_left_alone() -> None:
+    left, right = socket.socketpair()
+    for sock in (None, left):
+        transport: Any = SimpleNamespace(get_extra_info=lambda name, sock=sock: sock)
+        keep_watch(transport, sends_answers=True)
+        assert unheard_s(transport) == 0.0
+    left.close()
+    right.close()

@@ -1,0 +1,126 @@
+"""What `/metrics` says, read back with Prometheus' own parser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from hierarchy.runtime.metrics import BUCKETS_S, GAUGES, Histogram, Metrics, Sample
+from tests.builders import UNTIMED
+
+Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def read(metrics: Metrics) -> Values:
+    """(sample name, sorted labels) -> value; each may stand there once only."""
+    values: Values = {}
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        assert family.documentation
+        for sample in family.samples:
+            key = sample.name, tuple(sorted(sample.labels.items()))
+            assert key not in values
+            values[key] = sample.value
+    return values
+
+
+def key(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    return name, tuple(sorted(labels.items()))
+
+
+def test_nothing_counted_yet_is_valid_too() -> None:
+    assert read(Metrics()) == {key("hierarchy_retries_total"): 0}
+
+
+def test_requests_are_counted_by_how_they_ended() -> None:
+    metrics = Metrics()
+    labels = {"model": "m", "api": "openai", "child": "gpu"}
+    tally = metrics.tally(**labels)
+    for outcome in ("ok", "ok", "cut"):
+        tally.done(outcome)
+        tally.total.observe(0.3)
+    tally.ttft.observe(0.2)
+    assert metrics.tally(**labels) is tally
+    metrics.tally("m", "fastchat", "gpu").done("ok")
+    for code in ("model_not_found", "model_not_found", "bad_request"):
+        metrics.refuse(code)
+    metrics.retries += 2
+    values = read(metrics)
+    assert values[key("hierarchy_requests_total", **labels, outcome="ok")] == 2
+    assert values[key("hierarchy_requests_total", **labels, outcome="cut")] == 1
+    assert values[key("hierarchy_requests_total", model="m", api="fastchat", child="gpu", outcome="ok")] == 1
+    assert values[key("hierarchy_time_to_first_byte_seconds_count", **labels)] == 1
+    assert values[key("hierarchy_request_seconds_count", **labels)] == 3
+    assert values[key("hierarchy_request_seconds_sum", **labels)] == pytest.approx(0.9)
+    assert values[key("hierarchy_refused_total", code="model_not_found")] == 2
+    assert values[key("hierarchy_refused_total", code="bad_request")] == 1
+    assert values[key("hierarchy_retries_total")] == 2
+    assert read(metrics) == values  # reading counts nothing
+
+
+def test_names_of_strangers_cannot_break_the_format() -> None:
+    metrics = Metrics()
+    odd = 'a"b\\c\nd{e="f"} 1'
+    metrics.tally(odd, "openai", odd).done("ok")
+    assert read(metrics)[key("hierarchy_requests_total", model=odd, api="openai", child=odd, outcome="ok")] == 1
+
+
+def test_gauges_are_asked_at_each_reading() -> None:
+    in_flight = 1.0
+
+    def gauges() -> Iterable[Sample]:
+        yield "hierarchy_requests_in_flight", ("gpu",), in_flight
+        yield "hierarchy_connections", (), 7.0
+
+    metrics = Metrics(gauges)
+    assert read(metrics)[key("hierarchy_requests_in_flight", child="gpu")] == 1
+    in_flight = 5.0
+    values = read(metrics)
+    assert values[key("hierarchy_requests_in_flight", child="gpu")] == 5
+    assert values[key("hierarchy_connections")] == 7
+
+
+def test_every_declared_gauge_can_be_shown() -> None:
+    metrics = Metrics(lambda: [(name, tuple(labels), 1.0) for name, (_, labels) in GAUGES.items()])
+    values = read(metrics)
+    for name, (_, labels) in GAUGES.items():
+        assert values[key(name, **{label: label for label in labels})] == 1
+
+
+def test_two_processes_metrics_do_not_mix() -> None:
+    one, other = Metrics(), Metrics()
+    one.refuse("x")
+    assert other.refused == {}
+    assert key("hierarchy_refused_total", code="x") not in read(other)
+
+
+@UNTIMED
+@given(st.lists(st.floats(0, 1e4) | st.sampled_from(BUCKETS_S)))
+def test_a_histogram_is_cumulative_and_complete(seconds: list[float]) -> None:
+    histogram = Histogram()
+    for each in seconds:
+        histogram.observe(each)
+    rows = histogram.cumulative()
+    assert [math.inf if bound == "+Inf" else float(bound) for bound, _ in rows] == [*BUCKETS_S, math.inf]
+    for bound, count in rows:
+        assert count == sum(each <= float(bound) for each in seconds)  # "le": the bound itself counts
+    assert rows[-1][1] == len(seconds)
+    assert histogram.sum == pytest.approx(math.fsum(seconds))
+
+
+def test_a_histogram_reads_back_as_it_was_written() -> None:
+    metrics = Metrics()
+    labels = {"model": "m", "api": "openai", "child": "gpu"}
+    tally = metrics.tally(**labels)
+    for seconds in (0.001, 0.3, 0.3, 1000.0):
+        tally.ttft.observe(seconds)
+    values = read(metrics)
+    name = "hierarchy_time_to_first_byte_seconds"
+    counts = {bound: values[key(f"{name}_bucket", **labels, le=bound)] for bound in ("0.005", "0.25", "0.5", "+Inf")}
+    assert counts == {"0.005": 1, "0.25": 1, "0.5": 3, "+Inf": 4}
+    assert values[key(f"{name}_count", **labels)] == 4
+    assert values[key(f"{name}_sum", **labels)] == pytest.approx(1000.601)

@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from hierarchy.runtime.processes import Backoff, LineSplitter, Supervised, exit_in_words
+
+QUICK = Backoff(first_s=0.01, longest_s=0.05)
+DEADLINE_S = 20.0
+PROC = Path("/proc")
+
+Runner = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Runner:
+    """Runs a coroutine on both of the event loops that nodes and commands use."""
+
+    def runner(coroutine: Coroutine[Any, Any, None]) -> None:
+        factory = uvloop.new_event_loop if request.param == "uvloop" else None
+        with asyncio.Runner(loop_factory=factory) as loop:
+            loop.run(coroutine)
+
+    return runner
+
+
+class Lines(list[str]):
+    """What a process printed; `until` waits for a line, with a deadline."""
+
+    def __call__(self, name: str, line: str) -> None:
+        self.append(line)
+
+    async def until(self, text: str, count: int = 1) -> None:
+        await eventually(lambda: sum(text in line for line in self) >= count)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 - what other processes do sets no event of ours
+            await asyncio.sleep(0.005)
+
+
+def script(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (a zombie, which its init has still to reap, does not)."""
+    try:
+        os.kill(pid, 0)
+        return not PROC.exists() or (PROC / str(pid) / "stat").read_text().rsplit(") ", 1)[1][0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+# --- pure parts
+
+
+@pytest.mark.parametrize(
+    ("failures", "delay_s"), [(1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0), (5, 8.0), (6, 10.0), (7, 10.0), (10_000, 10.0)]
+)
+def test_backoff_doubles_up_to_its_longest(failures: int, delay_s: float) -> None:
+    assert Backoff().delay_s(failures) == delay_s
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (0, "ended with status 0"),
+        (1, "ended with status 1"),
+        (2, "ended with status 2 (usage error)"),
+        (-9, "was ended by SIGKILL"),
+        (-99, "was ended by signal 99"),
+    ],
+)
+def test_exit_in_words(status: int, words: str) -> None:
+    assert exit_in_words(status) == words
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200)), st.integers(1, 30))
+@example(b"\r", [], 1)
+def test_lines_do_not_depend_on_how_bytes_arrive(data: bytes, cuts: list[int], max_chars: int) -> None:
+    splitter = LineSplitter(max_chars)
+    edges = [0, *sorted(cut for cut in cuts if cut <= len(data)), len(data)]
+    lines = [line for a, b in itertools.pairwise(edges) for line in splitter.feed(data[a:b])]
+    lines += splitter.feed(b"", final=True)
+    assert all(len(line) <= max_chars for line in lines)
+    text = data.decode("utf-8", "replace")
+    assert "".join(lines).replace("\r", "") == text.replace("\n", "").replace("\r", "")
+    if all(len(line) <= max_chars for line in text.split("\n")):
+        assert lines == [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n") if text]
+
+
+def test_a_line_without_end_is_not_hoarded() -> None:
+    splitter = LineSplitter(max_chars=10)
+    assert list(splitter.feed(b"x" * 25)) == ["x" * 10, "x" * 10, "x" * 5]
+    assert list(splitter.feed(b"", final=True)) == []
+
+
+# --- real processes
+
+
+def test_merges_stdout_and_stderr_with_a_partial_last_line(run: Runner) -> None:
+    async def body() -> None:
+        lines = Lines()
+        code = "import sys; print('out'); print('err', file=sys.stderr); print('last', end=''); sys.exit(2)"
+        child = Supervised("a", script(code), lines)
+        assert await child.run() == 2
+        assert lines == ["out", "err", "last"]
+
+    run(body())
+
+
+def test_a_usage_error_at_the_start_is_not_tried_again(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        child = Supervised("a", script("raise SystemExit(2)"), Lines(), backoff=QUICK)
+        assert await child.run() == 2
+        assert child.starts == 1
+        assert child.pid is None
+
+    run(body())
+    assert "a ended with status 2 (usage error), so it is not started again" in caplog.text
+
+
+def test_a_usage_error_after_a_settled_life_is_tried_again(run: Runner) -> None:
+    async def body() -> None:
+        now = [0.0]
+
+        def on_line(name: str, line: str) -> None:
+            now[0] += 11.0  # the first life is a long one
+
+        code = "print('hello'); raise SystemExit(2)"
+        child = Supervised("a", script(code), on_line, backoff=QUICK, clock=lambda: now[0])
+        task = asyncio.create_task(child.run())
+        await eventually(lambda: child.starts >= 3)
+        assert await child.stop(5)
+        assert await task is None
+
+    run(body())
+
+
+def test_restarts_what_dies_and_says_how(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def body() -> None:
+        lines = Lines()
+        child = Supervised(
+            "gpu", script("import os, time; print('up', os.getpid()); time.sleep(60)"), lines, backoff=QUICK
+        )
+        task = asyncio.create_task(child.run())
+        await lines.until("up")
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        await lines.until("up", count=2)
+        assert lines[0] != lines[1]
+        assert await child.stop(5)
+        assert await task is None
+
+    run(body())
+    assert "gpu was ended by SIGKILL after 0." in caplog.text
+    assert "gpu: starting it again in 0.01 s" in caplog.text
+
+
+@pytest.mark.parametrize(("life_s", "delays"), [(1.0, ["0.01", "0.02", "0.04"]), (10.0, ["0.01", "0.01", "0.01"])])
+def test_backoff_starts_over_after_a_settled_life(
+    life_s: float, delays: list[str], run: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def body() -> None:
+        now = [0.0]
+
+        def on_line(name: str, line: str) -> None:
+            now[0] += life_s
+
+        child = Supervised(
+            "a", script("print('hello'); raise SystemExit(1)"), on_line, backoff=QUICK, clock=lambda: now[0]
+        )
+        task = asyncio.create_task(child.run())
+        await eventually(lambda: child.starts >= 4)
+        assert await child.stop(5)
+        await task
+
+    run(body())
+    said = [record.args for record in caplog.records if "starting it again" in record.msg]
+    assert [f"{args[1]:g}" for args in said if isinstance(args, tuple)][:3] == delays
+
+
+def test_what_cannot_be_started_is_reported_and_tried_again(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        child = Supervised("a", ["/nonexistent/program"], Lines(), backoff=QUICK)
+        task = asyncio.create_task(child.run())
+        await eventually(lambda: child.starts >= 3)
+        assert await child.stop(5)
+        assert await task is None
+
+    run(body())
+    assert "cannot start a (/nonexistent/program): No such file or directory" in caplog.text
+
+
+def test_stop_lets_it_finish(run: Runner) -> None:
+    async def body() -> None:
+        lines = Lines()
+        code = (
+            "import signal, sys, time\n"
+            "signal.signal(signal.SIGTERM, lambda *_: (print('finishing'), sys.exit(0)))\n"
+            "print('ready'); time.sleep(60)"
+        )
+        child = Supervised("a", script(code), lines)
+        task = asyncio.create_task(child.run())
+        await lines.until("ready")
+        assert await child.stop(10)
+        assert await task is None
+        assert lines == ["ready", "finishing"]
+
+    run(body())
+
+
+def test_stop_kills_what_ignores_sigterm(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        lines = Lines()
+        code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); time.sleep(60)"
+        child = Supervised("a", script(code), lines)
+        task = asyncio.create_task(child.run())
+        await lines.until("ready")
+        pid = child.pid
+        assert pid is not None
+        assert await child.stop(0.05)
+        assert await task is None
+        assert not alive(pid)
+
+    run(body())
+    assert "a did not end within 0.05 s, killing it" in caplog.text
+
+
+@pytest.mark.parametrize("when", ["before run", "while it starts", "between two lives"])
+def test_stop_at_any_moment_leaves_nothing(when: str, run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def body() -> None:
+        child = Supervised("a", script("raise SystemExit(1)"), Lines(), backoff=Backoff(first_s=60, longest_s=60))
+        run_task = asyncio.create_task(child.run())
+        if when == "while it starts":
+            await eventually(lambda: child.starts == 1)
+        elif when == "between two lives":
+            await eventually(lambda: "starting it again in 60 s" in caplog.text)
+        assert await child.stop(10)
+        assert await run_task is None
+        assert child.pid is None
+        assert child.starts <= 1
+
+    run(body())
+
+
+def test_cancelling_run_kills_the_process(run: Runner) -> None:
+    async def body() -> None:
+        lines = Lines()
+        child = Supervised("a", script("import time; print('ready'); time.sleep(60)"), lines)
+        task = asyncio.create_task(child.run())
+        await lines.until("ready")
+        pid = child.pid
+        assert pid is not None
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await eventually(lambda: not alive(pid))
+
+    run(body())
+
+
+def test_a_flood_of_output_and_a_broken_callback_do_not_stop_it(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        seen = 0
+
+        def on_line(name: str, line: str) -> None:
+            nonlocal seen
+            seen += len(line)
+            if line == "boom":
+                raise ValueError(line)
+
+        code = "import sys; print('boom'); sys.stdout.write('x' * 3_000_000 + '\\n' * 10); sys.exit(2)"
+        assert await Supervised("a", script(code), on_line).run() == 2
+        assert seen == 3_000_004
+
+    run(body())
+    assert "a line of a is lost" in caplog.text
+
+
+def test_a_grandchild_that_holds_the_output_does_not_hold_us(run: Runner) -> None:
+    async def body() -> None:
+        lines = Lines()
+        code = (
+            "import subprocess, sys\n"
+            "child = subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'], start_new_session=True)\n"
+            "print('grandchild', child.pid); sys.exit(2)"
+        )
+        async with asyncio.timeout(DEADLINE_S):
+            assert await Supervised("a", script(code), lines).run() == 2
+        grandchild = int(lines[0].split()[1])
+        await eventually(lambda: not alive(grandchild))  # its stdin was ours, and it is closed now
+
+    run(body())
+
+
+def test_kill_9_of_the_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
+    child = "import os, sys; print('child', os.getpid(), flush=True); sys.stdin.read()"
+    parent = (
+        "import asyncio, sys\n"
+        "from hierarchy.runtime.processes import Supervised\n"
+        f"argv = [sys.executable, '-c', {child!r}]\n"
+        "on_line = lambda name, line: print(line, flush=True)\n"
+        "async def main(): await Supervised('a', argv, on_line).run()\n"
+        "asyncio.run(main())"
+    )
+
+    async def body() -> None:
+        process = await asyncio.create_subprocess_exec(*script(parent), stdout=asyncio.subprocess.PIPE)
+        assert process.stdout is not None
+        async with asyncio.timeout(DEADLINE_S):
+            pid = int((await process.stdout.readline()).split()[1])
+            assert alive(pid)
+            process.kill()
+            await process.wait()
+        await eventually(lambda: not alive(pid))
+
+    asyncio.run(body())
+
+
+def test_env_is_added_to_ours_and_the_session_is_its_own(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OURS", "1")
+
+    async def body() -> None:
+        lines = Lines()
+        code = (
+            "import os, sys; print(os.environ['OURS'], os.environ['THEIRS'], os.getsid(0) == os.getpid()); sys.exit(2)"
+        )
+        await Supervised("a", script(code), lines, env={"THEIRS": "2"}).run()
+        assert lines == ["1 2 True"]
+
+    run(body())
+
+
+def test_no_descriptor_leaks(run: Runner) -> None:
+    async def body() -> None:
+        child = Supervised("a", script("raise SystemExit(1)"), Lines(), backoff=QUICK)
+        task = asyncio.create_task(child.run())
+        await eventually(lambda: child.starts >= 2)
+        before = len(os.listdir("/dev/fd"))  # noqa: PTH208
+        await eventually(lambda: child.starts >= 8)
+        assert len(os.listdir("/dev/fd")) <= before + 6  # noqa: PTH208 - one life's own may be open at either moment
+        assert await child.stop(5)
+        await task
+
+    run(body())

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Sequence
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.security.dial_guard import ForbiddenAddress, Guard, GuardedTransport, connect, networks, plain
+from tests.builders import UNTIMED
+from tests.support import free_port, running_app
+
+OPEN = Guard()
+NEVER = [
+    "0.0.0.0", "0.1.2.3", "255.255.255.255", "169.254.169.254", "169.254.0.1", "224.0.0.1", "239.1.1.1", "::",
+    "fe80::1", "fe80::1%eth0", "febf::1", "ff02::1", "fd00:ec2::254", "fd00:ec2::23", "100.100.100.200",
+    "168.63.129.16", "192.0.0.192", "fd20:ce::254",
+]  # fmt: skip
+
+
+def disguises(address: str) -> list[str]:
+    """IPv6 addresses that lead to an IPv4 one."""
+    number = int(ipaddress.IPv4Address(address))
+    six = [
+        0xFFFF << 32 | number,
+        number,
+        int(ipaddress.IPv6Address("64:ff9b::")) | number,
+        0x2002 << 112 | number << 80,
+    ]
+    return [str(ipaddress.IPv6Address(value)) for value in six if value > 0xFFFF]
+
+
+@pytest.mark.parametrize("address", NEVER)
+@pytest.mark.parametrize("guard", [OPEN, Guard(networks(["0.0.0.0/0", "::/0"]))], ids=["open", "allows all"])
+def test_some_addresses_are_never_dialled_whatever_is_allowed(address: str, guard: Guard) -> None:
+    for local in (True, False):
+        assert "never" in guard.flaw(address, local=local)
+        if ":" not in address:
+            for disguised in disguises(address):
+                assert "never" in guard.flaw(disguised, local=local), disguised
+
+
+@UNTIMED
+@given(st.ip_addresses(v=4))
+def test_an_ipv4_address_inside_an_ipv6_one_is_judged_as_itself(ip: ipaddress.IPv4Address) -> None:
+    guard = Guard(networks(["10.0.0.0/8"]))
+    for disguised in disguises(str(ip)):
+        assert plain(ipaddress.ip_address(disguised)) == ip
+        assert guard.flaw(disguised, local=False) == guard.flaw(str(ip), local=False)
+        assert guard.permits(disguised) == guard.permits(str(ip))
+
+
+@UNTIMED
+@given(st.ip_addresses())
+def test_allow_admits_what_is_in_it_and_nothing_else(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    guard = Guard(networks([str(plain(ip))]))
+    other = Guard(networks(["192.0.2.7/32"]))
+    if OPEN.flaw(str(ip), local=True) == "":
+        assert guard.flaw(str(ip), local=False) == ""
+        assert other.flaw(str(ip), local=True) or plain(ip) == ipaddress.ip_address("192.0.2.7")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", *disguises("127.0.0.1")])
+def test_loopback_is_for_children_of_this_machine(address: str) -> None:
+    assert OPEN.flaw(address, local=True) == ""
+    assert "loopback" in OPEN.flaw(address, local=False)
+    assert Guard(networks(["127.0.0.0/8", "::1/128"])).flaw(address, local=False) == ""
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "localhost", "0"])
+def test_other_spellings_of_loopback_are_found_out_when_they_are_resolved(host: str) -> None:
+    with pytest.raises(OSError):  # noqa: PT011
+        asyncio.run(OPEN.addresses(host, 80, local=False))
+
+
+@pytest.mark.parametrize("host", ["2852039166", "0xa9fea9fe", "0251.0376.0251.0376"])
+def test_other_spellings_of_a_metadata_address_are_found_out(host: str) -> None:
+    with pytest.raises(OSError):  # noqa: PT011
+        asyncio.run(OPEN.addresses(host, 80, local=True))
+
+
+class Names:
+    """A resolver that gives another answer each time, as a hostile name server does."""
+
+    def __init__(self, *answers: Sequence[str]) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        self.asked += 1
+        return self.answers.pop(0)
+
+
+def test_a_name_is_resolved_once_and_what_was_checked_is_dialled() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        names = Names(["127.0.0.1"], ["169.254.169.254"])
+
+        async def dial() -> None:
+            await connect(asyncio.Protocol, "good.example", port, None, Guard((), names), local=True)
+
+        asyncio.run(dial())
+        assert names.asked == 1
+        with pytest.raises(ForbiddenAddress, match=r"good.example \(169.254.169.254\) is never dialled"):
+            asyncio.run(dial())
+
+
+def test_one_bad_address_among_good_ones_spoils_the_name() -> None:
+    names = Names(["127.0.0.1", "169.254.169.254"])
+    with pytest.raises(ForbiddenAddress):
+        asyncio.run(Guard((), names).addresses("mixed.example", 80, local=True))
+
+
+def test_the_next_address_is_tried_where_one_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        guard = Guard((), Names(["127.0.0.2", "127.0.0.1"]))
+        asyncio.run(connect(asyncio.Protocol, "two.example", server.getsockname()[1], None, guard, local=True))
+    guard = Guard((), Names(["127.0.0.2", "127.0.0.1"]))
+    with pytest.raises(ConnectionRefusedError):
+        asyncio.run(connect(asyncio.Protocol, "two.example", free_port(), None, guard, local=True))
+
+
+def test_a_probe_goes_to_the_checked_address_with_the_name_as_host() -> None:
+    heard = []
+
+    async def app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+        heard.append(dict(scope["headers"])[b"host"])
+        await send(
+            {"type": "http.response.start", "status": 307, "headers": [(b"location", b"http://169.254.169.254/")]}
+        )
+        await send({"type": "http.response.body", "body": b""})
+
+    async def probe(guard: Guard, port: int) -> httpx.Response:
+        inner = httpx.AsyncHTTPTransport()
+        async with httpx.AsyncClient(transport=GuardedTransport(inner, guard, local=True)) as http:
+            answer = await http.post(f"http://worker.example:{port}/worker_get_status")
+        await inner.aclose()
+        return answer
+
+    with running_app(app, lifespan="off") as url:
+        port = int(url.rpartition(":")[2])
+        answer = asyncio.run(probe(Guard((), Names(["127.0.0.1"])), port))
+        assert answer.status_code == 307  # told, and not followed
+        assert heard == [f"worker.example:{port}".encode()]
+        with pytest.raises(httpx.ConnectError, match="never dialled"):
+            asyncio.run(probe(Guard((), Names(["169.254.169.254"])), port))
+    assert len(heard) == 1

@@ -1,0 +1,154 @@
+"""A running tree as a graph, the checks on it, and how it differs from the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.topology import live
+from hierarchy.topology.drift import drift
+from hierarchy.topology.graph import build
+from hierarchy.topology.live import build_live
+from tests.builders import UNTIMED, nested
+from tests.trees import from_text
+
+CONFIG = """\
+version: 1
+nodes:
+  root: {listen: "10.0.0.1:1"}
+  a: {parent: root, listen: "10.0.0.2:1"}
+  b: {parent: root, listen: ["10.0.0.3:1", "10.9.0.3:1"]}
+engines:
+  a1: {parent: a, kind: vllm, url: "http://10.0.0.11:8000", models: [m]}
+  b1: {parent: b, kind: simulated, model: m}
+"""
+
+
+def entry(
+    name: str, kind: str = "node", url: str = "", models: tuple[str, ...] = ("m",), **fields: Any
+) -> dict[str, Any]:
+    rows = [{"name": model, "api": "openai"} for model in models]
+    below = {child["name"]: child for child in fields.pop("below", [])}
+    instance = f"{name}-1" if kind == "node" else ""
+    known = {"name": name, "kind": kind, "url": url or f"http://{name}:1", "state": "up", "instance": instance}
+    return {**known, "models": rows, "speed": 1.0, "children": below, **fields}
+
+
+def running(**changes: Any) -> dict[str, Any]:
+    """The tree of CONFIG as it runs, with some fields of some entries changed."""
+
+    def made(name: str, kind: str, url: str, below: list[dict[str, Any]]) -> dict[str, Any]:
+        return entry(name, **{"kind": kind, "url": url, "below": below, **changes.get(name, {})})
+
+    a1 = made("a1", "vllm", "http://10.0.0.11:8000", [])
+    b1 = made("b1", "simulated", "http://127.0.0.1:4711", [])
+    sites = [made("a", "node", "http://10.0.0.2:1", [a1]), made("b", "node", "http://10.9.0.3:1", [b1])]
+    return made("root", "node", "http://10.0.0.1:1", sites)
+
+
+def drifts(tmp_path: Path, tree: dict[str, Any]) -> list[str]:
+    declared = build(from_text(tmp_path, CONFIG).config)
+    return [f"{item.name}: {item.what}" for item in drift(declared, build_live(tree))]
+
+
+def problems(tree: dict[str, Any]) -> list[str]:
+    return [f"{problem.field}: {problem.message}" for problem in live.problems(build_live(tree), "http://x")]
+
+
+def test_a_tree_that_runs_as_it_is_declared(tmp_path: Path) -> None:
+    assert (drifts(tmp_path, running()), problems(running())) == ([], [])
+
+
+A1 = entry("a1", "vllm", "http://10.0.0.11:8000")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"a": {"below": []}}, ["a1: declared below a, and absent"]),
+        ({"a1": {"state": "gone", "detail": "left 9 s ago"}}, ["a1: declared, and absent: left 9 s ago"]),
+        ({"a1": {"state": "down", "detail": "refused"}}, ["a1: is down: refused"]),
+        ({"a1": {"models": ("m", "n")}}, ["a1: serves n too, which is not declared"]),
+        ({"a1": {"models": ("n",)}}, ["a1: serves n, declared with m"]),
+        ({"b1": {"models": ()}}, ["b1: serves nothing, declared with m"]),
+        ({"a1": {"kind": "sglang"}}, ["a1: is of kind sglang, declared as vllm"]),
+        (
+            {"a1": {"url": "http://10.0.0.12:8000"}},
+            ["a1: is at http://10.0.0.12:8000, declared at http://10.0.0.11:8000"],
+        ),
+        ({"b": {"url": "http://10.0.0.3:1"}}, []),
+        (
+            {"b": {"url": "http://10.0.0.4:1"}},
+            ["b: is at http://10.0.0.4:1, declared at http://10.0.0.3:1, http://10.9.0.3:1"],
+        ),
+        (
+            {"b": {"below": [entry("b1", "simulated"), A1]}, "a": {"below": []}},
+            ["a1: stands below b, declared below a"],
+        ),
+        (
+            {"b": {"below": [entry("b1", "simulated"), entry("b2", "vllm")]}},
+            ["b2: present below b (vllm at http://b2:1), and undeclared"],
+        ),
+        ({"b": {"below": [entry("b1", "simulated"), entry("b2", "vllm", state="gone")]}}, []),
+    ],
+)
+def test_drift(tmp_path: Path, changes: dict[str, Any], told: list[str]) -> None:
+    assert drifts(tmp_path, running(**changes)) == told
+
+
+def test_a_node_below_the_root_is_asked_for_its_own_part(tmp_path: Path) -> None:
+    part = running()["children"]["a"]
+    assert drifts(tmp_path, part) == []
+    assert drifts(tmp_path, {**part, "children": {}}) == ["a1: declared below a, and absent"]
+
+
+def test_a_stranger_at_the_top_has_all_against_it(tmp_path: Path) -> None:
+    told = drifts(tmp_path, entry("x"))
+    assert len(told) == 6
+    assert told[0] == "root: declared, and absent"
+    assert told[-1] == "x: present (node at http://x:1), and undeclared"
+
+
+def test_one_process_below_two_parents_stands_once(tmp_path: Path) -> None:
+    rack = entry("rack", below=[entry("gpu", "vllm")])
+    graph = build_live(entry("root", below=[entry("a", below=[rack]), entry("b", below=[rack])]))
+    assert sorted(graph.pred["rack"]) == ["a", "b"]
+    assert len(graph) == 5
+    assert problems(entry("root", below=[entry("a", below=[rack]), entry("b", below=[rack])])) == []
+
+
+def test_what_registration_could_not_see_is_found() -> None:
+    twin = entry("a", url="http://10.0.0.9:1", instance="other", below=[entry("x", "vllm")])
+    assert problems(running(b={"below": [twin]})) == ["root/b/a: another process of this name is root/a"]
+    loop = entry("b", url="http://10.9.0.3:1")
+    assert problems(running(b={"below": [entry("c", below=[loop])]}))[0] == "root/b: a cycle: b -> c -> b"
+    same = entry("z", "vllm", "http://10.0.0.11:8000")
+    assert problems(running(b={"below": [same]})) == ['root/b/z: 10.0.0.11:8000 is the address of engine "a1" already']
+    assert problems(running(b={"below": []})) == ["root/b: no engine serves it: nothing stands below"]
+    node_name = entry("a", "vllm", "http://10.0.0.77:1")
+    assert problems(running(b={"below": [node_name]})) == ["root/b/a: a node has this name too"]
+
+
+def test_flags_name_engines_alike_at_every_node_and_reverse_links_share_addresses() -> None:
+    gpus = [entry("vllm-1", "vllm", f"http://gpu{n}:1") for n in range(2)]
+    assert problems(running(a={"below": gpus[:1]}, b={"below": gpus[1:]})) == []
+    behind = {"url": "http://127.0.0.1:21001", "link": "reverse"}
+    assert problems(running(a=behind, b=behind)) == []
+
+
+@UNTIMED
+@given(nested(st.none() | st.booleans() | st.integers() | st.sampled_from(["node", "up", "a", "http://a:1"])))
+def test_any_json_is_taken(junk: Any) -> None:
+    tree = {
+        "name": "root",
+        "kind": "node",
+        "children": {"x": {"name": junk, "models": junk, "children": junk, "url": junk}},
+    }
+    declared = build_live(running())
+    graph = build_live(tree)
+    live.problems(graph, "http://x")
+    drift(declared, graph)

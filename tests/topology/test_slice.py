@@ -1,0 +1,126 @@
+"""One node's part of a tree, as a file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from hierarchy.cli.serve import from_file
+from hierarchy.config.models import LoadedTree, NodeConfig, TreeConfig, load
+from hierarchy.errors import UsageError
+from hierarchy.topology.graph import cut, validate
+from hierarchy.topology.slice import PARTLY, SHARED, as_yaml, slice_of
+from tests.builders import UNTIMED
+from tests.topology.test_graph import trees
+from tests.trees import CONFIGS, from_data, from_text
+
+SITES = """\
+version: 1
+subnets: {dmz: 10.0.0.0/24, a: 10.1.0.0/24, b: 10.2.0.0/24}
+reach: [[a, dmz], [dmz, a], [b, dmz], [dmz, b]]
+defaults: {dispatch: p2c, grace_s: 5}
+aliases: {gpt: [m, {model: n, weight: 2}]}
+nodes:
+  root: {listen: ["10.0.0.1:1", "[::1]:1"], access_log: true}
+  a: {parent: root, listen: "0.0.0.0:1", advertise: "http://10.1.0.1:1", report_interval_s: 2}
+  b: {parent: root, listen: "10.2.0.1:1", dispatch: lottery}
+engines:
+  a1: {parent: a, kind: vllm, url: "http://10.1.0.11:8000", speed: 4, models: {m: "org/m"}}
+  b1: {parent: b, kind: simulated, model: n, simulated: {slots: 2}}
+"""
+
+
+def part_of(loaded: LoadedTree, name: str, folder: Path) -> LoadedTree:
+    return from_text(folder, as_yaml(slice_of(loaded, name), "a comment"))
+
+
+def every_node(loaded: LoadedTree, folder: Path) -> None:
+    for name in loaded.config.nodes:
+        part = part_of(loaded, name, folder)
+        assert validate(part) == []
+        assert cut(part, name) == cut(loaded, name)
+        assert from_file(folder / "tree.yaml", None) == cut(loaded, name)
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_node_of_each_example_gets_from_its_part_what_it_gets_from_the_whole(config: Path, tmp_path: Path) -> None:
+    every_node(load(config), tmp_path)
+
+
+def test_every_kind_of_field_survives(tmp_path: Path) -> None:
+    every_node(from_text(tmp_path, SITES), tmp_path)
+
+
+@settings(UNTIMED, max_examples=15)
+@given(data=trees())
+def test_so_does_any_tree(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    every_node(from_data(data), tmp_path_factory.getbasetemp())
+
+
+def test_nothing_of_other_sites_is_in_it(tmp_path: Path) -> None:
+    loaded = from_text(tmp_path, SITES)
+    text = as_yaml(slice_of(loaded, "a"), "x")
+    assert not [word for word in ("b1", "lottery", "10.2.0", "access_log") if word in text]
+    assert set(slice_of(loaded, "a")["nodes"]) == {"root", "a"}
+    root = slice_of(loaded, "root")
+    assert root["nodes"]["b"] == {"parent": "root", "listen": ["10.2.0.1:1"], "advertise": "http://10.2.0.1:1"}
+    assert "engines" not in root
+
+
+SECRETS = """\
+version: 1
+defaults:
+  security: {key: "env:TREE", join_token: "env:OTHERS", state_dir: "/var/x"}
+  tls: {cert: o.pem, key: o.key, ca: ca.pem, require_client_cert: true}
+nodes:
+  root: {listen: "10.0.0.1:1", security: {admin_keys: "file:/root/admins"}, admin_listen: "127.0.0.1:2"}
+  a:
+    parent: root
+    listen: "10.1.0.1:1"
+    link: auto
+    proxy: http://10.1.0.9:3128
+    security: {key: "env:OWN", join_token: "file:mine"}
+    tls: {cert: a.pem, key: a.key}
+  b: {parent: a, listen: "10.2.0.1:1", security: {join_token: "env:B"}, proxy: http://10.2.0.9:3128}
+engines:
+  a1: {parent: a, kind: vllm, url: "http://10.1.0.11:8000", api_key: "env:A1"}
+  b1: {parent: b, kind: vllm, url: "http://10.2.0.11:8000", api_key: "env:B1"}
+"""
+
+
+def test_of_secrets_and_certificates_only_its_own_places_are_in_it(tmp_path: Path) -> None:
+    loaded = from_text(tmp_path, SECRETS)
+    every_node(loaded, tmp_path)
+    part = slice_of(loaded, "a")
+    assert "defaults" not in part
+    assert part["nodes"]["a"]["security"] == {"key": "env:OWN", "join_token": "file:mine", "state_dir": "/var/x"}
+    assert part["nodes"]["a"]["tls"] == {"cert": "a.pem", "key": "a.key", "ca": "ca.pem", "require_client_cert": True}
+    text = as_yaml(part, "x")
+    assert not [word for word in ("TREE", "OTHERS", "o.pem", "admins", "env:B", "10.2.0.9", ":2") if word in text]
+    assert part["nodes"]["root"] == {"listen": ["10.0.0.1:1"], "advertise": "https://10.0.0.1:1"}
+
+
+def test_of_each_section_it_is_decided_whether_it_belongs_into_a_part() -> None:
+    assert {*SHARED, *PARTLY} == TreeConfig.model_fields.keys()
+
+
+def test_a_part_serves_no_other_node(tmp_path: Path) -> None:
+    part = part_of(from_text(tmp_path, SITES), "a", tmp_path)
+    with pytest.raises(UsageError, match='is the part of node "a"; run "root" from its own'):
+        cut(part, "root")
+    with pytest.raises(UsageError, match='no node "nope"'):
+        slice_of(part, "nope")
+
+
+def test_a_part_whose_node_is_missing_is_refused(tmp_path: Path) -> None:
+    text = as_yaml(slice_of(from_text(tmp_path, SITES), "a"), "x").replace("slice: a", "slice: c")
+    (problem, *_) = [str(problem) for problem in validate(from_text(tmp_path, text)) if problem.field == "slice"]
+    assert 'slice: no node "c"' in problem
+
+
+def test_the_comment_comes_first(tmp_path: Path) -> None:
+    assert as_yaml(slice_of(from_text(tmp_path, SITES), "a"), "one\ntwo").startswith("# one\n# two\nversion: 1\n")
+    assert isinstance(from_file(tmp_path / "tree.yaml", "a"), NodeConfig)

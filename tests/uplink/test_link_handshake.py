@@ -1,0 +1,118 @@
+"""Asking for a link: one GET and whatever the parent answers, in any pieces."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.relay.upstream.links import LINK_PROTOCOL, SWITCHING, WANTED, admit, asks_for_link
+from hierarchy.uplink.link_handshake import Knock, RefusedError
+from hierarchy.wire.messages import Identity
+from tests.builders import registration, site
+from tests.http.test_framing import sizes, split
+from tests.relay.memory import MemoryLane
+from tests.relay.raw import FakeTransport, answer
+
+ME = Identity("site", "http://site:21001", "site-1")
+REFUSED = answer(b'{"error": "no such child"}', b"connection: close", status=b"404 Not Found")
+
+
+class Rig:
+    """A knock on a transport that only remembers."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.knock = Knock("http://root:21001", ME, b"secret", lambda transport, behind: self.taken.append(behind))
+        self.transport: Any = FakeTransport()
+        self.knock.connection_made(self.transport)
+
+
+def run(work: Any) -> Any:
+    return asyncio.run(work())
+
+
+def test_the_question_is_one_that_the_parent_takes() -> None:
+    async def work() -> None:
+        rig = Rig()
+        lane = MemoryLane().lane
+        child = lane.registry.register(registration(site("site", secret="secret")), reverse=True)
+        head = rig.transport.output
+        assert head.startswith(b"GET /link HTTP/1.1\r\nhost: root:21001\r\n")
+        assert head.endswith(b"\r\n\r\n")
+        fields = [tuple(line.split(b": ", 1)) for line in head.split(b"\r\n")[1:-2]]
+        assert asks_for_link(b"/link", fields)
+        assert admit(b"GET", fields, lane.registry.children) is child
+
+    run(work)
+
+
+@given(sizes, st.sampled_from([b"", b"POST /v1/x HTTP/1.1\r\n", b"\x00" * 100]), st.integers(0, 10**8))
+def test_a_101_is_understood_in_any_pieces_and_no_byte_behind_it_is_lost(
+    cuts: list[int], behind: bytes, wanted: int
+) -> None:
+    async def work() -> None:
+        rig = Rig()
+        data = SWITCHING % (LINK_PROTOCOL, WANTED, wanted)
+        late = b""
+        for piece in split(data + behind, cuts):
+            if rig.taken:
+                late += piece  # would go to the protocol that has taken over
+            else:
+                rig.knock.data_received(piece)
+        assert rig.knock.turned
+        assert await rig.knock.answered == wanted
+        assert b"".join(rig.taken) + late == behind
+        assert not rig.transport.is_closing()
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "words"),
+    [
+        (REFUSED, 404, "no such child"),
+        (answer(b"", status=b"200 OK"), 200, "says no more"),
+        (b"HTTP/1.1 101 S\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n", 101, "websocket"),
+        (b"SSH-2.0-OpenSSH_9\r\n", 0, "no HTTP"),
+        (answer(b"x" * 100_000, status=b"404 Not Found")[:-1], 404, "on and on"),
+    ],
+)
+def test_anything_else_is_a_refusal(data: bytes, status: int, words: str) -> None:
+    async def work() -> None:
+        rig = Rig()
+        rig.knock.data_received(data)
+        rig.knock.data_received(b"more")
+        rig.knock.connection_lost(None)
+        with pytest.raises(RefusedError, match=words) as caught:
+            await rig.knock.answered
+        assert caught.value.status == status
+        assert rig.transport.state == "aborted"
+        assert not rig.taken
+
+    run(work)
+
+
+@pytest.mark.parametrize("error", [None, ConnectionResetError(), BrokenPipeError(32, "Broken pipe"), ValueError("tls")])
+def test_a_connection_that_breaks_before_is_an_os_error(error: Exception | None) -> None:
+    async def work() -> None:
+        rig = Rig()
+        rig.knock.data_received(b"HTTP/1.1 101 Sw")
+        rig.knock.connection_lost(error)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            await rig.knock.answered
+
+    run(work)
+
+
+def test_interim_answers_are_passed_over() -> None:
+    async def work() -> None:
+        rig = Rig()
+        rig.knock.data_received(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
+        rig.knock.data_received(SWITCHING % (LINK_PROTOCOL, WANTED, 3))
+        assert await rig.knock.answered == 3
+
+    run(work)

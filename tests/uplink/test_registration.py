@@ -1,0 +1,453 @@
+"""The tie to a parent: registering, reporting, losing touch, and the parent's side of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.security.credential_store import Purse
+from hierarchy.uplink.registration import JITTER, MAX_WAIT_S, PLAIN_INTERVAL_S, RENEW_S, TICK_S
+from hierarchy.wire.messages import Accepted
+from hierarchy.wire.status import NodeStatus
+from tests.builders import OPENAI, SITE, UNTIMED, model, status_of, subtrees
+from tests.uplinks import Answer, Bench, load, refuse
+
+# -- registering -----------------------------------------------------------------------------------------------------
+
+
+def test_a_registration_tells_everything() -> None:
+    bench = Bench()
+    bench.source.now = status_of(model("a", 4, 2, slots=8), model("b", 1, api="fastchat"))
+    bench.run(0.1)
+    (child,) = bench.table
+    assert (child.name, child.url, child.instance, child.version) == ("site-a", SITE, "site-a-1", "1.0")
+    assert child.dispatch == "p2c"
+    assert (child.status, set(child.path)) == (bench.source.now, {"site-a-1", "rack-1"})
+    assert (child.subtree, child.seq, child.interval_s) == (bench.source.below, 1, 1.0)
+    assert bench.uplink.registered
+    assert repr(bench.uplink) == "<Uplink http://root:21001 registered seen=0>"
+    assert bench.uplink.believes(child.secret, 1)
+
+
+def test_it_tries_for_ever_with_jitter_and_complains_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "hierarchy.uplink")
+    bench = Bench()
+    bench.answer = refuse
+    bench.at(600, lambda: setattr(bench, "answer", bench.as_node))
+    bench.run(610)
+    waits = bench.slept[: len(bench.registrations) - 1]
+    assert len(waits) > 150
+    assert all(0 <= wait <= MAX_WAIT_S for wait in waits)
+    assert len(set(waits)) == len(waits)
+    assert sum(waits[-50:]) / 50 > 1  # not in a hurry any more
+    assert (len(bench.table), bench.uplink.registered) == (1, True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "cannot register with http://root:21001: connection refused; trying on",
+        "registered with http://root:21001 (root 1.0)",
+    ]
+
+
+def test_another_reason_is_worth_another_line(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    taken = {"error": {"message": "name 'site-a' is taken", "type": "invalid_request_error"}}
+    bench.answer = refuse
+    bench.at(20, lambda: setattr(bench, "answer", lambda *_: httpx.Response(409, json=taken)))
+    bench.run(40)
+    assert [record.getMessage() for record in caplog.records] == [
+        "cannot register with http://root:21001: connection refused; trying on",
+        "cannot register with http://root:21001: it answered 409: name 'site-a' is taken; trying on",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (httpx.Response(502, text="<html>"), "it answered 502"),
+        (httpx.Response(404, json={"detail": "Not Found"}), "it answered 404"),
+        (httpx.Response(500, json={"error": {"message": 7}}), "it answered 500"),
+        (httpx.Response(200, text="<html>welcome"), "is not JSON"),
+        (httpx.Response(200, json=[1]), "not understood"),
+        (httpx.Response(200, text=""), "is not JSON"),
+        (httpx.Response(200, json={"status": "ok"}), "names no instance"),
+        (httpx.Response(200, json={"interval_s": "soon"}), "not understood"),
+        (httpx.Response(200, json={"instance": "root-1", "interval_s": 0}), "every 0.0 s"),
+        (httpx.Response(200, content=b'{"instance": "root-1", "interval_s": 1e999}'), "every inf s"),
+        (httpx.Response(200, content=b'{"instance": "root-1", "interval_s": NaN}'), "every nan s"),
+    ],
+)
+def test_an_answer_that_is_no_controllers_is_no_registration(
+    answer: httpx.Response, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench()
+    bench.answer = lambda *_: answer
+    bench.run(20)
+    assert not bench.uplink.registered
+    assert bench.reports == []
+    assert len(bench.registrations) > 3
+    (record,) = caplog.records
+    assert words in record.getMessage()
+
+
+def test_one_that_speaks_another_scheme_is_hinted_at(caplog: pytest.LogCaptureFixture) -> None:
+    def hang_up(*_: Any) -> Any:
+        raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+
+    bench = Bench()
+    bench.answer = hang_up
+    bench.run(5)
+    assert caplog.messages[0].endswith("without sending a response.; is it https:// there?; trying on")
+
+
+def test_a_node_with_a_credential_registers_again_once_a_day(tmp_path: Path) -> None:
+    """Else one whose parent never restarts would be locked out by the first restart after 90 days."""
+    bench = Bench(interval_s=600.0)
+    bench.uplink._purse = Purse(tmp_path / "credential", "old")
+    bench.run(3 * RENEW_S + 60)
+    gaps = [later - sooner for sooner, later in pairwise(bench.registrations)]
+    assert len(gaps) >= 3
+    assert all((1 - JITTER) * RENEW_S <= gap <= RENEW_S + 2 * TICK_S for gap in gaps)
+    assert bench.uplink.registered
+
+
+# -- reporting -------------------------------------------------------------------------------------------------------
+
+
+def test_quiet_nodes_report_at_their_interval_with_jitter() -> None:
+    bench = Bench().run(100)
+    gaps = [later - sooner for sooner, later in pairwise(bench.reports)]
+    assert all(1 - JITTER - 1e-6 <= gap <= 1 + JITTER + TICK_S + 1e-6 for gap in gaps)
+    assert max(gaps) - min(gaps) > JITTER
+    assert 85 <= len(bench.reports) <= 105
+    assert bench.registrations == [0.0]
+    assert all("children" not in message or message["children"] is None for _, _, message in bench.heard[1:])
+
+
+def test_the_parent_can_stretch_the_interval_and_still_takes_the_child_for_alive() -> None:
+    bench = Bench()
+    bench.stretched_s = 5.0
+    alive: list[bool] = []
+
+    def look() -> None:
+        # As the endpoint does when it answers; a report must not undo it.
+        bench.table.children["site-a"].interval_s = bench.stretched_s
+
+    bench.at(0.1, look)
+    for second in range(10, 100):
+        bench.at(second, lambda: alive.append("site-a" in bench.table.who()))
+    bench.run(100)
+    assert 15 <= len(bench.reports) <= 25
+    assert all(alive)
+    assert len(alive) == 90
+
+
+def test_a_move_of_over_ten_percent_is_told_at_once() -> None:
+    bench = Bench(interval_s=1000)
+    for second, queue_length in enumerate([100, 110, 111, 122, 123, 110, 1, 2, 1, 0], 1):
+        bench.at(second, lambda queue_length=queue_length: setattr(bench.source, "now", load(queue_length)))  # type: ignore[misc]
+    bench.run(20)
+    told = [message["queue_length"] for _, path, message in bench.heard if path == "/receive_heart_beat"]
+    assert told == [100, 111, 123, 110, 1, 2, 1, 0]
+    assert bench.reports == pytest.approx([1, 3, 5, 6, 7, 8, 9, 10], abs=TICK_S + 1e-3)
+
+
+def test_a_parents_own_requests_are_no_news_to_it() -> None:
+    bench = Bench(interval_s=1000)
+
+    def at_work(own: int, others: int) -> None:
+        bench.uplink.open = own
+        bench.source.now = load(own + others)
+
+    for second, (own, others) in enumerate([(50, 0), (3, 0), (90, 0), (90, 12), (10, 12), (10, 12)], 1):
+        bench.at(second, lambda own=own, others=others: at_work(own, others))  # type: ignore[misc]
+    bench.run(10)
+    assert bench.reports == pytest.approx([4], abs=TICK_S + 1e-3)
+
+
+def test_not_more_than_ten_reports_a_second_however_load_moves() -> None:
+    bench = Bench()
+    for tick in range(1000):
+        bench.at(tick / 100, lambda tick=tick: setattr(bench.source, "now", load(tick // 10 % 2 * 1000 + tick)))  # type: ignore[misc]
+    bench.run(10)
+    assert 50 <= len(bench.reports) <= 100
+    assert all(later - sooner >= TICK_S - 1e-6 for sooner, later in pairwise(bench.reports))
+
+
+@pytest.mark.parametrize("after", [status_of(model(speed=1.01)), status_of(model("n")), NodeStatus()])
+def test_a_change_of_capacity_is_told_at_once(after: NodeStatus) -> None:
+    bench = Bench(interval_s=1000)
+    bench.at(5, lambda: setattr(bench.source, "now", after))
+    bench.run(10)
+    assert bench.reports == pytest.approx([5], abs=TICK_S + 1e-3)
+    assert bench.table.children["site-a"].status == after
+
+
+def test_what_a_report_has_seen_goes_up_with_it() -> None:
+    bench = Bench()
+
+    def send() -> None:
+        child = bench.table.children["site-a"]
+        lease = child.lease(child.shares[OPENAI])
+        assert bench.uplink.believes(child.secret, lease.ordinal)
+        bench.source.now = load(1)
+
+    bench.at(3, send)
+    bench.run(6)
+    child = bench.table.children["site-a"]
+    assert (bench.uplink.seen, child.load(OPENAI), child.total.uncounted) == (1, 1, 0)
+
+
+# -- losing touch ----------------------------------------------------------------------------------------------------
+
+
+def test_a_parent_that_forgot_is_registered_with_again() -> None:
+    bench = Bench()
+    bench.at(10, lambda: bench.table.remove("site-a"))
+    bench.run(20)
+    assert len(bench.registrations) == 2
+    assert bench.registrations[1] == pytest.approx(10, abs=1.5)
+    assert bench.table.who() == {"site-a"}
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        refuse,
+        lambda *_: httpx.Response(503),
+        lambda *_: httpx.Response(200, text="<html>"),
+        lambda *_: {"exist": "maybe"},
+        lambda *_: [],
+    ],
+)
+def test_after_a_report_that_was_lost_everything_is_told_again(trouble: Answer) -> None:
+    bench = Bench()
+    bench.at(10, lambda: setattr(bench, "answer", trouble))
+    bench.at(10, lambda: setattr(bench.source, "below", {"new": {"state": "up"}}))
+    bench.at(30, lambda: setattr(bench, "answer", bench.as_node))
+    bench.run(40)
+    (child,) = bench.table
+    assert child.subtree == bench.source.below
+    assert bench.uplink.registered
+    *_, last = [message for _, path, message in bench.heard if path == "/register_worker"]
+    assert last["children"] == bench.source.below
+
+
+def test_draining_is_told_at_once_and_reports_go_on() -> None:
+    bench = Bench(interval_s=5.0)
+
+    def drain() -> None:
+        bench.source.leaving = True
+        bench.source.now = NodeStatus((), 0.0, 3)
+
+    bench.at(10, drain)
+    bench.run(9.9)
+    assert not bench.uplink.told_draining
+    bench.run(60)
+    assert 10 <= next(when for when, _, message in bench.heard if message["draining"]) <= 10.2
+    assert bench.uplink.told_draining
+    child = bench.table.children["site-a"]
+    assert child.state(bench.clock()) == "draining"
+    assert bench.table.who() == set()
+    assert len(bench.reports) >= 2
+
+
+def test_while_the_parent_cannot_be_reached_the_node_is_not_registered() -> None:
+    bench = Bench()
+    bench.at(10, lambda: setattr(bench, "answer", refuse))
+    bench.run(20)
+    assert not bench.uplink.registered
+
+
+def test_a_parent_that_restarted_counts_its_requests_anew() -> None:
+    bench = Bench()
+    bench.at(1, lambda: bench.uplink.believes(bench.table.children["site-a"].secret, 500))
+    instance = {"node": "root", "instance": "root-2", "interval_s": 1.0}
+    bench.at(10, lambda: setattr(bench, "answer", lambda path, _: {"exist": False} if "beat" in path else instance))
+    bench.run(9)
+    assert bench.uplink.seen == 500
+    bench.run(10)
+    assert bench.uplink.seen == 0
+
+
+def test_a_request_that_comes_before_the_registrations_answer_is_not_forgotten() -> None:
+    bench = Bench()
+    bench.run(0.1)
+    secret = bench.table.children["site-a"].secret
+    assert bench.uplink.believes(secret, 500)
+
+    def restarted(path: str, message: dict[str, Any]) -> Any:
+        if "beat" in path:
+            return {"exist": False}
+        bench.uplink.believes(secret, 1)  # the new parent is quick
+        return {"node": "root", "instance": "root-2", "interval_s": 1.0}
+
+    bench.answer = restarted
+    bench.run(5)
+    assert bench.uplink.seen == 1
+
+
+steps = st.lists(st.tuples(subtrees, st.sampled_from(["fine", "before", "after", "forgot"])), max_size=10)
+
+
+@UNTIMED
+@given(steps)
+def test_after_each_message_the_parent_has_the_subtree_as_it_is(changes: list[tuple[dict[str, Any], str]]) -> None:
+    bench = Bench()
+    trouble = "fine"
+    checked = 0
+
+    def answer(path: str, message: dict[str, Any]) -> Any:
+        nonlocal trouble, checked
+        kind, trouble = trouble, "fine"
+        if kind == "before":
+            raise httpx.ConnectTimeout("")
+        if kind == "forgot":
+            bench.table.remove("site-a")
+        taken = bench.as_node(path, message)
+        if "site-a" in bench.table.children:
+            assert bench.table.children["site-a"].subtree == bench.source.below
+            checked += 1
+        if kind == "after":
+            raise httpx.ReadTimeout("")
+        return taken
+
+    def change(below: dict[str, Any], what: str) -> None:
+        nonlocal trouble
+        bench.source.below, trouble = below, what
+
+    bench.answer = answer
+    for second, (below, what) in enumerate(changes, 1):
+        bench.at(2.0 * second, lambda below=below, what=what: change(below, what))  # type: ignore[misc]
+    bench.run(2.0 * len(changes) + 20)
+    assert bench.table.children["site-a"].subtree == bench.source.below
+    assert checked > len(changes)
+
+
+# -- original parents, farewell, belief ------------------------------------------------------------------------------
+
+
+def test_an_original_controller_gets_beats_and_a_registration_when_capacity_changes() -> None:
+    bench = Bench()
+    bench.answer = bench.as_fastchat
+    bench.at(100, lambda: setattr(bench.source, "now", load(7)))
+    bench.at(200, lambda: setattr(bench.source, "now", status_of(model(queue_length=7), model("n"))))
+    bench.run(300)
+    assert bench.registrations == pytest.approx([0, 200], abs=TICK_S + 1e-3)
+    assert len(bench.reports) <= 300 / (PLAIN_INTERVAL_S * (1 - JITTER)) + 1
+    assert all(
+        later - sooner <= PLAIN_INTERVAL_S * (1 + JITTER) + 2 * TICK_S
+        for sooner, later in pairwise(sorted([*bench.reports, *bench.registrations]))
+    )
+    assert bench.reports[-1] > 270
+    for _, path, message in bench.heard:
+        assert message["worker_name"] == SITE
+        if path == "/register_worker":
+            assert message["check_heart_beat"] is True
+        else:
+            assert isinstance(message["queue_length"], int)
+    statuses = [message["worker_status"] for _, path, message in bench.heard if path == "/register_worker"]
+    assert [status["model_names"] for status in statuses] == [["m"], ["m", "n"]]
+    asyncio.run(bench.uplink.farewell())
+    assert bench.count("/deregister_worker") == 0
+
+
+def test_farewell_is_said_once_and_only_by_who_was_there() -> None:
+    bench = Bench()
+    asyncio.run(bench.uplink.farewell())
+    assert bench.heard == []
+    bench.run(1)
+    for _ in range(2):
+        asyncio.run(bench.uplink.farewell())
+    assert bench.count("/deregister_worker") == 1
+    assert (len(bench.table), bench.uplink.registered) == (0, False)
+
+
+@pytest.mark.parametrize("trouble", [refuse, lambda *_: httpx.Response(500), lambda *_: httpx.Response(200, text="x")])
+def test_a_farewell_that_nobody_hears_is_no_error(trouble: Answer) -> None:
+    bench = Bench().run(1)
+    bench.answer = trouble
+    asyncio.run(bench.uplink.farewell())
+    assert bench.count("/deregister_worker") == 1
+
+
+def test_only_the_parents_secret_is_believed() -> None:
+    bench = Bench().run(1)
+    secret = bench.table.children["site-a"].secret
+    assert len(secret) >= 32
+    assert secret != next(iter(Bench().run(1).table)).secret
+    for wrong in (b"", secret[:-1], secret + b"0", b"\xff" * len(secret), secret.upper()):
+        assert not bench.uplink.believes(wrong, 10**6)
+    assert bench.uplink.seen == 0
+    for seq, seen in ((5, 5), (3, 5), (6, 6)):
+        assert bench.uplink.believes(secret, seq)
+        assert bench.uplink.seen == seen
+
+
+# reverse links
+
+
+class Listener:
+    """Remembers what it was told, and when."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.said: list[tuple[float, str]] = []
+
+    def accepted(self, accepted: Accepted) -> None:
+        self.say(f"accepted {accepted.link} {accepted.links_per_s:g} {accepted.wanted}")
+
+    def lost(self) -> None:
+        self.say("lost")
+
+    def say(self, what: str) -> None:
+        self.said.append((round(self.bench.clock.now - self.bench.start, 1), what))
+
+
+def test_whoever_listens_hears_of_the_terms_and_of_every_loss() -> None:
+    bench = Bench()
+    bench.uplink.listener = listener = Listener(bench)
+    terms = {"node": "root", "instance": "i", "interval_s": 1.0, "link": "reverse", "links_per_s": 2.5, "wanted": 3}
+    bench.answer = lambda path, message: terms if path == "/register_worker" else {"exist": True}
+    bench.at(3, lambda: setattr(bench, "answer", refuse))
+    bench.at(6, lambda: setattr(bench, "answer", lambda path, message: {**terms, "link": "direct"}))
+    bench.run(15)
+    words = [what for _, what in listener.said]
+    assert words[:3] == ["accepted reverse 2.5 3", "lost", "accepted direct 2.5 3"]
+    assert listener.said[0][0] == 0
+    assert 3 <= listener.said[1][0] < 4.5
+
+
+def test_it_registers_again_when_it_is_told_that_the_parent_does_not_know_it() -> None:
+    bench = Bench(interval_s=60.0)
+    bench.at(2, bench.uplink.register_again)
+    bench.run(10)
+    first, second = bench.registrations
+    assert (first, 2 <= second < 2.5) == (0, True)
+
+
+@pytest.mark.parametrize("field", [{"links_per_s": "fast"}, {"link": "sideways"}, {"wanted": -1}, {"wanted": 1e99}])
+def test_terms_that_make_no_sense_are_no_registration(field: dict[str, Any]) -> None:
+    bench = Bench()
+    bench.answer = lambda path, message: {"node": "root", "instance": "i", **field}
+    bench.run(5)
+    assert not bench.uplink.registered
+    assert bench.count("/receive_heart_beat") == 0
+
+
+@pytest.mark.parametrize("as_what", ["fastchat", "older"])
+def test_a_parent_that_takes_no_links_is_complained_of(as_what: str, caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.uplink._link = "reverse"
+    if as_what == "fastchat":
+        bench.answer = bench.as_fastchat
+    bench.run(2)
+    assert bench.uplink.registered
+    assert "does not take links that we dial: it must be able to dial http://site-a:21001" in caplog.text
+    assert all(message["link"] == "reverse" for _, path, message in bench.heard if path == "/register_worker")

@@ -1,0 +1,168 @@
+"""Several instances of one node: on the parent's side, in the file, and as a tree that outlives any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hierarchy.config.models import NodeConfig
+from hierarchy.errors import NameTaken
+from hierarchy.topology.graph import cut
+from tests.builders import OPENAI, Table, model, report, site
+from tests.cluster import Cluster, chat, models_at, wait_for_model
+from tests.support import eventually
+from tests.trees import from_data, told
+
+
+def instance(number: int, *models: Any, **fields: Any) -> dict[str, Any]:
+    """A registration of one of several instances of site-a."""
+    url, name = f"http://host-{number}:21001", f"site-a-{number}"
+    return site("site-a", *models, url=url, instance=name, path=[name], replica=True, **fields)
+
+
+def beat(number: int, *models: Any, **fields: Any) -> dict[str, Any]:
+    url, name = f"http://host-{number}:21001", f"site-a-{number}"
+    return report("site-a", *models, url=url, instance=name, path=[name], **fields)
+
+
+@pytest.fixture
+def table() -> Table:
+    return Table()
+
+
+def test_capacity_counts_once(table: Table) -> None:
+    for number in (1, 2, 3):
+        table.take(instance(number, model(speed=6, queue_length=9)))
+    assert (table.status().speed, table.status().queue_length) == (6, 9)
+    assert table.who() == {"site-a", "site-a~2", "site-a~3"}
+    assert table.beat(beat(2, model(speed=12)))
+    assert table.status().speed == 2 + 4 + 2
+
+
+def test_any_may_die_and_the_others_carry_it_all(table: Table) -> None:
+    for number in (1, 2):
+        table.take(instance(number, model(speed=6)))
+    table.clock.tick(2.0)
+    assert table.beat(beat(2, model(speed=6)))
+    table.clock.tick(1.5)  # the first missed its reports
+    table.sweep()
+    assert (table.who(), table.status().speed) == ({"site-a~2"}, 6)
+    table.take(instance(1, model(speed=6), seq=5))
+    assert table.status().speed == 6
+    assert table.depart("site-a~2", "site-a-2") is not None
+    assert (table.who(), table.status().speed) == ({"site-a"}, 6)
+
+
+def test_an_instance_that_restarts_takes_its_place_again(table: Table) -> None:
+    table.take(instance(1))
+    table.take(instance(2))
+    again = instance(2)
+    again["instance"] = "another"
+    assert table.take(again).name == "site-a~2"
+    assert len(table) == 2
+
+
+def test_leases_survive_that_another_comes_or_goes(table: Table) -> None:
+    first = table.take(instance(1, model(queue_length=4)))
+    lease = first.lease(first.shares[OPENAI])
+    table.take(instance(2, model(queue_length=4)))
+    assert first.in_flight == 1
+    assert first.load(OPENAI) == 3  # half of the queue, and ours
+    lease.release()
+    assert first.load(OPENAI) == 2
+
+
+def test_a_stranger_under_the_name_is_refused(table: Table) -> None:
+    table.take(instance(1))
+    with pytest.raises(NameTaken):
+        table.take(site("site-a", url="http://stranger:21001", instance="x"))
+    table = Table()
+    table.take(site("site-a"))
+    with pytest.raises(NameTaken):
+        table.take(instance(2))
+
+
+def test_drain_by_name_is_for_all_instances_and_those_to_come(table: Table) -> None:
+    table.take(instance(1))
+    table.take(instance(2))
+    assert table.drain_name("site-a")
+    assert table.who() == set()
+    table.take(instance(3))
+    assert table.who() == set()
+    assert table.drain_name("site-a", False)
+    assert len(table.who()) == 3
+    assert not table.drain_name("nobody")
+
+
+NODES: dict[str, Any] = {
+    "root": {"listen": "127.0.0.1:1001"},
+    "root-b": {"listen": "127.0.0.1:1002", "replica_of": "root"},
+    "site": {"listen": "127.0.0.1:1003", "parent": "root"},
+    "site-b": {"listen": "127.0.0.1:1004", "replica_of": "site"},
+}
+GPU = {"kind": "vllm", "url": "http://127.0.0.1:8000", "parent": "site"}
+
+
+def test_one_file_describes_them() -> None:
+    tree = from_data({"nodes": NODES, "engines": {"gpu": GPU}})
+    assert told(tree) == []
+    configs: dict[str, NodeConfig] = {name: cut(tree, name) for name in NODES}
+    roots = ("http://127.0.0.1:1001", "http://127.0.0.1:1002")
+    assert [configs[name].parents for name in NODES] == [(), (), roots, roots]
+    assert [configs[name].replica_of for name in NODES] == ["root", "root", "site", "site"]
+    assert [len(configs[name].engines) for name in NODES] == [0, 0, 1, 1]
+
+
+def test_parents_may_be_listed_instead() -> None:
+    nodes = {"a": {"listen": "127.0.0.1:1001"}, "b": {"listen": "127.0.0.1:1002"}}
+    nodes["site"] = {"listen": "127.0.0.1:1003", "parent": ["a", "b"]}  # type: ignore[dict-item]
+    tree = from_data({"nodes": nodes, "engines": {"gpu": GPU}})
+    assert told(tree) == []
+    assert cut(tree, "site").parents == ("http://127.0.0.1:1001", "http://127.0.0.1:1002")
+    assert cut(tree, "site").replica_of is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"replica_of": "sit"}, 'unknown node "sit"; did you mean "site"?'),
+        ({"replica_of": "site-b"}, 'unknown node "site-b"'),
+        ({"replica_of": "root-b"}, '"root-b" is a replica itself; write `replica_of: root`'),
+    ],
+)
+def test_replicas_that_make_no_sense(change: dict[str, Any], says: str) -> None:
+    nodes = {**NODES, "site-b": {**NODES["site-b"], **change}}
+    assert any(says in problem for problem in told(from_data({"nodes": nodes, "engines": {"gpu": GPU}})))
+
+
+def test_an_engine_that_each_would_start_is_refused() -> None:
+    engine = {"kind": "simulated", "parent": "site"}
+    (problem,) = told(from_data({"nodes": NODES, "engines": {"gpu": engine}}))
+    assert "each of site, site-b would start one of its own" in problem
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as running:
+        yield running
+
+
+def test_a_tree_with_two_of_each_outlives_any(cluster: Cluster) -> None:
+    engine = cluster.engine()
+    roots = [cluster.node("root") for _ in range(2)]
+    parents = tuple(root.url for root in roots)
+    sites = [cluster.node("site", parents=parents, engines=(engine.url,), replica_of="site") for _ in range(2)]
+    for root in roots:
+        eventually(lambda root=root: len(root.node.registry) == 2, "both instances to register")
+        wait_for_model(root.url, "simulated")
+        assert models_at(root.url) == {"simulated": ["site/site-1"]}
+        eventually(lambda root=root: root.node.registry.status().speed == 1.0, "both to have found the engine")
+    for _ in range(20):
+        answered = chat(roots[0].url)
+        assert (answered.status_code, answered.headers["x-hierarchy-path"]) == (200, "site/site-1")
+    cluster.stop(roots[1])
+    cluster.stop(sites[0])
+    assert [chat(roots[0].url).status_code for _ in range(5)] == [200] * 5
+    eventually(lambda: roots[0].node.registry.status().speed == 1.0, "the other one to stand for all")

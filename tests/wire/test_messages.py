@@ -1,0 +1,278 @@
+"""What peers send: what is taken, and that whatever is not names the field."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.errors import BadRequest, InvalidField, RequestError
+from hierarchy.wire.messages import Accepted, Deregistration, HeartBeat, ModelRequest, Registration, check_url, decode
+from hierarchy.wire.status import MAX_QUEUE, ModelStatus, NodeStatus
+from tests.builders import SITE, UNTIMED, WORKER, heart_beat, model, registration, report, site, worker
+
+MAX_SPEED = 1e6
+MISSING = object()
+
+
+def changed(message: dict[str, Any], path: str, value: Any) -> bytes:
+    """The message with one field set, or left out."""
+    message = copy.deepcopy(message)
+    *parents, last = path.split(".")
+    target: Any = message
+    for part in parents:
+        target = target[int(part) if part.isdigit() else part]
+    if value is MISSING:
+        del target[last]
+    else:
+        target[last] = value
+    return json.dumps(message).replace('"1e400"', "1e400").encode()
+
+
+NO_NUMBERS = [math.nan, math.inf, -math.inf, "1e400", 10**400, None, "1", True, [], {}]
+BAD_SPEEDS = [*NO_NUMBERS, 0, -1, -0.0, MAX_SPEED * 1.01]
+BAD_QUEUES = [*NO_NUMBERS, -1, 0.5, MAX_QUEUE + 1]
+BAD_TEXTS: list[Any] = [None, 1, True, [], {}]
+BAD_URLS = [
+    *BAD_TEXTS,
+    "",
+    "w1",
+    "w1:21002",
+    "//w1",
+    "ftp://w1",
+    "file:///etc/passwd",
+    "javascript:alert(1)",
+    "http://",
+    "http:///path",
+    "http://:80",
+    "http://w1:0",
+    "http://w1:65536",
+    "http://w1:port",
+    "http://[::1",
+    "http://w 1",
+    "http://w1\r\nx: y",
+    "http://w1\0",
+    "http://wörker",
+    "http://\ud800",
+    "http://w1/" + "x" * 2048,
+    "http://w1/admin?q=",  # what we append would not be part of the path
+    "http://w1/admin#",
+    "http://user:pass@w1",
+    "http://w1\\@w2",
+]
+BAD_NAMES = [*BAD_TEXTS, "x" * 257, "a\nb", "a\0", "\ud800", "\u202e"]
+
+
+def shown(value: Any) -> str:
+    return "MISSING" if value is MISSING else f"{value!r:.40}"  # an object's own name differs from process to process
+
+
+def bad_fields(where: dict[str, list[Any]]) -> list[Any]:
+    return [
+        pytest.param(field, value, id=f"{field}={shown(value)}".encode("ascii", "backslashreplace").decode())
+        for field, values in where.items()
+        for value in values
+    ]
+
+
+BOTH: dict[str, list[Any]] = {
+    "node": [*BAD_NAMES, "a/b", "http://w1", "-a", "a b"],
+    "instance": BAD_NAMES,
+    "version": BAD_NAMES,
+    "dispatch": BAD_NAMES,
+    "seq": [*NO_NUMBERS, -1, 2**63],
+    "seen": [*NO_NUMBERS, -1, 2**63],
+    "path": [None, 1, "site-a-1", {}, [1], [""], ["x" * 257]],
+    "interval_s": [*NO_NUMBERS, 0, -1, 3601],
+    "children": [1, "x", [], {"a": math.nan}, {"a": "\ud800"}],
+    "models": [1, "m", {}, [1], [{}], [{"name": "m"}] * 2],
+    "models.0.name": [*BAD_NAMES, "", MISSING],
+    "models.0.api": [None, 1, "", "anthropic"],
+    "models.0.speed": BAD_SPEEDS,
+    "models.0.queue_length": BAD_QUEUES,
+    "models.0.slots": BAD_QUEUES,
+}
+BAD_REGISTRATIONS = {
+    **BOTH,
+    "worker_name": [*BAD_URLS, MISSING],
+    "check_heart_beat": [MISSING, None, 1, "true", []],
+    "worker_status": [1, "x", []],
+    "worker_status.model_names": [MISSING, None, "m", [1], [None], ["m", ""], ["x" * 257], ["a\nb"], {}],
+    "worker_status.speed": BAD_SPEEDS,
+    "worker_status.queue_length": BAD_QUEUES,
+    "multimodal": [None, 1, "no"],
+    "secret": [*BAD_TEXTS, "a\r\nhost: other", "é", "\ud800", "x" * 257],
+}
+BAD_REPORTS = {
+    **BOTH,
+    "worker_name": [*BAD_TEXTS, MISSING],
+    "queue_length": [*BAD_QUEUES, MISSING],
+    "speed": [*[bad for bad in BAD_SPEEDS if bad is not None], MISSING],
+}
+
+
+def refuse(body: bytes, kind: type[Registration] | type[HeartBeat], field: str) -> None:
+    with pytest.raises(InvalidField) as caught:
+        decode(body, kind).check(MAX_SPEED)
+    assert caught.value.status == 422
+    param = caught.value.param or ""
+    wanted = field.replace(".0", "[0]")
+    # Half of a surrogate pair is no text, which is found before the fields are looked at.
+    assert param == wanted or param.startswith((f"{wanted}[", f"{wanted}.")) or (param == "body" and b"\\ud800" in body)
+    assert str(caught.value).startswith(f"{param}: ")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(("field", "value"), bad_fields(BAD_REGISTRATIONS))
+def test_a_bad_registration_is_refused_by_the_name_of_its_field(field: str, value: Any) -> None:
+    refuse(changed(site(secret="s", multimodal=False), field, value), Registration, field)
+
+
+@pytest.mark.parametrize(("field", "value"), bad_fields(BAD_REPORTS))
+def test_a_bad_report_is_refused_by_the_name_of_its_field(field: str, value: Any) -> None:
+    refuse(changed(report(), field, value), HeartBeat, field)
+
+
+@pytest.mark.parametrize("status", ["worker_status.speed", "worker_status.queue_length"])
+def test_a_fastchat_workers_bad_numbers_are_refused_too(status: str) -> None:
+    for value in BAD_SPEEDS if status.endswith("speed") else BAD_QUEUES:
+        refuse(changed(worker(), status, value), Registration, status)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"{'a': 1}", b"\xff", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 5000])
+@pytest.mark.parametrize("kind", [Registration, HeartBeat, Deregistration, ModelRequest])
+def test_what_is_no_json_is_a_bad_request(body: bytes, kind: type[Any]) -> None:
+    with pytest.raises(BadRequest) as caught:
+        decode(body, kind)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b"1", b'"x"', b"NaN"])
+def test_json_that_is_no_object_is_named_so(body: bytes) -> None:
+    with pytest.raises(InvalidField, match=r"^body: expected `object`"):
+        decode(body, Registration)
+
+
+@pytest.mark.parametrize("body", [rb'"\ud800"', rb'{"\ud800": 1}', rb'{"worker_name": "http://w1", "model": "\ud800"}'])
+@pytest.mark.parametrize("kind", [Registration, HeartBeat, ModelRequest])
+def test_half_a_surrogate_pair_where_no_field_is_looked_at_is_no_traceback(body: bytes, kind: type[Any]) -> None:
+    with contextlib.suppress(InvalidField):
+        assert decode(body, kind) == ModelRequest("\ud800")
+
+
+def test_a_model_must_be_a_string() -> None:
+    with pytest.raises(InvalidField, match=r"^model: is missing"):
+        decode(b"{}", ModelRequest)
+    with pytest.raises(InvalidField, match=r"^model: expected `str`"):
+        decode(b'{"model": 1}', ModelRequest)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://w1", "http://w1:21002/", "https://10.0.0.1:1", "http://[::1]:8000", "http://w1/base/path", "HTTP://w1"],
+)
+def test_urls_that_can_be_reached_are_taken(url: str) -> None:
+    check_url("worker_name", url)
+
+
+# -- what is taken ---------------------------------------------------------------------------------------------------
+
+
+def test_a_fastchat_workers_status_counts_for_each_of_its_models() -> None:
+    status = registration(worker(models=["a", "b", "a"], speed=2, queue_length=3)).check(MAX_SPEED)
+    assert status == NodeStatus((ModelStatus("a", "fastchat", 2, 3), ModelStatus("b", "fastchat", 2, 3)), 2, 3)
+
+
+def test_a_null_status_is_for_the_worker_to_tell() -> None:
+    message = registration({**worker(), "worker_status": None})
+    assert message.check(MAX_SPEED) is None
+    assert message.worker_name == WORKER
+
+
+def test_a_nodes_status_is_per_model() -> None:
+    models = (model("a", 4, 2, slots=8), model("a", 1, 1, api="fastchat"))
+    status = registration(site("site-a", *models)).check(MAX_SPEED)
+    assert status == NodeStatus(models, 4, 3)
+    assert heart_beat(report("site-a", *models)).check(MAX_SPEED) == status
+
+
+def test_a_node_without_engines_yet_has_no_speed() -> None:
+    empty = {**site(), "models": [], "worker_status": {"model_names": [], "speed": 0, "queue_length": 0}}
+    assert registration(empty).check(MAX_SPEED) == NodeStatus()
+    with pytest.raises(InvalidField, match=r"^worker_status.speed: 0"):
+        registration({**empty, "models": [{"name": "m"}]}).check(MAX_SPEED)
+
+
+def test_a_plain_beat_carries_no_status() -> None:
+    assert heart_beat({"worker_name": WORKER, "queue_length": 4}).check(MAX_SPEED) is None
+
+
+def test_unknown_fields_are_ignored() -> None:
+    message = site(future={"a": [1, None]}, worker_status={**site()["worker_status"], "future": 1})
+    message["models"][0]["future"] = "x"
+    assert registration(message) == registration(site())
+    assert heart_beat({**report(), "future": math.nan}) == heart_beat(report())
+
+
+def test_the_order_and_absence_of_our_fields_make_no_difference_to_fastchats() -> None:
+    assert registration(dict(reversed(worker().items()))) == registration(worker())
+    bare = registration(worker())
+    assert (bare.node, bare.instance, bare.seq, bare.path, bare.models) == ("", "", 0, [], None)
+
+
+def test_our_answer_can_be_read_by_an_older_node() -> None:
+    assert decode(b'{"future": 1}', Accepted) == Accepted()
+    assert decode(b'{"worker_name": "%b"}' % SITE.encode(), Deregistration).instance == ""
+
+
+# -- whatever comes --------------------------------------------------------------------------------------------------
+
+odd_numbers = st.sampled_from([0, -1, 2**63, 2**64, 10**400, math.nan, math.inf, 1e308, -0.0])
+odd_texts = st.sampled_from(["", "\ud800", "a\r\nb", "http://x", "http://1.2.3.999", "openai", "m", "x" * 300])
+leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | odd_numbers | odd_texts
+fields = st.sampled_from(
+    [*Registration.__struct_fields__, *HeartBeat.__struct_fields__, *ModelStatus.__struct_fields__, "model_names"]
+)
+values = st.recursive(
+    leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(fields, inner, max_size=5), max_leaves=15
+)
+
+
+def take(message: Any) -> None:
+    kinds: list[type[Registration] | type[HeartBeat]] = [Registration, HeartBeat]
+    for kind in kinds:
+        try:
+            status = decode(json.dumps(message).encode(), kind).check(MAX_SPEED)
+        except RequestError as error:
+            json.dumps(error.openai()).encode()
+        else:
+            assert status is None or 0 <= status.queue_length <= MAX_QUEUE
+            assert status is None or all(0 < m.speed <= MAX_SPEED for m in status.models)
+
+
+@UNTIMED
+@given(values)
+def test_any_json_is_taken_or_refused(message: Any) -> None:
+    take(message)
+
+
+@UNTIMED
+@given(st.dictionaries(fields, values, max_size=3), st.booleans())
+def test_a_good_message_with_anything_in_it_is_taken_or_refused(odd: dict[str, Any], whole: bool) -> None:
+    take({**(site() if whole else worker()), **report(), **odd})
+
+
+@UNTIMED
+@given(st.binary(max_size=60) | st.text(st.sampled_from('{}[]",:\\u0d8naN1e-. '), max_size=40).map(str.encode))
+def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
+    for kind in (Registration, HeartBeat, Deregistration, ModelRequest):
+        try:
+            decode(body, kind)
+        except BadRequest:
+            continue

@@ -1,0 +1,159 @@
+"""Patches of subsubtrees: what `diff` says, `merge` restores; and what strangers may put into a subtree."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.wire.subtree import MAX_DEPTH, diff, flaw, leaves, lists, merge
+from tests.builders import UNTIMED, nested, scalars, subtrees
+
+anything = nested(scalars | st.none() | st.floats() | st.text(st.characters(), max_size=2))
+
+
+@UNTIMED
+@given(subtrees, subtrees)
+def test_the_difference_makes_the_new_of_the_old(old: dict[str, Any], new: dict[str, Any]) -> None:
+    before = copy.deepcopy((old, new))
+    patch = diff(old, new)
+    assert merge(old, patch) == new
+    assert (old, new) == before
+    assert (patch == {}) == (old == new)
+
+
+@UNTIMED
+@given(subtrees, subtrees, subtrees)
+def test_differences_follow_each_other(first: dict[str, Any], second: dict[str, Any], third: dict[str, Any]) -> None:
+    known = merge(merge({}, first), diff(first, second))
+    assert merge(known, diff(second, third)) == third
+
+
+@UNTIMED
+@given(subtrees, anything)
+def test_any_patch_leaves_the_target_as_it_was(target: dict[str, Any], patch: Any) -> None:
+    before = copy.deepcopy(target)
+    merge(target, patch)
+    assert target == before
+
+
+def test_what_did_not_change_stays_the_same_object_and_is_not_sent() -> None:
+    same = {"name": "b", "models": [{"name": "m"}]}
+    old = {"a": {"queue_length": 1, "state": "up"}, "b": same, "gone": {}}
+    new = {"a": {"queue_length": 2, "state": "up"}, "b": same}
+    assert diff(old, new) == {"a": {"queue_length": 2}, "gone": None}
+    assert merge(old, diff(old, new))["b"] is same
+
+
+@pytest.mark.parametrize(
+    ("target", "patch", "result"),
+    [  # RFC 7396, appendix A
+        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+        ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+        ({"a": "b"}, {"a": None}, {}),
+        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+        ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+        ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+        (["a", "b"], ["c", "d"], ["c", "d"]),
+        ({"a": "b"}, ["c"], ["c"]),
+        ({"a": "foo"}, None, None),
+        ({"a": "foo"}, "bar", "bar"),
+        ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
+        ([1, 2], {"a": "b", "c": None}, {"a": "b"}),
+        ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+    ],
+)
+def test_merging_is_that_of_the_rfc(target: Any, patch: Any, result: Any) -> None:
+    assert merge(target, patch) == result
+
+
+def chain(levels: int) -> dict[str, Any]:
+    """Nodes below each other, as `View` nests them."""
+    tree: dict[str, Any] = {}
+    for level in range(levels):
+        tree = {f"n{level}": {"kind": "node", "state": "up", "models": [{"name": "m"}], "children": tree}}
+    return tree
+
+
+def test_a_tree_as_deep_as_allowed_is_fine_and_an_endless_one_is_not() -> None:
+    assert flaw(chain(MAX_DEPTH)) == ""
+    deep: Any = 0
+    for _ in range(3 * MAX_DEPTH):
+        deep = [deep]
+    assert "deeper" in flaw(deep)
+    assert "deeper" in flaw(chain(2 * MAX_DEPTH))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, "\ud800", "x\udfff", {"\udc00": 1}])
+def test_what_json_cannot_carry_is_found_at_any_depth(bad: Any) -> None:
+    for value in (bad, {"a": bad}, {"a": {"b": [0, bad]}}):
+        assert "JSON cannot carry" in flaw(value)
+
+
+@UNTIMED
+@given(anything)
+def test_what_has_no_flaw_can_be_shown_and_sent_on(value: Any) -> None:
+    try:
+        sent = msgspec.json.encode(value)
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        assert flaw(value)
+    else:
+        assert flaw(value) == ""
+        assert json.loads(sent) == value
+
+
+SITES = {
+    "site-a": {
+        "kind": "node",
+        "state": "up",
+        "children": {
+            "gpu-1": {"kind": "vllm", "state": "up", "models": [{"name": "m", "api": "openai"}]},
+            "gpu-2": {"kind": "fastchat", "state": "down", "models": [{"name": "n", "api": "fastchat"}]},
+        },
+    },
+    "site-b": {
+        "kind": "node",
+        "state": "silent",
+        "children": {"gpu-1": {"kind": "vllm", "state": "up", "models": [{"name": "x", "api": "openai"}]}},
+    },
+    "gpu-0": {"kind": "local", "state": "up", "models": []},
+}
+
+
+def test_leaves_carry_their_path() -> None:
+    assert [path for path, _ in leaves(SITES)] == ["site-a/gpu-1", "site-a/gpu-2", "site-b/gpu-1", "gpu-0"]
+
+
+def test_an_engine_below_a_silent_node_is_not_up() -> None:
+    assert [path for path, _ in leaves(SITES, up=True)] == ["site-a/gpu-1", "gpu-0"]
+
+
+def test_a_model_is_listed_whether_its_engine_is_available_or_not() -> None:
+    assert lists(SITES, "m")
+    assert lists(SITES, "m", "openai")
+    assert not lists(SITES, "m", "fastchat")
+    assert lists(SITES, "n", "fastchat")
+    assert lists(SITES, "x")
+    assert not lists(SITES, "nope")
+
+
+@UNTIMED
+@given(
+    anything
+    | st.dictionaries(st.sampled_from("ab"), st.fixed_dictionaries({"kind": st.just("node"), "children": anything}))
+)
+def test_a_malformed_subtree_is_passed_over(tree: Any) -> None:
+    for path, entry in leaves(tree):
+        assert isinstance(path, str)
+        assert isinstance(entry, dict)
+    lists(tree, "m", "openai")
+    list(leaves(tree, up=True))
