@@ -42,6 +42,7 @@ chaos: .venv/.dev
 check: .venv/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
 	@$(BIN)/mypy
 
 bench: .venv/.dev
