@@ -3,7 +3,8 @@
 # make compiled     the tests of the data path, compiled to native code (skipped, with the reason, without a C compiler)
 # make chaos        faults on real processes, each as long as its figure asks for (15 minutes; ARGS="-k name")
 # make check        formatting, lint, types
-# make bench        how fast it is on this machine, into docs/benchmarks.md (ARGS="--only json", or --help)
+# make bench        how fast it is on this machine, into docs/reference/benchmarks.md (ARGS="--only json", or --help)
+# make docs         the documentation as a site, in build/site; a broken link is an error
 # make clean        remove .venv and what was built
 #
 # Each target sets up .venv by itself and needs nothing but Python 3.11 or newer.
@@ -16,7 +17,7 @@ BIN := .venv/bin
 COMPILED_TESTS := tests/relay tests/balancing tests/http tests/registry tests/runtime/test_metrics.py tests/uplink/test_links.py tests/test_node.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test compiled chaos check bench clean
+.PHONY: help demo test compiled chaos check bench docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,11 +49,15 @@ check: .venv/.dev
 bench: .venv/.dev
 	@$(BIN)/python tools/bench/run.py $(ARGS)
 
+docs: .venv/.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+	@echo "build/site/index.html"
+
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A virtual environment knows its own path and its Python's: one that was moved, or whose Python is gone, is made anew.
-ifneq ($(filter demo test compiled chaos check bench,$(MAKECMDGOALS)),)
+ifneq ($(filter demo test compiled chaos check bench docs,$(MAKECMDGOALS)),)
 ifneq ($(shell test "`cat .venv/.path 2>/dev/null`" = "$(CURDIR)" && $(BIN)/python -c "print('usable')" 2>/dev/null),usable)
 .PHONY: .venv/.path
 endif
@@ -90,6 +95,11 @@ endef
 .venv/.dev: .venv/.path pyproject.toml
 	$(install)
 	@touch .venv/.demo
+
+# In the same environment: mkdocs runs none of this package, but `make docs` then needs no second one.
+.venv/.docs: EXTRAS = docs
+.venv/.docs: .venv/.path pyproject.toml
+	$(install)
 
 # FastChat's own package, which is maintained no longer, with what it wants beside it: in an environment of its own.
 .venv/compat/.made: .venv/.dev pyproject.toml

@@ -1,8 +1,8 @@
 """Compile the data path: `python tools/compiled.py INTO` writes its extension modules, to lie beside the sources.
 
-mypyc turns modules of plain, typed Python into C; what they do stays the same, at a lower price (docs/benchmarks.md).
-`pip install .` runs this where there is a C compiler (`build_hook.py`); without one the same sources are interpreted.
-With `--whole`, INTO becomes a copy of the project that runs compiled, tests and all.
+mypyc turns modules of plain, typed Python into C; what they do stays the same, at a lower price
+(docs/reference/benchmarks.md). `pip install .` runs this where there is a C compiler (`build_hook.py`); without one
+the same sources are interpreted. With `--whole`, INTO becomes a copy of the project that runs compiled, tests and all.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class SecuritySpec(Strict):
     allow: list[Network] = Field(
         default=[],
         description="networks in which registered children may stand; without it they may stand anywhere but where "
-        "nobody may (docs/security.md)",
+        "nobody may (docs/reference/security.md)",
     )
     tokenless_workers: bool = Field(
         default=False,

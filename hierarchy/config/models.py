@@ -2,7 +2,7 @@
 
 `load(path)` returns the tree and the line of each of its fields, or raises `ConfigError` with *all* problems, each
 naming file, line and field. Whether the tree makes sense (one root, no cycle, who can dial whom) is `topology`'s
-question, not this module's. docs/configuration.md shows these descriptions as tables; a test holds the two together.
+question, not this module's. docs/reference/configuration.md shows these descriptions as tables; a test compares both.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def problem_of(source: Source, error: ErrorDetails, root: type[BaseModel]) -> Pr
             message, mend = error["ctx"]["error"].args
         case _:
             message = f"{_plain(error['msg'])}, not {value}"
-            mend = f"the default is {shown(default.default)}" if default else "see docs/configuration.md"
+            mend = f"the default is {shown(default.default)}" if default else "see docs/reference/configuration.md"
     return source.problem(path, message, mend)
 
 

@@ -23,7 +23,7 @@ from hierarchy.uplink.dial import Proxy, open_connection
 
 TIMEOUT_S = 5.0
 MAX_ANSWER = 16 * 1024
-#: what a child asks for that opens a link, see docs/protocol.md
+#: what a child asks for that opens a link, see docs/reference/protocol.md
 ASK_LINK = "GET /link HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: hierarchy-link/1\r\n\r\n"
 CLOCK_OFF_S = 5.0  # more is worth a word: logs of two machines cannot be laid side by side, certificates expire early
 

@@ -1,8 +1,8 @@
 """The messages between a child and its parent, and what makes one acceptable.
 
-A registration or report is FastChat's own object with our fields beside it (docs/protocol.md). Unknown fields are
-ignored, so that releases can differ within one tree. Everything here came over a network: `decode` checks types,
-`Registration.check` and `HeartBeat.check` check values, and both raise `InvalidField` naming the field.
+A registration or report is FastChat's own object with our fields beside it (docs/reference/protocol.md). Unknown
+fields are ignored, so that releases can differ within one tree. Everything here came over a network: `decode` checks
+types, `Registration.check` and `HeartBeat.check` check values, and both raise `InvalidField` naming the field.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from tests.trees import from_text, told
 MAPPING = "write `key: value` lines, indented below it"
 PAIR = "write [from, to], each a name from `subnets`"
 SYNTAX = "check the indentation, and quote values that hold ': ' or start with one of [{*&!%@"
-DOC = Path(__file__).parents[2] / "docs" / "configuration.md"
+DOC = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
 
 def problems(folder: Path, text: str) -> list[str]:
@@ -254,7 +254,7 @@ def test_models_can_be_made_in_code() -> None:
         EngineSpec(parent="root", kind="vllm", speed=0)
 
 
-# docs/configuration.md
+# docs/reference/configuration.md
 
 
 UNITS = {"_per_s": "tokens/s", "_s": "seconds", "_bytes": "bytes", "speed": "weight", "version": "number"}

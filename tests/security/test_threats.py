@@ -1,4 +1,4 @@
-"""docs/security.md and what it points at."""
+"""docs/reference/security.md and what it points at."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-DOC = TESTS.parent / "docs" / "security.md"
+DOC = TESTS.parent / "docs" / "reference" / "security.md"
 
 
 def rows() -> list[list[str]]:

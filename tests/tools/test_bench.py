@@ -331,7 +331,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @linux
 def test_a_quick_run_prints_a_whole_table() -> None:
-    before = (TOOLS.parent / "docs" / "benchmarks.md").exists()
+    before = (TOOLS.parent / "docs" / "reference" / "benchmarks.md").exists()
     # A compiled copy takes a minute to make, which a test that others run beside does not have.
     done = bench("--quick", "--interpreted", "--only", "json,choosing", "--seconds", "0.3")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -342,7 +342,7 @@ def test_a_quick_run_prints_a_whole_table() -> None:
         assert row.count("│") == len(table.HEADS) - 1
         assert "nothing measured" not in row
     assert not [line for line in lines if "failed" in line]
-    assert (TOOLS.parent / "docs" / "benchmarks.md").exists() == before
+    assert (TOOLS.parent / "docs" / "reference" / "benchmarks.md").exists() == before
 
 
 @linux

@@ -1,1 +1,1 @@
-"""The benchmark: `python tools/bench/run.py`, described in docs/benchmarks.md, which it writes itself."""
+"""The benchmark: `python tools/bench/run.py`, described in docs/reference/benchmarks.md, which it writes itself."""

@@ -68,7 +68,8 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="everything very small: shows that it runs, no more")] = False,
     interpreted: Annotated[bool, typer.Option("--interpreted", help="measure without compiling")] = False,
     write: Annotated[
-        bool | None, typer.Option(help="write docs/benchmarks.md and its charts; default: if everything was run")
+        bool | None,
+        typer.Option(help="write docs/reference/benchmarks.md and its charts; default: if everything was run"),
     ] = None,
 ) -> None:
     """Measure the router on this machine: CPU, latency, memory, cancels, beside nginx and other routers."""

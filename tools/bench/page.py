@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: how it was measured, on what, with what switched on, and the figures."""
+"""docs/reference/benchmarks.md: how it was measured, on what, with what switched on, and the figures."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bench.stage import Scale
 from bench.table import Row, markdown
 from hierarchy.config.models import Settings
 
-DOCS = ROOT / "docs"
-CHARTS = "benchmarks"  # the folder below docs/
+DOCS = ROOT / "docs" / "reference"
+CHARTS = "benchmarks"  # the folder beside the page
 
 METHOD = """\
 # Benchmarks
@@ -39,7 +39,7 @@ It needs Linux, since it reads /proc. nginx is taken if the machine has it (Debi
   stands below is the median of the rounds' ratios. Its configuration is `tools/bench/nginx.conf`: one worker process,
   keep-alive to clients and engines, no buffering, no access log.
 - **What is measured** is what `pip install .` leaves on a machine with a C compiler: the data path compiled
-  (docs/architecture.md, "Compiled"). Beside it stand the same sources interpreted, and a chain of three nginx, which
+  (docs/explanation/compiled.md). Beside it stand the same sources interpreted, and a chain of three nginx, which
   tells what three levels cost at least.
 - **The engines** are two processes of `tools/bench/worker.py`, which answer 1 KB at once, or stream 128 SSE events of
   200 bytes, 10 ms apart, each stream by its own clock.

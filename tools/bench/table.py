@@ -89,7 +89,7 @@ def spread(values: Sequence[float], unit: str) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table for docs/benchmarks.md."""
+    """The table for docs/reference/benchmarks.md."""
     lines = [HEADS, ("---", "---:", "---:", "---", "---"), *(row.cells for row in rows)]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines) + "\n"
 

@@ -1,6 +1,6 @@
 """The fast path of a client's connection: requests whose heads have been seen before, and the end of every exchange.
 
-Each request passes here, so this is a class of its own, which can be compiled (docs/architecture.md, "Compiled"). Its
+Each request passes here, so this is a class of its own, which can be compiled (docs/explanation/compiled.md). Its
 attributes are fields of a struct then, also those that uvicorn's class sets. What is rarer stands in `turns` and
 `protocol`, which extend uvicorn's class and are always interpreted. Methods that nobody overrides are called by the
 name of the class, which spares a look at what a subclass may have made of them.

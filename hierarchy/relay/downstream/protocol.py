@@ -1,7 +1,7 @@
 """What comes in on a client's connection: uvicorn's own protocol, with an `Exchange` for each request on a lane path.
 
 Requests on other paths fall through to the ASGI app, on the same port. What uvicorn 0.54 and httptools 0.9 do that a
-streaming proxy cannot live with is met here and in `turns`, each with a test (docs/protocol.md lists them).
+streaming proxy cannot live with is met here and in `turns`, each with a test (docs/reference/protocol.md lists them).
 """
 
 from __future__ import annotations
