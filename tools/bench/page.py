@@ -23,34 +23,35 @@ METHOD = """\
 # Benchmarks
 
     python tools/bench/run.py                        # everything; writes this page
-    python tools/bench/run.py --only json,sse        # part of it, to the terminal alone
-    python tools/bench/run.py --peer vllm-router     # beside other routers, each from PyPI into its own environment
-    python tools/bench/run.py --long                 # open streams are watched for ten minutes
+    python tools/bench/run.py --only json,sse        # some scenarios, to the terminal only
+    python tools/bench/run.py --peer vllm-router     # beside other routers, each from PyPI in its own environment
+    python tools/bench/run.py --long                 # watch open streams for ten minutes
     python tools/bench/run.py --interpreted          # without compiling
 
-It needs Linux, since it reads /proc. nginx is taken if the machine has it (Debian: `apt install nginx-light`).
+The benchmark needs Linux, because it reads /proc. It measures nginx too if nginx is installed (Debian: `apt install
+nginx-light`).
 
 ## How it is measured
-- **CPU of the router alone**: user and kernel time of its processes and all that they started, from /proc, over a
-  stretch in which all clients are at work, divided by the answers or chunks of that stretch. So the figures say what
-  routing costs, whatever the engines and clients on the same machine need. Three levels are three processes, added up.
-- **Beside nginx**: figures of different machines, or of one noisy machine at different hours, cannot be compared;
-  ratios of one run can. In each round every router is measured once, each round begins with another one, and what
-  stands below is the median of the rounds' ratios. Its configuration is `tools/bench/nginx.conf`: one worker process,
-  keep-alive to clients and engines, no buffering, no access log.
-- **What is measured** is what `pip install .` leaves on a machine with a C compiler: the data path compiled
-  (docs/explanation/compiled.md). Beside it stand the same sources interpreted, and a chain of three nginx, which
-  tells what three levels cost at least.
-- **The engines** are two processes of `tools/bench/worker.py`, which answer 1 KB at once, or stream 128 SSE events of
-  200 bytes, 10 ms apart, each stream by its own clock.
-- **Streams begin one after another**, over the length of one stream, and go on so. Time to the first token is that
-  of the first *body* byte, at the client, minus the same for the engines asked directly.
-- **Memory** is the proportional set size of the router's process beyond what it had after some streams had come and
-  gone, for each open stream. The kernel's socket buffers are not in it.
-- **Cancels**: the client closes its connection in mid-stream; client and engine read the same clock.
-- **The slow client** takes 1 KB/s of an answer that its engine sends as fast as it can.
+- **CPU of the router only.** The benchmark adds the user and kernel time of the router's processes, read from /proc
+  while all clients are busy, and divides it by the responses or chunks of that time. The figure is the cost of routing.
+  It does not depend on the engines and clients on the same machine. Three levels are three processes, added up.
+- **Relative to nginx.** Figures of two machines, or of one machine at two times, cannot be compared. Ratios within one
+  run can. Each round measures every router once and starts with another one. The table shows the median of the rounds'
+  ratios. nginx runs with `tools/bench/nginx.conf`: one worker process, keep-alive to clients and engines, no buffering,
+  no access log.
+- **The installed program.** The benchmark measures what `pip install .` installs on a machine with a C compiler: the
+  compiled data path (docs/explanation/compiled.md). It also measures the same sources interpreted, and a chain of three
+  nginx, which shows the least that three levels can cost.
+- **Engines.** Two processes of `tools/bench/worker.py` answer with 1 KB at once, or stream 128 SSE events of 200 bytes,
+  10 ms apart. Each stream has its own clock.
+- **Streams start one after another**, spread over the length of one stream. Time to first token is the time to the
+  first *body* byte at the client, minus the same time when the client calls the engines directly.
+- **Memory** is the growth of the router's proportional set size for each open stream, after some streams have come and
+  gone. It does not include the kernel's socket buffers.
+- **Cancels.** The client closes its connection in the middle of a stream. Client and engine read the same clock.
+- **The slow client** reads 1 KB/s of a response that its engine sends as fast as it can.
 
-Each peer runs with its own defaults and the policy `round_robin`, behind the same engines.
+Each peer runs with its own defaults and the policy `round_robin`, in front of the same engines.
 """
 
 
@@ -79,16 +80,16 @@ def features(settings: Settings) -> list[str]:
     """What the measured nodes do for each request, from the settings that they run with."""
     log = "on" if settings.access_log else "off (as nginx's)"
     return [
-        f"policy `{settings.dispatch}` over each model's load, exact by leases, and corrected by reports",
-        "the model is read from the JSON body at the entry node; below it from a field that the parent authenticates",
-        "metrics: requests by outcome, histograms of time to first byte and of the whole, by model, API and child",
+        f"policy `{settings.dispatch}` on each model's load: exact leases, corrected by reports",
+        "the model's name is read from the JSON body at the entry node; below it, from the parent's header field",
+        "metrics: requests by outcome, histograms of time to first byte and total time, by model, API and child",
         f"limits: head {settings.max_head_bytes} bytes and {settings.max_head_fields} fields, body "
         f"{settings.max_body_bytes} bytes",
         f"deadlines: connect {settings.connect_timeout_s:g} s, receive {settings.receive_timeout_s:g} s, first byte "
         f"{settings.first_byte_timeout_s:g} s, idle {settings.idle_timeout_s:g} s",
-        "attempts lent down the tree, a retry budget, ejection; a cut stream ends with an error event",
+        "attempts lent to nodes below, a retry budget, ejection; a cut stream ends with an error event",
         "strict HTTP: framing of both sides checked, hop-by-hop fields removed, `x-hierarchy-path` added",
-        f"probes of the engines each {settings.probe_interval_s:g} s, reports upward each "
+        f"probes of the engines every {settings.probe_interval_s:g} s, reports to the parent every "
         f"{settings.report_interval_s:g} s",
         f"access log: {log}; TLS: off everywhere",
     ]
