@@ -1,8 +1,8 @@
-"""Where a message's body ends: small trackers, pure functions of bytes (RFC 9112, section 6).
+"""Where the body of a message ends: small trackers, pure functions of bytes (RFC 9112, section 6).
 
 Each tracker has `feed(data) -> int`: how many bytes of `data` belong to this body. Fewer than given means that the
-body ended inside; `done` says that it has ended. Nothing is copied and nothing decoded: bodies pass as they came.
-`mend(filler)` says what must still be sent, after a cut, before new bytes can follow in good form.
+body ended inside; `done` says that it has ended. Nothing is copied or decoded: bodies pass unchanged.
+`completion(filler)` returns what must still be sent after a cut, so that new bytes can follow in valid framing.
 """
 
 from __future__ import annotations
@@ -16,24 +16,27 @@ from hierarchy.errors import HierarchyError
 MAX_LINE: Final = 4096  # of a chunk's size line with its extensions, or of one trailer
 MAX_TRAILERS: Final = 32 * 1024
 MAX_FILL: Final = 1024 * 1024  # a chunk cut with more than this missing is not filled up
-# A parser behind us may be stricter than RFC 9112 asks for: what is not plain is refused here, not there.
+LAST_CHUNK: Final = b"0\r\n\r\n"
+# The parser of the receiver may be stricter than RFC 9112: what is unusual is refused here, not there.
 _SIZE_DIGITS: Final = re.compile(rb"[0-9A-Fa-f]{1,15}").fullmatch
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _EXTENSIONS: Final = re.compile(rb"(?:;%b(?:=(?:%b|%b))?)+" % (_TOKEN, _TOKEN, _QUOTED)).fullmatch
-# Nothing of a message's framing may stand in its trailers (RFC 9110, section 6.5.1).
+# Trailers must not contain fields that frame the message (RFC 9110, section 6.5.1).
 _TRAILER_LINE: Final = re.compile(
     rb"(?!(?i:content-length|transfer-encoding):)%b:[\t -~\x80-\xff]*\r\n" % _TOKEN
 ).fullmatch
 
 
 class FramingError(HierarchyError):
-    """The bytes break the rules of their framing.
+    """The bytes break the rules of their framing. Messages say which rule."""
 
-    good: how many of the bytes given came before the break; the tracker stands where they end.
-    """
+    good = 0  # how many of the bytes given came before the error; the tracker's state is the one after them
 
-    good = 0
+
+def chunk(data: bytes) -> bytes:
+    """`data` as one chunk. It must not be empty: that would be the last chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class Framing:
@@ -45,11 +48,14 @@ class Framing:
         self.done = done
 
     def feed(self, data: bytes) -> int:
-        """Take in the next bytes; returns how many of them belong to the body. Raises `FramingError`."""
+        """Accept the next bytes; returns how many of them belong to the body. Raises `FramingError`."""
         raise NotImplementedError
 
-    def mend(self, filler: bytes) -> bytes | None:
-        """Bytes that complete what was cut, using the one byte `filler` as content; None if that cannot be done."""
+    def completion(self, filler: bytes) -> bytes | None:
+        """Bytes that complete a body that was cut, so that a chunk can follow; None if that is impossible.
+
+        filler: one byte, used as content where content is missing.
+        """
         raise NotImplementedError
 
 
@@ -70,7 +76,7 @@ class Length(Framing):
         taken, self.left, self.done = self.left, 0, True
         return taken
 
-    def mend(self, filler: bytes) -> bytes | None:
+    def completion(self, filler: bytes) -> bytes | None:
         return b"" if self.done else None
 
 
@@ -82,11 +88,11 @@ class UntilClose(Framing):
     def feed(self, data: bytes) -> int:
         return len(data)
 
-    def mend(self, filler: bytes) -> bytes | None:
+    def completion(self, filler: bytes) -> bytes | None:
         return b""
 
 
-# Where a Chunked tracker stands.
+# The states of a `Chunked` tracker: what comes next.
 _SIZE: Final = 0
 _DATA: Final = 1
 _CR: Final = 2
@@ -181,16 +187,16 @@ class Chunked(Framing):
         self._line = b""
         return stop
 
-    def mend(self, filler: bytes) -> bytes | None:
+    def completion(self, filler: bytes) -> bytes | None:
         if self._state == _SIZE:
-            return self._mend_size(filler)
+            return self._completion_of_size(filler)
         if self._state == _DATA:
             return filler * self._left + b"\r\n" if self._left <= MAX_FILL else None
         if self._state == _CR:
             return b"\r\n"
         return b"\n" if self._state == _LF else None  # None: the last chunk has been sent
 
-    def _mend_size(self, filler: bytes) -> bytes | None:
+    def _completion_of_size(self, filler: bytes) -> bytes | None:
         line, rest = self._line, b"\r\n"
         if not line:
             return b""

@@ -1,17 +1,36 @@
-"""Whole answers of our own: errors in the dialect of whoever asked, and good ones."""
+"""Responses that this node writes itself: errors, JSON, and what a client receives before the first token. Pure.
+
+A client that waits for the first token of a stream receives a head and then comments, so that no proxy in between gives
+up. The head is sent with the first comment, so the status is 200 whatever happens later, and an error can only be an
+event from then on. Attempts continue meanwhile.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from http import HTTPStatus
+from typing import Final
 from urllib.parse import quote
+
+import msgspec
 
 from hierarchy.errors import RequestError
 from hierarchy.http.dialect import Dialect
-from hierarchy.http.request_head import Fields, plain_answer
+from hierarchy.http.framing import LAST_CHUNK, Length, chunk
+from hierarchy.http.request_head import Fields
+from hierarchy.http.response_head import UpstreamResponse
+
+COMMENT_EVERY_S = 15.0  # not Final: tests replace it
 
 
-def error_answer(error: RequestError, dialect: Dialect, fields: Fields, *, close: bool) -> bytes:
-    """A whole answer. fields: added as they are (date, server)."""
+# -- whole responses -----------------------------------------------------------------------------------------
+
+
+def error_response(error: RequestError, dialect: Dialect, fields: Fields, *, close: bool) -> bytes:
+    """A whole response that is an error, as clients of this dialect expect it.
+
+    fields: added unchanged (date, server).
+    """
     own = [(b"content-type", b"application/octet-stream" if dialect.form == "frames" else b"application/json")]
     status = error.status
     if dialect.always_ok:
@@ -21,15 +40,23 @@ def error_answer(error: RequestError, dialect: Dialect, fields: Fields, *, close
             own.append((b"retry-after", b"%d" % error.retry_after_s))
         if status == 401:
             own.append((b"www-authenticate", b"Bearer"))
-    return plain_answer(status_line(status), [*fields, *own], dialect.error(error), close=close)
+    return plain_response(status_line(status), [*fields, *own], dialect.error(error), close=close)
 
 
-def json_answer(body: bytes, fields: Fields, *, close: bool) -> bytes:
-    """A good answer of our own."""
-    return plain_answer(status_line(200), [*fields, (b"content-type", b"application/json")], body, close=close)
+def json_response(body: bytes, fields: Fields, *, close: bool) -> bytes:
+    """A whole response with status 200 and a JSON body. fields: added unchanged (date, server)."""
+    return plain_response(status_line(200), [*fields, (b"content-type", b"application/json")], body, close=close)
+
+
+def plain_response(status_line: bytes, fields: Iterable[tuple[bytes, bytes]], body: bytes, *, close: bool) -> bytes:
+    """A whole response: head, Content-Length and body. close: add `connection: close`."""
+    lines = b"".join([b"%b: %b\r\n" % field for field in fields])
+    end = b"connection: close\r\n" if close else b""
+    return b"%b%bcontent-length: %d\r\n%b\r\n%b" % (status_line, lines, len(body), end, body)
 
 
 def status_line(status: int) -> bytes:
+    """The first line of a response, CRLF included; its reason phrase is empty if the status is unknown."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
@@ -38,9 +65,87 @@ def status_line(status: int) -> bytes:
 
 
 def field_value(text: str) -> bytes:
-    """A text as a header field's value, percent-encoded where it is not plain ASCII; `unquote` undoes it."""
+    """A text as the value of a header field, percent-encoded where it is not plain ASCII; `unquote` reverses it."""
     return quote(text, safe="/:.,@+=-_~ ").encode() if not _is_plain(text) else text.encode()
 
 
 def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable() and "%" not in text and text == text.strip()
+
+
+# -- the end of a response that was cut ----------------------------------------------------------------------
+
+
+def error_tail(
+    error: RequestError, dialect: Dialect, response: UpstreamResponse, *, rechunked: bool, raw: bool
+) -> bytes | None:
+    """The bytes that end a started stream with an error event; None if the response has no place for one.
+
+    rechunked: this node frames the body in chunks of its own. raw: the client receives no framing at all, until the
+    connection closes.
+    """
+    head = response.head
+    if not head.is_plain or not (head.is_event_stream if dialect.form == "events" else dialect.form == "frames"):
+        return None
+    event = dialect.error_event(error)
+    if rechunked:
+        return chunk(event) + LAST_CHUNK
+    if raw:
+        return event
+    if isinstance(response.framing, Length):
+        return None
+    completion = response.framing.completion(dialect.filler)
+    return None if completion is None else completion + chunk(event) + LAST_CHUNK
+
+
+# -- while the client waits for the first token --------------------------------------------------------------
+
+
+class _Body(msgspec.Struct):
+    stream: bool = False
+
+
+_decode_body: Final = msgspec.json.Decoder(_Body).decode
+
+
+def wants_stream(body: bytes, dialect: Dialect) -> bool:
+    """Whether the client expects a stream in a form that has a place for comments."""
+    if dialect.form != "events":
+        return dialect.form == "frames"
+    try:
+        return _decode_body(body).stream
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def waiting_head(dialect: Dialect, fields: Fields, *, http10: bool, close: bool) -> bytes:
+    """The head of a stream whose content is not known yet. fields: added unchanged (date, server)."""
+    own = [(b"content-type", dialect.stream_type), (b"cache-control", b"no-cache")]
+    if not http10:
+        own.append((b"transfer-encoding", b"chunked"))
+    if close:
+        own.append((b"connection", b"close"))
+    return status_line(200) + b"".join([b"%b: %b\r\n" % field for field in [*fields, *own]]) + b"\r\n"
+
+
+def waiting_comment(dialect: Dialect, *, http10: bool) -> bytes:
+    """A comment, which clients skip; it follows `waiting_head`."""
+    return _framed(dialect.comment, http10=http10)
+
+
+def waiting_error(error: RequestError, dialect: Dialect, *, http10: bool) -> bytes:
+    """The end of a stream that began with `waiting_head`: an error of this node."""
+    return _ending(dialect.error_event(error), http10=http10)
+
+
+def waiting_refusal(body: bytes, dialect: Dialect, *, http10: bool) -> bytes:
+    """The end of a stream that began with `waiting_head`: the error response of a child, of which this is the body."""
+    return _ending(dialect.as_event(body), http10=http10)
+
+
+def _framed(data: bytes, *, http10: bool) -> bytes:
+    return data if http10 else chunk(data)
+
+
+def _ending(event: bytes, *, http10: bool) -> bytes:
+    return event if http10 else chunk(event) + LAST_CHUNK

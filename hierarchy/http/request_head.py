@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import unquote
 
 import httptools
 
+from hierarchy.balancing.lent_attempts import UNSAID
 from hierarchy.errors import BadRequest, HierarchyError
-from hierarchy.http.dialect import OPENAI, PATHS, Dialect
+from hierarchy.http.dialect import OPENAI, PATHS, TRANSLATED, Dialect
+from hierarchy.http.multipart import boundary_of
+from hierarchy.security.keys import ANYONE, Caller
+from hierarchy.wire.status import Api
 
 Fields = list[tuple[bytes, bytes]]  # names in lower case, as they came otherwise
 
@@ -63,6 +69,70 @@ _LANE_PATH: Final = re.compile(rb"/v1/[A-Za-z0-9_\-./:@]+").fullmatch
 
 class HeadError(HierarchyError):
     """A child's answer begins with something that is no HTTP head, or one whose length cannot be told."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestHead:
+    """The meaning of the head of a request that the lane serves."""
+
+    dialect: Dialect
+    target: bytes  # for the child
+    fields: bytes  # that are forwarded, ready to be written
+    http10: bool
+    keep_alive: bool
+    expects: bool  # the client waits for a 100 before it sends the body
+    within_limits: bool  # of size, as they are for everyone but a parent
+    # What a parent says; believed only if `auth` is the secret that this node gave it.
+    auth: bytes
+    model: str
+    hops: int
+    caller: Caller  # the client, unless the request came from a parent
+    attempts: int = UNSAID  # lent by a parent
+    boundary: bytes = b""  # of a multipart form
+    translated: bool = False  # an engine of the other API family can serve it too
+    native: Api | None = None  # the family whose engines can serve the request unchanged
+
+    @classmethod
+    def from_fields(
+        cls,
+        route: tuple[Dialect, bytes],
+        fields: Fields,
+        found: dict[bytes, bytes],
+        *,
+        http10: bool,
+        keep_alive: bool,
+        within_limits: bool,
+        caller: Caller = ANYONE,
+        stripped: frozenset[bytes] = frozenset(),
+    ) -> RequestHead:
+        """The meaning of a parsed head.
+
+        route: from `lane_path`. found: from `check_request`. stripped: names of fields that are not forwarded.
+        """
+        boundary = boundary_of(found.get(b"content-type", b""))
+        attempts = decimal(found.get(ATTEMPTS, b""))
+        return cls(
+            *route,
+            request_fields(fields, stripped),
+            http10,
+            keep_alive and not http10,
+            not http10 and found.get(b"expect", b"").lower() == b"100-continue",
+            within_limits,
+            found.get(AUTH, b""),
+            unquote(found.get(MODEL, b"").decode("ascii", "replace")),
+            max(0, decimal(found.get(HOPS, b""))),
+            caller,
+            max(1, attempts) if attempts >= 0 else UNSAID,
+            boundary,
+            route[1].partition(b"?")[0] in TRANSLATED and not boundary,
+            # A worker's refusal of these has to be translated even for FastChat's clients; see `dialect`.
+            None if route[0].form == "object" else route[0].api,
+        )
+
+
+def decimal(value: bytes, max_digits: int = 18) -> int:
+    """A field's value as a number: decimal digits and nothing else, which fit into 64 bits; -1 for anything else."""
+    return int(value) if value.isdigit() and len(value) <= max_digits else -1
 
 
 def number_at(data: bytes, begin: int, most: int) -> tuple[int, int]:
@@ -178,10 +248,3 @@ def head_end(data: bytes) -> int:
     """Where the head at the start of `data` ends (after its empty line); -1 if not yet."""
     end = data.find(b"\r\n\r\n")
     return end + 4 if end >= 0 else -1
-
-
-def plain_answer(status_line: bytes, fields: Iterable[tuple[bytes, bytes]], body: bytes, *, close: bool) -> bytes:
-    """A whole answer of our own."""
-    lines = b"".join([b"%b: %b\r\n" % field for field in fields])
-    end = b"connection: close\r\n" if close else b""
-    return b"%b%bcontent-length: %d\r\n%b\r\n%b" % (status_line, lines, len(body), end, body)

@@ -14,16 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from hierarchy.balancing.lent_attempts import RETRIABLE, unspent_field
 from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, ModelNotAllowed, RequestError
-from hierarchy.http import render, waiting
-from hierarchy.http.ending import error_tail
-from hierarchy.http.framing import Dechunker
-from hierarchy.http.model_field import model_of
-from hierarchy.http.request_head import DEADLINE
-from hierarchy.http.response_head import Answer
-from hierarchy.http.rewrite import with_model
+from hierarchy.http import render
+from hierarchy.http.framing import LAST_CHUNK, Dechunker, chunk
+from hierarchy.http.model_field import model_of, with_model
+from hierarchy.http.request_head import DEADLINE, RequestHead
+from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import NODE, Child
 from hierarchy.relay.attempt import Reaching
-from hierarchy.relay.downstream.head_cache import RequestHead
 from hierarchy.relay.retry import Parent
 from hierarchy.relay.upstream.connection import Upstream
 from hierarchy.relay.upstream.translating import Interpreter
@@ -170,7 +167,7 @@ class Exchange(Reaching):
 
     # -- the answer (Sink) -----------------------------------------------------------------------------------
 
-    def answer_started(self, answer: Answer) -> None:
+    def answer_started(self, answer: UpstreamResponse) -> None:
         self._answer = answer  # its head waits for the first byte of its body, and so does the deadline
 
     def answer_body(self, data: bytes) -> None:
@@ -178,12 +175,12 @@ class Exchange(Reaching):
         if not self._started:
             answer = self._answer
             assert answer is not None
-            if (self._waiting or not answer.head.plain_sailing) and self._keeps_back(data):
+            if (self._waiting or not answer.head.is_ordinary) and self._keeps_back(data):
                 return
             self._begin_answer(data)
             return
         if self._rechunk:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+            data = chunk(data)
         elif self._dechunk is not None:
             data = self._dechunk.feed(data)
         self._protocol.transport.write(data)
@@ -197,7 +194,7 @@ class Exchange(Reaching):
         self._protocol.deadline = deadline if deadline < self.ends_at else self.ends_at
         head = self._answer_head()
         if self._rechunk:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+            data = chunk(data)
         elif self._dechunk is not None:
             data = self._dechunk.feed(data)
         elif self._upstream is not None:
@@ -210,17 +207,17 @@ class Exchange(Reaching):
         assert upstream is not None
         assert answer is not None
         if not self._started:  # it has no body, or one that is kept back
-            if self._held is not None or ((self._waiting or not answer.head.plain_sailing) and self._keeps_back(b"")):
+            if self._held is not None or ((self._waiting or not answer.head.is_ordinary) and self._keeps_back(b"")):
                 self._held_ended()
                 return
             self._protocol.transport.write(self._answer_head())
-        if answer.head.failed and upstream.pool.child.kind != NODE:
+        if answer.head.is_failure and upstream.pool.child.kind != NODE:
             self._lane.registry.failed(upstream.pool.child, "error", f"answered {answer.head.status}")
         self._finish_answer()
 
-    def answer_whole(self, answer: Answer, body: bytes) -> None:
+    def answer_whole(self, answer: UpstreamResponse, body: bytes) -> None:
         self._answer = answer
-        if self._waiting or not answer.head.plain_sailing:
+        if self._waiting or not answer.head.is_ordinary:
             self.answer_body(body)
             self.answer_ended()
             return
@@ -244,9 +241,9 @@ class Exchange(Reaching):
 
     def _finish_answer(self) -> None:
         if self._rechunk:
-            self._protocol.transport.write(b"0\r\n\r\n")
+            self._protocol.transport.write(LAST_CHUNK)
         assert self._answer is not None
-        self._outcome = "error" if self._answer.head.failed else "ok"
+        self._outcome = "error" if self._answer.head.is_failure else "ok"
         self._settle(self._lane.clock())
 
     def answer_broken(self, why: str, *, stale: bool = False) -> None:
@@ -261,10 +258,10 @@ class Exchange(Reaching):
     def _answer_head(self) -> bytes:
         answer = self._answer
         assert answer is not None
-        if answer.usual and self.keep_alive and not (self._retried or self._waiting):
+        if answer.ordinary_head and self.keep_alive and not (self._retried or self._waiting):
             if not answer.head.has_length:
-                return answer.usual
-            return b"".join([answer.usual, str(answer.length).encode(), b"\r\n\r\n"])
+                return answer.ordinary_head
+            return b"".join([answer.ordinary_head, str(answer.length).encode(), b"\r\n\r\n"])
         framing: bytes | None = None
         if self.head.http10:
             self.keep_alive = False
@@ -281,7 +278,7 @@ class Exchange(Reaching):
         if answer.head.path and self._pool.child.kind == NODE:
             path = b"%b/%b" % (path, answer.head.path)
         ours = b""
-        if self._parent is not None and (self._retried or not answer.head.plain_sailing):
+        if self._parent is not None and (self._retried or not answer.head.is_ordinary):
             ours = self._told_to_parent()
         return answer.forward(path=path, framing=framing, close=not self.keep_alive, ours=ours)
 
@@ -300,12 +297,12 @@ class Exchange(Reaching):
         self._lane.metrics.refuse(error.code)
         fields = self._protocol.server_state.default_headers
         if self._waiting:
-            words = waiting.failed(error, self.head.dialect, http10=self.head.http10)
+            words = render.waiting_error(error, self.head.dialect, http10=self.head.http10)
         else:
             # To a parent whose secret we do not know, too: it has not heard yet that we were started again.
             if self.head.auth and error.status in RETRIABLE:
                 fields = [*fields, unspent_field(max(0, self.left))]
-            words = render.error_answer(error, self.head.dialect, fields, close=not self.keep_alive)
+            words = render.error_response(error, self.head.dialect, fields, close=not self.keep_alive)
         self._protocol.transport.write(words)
         self._outcome = self._outcome or "refused"
         self._settle(self._lane.clock())
@@ -373,7 +370,7 @@ class Exchange(Reaching):
         self._outcome = "cut"
         self.keep_alive = False
         raw = self._dechunk is not None or (self.head.http10 and self._answer.head.kind == "until-close")
-        tail = error_tail(error, self.head.dialect, self._answer, rechunked=self._rechunk, raw=raw)
+        tail = render.error_tail(error, self.head.dialect, self._answer, rechunked=self._rechunk, raw=raw)
         if tail is None:
             self._protocol.reset()
         else:

@@ -14,11 +14,11 @@ from hierarchy.balancing.retry_budget import RetryBudget
 from hierarchy.config.models import Settings
 from hierarchy.errors import ChildFailed, ModelNotFound, RequestError, Unavailable
 from hierarchy.http.dialect import OPENAI, Dialect
-from hierarchy.http.request_head import lane_path
+from hierarchy.http.request_head import RequestHead, lane_path
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child, Share
 from hierarchy.relay.downstream.connection import FastPath
-from hierarchy.relay.downstream.head_cache import RequestHead, Seen
+from hierarchy.relay.downstream.head_cache import Seen
 from hierarchy.relay.downstream.local_handlers import Handler, Local
 from hierarchy.relay.downstream.protocol import LaneProtocol
 from hierarchy.relay.exchange import Exchange

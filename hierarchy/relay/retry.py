@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS, lend, returned
 from hierarchy.errors import ChildFailed, RequestError
-from hierarchy.http import waiting
+from hierarchy.http import render
 from hierarchy.http.framing import Dechunker
-from hierarchy.http.request_head import RETRIED, UNSPENT
-from hierarchy.http.response_head import Answer
+from hierarchy.http.request_head import RETRIED, UNSPENT, RequestHead
+from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import NODE, Child, Lease
-from hierarchy.relay.downstream.head_cache import RequestHead
 from hierarchy.relay.timeouts import Limits
 from hierarchy.relay.upstream.connection import Upstream
 from hierarchy.relay.upstream.pool import Pool
@@ -55,7 +54,7 @@ class Retrying:
     _sent_at = 0.0
     _lease: Lease | None = None
     _upstream: Upstream | Interpreter | None = None
-    _answer: Answer | None = None
+    _answer: UpstreamResponse | None = None
     _pool: Pool | None = None
     _tried: tuple[Child, ...] = ()
     _limits: Limits | None = None
@@ -176,7 +175,7 @@ class Retrying:
         if not self.response_complete:
             self.fail(error)
 
-    def _again(self, error: RequestError, held: tuple[Answer, bytes] | None, *, fresh: bool = False) -> None:
+    def _again(self, error: RequestError, held: tuple[UpstreamResponse, bytes] | None, *, fresh: bool = False) -> None:
         try:
             self._attempt(self._lane.clock(), fresh=fresh)
         except RequestError:  # nobody else: then what went wrong with the last one is the answer
@@ -185,7 +184,7 @@ class Retrying:
             self._retried += 1
             self._lane.metrics.retries += 1
 
-    def _give_in(self, error: RequestError, held: tuple[Answer, bytes] | None) -> None:
+    def _give_in(self, error: RequestError, held: tuple[UpstreamResponse, bytes] | None) -> None:
         """Nobody else is asked: the client gets the child's own refusal, if there is one."""
         if held is None:
             self.fail(error)
@@ -194,7 +193,7 @@ class Retrying:
         if self._waiting:
             if self._answer.head.kind == "chunked":
                 body = Dechunker().feed(body)
-            self._protocol.transport.write(waiting.refused(body, self.head.dialect, http10=self.head.http10))
+            self._protocol.transport.write(render.waiting_refusal(body, self.head.dialect, http10=self.head.http10))
             self._settle(self._lane.clock())
             return
         self._begin_answer(body)
@@ -248,7 +247,7 @@ class Retrying:
         assert self._pool is not None
         return unspent is not None if self._pool.child.kind == NODE else status == 503
 
-    def _fits(self, answer: Answer) -> bool:
+    def _fits(self, answer: UpstreamResponse) -> bool:
         """Can it go behind a head that has been sent already?"""
         head = answer.head
         return head.status == 200 and head.is_plain and (self.head.dialect.form == "frames" or head.is_event_stream)
@@ -260,7 +259,7 @@ class Retrying:
         assert self._pool is not None
         head, child, lane = answer.head, self._pool.child, self._lane
         why = f"answered {head.status}"
-        if child.kind != NODE and head.failed:
+        if child.kind != NODE and head.is_failure:
             lane.registry.failed(child, "error", why)
         if not self._retriable(head.status, head.unspent):
             assert self._held is not None
@@ -288,14 +287,14 @@ class Retrying:
         assert self._limits is not None
         dialect = self.head.dialect
         ends_at = self._sent_at + self._limits.first_byte_s
-        if self._parent is not None or not (self._waiting or waiting.wants_stream(self._body(), dialect)):
+        if self._parent is not None or not (self._waiting or render.wants_stream(self._body(), dialect)):
             self._protocol.deadline = ends_at
             return
         http10 = self.head.http10
-        words = waiting.comment(dialect, http10=http10)
+        words = render.waiting_comment(dialect, http10=http10)
         if not self._waiting:
             self._waiting = True
             fields = self._protocol.server_state.default_headers
-            words = waiting.opening(dialect, fields, http10=http10, close=not self.head.keep_alive) + words
+            words = render.waiting_head(dialect, fields, http10=http10, close=not self.head.keep_alive) + words
         self._protocol.transport.write(words)
-        self._protocol.deadline = min(ends_at, now + waiting.EVERY_S)
+        self._protocol.deadline = min(ends_at, now + render.COMMENT_EVERY_S)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hierarchy.config.models import Settings
-from hierarchy.http.waiting import EVERY_S
+from hierarchy.http.render import COMMENT_EVERY_S
 
 HOP_S: Final = 1.0  # by which each level gives up before the one above it, so that the fault is found where it is
 
@@ -29,7 +29,7 @@ class Limits:
         first_byte_s = (own and own.first_byte_timeout_s) or settings.first_byte_timeout_s
         return cls(
             first_byte_s,
-            min(first_byte_s, EVERY_S),
+            min(first_byte_s, COMMENT_EVERY_S),
             (own and own.idle_timeout_s) or settings.idle_timeout_s,
             (own and own.total_timeout_s) or settings.total_timeout_s,
         )

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from hierarchy.errors import HierarchyError
+from hierarchy.http.request_head import decimal
 from hierarchy.relay.upstream.links import LINK_PATH, LINK_PROTOCOL, WANTED
 from hierarchy.wire.messages import Identity
 
@@ -84,8 +85,8 @@ class Knock(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        if name == WANTED and value.isdigit() and len(value) < 10:
-            self._wanted = int(value)
+        if name == WANTED:
+            self._wanted = max(0, decimal(value, 9))
         elif name == b"upgrade":
             self._upgrade = value.strip().lower()
 

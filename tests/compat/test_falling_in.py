@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from hierarchy.http import waiting
+from hierarchy.http import render
 from hierarchy.registry.child import FASTCHAT_EXPIRY_S
 from hierarchy.relay import timeouts
 from hierarchy.uplink.registration import JITTER, PLAIN_INTERVAL_S
@@ -32,8 +32,8 @@ WORDS = "a b c d e f g h"
 def quick_signs_of_life() -> Iterator[None]:
     """Who waits for a first word gets one every 0.2 s."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timeouts, "EVERY_S", 0.2)
-        patch.setattr(waiting, "EVERY_S", 0.2)
+        patch.setattr(timeouts, "COMMENT_EVERY_S", 0.2)
+        patch.setattr(render, "COMMENT_EVERY_S", 0.2)
         yield
 
 

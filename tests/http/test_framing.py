@@ -148,7 +148,7 @@ def test_what_came_before_a_break_is_good_and_the_tracker_stands_there(data: st.
             sent += piece[: error.good]
             break
     assert broken.startswith(sent)
-    tail = tracker.mend(b"\n")
+    tail = tracker.completion(b"\n")
     if tail is not None:
         assert parsed(sent + tail + b"0\r\n\r\n").complete
 
@@ -184,7 +184,7 @@ LAST = STREAM.index(b"\r\n000\r\n\r\n") + 2
 def test_a_stream_cut_anywhere_can_be_mended_and_ended_in_good_form(cut: int) -> None:
     tracker = Chunked()
     tracker.feed(STREAM[:cut])
-    tail = tracker.mend(b"\n")
+    tail = tracker.completion(b"\n")
     if cut > LAST + 3:  # behind the size of the last chunk there is no place for more: only a reset tells the truth
         assert tail is None
         return
@@ -220,17 +220,17 @@ def test_a_stream_cut_anywhere_can_be_mended_and_ended_in_good_form(cut: int) ->
 def test_mend_chunked(cut: bytes, tail: bytes | None) -> None:
     tracker = Chunked()
     tracker.feed(cut)
-    assert tracker.mend(b".") == tail
+    assert tracker.completion(b".") == tail
     assert tail is None or len(tail) <= MAX_FILL + 2
 
 
 def test_mend_of_the_other_framings() -> None:
     length = Length(5)
     length.feed(b"hel")
-    assert length.mend(b".") is None
+    assert length.completion(b".") is None
     length.feed(b"lo")
-    assert length.mend(b".") == b""
-    assert UntilClose().mend(b".") == b""
+    assert length.completion(b".") == b""
+    assert UntilClose().completion(b".") == b""
 
 
 @given(chunked_bodies(), sizes)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.errors import BadRequest
+from hierarchy.http.model_field import with_model
 from hierarchy.http.multipart import boundary_of, model_in, with_model_in
-from hierarchy.http.rewrite import with_model
 
 BOUNDARY = b"x1"
 names = st.text(alphabet=st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=40)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hierarchy.http.framing import Chunked, Length, UntilClose
 from hierarchy.http.request_head import Fields, HeadError, head_end
-from hierarchy.http.response_head import Answer
+from hierarchy.http.response_head import UpstreamResponse
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -23,7 +23,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
     ],
 )
 def test_the_framing_of_an_answer(lines: bytes, framing: type) -> None:
-    answer = Answer(OK + lines + b"\r\n")
+    answer = UpstreamResponse(OK + lines + b"\r\n")
     assert isinstance(answer.framing, framing)
     assert not answer.framing.done
 
@@ -31,7 +31,7 @@ def test_the_framing_of_an_answer(lines: bytes, framing: type) -> None:
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified", b"100 Continue", b"103 Early Hints"])
 @pytest.mark.parametrize("lines", [b"", b"content-length: 5\r\n", b"transfer-encoding: chunked\r\n"])
 def test_answers_that_never_have_a_body(status: bytes, lines: bytes) -> None:
-    answer = Answer(b"HTTP/1.1 %b\r\n%b\r\n" % (status, lines))
+    answer = UpstreamResponse(b"HTTP/1.1 %b\r\n%b\r\n" % (status, lines))
     assert answer.framing.done
     assert answer.head.interim == status.startswith(b"1")
 
@@ -76,7 +76,7 @@ def test_answers_that_never_have_a_body(status: bytes, lines: bytes) -> None:
 )
 def test_malformed_answers(data: bytes) -> None:
     with pytest.raises(HeadError):
-        Answer(data)
+        UpstreamResponse(data)
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_malformed_answers(data: bytes) -> None:
     ],
 )
 def test_what_an_answer_promises(data: bytes, keep_alive: bool, idle_s: float | None, uses_left: int | None) -> None:
-    answer = Answer(data)
+    answer = UpstreamResponse(data)
     assert (answer.head.keep_alive, answer.head.idle_s, answer.head.uses_left) == (keep_alive, idle_s, uses_left)
 
 
 def test_forward_drops_hop_by_hop_fields_and_keeps_the_rest() -> None:
-    answer = Answer(
+    answer = UpstreamResponse(
         b"HTTP/1.1 200 Very Fine\r\nConnection: keep-alive, x-one, content-type\r\nX-One: 1\r\n"
         b"Keep-Alive: timeout=5\r\nContent-Type: a/b\r\n"
         b"Content-Encoding: gzip\r\nX-Hierarchy-Path: below\r\nX-Hierarchy-Other: x\r\n"
@@ -128,7 +128,7 @@ PATH = b"x-hierarchy-path: e\r\n"
 )
 def test_forward_with_another_framing(data: bytes, framing: bytes | None, close: bool, lines: bytes) -> None:
     for _ in range(2):  # made, and remembered
-        assert Answer(data).forward(path=b"e", framing=framing, close=close) == OK + lines + b"\r\n"
+        assert UpstreamResponse(data).forward(path=b"e", framing=framing, close=close) == OK + lines + b"\r\n"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_forward_with_another_framing(data: bytes, framing: bytes | None, close:
 @pytest.mark.parametrize("status", [b"200 OK", b"304 Not Modified"])
 def test_the_same_head_with_another_length(written: bytes, status: bytes) -> None:
     for length in (5, 0, 123456789, 5):
-        answer = Answer(b"HTTP/1.1 %b\r\nx: y\r\n%b\r\n\r\n" % (status, written % length))
+        answer = UpstreamResponse(b"HTTP/1.1 %b\r\nx: y\r\n%b\r\n\r\n" % (status, written % length))
         assert answer.framing.done == (length == 0 or status != b"200 OK")
         assert b"content-length: %d\r\n" % length in answer.forward(path=b"e", framing=None, close=False)
         if length and status == b"200 OK":
@@ -145,18 +145,18 @@ def test_the_same_head_with_another_length(written: bytes, status: bytes) -> Non
 
 
 def test_a_remembered_head_does_not_hide_a_malformed_length() -> None:
-    Answer(OK + b"content-length: 5\r\n\r\n")
+    UpstreamResponse(OK + b"content-length: 5\r\n\r\n")
     for second in (b"content-length: 5", b"content-length: 0", b"content-length: +5", b"transfer-encoding: chunked"):
         with pytest.raises(HeadError):
-            Answer(OK + b"content-length: 5\r\n" + second + b"\r\n\r\n")
+            UpstreamResponse(OK + b"content-length: 5\r\n" + second + b"\r\n\r\n")
         with pytest.raises(HeadError):
-            Answer(OK + second + b"\r\ncontent-length: 5\r\n\r\n")
+            UpstreamResponse(OK + second + b"\r\ncontent-length: 5\r\n\r\n")
     with pytest.raises(HeadError):
-        Answer(OK + b"content-length: 1000000000000000000000\r\n\r\n")
+        UpstreamResponse(OK + b"content-length: 1000000000000000000000\r\n\r\n")
 
 
 def test_a_204_is_sent_on_without_a_length() -> None:
-    answer = Answer(b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n")
+    answer = UpstreamResponse(b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n")
     assert answer.forward(path=b"e", framing=None, close=False) == (
         b"HTTP/1.1 204 No Content\r\nx-hierarchy-path: e\r\n\r\n"
     )
@@ -172,7 +172,7 @@ def test_what_is_forwarded_is_a_head_that_says_the_same(fields: Fields, status: 
     data = b"HTTP/1.1 %d Some Reason\r\n%bcontent-length: 0\r\n\r\n" % (status, lines)
     assert head_end(data + b"more") == len(data)
     assert head_end(data[:-1]) == -1
-    again = Answer(Answer(data).forward(path=b"e", framing=None, close=False))
+    again = UpstreamResponse(UpstreamResponse(data).forward(path=b"e", framing=None, close=False))
     expected = [(name.lower(), value) for name, value in fields if not name.lower().startswith(b"x-hierarchy-")]
     assert [pair for pair in again.head.fields if pair[0] not in (b"content-length", b"x-hierarchy-path")] == expected
     assert again.head.status == status

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS, lend, returned
 from hierarchy.errors import ChildFailed
-from hierarchy.http import waiting
+from hierarchy.http import render
 from hierarchy.http.dialect import FRAMES, OPENAI
 from hierarchy.http.request_head import ATTEMPTS, DEADLINE
 from tests.builders import UNTIMED
@@ -242,7 +242,7 @@ def test_streams_that_have_begun_stay(pair: Tree) -> None:
 
 def waits(running: Tree, client: object) -> None:
     running.world.eventually(lambda: received(running) >= 1)
-    running.forward(waiting.EVERY_S + 0.1)
+    running.forward(render.COMMENT_EVERY_S + 0.1)
 
 
 def test_a_client_that_waits_for_its_first_token_is_told_so(single: Tree) -> None:
@@ -253,7 +253,7 @@ def test_a_client_that_waits_for_its_first_token_is_told_so(single: Tree) -> Non
         head = client.read_until(b": waiting\n\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"text/event-stream" in head
-        single.forward(waiting.EVERY_S + 0.1)
+        single.forward(render.COMMENT_EVERY_S + 0.1)
         client.read_until(b": waiting\n\n\r\n")
         single.engine.release()
         rest = client.read_until(b"0\r\n\r\n")
@@ -347,7 +347,7 @@ def test_the_node_below_says_nothing(chain: Tree) -> None:
         client.send(post())
         chain.world.eventually(lambda: chain.engine.received)
         (below,) = chain.exchanges(1)
-        assert below._protocol.deadline - below._sent_at > waiting.EVERY_S
+        assert below._protocol.deadline - below._sent_at > render.COMMENT_EVERY_S
         chain.engine.release()
         assert client.read_answer().status == 200
 
@@ -393,10 +393,10 @@ def test_a_models_own_first_byte_limit(world: World) -> None:
 
 
 def test_words_for_those_who_wait() -> None:
-    assert waiting.wants_stream(b'{"model":"m","stream":true}', OPENAI)
+    assert render.wants_stream(b'{"model":"m","stream":true}', OPENAI)
     for body in (b"{}", b"[]", b"\xff", b'{"stream":1}', b'{"stream":false}'):
-        assert not waiting.wants_stream(body, OPENAI)
-        assert waiting.wants_stream(body, FRAMES)
-    assert waiting.refused(b'{"a":\n1}', OPENAI, http10=True) == b'\n\nevent: error\ndata: {"a": 1}\n\n'
-    assert waiting.refused(b"{}\0", FRAMES, http10=True) == b"\0{}\0"
-    assert waiting.failed(ChildFailed("x"), FRAMES, http10=True).count(b"\0") == 2
+        assert not render.wants_stream(body, OPENAI)
+        assert render.wants_stream(body, FRAMES)
+    assert render.waiting_refusal(b'{"a":\n1}', OPENAI, http10=True) == b'\n\nevent: error\ndata: {"a": 1}\n\n'
+    assert render.waiting_refusal(b"{}\0", FRAMES, http10=True) == b"\0{}\0"
+    assert render.waiting_error(ChildFailed("x"), FRAMES, http10=True).count(b"\0") == 2

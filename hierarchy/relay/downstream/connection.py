@@ -16,7 +16,8 @@ from mypy_extensions import mypyc_attr
 from uvicorn.server import ServerState
 
 from hierarchy.errors import BodyTooLarge, HeadTooLarge, InvalidApiKey, LoopDetected, RequestError
-from hierarchy.relay.downstream.head_cache import RequestHead, Split
+from hierarchy.http.request_head import RequestHead
+from hierarchy.relay.downstream.head_cache import Split
 from hierarchy.relay.exchange import FOREVER, Exchange
 
 if TYPE_CHECKING:

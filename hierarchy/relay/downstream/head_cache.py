@@ -9,84 +9,15 @@ in one read, is parsed.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote
 
-from hierarchy.balancing.lent_attempts import UNSAID
-from hierarchy.http.dialect import TRANSLATED, Dialect
-from hierarchy.http.multipart import boundary_of
-from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, Fields, number_at, request_fields
-from hierarchy.security.keys import ANYONE, Caller
-from hierarchy.wire.status import Api
+from hierarchy.http.request_head import RequestHead, number_at
 
 MAX_KEPT, MAX_HEADS = 2048, 4096  # bytes of one head; heads: each child's reports have one of their own
 _NUMBERS: Final = re.compile(
     rb"\r\n(?:x-hierarchy-seq: ([0-9]{1,18})\r\n(?:x-hierarchy-deadline-ms: ([0-9]{1,12})\r\n)?)?"
     rb"(?i:content-length): ([0-9]{1,15})\r\n"
 ).search
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RequestHead:
-    """What a lane request's head means.
-
-    target: for the child. fields: those that go on, ready to be written. auth, model, hops, attempts: a parent's, to be
-    believed with the right secret only. within_limits: as they are for everyone but a parent. caller: who asks, unless
-    a parent. boundary: of a multipart form.
-    translated: an engine of the other API family can be asked too.
-    native: the family whose engines take the request as it is.
-    """
-
-    dialect: Dialect
-    target: bytes
-    fields: bytes
-    http10: bool
-    keep_alive: bool
-    expects: bool
-    within_limits: bool
-    auth: bytes
-    model: str
-    hops: int
-    caller: Caller
-    attempts: int = UNSAID
-    boundary: bytes = b""
-    translated: bool = False
-    native: Api | None = None
-
-    @classmethod
-    def of(
-        cls,
-        route: tuple[Dialect, bytes],
-        fields: Fields,
-        found: dict[bytes, bytes],
-        *,
-        http10: bool,
-        keep_alive: bool,
-        within_limits: bool,
-        caller: Caller = ANYONE,
-        stripped: frozenset[bytes] = frozenset(),
-    ) -> RequestHead:
-        """From a parsed head. found: from `head.check_request`. stripped: fields that do not go on."""
-        boundary = boundary_of(found.get(b"content-type", b""))
-        hops, attempts = found.get(HOPS, b""), found.get(ATTEMPTS, b"")
-        return cls(
-            *route,
-            request_fields(fields, stripped),
-            http10,
-            keep_alive and not http10,
-            not http10 and found.get(b"expect", b"").lower() == b"100-continue",
-            within_limits,
-            found.get(AUTH, b""),
-            unquote(found.get(MODEL, b"").decode("ascii", "replace")),
-            int(hops) if is_number(hops) else 0,
-            caller,
-            max(1, int(attempts)) if is_number(attempts) else UNSAID,
-            boundary,
-            route[1].partition(b"?")[0] in TRANSLATED and not boundary,
-            # A worker's refusal of these has to be put into other words; see `dialect`.
-            None if route[0].form == "object" else route[0].api,
-        )
 
 
 class Split:
@@ -192,8 +123,3 @@ class Seen:
         """What heads meant holds no longer: parse each of them again."""
         self._heads.clear()
         self._era += 1
-
-
-def is_number(text: bytes) -> bool:
-    """Decimal digits that fit into 64 bits."""
-    return text.isdigit() and len(text) < 19

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hierarchy.errors import BodyTooLarge, RequestError
 from hierarchy.http import render
-from hierarchy.relay.downstream.head_cache import RequestHead
+from hierarchy.http.request_head import RequestHead
 from hierarchy.relay.exchange import Exchange
 from hierarchy.security.registration_policy import STRANGER_BYTES
 
@@ -44,6 +44,6 @@ class Local(Exchange):
             self.fail(error)
             return
         self._protocol.transport.write(
-            render.json_answer(body, self._protocol.server_state.default_headers, close=not self.keep_alive)
+            render.json_response(body, self._protocol.server_state.default_headers, close=not self.keep_alive)
         )
         self._settle(now)

@@ -14,9 +14,17 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from hierarchy.errors import BadRequest, NotImplementedHere, RequestError
-from hierarchy.http.request_head import DEADLINE, SEQ, check_request, lane_path, origin_form, without_upgrade
+from hierarchy.http.request_head import (
+    DEADLINE,
+    SEQ,
+    RequestHead,
+    check_request,
+    decimal,
+    lane_path,
+    origin_form,
+    without_upgrade,
+)
 from hierarchy.relay.downstream.connection import head_too_large
-from hierarchy.relay.downstream.head_cache import RequestHead, is_number
 from hierarchy.relay.downstream.turns import CONTINUE, Turns
 from hierarchy.relay.exchange import FOREVER, Exchange
 from hierarchy.relay.upstream.links import admit, asks_for_link
@@ -113,7 +121,7 @@ class LaneProtocol(Turns):
                 raise head_too_large(self.lane)
             self._fall_through(found)
             return
-        head = RequestHead.of(
+        head = RequestHead.from_fields(
             route,
             self.headers,
             found,
@@ -135,9 +143,9 @@ class LaneProtocol(Turns):
         seq, left_ms = found.get(SEQ, b"0"), found.get(DEADLINE, b"")
         self.begin(
             exchange,
-            int(seq) if is_number(seq) else -1,
+            decimal(seq),
             int(found.get(b"content-length", b"0")),
-            int(left_ms) if is_number(left_ms) else -1,
+            decimal(left_ms),
         )
         if head.expects:
             if exchange.my_turn:

@@ -219,7 +219,7 @@ class Turns(FastPath, HttpToolsProtocol):
     def _answer_refusal(self, error: RequestError) -> None:
         self.refusal = None
         self.lane.metrics.refuse(error.code)
-        self.transport.write(render.error_answer(error, OPENAI, self.server_state.default_headers, close=True))
+        self.transport.write(render.error_response(error, OPENAI, self.server_state.default_headers, close=True))
         self.linger()
 
     def linger(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from hierarchy.http.framing import Framing, FramingError, UntilClose
 from hierarchy.http.request_head import HeadError, head_end
-from hierarchy.http.response_head import Answer
+from hierarchy.http.response_head import UpstreamResponse
 
 if TYPE_CHECKING:
     from hierarchy.relay.upstream.pool import Pool
@@ -25,7 +25,7 @@ JOINED: Final = 64 * 1024
 class Sink(Protocol):
     """Who gets the answer: an exchange."""
 
-    def answer_started(self, answer: Answer) -> None:
+    def answer_started(self, answer: UpstreamResponse) -> None:
         """The head is here; nothing of the body is."""
 
     def answer_body(self, data: bytes) -> None:
@@ -34,7 +34,7 @@ class Sink(Protocol):
     def answer_ended(self) -> None:
         """The body is complete; the connection is no longer the sink's."""
 
-    def answer_whole(self, answer: Answer, body: bytes) -> None:
+    def answer_whole(self, answer: UpstreamResponse, body: bytes) -> None:
         """All three at once: head and body came in one read, and the connection is no longer the sink's."""
 
     def answer_broken(self, why: str, *, stale: bool = False) -> None:
@@ -73,8 +73,8 @@ class Upstream(asyncio.Protocol):
         self.heard = False  # something of the body was passed on; whoever asks sets it back
         self._forward: Callable[[bytes], object] | None = None
         self._framing: Framing | None = None  # of the answer that is coming
-        self._answer: Answer | None = None  # the last one here
-        self._other: Answer | None = None  # the last one with another head: nodes answer for several engines
+        self._answer: UpstreamResponse | None = None  # the last one here
+        self._other: UpstreamResponse | None = None  # the last one with another head: nodes answer for several engines
         self._head = b""  # of an answer that has come in part
         self._reusable = True
         self._served = 0  # answers
@@ -167,9 +167,9 @@ class Upstream(asyncio.Protocol):
         if sink is None:  # nobody asked: not a connection to trust with a request
             self.abort()
             return
-        end = answer.repeated(data) if answer is not None and not self._head else 0
+        end = answer.repeats(data) if answer is not None and not self._head else 0
         if not end and self._other is not None and not self._head:
-            end = self._other.repeated(data)
+            end = self._other.repeats(data)
             if end:
                 answer = self._remember(self._other)
         if answer is None or not end:
@@ -207,7 +207,7 @@ class Upstream(asyncio.Protocol):
                 return b""
             self._refuse_long(end)
             self._head = b""
-            answer = Answer(data[:end])
+            answer = UpstreamResponse(data[:end])
             data = data[end:]
             if not answer.head.interim:
                 break
@@ -216,7 +216,7 @@ class Upstream(asyncio.Protocol):
             self._sink.answer_started(answer)
         return data
 
-    def _remember(self, answer: Answer) -> Answer:
+    def _remember(self, answer: UpstreamResponse) -> UpstreamResponse:
         """This one, which is not the last one again, is here; what it says of the connection holds."""
         self._other, self._answer = self._answer, answer
         said = answer.head

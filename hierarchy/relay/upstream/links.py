@@ -20,7 +20,7 @@ from typing import Final
 
 from hierarchy.errors import BadRequest, NotPermitted, UnknownChild
 from hierarchy.http.request_head import AUTH, OURS, Fields, named_by_connection
-from hierarchy.http.response_head import Answer
+from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.connection import Upstream
 from hierarchy.relay.upstream.pool import MAX_IDLE, NODE_IDLE_S, Pool
@@ -59,7 +59,7 @@ class Link(Upstream):
 class _Pong:
     """Who waits for the answer to a ping. Its end gives the link back, and nothing else matters."""
 
-    def answer_started(self, answer: Answer) -> None:
+    def answer_started(self, answer: UpstreamResponse) -> None:
         pass
 
     def answer_body(self, data: bytes) -> None:
@@ -68,7 +68,7 @@ class _Pong:
     def answer_ended(self) -> None:
         pass
 
-    def answer_whole(self, answer: Answer, body: bytes) -> None:
+    def answer_whole(self, answer: UpstreamResponse, body: bytes) -> None:
         pass
 
     def answer_broken(self, why: str, *, stale: bool = False) -> None:

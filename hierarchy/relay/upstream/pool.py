@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from hierarchy.http import render
-from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, SEQ, request_opening
+from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, SEQ, RequestHead, request_opening
 from hierarchy.registry.child import Child
-from hierarchy.relay.downstream.head_cache import RequestHead
 from hierarchy.relay.upstream.connection import Upstream
 from hierarchy.security.dial_guard import Guard, connect
 

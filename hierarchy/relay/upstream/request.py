@@ -7,7 +7,7 @@ import asyncio
 from hierarchy.errors import ChildFailed, DeadlinePassed
 from hierarchy.http.framing import Dechunker
 from hierarchy.http.request_head import AUTH
-from hierarchy.http.response_head import Answer
+from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.relay.upstream.connection import Upstream
 from hierarchy.relay.upstream.pool import Pool
 
@@ -25,7 +25,7 @@ class _Collect:
         self._status = 0
         self._dechunk: Dechunker | None = None
 
-    def answer_started(self, answer: Answer) -> None:
+    def answer_started(self, answer: UpstreamResponse) -> None:
         self._status = answer.head.status
         self._dechunk = Dechunker() if answer.head.kind == "chunked" else None
 
@@ -38,7 +38,7 @@ class _Collect:
         if not self.done.done():
             self.done.set_result(self._status)
 
-    def answer_whole(self, answer: Answer, body: bytes) -> None:
+    def answer_whole(self, answer: UpstreamResponse, body: bytes) -> None:
         self.answer_started(answer)
         self.answer_body(body)
         self.answer_ended()

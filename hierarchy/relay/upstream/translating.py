@@ -16,11 +16,10 @@ import msgspec
 
 from hierarchy.errors import ChildFailed
 from hierarchy.http import render
-from hierarchy.http.framing import Dechunker
-from hierarchy.http.request_head import Fields, request_opening
-from hierarchy.http.response_head import Answer
+from hierarchy.http.framing import LAST_CHUNK, Dechunker, chunk
+from hierarchy.http.request_head import Fields, RequestHead, request_opening
+from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import Share
-from hierarchy.relay.downstream.head_cache import RequestHead
 from hierarchy.relay.upstream.connection import Sink, Upstream
 from hierarchy.relay.upstream.pool import Pool
 from hierarchy.relay.upstream.request import ask
@@ -146,7 +145,7 @@ class Interpreter:
 
     # -- the engine's answer (Sink) --------------------------------------------------------------------------
 
-    def answer_started(self, answer: Answer) -> None:
+    def answer_started(self, answer: UpstreamResponse) -> None:
         if not answer.head.is_plain:
             self._break("sent a compressed answer, which it was not asked for")
             return
@@ -173,7 +172,7 @@ class Interpreter:
         if self._sink is not None:
             self._end()
 
-    def answer_whole(self, answer: Answer, body: bytes) -> None:
+    def answer_whole(self, answer: UpstreamResponse, body: bytes) -> None:
         self._upstream = None
         self.answer_started(answer)
         self.answer_body(body)
@@ -192,8 +191,8 @@ class Interpreter:
         assert sink is not None
         if not self._started:
             self._started = True
-            sink.answer_started(Answer(self._head(b"transfer-encoding: chunked")))
-        sink.answer_body(b"%x\r\n%b\r\n" % (len(words), words))
+            sink.answer_started(UpstreamResponse(self._head(b"transfer-encoding: chunked")))
+        sink.answer_body(chunk(words))
 
     def _end(self) -> None:
         try:
@@ -204,13 +203,13 @@ class Interpreter:
         if not self._started and not self._reply.streams:
             sink, self._sink = self._sink, None
             assert sink is not None
-            sink.answer_whole(Answer(self._head(b"content-length: %d" % len(words))), words)
+            sink.answer_whole(UpstreamResponse(self._head(b"content-length: %d" % len(words))), words)
             return
         if words:
             self._say(words)
         sink, self._sink = self._sink, None  # the last words may have ended it
         if sink is not None:
-            sink.answer_body(b"0\r\n\r\n")
+            sink.answer_body(LAST_CHUNK)
             sink.answer_ended()
 
     def _head(self, framing: bytes) -> bytes:

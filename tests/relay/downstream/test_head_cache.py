@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from hierarchy.errors import BadRequest
 from hierarchy.http.dialect import OPENAI
-from hierarchy.relay.downstream.head_cache import MAX_HEADS, RequestHead, Seen, Split, split
+from hierarchy.http.request_head import RequestHead
+from hierarchy.relay.downstream.head_cache import MAX_HEADS, Seen, Split, split
 from hierarchy.security.keys import ANYONE
 from tests.relay.memory import MemoryLane, in_memory
 from tests.relay.raw import answer

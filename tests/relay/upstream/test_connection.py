@@ -9,7 +9,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.http.response_head import Answer
+from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import NODE, Child
 from hierarchy.relay.upstream.connection import JOINED, MAX_HEAD, Upstream
 from hierarchy.relay.upstream.pool import ENGINE_IDLE_S, NODE_IDLE_S, Pool
@@ -28,7 +28,7 @@ class Sink:
         self.body = b""
         self.stale = False
 
-    def answer_started(self, answer: Answer) -> None:
+    def answer_started(self, answer: UpstreamResponse) -> None:
         self.said.append(f"started {answer.head.status}")
 
     def answer_body(self, data: bytes) -> None:
@@ -39,7 +39,7 @@ class Sink:
     def answer_ended(self) -> None:
         self.said.append("ended")
 
-    def answer_whole(self, answer: Answer, body: bytes) -> None:
+    def answer_whole(self, answer: UpstreamResponse, body: bytes) -> None:
         self.answer_started(answer)
         self.answer_body(body)
         self.answer_ended()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.http.rewrite import with_model
+from hierarchy.http.model_field import with_model
 
 blanks = st.text(alphabet=" \t\r\n", max_size=3)
 json_values = st.recursive(
