@@ -19,14 +19,14 @@ from hierarchy.balancing.aliases import Aliases
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.config.address import is_loopback
 from hierarchy.config.models import NodeConfig
-from hierarchy.engines.manager import Keeper
+from hierarchy.engines.manager import EngineManager
 from hierarchy.introspection.oversight import Oversight
 from hierarchy.introspection.tree import View
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
 from hierarchy.relay.lane import SWEEP_S, Lane
 from hierarchy.runtime.metrics import Metrics, Sample
-from hierarchy.runtime.tasks import Tasks
+from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
 from hierarchy.security.dial_guard import GuardedTransport
 from hierarchy.uplink.dial import proxy_for
@@ -87,9 +87,11 @@ class Node:
         self._environ = environ
         self._http: httpx.AsyncClient | None = None  # to parents
         self._proxied: list[httpx.AsyncClient] = []  # to parents, through a proxy
-        self._strangers: httpx.AsyncHTTPTransport | None = None  # to workers and nodes that registered
-        self._tasks = Tasks()
-        self.keeper = Keeper(self.registry, self.access, self._tasks, self._engine_down, settings, clock)
+        self._child_transport: httpx.AsyncHTTPTransport | None = None  # to URLs that children registered
+        self._tasks = BackgroundTasks()
+        self.engine_manager = EngineManager(
+            self.registry, self.access, self._tasks, self._engine_down, settings, clock, self._child_client
+        )
         self.draining = False  # nothing new is taken, running streams finish
 
     @property
@@ -104,11 +106,11 @@ class Node:
         tls = self.access.tls.node
         # trust_env: a proxy from the environment is for the internet, not for the machines of one's own tree.
         self._http = httpx.AsyncClient(verify=tls, trust_env=False, follow_redirects=False)
-        self._strangers = self.keeper.strangers = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
+        self._child_transport = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
         if self.identity.replica:  # others served until now, and clients come here at once
             self.lane.warm_until = self._clock() + WARM_S
         for engine in self.config.engines:
-            self.keeper.start(engine)
+            self.engine_manager.start(engine)
         for parent in self.config.parents:
             self._start_uplink(parent, self._http)
         self._tasks.spawn(self._sweep_for_ever(), "sweep")
@@ -136,11 +138,11 @@ class Node:
         before, after = ({engine.name: engine for engine in one.engines} for one in (old, config))
         for name in before:
             if before[name] != after.get(name):
-                self.keeper.retire(name)
+                self.engine_manager.retire(name)
                 done.append(f"engine {name} {'changed' if name in after else 'removed'}")
         for name, engine in after.items():
             if engine != before.get(name):
-                self.keeper.start(engine)
+                self.engine_manager.start(engine)
                 if name not in before:
                     done.append(f"engine {name} added")
         assert self._http is not None
@@ -159,14 +161,14 @@ class Node:
         self.dispatch.follow(settings.dispatch)
         self.registry.max_speed = settings.max_speed
         self.lane.renew(settings)
-        self.keeper.renew(settings)
+        self.engine_manager.apply_settings(settings)
         for uplink in self.uplinks:
             uplink.pace(settings.report_interval_s)
 
     def _renew_keys(self) -> None:
         """The engines' own keys were read before, by whoever calls `apply`."""
-        if self.access.stripped != self.lane.stripped:
-            self.lane.stripped = self.access.stripped
+        if self.access.stripped_fields != self.lane.stripped:
+            self.lane.stripped = self.access.stripped_fields
             self.lane.seen.forget()
 
     def _stop_uplink(self, parent: str) -> None:
@@ -204,9 +206,9 @@ class Node:
             if not task.get_name().startswith("engine "):  # those end in good order, by `stop`
                 task.cancel()
         self.lane.close()
-        await self.keeper.stop()
+        await self.engine_manager.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for client in (self._http, self._strangers, *self._proxied):
+        for client in (self._http, self._child_transport, *self._proxied):
             if client is not None:
                 await client.aclose()
 
@@ -229,7 +231,7 @@ class Node:
             clock=self._clock,
             rng=self._rng,
             link=link,
-            purse=self.access.purse,
+            credentials=self.access.credentials,
         )
         if link != "direct" and self.serve_link is not None:
             timeout_s = self.settings.connect_timeout_s
@@ -262,20 +264,27 @@ class Node:
         if message.link != "auto":
             return message.link == "reverse"
         message.check(self.registry.max_speed)
-        may_dial = self.access.joining.may_dial(message.worker_name, peer)
+        may_dial = self.access.registration_policy.may_dial(message.worker_name, peer)
         return not (may_dial and await self._reaches(message, local=is_loopback(peer)))
 
     async def _reaches(self, message: Registration, *, local: bool) -> bool:
         """Is that the process behind its URL, as seen from here?"""
-        assert self._strangers is not None
-        transport = GuardedTransport(self._strangers, self.access.guard, local=local)
+        http = self._child_client(local)
+        assert http is not None
         url, shown = f"{message.worker_name.rstrip('/')}/health", {"x-hierarchy-auth": message.secret}
         try:
             async with asyncio.timeout(DIAL_BACK_S):
-                answer = await httpx.AsyncClient(transport=transport, trust_env=False).get(url, headers=shown)
+                answer = await http.get(url, headers=shown)
             return answer.status_code == 200 and bool(answer.json().get("instance") == message.instance)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, AttributeError):
             return False
+
+    def _child_client(self, local: bool) -> httpx.AsyncClient | None:
+        """A client for requests to the URL that a child registered; None before `start`. local: on this machine."""
+        if self._child_transport is None:
+            return None
+        transport = GuardedTransport(self._child_transport, self.access.dial_guard, local=local)
+        return httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
 
     def links_per_s(self) -> float:
         """How fast each child may fill its reserve of links."""
@@ -283,7 +292,7 @@ class Node:
 
     def ask_status(self, child: Child) -> None:
         """Ask a FastChat worker for its status, as soon as it listens."""
-        self.keeper.ask_status(child)
+        self.engine_manager.request_status(child)
 
     def _engine_down(self, child: Child, why: str) -> None:
         """Its connections may still be open, as those of a process that hangs are."""
@@ -307,7 +316,7 @@ class Node:
         """What was changed in files, by `hierarchy key` or by a replica, comes into force."""
         if self.access.refresh():
             self.lane.seen.forget()
-        if self.access.joining.refresh():
+        if self.access.registration_policy.refresh():
             self._expel_void()
 
     def revoke(self, name: str) -> bool:
@@ -316,11 +325,11 @@ class Node:
         Raises:
             RequestError: that could not be written down, or this node issues nothing.
         """
-        self.access.joining.revoke(name)
+        self.access.registration_policy.revoke(name)
         return name in self._expel_void()
 
     def _expel_void(self) -> list[str]:
-        void = self.access.joining.void(child.group or child.name for child in self.registry)
+        void = self.access.registration_policy.revoked(child.group or child.name for child in self.registry)
         for child in [child for child in self.registry if (child.group or child.name) in void]:
             self.registry.remove(child.name)
             log.warning("%s was shut out: its credential was revoked", child.name)

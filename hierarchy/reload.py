@@ -56,7 +56,7 @@ class Reloader:
         try:
             config = await asyncio.to_thread(self._read)
             self._refuse_unchangeable(config)
-            self._node.access.learn(config)
+            self._node.access.load_engine_keys(config)
         except UsageError as error:
             log.error("%s is not taken over, the old configuration stays in force: %s", self._path, error)
             return False

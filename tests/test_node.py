@@ -36,7 +36,7 @@ def test_an_engine_without_a_url_is_started_used_restarted_and_ended(config: Nod
         assert chat(running.url, "m").headers["x-hierarchy-path"] == "gpu"
         share = node.registry.children["gpu"].shares["m", "openai"]
         assert (share.speed, share.slots) == (2.0, 3)
-        (process,) = node.keeper.processes
+        (process,) = node.engine_manager.processes
         first = process.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from hierarchy.api import admin, fastchat, openai, operators
-from hierarchy.api.auth_middleware import Doors
+from hierarchy.api.auth_middleware import AuthMiddleware
 from hierarchy.api.body import error_response, json_response, not_found
 from hierarchy.errors import BadRequest, RequestError
 from hierarchy.node import Node
@@ -19,7 +19,7 @@ def build_app(node: Node) -> FastAPI:
     app.include_router(openai.router(node))
     app.include_router(operators.router(node))
     app.include_router(admin.router(node))
-    app.add_middleware(Doors, node=node)
+    app.add_middleware(AuthMiddleware, node=node)
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(HTTPException, _http_error)
     return app

@@ -21,7 +21,7 @@ OPERATORS = frozenset({"/tree", "/route", "/metrics", "/admin"})
 _CALLER = "hierarchy.caller"
 
 
-class Doors:
+class AuthMiddleware:
     """ASGI middleware in front of all of a node's endpoints."""
 
     def __init__(self, app: ASGIApp, node: Node) -> None:
@@ -51,9 +51,9 @@ class Doors:
             if not is_among(scope.get("server"), self._node.config.admin):
                 return False
             access.check_admin(fields)
-        elif path not in OPEN and path not in CHILDREN and access.asks_clients:
-            caller = access.caller(dict(scope["headers"]))
-            if caller.refusal and not access.joining.may_ask_unknown(peer_of(scope)):
+        elif path not in OPEN and path not in CHILDREN and access.requires_api_key:
+            caller = access.identify_caller(dict(scope["headers"]))
+            if caller.refusal and not access.registration_policy.is_trusted_peer(peer_of(scope)):
                 raise InvalidApiKey(caller.refusal)
             scope[_CALLER] = ANYONE if caller.refusal else caller
         return True

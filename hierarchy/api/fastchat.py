@@ -32,23 +32,23 @@ def router(node: Node) -> APIRouter:
 def _for_workers(routes: APIRouter, node: Node) -> None:
     """What children call: to register, to report, to leave."""
     registry, limit = node.registry, node.settings.max_body_bytes
-    joining = node.access.joining
+    policy = node.access.registration_policy
 
     @routes.post("/register_worker")
     async def register_worker(request: Request) -> Response:
         peer = peer_of(request.scope)
-        message = await read(request, Registration, joining.limit(bearer_of(request), peer, limit))
-        grant = joining.check(message, bearer_of(request), peer)
+        message = await read(request, Registration, policy.body_limit(bearer_of(request), peer, limit))
+        grant = policy.check(message, bearer_of(request), peer)
         reverse = bool(message.node) and await node.wants_reverse(message, peer)
         if message.link == "auto":  # its URL was tried meanwhile, and what it showed may have been revoked or used
-            grant = joining.check(message, bearer_of(request), peer)
+            grant = policy.check(message, bearer_of(request), peer)
         known = registry.find(message.node or message.worker_name)
         child = registry.register(message, grant.identity if grant else "", reverse=reverse)
         child.local = is_loopback(peer)
         credential = ""
         if grant is not None:
             try:
-                credential = joining.admit(message, grant)
+                credential = policy.redeem(message, grant)
             except RequestError:
                 registry.remove(child.name)
                 raise
@@ -75,7 +75,7 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
     def receive_heart_beat(body: bytes, shown: bytes, peer: str) -> bytes:
         message = decode(body, HeartBeat)
         child = registry.sender(message)
-        if child is not None and not joining.may_beat(message, child.secret, shown, peer):
+        if child is not None and not policy.may_report(message, child.secret, shown, peer):
             return b'{"exist": false}'
         return b'{"exist": true}' if registry.heart_beat(message) else b'{"exist": false}'
 
@@ -84,10 +84,10 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
 
     @routes.post("/deregister_worker")
     async def deregister_worker(request: Request) -> Response:
-        message = await read(request, Deregistration, joining.limit("", peer_of(request.scope), limit))
+        message = await read(request, Deregistration, policy.body_limit("", peer_of(request.scope), limit))
         known = registry.sender(message) or registry.find(message.worker_name)
         shown = request.headers.get("x-hierarchy-auth", "").encode("latin-1")
-        if known is not None and (known.declared or not joining.knows(known.secret, shown)):
+        if known is not None and (known.declared or not policy.secret_matches(known.secret, shown)):
             known = None
         child = registry.depart(known.name, message.instance) if known is not None else None
         if child is not None:

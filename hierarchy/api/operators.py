@@ -19,7 +19,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def router(node: Node) -> APIRouter:
     """Routes over one node."""
     routes = APIRouter()
-    guarded = node.access.asks_clients or node.access.asks_admins
+    guarded = node.access.requires_api_key or node.access.requires_admin_key
 
     @routes.get("/tree")
     async def tree() -> Response:

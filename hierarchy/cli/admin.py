@@ -10,7 +10,7 @@ from typing import Annotated
 import httpx
 import typer
 
-from hierarchy.security.secret import checked, read_file
+from hierarchy.security.secret import check_secret, read_secret_file
 
 ADMIN_KEY, API_KEY = "HIERARCHY_ADMIN_KEY", "HIERARCHY_API_KEY"
 TIMEOUT_S = 5.0
@@ -22,9 +22,9 @@ def bearer(file: Path | None, variable: str) -> dict[str, str]:
     """Header fields with the key in `file`, else in the environment; none if there is none. Raises `UsageError`."""
     key = ""
     if file is not None:
-        key = read_file(file)
+        key = read_secret_file(file)
     elif variable in os.environ:
-        key = checked(os.environ[variable], f"env:{variable}")
+        key = check_secret(os.environ[variable], f"env:{variable}")
     return {"authorization": f"Bearer {key}"} if key else {}
 
 

@@ -22,7 +22,7 @@ from hierarchy.engines.simulated.faults import Fault, parse_faults
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.errors import UsageError
 from hierarchy.runtime import logs
-from hierarchy.runtime.parent_death import watch_stdin
+from hierarchy.runtime.parent_death import call_on_parent_death
 
 GRACE_S = 1  # for a simulated engine's running streams, at its end; a box that is switched off gives less
 
@@ -117,7 +117,7 @@ def _prepare(name: str, exit_with_parent: bool) -> None:
     logs.setup("text", name)
     _on_signals(_end)
     if exit_with_parent:
-        watch_stdin(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        call_on_parent_death(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:

@@ -16,7 +16,7 @@ from hierarchy.config.blocks import SecuritySpec, TlsSpec
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.security.credential_store import JOIN_TOKEN
-from hierarchy.security.secret import checked
+from hierarchy.security.secret import check_secret
 
 Insecure = Annotated[bool, typer.Option("--insecure", help="start without keys where others can reach it")]
 Cleartext = Annotated[bool, typer.Option("--cleartext", help="allow connections to other machines without TLS")]
@@ -65,7 +65,7 @@ class Flags:
         """The environment, with a token that was read from stdin."""
         if self.join_token_file != "-":
             return os.environ
-        return {**os.environ, JOIN_TOKEN: checked(sys.stdin.readline(), "--join-token-file -")}
+        return {**os.environ, JOIN_TOKEN: check_secret(sys.stdin.readline(), "--join-token-file -")}
 
     def over(self, config: NodeConfig, *, advertised: bool = True) -> NodeConfig:
         """`config`, with what was given. advertised: its URL was said, and stays as it is. Raises `UsageError`."""

@@ -20,9 +20,9 @@ from hierarchy.node import Node
 from hierarchy.reload import Reloader
 from hierarchy.runtime import logs
 from hierarchy.runtime.malloc import keep_freed_memory
-from hierarchy.runtime.parent_death import watch_stdin
+from hierarchy.runtime.parent_death import call_on_parent_death
 from hierarchy.security.access import Access
-from hierarchy.security.startup import check_start, check_state_dir, tell_risks
+from hierarchy.security.startup import check_start, check_state_dir, log_risks
 from hierarchy.server import Server, bind
 from hierarchy.topology import graph as topology
 
@@ -152,8 +152,8 @@ def run(
     keep_freed_memory()
     logs.setup(config.settings.log_format, config.name)
     if exit_with_parent:
-        watch_stdin(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    tell_risks(config, access)
+        call_on_parent_death(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    log_risks(config, access)
     node = Node(config, access=access)
     reloader = Reloader(node, file, read, said) if file is not None and read is not None else None
     uvloop.run(Server(node, build_app(node), reloader).serve(sockets))

@@ -13,8 +13,8 @@ from hierarchy.cli.admin import AdminKeyFile, admin_client
 from hierarchy.cli.chat import base_url
 from hierarchy.errors import UsageError
 from hierarchy.runtime.logs import escape
-from hierarchy.security.secret import read_file, write_file
-from hierarchy.security.tokens import Signer, derived, key_for, new_tree_key
+from hierarchy.security.secret import read_secret_file, write_private_file
+from hierarchy.security.tokens import Signer, create_tree_key, derive_parent_key, parent_key
 
 token_app = typer.Typer(no_args_is_help=True, help="The tree's key, and the tokens with which nodes join.")
 _TTL = re.compile(r"([1-9][0-9]{0,8})([smhd])")
@@ -38,9 +38,9 @@ def key(
     if (node is None) != (key_file is None):
         raise UsageError("--node and --key-file go together: the key of a node is derived from the tree's")
     if node is None or key_file is None:
-        _give(new_tree_key(), out, overwrite=False)
+        _give(create_tree_key(), out, overwrite=False)
     else:
-        _give(derived(read_file(key_file), _name(node)), out)
+        _give(derive_parent_key(read_secret_file(key_file), _name(node)), out)
 
 
 @token_app.command()
@@ -56,7 +56,7 @@ def create(
     match = _TTL.fullmatch(ttl)
     if match is None:
         raise UsageError(f"--ttl {ttl}: no length of time; write one such as 30m, 24h or 7d")
-    signer = Signer(_name(parent), key_for(read_file(key_file), parent))
+    signer = Signer(_name(parent), parent_key(read_secret_file(key_file), parent))
     ttl_s = int(match[1]) * _SECONDS[match[2]]
     _give(signer.join_token(_name(node), ttl_s, split_models(models)), out)
 
@@ -106,6 +106,6 @@ def _give(secret: str, out: Path | None, *, overwrite: bool = True) -> None:
     if out.exists() and not overwrite:
         raise UsageError(f"{out}: is there already, and a tree has one key; choose another name, or remove it first")
     try:
-        write_file(out, secret + "\n")
+        write_private_file(out, secret + "\n")
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({error.strerror})") from None

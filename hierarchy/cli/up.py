@@ -20,8 +20,8 @@ import typer
 from hierarchy.cli import flags
 from hierarchy.config.models import ConfigError, load
 from hierarchy.runtime import logs
-from hierarchy.runtime.parent_death import watch_stdin
-from hierarchy.runtime.processes import Supervised
+from hierarchy.runtime.parent_death import call_on_parent_death
+from hierarchy.runtime.processes import SupervisedProcess
 from hierarchy.security.access import Access
 from hierarchy.security.startup import check_start
 from hierarchy.topology.graph import cut, validate
@@ -58,7 +58,8 @@ def up(
     console = Console(printer.write, list(tree.nodes), tree.defaults.log_format, logs.wants_colour(printer))
     logs.setup(tree.defaults.log_format, OWN_NAME, stream=console)
     nodes = [
-        Supervised(name, [*serve_command(config, name), *guards.as_arguments()], console.on_line) for name in tree.nodes
+        SupervisedProcess(name, [*serve_command(config, name), *guards.as_arguments()], console.on_line)
+        for name in tree.nodes
     ]
     grace_s = max(node.settings(tree.defaults).grace_s for node in tree.nodes.values()) + _MARGIN_S
     try:
@@ -73,7 +74,7 @@ def serve_command(config: Path, node: str) -> list[str]:
     return [sys.executable, "-m", "hierarchy", "serve", str(config), "--node", node, "--exit-with-parent"]
 
 
-async def supervise(nodes: Sequence[Supervised], grace_s: float, *, exit_with_parent: bool = False) -> int:
+async def supervise(nodes: Sequence[SupervisedProcess], grace_s: float, *, exit_with_parent: bool = False) -> int:
     """Run `nodes` until a signal comes or one of them cannot start, then end them all. Returns our exit status.
 
     The first SIGINT, SIGTERM or SIGHUP lets them finish for up to `grace_s`, the second kills them.
@@ -93,7 +94,7 @@ async def supervise(nodes: Sequence[Supervised], grace_s: float, *, exit_with_pa
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, on_signal)
     if exit_with_parent:
-        watch_stdin(partial(_set_from_thread, loop, told))
+        call_on_parent_death(partial(_set_from_thread, loop, told))
     log.info("starting %d %s: %s", len(nodes), _nodes(len(nodes)), ", ".join(node.name for node in nodes))
     runs = [asyncio.create_task(node.run()) for node in nodes]
     telling = asyncio.create_task(told.wait())

@@ -1,4 +1,4 @@
-"""The engines of one node: started where they have no URL, asked how they are, and ended with the node."""
+"""The engines of one node: started if they have no URL, probed, and stopped with the node."""
 
 from __future__ import annotations
 
@@ -14,57 +14,68 @@ import httpx
 from hierarchy.config.model_names import renames
 from hierarchy.config.models import EngineConfig, Settings
 from hierarchy.engines import ADAPTERS
-from hierarchy.engines.launch import engine_argv
 from hierarchy.engines.prober import Prober
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
 from hierarchy.runtime import logs
-from hierarchy.runtime.processes import Supervised
-from hierarchy.runtime.tasks import Tasks
+from hierarchy.runtime.processes import SupervisedProcess
+from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
-from hierarchy.security.dial_guard import GuardedTransport
 from hierarchy.wire.status import NodeStatus
 
-GRACE_S = 5.0  # for an engine that we started, to end
-LOOK_S = 0.5  # between two looks at whether an engine's last request is done
-STATUS_PATIENCE_S = 30.0  # FastChat's workers register before they listen; their status is asked for until it comes
+STOP_GRACE_S = 5.0  # between SIGTERM and SIGKILL of an engine process that was started here
+IDLE_CHECK_S = 0.5  # between two checks whether the last request of a retired engine has ended
+WORKER_STATUS_INTERVAL_S = 2.0  # the longest wait between two requests for a FastChat worker's status
+# FastChat's workers register before they listen, so their status is requested again for this long.
+WORKER_STATUS_TIMEOUT_S = 30.0
 log = logging.getLogger("hierarchy.node")
 
+#: `local` (was the child registered from this machine?) to a client for requests to the URL that the child
+#: registered; None before the node has started
+ChildClient = Callable[[bool], httpx.AsyncClient | None]
 
-class Keeper:
-    """Declares engines in the registry, and keeps it informed of them.
 
-    on_down: called once when an engine that was up cannot be used any more, and why. strangers: sends what is asked of
-    workers that registered by themselves; set before any does.
+class EngineManager:
+    """Declares the engines of a node in its registry and keeps their status there up to date.
+
+    Attributes:
+        processes: the engine processes that were started here.
     """
 
     def __init__(
         self,
         registry: Registry,
         access: Access,
-        tasks: Tasks,
+        tasks: BackgroundTasks,
         on_down: Callable[[Child, str], None],
         settings: Settings,
         clock: Callable[[], float],
+        child_client: ChildClient,
     ) -> None:
-        self.processes: list[Supervised] = []  # those that were started here
-        self.strangers: httpx.AsyncHTTPTransport | None = None
+        """
+        Args:
+            on_down: called with the child and the reason when the probe of an engine that was up fails.
+            clock: monotonic seconds.
+            child_client: see `ChildClient`; for FastChat workers that registered by themselves.
+        """
+        self.processes: list[SupervisedProcess] = []
         self._registry = registry
         self._access = access
         self._tasks = tasks
         self._on_down = on_down
         self._settings = settings
         self._clock = clock
-        self._probers: dict[str, Prober] = {}
-        self._clients: dict[str, httpx.AsyncClient] = {}  # by the engines' own keys
-        self._asking: set[str] = set()
+        self._child_client = child_client
+        self._probers: dict[str, Prober] = {}  # by engine name
+        self._clients: dict[str, httpx.AsyncClient] = {}  # by the engine's own API key
+        self._awaiting_status: set[str] = set()  # names of the workers whose status is being requested
 
-    # -- of the configuration --------------------------------------------------------------------------------
+    # -- engines of the configuration ------------------------------------------------------------------------
 
     def start(self, engine: EngineConfig) -> None:
-        """Declare an engine, start it if it has no URL, and probe it from now on."""
+        """Declare an engine, start its process if it has no URL, and probe it from now on."""
         if engine.url is None:
-            engine = self._launch(engine)
+            engine = self._start_process(engine)
         assert engine.url is not None
         child = self._registry.declare(engine.name, engine.url, engine.kind)
         child.renames = renames(engine.models)
@@ -76,60 +87,60 @@ class Keeper:
             ADAPTERS[engine.kind],
             self._client(key),
             lambda status: self._registry.report(child, status),
-            lambda why: self.down(child, why),
+            lambda reason: self.mark_down(child, reason),
             self._settings.probe_interval_s,
         )
         self._tasks.spawn(prober.run(), f"probe {engine.name}")
 
     def retire(self, name: str) -> None:
-        """No new requests; a process that was started here ends when those that it has are done."""
+        """Send no new requests to an engine. A process that was started here ends after its running requests."""
         self._tasks.cancel(f"probe {name}")
         self._probers.pop(name, None)
         child = self._registry.remove(name)
         for process in [process for process in self.processes if process.name == name]:
             self.processes.remove(process)
             if child is not None:
-                self._tasks.spawn(self._retire(process, child), f"retire {name}")
+                self._tasks.spawn(self._stop_when_idle(process, child), f"retire {name}")
 
-    def renew(self, settings: Settings) -> None:
-        """Go on by other settings."""
+    def apply_settings(self, settings: Settings) -> None:
+        """Use other settings from now on."""
         self._settings = settings
         for prober in self._probers.values():
-            prober.pace(settings.probe_interval_s)
+            prober.set_interval(settings.probe_interval_s)
 
-    def down(self, child: Child, why: str) -> None:
-        """An engine's probe has failed."""
-        known = child.down is not None
-        self._registry.mark_down(child, why)
-        if not known:
-            self._on_down(child, why)
+    def mark_down(self, child: Child, reason: str) -> None:
+        """Record that an engine's probe failed; `on_down` is called only if the engine was up before."""
+        was_down = child.down is not None
+        self._registry.mark_down(child, reason)
+        if not was_down:
+            self._on_down(child, reason)
 
     async def stop(self) -> None:
-        """End the processes that were started here."""
-        ended = await asyncio.gather(*(process.stop(GRACE_S) for process in self.processes))
-        for process, gone in zip(self.processes, ended, strict=True):
+        """Stop the processes that were started here."""
+        stopped = await asyncio.gather(*(process.stop(STOP_GRACE_S) for process in self.processes))
+        for process, gone in zip(self.processes, stopped, strict=True):
             if not gone:
-                log.error("engine process %s (pid %s) could not be ended", process.name, process.pid)
+                log.error("engine process %s (pid %s) could not be stopped", process.name, process.pid)
         for client in self._clients.values():
             await client.aclose()
 
-    def _launch(self, engine: EngineConfig) -> EngineConfig:
-        """Start an engine that has no URL on a free port of this machine."""
+    def _start_process(self, engine: EngineConfig) -> EngineConfig:
+        """Start an engine on a free port of this machine. Returns its configuration with that URL."""
         port = _free_port()
-        argv = [sys.executable, "-m", "hierarchy", *engine_argv(engine, port)]
-        process = Supervised(engine.name, argv, _log_line)
+        command = [sys.executable, "-m", "hierarchy", *engine_arguments(engine, port)]
+        process = SupervisedProcess(engine.name, command, _log_line)
         self.processes.append(process)
-        self._tasks.spawn(_discard(process.run()), f"engine {engine.name}")
+        self._tasks.spawn(_ignore_result(process.run()), f"engine {engine.name}")
         return engine.model_copy(update={"url": f"http://127.0.0.1:{port}"})
 
-    async def _retire(self, process: Supervised, child: Child) -> None:
+    async def _stop_when_idle(self, process: SupervisedProcess, child: Child) -> None:
         try:
-            for _ in range(round(self._settings.grace_s / LOOK_S)):
+            for _ in range(round(self._settings.grace_s / IDLE_CHECK_S)):
                 if not child.in_flight:
                     break
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(IDLE_CHECK_S)
         finally:
-            await process.stop(GRACE_S)
+            await process.stop(STOP_GRACE_S)
 
     def _client(self, key: str) -> httpx.AsyncClient:
         if key not in self._clients:
@@ -137,51 +148,68 @@ class Keeper:
             self._clients[key] = httpx.AsyncClient(verify=self._access.tls.engine, headers=headers, trust_env=False)
         return self._clients[key]
 
-    # -- that registered by themselves -----------------------------------------------------------------------
+    # -- FastChat workers, which register by themselves -------------------------------------------------------
 
-    def ask_status(self, child: Child) -> None:
-        """Ask a FastChat worker for its status, as soon as it listens: it alone knows all its models."""
-        if child.is_node or child.declared or child.name in self._asking or self.strangers is None:
+    def request_status(self, child: Child) -> None:
+        """Request a FastChat worker's status in the background: only the worker itself knows all its models."""
+        if child.is_node or child.declared or child.name in self._awaiting_status:
             return
-        self._asking.add(child.name)
-        transport = GuardedTransport(self.strangers, self._access.guard, local=child.local)
-        http = httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
-        self._tasks.spawn(self._ask_status(child, http), f"status of {child.name}")
+        http = self._child_client(child.local)
+        if http is None:
+            return
+        self._awaiting_status.add(child.name)
+        self._tasks.spawn(self._read_status(child, http), f"status of {child.name}")
 
-    async def _ask_status(self, child: Child, http: httpx.AsyncClient) -> None:
+    async def _read_status(self, child: Child, http: httpx.AsyncClient) -> None:
         engine = EngineConfig.model_construct(name=child.name, kind="fastchat", url=child.url, speed=1.0)
         prober = Prober(
             engine,
             ADAPTERS["fastchat"],
             http,
-            lambda status: self._take_status(child, status),
-            lambda why: None,  # it is listed with what it registered; its beats say whether it lives
-            interval_s=2.0,
+            lambda status: self._report_worker(child, status),
+            lambda reason: None,  # it keeps the models that it registered; its heartbeats show whether it lives
+            WORKER_STATUS_INTERVAL_S,
         )
-        deadline = self._clock() + STATUS_PATIENCE_S
+        deadline = self._clock() + WORKER_STATUS_TIMEOUT_S
         try:
             while self._registry.children.get(child.name) is child and self._clock() < deadline:
                 if await prober.probe_once() is not None:
                     return
                 await asyncio.sleep(prober.delay_s())
         finally:
-            self._asking.discard(child.name)
+            self._awaiting_status.discard(child.name)
 
-    def _take_status(self, child: Child, status: NodeStatus) -> None:
+    def _report_worker(self, child: Child, status: NodeStatus) -> None:
         if self._registry.children.get(child.name) is child:
             self._registry.report(child, status)
 
     def __repr__(self) -> str:
-        return f"<Keeper {', '.join(self._probers)}>"
+        return f"<EngineManager {', '.join(self._probers)}>"
+
+
+def engine_arguments(engine: EngineConfig, port: int) -> list[str]:
+    """Arguments of the `hierarchy` command that starts an engine (`kind: local` or `simulated`, without a URL).
+
+    The engine ends when this process does, even after `kill -9`.
+    """
+    arguments = ["engine", engine.kind, "--port", str(port), "--exit-with-parent", "--name", engine.name]
+    if engine.model is not None:
+        arguments += ["--model", engine.model]
+    if engine.kind == "simulated":
+        rates = engine.simulated
+        arguments += ["--prefill-tokens-per-s", str(rates.prefill_tokens_per_s)]
+        arguments += ["--decode-tokens-per-s", str(rates.decode_tokens_per_s)]
+        arguments += ["--slots", str(rates.slots), "--speed", str(engine.speed)]
+    return arguments
 
 
 def _log_line(name: str, line: str) -> None:
-    """What an engine that we started logged, as a line of our own."""
+    """Log a line of an engine process under this node's name."""
     level, message = logs.parse(line, name)
     log.log(level, "%s: %s", name, message)
 
 
-async def _discard(work: Coroutine[Any, Any, int | None]) -> None:
+async def _ignore_result(work: Coroutine[Any, Any, int | None]) -> None:
     await work
 
 

@@ -67,8 +67,8 @@ class Prober:
         state = "down" if self._failures else "unknown" if self._models is None else "up"
         return f"<Prober {self._engine.name} {state} failures={self._failures}>"
 
-    def pace(self, interval_s: float) -> None:
-        """Ask so often from now on."""
+    def set_interval(self, interval_s: float) -> None:
+        """Use another interval between probes from now on."""
         self._interval_s = interval_s
 
     async def run(self) -> None:

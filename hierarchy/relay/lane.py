@@ -53,7 +53,7 @@ class Lane:
         self.trust = trust
         self.clock = clock
         self.access = access
-        self.stripped = access.stripped
+        self.stripped = access.stripped_fields
         self.budget = RetryBudget(clock)
         self.warm_until = -math.inf  # until when a model that nobody serves may only not be known yet
         self._parked: list[Exchange] = []
@@ -80,14 +80,14 @@ class Lane:
 
     def caller(self, target: bytes, fields: dict[bytes, bytes]) -> Caller:
         """Who asks; what children send to a node itself is theirs to judge that answer it."""
-        return ANYONE if target in self.local else self.access.caller(fields)
+        return ANYONE if target in self.local else self.access.identify_caller(fields)
 
     def is_stranger(self, shown: bytes, peer: str) -> bool:
         """Is whoever shows this secret none of our children, where that matters?"""
-        joining = self.access.joining
-        if not joining.in_force or joining.may_ask_unknown(peer):
+        policy = self.access.registration_policy
+        if not policy.in_force or policy.is_trusted_peer(peer):
             return False
-        return not any(joining.knows(child.secret, shown) for child in self.registry)
+        return not any(policy.secret_matches(child.secret, shown) for child in self.registry)
 
     def pool(self, child: Child) -> Pool:
         """The child's connections. A child that moved or was replaced gets new ones."""
@@ -95,7 +95,7 @@ class Lane:
         if pool is None or pool.child is not child or pool.url != child.url:
             if pool is not None:
                 pool.close()
-            contexts, guard = self.access.tls, None if child.declared else self.access.guard
+            contexts, guard = self.access.tls, None if child.declared else self.access.dial_guard
             tls = (contexts.engine if child.declared else contexts.node) if child.tls else None
             kind = LinkPool if child.reverse else Pool
             pool = self._pools[child.name] = kind(child, self.settings.connect_timeout_s, tls, self.clock, guard)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 
-def watch_stdin(on_gone: Callable[[], None], fd: int = 0) -> None:
+def call_on_parent_death(on_gone: Callable[[], None], fd: int = 0) -> None:
     """Call `on_gone` once, **in another thread**, when `fd` (stdin) reaches its end or cannot be read.
 
     Only for a process whose parent holds a pipe to its stdin: with stdin at `/dev/null` it is gone at once.

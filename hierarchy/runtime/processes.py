@@ -42,7 +42,7 @@ class Backoff:
         return float(min(self.longest_s, self.first_s * 2 ** min(failures - 1, 32)))
 
 
-def exit_in_words(status: int) -> str:
+def describe_exit(status: int) -> str:
     """`ended with status 1`, `ended with status 2 (usage error)`, `was ended by SIGKILL`."""
     if status >= 0:
         return f"ended with status {status}" + (" (usage error)" if status == USAGE_ERROR else "")
@@ -73,7 +73,7 @@ class LineSplitter:
             yield line[start : start + self.max_chars]
 
 
-class Supervised:
+class SupervisedProcess:
     """One child process, kept running. `run()` it in a task; `stop()` ends it.
 
     It gets a session of its own, so a terminal's Ctrl-C reaches only us, and a stdin that stays open as long as we
@@ -108,7 +108,7 @@ class Supervised:
         self._idle.set()
 
     def __repr__(self) -> str:
-        return f"<Supervised {self.name} pid={self.pid} starts={self.starts}>"
+        return f"<SupervisedProcess {self.name} pid={self.pid} starts={self.starts}>"
 
     @property
     def pid(self) -> int | None:
@@ -129,12 +129,12 @@ class Supervised:
                 settled = lived_s >= self._backoff.settled_s
                 self._settled = self._settled or settled
                 if status in self._fatal and not self._settled:
-                    log.error("%s %s, so it is not started again", self.name, exit_in_words(status))
+                    log.error("%s %s, so it is not started again", self.name, describe_exit(status))
                     return status
                 failures = 1 if settled else failures + 1
                 delay_s = self._backoff.delay_s(failures)
                 if status is not None:
-                    log.warning("%s %s after %.1f s", self.name, exit_in_words(status), lived_s)
+                    log.warning("%s %s after %.1f s", self.name, describe_exit(status), lived_s)
                 log.info("%s: starting it again in %g s", self.name, delay_s)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), delay_s)

@@ -10,7 +10,7 @@ from typing import Any
 log = logging.getLogger("hierarchy.tasks")
 
 
-class Tasks:
+class BackgroundTasks:
     """The running tasks of one owner, who cancels them."""
 
     def __init__(self) -> None:
@@ -39,4 +39,4 @@ class Tasks:
             )
 
     def __repr__(self) -> str:
-        return f"<Tasks {', '.join(sorted(task.get_name() for task in self))}>"
+        return f"<BackgroundTasks {', '.join(sorted(task.get_name() for task in self))}>"

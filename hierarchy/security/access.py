@@ -15,14 +15,14 @@ from pathlib import Path
 from hierarchy.config.address import is_loopback
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import InvalidAdminKey, UsageError
-from hierarchy.security.credential_store import Purse
-from hierarchy.security.dial_guard import Guard, networks
+from hierarchy.security.credential_store import CredentialStore
+from hierarchy.security.dial_guard import DialGuard, networks
 from hierarchy.security.keys import ANYONE, Caller, KeyFile, stranger
-from hierarchy.security.registration_policy import Joining
-from hierarchy.security.secret import file_of, read_secret
+from hierarchy.security.registration_policy import RegistrationPolicy
+from hierarchy.security.secret import read_secret, secret_path
 from hierarchy.security.state import State
 from hierarchy.security.tls import Tls
-from hierarchy.security.tokens import Signer, key_for
+from hierarchy.security.tokens import Signer, parent_key
 
 AUTHORIZATION, API_KEY = b"authorization", b"x-api-key"
 _CLOSED = stranger("this node serves no clients: it has no `security.api_keys`")
@@ -46,69 +46,69 @@ class Access:
         spec = config.settings.security
         self.exposed = not all(is_loopback(host) for host, _ in config.listen + config.admin)
         closed = self.exposed and not spec.insecure
-        self.clients = KeyFile(file_of(spec.api_keys)) if spec.api_keys else None
-        self.admins = KeyFile(file_of(spec.admin_keys)) if spec.admin_keys else None
-        self.guard = Guard(networks(spec.allow))
+        self.client_keys = KeyFile(secret_path(spec.api_keys)) if spec.api_keys else None
+        self.admin_keys = KeyFile(secret_path(spec.admin_keys)) if spec.admin_keys else None
+        self.dial_guard = DialGuard(networks(spec.allow))
         name = config.replica_of or config.name  # replicas take the same children
-        signer = Signer(name, key_for(read_secret(spec.key, environ), name), now) if spec.key else None
-        self.joining = Joining(
+        signer = Signer(name, parent_key(read_secret(spec.key, environ), name), now) if spec.key else None
+        self.registration_policy = RegistrationPolicy(
             signer,
             State(state_dir(config, environ) / "state.json", now) if signer else None,
-            self.guard,
+            self.dial_guard,
             in_force=closed or signer is not None,
             cleartext=spec.cleartext or spec.insecure,
             tokenless=spec.tokenless_workers,
         )
-        self.purse: Purse | None = None
+        self.credentials: CredentialStore | None = None
         if config.parents:
-            self.purse = Purse.open(state_dir(config, environ) / "credential", spec.join_token, environ)
+            self.credentials = CredentialStore.open(state_dir(config, environ) / "credential", spec.join_token, environ)
         self.tls = Tls(config.settings.tls)
         self._environ = environ
         self.engine_keys: dict[str, str] = {}
-        self.asks_clients = closed or self.clients is not None
-        self.asks_admins = (
-            closed or self.admins is not None or ((self.clients or signer) is not None and not spec.insecure)
+        self.requires_api_key = closed or self.client_keys is not None
+        self.requires_admin_key = (
+            closed or self.admin_keys is not None or ((self.client_keys or signer) is not None and not spec.insecure)
         )
-        self.learn(config)
+        self.load_engine_keys(config)
 
-    def learn(self, config: NodeConfig) -> None:
+    def load_engine_keys(self, config: NodeConfig) -> None:
         """Read the keys that the engines of a configuration want. Raises `UsageError`, and then changes nothing."""
         self.engine_keys = {
             engine.name: read_secret(engine.api_key, self._environ) for engine in config.engines if engine.api_key
         }
 
     @property
-    def stripped(self) -> frozenset[bytes]:
+    def stripped_fields(self) -> frozenset[bytes]:
         """Fields of a client's request that are for this node, and go no further."""
-        return frozenset({AUTHORIZATION, API_KEY}) if self.asks_clients or self.engine_keys else frozenset()
+        return frozenset({AUTHORIZATION, API_KEY}) if self.requires_api_key or self.engine_keys else frozenset()
 
-    def caller(self, fields: Mapping[bytes, bytes]) -> Caller:
+    def identify_caller(self, fields: Mapping[bytes, bytes]) -> Caller:
         """Who asks, by the fields of a request (names in lower case)."""
-        if not self.asks_clients:
+        if not self.requires_api_key:
             return ANYONE
-        if self.clients is None:
+        if self.client_keys is None:
             return _CLOSED
         key = _shown(fields)
-        return (self.clients.find(key) or _UNKNOWN) if key else _SILENT
+        return (self.client_keys.find(key) or _UNKNOWN) if key else _SILENT
 
     def check_admin(self, fields: Mapping[bytes, bytes]) -> None:
         """Raises `InvalidAdminKey` unless an operator asks, where that is asked for."""
-        if not self.asks_admins:
+        if not self.requires_admin_key:
             return
-        if self.admins is None:
+        if self.admin_keys is None:
             raise InvalidAdminKey("this node has no `security.admin_keys`, so nobody may look here")
         key = _bearer(fields)
         if not key:
             raise InvalidAdminKey("no admin key was sent; send it as: Authorization: Bearer KEY")
-        if self.admins.find(key) is None:
+        if self.admin_keys.find(key) is None:
             raise InvalidAdminKey("this admin key is not known here")
 
     def refresh(self) -> bool:
         """Look at the files again, twice a second. Returns whether clients' keys changed."""
         self.tls.refresh()
-        if self.admins is not None:
-            self.admins.refresh()
-        return self.clients is not None and self.clients.refresh()
+        if self.admin_keys is not None:
+            self.admin_keys.refresh()
+        return self.client_keys is not None and self.client_keys.refresh()
 
 
 def state_dir(config: NodeConfig, environ: Mapping[str, str]) -> Path:

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hierarchy.errors import UsageError
-from hierarchy.security.secret import checked, read_file, read_secret, write_file
+from hierarchy.security.secret import check_secret, read_secret, read_secret_file, write_private_file
 from hierarchy.security.state import stamp_of
 
 JOIN_TOKEN = "HIERARCHY_JOIN_TOKEN"
 log = logging.getLogger("hierarchy.security")
 
 
-class Purse:
+class CredentialStore:
     """A credential in a file of mode 0600, and a join token. Shared by a node's uplinks, whose parents are replicas.
 
     path: of the credential; it need not exist yet.
@@ -27,20 +27,20 @@ class Purse:
         self._token_first = False
 
     @classmethod
-    def open(cls, path: Path, ref: str | None, environ: Mapping[str, str]) -> Purse:
+    def open(cls, path: Path, ref: str | None, environ: Mapping[str, str]) -> CredentialStore:
         """ref: where the join token is.
 
         Raises:
             UsageError: the credential or the token cannot be read. A token that is missing is none, once there is a
                 credential: its file may be removed after it was used.
         """
-        credential = read_file(path) if stamp_of(path) else ""
+        credential = read_secret_file(path) if stamp_of(path) else ""
         token = ""
         try:
             if ref is not None:
                 token = read_secret(ref, environ)
             elif JOIN_TOKEN in environ:
-                token = checked(environ[JOIN_TOKEN], f"env:{JOIN_TOKEN}")
+                token = check_secret(environ[JOIN_TOKEN], f"env:{JOIN_TOKEN}")
         except UsageError:
             if not credential:
                 raise
@@ -68,7 +68,7 @@ class Purse:
         self._credential = credential
         self._token_first = False
         try:
-            write_file(self._path, checked(credential, "the parent's credential") + "\n")
+            write_private_file(self._path, check_secret(credential, "the parent's credential") + "\n")
         except (OSError, UsageError) as error:
             log.error(
                 "%s: the credential could not be kept (%s): after a restart a new token is needed", self._path, error

@@ -58,7 +58,7 @@ def is_in(ip: IPAddress, among: Iterable[IPNetwork]) -> bool:
     return any(ip in network for network in among if network.version == ip.version)
 
 
-class Guard:
+class DialGuard:
     """Says which addresses of registered children may be dialled. allow: networks; () for anywhere not forbidden."""
 
     def __init__(self, allow: tuple[IPNetwork, ...] = (), resolve: Resolve | None = None) -> None:
@@ -106,7 +106,7 @@ async def _resolve(host: str, port: int) -> Sequence[str]:
 
 
 async def connect(
-    make: Callable[[], P], host: str, port: int, tls: ssl.SSLContext | None, guard: Guard | None, *, local: bool
+    make: Callable[[], P], host: str, port: int, tls: ssl.SSLContext | None, guard: DialGuard | None, *, local: bool
 ) -> P:
     """A TCP connection, over TLS with the certificate of `host` if `tls`. guard: None for a host of the configuration.
 
@@ -131,7 +131,7 @@ async def connect(
 class GuardedTransport(httpx.AsyncBaseTransport):
     """For requests to a registered child. inner: who sends them; stays open."""
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, guard: Guard, *, local: bool) -> None:
+    def __init__(self, inner: httpx.AsyncBaseTransport, guard: DialGuard, *, local: bool) -> None:
         self._inner = inner
         self._guard = guard
         self._local = local

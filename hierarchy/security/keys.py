@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from hierarchy.errors import UsageError
-from hierarchy.security.secret import write_file
+from hierarchy.security.secret import write_private_file
 from hierarchy.security.state import stamp_of
 
 PREFIX = "hk-"
@@ -174,6 +174,6 @@ def _write(path: Path, entries: list[Entry]) -> None:
     out.write("# Hashes of keys, by `hierarchy key`. The keys themselves are nowhere.\n")
     yaml.dump({"keys": [msgspec.to_builtins(entry) for entry in entries]}, out)
     try:
-        write_file(path, out.getvalue())
+        write_private_file(path, out.getvalue())
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}); check its folder") from None

@@ -10,16 +10,16 @@ from urllib.parse import urlsplit
 
 from hierarchy.config.address import is_loopback, literal_ip
 from hierarchy.errors import InvalidToken, NotPermitted, Unavailable, UsageError
-from hierarchy.security.dial_guard import Guard
+from hierarchy.security.dial_guard import DialGuard
 from hierarchy.security.state import State
 from hierarchy.security.tokens import Grant, Signer
 from hierarchy.wire.messages import HeartBeat, Registration, check_url
 
-STRANGER_BYTES = 64 * 1024  # of a message that are read from somebody who has shown nothing
+UNAUTHENTICATED_BODY_BYTES = 64 * 1024  # of a message that are read from somebody who has shown nothing
 log = logging.getLogger("hierarchy.security")
 
 
-class Joining:
+class RegistrationPolicy:
     """The rules of one parent.
 
     signer, state: None without a key. in_force: nobody is taken without a token. cleartext: children may be dialled
@@ -30,7 +30,7 @@ class Joining:
         self,
         signer: Signer | None,
         state: State | None,
-        guard: Guard,
+        guard: DialGuard,
         *,
         in_force: bool,
         cleartext: bool,
@@ -45,20 +45,20 @@ class Joining:
         self._grants: dict[str, Grant] = {}  # of the children that are registered, by name
 
     @property
-    def remembers(self) -> bool:
+    def keeps_state(self) -> bool:
         """Is there something that this parent must not forget?"""
         return self._state is not None
 
-    def limit(self, bearer: str, peer: str, most: int) -> int:
+    def body_limit(self, bearer: str, peer: str, most: int) -> int:
         """How many bytes of a registration are read; `most` from whoever may have one, so that nobody fills memory."""
-        if not self.in_force or self.may_ask_unknown(peer):
+        if not self.in_force or self.is_trusted_peer(peer):
             return most
         try:
             if self._signer is not None and self._signer.check(bearer):
                 return most
         except InvalidToken:
             pass  # told by `check`, with the rest
-        return min(most, STRANGER_BYTES)
+        return min(most, UNAUTHENTICATED_BODY_BYTES)
 
     def check(self, message: Registration, bearer: str, peer: str) -> Grant | None:
         """May this child be registered? Returns what it showed; None where nothing had to be. peer: its IP address.
@@ -94,7 +94,7 @@ class Joining:
         _check_models(grant, _models(message))
         return grant
 
-    def admit(self, message: Registration, grant: Grant) -> str:
+    def redeem(self, message: Registration, grant: Grant) -> str:
         """It was registered: its token is used up. Returns the credential to send, "" if it keeps the one it has.
 
         Raises:
@@ -120,11 +120,11 @@ class Joining:
             return False
         return True
 
-    def knows(self, secret: bytes, shown: bytes) -> bool:
+    def secret_matches(self, secret: bytes, shown: bytes) -> bool:
         """Is this the secret that the child handed over when it registered? secret: b"" of an original worker."""
         return not self.in_force or (bool(secret) and hmac.compare_digest(secret, shown))
 
-    def may_beat(self, message: HeartBeat, secret: bytes, shown: bytes, peer: str) -> bool:
+    def may_report(self, message: HeartBeat, secret: bytes, shown: bytes, peer: str) -> bool:
         """Does a report come from the child it names? An original worker's must come from where those are taken.
 
         Raises:
@@ -134,14 +134,14 @@ class Joining:
             return True
         if not message.node:
             return self._tokenless and self._guard.permits(peer)
-        if not self.knows(secret, shown):
+        if not self.secret_matches(secret, shown):
             return False
         grant = self._grants.get(message.node)
         if grant is not None:
             _check_models(grant, [model.name for model in message.models or ()])
         return True
 
-    def may_ask_unknown(self, peer: str) -> bool:
+    def is_trusted_peer(self, peer: str) -> bool:
         """May an original worker, API server or controller at this address use FastChat's endpoints without a key?"""
         return self._tokenless and self._guard.permits(peer)
 
@@ -159,7 +159,7 @@ class Joining:
             log.error("%s: cannot be written: %s", self._state.path, error)
             raise Unavailable("the revocation could not be written down; see this node's log") from None
 
-    def void(self, present: Iterable[str]) -> list[str]:
+    def revoked(self, present: Iterable[str]) -> list[str]:
         """Of the children that are registered, those whose credentials have been revoked since."""
         here = set(present)
         self._grants = {name: grant for name, grant in self._grants.items() if name in here}

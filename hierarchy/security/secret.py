@@ -21,18 +21,18 @@ def read_secret(ref: str, environ: Mapping[str, str] = os.environ) -> str:
     """
     kind, _, place = ref.partition(":")
     if kind == "file":
-        return read_file(file_of(ref))
+        return read_secret_file(secret_path(ref))
     if place not in environ:
         raise UsageError(f"{ref}: the environment has no {place}; set it, or write file:PATH")
-    return checked(environ[place], ref)
+    return check_secret(environ[place], ref)
 
 
-def file_of(ref: str) -> Path:
+def secret_path(ref: str) -> Path:
     """The path in `file:PATH`."""
     return Path(ref.removeprefix("file:")).expanduser()
 
 
-def read_file(path: Path) -> str:
+def read_secret_file(path: Path) -> str:
     """The secret in a file that is its owner's alone. Raises `UsageError`."""
     try:
         with path.open("rb") as file:
@@ -42,10 +42,10 @@ def read_file(path: Path) -> str:
             data = file.read(MAX_SECRET + 1)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    return checked(data.decode("utf-8", "replace"), str(path))
+    return check_secret(data.decode("utf-8", "replace"), str(path))
 
 
-def checked(text: str, where: str) -> str:
+def check_secret(text: str, where: str) -> str:
     """One line of printable ASCII, without the blanks around it. Raises `UsageError`."""
     text = text.strip()
     if not text:
@@ -55,7 +55,7 @@ def checked(text: str, where: str) -> str:
     return text
 
 
-def write_file(path: Path, text: str) -> None:
+def write_private_file(path: Path, text: str) -> None:
     """Write a file of mode 0600 so that its readers find the old content or the new, whole. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # of mode 0600

@@ -31,7 +31,7 @@ def check_start(config: NodeConfig, access: Access) -> None:
     if not access.exposed:
         return
     where = ", ".join(f"{host}:{port}" for host, port in config.listen + config.admin if not is_loopback(host))
-    if access.clients is None and not (config.parents and access.purse):
+    if access.client_keys is None and not (config.parents and access.credentials):
         mend = "make keys with `hierarchy key create` and set `api_keys` (--api-keys)"
         raise _refusal(config, f"others can reach {where}, and it has no keys of clients", f"{mend}, {INSECURE}")
     takes_nodes = config.children or not (config.engines or spec.tokenless_workers)
@@ -46,7 +46,7 @@ def check_start(config: NodeConfig, access: Access) -> None:
 
 def check_state_dir(config: NodeConfig, access: Access, environ: Mapping[str, str]) -> None:
     """Raise `UsageError` if what must be remembered could not be: used tokens, revocations, a credential to come."""
-    if not (access.joining.remembers or access.purse):
+    if not (access.registration_policy.keeps_state or access.credentials):
         return
     folder = state_dir(config, environ)
     try:
@@ -59,14 +59,14 @@ def check_state_dir(config: NodeConfig, access: Access, environ: Mapping[str, st
         ) from None
 
 
-def tell_risks(config: NodeConfig, access: Access) -> None:
+def log_risks(config: NodeConfig, access: Access) -> None:
     """Say in the log what is less than safe."""
     spec = config.settings.security
     if spec.insecure:
         log.warning("insecure: whoever can reach this node may join, ask and operate, wherever no keys are set")
     elif spec.cleartext and (access.exposed or config.parents):
         log.warning("cleartext: what this node says to other machines can be read on the way")
-    if access.exposed and access.clients is None and not spec.insecure:
+    if access.exposed and access.client_keys is None and not spec.insecure:
         log.info("without `api_keys` this node serves nobody but its parents")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from hierarchy.errors import UsageError
-from hierarchy.security.secret import write_file
+from hierarchy.security.secret import write_private_file
 
 Stamp = tuple[int, int, int]
 
@@ -79,7 +79,7 @@ class State:
             yield content
             now = self._now()
             content.used = {token: entry for token, entry in content.used.items() if entry[0] > now}
-            write_file(self.path, json.dumps(msgspec.to_builtins(content), indent=1) + "\n")
+            write_private_file(self.path, json.dumps(msgspec.to_builtins(content), indent=1) + "\n")
             self._content, self._stamp = content, stamp_of(self.path)
 
     def _read(self) -> _Content:

@@ -61,13 +61,13 @@ class Grant:
         return _TITLES[self.kind]
 
 
-def new_tree_key() -> str:
+def create_tree_key() -> str:
     """A key for a new tree."""
     return "tree:" + _encoded(secrets.token_bytes(KEY_BYTES))
 
 
-def key_for(text: str, parent: str) -> bytes:
-    """The key of the parent `parent`, from the tree's key or from its own as `derived` gave it.
+def parent_key(text: str, parent: str) -> bytes:
+    """The key of the parent `parent`, from the tree's key or from its own as `derive_parent_key` returned it.
 
     Raises:
         UsageError: it is no such key, or another node's.
@@ -83,9 +83,9 @@ def key_for(text: str, parent: str) -> bytes:
     raise UsageError("this is no key of a tree; make one with: hierarchy token key --out tree.key")
 
 
-def derived(tree_key: str, parent: str) -> str:
+def derive_parent_key(tree_key: str, parent: str) -> str:
     """The key for `parent` alone, to be given to its machine. Raises `UsageError`."""
-    return f"node:{parent}:{_encoded(key_for(tree_key, parent))}"
+    return f"node:{parent}:{_encoded(parent_key(tree_key, parent))}"
 
 
 def _encoded(key: bytes) -> str:

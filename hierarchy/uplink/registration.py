@@ -22,7 +22,7 @@ import msgspec
 import tenacity
 
 from hierarchy.errors import HierarchyError
-from hierarchy.security.credential_store import Purse
+from hierarchy.security.credential_store import CredentialStore
 from hierarchy.wire import subtree
 from hierarchy.wire.messages import Accepted, Deregistration, HeartBeat, Identity, LinkWish, Registration, WorkerStatus
 from hierarchy.wire.status import EMPTY, NodeStatus
@@ -93,7 +93,7 @@ class Uplink:
         rng: Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         link: LinkWish = "direct",
-        purse: Purse | None = None,
+        credentials: CredentialStore | None = None,
     ) -> None:
         self.parent = parent
         self.listener: Listener | None = None
@@ -113,7 +113,7 @@ class Uplink:
         self.secret = secrets.token_hex(16).encode()
         self._link: LinkWish = link
         self._forgotten = False
-        self._purse = purse
+        self._credentials = credentials
         self._seq = 0
         self._plain = False  # the parent is an original FastChat controller
         self._parent_instance = ""
@@ -199,12 +199,12 @@ class Uplink:
             link=self._link,
             **self._fields(status),
         )
-        shown = self._purse.bearer() if self._purse is not None else ""
+        shown = self._credentials.bearer() if self._credentials is not None else ""
         try:
             answer = await self._post("/register_worker", message, bearer=shown)
         except _RefusedError as error:
-            if self._purse is not None and error.status in (401, 403):
-                self._purse.refused(shown)
+            if self._credentials is not None and error.status in (401, 403):
+                self._credentials.refused(shown)
             raise
         self._plain = answer is None
         accepted = Accepted(interval_s=PLAIN_INTERVAL_S) if answer is None else self._understand(answer)
@@ -212,8 +212,8 @@ class Uplink:
             self._parent_instance = accepted.instance
             self.seen = self._seen_lately  # it counts anew, and may have begun before its answer reached us
         self._interval_s = accepted.interval_s
-        if self._purse is not None and accepted.credential:
-            self._purse.keep(accepted.credential)
+        if self._credentials is not None and accepted.credential:
+            self._credentials.keep(accepted.credential)
         self._sent, self._sent_others, self._known = status, others, children
         self._note_told(message)
         self.registered = True
@@ -259,7 +259,7 @@ class Uplink:
     async def _report_while_known(self) -> None:
         """Returns when the parent has to be registered with again."""
         due = self._next_due()
-        renew_at = self._clock() + RENEW_S * self._rng.uniform(1 - JITTER, 1) if self._purse else math.inf
+        renew_at = self._clock() + RENEW_S * self._rng.uniform(1 - JITTER, 1) if self._credentials else math.inf
         while True:
             await self._sleep(TICK_S)
             if self._forgotten or self._clock() >= renew_at:

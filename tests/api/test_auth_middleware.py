@@ -186,7 +186,7 @@ def test_revoked_is_out_at_once_and_comes_in_with_a_new_token_only(door: Door) -
     for void in (credential, spare):
         assert "revoked" in error_of(door.register(site("site-a"), void), 401, "invalid_token")["message"]
     again = Node(door.keys.config(cleartext=True))  # also after a restart
-    assert again.access.joining.void(["site-a"]) == []
+    assert again.access.registration_policy.revoked(["site-a"]) == []
     door.node, door.app = again, build_app(again)
     error_of(door.register(site("site-a"), credential), 401, "invalid_token")
     assert door.register(site("site-a"), door.keys.token("site-a")).status_code == 200

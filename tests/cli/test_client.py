@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from hierarchy.cli import app
 from hierarchy.cli.admin import ADMIN_KEY, admin_client, bearer
 from hierarchy.errors import UsageError
-from hierarchy.security.secret import write_file
+from hierarchy.security.secret import write_private_file
 from tests.cluster import Cluster
 from tests.security.keyed import Keys
 from tests.support import eventually
@@ -20,7 +20,7 @@ from tests.tools.test_show_tree import show_tree
 
 def test_a_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "key"
-    write_file(path, "from-file\n")
+    write_private_file(path, "from-file\n")
     monkeypatch.delenv(ADMIN_KEY, raising=False)
     assert bearer(None, ADMIN_KEY) == {}
     monkeypatch.setenv(ADMIN_KEY, "from-env")

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from hierarchy.cli import app
 from hierarchy.errors import UsageError
 from hierarchy.security.keys import KeyFile
-from hierarchy.security.tokens import Signer, key_for
+from hierarchy.security.tokens import Signer, parent_key
 from tests.security.keyed import bearer
 from tests.support import eventually, free_port
 
@@ -87,7 +87,7 @@ def test_secrets_go_into_files_of_mode_0600_and_no_tree_key_is_overwritten(tmp_p
     options = ("--node", "rack", "--parent", "site-a", "--models", "m1, m2", "--out", str(token))
     run("token", "create", "--key-file", str(own), *options)
     assert {path.stat().st_mode & 0o777 for path in (key, own, token)} == {0o600}
-    grant = Signer("site-a", key_for(key.read_text().strip(), "site-a")).check(token.read_text().strip())
+    grant = Signer("site-a", parent_key(key.read_text().strip(), "site-a")).check(token.read_text().strip())
     assert (grant.node, grant.models) == ("rack", frozenset({"m1", "m2"}))
     assert 'the key of node "site-a"' in run("token", "create", "--node", "x", "--key-file", str(own), status=2)
 

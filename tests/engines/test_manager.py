@@ -1,49 +1,55 @@
-"""What a node does for its engines, without any: the registry's children are real, the engines answer nobody."""
+"""What the engine manager does with a real registry; no engine answers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import httpx
 
 from hierarchy.config.models import EngineConfig, NodeConfig, Settings
-from hierarchy.engines.manager import Keeper
+from hierarchy.engines.manager import EngineManager
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
-from hierarchy.runtime.tasks import Tasks
+from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
 from hierarchy.wire.messages import Identity
 from hierarchy.wire.status import ModelStatus, NodeStatus
-from tests.builders import Clock
+from tests.builders import WORKER, Clock, registration, worker
 from tests.support import free_port
 
 
 class Bench:
-    """A keeper whose registry and tasks can be looked at. fallen: (engine, why), in order."""
+    """A manager whose registry and tasks the test can read. `downs` has (engine, reason), in order."""
 
     def __init__(self) -> None:
         clock = Clock()
         self.registry = Registry(Identity("n", "http://n", "i"), clock)
-        self.tasks = Tasks()
-        self.fallen: list[tuple[str, str]] = []
+        self.tasks = BackgroundTasks()
+        self.downs: list[tuple[str, str]] = []
+        self.child_client: httpx.AsyncClient | None = None
         access = Access(NodeConfig(name="n", advertise="http://127.0.0.1:1"))
-        self.keeper = Keeper(self.registry, access, self.tasks, self.fell, Settings(), clock)
+        self.manager = EngineManager(
+            self.registry, access, self.tasks, self.on_down, Settings(), clock, lambda local: self.child_client
+        )
 
-    def fell(self, child: Child, why: str) -> None:
-        self.fallen.append((child.name, why))
+    def on_down(self, child: Child, reason: str) -> None:
+        self.downs.append((child.name, reason))
 
     def start(self, name: str) -> Child:
-        self.keeper.start(EngineConfig(name=name, kind="vllm", url=f"http://127.0.0.1:{free_port()}"))
+        self.manager.start(EngineConfig(name=name, kind="vllm", url=f"http://127.0.0.1:{free_port()}"))
         return self.registry.children[name]
 
 
-def on_a_bench(test: Callable[[Bench], None]) -> Callable[[], None]:
+def on_bench(test: Callable[[Bench], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     async def work() -> None:
         bench = Bench()
-        test(bench)
+        await test(bench)
         for task in bench.tasks:
             task.cancel()
         await asyncio.gather(*bench.tasks, return_exceptions=True)
-        await bench.keeper.stop()
+        await bench.manager.stop()
 
     def run() -> None:
         asyncio.run(work())
@@ -51,32 +57,49 @@ def on_a_bench(test: Callable[[Bench], None]) -> Callable[[], None]:
     return run
 
 
-@on_a_bench
-def test_an_engine_is_declared_probed_and_retired(bench: Bench) -> None:
+@on_bench
+async def test_an_engine_is_declared_probed_and_retired(bench: Bench) -> None:
     bench.start("gpu")
     bench.start("other")
     assert {task.get_name() for task in bench.tasks} == {"probe gpu", "probe other"}
-    bench.keeper.retire("gpu")
+    bench.manager.retire("gpu")
     assert list(bench.registry.children) == ["other"]
     assert [task.get_name() for task in bench.tasks if not task.cancelling()] == ["probe other"]
-    assert repr(bench.keeper) == "<Keeper other>"
+    assert repr(bench.manager) == "<EngineManager other>"
 
 
-@on_a_bench
-def test_that_an_engine_went_down_is_told_once(bench: Bench) -> None:
+@on_bench
+async def test_an_engine_that_went_down_is_reported_once(bench: Bench) -> None:
     child = bench.start("gpu")
     status = NodeStatus((ModelStatus("m"),), 1.0)
     bench.registry.report(child, status)
-    bench.keeper.down(child, "no answer")
-    bench.keeper.down(child, "still none")
-    assert bench.fallen == [("gpu", "no answer")]
+    bench.manager.mark_down(child, "no answer")
+    bench.manager.mark_down(child, "still none")
+    assert bench.downs == [("gpu", "no answer")]
     assert child.down == "still none"
     bench.registry.report(child, status)
-    bench.keeper.down(child, "again")
-    assert [why for _, why in bench.fallen] == ["no answer", "again"]
+    bench.manager.mark_down(child, "again")
+    assert [reason for _, reason in bench.downs] == ["no answer", "again"]
 
 
-@on_a_bench
-def test_nobody_is_asked_for_a_status_before_there_is_a_way_to_ask(bench: Bench) -> None:
-    bench.keeper.ask_status(Child("w", "http://127.0.0.1:1", "fastchat"))
+@on_bench
+async def test_no_status_is_requested_before_there_is_a_client_for_it(bench: Bench) -> None:
+    bench.manager.request_status(Child("w", "http://127.0.0.1:1", "fastchat"))
     assert list(bench.tasks) == []
+
+
+@on_bench
+async def test_a_worker_is_asked_once_for_its_status_which_replaces_what_it_registered(bench: Bench) -> None:
+    asked: list[httpx.URL] = []
+
+    def status(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url)
+        return httpx.Response(200, json={"model_names": ["m", "n"], "speed": 1, "queue_length": 2})
+
+    bench.child_client = httpx.AsyncClient(transport=httpx.MockTransport(status))
+    child = bench.registry.register(registration(worker()))
+    for _ in range(2):
+        bench.manager.request_status(child)
+    await asyncio.gather(*bench.tasks)
+    assert [str(url) for url in asked] == [f"{WORKER}/worker_get_status"]
+    assert child.status.model_names == ["m", "n"]

@@ -209,7 +209,7 @@ def test_requests_without_a_byte_leave_a_child_that_is_found_dead(pair: Tree) ->
         (hung,) = [child for child in pair.root.registry if child.in_flight]
         other = next(engine for engine in pair.engines if not engine.received)
         pair.world.call(lambda: setattr(other, "otherwise", [answer()]))
-        pair.world.call(lambda: pair.root.keeper.down(hung, "no answer"))
+        pair.world.call(lambda: pair.root.engine_manager.mark_down(hung, "no answer"))
         assert client.read_answer().status == 200
     assert pair.root.lane.budget.active == 0
 
@@ -219,7 +219,7 @@ def test_the_only_child_keeps_its_requests_even_if_it_looks_dead(single: Tree) -
     with single.client() as client:
         client.send(post())
         single.world.eventually(lambda: single.engine.received)
-        single.world.call(lambda: single.root.keeper.down(single.child(), "no answer"))
+        single.world.call(lambda: single.root.engine_manager.mark_down(single.child(), "no answer"))
         single.engine.release()
         assert client.read_answer().status == 200
     single.world.eventually(lambda: single.child().down is None, "the prober to find it again")
@@ -231,7 +231,7 @@ def test_streams_that_have_begun_stay(pair: Tree) -> None:
         client.send(post())
         client.read_until(b"a\n\n\r\n")
         (hung,) = [child for child in pair.root.registry if child.in_flight]
-        pair.world.call(lambda: pair.root.keeper.down(hung, "no answer"))
+        pair.world.call(lambda: pair.root.engine_manager.mark_down(hung, "no answer"))
         for engine in pair.engines:
             engine.release()
         client.read_until(b"b\n\n\r\n0\r\n\r\n")

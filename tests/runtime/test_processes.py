@@ -15,7 +15,7 @@ import uvloop
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hierarchy.runtime.processes import Backoff, LineSplitter, Supervised, exit_in_words
+from hierarchy.runtime.processes import Backoff, LineSplitter, SupervisedProcess, describe_exit
 
 QUICK = Backoff(first_s=0.01, longest_s=0.05)
 DEADLINE_S = 20.0
@@ -86,7 +86,7 @@ def test_backoff_doubles_up_to_its_longest(failures: int, delay_s: float) -> Non
     ],
 )
 def test_exit_in_words(status: int, words: str) -> None:
-    assert exit_in_words(status) == words
+    assert describe_exit(status) == words
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200)), st.integers(1, 30))
@@ -116,7 +116,7 @@ def test_merges_stdout_and_stderr_with_a_partial_last_line(run: Runner) -> None:
     async def body() -> None:
         lines = Lines()
         code = "import sys; print('out'); print('err', file=sys.stderr); print('last', end=''); sys.exit(2)"
-        child = Supervised("a", script(code), lines)
+        child = SupervisedProcess("a", script(code), lines)
         assert await child.run() == 2
         assert lines == ["out", "err", "last"]
 
@@ -125,7 +125,7 @@ def test_merges_stdout_and_stderr_with_a_partial_last_line(run: Runner) -> None:
 
 def test_a_usage_error_at_the_start_is_not_tried_again(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
-        child = Supervised("a", script("raise SystemExit(2)"), Lines(), backoff=QUICK)
+        child = SupervisedProcess("a", script("raise SystemExit(2)"), Lines(), backoff=QUICK)
         assert await child.run() == 2
         assert child.starts == 1
         assert child.pid is None
@@ -142,7 +142,7 @@ def test_a_usage_error_after_a_settled_life_is_tried_again(run: Runner) -> None:
             now[0] += 11.0  # the first life is a long one
 
         code = "print('hello'); raise SystemExit(2)"
-        child = Supervised("a", script(code), on_line, backoff=QUICK, clock=lambda: now[0])
+        child = SupervisedProcess("a", script(code), on_line, backoff=QUICK, clock=lambda: now[0])
         task = asyncio.create_task(child.run())
         await eventually(lambda: child.starts >= 3)
         assert await child.stop(5)
@@ -156,7 +156,7 @@ def test_restarts_what_dies_and_says_how(run: Runner, caplog: pytest.LogCaptureF
 
     async def body() -> None:
         lines = Lines()
-        child = Supervised(
+        child = SupervisedProcess(
             "gpu", script("import os, time; print('up', os.getpid()); time.sleep(60)"), lines, backoff=QUICK
         )
         task = asyncio.create_task(child.run())
@@ -185,7 +185,7 @@ def test_backoff_starts_over_after_a_settled_life(
         def on_line(name: str, line: str) -> None:
             now[0] += life_s
 
-        child = Supervised(
+        child = SupervisedProcess(
             "a", script("print('hello'); raise SystemExit(1)"), on_line, backoff=QUICK, clock=lambda: now[0]
         )
         task = asyncio.create_task(child.run())
@@ -200,7 +200,7 @@ def test_backoff_starts_over_after_a_settled_life(
 
 def test_what_cannot_be_started_is_reported_and_tried_again(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
-        child = Supervised("a", ["/nonexistent/program"], Lines(), backoff=QUICK)
+        child = SupervisedProcess("a", ["/nonexistent/program"], Lines(), backoff=QUICK)
         task = asyncio.create_task(child.run())
         await eventually(lambda: child.starts >= 3)
         assert await child.stop(5)
@@ -218,7 +218,7 @@ def test_stop_lets_it_finish(run: Runner) -> None:
             "signal.signal(signal.SIGTERM, lambda *_: (print('finishing'), sys.exit(0)))\n"
             "print('ready'); time.sleep(60)"
         )
-        child = Supervised("a", script(code), lines)
+        child = SupervisedProcess("a", script(code), lines)
         task = asyncio.create_task(child.run())
         await lines.until("ready")
         assert await child.stop(10)
@@ -232,7 +232,7 @@ def test_stop_kills_what_ignores_sigterm(run: Runner, caplog: pytest.LogCaptureF
     async def body() -> None:
         lines = Lines()
         code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); time.sleep(60)"
-        child = Supervised("a", script(code), lines)
+        child = SupervisedProcess("a", script(code), lines)
         task = asyncio.create_task(child.run())
         await lines.until("ready")
         pid = child.pid
@@ -250,7 +250,9 @@ def test_stop_at_any_moment_leaves_nothing(when: str, run: Runner, caplog: pytes
     caplog.set_level(logging.INFO)
 
     async def body() -> None:
-        child = Supervised("a", script("raise SystemExit(1)"), Lines(), backoff=Backoff(first_s=60, longest_s=60))
+        child = SupervisedProcess(
+            "a", script("raise SystemExit(1)"), Lines(), backoff=Backoff(first_s=60, longest_s=60)
+        )
         run_task = asyncio.create_task(child.run())
         if when == "while it starts":
             await eventually(lambda: child.starts == 1)
@@ -267,7 +269,7 @@ def test_stop_at_any_moment_leaves_nothing(when: str, run: Runner, caplog: pytes
 def test_cancelling_run_kills_the_process(run: Runner) -> None:
     async def body() -> None:
         lines = Lines()
-        child = Supervised("a", script("import time; print('ready'); time.sleep(60)"), lines)
+        child = SupervisedProcess("a", script("import time; print('ready'); time.sleep(60)"), lines)
         task = asyncio.create_task(child.run())
         await lines.until("ready")
         pid = child.pid
@@ -291,7 +293,7 @@ def test_a_flood_of_output_and_a_broken_callback_do_not_stop_it(run: Runner, cap
                 raise ValueError(line)
 
         code = "import sys; print('boom'); sys.stdout.write('x' * 3_000_000 + '\\n' * 10); sys.exit(2)"
-        assert await Supervised("a", script(code), on_line).run() == 2
+        assert await SupervisedProcess("a", script(code), on_line).run() == 2
         assert seen == 3_000_004
 
     run(body())
@@ -307,7 +309,7 @@ def test_a_grandchild_that_holds_the_output_does_not_hold_us(run: Runner) -> Non
             "print('grandchild', child.pid); sys.exit(2)"
         )
         async with asyncio.timeout(DEADLINE_S):
-            assert await Supervised("a", script(code), lines).run() == 2
+            assert await SupervisedProcess("a", script(code), lines).run() == 2
         grandchild = int(lines[0].split()[1])
         await eventually(lambda: not alive(grandchild))  # its stdin was ours, and it is closed now
 
@@ -318,10 +320,10 @@ def test_kill_9_of_the_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
     child = "import os, sys; print('child', os.getpid(), flush=True); sys.stdin.read()"
     parent = (
         "import asyncio, sys\n"
-        "from hierarchy.runtime.processes import Supervised\n"
+        "from hierarchy.runtime.processes import SupervisedProcess\n"
         f"argv = [sys.executable, '-c', {child!r}]\n"
         "on_line = lambda name, line: print(line, flush=True)\n"
-        "async def main(): await Supervised('a', argv, on_line).run()\n"
+        "async def main(): await SupervisedProcess('a', argv, on_line).run()\n"
         "asyncio.run(main())"
     )
 
@@ -346,7 +348,7 @@ def test_env_is_added_to_ours_and_the_session_is_its_own(run: Runner, monkeypatc
         code = (
             "import os, sys; print(os.environ['OURS'], os.environ['THEIRS'], os.getsid(0) == os.getpid()); sys.exit(2)"
         )
-        await Supervised("a", script(code), lines, env={"THEIRS": "2"}).run()
+        await SupervisedProcess("a", script(code), lines, env={"THEIRS": "2"}).run()
         assert lines == ["1 2 True"]
 
     run(body())
@@ -354,7 +356,7 @@ def test_env_is_added_to_ours_and_the_session_is_its_own(run: Runner, monkeypatc
 
 def test_no_descriptor_leaks(run: Runner) -> None:
     async def body() -> None:
-        child = Supervised("a", script("raise SystemExit(1)"), Lines(), backoff=QUICK)
+        child = SupervisedProcess("a", script("raise SystemExit(1)"), Lines(), backoff=QUICK)
         task = asyncio.create_task(child.run())
         await eventually(lambda: child.starts >= 2)
         before = len(os.listdir("/dev/fd"))  # noqa: PTH208

@@ -7,12 +7,12 @@ import logging
 
 import pytest
 
-from hierarchy.runtime.tasks import Tasks
+from hierarchy.runtime.tasks import BackgroundTasks
 
 
 def test_tasks_are_held_until_they_end_and_cancelled_by_name(caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
-        tasks, gate, ended = Tasks(), asyncio.Event(), []
+        tasks, gate, ended = BackgroundTasks(), asyncio.Event(), []
 
         async def wait(name: str) -> None:
             try:
@@ -25,7 +25,7 @@ def test_tasks_are_held_until_they_end_and_cancelled_by_name(caplog: pytest.LogC
         for name in ("probe a", "probe b", "sweep"):
             tasks.spawn(wait(name), name)
         await asyncio.sleep(0)
-        assert repr(tasks) == "<Tasks probe a, probe b, sweep>"
+        assert repr(tasks) == "<BackgroundTasks probe a, probe b, sweep>"
         tasks.cancel("probe b")
         tasks.cancel("nobody")
         await asyncio.sleep(0)
@@ -40,7 +40,7 @@ def test_tasks_are_held_until_they_end_and_cancelled_by_name(caplog: pytest.LogC
 
 def test_a_defect_is_told_with_the_tasks_name(caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
-        tasks = Tasks()
+        tasks = BackgroundTasks()
 
         async def fail() -> None:
             raise KeyError("x")

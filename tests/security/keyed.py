@@ -8,8 +8,8 @@ from typing import Any
 
 from hierarchy.config.models import NodeConfig, Settings
 from hierarchy.security.keys import create_key
-from hierarchy.security.secret import write_file
-from hierarchy.security.tokens import Signer, key_for, new_tree_key
+from hierarchy.security.secret import write_private_file
+from hierarchy.security.tokens import Signer, create_tree_key, parent_key
 
 ME = "http://127.0.0.1:0"
 
@@ -21,8 +21,8 @@ class Keys:
     folder: Path
 
     def __post_init__(self) -> None:
-        self.tree = new_tree_key()
-        write_file(self.folder / "tree.key", self.tree)
+        self.tree = create_tree_key()
+        write_private_file(self.folder / "tree.key", self.tree)
         self.client = create_key(self.folder / "api.yaml", "alice", None)
         self.admin = create_key(self.folder / "admin.yaml", "ops", None)
 
@@ -43,12 +43,12 @@ class Keys:
         return NodeConfig(name=name, listen=(("127.0.0.1", 0),), advertise=ME, settings=self.settings(**fields))
 
     def token(self, node: str, parent: str = "root", ttl_s: float = 60.0, models: list[str] | None = None) -> str:
-        return Signer(parent, key_for(self.tree, parent)).join_token(node, ttl_s, models)
+        return Signer(parent, parent_key(self.tree, parent)).join_token(node, ttl_s, models)
 
     def token_file(self, node: str, parent: str = "root", **options: Any) -> str:
         """Where a join token is, for `security.join_token`."""
         path = self.folder / f"{node}.token"
-        write_file(path, self.token(node, parent, **options))
+        write_private_file(path, self.token(node, parent, **options))
         return f"file:{path}"
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.security.dial_guard import ForbiddenAddress, Guard, GuardedTransport, connect, networks, plain
+from hierarchy.security.dial_guard import DialGuard, ForbiddenAddress, GuardedTransport, connect, networks, plain
 from tests.builders import UNTIMED
 from tests.support import free_port, running_app
 
-OPEN = Guard()
+OPEN = DialGuard()
 NEVER = [
     "0.0.0.0", "0.1.2.3", "255.255.255.255", "169.254.169.254", "169.254.0.1", "224.0.0.1", "239.1.1.1", "::",
     "fe80::1", "fe80::1%eth0", "febf::1", "ff02::1", "fd00:ec2::254", "fd00:ec2::23", "100.100.100.200",
@@ -35,8 +35,8 @@ def disguises(address: str) -> list[str]:
 
 
 @pytest.mark.parametrize("address", NEVER)
-@pytest.mark.parametrize("guard", [OPEN, Guard(networks(["0.0.0.0/0", "::/0"]))], ids=["open", "allows all"])
-def test_some_addresses_are_never_dialled_whatever_is_allowed(address: str, guard: Guard) -> None:
+@pytest.mark.parametrize("guard", [OPEN, DialGuard(networks(["0.0.0.0/0", "::/0"]))], ids=["open", "allows all"])
+def test_some_addresses_are_never_dialled_whatever_is_allowed(address: str, guard: DialGuard) -> None:
     for local in (True, False):
         assert "never" in guard.flaw(address, local=local)
         if ":" not in address:
@@ -47,7 +47,7 @@ def test_some_addresses_are_never_dialled_whatever_is_allowed(address: str, guar
 @UNTIMED
 @given(st.ip_addresses(v=4))
 def test_an_ipv4_address_inside_an_ipv6_one_is_judged_as_itself(ip: ipaddress.IPv4Address) -> None:
-    guard = Guard(networks(["10.0.0.0/8"]))
+    guard = DialGuard(networks(["10.0.0.0/8"]))
     for disguised in disguises(str(ip)):
         assert plain(ipaddress.ip_address(disguised)) == ip
         assert guard.flaw(disguised, local=False) == guard.flaw(str(ip), local=False)
@@ -57,8 +57,8 @@ def test_an_ipv4_address_inside_an_ipv6_one_is_judged_as_itself(ip: ipaddress.IP
 @UNTIMED
 @given(st.ip_addresses())
 def test_allow_admits_what_is_in_it_and_nothing_else(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    guard = Guard(networks([str(plain(ip))]))
-    other = Guard(networks(["192.0.2.7/32"]))
+    guard = DialGuard(networks([str(plain(ip))]))
+    other = DialGuard(networks(["192.0.2.7/32"]))
     if OPEN.flaw(str(ip), local=True) == "":
         assert guard.flaw(str(ip), local=False) == ""
         assert other.flaw(str(ip), local=True) or plain(ip) == ipaddress.ip_address("192.0.2.7")
@@ -68,7 +68,7 @@ def test_allow_admits_what_is_in_it_and_nothing_else(ip: ipaddress.IPv4Address |
 def test_loopback_is_for_children_of_this_machine(address: str) -> None:
     assert OPEN.flaw(address, local=True) == ""
     assert "loopback" in OPEN.flaw(address, local=False)
-    assert Guard(networks(["127.0.0.0/8", "::1/128"])).flaw(address, local=False) == ""
+    assert DialGuard(networks(["127.0.0.0/8", "::1/128"])).flaw(address, local=False) == ""
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "localhost", "0"])
@@ -101,7 +101,7 @@ def test_a_name_is_resolved_once_and_what_was_checked_is_dialled() -> None:
         names = Names(["127.0.0.1"], ["169.254.169.254"])
 
         async def dial() -> None:
-            await connect(asyncio.Protocol, "good.example", port, None, Guard((), names), local=True)
+            await connect(asyncio.Protocol, "good.example", port, None, DialGuard((), names), local=True)
 
         asyncio.run(dial())
         assert names.asked == 1
@@ -112,14 +112,14 @@ def test_a_name_is_resolved_once_and_what_was_checked_is_dialled() -> None:
 def test_one_bad_address_among_good_ones_spoils_the_name() -> None:
     names = Names(["127.0.0.1", "169.254.169.254"])
     with pytest.raises(ForbiddenAddress):
-        asyncio.run(Guard((), names).addresses("mixed.example", 80, local=True))
+        asyncio.run(DialGuard((), names).addresses("mixed.example", 80, local=True))
 
 
 def test_the_next_address_is_tried_where_one_does_not_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        guard = Guard((), Names(["127.0.0.2", "127.0.0.1"]))
+        guard = DialGuard((), Names(["127.0.0.2", "127.0.0.1"]))
         asyncio.run(connect(asyncio.Protocol, "two.example", server.getsockname()[1], None, guard, local=True))
-    guard = Guard((), Names(["127.0.0.2", "127.0.0.1"]))
+    guard = DialGuard((), Names(["127.0.0.2", "127.0.0.1"]))
     with pytest.raises(ConnectionRefusedError):
         asyncio.run(connect(asyncio.Protocol, "two.example", free_port(), None, guard, local=True))
 
@@ -134,7 +134,7 @@ def test_a_probe_goes_to_the_checked_address_with_the_name_as_host() -> None:
         )
         await send({"type": "http.response.body", "body": b""})
 
-    async def probe(guard: Guard, port: int) -> httpx.Response:
+    async def probe(guard: DialGuard, port: int) -> httpx.Response:
         inner = httpx.AsyncHTTPTransport()
         async with httpx.AsyncClient(transport=GuardedTransport(inner, guard, local=True)) as http:
             answer = await http.post(f"http://worker.example:{port}/worker_get_status")
@@ -143,9 +143,9 @@ def test_a_probe_goes_to_the_checked_address_with_the_name_as_host() -> None:
 
     with running_app(app, lifespan="off") as url:
         port = int(url.rpartition(":")[2])
-        answer = asyncio.run(probe(Guard((), Names(["127.0.0.1"])), port))
+        answer = asyncio.run(probe(DialGuard((), Names(["127.0.0.1"])), port))
         assert answer.status_code == 307  # told, and not followed
         assert heard == [f"worker.example:{port}".encode()]
         with pytest.raises(httpx.ConnectError, match="never dialled"):
-            asyncio.run(probe(Guard((), Names(["169.254.169.254"])), port))
+            asyncio.run(probe(DialGuard((), Names(["169.254.169.254"])), port))
     assert len(heard) == 1

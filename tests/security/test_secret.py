@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from hierarchy.errors import UsageError
-from hierarchy.security.credential_store import JOIN_TOKEN, Purse
-from hierarchy.security.secret import read_secret, write_file
+from hierarchy.security.credential_store import JOIN_TOKEN, CredentialStore
+from hierarchy.security.secret import read_secret, write_private_file
 from hierarchy.security.state import State
 from tests.builders import Clock
 
 
 def test_a_secret_comes_from_a_file_of_its_owner_or_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "secret"
-    write_file(path, "s3cr3t\n")
+    write_private_file(path, "s3cr3t\n")
     assert path.stat().st_mode & 0o777 == 0o600
     assert read_secret(f"file:{path}", {}) == "s3cr3t"
     assert read_secret("env:X", {"X": " s3cr3t "}) == "s3cr3t"
@@ -23,7 +23,7 @@ def test_a_secret_comes_from_a_file_of_its_owner_or_the_environment(tmp_path: Pa
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666, 0o610])
 def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "secret"
-    write_file(path, "s3cr3t\n")
+    write_private_file(path, "s3cr3t\n")
     path.chmod(mode)
     with pytest.raises(UsageError, match=rf"mode {mode:04o}\); run: chmod 600 {path}") as caught:
         read_secret(f"file:{path}", {})
@@ -33,7 +33,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> No
 @pytest.mark.parametrize("text", ["", " \n", "two\nlines", "esc\x1b[0m", "ü", "x" * 20_000])
 def test_what_is_no_secret_is_refused_without_showing_it(tmp_path: Path, text: str) -> None:
     path = tmp_path / "secret"
-    write_file(path, text)
+    write_private_file(path, text)
     for ref in (f"file:{path}", "env:X"):
         with pytest.raises(UsageError) as caught:
             read_secret(ref, {"X": text})
@@ -50,14 +50,14 @@ def test_a_secret_that_is_not_there_is_named(ref: str) -> None:
 
 def test_a_file_is_whole_even_if_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "secret"
-    write_file(path, "old")
+    write_private_file(path, "old")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="space"):
-        write_file(path, "new")
+        write_private_file(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["secret"]  # noqa: PTH208
 
@@ -120,34 +120,34 @@ def test_a_damaged_state_is_not_taken_for_an_empty_one(tmp_path: Path, text: str
 
 def test_a_credential_goes_before_the_token_and_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "n" / "credential"
-    purse = Purse.open(path, None, {JOIN_TOKEN: "token"})
-    assert purse
-    assert purse.bearer() == "token"
-    purse.keep("credential-1")
-    assert purse.bearer() == "credential-1"
+    credentials = CredentialStore.open(path, None, {JOIN_TOKEN: "token"})
+    assert credentials
+    assert credentials.bearer() == "token"
+    credentials.keep("credential-1")
+    assert credentials.bearer() == "credential-1"
     assert path.stat().st_mode & 0o777 == 0o600
-    assert Purse.open(path, None, {}).bearer() == "credential-1"
-    assert Purse.open(path, "file:/gone/after/use", {}).bearer() == "credential-1"
+    assert CredentialStore.open(path, None, {}).bearer() == "credential-1"
+    assert CredentialStore.open(path, "file:/gone/after/use", {}).bearer() == "credential-1"
 
 
 def test_after_a_refusal_the_other_one_is_shown(tmp_path: Path) -> None:
     path = tmp_path / "credential"
-    write_file(path, "revoked")
-    purse = Purse.open(path, None, {JOIN_TOKEN: "new"})
-    assert purse.bearer() == "revoked"
-    purse.refused("revoked")
-    assert purse.bearer() == "new"
-    purse.refused("revoked")  # said by another parent, of what was shown before
-    assert purse.bearer() == "new"
-    purse.refused("new")
-    assert purse.bearer() == "revoked"
-    purse.keep("fresh")
-    assert purse.bearer() == "fresh"
+    write_private_file(path, "revoked")
+    credentials = CredentialStore.open(path, None, {JOIN_TOKEN: "new"})
+    assert credentials.bearer() == "revoked"
+    credentials.refused("revoked")
+    assert credentials.bearer() == "new"
+    credentials.refused("revoked")  # said by another parent, of what was shown before
+    assert credentials.bearer() == "new"
+    credentials.refused("new")
+    assert credentials.bearer() == "revoked"
+    credentials.keep("fresh")
+    assert credentials.bearer() == "fresh"
 
 
 def test_an_empty_purse(tmp_path: Path) -> None:
-    purse = Purse.open(tmp_path / "credential", None, {})
-    assert not purse
-    assert purse.bearer() == ""
+    credentials = CredentialStore.open(tmp_path / "credential", None, {})
+    assert not credentials
+    assert credentials.bearer() == ""
     with pytest.raises(UsageError, match="NOPE"):
-        Purse.open(tmp_path / "credential", "env:NOPE", {})
+        CredentialStore.open(tmp_path / "credential", "env:NOPE", {})

@@ -10,7 +10,7 @@ from hierarchy.config.models import EngineConfig, NodeConfig, Settings
 from hierarchy.errors import UsageError
 from hierarchy.security.access import Access, state_dir
 from hierarchy.security.credential_store import JOIN_TOKEN
-from hierarchy.security.startup import check_start, check_state_dir, tell_risks
+from hierarchy.security.startup import check_start, check_state_dir, log_risks
 from tests.certificates import Authority
 from tests.security.keyed import Keys
 
@@ -36,10 +36,10 @@ def start(security: dict[str, Any] | None = None, environ: dict[str, str] | None
 def test_on_loopback_all_is_open_without_set_up(listen: Any) -> None:
     access = start(**({"listen": listen} if listen else {}))
     assert not (access.exposed)
-    assert not (access.asks_clients)
-    assert not (access.asks_admins)
-    assert not (access.joining.in_force)
-    assert access.stripped == frozenset()
+    assert not (access.requires_api_key)
+    assert not (access.requires_admin_key)
+    assert not (access.registration_policy.in_force)
+    assert access.stripped_fields == frozenset()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.10", "fe80::1", "node.example", "192.0.2.1"])
@@ -60,8 +60,8 @@ def test_what_is_missing_is_asked_for_one_by_one(keys: Keys) -> None:
         start(api | {"key": keys.spec()["key"]}, listen=OUTSIDE)
     with pytest.raises(UsageError, match="without TLS"):
         start(api, listen=OUTSIDE, engines=(GPU,))
-    assert start(api | {"cleartext": True}, listen=OUTSIDE, engines=(GPU,)).asks_clients
-    assert start({**keys.spec(), "cleartext": True}, listen=OUTSIDE).joining.in_force
+    assert start(api | {"cleartext": True}, listen=OUTSIDE, engines=(GPU,)).requires_api_key
+    assert start({**keys.spec(), "cleartext": True}, listen=OUTSIDE).registration_policy.in_force
     assert start(keys.spec(), listen=OUTSIDE, tls=Authority(keys.folder / "ca").issue("root")).tls.server
 
 
@@ -74,8 +74,8 @@ def test_a_node_with_a_token_and_no_keys_serves_its_parents_alone() -> None:
     access = start(
         {"cleartext": True}, {JOIN_TOKEN: "t"}, listen=OUTSIDE, engines=(GPU,), parents=("https://10.0.0.1:1",)
     )
-    assert access.asks_clients
-    assert "serves no clients" in access.caller({b"authorization": b"Bearer x"}).refusal
+    assert access.requires_api_key
+    assert "serves no clients" in access.identify_caller({b"authorization": b"Bearer x"}).refusal
     with pytest.raises(UsageError, match="no keys of clients"):
         start({"cleartext": True}, listen=OUTSIDE, engines=(GPU,), parents=("https://10.0.0.1:1",))
 
@@ -89,14 +89,14 @@ def test_a_parent_in_the_clear_needs_leave() -> None:
 
 def test_insecure_is_said_in_the_log_and_keys_that_are_set_hold(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
     open_access = start({"insecure": True}, listen=OUTSIDE, parents=("http://10.0.0.1:1",))
-    assert not (open_access.asks_clients)
-    assert not (open_access.asks_admins)
-    assert not (open_access.joining.in_force)
-    assert start({"insecure": True, "api_keys": keys.spec()["api_keys"]}, listen=OUTSIDE).asks_clients
+    assert not (open_access.requires_api_key)
+    assert not (open_access.requires_admin_key)
+    assert not (open_access.registration_policy.in_force)
+    assert start({"insecure": True, "api_keys": keys.spec()["api_keys"]}, listen=OUTSIDE).requires_api_key
     settings = Settings.model_validate({"security": {"insecure": True}})
     config = NodeConfig(name="root", advertise="http://x", listen=OUTSIDE, settings=settings)
     with caplog.at_level(logging.WARNING):
-        tell_risks(config, open_access)
+        log_risks(config, open_access)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert caplog.text.count("insecure") == 1
 

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.errors import InvalidToken, UsageError
-from hierarchy.security.tokens import CREDENTIAL_S, Signer, derived, key_for, new_tree_key
+from hierarchy.security.tokens import CREDENTIAL_S, Signer, create_tree_key, derive_parent_key, parent_key
 from tests.builders import UNTIMED, Clock
 
-TREE = new_tree_key()
+TREE = create_tree_key()
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 
 
 def signer(parent: str = "root", tree: str = TREE, clock: Clock | None = None) -> Signer:
-    return Signer(parent, key_for(tree, parent), clock or Clock())
+    return Signer(parent, parent_key(tree, parent), clock or Clock())
 
 
 @UNTIMED
@@ -57,7 +57,7 @@ json_values = st.recursive(
 @UNTIMED
 @given(st.dictionaries(st.sampled_from(["sub", "exp", "iat", "jti", "kind", "models", "nbf"]), json_values))
 def test_claims_of_any_kind_are_refused_with_a_good_signature_too(claims: dict[str, object]) -> None:
-    token = jwt.encode({"aud": "root", **claims}, key_for(TREE, "root"), "HS256")
+    token = jwt.encode({"aud": "root", **claims}, parent_key(TREE, "root"), "HS256")
     with pytest.raises(InvalidToken):
         signer().check(token)
 
@@ -66,7 +66,7 @@ def test_a_token_without_signature_or_of_another_algorithm_is_refused() -> None:
     good = signer().join_token("site-a", 60)
     claims = jwt.decode(good, options={"verify_signature": False})
     header = base64.urlsafe_b64encode(json.dumps({"alg": "none", "typ": "JWT"}).encode()).decode().rstrip("=")
-    for forged in (f"{header}.{good.split('.')[1]}.", jwt.encode(claims, key_for(TREE, "root") * 2, "HS512")):
+    for forged in (f"{header}.{good.split('.')[1]}.", jwt.encode(claims, parent_key(TREE, "root") * 2, "HS512")):
         with pytest.raises(InvalidToken):
             signer().check(forged)
 
@@ -93,11 +93,11 @@ def test_a_credential_is_replaced_in_the_second_half_of_its_life() -> None:
 
 
 def test_a_parent_with_its_own_key_is_no_other_parent() -> None:
-    own = derived(TREE, "site-a")
-    assert key_for(own, "site-a") == key_for(TREE, "site-a") != key_for(TREE, "root")
+    own = derive_parent_key(TREE, "site-a")
+    assert parent_key(own, "site-a") == parent_key(TREE, "site-a") != parent_key(TREE, "root")
     with pytest.raises(UsageError, match='the key of node "site-a"'):
-        key_for(own, "root")
-    forged = Signer("root", key_for(own, "site-a"), Clock()).join_token("site-b", 60)
+        parent_key(own, "root")
+    forged = Signer("root", parent_key(own, "site-a"), Clock()).join_token("site-b", 60)
     with pytest.raises(InvalidToken, match="another key, or for another parent"):
         signer("root").check(forged)
     with pytest.raises(InvalidToken):
@@ -110,5 +110,5 @@ def test_a_parent_with_its_own_key_is_no_other_parent() -> None:
 )
 def test_what_is_no_key_is_refused_without_showing_it(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        key_for(text, "root")
+        parent_key(text, "root")
     assert len(text) < 5 or text.partition(":")[2] not in str(caught.value) or not text.partition(":")[2]

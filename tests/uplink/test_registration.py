@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.security.credential_store import Purse
+from hierarchy.security.credential_store import CredentialStore
 from hierarchy.uplink.registration import JITTER, MAX_WAIT_S, PLAIN_INTERVAL_S, RENEW_S, TICK_S
 from hierarchy.wire.messages import Accepted
 from hierarchy.wire.status import NodeStatus
@@ -109,7 +109,7 @@ def test_one_that_speaks_another_scheme_is_hinted_at(caplog: pytest.LogCaptureFi
 def test_a_node_with_a_credential_registers_again_once_a_day(tmp_path: Path) -> None:
     """Else one whose parent never restarts would be locked out by the first restart after 90 days."""
     bench = Bench(interval_s=600.0)
-    bench.uplink._purse = Purse(tmp_path / "credential", "old")
+    bench.uplink._credentials = CredentialStore(tmp_path / "credential", "old")
     bench.run(3 * RENEW_S + 60)
     gaps = [later - sooner for sooner, later in pairwise(bench.registrations)]
     assert len(gaps) >= 3

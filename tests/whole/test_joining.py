@@ -129,7 +129,7 @@ def test_the_lane_and_probes_dial_a_registered_name_at_the_address_that_was_chec
         assert host == "worker.example"
         return leads_to
 
-    root.node.access.guard._resolve = resolve
+    root.node.access.dial_guard._resolve = resolve
     url = f"http://worker.example:{engine.url.rpartition(':')[2]}"
     status = {"model_names": ["m"], "speed": 1, "queue_length": 0}
     worker = {"worker_name": url, "check_heart_beat": True, "worker_status": status}
@@ -151,7 +151,7 @@ def test_a_replica_that_shares_the_state_shuts_out_too(cluster: Cluster, keys: K
     root, _ = joined(cluster, keys)
     replica = keys.config()  # another process of the root, here only to be told
 
-    Node(replica).access.joining.revoke("site-a")
+    Node(replica).access.registration_policy.revoke("site-a")
     eventually(lambda: "site-a" not in root.node.registry.children, "the root to see it", 5.0)
 
 

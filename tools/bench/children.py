@@ -15,7 +15,7 @@ import uvloop
 from hierarchy.api import build_app
 from hierarchy.config.models import NodeConfig
 from hierarchy.node import Node
-from hierarchy.runtime.parent_death import watch_stdin
+from hierarchy.runtime.parent_death import call_on_parent_death
 from hierarchy.server import Server, bind
 
 
@@ -39,7 +39,7 @@ async def serve(parent: str, count: int) -> None:
 
 def main() -> None:
     """The command line."""
-    watch_stdin(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    call_on_parent_death(lambda: os.kill(os.getpid(), signal.SIGKILL))
     uvloop.run(serve(sys.argv[1], int(sys.argv[2])))
 
 

@@ -9,7 +9,7 @@ from hierarchy.errors import BodyTooLarge, RequestError
 from hierarchy.http import render
 from hierarchy.http.request_head import RequestHead
 from hierarchy.relay.exchange import Exchange
-from hierarchy.security.registration_policy import STRANGER_BYTES
+from hierarchy.security.registration_policy import UNAUTHENTICATED_BODY_BYTES
 
 if TYPE_CHECKING:
     from hierarchy.relay.downstream.connection import FastPath
@@ -29,8 +29,12 @@ class Local(Exchange):
 
     def body_part(self, data: bytes) -> None:
         super().body_part(data)
-        if self.size > STRANGER_BYTES >= self.size - len(data) and self._lane.is_stranger(self.head.auth, self._peer):
-            raise BodyTooLarge(f"the body is larger than {STRANGER_BYTES} bytes, and shows no secret of a child")
+        if self.size > UNAUTHENTICATED_BODY_BYTES >= self.size - len(data) and self._lane.is_stranger(
+            self.head.auth, self._peer
+        ):
+            raise BodyTooLarge(
+                f"the body is larger than {UNAUTHENTICATED_BODY_BYTES} bytes, and shows no secret of a child"
+            )
 
     @property
     def _peer(self) -> str:

@@ -25,7 +25,7 @@ from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.connection import Upstream
 from hierarchy.relay.upstream.pool import MAX_IDLE, NODE_IDLE_S, Pool
 from hierarchy.relay.upstream.tcp_keepalive import keep_watch
-from hierarchy.security.dial_guard import Guard
+from hierarchy.security.dial_guard import DialGuard
 
 LINK_PATH, LINK_PROTOCOL = b"/link", b"hierarchy-link/1"
 NODE, INSTANCE, WANTED = (OURS + name for name in (b"node", b"instance", b"wanted"))
@@ -90,7 +90,7 @@ class LinkPool(Pool):
         wait_s: float,
         tls: ssl.SSLContext | None,
         clock: Callable[[], float],
-        guard: Guard | None = None,
+        guard: DialGuard | None = None,
     ) -> None:
         super().__init__(child, wait_s, tls, clock, guard)
         self.idle: OrderedDict[Upstream, None] = OrderedDict()

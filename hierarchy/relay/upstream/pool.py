@@ -11,7 +11,7 @@ from hierarchy.http import render
 from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, SEQ, RequestHead, request_opening
 from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.connection import Upstream
-from hierarchy.security.dial_guard import Guard, connect
+from hierarchy.security.dial_guard import DialGuard, connect
 
 # Engines built on uvicorn or cpp-httplib end idle connections after 5 s; being first avoids a race with their FIN.
 ENGINE_IDLE_S, NODE_IDLE_S = 4.0, 30.0
@@ -28,7 +28,7 @@ class Pool:
         connect_timeout_s: float,
         tls: ssl.SSLContext | None,
         clock: Callable[[], float],
-        guard: Guard | None = None,
+        guard: DialGuard | None = None,
     ) -> None:
         self.child = child
         self.url = child.url
