@@ -42,8 +42,8 @@ def test_who_is_tried_first(entries: list[str | tuple[str, float]], shares: dict
 def test_shares_are_all_of_the_requests(weights: list[float]) -> None:
     if sum(weights) > 100:
         weights = [weight / len(weights) for weight in weights]
-    entries = [*((f"m{i}", weight) for i, weight in enumerate(weights)), "rest"]
-    assert sum(firsts(targets(*entries)).values()) == pytest.approx(100)
+    weighted = [(f"m{i}", weight) for i, weight in enumerate(weights)]
+    assert sum(firsts(targets(*weighted, "rest")).values()) == pytest.approx(100)
 
 
 def test_the_others_follow_in_the_order_written() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 import pytest
 
@@ -18,12 +19,16 @@ def at(*nodes: Process) -> list[tuple[str, int]]:
     return [("127.0.0.1", node.port) for node in nodes]
 
 
+def _has_ended(load: Load, count: int) -> bool:
+    """True once that many of the load's requests have ended."""
+    return len(load.outcomes) >= count
+
+
 async def _killing(load: Load, engines: list[Process], *, count: int, kills: int) -> None:
     """Run the load; meanwhile engine after engine is killed, and started again."""
     running = asyncio.ensure_future(load.run(count=count))
     for number in range(kills):
-        target = (number + 1) * count // (kills + 1)
-        await eventually_async(lambda target=target: len(load.outcomes) >= target, "the load", 300.0)
+        await eventually_async(partial(_has_ended, load, (number + 1) * count // (kills + 1)), "the load", 300.0)
         victim = engines[number % len(engines)]
         await asyncio.to_thread(victim.kill)
         if number + 1 < kills:

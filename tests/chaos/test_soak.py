@@ -60,7 +60,9 @@ def test_soak(bed: Trees, whole: bool, figure: Figure) -> None:
 
         running = [load.run(until=lambda: time.monotonic() > until) for load in loads]
         faults = _faults(engines, sites[1], random.Random(7), until - (15.0 if whole else 3.0))
-        _, _, count, _ = await asyncio.gather(*running, faults, watch())
+        others = asyncio.gather(watch(), *running)
+        count = await faults
+        await others
         return loads, count
 
     loads, faults = asyncio.run(run())

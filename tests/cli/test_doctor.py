@@ -72,8 +72,8 @@ def test_a_dead_parent_and_a_dead_engine(tmp_path: Path) -> None:
 
 def test_an_engine_that_does_not_list_what_it_should(cluster: Cluster, tmp_path: Path) -> None:
     engine = cluster.engine(models=("n",))
-    urls = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
-    told = lines(run(config(tmp_path, *urls, engine.url), "--node", "site"))
+    root, site = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    told = lines(run(config(tmp_path, root, site, engine.url), "--node", "site"))
     assert "! gpu (vllm) lists n, but not m" in told
     assert "mend `models` of this engine" in told
 

@@ -24,9 +24,9 @@ def test_flags_go_over_what_the_file_says() -> None:
 
 
 def test_an_address_that_was_not_said_is_https_with_a_certificate_only() -> None:
-    files = {"tls_cert": "/c", "tls_key": "/k"}
-    assert flags_of(**files).over(BASE, advertised=False).advertise == "https://n:1"
-    assert flags_of(**files).over(BASE).advertise == "http://n:1"
+    flags = flags_of(tls_cert="/c", tls_key="/k")
+    assert flags.over(BASE, advertised=False).advertise == "https://n:1"
+    assert flags.over(BASE).advertise == "http://n:1"
     assert flags_of(tls_ca="/ca").over(BASE, advertised=False).advertise == "http://n:1"
 
 

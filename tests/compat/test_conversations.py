@@ -12,7 +12,7 @@ from hierarchy.translation.worker_profile import Profile
 from tests.compat.programs import ROOT, Programs, needs_fastchat
 
 pytestmark = needs_fastchat
-HERE = Path(__file__).parent
+RENDERER = Path(__file__).parent / "fastchat_conversations.py"
 CHATS = 200
 SAID = [
     " ",
@@ -36,7 +36,7 @@ SAID = [
 
 def test_the_recorded_conversations_are_fastchats(programs: Programs, tmp_path: Path) -> None:
     found = tmp_path / "conversations.json"
-    programs.run(str(HERE / "record_conversations.py"), str(found))
+    programs.run(str(RENDERER), str(found))
     assert found.read_text("utf-8") == (ROOT / "tests" / "data" / "fastchat" / "conversations.json").read_text("utf-8")
 
 
@@ -59,7 +59,7 @@ def some_chats() -> list[list[tuple[str, str]]]:
 def test_any_chat_is_rendered_as_fastchat_does(programs: Programs) -> None:
     """In each of its templates, those with long examples too, which are not recorded."""
     chats = some_chats()
-    rendered = json.loads(programs.run(str(HERE / "render_conversations.py"), told=json.dumps(chats)))
+    rendered = json.loads(programs.run(str(RENDERER), told=json.dumps(chats)))
     assert len(rendered) > 50
     different = []
     for one in rendered:

@@ -7,12 +7,16 @@ second for each word.
 With `--each` it is FastChat's multi-model worker: its paths, and each model registers for itself alone.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import fastchat.serve.base_model_worker as base
 import uvicorn
@@ -25,21 +29,21 @@ MOST = 256  # new tokens, unless told otherwise: as FastChat's
 class Tokenizer:
     """One token a word."""
 
-    def __call__(self, text):
+    def __call__(self, text: str) -> Any:
         return type("Tokens", (), {"input_ids": text.split()})
 
 
 class Worker(base.BaseModelWorker):
-    def __init__(self, controller, address, models):
+    def __init__(self, controller: str, address: str, models: list[str]) -> None:
         super().__init__(controller, address, "test", "toy", models, CONCURRENCY, conv_template="vicuna_v1.1")
         self.context_len = CONTEXT
         self.tokenizer = Tokenizer()
         if controller:
             self.init_heart_beat()
 
-    def frames(self, params):
+    def frames(self, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """What a model's worker says, object by object."""
-        prompt = params["prompt"]
+        prompt: str = params["prompt"]
         said = prompt.rpartition("USER:")[2].partition("ASSISTANT:")[0].split()
         words = ["you", "said", *said]
         if "RAISE" in said:
@@ -74,22 +78,22 @@ class Worker(base.BaseModelWorker):
                 time.sleep(0.2)  # so that the first words are on their way
                 os._exit(9)
 
-    def generate_stream_gate(self, params):
+    def generate_stream_gate(self, params: dict[str, Any]) -> Iterator[bytes]:
         self.call_ct += 1
         for frame in self.frames(params):
             yield json.dumps(frame).encode() + b"\0"
 
-    def generate_gate(self, params):
+    def generate_gate(self, params: dict[str, Any]) -> dict[str, Any]:
         *_, last = self.frames(params)
         return last
 
-    def get_embeddings(self, params):
-        texts = params["input"]
+    def get_embeddings(self, params: dict[str, Any]) -> dict[str, Any]:
+        texts: list[str] = params["input"]
         count = sum(len(text.split()) for text in texts)
         return {"embedding": [[float(len(text)), 1.0] for text in texts], "token_num": count}
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--controller", default="")
     parser.add_argument("--port", type=int, required=True)

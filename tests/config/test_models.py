@@ -249,7 +249,8 @@ def test_any_value_anywhere_is_accepted_or_told(tmp_path_factory: pytest.TempPat
 
 
 def test_models_can_be_made_in_code() -> None:
-    assert NodeSpec(listen=[("127.0.0.1", 0)]).listen == (("127.0.0.1", 0),)
+    assert NodeSpec(listen=(("127.0.0.1", 0),)).listen == (("127.0.0.1", 0),)
+    assert NodeSpec.model_validate({"listen": [("127.0.0.1", 0)]}).listen == (("127.0.0.1", 0),)
     with pytest.raises(ValidationError):
         EngineSpec(parent="root", kind="vllm", speed=0)
 

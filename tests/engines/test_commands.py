@@ -19,8 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hierarchy.cli import engine as commands
-from hierarchy.engines import ADAPTERS, model_store
+from hierarchy.engines import ADAPTERS, local, model_store
 from hierarchy.errors import UsageError
 from hierarchy.wire.status import NodeStatus
 from tests.support import DEADLINE_S, eventually, eventually_async, free_port
@@ -141,7 +140,7 @@ def test_mistakes_get_one_line_and_no_traceback(arguments: list[str], says: str)
 def test_local_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)  # makes its import fail
     with pytest.raises(UsageError, match=r"pip install 'hierarchy\[local\]'"):
-        commands.local.import_xllamacpp()
+        local.import_xllamacpp()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -188,11 +189,16 @@ def read(url: str) -> NodeStatus:
     return asyncio.run(run())
 
 
+def has_requests(url: str, count: int) -> bool:
+    """True while exactly that many requests run or wait there."""
+    return sum(load(url)) == count
+
+
 def test_its_adapter_reads_running_and_waiting_by_model(slow: str) -> None:
     with contextlib.ExitStack() as stack:
         for number, model in enumerate("mmmn", start=1):
             stack.enter_context(open_request(slow, "/v1/chat/completions", chat(model=model)))
-            eventually(lambda number=number: sum(load(slow)) == number)
+            eventually(partial(has_requests, slow, number))
         status = read(slow)
     assert (status.queue_length, status.speed) == (4, 2.0)
     assert {model.key: (model.queue_length, model.slots) for model in status.models} == {
@@ -208,7 +214,8 @@ def test_its_models_can_change(quick: str) -> None:
         assert HTTP.post(f"{url}/simulated/models", json={"models": ["z"]}).json()["models"] == ["z"]
         assert read(url).model_names == ["z"]
         assert HTTP.post(f"{url}/v1/chat/completions", json=chat()).status_code == 404
-        for bad in ({"models": [3]}, {"models": [""]}, {}, []):
+        no_lists: list[Any] = [{"models": [3]}, {"models": [""]}, {}, []]
+        for bad in no_lists:
             assert HTTP.post(f"{url}/simulated/models", json=bad).status_code == 422
         HTTP.post(f"{url}/simulated/models", json={"models": []})
         assert read(url) == NodeStatus()

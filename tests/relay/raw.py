@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +15,7 @@ import httptools
 from hierarchy.http.framing import Chunked
 from tests.support import DEADLINE_S
 
+Piece = bytes | bytearray | memoryview
 MODEL = "m"
 BODY = b'{"model":"m"}'
 OK_BODY = b'{"ok":true}'
@@ -172,7 +175,7 @@ def reset(sock: Any) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-class FakeTransport:
+class FakeTransport(asyncio.Transport):
     """A transport that only remembers. unsent: what it claims to hold back."""
 
     def __init__(self) -> None:
@@ -185,13 +188,13 @@ class FakeTransport:
     def output(self) -> bytes:
         return b"".join(self.written)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Piece) -> None:
         assert self.state != "half", "written behind write_eof"
         if self.state == "open":
-            self.written.append(data)
+            self.written.append(bytes(data))
 
-    def writelines(self, pieces: list[bytes]) -> None:
-        for piece in pieces:
+    def writelines(self, list_of_data: Iterable[Piece]) -> None:
+        for piece in list_of_data:
             self.write(piece)
 
     def write_eof(self) -> None:
@@ -200,13 +203,13 @@ class FakeTransport:
     def can_write_eof(self) -> bool:
         return True
 
-    def set_write_buffer_limits(self, high: int) -> None:
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
 
     def get_write_buffer_size(self) -> int:
         return self.unsent
 
-    def get_extra_info(self, name: str) -> Any:
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
         return None
 
     def is_closing(self) -> bool:

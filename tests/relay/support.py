@@ -140,6 +140,14 @@ class Engine:
 
         self.world.call(setup)
 
+    def always(self, script: Script) -> None:
+        """What to answer to requests behind the planned ones, until the next plan."""
+
+        def setup() -> None:
+            self.otherwise = script
+
+        self.world.call(setup)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number, is_lane = 0, False
         try:

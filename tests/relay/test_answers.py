@@ -61,7 +61,9 @@ def test_chunks_pass_as_the_bytes_came(chain: Tree) -> None:
 
 
 def test_an_answer_without_a_length_lasts_until_the_close(chain: Tree) -> None:
-    for script in ([b"HTTP/1.1 200 OK\r\n\r\n", b"hel", b"lo", CLOSE], [b"HTTP/1.0 200 OK\r\n\r\nhello", CLOSE]):
+    in_pieces: Script = [b"HTTP/1.1 200 OK\r\n\r\n", b"hel", b"lo", CLOSE]
+    at_once: Script = [b"HTTP/1.0 200 OK\r\n\r\nhello", CLOSE]
+    for script in (in_pieces, at_once):
         with chain.client() as client:
             chain.engine.plan(script)
             client.send(post())

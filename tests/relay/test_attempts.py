@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from hierarchy.balancing.retry_budget import RetryBudget
 from tests.relay.raw import OK_BODY, SSE_HEAD, answer, chunk, event, post
-from tests.relay.support import CLOSE, HOLD, RESET, Tree, World, tree
+from tests.relay.support import CLOSE, HOLD, RESET, Script, Tree, World, tree
 
 MALFORMED: dict[str, list[bytes | str]] = {
     "nonsense": [b"hello\r\n\r\n"],
@@ -36,7 +37,7 @@ MALFORMED: dict[str, list[bytes | str]] = {
 
 @pytest.mark.parametrize("script", MALFORMED.values(), ids=MALFORMED.keys())
 def test_a_child_that_breaks_before_the_first_byte_gives_502(chain: Tree, script: list[bytes | str]) -> None:
-    chain.world.call(lambda: setattr(chain.engine, "otherwise", script))
+    chain.engine.always(script)
     with chain.client() as client:
         client.send(post())
         answered = client.read_answer()
@@ -52,7 +53,7 @@ def test_another_child_is_asked_if_there_is_one(pair: Tree, script: list[bytes |
     for broken in pair.engines:
         for engine in pair.engines:
             engine.plan()
-        pair.world.call(lambda broken=broken: setattr(broken, "otherwise", script))
+        broken.always(script)
         before = pair.root.metrics.retries
         answers = [pair.ask(post()) for _ in range(6)]
         assert [found.status for found in answers] == [200] * 6
@@ -90,7 +91,7 @@ def test_no_answer_starts_twice(pair: Tree) -> None:
     """A child that broke after its first byte is not replaced: what went out cannot be taken back."""
     for engine in pair.engines:
         engine.plan()
-        pair.world.call(lambda engine=engine: setattr(engine, "otherwise", [SSE_HEAD, chunk(event("a")), RESET]))
+        engine.always([SSE_HEAD, chunk(event("a")), RESET])
     answered = pair.ask(post())
     assert answered.body.count(b"data: a") == 1
     assert answered.body.count(b"event: error") == 1
@@ -110,7 +111,7 @@ def test_a_keep_alive_that_ends_between_two_requests_costs_nothing(single: Tree)
 def test_an_engine_that_closes_each_time_gives_502_in_the_end(single: Tree) -> None:
     single.engine.plan([answer()])
     assert single.ask(post()).status == 200
-    single.world.call(lambda: setattr(single.engine, "otherwise", [CLOSE]))
+    single.engine.always([CLOSE])
     assert single.ask(post()).status == 502
     assert len(single.engine.received) == 3  # the first request, a stale connection, a new one
 
@@ -141,9 +142,10 @@ def test_an_early_answer_is_passed_on_and_the_connection_dropped(chain: Tree) ->
     """The engine refuses at the head; three megabytes of body are still to be written."""
     body = b'{"model":"m","x":"' + b"y" * 3_000_000 + b'"}'
     refusal = answer(b"too long", status=b"413 Too Large")
-    for script in ([refusal, CLOSE], [refusal, HOLD]):
+    scripts: list[Script] = [[refusal, CLOSE], [refusal, HOLD]]
+    for script in scripts:
         chain.engine.plan()
-        chain.world.call(lambda script=script: setattr(chain.engine, "early", script))
+        chain.world.call(partial(setattr, chain.engine, "early", script))
         with chain.client() as client:
             client.send(post(body))
             answered = client.read_answer()

@@ -46,7 +46,7 @@ def test_a_slow_client_pauses_the_engine_and_little_is_held(chain: Tree) -> None
         def every_level_waits() -> bool:
             connections = [one for level in range(3) for one in chain.connections(level)]
             assert max(one.transport.get_write_buffer_size() for one in connections) <= BUFFERED
-            return sum(one.flow.write_paused for one in connections) == 3
+            return bool(sum(one.flow.write_paused for one in connections) == 3)
 
         last: list[int] = []
 
@@ -74,7 +74,7 @@ def test_the_limit_holds_for_one_read_more() -> None:
 def test_pipelining_without_reading_holds_no_more(single: Tree) -> None:
     """The next answer is not fetched while the last one is not read, whoever gives it."""
     count, size = 30, 1_000_000
-    single.world.call(lambda: setattr(single.engine, "otherwise", [answer(b"x" * size)]))
+    single.engine.always([answer(b"x" * size)])
     client, connection = slow_client(single)
     with client:
         client.send(post() * count)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.relay.raw import OK_BODY, SSE_HEAD, answer, chunk, event, post
-from tests.relay.support import CLOSE, HOLD, RESET, Tree, World, tree
+from tests.relay.support import CLOSE, HOLD, RESET, Script, Tree, World, tree
 
 PATH = b"/worker_generate_stream"
 CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -66,7 +66,9 @@ def test_a_cut_stream_of_an_engine_that_sends_no_chunks(chain: Tree) -> None:
 
 
 def test_a_cut_stream_for_http_10_ends_with_an_error_event_too(chain: Tree) -> None:
-    for script in ([SSE_HEAD, chunk(event("a")) + b"5\r\nda", RESET], [UNTIL_CLOSE % SSE, event("a"), RESET]):
+    chunked: Script = [SSE_HEAD, chunk(event("a")) + b"5\r\nda", RESET]
+    until_close: Script = [UNTIL_CLOSE % SSE, event("a"), RESET]
+    for script in (chunked, until_close):
         chain.engine.plan(script)
         with chain.client() as client:
             client.send(post(version=b"1.0"))

@@ -13,7 +13,7 @@ import pytest
 
 from hierarchy.relay.upstream.pool import Pool
 from tests.relay.raw import BODY, HEALTH, SSE_HEAD, Client, answer, chunk, event, post, post_head
-from tests.relay.support import CLOSE, HOLD, RESET, Tree, World, tree
+from tests.relay.support import CLOSE, HOLD, RESET, Script, Tree, World, tree
 
 
 @pytest.mark.parametrize("how", ["FIN", "RST"])
@@ -99,7 +99,7 @@ def test_no_lease_is_left_after_a_storm(chain: Tree, seed: int) -> None:
 def test_a_stream_outlives_sigterm(world: World) -> None:
     """uvicorn's `shutdown` closes every connection without a cycle; a lane stream has one, and ends in its own time."""
     with tree(world) as running:
-        stream = [SSE_HEAD, chunk(event("a")), HOLD, chunk(event("b")) + b"0\r\n\r\n"]
+        stream: Script = [SSE_HEAD, chunk(event("a")), HOLD, chunk(event("b")) + b"0\r\n\r\n"]
         running.engine.plan(stream, [answer(b"half")])
         with running.client() as client, running.client() as idle, running.client() as half, running.client() as late:
             client.send(post())

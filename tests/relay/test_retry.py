@@ -25,7 +25,7 @@ STREAM = b'{"model":"m","stream":true}'
 def answers_with(running: Tree, script: Script) -> None:
     for engine in running.engines:
         engine.plan()
-        running.world.call(lambda engine=engine: setattr(engine, "otherwise", script))
+        engine.always(script)
 
 
 def received(running: Tree) -> int:
@@ -109,7 +109,7 @@ def deep(world: World) -> Iterator[Tree]:
 def test_a_503_goes_to_another_child(pair: Tree) -> None:
     for broken in pair.engines:
         answers_with(pair, [answer()])
-        pair.world.call(lambda broken=broken: setattr(broken, "otherwise", [REFUSAL]))
+        broken.always([REFUSAL])
         assert [pair.ask(post()).status for _ in range(4)] == [200] * 4
 
 
@@ -192,7 +192,7 @@ def test_requests_of_a_child_that_is_dead_are_not_counted(world: World) -> None:
         pair.world.call(lambda: setattr(pair.root.lane.budget, "active", 10))
         for number, engine in enumerate(pair.engines):
             engine.plan()
-            pair.world.call(lambda engine=engine, n=number: setattr(engine, "otherwise", [answer()] if n else [RESET]))
+            engine.always([answer()] if number else [RESET])
         world.run(pair.engines[0].stop())
         assert [pair.ask(post()).status for _ in range(6)] == [200] * 6
         pair.wait_idle()
@@ -208,7 +208,7 @@ def test_requests_without_a_byte_leave_a_child_that_is_found_dead(pair: Tree) ->
         pair.world.eventually(lambda: received(pair) == 1)
         (hung,) = [child for child in pair.root.registry if child.in_flight]
         other = next(engine for engine in pair.engines if not engine.received)
-        pair.world.call(lambda: setattr(other, "otherwise", [answer()]))
+        other.always([answer()])
         pair.world.call(lambda: pair.root.engine_manager.mark_down(hung, "no answer"))
         assert client.read_answer().status == 200
     assert pair.root.lane.budget.active == 0
@@ -324,7 +324,7 @@ def test_attempts_go_on_behind_it(pair: Tree) -> None:
         client.read_until(b": waiting\n\n\r\n")
         (first,) = [engine for engine in pair.engines if engine.received]
         other = next(engine for engine in pair.engines if engine is not first)
-        pair.world.call(lambda: setattr(other, "otherwise", [SSE_HEAD + chunk(event("b")) + b"0\r\n\r\n"]))
+        other.always([SSE_HEAD + chunk(event("b")) + b"0\r\n\r\n"])
         first.release()
         assert b"data: b" in client.read_until(b"\r\n0\r\n\r\n")
 

@@ -271,7 +271,7 @@ def test_a_chain_of_nginx_is_reached_through_its_first(processes: Any) -> None:
             await eventually_async(lambda: gone(http, chain.urls[0]), "the chain to end where its last one did")
 
     async def gone(http: Any, url: str) -> bool:
-        return (await http.get(f"{url}/v1/models")).status_code == 502
+        return bool((await http.get(f"{url}/v1/models")).status_code == 502)
 
     run(check())
 

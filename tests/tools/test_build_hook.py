@@ -58,7 +58,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
 
 
 def is_pure(hook: Any) -> bool:
-    return hook.data == {"pure_python": True, "infer_tag": False, "force_include": {}}
+    return bool(hook.data == {"pure_python": True, "infer_tag": False, "force_include": {}})
 
 
 @pytest.mark.parametrize("wish", [None, "auto", "1"])

@@ -256,15 +256,15 @@ def trees(draw: st.DrawFn) -> dict[str, Any]:
     return {"nodes": {name: nodes[name] for name in order}, "engines": engines}
 
 
-def faulted(draw: st.DrawFn, tree: dict[str, Any], fault: str) -> str:
+def faulted(data: st.DataObject, tree: dict[str, Any], fault: str) -> str:
     """Put one fault into a good tree; returns what the check must say of it."""
     nodes, engines = tree["nodes"], tree["engines"]
     others = [name for name in nodes if name != "n0"]
-    victim = draw(st.sampled_from(others))
+    victim: str = data.draw(st.sampled_from(others))
     match fault:
         case "cycle":
             below = [victim, *_descendants(nodes, victim)]
-            nodes[victim]["parent"] = draw(st.sampled_from(below))
+            nodes[victim]["parent"] = data.draw(st.sampled_from(below))
             return r"a cycle: .*\b" + victim
         case "second root":
             del nodes[victim]["parent"]
@@ -276,7 +276,7 @@ def faulted(draw: st.DrawFn, tree: dict[str, Any], fault: str) -> str:
             nodes[victim]["parent"] = next(iter(engines))
             return rf'nodes\.{victim}\.parent: parent "e0" is an engine'
         case "one port twice":
-            other = draw(st.sampled_from([name for name in nodes if name != victim]))
+            other = data.draw(st.sampled_from([name for name in nodes if name != victim]))
             nodes[victim]["listen"] = nodes[other]["listen"].replace("localhost", "127.0.0.1")
             return rf"nodes\.({victim}|{other})\.listen: localhost:\d+ is the address of node"
         case "one name twice":
@@ -312,7 +312,7 @@ def test_any_good_tree_is_clean_and_every_node_can_be_cut(data: dict[str, Any]) 
 @given(data=st.data())
 def test_one_fault_in_any_tree_is_told(fault: str, data: st.DataObject) -> None:
     tree = data.draw(trees())
-    pattern = faulted(data.draw, tree, fault)
+    pattern = faulted(data, tree, fault)
     problems = told(from_data(tree))
     found = [problem for problem in problems if re.search(pattern, problem)]
     # what moved away may have been all that its parent had

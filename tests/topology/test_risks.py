@@ -83,7 +83,7 @@ def test_a_risk_is_what_is_lost_when_the_point_is_cut_out(graph: nx.DiGraph) -> 
 @given(graphs())
 def test_a_bottleneck_is_what_no_other_single_point_is_worse_than(graph: nx.DiGraph) -> None:
     risks = Risks(graph, "root")
-    names = [(name,) for name in graph if name != "root"]
+    names: list[Point] = [(name,) for name in graph if name != "root"]
     for weak in risks.bottlenecks():
         serving = {name for name in left(graph, []) if weak.model in graph.nodes[name]["models"]}
         rests = {point: serving & left(graph, [point]) for point in names}

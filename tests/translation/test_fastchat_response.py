@@ -46,7 +46,13 @@ def reply(path: str = STREAM, **fields: Any) -> Any:
 
 
 def test_a_request_in_openais_words() -> None:
-    neutral = {"temperature": 0.7, "top_k": -1, "presence_penalty": 0, "repetition_penalty": 1.0, "stop_token_ids": []}
+    neutral: dict[str, Any] = {
+        "temperature": 0.7,
+        "top_k": -1,
+        "presence_penalty": 0,
+        "repetition_penalty": 1.0,
+        "stop_token_ids": [],
+    }
     assert asked(**neutral, stop=None, images=[], use_beam_search=False) == {
         "model": "own",
         "prompt": "p",
@@ -55,7 +61,14 @@ def test_a_request_in_openais_words() -> None:
         "stream_options": {"include_usage": True},
         "temperature": 0.7,
     }
-    more = {"top_k": 5, "top_p": 0.5, "stop": ["a"], "stop_token_ids": [2], "repetition_penalty": 1.1, "logprobs": 1}
+    more: dict[str, Any] = {
+        "top_k": 5,
+        "top_p": 0.5,
+        "stop": ["a"],
+        "stop_token_ids": [2],
+        "repetition_penalty": 1.1,
+        "logprobs": 1,
+    }
     found = asked(OBJECT, max_new_tokens=9, **more)
     assert found == {"model": "own", "prompt": "p", "max_tokens": 9, "stream": False, **more}
 

@@ -124,7 +124,14 @@ def test_what_a_worker_cannot_do_is_refused_by_name(path: str, fields: dict[str,
 
 
 def test_what_changes_nothing_is_ignored() -> None:
-    ignored = {"user": "me", "metadata": {}, "n": 1, "tools": [], "logit_bias": {}, "response_format": {"type": "text"}}
+    ignored: dict[str, Any] = {
+        "user": "me",
+        "metadata": {},
+        "n": 1,
+        "tools": [],
+        "logit_bias": {},
+        "response_format": {"type": "text"},
+    }
     ignored |= {"store": False, "seed": 7, "modalities": ["text"], "min_p": 0, "guided_json": None, "top_k": 0}
     assert params(CHAT, messages=HI, **ignored) == params(CHAT, messages=HI)
 

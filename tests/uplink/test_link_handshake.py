@@ -27,7 +27,7 @@ class Rig:
     def __init__(self) -> None:
         self.taken: list[bytes] = []
         self.knock = Knock("http://root:21001", ME, b"secret", lambda transport, behind: self.taken.append(behind))
-        self.transport: Any = FakeTransport()
+        self.transport = FakeTransport()
         self.knock.connection_made(self.transport)
 
 
@@ -43,7 +43,8 @@ def test_the_question_is_one_that_the_parent_takes() -> None:
         head = rig.transport.output
         assert head.startswith(b"GET /link HTTP/1.1\r\nhost: root:21001\r\n")
         assert head.endswith(b"\r\n\r\n")
-        fields = [tuple(line.split(b": ", 1)) for line in head.split(b"\r\n")[1:-2]]
+        pairs = [line.partition(b": ") for line in head.split(b"\r\n")[1:-2]]
+        fields = [(name, value) for name, _, value in pairs]
         assert asks_for_link(b"/link", fields)
         assert admit(b"GET", fields, lane.registry.children) is child
 

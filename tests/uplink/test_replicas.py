@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hierarchy.config.models import NodeConfig
 from hierarchy.errors import NameTaken
 from hierarchy.topology.graph import cut
 from tests.builders import OPENAI, Table, model, report, site
-from tests.cluster import Cluster, chat, models_at, wait_for_model
+from tests.cluster import Cluster, Running, chat, models_at, wait_for_model
 from tests.support import eventually
 from tests.trees import from_data, told
 
@@ -149,20 +150,30 @@ def cluster() -> Iterator[Cluster]:
         yield running
 
 
+def has_children(node: Running, count: int) -> bool:
+    """True once that many children, replicas counted one by one, are registered there."""
+    return len(node.node.registry) == count
+
+
+def has_speed(node: Running, speed: float) -> bool:
+    """True once the node reports this speed."""
+    return node.node.registry.status().speed == speed
+
+
 def test_a_tree_with_two_of_each_outlives_any(cluster: Cluster) -> None:
     engine = cluster.engine()
     roots = [cluster.node("root") for _ in range(2)]
     parents = tuple(root.url for root in roots)
     sites = [cluster.node("site", parents=parents, engines=(engine.url,), replica_of="site") for _ in range(2)]
     for root in roots:
-        eventually(lambda root=root: len(root.node.registry) == 2, "both instances to register")
+        eventually(partial(has_children, root, 2), "both instances to register")
         wait_for_model(root.url, "simulated")
         assert models_at(root.url) == {"simulated": ["site/site-1"]}
-        eventually(lambda root=root: root.node.registry.status().speed == 1.0, "both to have found the engine")
+        eventually(partial(has_speed, root, 1.0), "both to have found the engine")
     for _ in range(20):
         answered = chat(roots[0].url)
         assert (answered.status_code, answered.headers["x-hierarchy-path"]) == (200, "site/site-1")
     cluster.stop(roots[1])
     cluster.stop(sites[0])
     assert [chat(roots[0].url).status_code for _ in range(5)] == [200] * 5
-    eventually(lambda: roots[0].node.registry.status().speed == 1.0, "the other one to stand for all")
+    eventually(partial(has_speed, roots[0], 1.0), "the other one to stand for all")

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -164,16 +164,16 @@ def test_many_requests_at_once_on_a_cold_link_are_all_served_and_the_surplus_goe
 # -- ends ----------------------------------------------------------------------------------------------------
 
 
-async def streamed(url: str, meanwhile: object) -> bytes:
+async def streamed(url: str, meanwhile: Callable[[], object]) -> bytes:
     """A stream's whole content; `meanwhile()` is called at its first bytes."""
     async with (
         httpx.AsyncClient(timeout=DEADLINE_S) as client,
         client.stream("POST", f"{url}/v1/chat/completions", json={**ASK, "max_tokens": 20}) as answer,
     ):
-        parts = []
+        parts: list[bytes] = []
         async for part in answer.aiter_raw():
             if not parts:
-                meanwhile()  # type: ignore[operator]
+                meanwhile()
             parts.append(part)
         return b"".join(parts)
 
@@ -248,16 +248,16 @@ def test_a_black_hole_is_found_by_both_ends_and_dialled_round(cluster: Cluster) 
     hole = Hole(cluster, root.url)
     site = linked(cluster, hole.url, engine, clock=site_clock)
     pool = wait_for_links(root)
-    lost = [set(pool.links), set(reserve_of(site).links)]
+    lost_above, lost_below = set(pool.links), set(reserve_of(site).links)
     hole.swallow()  # what there is; new connections work, as behind a NAT that was restarted
-    assert lost[0]
-    assert lost[1]
+    assert lost_above
+    assert lost_below
     for _ in range(24):  # twelve seconds, of which no more than half a one passes between two looks
         for clock, running in ((root_clock, root), (site_clock, site)):
             clock.skew += 0.5
             cluster.call(sweep(running))
-    assert not (lost[0] & pool.links)
-    eventually(lambda: not (lost[1] & reserve_of(site).links), "the child to have dropped its ends")
+    assert not (lost_above & pool.links)
+    eventually(lambda: not (lost_below & reserve_of(site).links), "the child to have dropped its ends")
     wait_for_links(root)
     wait_for_model(root.url, "simulated")
     assert chat(root.url).status_code == 200

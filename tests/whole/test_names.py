@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -12,7 +13,7 @@ from hierarchy.security.keys import create_key
 from tests.cluster import CALM, Cluster, Running, chat, wait_for_model
 from tests.support import eventually
 
-LOCAL = {"listen": (("127.0.0.1", 0),), "advertise": "http://127.0.0.1:0", "settings": CALM}
+LOCAL: dict[str, Any] = {"listen": (("127.0.0.1", 0),), "advertise": "http://127.0.0.1:0", "settings": CALM}
 ALIASES = {"gpt": parse_targets(["big", "small"]), "mostly": parse_targets([{"model": "small", "weight": 100}, "big"])}
 
 

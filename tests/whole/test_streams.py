@@ -120,7 +120,7 @@ def test_sigterm_finishes_running_streams(cluster: Cluster) -> None:
             httpx.AsyncClient() as client,
             client.stream("POST", f"{root.url}/v1/chat/completions", json={**ASK, "max_tokens": 20}) as answer,
         ):
-            parts = []
+            parts: list[bytes] = []
             async for part in answer.aiter_raw():
                 if not parts:
                     site.server.should_exit = True  # what SIGTERM does

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import httpx
 import pytest
 
 from hierarchy.config.models import Settings
-from tests.cluster import QUICK, Cluster, chat, models_at, wait_for_model
+from tests.cluster import QUICK, Cluster, Running, chat, models_at, wait_for_model
 from tests.support import eventually
 
 
@@ -79,6 +81,11 @@ def test_a_parent_that_was_restarted_is_refilled(cluster: Cluster) -> None:
     assert site.node.uplinks[0].registered
 
 
+def has_status(node: Running, status: int) -> bool:
+    """True once a chat at this node has this status."""
+    return chat(node.url).status_code == status
+
+
 def test_a_node_that_leaves_is_not_routed_to_but_missed(cluster: Cluster) -> None:
     engine = cluster.engine()
     root = cluster.node("root")
@@ -90,7 +97,7 @@ def test_a_node_that_leaves_is_not_routed_to_but_missed(cluster: Cluster) -> Non
     entry = httpx.get(f"{middle.url}/tree").json()["children"]["site"]
     assert (entry["state"], entry["children"]["site-1"]["state"]) == ("gone", "gone")
     for node in (middle, root):
-        eventually(lambda node=node: chat(node.url).status_code == 503, "503: known, but not there now")
+        eventually(partial(has_status, node, 503), "503: known, but not there now")
     assert models_at(root.url) == {}
     cluster.node("site", parents=(middle.url,), engines=(engine.url,))
     wait_for_model(root.url, "simulated")

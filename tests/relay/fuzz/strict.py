@@ -103,10 +103,10 @@ def _chunks(data: bytes, at: int) -> tuple[bytes | None, int]:
         end = data.find(b"\r\n", at)
         if end < 0:
             return None, at
-        line = _CHUNK.fullmatch(data[at:end])
-        if line is None:
+        found = _CHUNK.fullmatch(data[at:end])
+        if found is None:
             raise MalformedError
-        size, at = int(line[1], 16), end + 2
+        size, at = int(found[1], 16), end + 2
         if not size:
             break
         if at + size + 2 > len(data):
@@ -119,12 +119,11 @@ def _chunks(data: bytes, at: int) -> tuple[bytes | None, int]:
         end = data.find(b"\r\n", at)
         if end < 0:
             return None, at
-        line = data[at:end]
+        field = data[at:end]
         at = end + 2
-        if not line:
+        if not field:
             return body, at
-        found = _FIELD.fullmatch(line)
-        if found is None:
+        if _FIELD.fullmatch(field) is None:
             raise MalformedError
 
 

@@ -59,7 +59,7 @@ class Rig:
 
     def connect(self) -> tuple[Upstream, Any]:
         upstream, transport = Upstream(self.pool), FakeTransport()
-        upstream.connection_made(transport)  # type: ignore[arg-type]
+        upstream.connection_made(transport)
         return upstream, transport
 
     def serve(self, upstream: Upstream, data: bytes) -> Sink:

@@ -43,7 +43,7 @@ class Rig:
 
     def add(self) -> Link:
         link = Link(self.pool, self.clock())
-        link.connection_made(FakeTransport())  # type: ignore[arg-type]
+        link.connection_made(FakeTransport())
         self.pool.add(link)
         return link
 
