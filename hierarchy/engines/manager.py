@@ -6,8 +6,7 @@ import asyncio
 import logging
 import socket
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import httpx
 
@@ -130,7 +129,7 @@ class EngineManager:
         command = [sys.executable, "-m", "hierarchy", *engine_arguments(engine, port)]
         process = SupervisedProcess(engine.name, command, _log_line)
         self.processes.append(process)
-        self._tasks.spawn(_ignore_result(process.run()), f"engine {engine.name}")
+        self._tasks.spawn(process.run(), f"engine {engine.name}")
         return engine.model_copy(update={"url": f"http://127.0.0.1:{port}"})
 
     async def _stop_when_idle(self, process: SupervisedProcess, child: Child) -> None:
@@ -207,10 +206,6 @@ def _log_line(name: str, line: str) -> None:
     """Log a line of an engine process under this node's name."""
     level, message = logs.parse(line, name)
     log.log(level, "%s: %s", name, message)
-
-
-async def _ignore_result(work: Coroutine[Any, Any, int | None]) -> None:
-    await work
 
 
 def _free_port() -> int:

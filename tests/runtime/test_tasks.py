@@ -1,4 +1,4 @@
-"""Background tasks: held, cancelled by name, and never lost by a defect without a word."""
+"""Background tasks: held, cancelled by name, and logged if they fail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_tasks_are_held_until_they_end_and_cancelled_by_name(caplog: pytest.LogC
         await asyncio.sleep(0)
         assert repr(tasks) == "<BackgroundTasks probe a, probe b, sweep>"
         tasks.cancel("probe b")
-        tasks.cancel("nobody")
+        tasks.cancel("no such task")
         await asyncio.sleep(0)
         gate.set()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -38,7 +38,21 @@ def test_tasks_are_held_until_they_end_and_cancelled_by_name(caplog: pytest.LogC
     assert not caplog.records
 
 
-def test_a_defect_is_told_with_the_tasks_name(caplog: pytest.LogCaptureFixture) -> None:
+def test_all_tasks_are_cancelled_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        tasks = BackgroundTasks()
+        for name in ("a", "b"):
+            tasks.spawn(asyncio.Event().wait(), name)
+        tasks.cancel_all()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert list(tasks) == []
+
+    asyncio.run(work())
+    assert not caplog.records
+
+
+def test_a_failure_is_logged_with_the_name_of_the_task(caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
         tasks = BackgroundTasks()
 
@@ -51,4 +65,6 @@ def test_a_defect_is_told_with_the_tasks_name(caplog: pytest.LogCaptureFixture) 
     asyncio.run(work())
     (record,) = caplog.records
     assert record.levelno == logging.CRITICAL
-    assert "sweep ended by a defect" in record.getMessage()
+    assert "background task sweep failed" in record.getMessage()
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], KeyError)
