@@ -21,7 +21,7 @@ from hierarchy.config.address import is_loopback
 from hierarchy.config.models import NodeConfig
 from hierarchy.engines.manager import EngineManager
 from hierarchy.introspection.oversight import Oversight
-from hierarchy.introspection.tree import View
+from hierarchy.introspection.tree import TreeView
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
 from hierarchy.relay.lane import SWEEP_S, Lane
@@ -75,7 +75,7 @@ class Node:
         self.aliases = Aliases(config.aliases, rng)
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)
         self.metrics = Metrics(self.gauges)
-        self.view = View(self.registry, clock, int(time.time()), self.aliases)
+        self.view = TreeView(self.registry, clock, int(time.time()), self.aliases)
         self.access = access or Access(config, environ)
         self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believed, clock, self.access)
         self.connections: set[Any] = set()

@@ -12,6 +12,7 @@ from hierarchy.introspection.explain import explain
 from hierarchy.node import Node
 from hierarchy.wire.messages import Revocation
 from hierarchy.wire.status import Api
+from hierarchy.wire.tree_entry import decode
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -36,7 +37,7 @@ def router(node: Node) -> APIRouter:
         resolved = node.dispatch.resolve(model, family)
         if not node.registry.listed(resolved):
             node.dispatch.choose((resolved, family))  # which says what there is instead
-        return json_response({"asked": model, **explain(node.view.tree(), resolved, family)})
+        return json_response({"asked": model, **explain(decode(node.view.tree()), resolved, family)})
 
     @routes.get("/health")
     async def health(request: Request) -> Response:

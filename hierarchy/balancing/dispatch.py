@@ -11,9 +11,7 @@ from hierarchy.config.model_names import Target
 from hierarchy.errors import ModelNotFound, RequestError, Unavailable
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child, Lease, Share
-from hierarchy.wire.status import Api, ModelKey
-
-OTHER: dict[Api, Api] = {"openai": "fastchat", "fastchat": "openai"}
+from hierarchy.wire.status import OTHER_API, Api, ModelKey
 
 
 class Dispatch:
@@ -58,7 +56,7 @@ class Dispatch:
             if not translated:
                 raise
             try:
-                return self.choose((key[0], OTHER[key[1]]), tried)
+                return self.choose((key[0], OTHER_API[key[1]]), tried)
             except Unavailable as other:
                 raise (error if isinstance(error, Unavailable) else other) from None
             except ModelNotFound:
@@ -95,7 +93,7 @@ class Dispatch:
         if name not in self.aliased:
             return name
         order = self._aliases.order(name)
-        apis = (api, OTHER[api]) if translated else (api,)
+        apis = (api, OTHER_API[api]) if translated else (api,)
         available = (model for model in order if any(self._registry.available((model, api)) for api in apis))
         listed = (model for model in order if any(self._registry.listed(model, api) for api in apis))
         return next(available, None) or next(listed, None) or order[0]
@@ -118,7 +116,7 @@ class Dispatch:
             )
         if self._registry.listed(name):
             return ModelNotFound(
-                f"model {model!r} is served here through the {OTHER[api]} API only, not through {api}'s"
+                f"model {model!r} is served here through the {OTHER_API[api]} API only, not through {api}'s"
             )
         names = self._registry.model_names()
         known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "none at the moment"

@@ -1,8 +1,8 @@
-"""A node's eye on the tree below it: what a check of the file would refuse, and no registration could see.
+"""Looks for faults in the running tree that no registration could reveal, and logs them.
 
-A loop, or a second process of a name, is refused at its registration by the node that sees it. But one name or one
-address at two places shows only to a node above both. It is told there, once: nothing is taken out of service for it,
-since what stands twice still serves; only its capacity counts twice.
+A node refuses a registration that makes a loop or takes a name that is in use. But the same name or address at two
+places shows only to a node above both. That node logs it, once. Nothing is taken out of service for it, since both
+places serve requests; only the capacity is counted twice.
 """
 
 from __future__ import annotations
@@ -13,50 +13,52 @@ from collections.abc import Callable
 from typing import Any
 
 from hierarchy.topology.live import build_live, oversights
+from hierarchy.wire.tree_entry import MAX_DEPTH, TreeEntry, decode
 
-EVERY_S = 30.0  # longer than any of the tree's own changes takes to come up
+INTERVAL_S = 30.0  # longer than any change takes to travel up the tree
 log = logging.getLogger("hierarchy.tree")
 
 
 class Oversight:
-    """Looks at the running tree. tree: as `GET /tree` answers it. url: this node's."""
+    """Checks the running tree again and again.
+
+    tree: returns it as `GET /tree` shows it. url: this node's, to which the problems refer.
+    """
 
     def __init__(self, tree: Callable[[], dict[str, Any]], url: str) -> None:
         self._tree = tree
         self._url = url
-        self._last: object = None
-        self.found: list[str] = []  # what is wrong now
+        self._checked_shape: object = None  # of the tree when it was checked last
+        self.problems: list[str] = []  # found by the last check
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Check every `INTERVAL_S` until cancelled."""
         while True:
-            await asyncio.sleep(EVERY_S)
-            await self.look()
+            await asyncio.sleep(INTERVAL_S)
+            await self.check()
 
-    async def look(self) -> None:
-        """Look once; says what is new, and what is over."""
+    async def check(self) -> None:
+        """Check once, if the tree has changed. Logs what is new, and the return to order."""
         tree = self._tree()
-        shape = _shape(tree)
-        if shape == self._last:
+        shape = _shape(decode(tree))
+        if shape == self._checked_shape:
             return
-        self._last = shape
-        # Of a thousand engines it takes a tenth of a second, which no stream shall wait for.
-        found = await asyncio.to_thread(self._examine, tree)
-        for words in found:
-            if words not in self.found:
-                log.warning("the running tree: %s", words)
-        if self.found and not found:
+        self._checked_shape = shape
+        # With a thousand engines it takes a tenth of a second, and no stream should wait for that.
+        problems = await asyncio.to_thread(self._find_problems, tree)
+        for problem in problems:
+            if problem not in self.problems:
+                log.warning("the running tree: %s", problem)
+        if self.problems and not problems:
             log.info("the running tree is in order again")
-        self.found = found
+        self.problems = problems
 
-    def _examine(self, tree: dict[str, Any]) -> list[str]:
+    def _find_problems(self, tree: dict[str, Any]) -> list[str]:
         return [f"{problem.where}: {problem.what}" for problem in oversights(build_live(tree), self._url)]
 
 
-def _shape(entry: object) -> object:
-    """All that the checks look at, without what changes from second to second."""
-    if not isinstance(entry, dict):
-        return None
-    children = entry.get("children")
-    below = tuple(map(_shape, children.values())) if isinstance(children, dict) else ()
-    return *(entry.get(field) for field in ("name", "kind", "url", "link", "instance", "state")), below
+def _shape(entry: TreeEntry, depth: int = 0) -> object:
+    """All that the checks read, without what changes from second to second."""
+    children = entry.children.values() if depth < MAX_DEPTH else ()
+    below = tuple(_shape(child, depth + 1) for child in children)
+    return entry.name, entry.kind, entry.url, entry.link, entry.instance, entry.state, below

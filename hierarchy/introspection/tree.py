@@ -1,4 +1,4 @@
-"""What a node shows of itself and of the tree below it, from memory: `/tree`, `/v1/models`, and what goes up."""
+"""What a node shows of itself and of the tree below it, from memory: `/tree`, `/v1/models`, and its reports."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ import msgspec
 from hierarchy.balancing.aliases import Aliases
 from hierarchy.registry import Registry
 from hierarchy.registry.child import NODE, Child
-from hierarchy.wire import subtree
 from hierarchy.wire.status import ModelStatus
+from hierarchy.wire.subtree import all_gone
+from hierarchy.wire.tree_entry import decode
+
+_INSTANCE_NUMBER = re.compile(r"~\d+(?=/)")  # of a replicated node in a path: "site~2/gpu-1"
 
 
-class View:
-    """Plain JSON objects made of a registry. clock: the registry's. created: Unix seconds, for OpenAI's model list."""
+class TreeView:
+    """Plain JSON objects made from a registry.
+
+    clock: the registry's, in seconds. created: Unix seconds, for OpenAI's model list.
+    """
 
     def __init__(
         self, registry: Registry, clock: Callable[[], float], created: int, aliases: Aliases | None = None
@@ -33,11 +39,11 @@ class View:
         return {child.name: _entry(child, now) for child in (*departed, *self._registry)}
 
     def entry(self, child: Child) -> dict[str, Any]:
-        """One child, with what is below it."""
+        """One child and its subtree."""
         return _entry(child, self._clock())
 
     def tree(self) -> dict[str, Any]:
-        """This node's own entry, with everything below it."""
+        """This node's own entry and its subtree."""
         identity, status = self._registry.identity, self._registry.status()
         return {
             "name": identity.name,
@@ -56,29 +62,26 @@ class View:
         }
 
     def models(self) -> dict[str, Any]:
-        """OpenAI's `GET /v1/models`: the models that can be asked for now, each with the engines that serve it.
+        """OpenAI's `GET /v1/models`: the models that are available now, each with the engines that serve it.
 
-        An alias is listed, with `alias_of`, as long as one of its models is.
+        An alias is listed, with `alias_of`, while one of its models is available.
         """
-        below = list(subtree.leaves(self.children(), up=True))
         status = self._registry.status()
-        rows: list[dict[str, Any]] = []
-        for name in status.model_names:
-            served_by = list(dict.fromkeys(_plain(path) for path, entry in below if subtree.serves(entry, name)))
-            apis = [model.api for model in status.models if model.name == name]
-            rows.append(
-                {
-                    "id": name,
-                    "object": "model",
-                    "created": self._created,
-                    "owned_by": "hierarchy",
-                    "apis": apis,
-                    "served_by": served_by,
-                }
-            )
+        engines = [(_without_instance(path), engine) for path, engine in decode(self.tree()).engines(up=True)]
+        rows = [
+            {
+                "id": name,
+                "object": "model",
+                "created": self._created,
+                "owned_by": "hierarchy",
+                "apis": [model.api for model in status.models if model.name == name],
+                "served_by": list(dict.fromkeys(path for path, engine in engines if engine.serves(name))),
+            }
+            for name in status.model_names
+        ]
         return {"object": "list", "data": [*rows, *self._alias_rows({row["id"]: row for row in rows})]}
 
-    def _alias_rows(self, served: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    def _alias_rows(self, served: Mapping[Any, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         if self._aliases is None:
             return
         for name in self._aliases:
@@ -91,9 +94,9 @@ class View:
             yield {**models[0], "id": name, **merged, "alias_of": [row["id"] for row in models]}
 
 
-def _plain(path: str) -> str:
-    """An engine's path, whichever instance of a node leads to it."""
-    return re.sub(r"~\d+(?=/)", "", path)
+def _without_instance(path: str) -> str:
+    """An engine's path, the same through each instance of a replicated node."""
+    return _INSTANCE_NUMBER.sub("", path)
 
 
 def _entry(child: Child, now: float) -> dict[str, Any]:
@@ -112,7 +115,7 @@ def _entry(child: Child, now: float) -> dict[str, Any]:
         "queue_length": status.queue_length,
         "in_flight": child.in_flight,
         "models": [_model(model) for model in status.models],
-        "children": child.subtree if child.left_at is None else subtree.all_gone(child.subtree),
+        "children": child.subtree if child.left_at is None else all_gone(child.subtree),
     }
 
 

@@ -107,6 +107,7 @@ class Child:
         self.names: Any = None  # as it told them last
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}
+        self.listed_below: frozenset[tuple[str, str]] | None = None  # models of `subtree`; None: not decoded yet
         self.renames: Mapping[str, str] = {}  # of an engine: served name -> its own, which bodies must carry
         self.status: NodeStatus = EMPTY
         self.check_heart_beat = True

@@ -351,7 +351,7 @@ class Registry:
         Nodes below report only what is available; what is not shows in their subtrees.
         """
         known = [*self, *self.departed.values()]
-        return any(child.serves(model, api) or subtree.lists(child.subtree, model, api) for child in known)
+        return any(child.serves(model, api) or _lists(child, model, api) for child in known)
 
     def status(self) -> NodeStatus:
         """Our own status: the sum over the children that may be chosen."""
@@ -399,6 +399,18 @@ class Registry:
             child.names = names
             child.version, child.dispatch, child.path = message.version, message.dispatch, frozenset(message.path)
         if isinstance(message, Registration):
-            child.subtree = subtree.merge({}, message.children or {})
+            child.subtree, child.listed_below = subtree.merge({}, message.children or {}), None
         elif message.children:
-            child.subtree = subtree.merge(child.subtree, message.children)
+            child.subtree, child.listed_below = subtree.merge(child.subtree, message.children), None
+
+
+def _lists(child: Child, model: str, api: Api | None) -> bool:
+    """Does an engine below a child list the model (in one API family, or in any)?
+
+    A request for an unknown model leads here, so what was decoded is kept until the child reports a change.
+    """
+    if child.listed_below is None:
+        child.listed_below = subtree.listed_models(child.subtree)
+    if api is not None:
+        return (model, api) in child.listed_below
+    return any(name == model for name, _ in child.listed_below)

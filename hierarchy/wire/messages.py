@@ -236,9 +236,9 @@ def _check_node_fields(message: NodeFields, known: Names | None = None) -> None:
             raise InvalidField(field, "must lie between 0 and 2**63")
     if not (math.isfinite(message.interval_s) and 0 < message.interval_s <= 3600):
         raise InvalidField("interval_s", "must lie between 0 and 3600 seconds")
-    flaw = subtree.flaw(message.children)
-    if flaw:
-        raise InvalidField("children", flaw)
+    reason = subtree.rejection_reason(message.children)
+    if reason:
+        raise InvalidField("children", reason)
 
 
 def _check_names(message: NodeFields) -> None:

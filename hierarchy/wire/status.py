@@ -13,6 +13,7 @@ import msgspec
 
 Api = Literal["fastchat", "openai"]  # in the order in which an address is looked for
 ModelKey = tuple[str, Api]
+OTHER_API: dict[Api, Api] = {"openai": "fastchat", "fastchat": "openai"}
 MAX_QUEUE = 10**9  # a longer queue is a lie, and would overflow the arithmetic behind it
 
 

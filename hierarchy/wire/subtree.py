@@ -1,19 +1,20 @@
-"""The summary of a subtree that travels upward for `/tree`, as plain JSON objects.
+"""The subtree below a node, as it travels upward for `/tree`: plain JSON, and the merge patches between two versions.
 
-A subtree is `{child name: entry}`, an entry `{name, kind, state, ..., models: [...], children: subtree}`. A
-registration carries it whole, a report only what changed, as an RFC 7396 merge patch. Values are never changed in
-place, so an unchanged part is the same object before and after, and comparing it costs nothing.
+A subtree is `{child name: entry}`; `tree_entry` describes an entry. A registration carries the whole subtree, a report
+an RFC 7396 merge patch with what changed. Values are never changed in place, so an unchanged part is the same object
+before and after, and comparing it costs nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-MAX_DEPTH = 64  # levels of nodes; deeper JSON is no tree of ours and would exhaust the stack
+from hierarchy.wire.tree_entry import MAX_DEPTH, decode
 
 Subtree = Mapping[str, Any]
+LEVELS_PER_NODE = 3  # nested JSON values: the entry, its `children`, and room for fields of later releases
 
 
 def merge(target: Any, patch: Any) -> Any:
@@ -30,7 +31,7 @@ def merge(target: Any, patch: Any) -> Any:
 
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The merge patch that makes `new` of `old`. Neither may hold None as a value."""
+    """The merge patch from `old` to `new`. Neither may contain None as a value."""
     patch: dict[str, Any] = dict.fromkeys(old.keys() - new.keys())
     for key, value in new.items():
         before = old.get(key)
@@ -40,11 +41,11 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return patch
 
 
-def flaw(value: Any, limit: int = 3 * MAX_DEPTH) -> str:
-    """Why a subtree from a stranger cannot be kept and passed on; empty if it can.
+def rejection_reason(value: Any, limit: int = LEVELS_PER_NODE * MAX_DEPTH) -> str:
+    """Why a subtree or patch from a child cannot be kept and sent on; "" if it can.
 
-    Python's reader takes more than JSON has (NaN, halves of surrogate pairs), which our own answers and reports
-    could not carry, and nests deeper than any real tree.
+    Python's JSON parser accepts more than JSON allows (NaN, halves of surrogate pairs), which responses and reports
+    of this node could not carry. Deep nesting would exhaust the stack. limit: levels of nested values.
     """
     level: list[Any] = [value]
     for _ in range(limit):
@@ -56,52 +57,30 @@ def flaw(value: Any, limit: int = 3 * MAX_DEPTH) -> str:
                 below += [key for key in item if not key.isascii()]
             elif kind is list:
                 below += item
-            elif (kind is str and _has_half_a_sign(item)) or (kind is float and not math.isfinite(item)):
-                return "holds a number or a text that JSON cannot carry"
+            elif (kind is str and _has_half_surrogate(item)) or (kind is float and not math.isfinite(item)):
+                return "contains a number or a text that JSON cannot carry"
         if not below:
             return ""
         level = below
     return f"is nested deeper than {MAX_DEPTH} levels of nodes"
 
 
-def _has_half_a_sign(text: str) -> bool:
-    return not text.isascii() and any(0xD800 <= ord(sign) <= 0xDFFF for sign in text)
+def _has_half_surrogate(text: str) -> bool:
+    return not text.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in text)
 
 
-def leaves(subtree: Any, above: str = "", *, up: bool = False) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each engine below with its path, as ("site-a/gpu-1", entry). Whatever a stranger malformed is passed over.
-
-    up: only those that are up, and below nodes that are.
-    """
+def all_gone(subtree: Any) -> dict[str, Any]:
+    """The subtree of a child that left, with each node and engine `gone`. A malformed entry is left out."""
     if not isinstance(subtree, Mapping):
-        return
-    for name, entry in subtree.items():
-        if not isinstance(entry, Mapping) or (up and entry.get("state") != "up"):
-            continue
-        if entry.get("kind") == "node":
-            yield from leaves(entry.get("children"), f"{above}{name}/", up=up)
-        else:
-            yield f"{above}{name}", entry
-
-
-def all_gone(subtree: Subtree) -> dict[str, Any]:
-    """The subtree of a child that left: nothing is known of it any more, but what it was."""
+        return {}
     return {
-        name: {**entry, "state": "gone", "detail": "", "children": all_gone(entry.get("children", {}))}
+        name: {**entry, "state": "gone", "detail": "", "children": all_gone(entry.get("children"))}
         for name, entry in subtree.items()
         if isinstance(entry, Mapping)
     }
 
 
-def lists(subtree: Subtree, model: str, api: str | None = None) -> bool:
-    """Does any engine below list the model, available or not?"""
-    return any(serves(entry, model, api) for _, entry in leaves(subtree))
-
-
-def serves(entry: Mapping[str, Any], model: str, api: str | None = None) -> bool:
-    """Does one entry list the model (in one API family, or in any)?"""
-    models = entry.get("models")
-    return any(
-        isinstance(item, Mapping) and item.get("name") == model and api in (None, item.get("api"))
-        for item in (models if isinstance(models, list) else ())
-    )
+def listed_models(subtree: Subtree) -> frozenset[tuple[str, str]]:
+    """(model, API family) of everything that an engine below lists, available or not."""
+    engines = decode({"children": subtree}).engines()
+    return frozenset((row.name, row.api) for _, engine in engines for row in engine.models)

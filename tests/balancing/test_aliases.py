@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hierarchy.balancing.aliases import Aliases, firsts
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.config.model_names import Target, parse_targets
-from hierarchy.introspection.tree import View
+from hierarchy.introspection.tree import TreeView
 from tests.builders import Table, model, status_of
 
 
@@ -97,7 +97,7 @@ def test_one_of_a_models_own_name_falls_back() -> None:
 def test_aliases_are_listed_with_what_they_stand_for() -> None:
     tree = Tree()
     tree.serve("b")
-    rows = View(tree.table, tree.table.clock, 0, tree.aliases).models()["data"]
+    rows = TreeView(tree.table, tree.table.clock, 0, tree.aliases).models()["data"]
     assert [(row["id"], row.get("alias_of"), row["served_by"]) for row in rows] == [
         ("b", None, ["e-b"]),
         ("x", ["b"], ["e-b"]),

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from hierarchy.balancing.policy import POLICIES, Candidates
 from hierarchy.introspection.explain import chances, explain
-from hierarchy.introspection.tree import View
+from hierarchy.introspection.tree import TreeView
 from hierarchy.registry.child import Child, Share
+from hierarchy.wire.status import Api
+from hierarchy.wire.tree_entry import decode
 from tests.builders import OPENAI, UNTIMED, Table, model, nested, report, scalars, site, status_of, worker
 
 
@@ -57,8 +59,13 @@ def test_nobody_has_no_chances() -> None:
     assert [chances(policy, []) for policy in [*POLICIES, ""]] == [[]] * 5
 
 
-def explained(table: Table, name: str = "m", api: str = "openai") -> dict[str, Any]:
-    return explain(View(table, table.clock, 0).tree(), name, api)
+def test_a_candidate_without_speed_has_a_score_and_a_chance() -> None:
+    assert chances("shortest_queue", [(0.0, 0.0), (1.0, 2.0)]) == [1.0, 0.0]
+    assert chances("lottery", [(0.0, 0.0), (0.0, 0.0)]) == [0.5, 0.5]
+
+
+def explained(table: Table, name: str = "m", api: Api = "openai") -> dict[str, Any]:
+    return explain(decode(TreeView(table, table.clock, 0).tree()), name, api)
 
 
 def reasons(answer: dict[str, Any], level: int = 0) -> dict[str, str]:
@@ -128,8 +135,10 @@ def test_every_way_to_be_passed_over_has_its_words() -> None:
     assert told["down"] == "down: refused"
     assert told["ejected"] == "ejected: cannot be reached"
     assert told["draining"] == "draining"
-    assert told["http://w1:21002"] == "serves m through the fastchat API, and others through openai's"
-    assert told["held"] == "nobody below it can take m now: gpu is down (dead)"
+    assert told["http://w1:21002"] == (
+        "serves m through the fastchat API only; other children serve it through the openai API"
+    )
+    assert told["held"] == "no engine below it can take m now: gpu is down (dead)"
     assert told["left"].startswith("gone: left, or fell silent")
 
 
@@ -155,7 +164,7 @@ def test_many_held_engines_are_counted() -> None:
     table = Table()
     table.take(site("site", model("n"), children={f"g{n}": leaf(f"g{n}", "down") for n in range(5)}))
     assert reasons(explained(table))["site"] == (
-        "nobody below it can take m now: g0 is down, g1 is down, g2 is down, and 2 more"
+        "no engine below it can take m now: g0 is down, g1 is down, g2 is down, and 2 more"
     )
 
 
@@ -167,12 +176,17 @@ def test_any_json_is_explained(junk: Any) -> None:
         "name": "root",
         "children": {"x": junk, "y": {"kind": "node", "state": "up", "children": junk}},
     }
-    answer = explain(tree, "m", "openai")
+    answer = explain(decode(tree), "m", "openai")
     assert answer["path"] == ""
+
+
+def test_a_child_without_a_name_is_not_taken_for_the_end() -> None:
+    answer = explain(decode({"kind": "node", "children": {"": leaf("", "down")}}), "m", "openai")
+    assert (answer["path"], len(answer["levels"])) == ("", 1)
 
 
 def test_a_tree_that_goes_round_is_followed_to_a_limit() -> None:
     row = {"name": "m", "api": "openai", "speed": 1.0, "queue_length": 0}
     entry: dict[str, Any] = {"kind": "node", "name": "x", "state": "up", "models": [row], "children": {}}
     entry["children"]["x"] = entry
-    assert len(explain(entry, "m", "openai")["levels"]) == 64
+    assert len(explain(decode(entry), "m", "openai")["levels"]) == 64

@@ -10,7 +10,7 @@ import pytest
 
 from hierarchy.introspection import oversight
 from hierarchy.introspection.oversight import Oversight
-from hierarchy.introspection.tree import View
+from hierarchy.introspection.tree import TreeView
 from tests.builders import Table, model, site, status_of
 from tests.topology.test_live import entry
 
@@ -25,11 +25,11 @@ def test_one_address_at_two_places_is_told_once_and_that_it_is_over(caplog: pyte
     tree = entry("root", below=[entry("a", below=[gpu]), entry("b", below=[{**gpu, "name": "same"}])])
     eye = looking_at(tree)
     for _ in range(2):
-        asyncio.run(eye.look())
-    (found,) = eye.found
+        asyncio.run(eye.check())
+    (found,) = eye.problems
     assert found.endswith('root/b/same: 10.0.0.11:8000 is the address of engine "gpu" already; give it one of its own')
     tree["children"]["b"]["children"].clear()
-    asyncio.run(eye.look())
+    asyncio.run(eye.check())
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
     assert told[0].startswith("the running tree: ")
@@ -38,8 +38,8 @@ def test_one_address_at_two_places_is_told_once_and_that_it_is_over(caplog: pyte
 
 def test_a_node_without_engines_is_no_oversight() -> None:
     eye = looking_at(entry("root", below=[entry("a")]))
-    asyncio.run(eye.look())
-    assert eye.found == []
+    asyncio.run(eye.check())
+    assert eye.problems == []
 
 
 def test_what_did_not_change_is_not_examined_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,11 +54,11 @@ def test_what_did_not_change_is_not_examined_again(monkeypatch: pytest.MonkeyPat
         return []
 
     monkeypatch.setattr(oversight, "oversights", counted)
-    eye = Oversight(View(table, table.clock, 0).tree, "http://root:1")
-    asyncio.run(eye.look())
+    eye = Oversight(TreeView(table, table.clock, 0).tree, "http://root:1")
+    asyncio.run(eye.check())
     table.report(table.children["gpu"], status_of(model(queue_length=5)))
-    asyncio.run(eye.look())
+    asyncio.run(eye.check())
     assert looks == 1
     table.mark_down(table.children["gpu"], "refused")
-    asyncio.run(eye.look())
+    asyncio.run(eye.check())
     assert looks == 2

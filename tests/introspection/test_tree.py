@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hierarchy.introspection.tree import View
+from hierarchy.introspection.tree import TreeView
 from hierarchy.wire.subtree import diff, merge
 from tests.builders import FASTCHAT, OPENAI, WORKER, Table, model, report, site, status_of, worker
 
@@ -18,7 +18,7 @@ FIELDS = {
 
 def shown(table: Table) -> dict[str, list[str]]:
     """/v1/models: model -> who serves it."""
-    listing = View(table, table.clock, 1234).models()
+    listing = TreeView(table, table.clock, 1234).models()
     assert listing["object"] == "list"
     for row in listing["data"]:
         assert (row["object"], row["created"], row["owned_by"]) == ("model", 1234, "hierarchy")
@@ -26,12 +26,12 @@ def shown(table: Table) -> dict[str, list[str]]:
 
 
 def apis(table: Table) -> dict[str, list[str]]:
-    return {row["id"]: row["apis"] for row in View(table, table.clock, 1234).models()["data"]}
+    return {row["id"]: row["apis"] for row in TreeView(table, table.clock, 1234).models()["data"]}
 
 
 def test_an_empty_node_shows_itself() -> None:
     table = Table()
-    tree = View(table, table.clock, 0).tree()
+    tree = TreeView(table, table.clock, 0).tree()
     assert tree.keys() == FIELDS
     assert (tree["name"], tree["kind"], tree["state"], tree["url"]) == ("root", "node", "up", "http://root:21001")
     assert (tree["models"], tree["children"], tree["speed"]) == ([], {}, 0.0)
@@ -48,7 +48,7 @@ def test_the_tree_shows_every_child_with_its_state_and_load() -> None:
     table.take(site(children={"rack-gpu": GPU}, version="1.2"))
     table.take(worker())
     table.clock.tick(3)
-    tree = View(table, table.clock, 0).tree()
+    tree = TreeView(table, table.clock, 0).tree()
     assert (tree["speed"], tree["queue_length"], tree["in_flight"]) == (5.0, 3, 1)
     entries = tree["children"]
     assert all(entry.keys() == FIELDS | {"link"} and entry["name"] == name for name, entry in entries.items())
@@ -68,7 +68,7 @@ def test_the_tree_shows_every_child_with_its_state_and_load() -> None:
 
 def test_nothing_in_a_subtree_is_null_so_that_differences_carry_it() -> None:
     table = Table()
-    view = View(table, table.clock, 0)
+    view = TreeView(table, table.clock, 0)
     table.declare("gpu", "http://gpu:1", "vllm")
     table.take({**worker(), "worker_status": None})
     table.take(site(children={"rack-gpu": GPU}))

@@ -251,6 +251,21 @@ def test_reports_patch_the_subtree_and_registrations_replace_it(table: Table) ->
     assert child.subtree == {}
 
 
+def test_the_models_below_a_node_are_decoded_once_for_each_change(table: Table) -> None:
+    gpu = {"kind": "vllm", "state": "down", "models": [{"name": "below", "api": "openai"}]}
+    child = table.take(site(children={"gpu": gpu}))
+    table.beat(report(seq=2))
+    assert child.listed_below is None
+    assert table.listed("below")
+    decoded = child.listed_below
+    assert table.listed("below", "openai")
+    assert not table.listed("below", "fastchat")
+    assert child.listed_below is decoded
+    table.beat(report(seq=3, children={"gpu": None}))
+    assert child.listed_below is None
+    assert not table.listed("below")
+
+
 def test_what_a_report_had_seen_is_counted_exactly(table: Table) -> None:
     child = table.take(site())
     leases = [child.lease(child.shares[OPENAI]) for _ in range(3)]

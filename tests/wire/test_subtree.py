@@ -1,4 +1,4 @@
-"""Patches of subsubtrees: what `diff` says, `merge` restores; and what strangers may put into a subtree."""
+"""Merge patches of subtrees: `merge` applies what `diff` found. And which JSON a child may send as its subtree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.wire.subtree import MAX_DEPTH, diff, flaw, leaves, lists, merge
+from hierarchy.wire.subtree import all_gone, diff, listed_models, merge, rejection_reason
+from hierarchy.wire.tree_entry import MAX_DEPTH
 from tests.builders import UNTIMED, nested, scalars, subtrees
 
 anything = nested(scalars | st.none() | st.floats() | st.text(st.characters(), max_size=2))
@@ -76,7 +77,7 @@ def test_merging_is_that_of_the_rfc(target: Any, patch: Any, result: Any) -> Non
 
 
 def chain(levels: int) -> dict[str, Any]:
-    """Nodes below each other, as `View` nests them."""
+    """Nodes below each other, as `TreeView` nests them."""
     tree: dict[str, Any] = {}
     for level in range(levels):
         tree = {f"n{level}": {"kind": "node", "state": "up", "models": [{"name": "m"}], "children": tree}}
@@ -84,30 +85,30 @@ def chain(levels: int) -> dict[str, Any]:
 
 
 def test_a_tree_as_deep_as_allowed_is_fine_and_an_endless_one_is_not() -> None:
-    assert flaw(chain(MAX_DEPTH)) == ""
+    assert rejection_reason(chain(MAX_DEPTH)) == ""
     deep: Any = 0
     for _ in range(3 * MAX_DEPTH):
         deep = [deep]
-    assert "deeper" in flaw(deep)
-    assert "deeper" in flaw(chain(2 * MAX_DEPTH))
+    assert "deeper" in rejection_reason(deep)
+    assert "deeper" in rejection_reason(chain(2 * MAX_DEPTH))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, "\ud800", "x\udfff", {"\udc00": 1}])
 def test_what_json_cannot_carry_is_found_at_any_depth(bad: Any) -> None:
     for value in (bad, {"a": bad}, {"a": {"b": [0, bad]}}):
-        assert "JSON cannot carry" in flaw(value)
+        assert "JSON cannot carry" in rejection_reason(value)
 
 
 @UNTIMED
 @given(anything)
-def test_what_has_no_flaw_can_be_shown_and_sent_on(value: Any) -> None:
+def test_what_is_not_rejected_can_be_shown_and_sent_on(value: Any) -> None:
     try:
         sent = msgspec.json.encode(value)
         json.dumps(value, allow_nan=False)
     except ValueError:
-        assert flaw(value)
+        assert rejection_reason(value)
     else:
-        assert flaw(value) == ""
+        assert rejection_reason(value) == ""
         assert json.loads(sent) == value
 
 
@@ -129,21 +130,20 @@ SITES = {
 }
 
 
-def test_leaves_carry_their_path() -> None:
-    assert [path for path, _ in leaves(SITES)] == ["site-a/gpu-1", "site-a/gpu-2", "site-b/gpu-1", "gpu-0"]
-
-
-def test_an_engine_below_a_silent_node_is_not_up() -> None:
-    assert [path for path, _ in leaves(SITES, up=True)] == ["site-a/gpu-1", "gpu-0"]
-
-
 def test_a_model_is_listed_whether_its_engine_is_available_or_not() -> None:
-    assert lists(SITES, "m")
-    assert lists(SITES, "m", "openai")
-    assert not lists(SITES, "m", "fastchat")
-    assert lists(SITES, "n", "fastchat")
-    assert lists(SITES, "x")
-    assert not lists(SITES, "nope")
+    assert listed_models(SITES) == {("m", "openai"), ("n", "fastchat"), ("x", "openai")}
+
+
+def test_all_that_a_child_had_below_it_is_gone_with_it() -> None:
+    gone = all_gone({**SITES, "malformed": 5})
+    assert gone.keys() == SITES.keys()
+    assert gone["site-a"]["children"]["gpu-2"] == {
+        "kind": "fastchat",
+        "state": "gone",
+        "detail": "",
+        "models": [{"name": "n", "api": "fastchat"}],
+        "children": {},
+    }
 
 
 @UNTIMED
@@ -152,8 +152,5 @@ def test_a_model_is_listed_whether_its_engine_is_available_or_not() -> None:
     | st.dictionaries(st.sampled_from("ab"), st.fixed_dictionaries({"kind": st.just("node"), "children": anything}))
 )
 def test_a_malformed_subtree_is_passed_over(tree: Any) -> None:
-    for path, entry in leaves(tree):
-        assert isinstance(path, str)
-        assert isinstance(entry, dict)
-    lists(tree, "m", "openai")
-    list(leaves(tree, up=True))
+    assert all(isinstance(name, str) and isinstance(api, str) for name, api in listed_models(tree))
+    all_gone(tree)

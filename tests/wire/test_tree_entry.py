@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.introspection.tree import View
+from hierarchy.introspection.tree import TreeView
 from hierarchy.wire import tree_entry
 from hierarchy.wire.tree_entry import MAX_DEPTH, ModelEntry, TreeEntry, decode
 from tests.builders import OPENAI, UNTIMED, Table, model, nested, site, status_of
@@ -56,7 +56,7 @@ def test_every_field_that_a_node_shows_is_decoded() -> None:
     table.report(engine, status_of(model(speed=4, queue_length=2, slots=8)))
     lease = engine.lease(engine.shares[OPENAI])
     table.take(site("site-a", children={"rack-gpu": {"kind": "vllm", "state": "up"}}, version="1.2", dispatch="p2c"))
-    shown = View(table, table.clock, 0).tree()
+    shown = TreeView(table, table.clock, 0).tree()
     root = decode(json.loads(json.dumps(shown)))
     assert {field for entry in (shown, *shown["children"].values()) for field in entry} == set(FIELDS)
     assert (root.name, root.kind, root.url, root.state, root.is_node) == ("root", "node", shown["url"], "up", True)
