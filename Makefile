@@ -2,7 +2,7 @@
 # make test         the tests, in WORKERS=3 processes (ARGS="-k name" to choose)
 # make compiled     the tests of the data path, compiled to native code (skipped, with the reason, without a C compiler)
 # make chaos        faults on real processes, each as long as its figure asks for (15 minutes; ARGS="-k name")
-# make check        formatting, lint, types
+# make check        formatting, lint, imports between rooms, types
 # make bench        how fast it is on this machine, into docs/reference/benchmarks.md (ARGS="--only json", or --help)
 # make docs         the documentation as a site, in build/site; a broken link is an error
 # make clean        remove .venv and what was built
@@ -41,10 +41,7 @@ chaos: .venv/.dev
 	@$(BIN)/python -m pytest tests/chaos --whole $(ARGS)
 
 check: .venv/.dev
-	@$(BIN)/ruff format --check .
-	@$(BIN)/ruff check .
-	@$(BIN)/lint-imports
-	@$(BIN)/mypy
+	@.ci/check
 
 bench: .venv/.dev
 	@$(BIN)/python tools/bench/run.py $(ARGS)
@@ -54,7 +51,7 @@ docs: .venv/.docs
 	@echo "build/site/index.html"
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # A virtual environment knows its own path and its Python's: one that was moved, or whose Python is gone, is made anew.
 ifneq ($(filter demo test compiled chaos check bench docs,$(MAKECMDGOALS)),)
