@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hierarchy.errors import RequestError
-from hierarchy.translation import OF_FASTCHAT, OF_OPENAI
+from hierarchy.translation import FASTCHAT_PATHS, OPENAI_PATHS
 from hierarchy.wire.status import Api
 
 Form = Literal["events", "frames", "object"]
@@ -66,7 +66,7 @@ FRAMES = Dialect("fastchat", "frames", b"application/octet-stream", b"\0", b"\0"
 OBJECT = Dialect("fastchat", "object", b"application/json", b"", b"", "fastchat")
 
 #: what an engine of the other family can be asked for instead
-TRANSLATED = frozenset(path.encode() for path in OF_OPENAI | OF_FASTCHAT)
+TRANSLATED = frozenset(path.encode() for path in OPENAI_PATHS | FASTCHAT_PATHS)
 #: paths that are not found by their beginning
 PATHS = {
     b"/tokenize": OPENAI,

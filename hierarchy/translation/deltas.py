@@ -1,62 +1,65 @@
-"""From the text so far, as FastChat's workers send it, to what is new in it."""
+"""Turns the text so far, as FastChat's workers send it, into the new part of it, as OpenAI's API streams it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-_UNFINISHED = "�"  # stands where a character's last bytes have not been generated yet
+_UNFINISHED = "�"  # the worker sends this for a character whose last bytes have not been generated yet
 
 
 class Deltas:
-    """What a client may see of a growing text: never a stop string, nor anything behind one.
+    """The parts of a growing text that the client may see: no stop string, and nothing after one.
 
-    echoed: what the text begins with though nobody asked for it. kept: what it begins with because the client did, and
-    where no stop string counts. stopped: one came behind it.
+    A worker may begin its text with the prompt: the echo. unrequested_echo: the prompt, which is removed.
+    requested_echo: the prompt, which stays because the client requested it; stop strings in it do not count.
     """
 
-    def __init__(self, stops: Collection[str] = (), echoed: str = "", kept: str = "") -> None:
-        self.stopped = False
-        self._first = len(kept)  # where an answer, and so a stop string, can begin
-        self._stops = [stop for stop in stops if stop]
-        self._echoed = echoed
-        self._told = 0  # characters
+    def __init__(
+        self, stop_strings: Collection[str] = (), unrequested_echo: str = "", requested_echo: str = ""
+    ) -> None:
+        self.stopped = False  # a stop string was found
+        self._first = len(requested_echo)  # index of the first character at which a stop string can begin
+        self._stop_strings = [stop for stop in stop_strings if stop]
+        self._echo = unrequested_echo
+        self._sent = 0  # characters that the client has
 
     def feed(self, text: str) -> str:
-        """The text so far. Returns what is new and certain to stay."""
-        text = self._own(text).rstrip(_UNFINISHED)
-        cut = self._cut(text)
-        if cut is not None:
-            return self._tell(text[:cut])
-        held = max((_overlap(text[self._first :], stop) for stop in self._stops), default=0)
-        return self._tell(text[: len(text) - held])
+        """Take the text so far. Returns the new part of it that will not change any more."""
+        text = self._without_echo(text).rstrip(_UNFINISHED)
+        stop_at = self._find_stop(text)
+        if stop_at is not None:
+            return self._advance(text[:stop_at])
+        held = max((_overlap(text[self._first :], stop) for stop in self._stop_strings), default=0)
+        return self._advance(text[: len(text) - held])
 
     def end(self, text: str) -> str:
-        """The whole text. Returns what has not been told of it."""
-        text = self._own(text)
-        cut = self._cut(text)
-        return self._tell(text if cut is None else text[:cut])
+        """Take the complete text. Returns the part of it that the client does not have yet."""
+        text = self._without_echo(text)
+        stop_at = self._find_stop(text)
+        return self._advance(text if stop_at is None else text[:stop_at])
 
-    def _own(self, text: str) -> str:
-        if not self._echoed:
+    def _without_echo(self, text: str) -> str:
+        if not self._echo:
             return text
-        if text.startswith(self._echoed):
-            return text[len(self._echoed) :]
-        return "" if self._echoed.startswith(text) else text
+        if text.startswith(self._echo):
+            return text[len(self._echo) :]
+        return "" if self._echo.startswith(text) else text
 
-    def _cut(self, text: str) -> int | None:
-        """Where the first stop string begins. None of it has been told, since its beginning was held back."""
-        found = [at for stop in self._stops if (at := text.find(stop, max(self._told, self._first))) >= 0]
+    def _find_stop(self, text: str) -> int | None:
+        """Index of the first stop string. No part of it has been sent, since `feed` holds back how it begins."""
+        start = max(self._sent, self._first)
+        found = [at for stop in self._stop_strings if (at := text.find(stop, start)) >= 0]
         self.stopped = bool(found)
         return min(found, default=None)
 
-    def _tell(self, text: str) -> str:
-        """A text that became shorter, as a worker's does that takes back a stop string, has nothing new."""
-        new, self._told = text[self._told :], max(self._told, len(text))
+    def _advance(self, text: str) -> str:
+        """The part of `text` that has not been sent. A worker may shorten its text: then there is nothing new."""
+        new, self._sent = text[self._sent :], max(self._sent, len(text))
         return new
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `stop`."""
+    """The number of characters at the end of `text` that may be the beginning of `stop`."""
     at = max(0, len(text) - len(stop) + 1)
     while (at := text.find(stop[0], at)) >= 0:
         if stop.startswith(text[at:]):

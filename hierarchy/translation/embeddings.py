@@ -1,8 +1,10 @@
-"""Embeddings: OpenAI's `/v1/embeddings` and FastChat's `/worker_get_embeddings` in each other's words.
+"""Translates embeddings between OpenAI's `/v1/embeddings` and FastChat's `/worker_get_embeddings`.
 
 Source: OpenAI API reference, "Create embeddings"; FastChat, fastchat/serve/openai_api_server.py `create_embeddings`,
-model_worker.py `get_embeddings` (`{embedding: [...], token_num}`; its base64 is of numbers as its model has them, which
-are often of 16 bits, where OpenAI's are of 32: a worker is always asked for plain numbers).
+model_worker.py `get_embeddings` (`{embedding: [...], token_num}`).
+
+A FastChat worker encodes the numbers of its model in base64, often of 16 bits; OpenAI's have 32. So a worker is always
+asked for plain numbers, and they are encoded here.
 """
 
 from __future__ import annotations
@@ -10,118 +12,127 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from hierarchy.errors import BadRequest
-from hierarchy.translation.error_codes import fastchat_error, message_of, openai_error, status_of
-from hierarchy.translation.openai_request import read, refuse
-from hierarchy.translation.response import BadReply, Collected, Reply
-from hierarchy.translation.worker_profile import Profile
+from hierarchy.translation.error_codes import error_message, fastchat_error, http_status, openai_error
+from hierarchy.translation.openai_request import decode_request, reject
+from hierarchy.translation.response import BadEngineResponse, BufferedTranslator, ResponseTranslator
+from hierarchy.translation.worker_profile import WorkerProfile
+
+T = TypeVar("T")
 
 
-class _Asked(msgspec.Struct):
+class _EmbeddingsRequest(msgspec.Struct):
+    """The same fields in both APIs."""
+
     input: str | list[Any]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
 
     @property
     def texts(self) -> list[str]:
-        """Raises BadRequest."""
+        """`input` as a list.
+
+        Raises:
+            BadRequest: it has token numbers, or is empty.
+        """
         texts = [self.input] if isinstance(self.input, str) else self.input
         if not texts or not all(isinstance(text, str) for text in texts):
-            raise BadRequest("'input' must be a text or a list of texts: numbers of tokens cannot be sent on", "input")
+            raise BadRequest("'input' must be a text or a list of texts: token numbers cannot be translated", "input")
         return texts
 
 
 class EmbeddingsForWorker:
-    """OpenAI's request for a FastChat worker."""
+    """OpenAI's request, for a FastChat worker. Has the methods of `GenerationForWorker`."""
 
     path = "/worker_get_embeddings"
     needs_profile = False
 
     def __init__(self, body: bytes) -> None:
-        self._asked = read(body, _Asked)
-        refuse(self._asked.dimensions, "dimensions", "embeddings of other sizes")
-        self._texts = self._asked.texts
+        self._request = decode_request(body, _EmbeddingsRequest)
+        reject(self._request.dimensions, "dimensions", "embeddings of other sizes")
+        self._texts = self._request.texts
 
-    def prompt(self, profile: Profile) -> str:
+    def prompt(self, profile: WorkerProfile) -> str:
+        """Not needed: nothing is counted or echoed."""
         return ""
 
-    def needs_count(self, profile: Profile) -> bool:
+    def needs_token_count(self, profile: WorkerProfile) -> bool:
+        """No."""
         return False
 
-    def body(self, profile: Profile, model: str, prompt_tokens: int | None) -> bytes:
+    def body(self, profile: WorkerProfile, model: str, prompt_tokens: int | None) -> bytes:
+        """The JSON for the worker. model: the worker's name for it."""
         return msgspec.json.encode({"model": model, "input": self._texts, "encoding_format": None})
 
-    def reply(self, profile: Profile, model: str) -> Reply:
-        return _ForClient(model, len(self._texts), packed=self._asked.encoding_format == "base64")
+    def translator(self, profile: WorkerProfile, model: str) -> ResponseTranslator:
+        """Translates the worker's response. model: the client's name for it."""
+        return _ToOpenAI(model, len(self._texts), base64_encoded=self._request.encoding_format == "base64")
 
 
-class _FromWorker(msgspec.Struct):
+class _WorkerEmbeddings(msgspec.Struct):
     embedding: list[list[float]] = []
     token_num: int = 0
     text: str = ""
     error_code: int = 0
 
 
-class _ForClient(Collected):
-    """packed: in base64."""
+class _ToOpenAI(BufferedTranslator):
+    """A worker's embeddings for OpenAI's client. count: the number of texts in the request."""
 
-    def __init__(self, model: str, count: int, *, packed: bool) -> None:
+    def __init__(self, model: str, count: int, *, base64_encoded: bool) -> None:
         super().__init__()
-        self._form = _packed if packed else list
+        self._encode = _encode_base64 if base64_encoded else list
         self._model = model
         self._count = count
 
     def end(self) -> bytes:
-        body = self._collected()
-        if self.status_in != 200:
-            self._refuse_broken(body)
-            self.status = self.status_in
-            return msgspec.json.encode(openai_error(message_of(body), self.status))
-        try:
-            said = msgspec.json.decode(body, type=_FromWorker)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise BadReply(f"sent no embeddings: {error}") from None
-        if said.error_code:
-            self.status = status_of(said.error_code)
-            return msgspec.json.encode(openai_error(said.text, self.status))
-        if len(said.embedding) != self._count:
-            raise BadReply(f"sent {len(said.embedding)} embeddings for {self._count} texts")
+        if self.engine_status != 200:
+            self.status = self.engine_status
+            return msgspec.json.encode(openai_error(error_message(self._client_error_body()), self.status))
+        response = _decode(self._body(), _WorkerEmbeddings)
+        if response.error_code:
+            self.status = http_status(response.error_code)
+            return msgspec.json.encode(openai_error(response.text, self.status))
+        _check_count(response.embedding, self._count)
         data = [
-            {"object": "embedding", "index": at, "embedding": self._form(one)} for at, one in enumerate(said.embedding)
+            {"object": "embedding", "index": index, "embedding": self._encode(vector)}
+            for index, vector in enumerate(response.embedding)
         ]
-        usage = {"prompt_tokens": said.token_num, "total_tokens": said.token_num}
+        usage = {"prompt_tokens": response.token_num, "total_tokens": response.token_num}
         return msgspec.json.encode({"object": "list", "data": data, "model": self._model, "usage": usage})
 
 
-def _packed(numbers: Sequence[float]) -> str:
-    """As OpenAI packs them: 32 bits each, little end first, in base64. Raises BadReply."""
+def _encode_base64(vector: Sequence[float]) -> str:
+    """As OpenAI encodes it: 32-bit floats, little-endian, in base64. Raises BadEngineResponse."""
     try:
-        return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
     except (OverflowError, struct.error) as error:
-        raise BadReply(f"sent embeddings with odd numbers: {error}") from None
+        raise BadEngineResponse(f"sent embeddings that are not 32-bit floats: {error}") from None
 
 
 class EmbeddingsForEngine:
-    """FastChat's request for an engine of OpenAI's family."""
+    """FastChat's request, for an engine of OpenAI's family. Has the methods of `GenerationForEngine`."""
 
     path = "/v1/embeddings"
 
     def __init__(self, body: bytes) -> None:
-        self._asked = read(body, _Asked)
-        self._texts = self._asked.texts
+        self._request = decode_request(body, _EmbeddingsRequest)
+        self._texts = self._request.texts
 
     def body(self, model: str) -> bytes:
-        asked: dict[str, Any] = {"model": model, "input": self._texts}
-        if self._asked.encoding_format is not None:
-            asked["encoding_format"] = self._asked.encoding_format
-        return msgspec.json.encode(asked)
+        """The JSON for the engine. model: the engine's name for it."""
+        request: dict[str, Any] = {"model": model, "input": self._texts}
+        if self._request.encoding_format is not None:
+            request["encoding_format"] = self._request.encoding_format
+        return msgspec.json.encode(request)
 
-    def reply(self, model: str) -> Reply:
-        return _ForFastChat(len(self._texts))
+    def translator(self, model: str) -> ResponseTranslator:
+        """Translates the engine's response."""
+        return _ToFastChat(len(self._texts))
 
 
 class _Embedding(msgspec.Struct):
@@ -129,32 +140,42 @@ class _Embedding(msgspec.Struct):
     index: int = 0
 
 
-class _Tokens(msgspec.Struct):
+class _Usage(msgspec.Struct):
     prompt_tokens: int = 0
     total_tokens: int = 0
 
 
-class _FromEngine(msgspec.Struct):
+class _EngineEmbeddings(msgspec.Struct):
     data: list[_Embedding]
-    usage: _Tokens | None = None
+    usage: _Usage | None = None
 
 
-class _ForFastChat(Collected):
+class _ToFastChat(BufferedTranslator):
+    """An engine's embeddings for FastChat's client. count: the number of texts in the request."""
+
     def __init__(self, count: int) -> None:
         super().__init__()
         self._count = count
 
     def end(self) -> bytes:
-        body = self._collected()
-        if self.status_in != 200:
-            self._refuse_broken(body)
-            return msgspec.json.encode(fastchat_error(message_of(body), self.status_in))
-        try:
-            said = msgspec.json.decode(body, type=_FromEngine)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise BadReply(f"sent no embeddings: {error}") from None
-        if len(said.data) != self._count:
-            raise BadReply(f"sent {len(said.data)} embeddings for {self._count} texts")
-        usage = said.usage or _Tokens()
-        found = [one.embedding for one in sorted(said.data, key=lambda one: one.index)]
-        return msgspec.json.encode({"embedding": found, "token_num": usage.prompt_tokens or usage.total_tokens})
+        if self.engine_status != 200:
+            return msgspec.json.encode(fastchat_error(error_message(self._client_error_body()), self.engine_status))
+        response = _decode(self._body(), _EngineEmbeddings)
+        _check_count(response.data, self._count)
+        usage = response.usage or _Usage()
+        vectors = [one.embedding for one in sorted(response.data, key=lambda one: one.index)]
+        return msgspec.json.encode({"embedding": vectors, "token_num": usage.prompt_tokens or usage.total_tokens})
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    """Raises BadEngineResponse."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadEngineResponse(f"sent no embeddings: {error}") from None
+
+
+def _check_count(vectors: Sequence[object], texts: int) -> None:
+    """Raises BadEngineResponse unless there is one embedding for each text."""
+    if len(vectors) != texts:
+        raise BadEngineResponse(f"sent {len(vectors)} embeddings for {texts} texts")

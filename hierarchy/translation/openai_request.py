@@ -1,7 +1,7 @@
 """Requests to OpenAI's API, as far as a FastChat worker can serve them.
 
-What a worker has no word for is refused where it would change the answer, and ignored where it would not. Source:
-OpenAI API reference, "Create chat completion", "Create completion".
+A parameter that workers do not have is rejected if it would change the answer, and otherwise ignored.
+Source: OpenAI API reference, "Create chat completion", "Create completion".
 """
 
 from __future__ import annotations
@@ -14,33 +14,35 @@ from msgspec import Meta
 
 from hierarchy.errors import BadRequest
 
-R = TypeVar("R")
-MOST_STOPS, LONGEST_STOP = 64, 1000  # each is looked for in each piece of an answer
-MOST = 10**9  # that a number can be; no context is as long
-Tokens = Annotated[int, Meta(ge=1, le=MOST)]
-_WHERE = re.compile(r" - at `\$\.?(.*)`$")
+T = TypeVar("T")
+MAX_STOPS, MAX_STOP_CHARS = 64, 1000  # each stop string is searched for in each piece of the answer
+MAX_NUMBER = 10**9  # for counts of tokens; no context is as long
+TokenCount = Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+_FIELD_OF_ERROR = re.compile(r" - at `\$\.?(.*)`$")  # the end of msgspec's messages
 
 
 class StreamOptions(msgspec.Struct):
+    """`stream_options`."""
+
     include_usage: bool | None = None
 
 
-class Sampling(msgspec.Struct):
-    """What chat and plain completions have in common."""
+class GenerationRequest(msgspec.Struct):
+    """The parameters that chats and completions share."""
 
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=MOST)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=MAX_NUMBER)] | None = None
     n: int | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Tokens | None = None
+    max_tokens: TokenCount | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    # of engines that their clients may have had before
+    # not OpenAI's, but of engines that the client may have used before
     min_p: float | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
@@ -51,25 +53,29 @@ class Sampling(msgspec.Struct):
     structured_outputs: Any = None
 
     @property
-    def stops(self) -> list[str]:
-        """The client's stop strings."""
+    def stop_strings(self) -> list[str]:
+        """`stop` as a list."""
         if self.stop is None:
             return []
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
     def check(self) -> None:
-        """Raises BadRequest for what a worker cannot do."""
-        refuse(self.n not in (None, 1), "n", "more than one answer to a request")
-        if len(self.stops) > MOST_STOPS or any(len(stop) > LONGEST_STOP for stop in self.stops):
-            raise BadRequest(f"'stop' takes {MOST_STOPS} texts of {LONGEST_STOP} characters at most", param="stop")
-        refuse(self.logit_bias, "logit_bias", "a bias of single tokens")
+        """Raises BadRequest if a worker cannot serve the request."""
+        reject(self.n not in (None, 1), "n", "more than one choice")
+        if len(self.stop_strings) > MAX_STOPS or any(len(stop) > MAX_STOP_CHARS for stop in self.stop_strings):
+            raise BadRequest(
+                f"'stop' must have at most {MAX_STOPS} texts of at most {MAX_STOP_CHARS} characters", param="stop"
+            )
+        reject(self.logit_bias, "logit_bias", "a bias for tokens")
         for name in ("min_p", "min_tokens", "ignore_eos"):
-            refuse(getattr(self, name), name, "such a parameter")
+            reject(getattr(self, name), name, "this parameter")
         for name in ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"):
-            refuse(getattr(self, name), name, "answers of a given form")
+            reject(getattr(self, name), name, "structured output")
 
 
 class Message(msgspec.Struct):
+    """One message of a chat."""
+
     role: str
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[Any] | None = None
@@ -77,9 +83,11 @@ class Message(msgspec.Struct):
     audio: dict[str, Any] | None = None
 
 
-class ChatRequest(Sampling):
+class ChatRequest(GenerationRequest):
+    """The body of `/v1/chat/completions`."""
+
     messages: list[Message] = []
-    max_completion_tokens: Tokens | None = None
+    max_completion_tokens: TokenCount | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     response_format: dict[str, Any] | None = None
@@ -93,61 +101,69 @@ class ChatRequest(Sampling):
         super().check()
         if not self.messages:
             raise BadRequest("'messages' must be a list of at least one message", param="messages")
-        refuse(self.tools, "tools", "tools")
-        refuse(self.functions, "functions", "functions")
-        refuse(self.logprobs, "logprobs", "log probabilities of a chat")
-        refuse(self.audio, "audio", "audio")
-        refuse(self.modalities not in (None, [], ["text"]), "modalities", "answers but texts")
-        refuse(self.web_search_options is not None, "web_search_options", "search")
-        refuse(self.continue_final_message, "continue_final_message", "answers that go on with a message")
-        for number, message in enumerate(self.messages):
+        reject(self.tools, "tools", "tools")
+        reject(self.functions, "functions", "functions")
+        reject(self.logprobs, "logprobs", "log probabilities in a chat")
+        reject(self.audio, "audio", "audio")
+        reject(self.modalities not in (None, [], ["text"]), "modalities", "output other than text")
+        reject(self.web_search_options is not None, "web_search_options", "web search")
+        reject(self.continue_final_message, "continue_final_message", "continuing the last message")
+        for index, message in enumerate(self.messages):
             for name in ("tool_calls", "function_call", "audio"):
-                refuse(getattr(message, name), f"messages.{number}.{name}", "tools and no audio")
+                reject(getattr(message, name), f"messages.{index}.{name}", "tools or audio")
         form = (self.response_format or {}).get("type", "text")
-        refuse(form != "text", "response_format", f"answers in the form {form!r:.40}")
+        reject(form != "text", "response_format", f"the format {form!r:.40}")
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(GenerationRequest):
+    """The body of `/v1/completions`."""
+
     prompt: str | list[Any] | None = None
     echo: bool | None = None
-    logprobs: Annotated[int, Meta(ge=0, le=MOST)] | None = None
-    best_of: Annotated[int, Meta(ge=1, le=MOST)] | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_NUMBER)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=MAX_NUMBER)] | None = None
     suffix: str | None = None
     use_beam_search: bool | None = None
 
     def check(self) -> None:
         super().check()
-        refuse(self.suffix, "suffix", "text behind the answer")
+        reject(self.suffix, "suffix", "text after the answer")
 
     @property
     def text(self) -> str:
-        """The one prompt. Raises BadRequest."""
+        """The prompt.
+
+        Raises:
+            BadRequest: there is none or more than one, or it has token numbers.
+        """
         prompt = self.prompt[0] if isinstance(self.prompt, list) and len(self.prompt) == 1 else self.prompt
         if isinstance(prompt, str):
             return prompt
-        refuse(isinstance(prompt, list) and all(isinstance(one, str) for one in prompt), "prompt", "several prompts")
-        refuse(isinstance(prompt, list | int), "prompt", "prompts as numbers of tokens")
+        reject(isinstance(prompt, list) and all(isinstance(one, str) for one in prompt), "prompt", "several prompts")
+        reject(isinstance(prompt, list | int), "prompt", "token numbers as a prompt")
         raise BadRequest("'prompt' must be a text", param="prompt")
 
 
-def read(body: bytes, kind: type[R]) -> R:
-    """Decode a request.
+def decode_request(body: bytes, kind: type[T]) -> T:
+    """Decode a request from JSON.
 
     Raises:
-        BadRequest: naming the field.
+        BadRequest: it is malformed; `param` names the field.
     """
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        where = _WHERE.search(str(error))
-        param = re.sub(r"\[(\.\.\.|\d+)\]", "", where[1]) if where else ""
-        words = _WHERE.sub("", str(error))
-        raise BadRequest(f"'{param}': {words}" if param else words, param=param or None) from None
+        field = _FIELD_OF_ERROR.search(str(error))
+        param = re.sub(r"\[(\.\.\.|\d+)\]", "", field[1]) if field else ""
+        reason = _FIELD_OF_ERROR.sub("", str(error))
+        raise BadRequest(f"'{param}': {reason}" if param else reason, param=param or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
 
 
-def refuse(wish: object, param: str, what: str) -> None:
-    """Raise BadRequest if there is such a wish."""
-    if wish:
-        raise BadRequest(f"'{param}': the engine of this model, a FastChat worker, knows no {what}", param=param)
+def reject(value: object, param: str, feature: str) -> None:
+    """Raise BadRequest if `value` is truthy: the client requested a feature that workers do not have."""
+    if value:
+        raise BadRequest(
+            f"'{param}': the engine of this model, a FastChat worker, does not support {feature}", param=param
+        )

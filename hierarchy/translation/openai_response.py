@@ -1,4 +1,4 @@
-"""A FastChat worker's stream as OpenAI's answer to a chat or a completion, in one piece or as a stream."""
+"""Translates the stream of a FastChat worker for OpenAI's client: a chat or a completion, streamed or not."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ from typing import Any, Protocol
 import msgspec
 
 from hierarchy.translation.deltas import Deltas
-from hierarchy.translation.error_codes import message_of, openai_error, status_of
-from hierarchy.translation.frames import Frames
-from hierarchy.translation.logprobs import Logprobs, behind, count
-from hierarchy.translation.response import BadReply, Collected
+from hierarchy.translation.error_codes import error_message, http_status, openai_error
+from hierarchy.translation.frames import FrameSplitter
+from hierarchy.translation.response import (
+    BadEngineResponse,
+    BufferedTranslator,
+    Logprobs,
+    count_logprobs,
+    skip_logprobs,
+)
 
 DONE = b"data: [DONE]\n\n"
-_EVENTS = b"text/event-stream; charset=utf-8"
+_EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 
 class Usage(msgspec.Struct):
+    """OpenAI's `usage`; FastChat's has the same fields."""
+
     prompt_tokens: int = 0
     completion_tokens: int | None = 0
     total_tokens: int = 0
 
 
 class Frame(msgspec.Struct):
-    """What a worker says: the whole text so far, and at the end why it ends."""
+    """A worker's frame: the whole text so far, and in the last one why the text ends."""
 
     text: str = ""
     error_code: int = 0
@@ -35,183 +42,193 @@ class Frame(msgspec.Struct):
     logprobs: Logprobs | None = None
 
 
-class Form(Protocol):
-    """How one of OpenAI's objects is built."""
+class ResponseObjects(Protocol):
+    """Builds the JSON objects of a response."""
 
-    def whole(self, text: str, frame: Frame, reason: str) -> dict[str, Any]:
-        """The answer in one piece, without its usage."""
+    def full(self, text: str, frame: Frame, finish_reason: str) -> dict[str, Any]:
+        """A response that is not streamed, without its usage. frame: the worker's last."""
 
-    def opening(self) -> list[dict[str, Any]]:
-        """What a stream begins with."""
+    def first_chunks(self) -> list[dict[str, Any]]:
+        """What a stream begins with, before any text."""
 
-    def piece(self, text: str, logprobs: Logprobs | None) -> dict[str, Any]:
-        """More text, in a stream. logprobs: of the tokens that none was told of yet."""
+    def text_chunk(self, text: str, logprobs: Logprobs | None) -> dict[str, Any]:
+        """The next part of the text, with the log probabilities that the client does not have yet."""
 
-    def last(self, reason: str) -> dict[str, Any]:
-        """Why the stream ends."""
+    def finish_chunk(self, finish_reason: str) -> dict[str, Any]:
+        """The end of the text."""
 
-    def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
-        """What it took, behind the end of a stream."""
+    def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
+        """The usage; the last chunk if the client requested it."""
 
 
-class ChatForm:
-    """`chat.completion`, `chat.completion.chunk`."""
+class ChatObjects:
+    """`chat.completion` and `chat.completion.chunk`."""
 
-    def __init__(self, model: str, made_id: str | None = None, created: int | None = None) -> None:
-        self._said = {
-            "id": made_id or f"chatcmpl-{uuid.uuid4().hex}",
+    def __init__(self, model: str, response_id: str | None = None, created: int | None = None) -> None:
+        self._common = {
+            "id": response_id or f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()) if created is None else created,
             "model": model,
         }
 
-    def whole(self, text: str, frame: Frame, reason: str) -> dict[str, Any]:
+    def full(self, text: str, frame: Frame, finish_reason: str) -> dict[str, Any]:
         message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return {**self._said, "object": "chat.completion", "choices": [choice]}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._common, "object": "chat.completion", "choices": [choice]}
 
-    def opening(self) -> list[dict[str, Any]]:
+    def first_chunks(self) -> list[dict[str, Any]]:
         return [self._chunk({"role": "assistant", "content": ""})]
 
-    def piece(self, text: str, logprobs: Logprobs | None) -> dict[str, Any]:
+    def text_chunk(self, text: str, logprobs: Logprobs | None) -> dict[str, Any]:
         return self._chunk({"content": text})
 
-    def last(self, reason: str) -> dict[str, Any]:
-        return self._chunk({}, reason)
+    def finish_chunk(self, finish_reason: str) -> dict[str, Any]:
+        return self._chunk({}, finish_reason)
 
-    def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
-        return {**self._said, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+    def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
+        return {**self._common, "object": "chat.completion.chunk", "choices": [], "usage": usage}
 
-    def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return {**self._said, "object": "chat.completion.chunk", "choices": [choice]}
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._common, "object": "chat.completion.chunk", "choices": [choice]}
 
 
-class TextForm:
-    """`text_completion`."""
+class CompletionObjects:
+    """`text_completion`, which is also the object of its chunks."""
 
-    def __init__(self, model: str, made_id: str | None = None, created: int | None = None) -> None:
-        self._said = {
-            "id": made_id or f"cmpl-{uuid.uuid4().hex}",
+    def __init__(self, model: str, response_id: str | None = None, created: int | None = None) -> None:
+        self._common = {
+            "id": response_id or f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
             "created": int(time.time()) if created is None else created,
             "model": model,
         }
 
-    def whole(self, text: str, frame: Frame, reason: str) -> dict[str, Any]:
-        choice = {"index": 0, "text": text, "logprobs": frame.logprobs, "finish_reason": reason}
-        return {**self._said, "choices": [choice]}
+    def full(self, text: str, frame: Frame, finish_reason: str) -> dict[str, Any]:
+        return self._completion(text, finish_reason, frame.logprobs)
 
-    def opening(self) -> list[dict[str, Any]]:
+    def first_chunks(self) -> list[dict[str, Any]]:
         return []
 
-    def piece(self, text: str, logprobs: Logprobs | None) -> dict[str, Any]:
-        return self._chunk(text, None, logprobs)
+    def text_chunk(self, text: str, logprobs: Logprobs | None) -> dict[str, Any]:
+        return self._completion(text, None, logprobs)
 
-    def last(self, reason: str) -> dict[str, Any]:
-        return self._chunk("", reason)
+    def finish_chunk(self, finish_reason: str) -> dict[str, Any]:
+        return self._completion("", finish_reason, None)
 
-    def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
-        return {**self._said, "choices": [], "usage": usage}
+    def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
+        return {**self._common, "choices": [], "usage": usage}
 
-    def _chunk(self, text: str, reason: str | None = None, logprobs: Logprobs | None = None) -> dict[str, Any]:
-        return {**self._said, "choices": [{"index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason}]}
+    def _completion(self, text: str, finish_reason: str | None, logprobs: Logprobs | None) -> dict[str, Any]:
+        choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+        return {**self._common, "choices": [choice]}
 
 
-class CompletionReply(Collected):
-    """`Reply` for both. stops: as in `Deltas`; echoed and kept too. usage: the client of a stream wants to know it."""
+class GenerationTranslator(BufferedTranslator):
+    """Translates a worker's frames to the objects that `objects` builds.
+
+    stop_strings, unrequested_echo, requested_echo: as in `Deltas`. streams: the client requested a stream.
+    include_usage: it requested the usage at the end of the stream.
+    """
 
     def __init__(
         self,
-        form: Form,
+        objects: ResponseObjects,
         *,
-        stops: Collection[str] = (),
-        echoed: str = "",
-        kept: str = "",
+        stop_strings: Collection[str] = (),
+        unrequested_echo: str = "",
+        requested_echo: str = "",
         streams: bool = False,
-        usage: bool = False,
+        include_usage: bool = False,
     ) -> None:
         super().__init__()
         self.streams = streams
-        self.content_type = _EVENTS if streams else b"application/json"
-        self._form = form
-        self._usage = usage
-        self._frames = Frames()
-        self._deltas = Deltas(stops, echoed, kept)
-        self._frame: Frame | None = None  # the newest
-        self._text: list[str] = []  # what is new in each
-        self._tokens = 0  # whose log probabilities were told
-        self._opened = False
-        self._failed = False
+        self.content_type = _EVENT_STREAM if streams else b"application/json"
+        self._objects = objects
+        self._include_usage = include_usage
+        self._frames = FrameSplitter()
+        self._deltas = Deltas(stop_strings, unrequested_echo, requested_echo)
+        self._newest: Frame | None = None
+        self._text_parts: list[str] = []  # of the text, if it is not streamed
+        self._logprobs_sent = 0  # tokens whose log probabilities the client has
+        self._opened = False  # the first chunks were sent
+        self._failed = False  # the worker reported an error, which the client has
 
     def feed(self, data: bytes) -> bytes:
-        if self.status_in != 200:
+        if self.engine_status != 200:
             return super().feed(data)
-        return b"" if self.done else self._take(self._frames.feed(data))
+        return b"" if self.done else self._translate(self._frames.feed(data))
 
     def end(self) -> bytes:
-        if self.status_in != 200:
-            return self._refusal()
+        if self.engine_status != 200:
+            return self._client_error()
         if self._failed:
             return b""
-        words = b"" if self.done else self._take(self._frames.end())
+        translated = b"" if self.done else self._translate(self._frames.end())
         if self._failed:
-            return words
-        frame = self._frame
+            return translated
+        frame = self._newest
         if frame is None:
-            raise BadReply("ended its answer without a word")
+            raise BadEngineResponse("ended its response without a frame")
         text = "" if self.done else self._deltas.end(frame.text)
-        reason = "stop" if self._deltas.stopped else frame.finish_reason or "stop"
-        if not self.streams:
-            whole = self._form.whole("".join([*self._text, text]), frame, reason)
-            return msgspec.json.encode(whole | {"usage": _usage(frame)})
-        events = self._opening() + ([self._piece(text, frame)] if text else []) + [self._form.last(reason)]
-        if self._usage:
-            events.append(self._form.usage(_usage(frame)))
-        return words + _events(events) + DONE
+        finish_reason = "stop" if self._deltas.stopped else frame.finish_reason or "stop"
+        if self.streams:
+            return translated + self._last_events(text, frame, finish_reason)
+        full = self._objects.full("".join([*self._text_parts, text]), frame, finish_reason)
+        return msgspec.json.encode(full | {"usage": _usage(frame)})
 
-    def _take(self, frame: bytes) -> bytes:
-        """A frame, or b"" for none."""
-        if not frame:
+    def _last_events(self, text: str, frame: Frame, finish_reason: str) -> bytes:
+        chunks = self._first_chunks()
+        if text:
+            chunks.append(self._text_chunk(text, frame))
+        chunks.append(self._objects.finish_chunk(finish_reason))
+        if self._include_usage:
+            chunks.append(self._objects.usage_chunk(_usage(frame)))
+        return _events(chunks) + DONE
+
+    def _translate(self, data: bytes) -> bytes:
+        """The events for a frame, which is b"" if there is none. Raises BadEngineResponse."""
+        if not data:
             return b""
         try:
-            self._frame = said = msgspec.json.decode(frame, type=Frame)
+            self._newest = frame = msgspec.json.decode(data, type=Frame)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise BadReply(f"sent a frame that is not FastChat's: {error}") from None
-        if said.error_code:
-            return self._fail(said)
-        text = self._deltas.feed(said.text)
+            raise BadEngineResponse(f"sent a frame that is not FastChat's: {error}") from None
+        if frame.error_code:
+            return self._fail(frame)
+        text = self._deltas.feed(frame.text)
         self.done = self._deltas.stopped
         if not self.streams:
-            self._text.append(text)
+            self._text_parts.append(text)
             return b""
-        return _events([*self._opening(), self._piece(text, said)]) if text else b""
+        return _events([*self._first_chunks(), self._text_chunk(text, frame)]) if text else b""
 
-    def _piece(self, text: str, frame: Frame) -> dict[str, Any]:
-        new = behind(frame.logprobs, self._tokens)
-        self._tokens += count(new)
-        return self._form.piece(text, new)
+    def _text_chunk(self, text: str, frame: Frame) -> dict[str, Any]:
+        logprobs = skip_logprobs(frame.logprobs, self._logprobs_sent)
+        self._logprobs_sent += count_logprobs(logprobs)
+        return self._objects.text_chunk(text, logprobs)
 
-    def _fail(self, said: Frame) -> bytes:
-        """The worker reports an error: as the whole answer if nothing was said yet, else as an event."""
+    def _fail(self, frame: Frame) -> bytes:
+        """The worker reports an error: the whole response if no text was sent before, otherwise an event."""
         self._failed = self.done = True
-        status = status_of(said.error_code)
-        error = msgspec.json.encode(openai_error(said.text, status))
+        status = http_status(frame.error_code)
+        error = msgspec.json.encode(openai_error(frame.text, status))
         if self._opened:
             return b"event: error\ndata: %b\n\n" % error
         self.status, self.content_type, self.streams = status, b"application/json", True
         return error
 
-    def _refusal(self) -> bytes:
-        body = self._collected()
-        self._refuse_broken(body)
-        self.status, self.content_type = self.status_in, b"application/json"
-        return msgspec.json.encode(openai_error(message_of(body), self.status_in))
+    def _client_error(self) -> bytes:
+        """OpenAI's error object for a worker's response that is not 200. Raises BadEngineResponse."""
+        body = self._client_error_body()
+        self.status, self.content_type = self.engine_status, b"application/json"
+        return msgspec.json.encode(openai_error(error_message(body), self.engine_status))
 
-    def _opening(self) -> list[dict[str, Any]]:
+    def _first_chunks(self) -> list[dict[str, Any]]:
         if self._opened:
             return []
         self._opened = True
-        return self._form.opening()
+        return self._objects.first_chunks()
 
 
 def _events(objects: list[dict[str, Any]]) -> bytes:

@@ -1,82 +1,135 @@
-"""What becomes of an engine's answer on its way to a client of the other API family."""
+"""What all response translators share: their interface, a buffer, the untranslated response, and log probabilities.
+
+Sources: OpenAI API reference, "Create completion" (`logprobs`: the lists tokens, token_logprobs, top_logprobs and
+text_offset, all of one length); FastChat, fastchat/serve/inference.py (each frame has those of all tokens so far).
+"""
 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from hierarchy.errors import HierarchyError
 
-MAX_BYTES = 16 * 1024 * 1024  # of anything that has to be kept until it is complete
+MAX_BUFFERED_BYTES = 16 * 1024 * 1024  # of anything that has to be kept until it is complete
+INTERNAL_ERROR = 50001  # FastChat's `ErrorCode.INTERNAL_ERROR`
+
+Logprobs = dict[str, Any]
 
 
-class BadReply(HierarchyError):
-    """The engine sent what is incomplete or not understood. `str(error)` goes on behind its name: "gpu-1 sent …"."""
+class BadEngineResponse(HierarchyError):
+    """The engine's response is incomplete or not understood. `str(error)` follows its name: "gpu-1 sent …"."""
 
 
-class Reply(Protocol):
-    """Turns the body of an engine's answer into the client's. Neither has any framing of HTTP's.
+class ResponseTranslator(Protocol):
+    """Translates the body of an engine's response to the client's API. Input and output are without HTTP's framing."""
 
-    status, content_type: of the client's answer; final once `feed` has given something, or `end` was called.
-    streams: the client gets its answer in pieces; else all of it comes from `end`.
-    done: nothing more of the engine is wanted: hang up, and call `end`.
-    """
-
+    #: of the client's response; final once `feed` has returned data, or `end` was called
     status: int
+    #: of the client's response; final as `status` is
     content_type: bytes
+    #: the client gets its response in pieces; otherwise all of it comes from `end`
     streams: bool
+    #: the rest of the engine's response is not needed: disconnect from the engine and call `end`
     done: bool
 
     def begin(self, status: int) -> None:
-        """The engine's answer begins."""
+        """The engine's response has begun, with this HTTP status."""
 
     def feed(self, data: bytes) -> bytes:
-        """The next bytes of it, cut anywhere. Returns what the client gets now, b"" very often.
+        """Take the next bytes of the engine's body, cut anywhere. Returns what the client gets now, often b"".
 
         Raises:
-            BadReply
+            BadEngineResponse
         """
 
     def end(self) -> bytes:
-        """It is complete, or no more is wanted. Returns the last that the client gets.
+        """The engine's body is complete, or `done`. Returns the last bytes for the client.
 
         Raises:
-            BadReply
+            BadEngineResponse
         """
 
 
-class Collected:
-    """The half of a `Reply` that keeps what cannot be passed on in pieces. status_in: the engine's."""
+class BufferedTranslator:
+    """A `ResponseTranslator` without its `end`: keeps a body that cannot be translated in pieces."""
 
     status = 200
     content_type = b"application/json"
     streams = False
     done = False
-    status_in = 200
+    engine_status = 200
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
-        self._size = 0
+        self._size = 0  # bytes in `_parts`
 
     def begin(self, status: int) -> None:
-        self.status_in = status
+        self.engine_status = status
 
     def feed(self, data: bytes) -> bytes:
         self._size += len(data)
-        if self._size > MAX_BYTES:
-            raise BadReply(f"sent more than {MAX_BYTES} bytes at once")
+        if self._size > MAX_BUFFERED_BYTES:
+            raise BadEngineResponse(f"sent a response of more than {MAX_BUFFERED_BYTES} bytes")
         self._parts.append(data)
         return b""
 
-    def _collected(self) -> bytes:
+    def _body(self) -> bytes:
         return b"".join(self._parts)
 
-    def _refuse_broken(self, body: bytes) -> None:
-        """Of an answer with another status than 200: raises BadReply, unless it is one to the client's own address."""
-        if not (400 <= self.status_in < 500 or self.status_in == HTTPStatus.NOT_IMPLEMENTED):
-            raise BadReply(f"answered {self.status_in}: {excerpt(body)}")
+    def _client_error_body(self) -> bytes:
+        """The body of a response that is not 200 and that the client has to know.
+
+        Raises:
+            BadEngineResponse: the client is not to blame (500 and others), so another engine may be tried.
+        """
+        body = self._body()
+        if 400 <= self.engine_status < 500 or self.engine_status == HTTPStatus.NOT_IMPLEMENTED:
+            return body
+        raise BadEngineResponse(f"answered {self.engine_status}: {excerpt(body)}")
+
+
+class PassThrough(BufferedTranslator):
+    """A FastChat worker's response to a path that only workers have: unchanged, but the status is always 200.
+
+    Source: FastChat, fastchat/serve/openai_api_server.py `fetch_remote`: with any other status it returns a string,
+    which its caller keeps as the model's conversation template for good.
+    """
+
+    def end(self) -> bytes:
+        if self.engine_status == 200:
+            return self._body()
+        text = f"the worker answered {self.engine_status}: {excerpt(self._client_error_body())}"
+        return msgspec.json.encode({"text": text, "error_code": INTERNAL_ERROR})
 
 
 def excerpt(body: bytes) -> str:
-    """The beginning of an answer, for a message of one line."""
+    """The first 200 bytes of a body as one line, for an error message."""
     return " ".join(body[:200].decode(errors="replace").split())
+
+
+def count_logprobs(logprobs: Logprobs | None) -> int:
+    """The number of tokens that they belong to."""
+    return max((len(values) for values in (logprobs or {}).values() if isinstance(values, list)), default=0)
+
+
+def skip_logprobs(logprobs: Logprobs | None, tokens: int) -> Logprobs | None:
+    """Those of all tokens but the first `tokens`; None if there are none."""
+    if logprobs is None or count_logprobs(logprobs) <= tokens:
+        return None
+    return {name: values[tokens:] if isinstance(values, list) else values for name, values in logprobs.items()}
+
+
+def append_logprobs(logprobs: Logprobs | None, more: Logprobs | None) -> Logprobs | None:
+    """Both, `more` last. Changes `logprobs`."""
+    if logprobs is None or more is None:
+        return more if logprobs is None else logprobs
+    for name, values in more.items():
+        known = logprobs.get(name)
+        if isinstance(known, list) and isinstance(values, list):
+            known.extend(values)
+        else:
+            logprobs[name] = values
+    return logprobs

@@ -1,7 +1,8 @@
-"""A stream of server-sent events, as OpenAI's API has them: their data.
+"""Server-sent events, as OpenAI's API streams them.
 
-Source: HTML standard, section 9.2 (lines end in CR LF, LF or CR; several `data` lines are one value; a line that begins
-with a colon is a comment).
+Source: HTML standard, section 9.2: lines end in CR LF, LF or CR; several `data` lines are one value; a line that begins
+with a colon is a comment. httpx-sse has the same rules but reads from an httpx.Response only, decodes all text, and has
+no limit on the size of an event.
 """
 
 from __future__ import annotations
@@ -9,36 +10,37 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hierarchy.translation.response import MAX_BYTES, BadReply
+from hierarchy.translation.response import MAX_BUFFERED_BYTES, BadEngineResponse
 
-_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n").search
-_LINES = re.compile(rb"\r\n|\n|\r").split
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n").search
+_SPLIT_LINES = re.compile(rb"\r\n|\n|\r").split
 
 
-class Events:
-    """Cuts a stream into events."""
+class EventSplitter:
+    """Splits a stream of bytes into events."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = b""  # the beginning of an event that is not complete
 
     def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """(name, data) of each event that is complete now; the name is b"" where none was given.
+        """(name, data) of each event that is now complete. The name is b"" if the event has none.
 
         Raises:
-            BadReply: an event is too long.
+            BadEngineResponse: an event is too long.
         """
         rest = self._rest + data if self._rest else data
-        while end := _END(rest):
+        while end := _EVENT_END(rest):
             event, rest = rest[: end.start()], rest[end.end() :]
-            yield from _read(event)
+            yield from _parse(event)
         self._rest = rest
-        if len(rest) > MAX_BYTES:
-            raise BadReply(f"sent an event of more than {MAX_BYTES} bytes")
+        if len(rest) > MAX_BUFFERED_BYTES:
+            raise BadEngineResponse(f"sent an event of more than {MAX_BUFFERED_BYTES} bytes")
 
 
-def _read(event: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _parse(event: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(name, data) of an event; nothing if it has no data."""
     name, values = b"", []
-    for line in _LINES(event):
+    for line in _SPLIT_LINES(event):
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":

@@ -1,7 +1,7 @@
-"""An OpenAI request as one for a FastChat worker: its parameters, and who puts the answer back.
+"""Translates a chat or a completion of OpenAI's API to a generate request for a FastChat worker.
 
-Source: FastChat, fastchat/serve/inference.py and vllm_worker.py (what workers read, and what they take for granted),
-openai_api_server.py (what their clients send).
+Source: FastChat, fastchat/serve/inference.py and vllm_worker.py (the fields, and which of them are required),
+openai_api_server.py (the fields that workers usually get).
 """
 
 from __future__ import annotations
@@ -11,122 +11,127 @@ from typing import Any
 import msgspec
 
 from hierarchy.errors import BadRequest
-from hierarchy.translation import chat
-from hierarchy.translation.openai_request import ChatRequest, CompletionRequest, Sampling
-from hierarchy.translation.openai_response import ChatForm, CompletionReply, TextForm
-from hierarchy.translation.response import Reply
-from hierarchy.translation.worker_profile import Profile
+from hierarchy.translation.chat_template import RenderedChat, render_chat
+from hierarchy.translation.openai_request import ChatRequest, CompletionRequest, GenerationRequest
+from hierarchy.translation.openai_response import ChatObjects, CompletionObjects, GenerationTranslator
+from hierarchy.translation.response import ResponseTranslator
+from hierarchy.translation.worker_profile import WorkerProfile
 
-#: where nothing is known of the context: the workers' own default. A completion's default is OpenAI's.
-UNKNOWN_TOKENS, COMPLETION_TOKENS = 256, 16
+UNKNOWN_CONTEXT_TOKENS = 256  # length of an answer if the context length is not known: the workers' own default
+COMPLETION_TOKENS = 16  # OpenAI's default for a completion
 
 
-class Generation:
-    """A chat or a completion for a FastChat worker.
+class GenerationForWorker:
+    """A chat or a completion, for a FastChat worker.
 
-    Its answer is always asked for as a stream: TinyChat's workers give no other, and whoever leaves ends it.
+    The worker's response is always a stream: TinyChat's workers have no other, and only a stream ends when the client
+    disconnects.
+
+    Raises:
+        BadRequest: it has a parameter that no worker supports.
     """
 
     path = "/worker_generate_stream"
     needs_profile = True
 
-    def __init__(self, asked: ChatRequest | CompletionRequest) -> None:
-        asked.check()
-        self._asked: Sampling = asked
-        self._chat = asked if isinstance(asked, ChatRequest) else None
-        self._plain = asked if isinstance(asked, CompletionRequest) else None
-        if self._plain is not None:
-            self._text = self._plain.text
-        self._said: chat.Said | None = None
+    def __init__(self, request: ChatRequest | CompletionRequest) -> None:
+        request.check()
+        self._request: GenerationRequest = request
+        self._chat = request if isinstance(request, ChatRequest) else None
+        self._completion = request if isinstance(request, CompletionRequest) else None
+        if self._completion is not None:
+            self._completion_prompt = self._completion.text
+        self._rendered: RenderedChat | None = None  # of a chat, once its template is known
 
-    def prompt(self, profile: Profile) -> str:
+    def prompt(self, profile: WorkerProfile) -> str:
         """The text that the worker continues.
 
         Raises:
-            BadRequest: a message that the worker's template has no place for, or a worker without a template.
+            BadRequest: the worker's template has no place for a message, or the worker has no template.
         """
         if self._chat is None:
-            return self._text
+            return self._completion_prompt
         if profile.conversation is None:
             raise BadRequest(
                 "the engine of this model, a TinyChat worker, has no conversation template: "
                 "send the whole prompt to /v1/completions"
             )
-        if self._said is None:
-            self._said = chat.render(self._chat.messages, profile.conversation)
-        return self._said.prompt
+        if self._rendered is None:
+            self._rendered = render_chat(self._chat.messages, profile.conversation)
+        return self._rendered.prompt
 
-    def needs_count(self, profile: Profile) -> bool:
-        """Whether the prompt's tokens have to be counted, so that the answer fits behind them."""
+    def needs_token_count(self, profile: WorkerProfile) -> bool:
+        """Whether `body` needs the number of the prompt's tokens, to limit the answer to the rest of the context."""
         return profile.context_length is not None
 
-    def body(self, profile: Profile, model: str, prompt_tokens: int | None) -> bytes:
-        """The JSON for the worker.
+    def body(self, profile: WorkerProfile, model: str, prompt_tokens: int | None) -> bytes:
+        """The JSON for the worker. model: the worker's name for it. prompt_tokens: None if not known.
 
         Raises:
             BadRequest: as `prompt`; or the prompt leaves no room for an answer.
         """
-        asked, template = self._asked, profile.conversation
-        params: dict[str, Any] = {
+        request, template = self._request, profile.conversation
+        body: dict[str, Any] = {
             "model": model,
             "prompt": self.prompt(profile),
-            "temperature": 1.0 if asked.temperature is None else asked.temperature,
-            "top_p": 1.0 if asked.top_p is None else asked.top_p,
-            "top_k": asked.top_k or -1,  # some engines take 0 for no limit, as workers take -1
-            "presence_penalty": asked.presence_penalty or 0.0,
-            "frequency_penalty": asked.frequency_penalty or 0.0,
-            "repetition_penalty": 1.0 if asked.repetition_penalty is None else asked.repetition_penalty,
-            "max_new_tokens": self._room(profile, prompt_tokens),
-            "echo": False,  # workers of some kinds take it for granted
-            "stop": self._stops(profile),
+            "temperature": 1.0 if request.temperature is None else request.temperature,
+            "top_p": 1.0 if request.top_p is None else request.top_p,
+            "top_k": request.top_k or -1,  # 0 is "no limit" for some engines; workers have -1 for it
+            "presence_penalty": request.presence_penalty or 0.0,
+            "frequency_penalty": request.frequency_penalty or 0.0,
+            "repetition_penalty": 1.0 if request.repetition_penalty is None else request.repetition_penalty,
+            "max_new_tokens": self._max_new_tokens(profile, prompt_tokens),
+            "echo": False,  # required by some kinds of workers
+            "stop": self._stop_strings(profile),
             "stop_token_ids": (template.stop_token_ids if template is not None and self._chat else None) or [],
         }
-        if self._said is not None and self._said.images:
-            params["images"] = self._said.images
-        if self._plain is not None:
-            params["echo"] = bool(self._plain.echo)
-            params["logprobs"] = self._plain.logprobs
-            if self._plain.best_of is not None:
-                params["best_of"] = self._plain.best_of
-            if self._plain.use_beam_search:
-                params["use_beam_search"] = True
-        return msgspec.json.encode(params)
+        if self._rendered is not None and self._rendered.images:
+            body["images"] = self._rendered.images
+        if self._completion is not None:
+            body["echo"] = bool(self._completion.echo)
+            body["logprobs"] = self._completion.logprobs
+            if self._completion.best_of is not None:
+                body["best_of"] = self._completion.best_of
+            if self._completion.use_beam_search:
+                body["use_beam_search"] = True
+        return msgspec.json.encode(body)
 
-    def reply(self, profile: Profile, model: str) -> Reply:
-        """Who puts the worker's answer into OpenAI's words. model: as the client named it."""
-        asked = self._asked
-        wanted = self._plain is not None and bool(self._plain.echo)
-        prompt = self.prompt(profile) if wanted or profile.is_tinychat else ""
-        return CompletionReply(
-            TextForm(model) if self._chat is None else ChatForm(model),
-            stops=self._stops(profile),
-            echoed="" if wanted else prompt,
-            kept=prompt if wanted else "",
-            streams=bool(asked.stream),
-            usage=bool(asked.stream_options and asked.stream_options.include_usage),
+    def translator(self, profile: WorkerProfile, model: str) -> ResponseTranslator:
+        """Translates the worker's response. model: the client's name for it."""
+        request = self._request
+        echo_requested = self._completion is not None and bool(self._completion.echo)
+        echo = self.prompt(profile) if echo_requested or profile.is_tinychat else ""
+        return GenerationTranslator(
+            CompletionObjects(model) if self._chat is None else ChatObjects(model),
+            stop_strings=self._stop_strings(profile),
+            unrequested_echo="" if echo_requested else echo,
+            requested_echo=echo if echo_requested else "",
+            streams=bool(request.stream),
+            include_usage=bool(request.stream_options and request.stream_options.include_usage),
         )
 
-    def _stops(self, profile: Profile) -> list[str]:
-        own = profile.conversation.stops if self._chat is not None and profile.conversation is not None else []
-        return list(dict.fromkeys([*self._asked.stops, *own]))
+    def _stop_strings(self, profile: WorkerProfile) -> list[str]:
+        """The client's and, for a chat, the template's."""
+        template = profile.conversation if self._chat is not None else None
+        return list(dict.fromkeys([*self._request.stop_strings, *(template.stop_strings if template else [])]))
 
-    def _room(self, profile: Profile, prompt_tokens: int | None) -> int:
-        """How many tokens the answer may have. Asked for more than fit, workers cut the prompt's beginning off.
+    def _max_new_tokens(self, profile: WorkerProfile, prompt_tokens: int | None) -> int:
+        """The limit of the answer. If it exceeded the context, workers would cut off the beginning of the prompt.
 
-        They keep one token free (`context_len - max_new_tokens - 1`), and would take that of the prompt too.
+        They keep one token free (`context_len - max_new_tokens - 1`), and would cut the prompt for that one as well.
         """
-        asked = self._asked.max_tokens
+        limit = self._request.max_tokens
         if self._chat is not None and self._chat.max_completion_tokens is not None:
-            asked = self._chat.max_completion_tokens
-        if asked is None and self._plain is not None:
-            asked = COMPLETION_TOKENS
+            limit = self._chat.max_completion_tokens
+        if limit is None and self._completion is not None:
+            limit = COMPLETION_TOKENS
         if profile.context_length is None or prompt_tokens is None:
-            return UNKNOWN_TOKENS if asked is None else asked
+            return UNKNOWN_CONTEXT_TOKENS if limit is None else limit
         room = profile.context_length - prompt_tokens - 1
         if room < 1:
             raise BadRequest(
-                f"the model's context has {profile.context_length} tokens, and the prompt alone has {prompt_tokens}; "
-                "make it shorter",
+                f"the context of the model has {profile.context_length} tokens, and the prompt alone has "
+                f"{prompt_tokens}; shorten it",
                 param="messages" if self._chat is not None else "prompt",
             )
-        return room if asked is None else min(asked, room)
+        return room if limit is None else min(limit, room)

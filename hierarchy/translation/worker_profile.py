@@ -1,7 +1,7 @@
-"""What a FastChat worker says of itself for one model.
+"""What a FastChat worker reports about one of its models.
 
 Source: FastChat, fastchat/serve/base_model_worker.py: `/worker_get_conv_template` → `{"conv": {...}}`,
-`/model_details` → `{"context_length": n}`. TinyChat's workers have neither.
+`/model_details` → `{"context_length": n}`. TinyChat's workers have neither path.
 """
 
 from __future__ import annotations
@@ -14,48 +14,54 @@ from hierarchy.errors import EngineUnreadable
 from hierarchy.translation.chat_template import KNOWN_STYLES, Conversation
 
 
-class _Template(msgspec.Struct):
+class _TemplateResponse(msgspec.Struct):
     conv: Conversation
 
 
-class _Details(msgspec.Struct):
+class _DetailsResponse(msgspec.Struct):
     context_length: int | None = None
 
 
 @dataclass(frozen=True)
-class Profile:
-    """conversation: None for a worker that has none. context_length: in tokens, prompt and answer together."""
+class WorkerProfile:
+    """The chat template and the context length of a model."""
 
+    #: None: the worker has no chat templates
     conversation: Conversation | None
+    #: tokens of prompt and answer together; None: not known
     context_length: int | None
 
     @classmethod
-    def read(cls, conversation: bytes | None, details: bytes | None) -> Profile:
-        """From a worker's answers; None: it does not know the path.
+    def decode(cls, conversation: bytes | None, details: bytes | None) -> WorkerProfile:
+        """From the bodies of a worker's responses. None: the worker does not have the path.
 
         Raises:
-            EngineUnreadable: an answer is not what FastChat's workers send.
+            EngineUnreadable: the template is not what FastChat's workers send.
         """
-        template = None
-        if conversation is not None:
-            try:
-                template = msgspec.json.decode(conversation, type=_Template).conv
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                raise EngineUnreadable(f"sent no conversation template: {error}") from None
-            if len(template.roles) < 2:
-                raise EngineUnreadable("sent a conversation template that does not name the two roles")
-            if template.sep_style not in KNOWN_STYLES:
-                raise EngineUnreadable(f"sent a conversation template of unknown sep_style {template.sep_style}")
+        template = None if conversation is None else _decode_template(conversation)
         try:
-            length = msgspec.json.decode(details or b"{}", type=_Details).context_length
+            length = msgspec.json.decode(details or b"{}", type=_DetailsResponse).context_length
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            length = None  # it costs a limit, and nothing else
+            length = None  # requests are served without it, only not limited
         return cls(template, length if length and length > 0 else None)
 
     @property
     def is_tinychat(self) -> bool:
-        """Such workers put the prompt before their answers, and know no stop strings."""
+        """TinyChat's workers begin their text with the prompt, and ignore stop strings."""
         return self.conversation is None
 
 
-NO_PROFILE = Profile(None, None)
+def _decode_template(body: bytes) -> Conversation:
+    """Raises EngineUnreadable."""
+    try:
+        template = msgspec.json.decode(body, type=_TemplateResponse).conv
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise EngineUnreadable(f"sent no conversation template: {error}") from None
+    if len(template.roles) < 2:
+        raise EngineUnreadable("sent a conversation template that does not name two roles")
+    if template.sep_style not in KNOWN_STYLES:
+        raise EngineUnreadable(f"sent a conversation template with the unknown sep_style {template.sep_style}")
+    return template
+
+
+NO_PROFILE = WorkerProfile(None, None)

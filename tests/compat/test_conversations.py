@@ -6,9 +6,9 @@ import json
 import random
 from pathlib import Path
 
-from hierarchy.translation.chat import render
+from hierarchy.translation.chat_template import render_chat
 from hierarchy.translation.openai_request import Message
-from hierarchy.translation.worker_profile import Profile
+from hierarchy.translation.worker_profile import WorkerProfile
 from tests.compat.programs import ROOT, Programs, needs_fastchat
 
 pytestmark = needs_fastchat
@@ -63,10 +63,10 @@ def test_any_chat_is_rendered_as_fastchat_does(programs: Programs) -> None:
     assert len(rendered) > 50
     different = []
     for one in rendered:
-        template = Profile.read(json.dumps({"conv": one["conv"]}).encode(), b"{}").conversation
+        template = WorkerProfile.decode(json.dumps({"conv": one["conv"]}).encode(), b"{}").conversation
         assert template is not None
         for chat, prompt in zip(chats, one["prompts"], strict=True):
-            ours = render([Message(role, text) for role, text in chat], template).prompt
+            ours = render_chat([Message(role, text) for role, text in chat], template).prompt
             if ours != prompt:
                 different.append((one["conv"]["name"], one["conv"]["sep_style"], chat, prompt, ours))
     assert different == []

@@ -1,4 +1,4 @@
-"""What the tests of translation have in common: splits of bytes, and a reply played from its beginning to its end."""
+"""Shared by the tests of translation: cutting bytes into reads, running a translator, and decoding its output."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from hierarchy.translation import Reply
+from hierarchy.translation import ResponseTranslator
 
+#: sizes of reads
 cuts = st.lists(st.integers(1, 40), min_size=1, max_size=20)
 
 
 def pieces(data: bytes, sizes: Iterable[int]) -> list[bytes]:
-    """`data` cut into reads; the rest comes in one."""
+    """`data` cut into reads of these sizes, and one with the rest."""
     found, at = [], 0
     for size in sizes:
         found.append(data[at : at + size])
@@ -22,26 +23,28 @@ def pieces(data: bytes, sizes: Iterable[int]) -> list[bytes]:
     return [piece for piece in [*found, data[at:]] if piece]
 
 
-def play(reply: Reply, reads: Iterable[bytes], status: int = 200) -> bytes:
-    """What the client gets of an answer that comes in these reads."""
-    reply.begin(status)
-    said = b""
+def translate(translator: ResponseTranslator, reads: Iterable[bytes], status: int = 200) -> bytes:
+    """The client's body for an engine's response that arrives in these reads."""
+    translator.begin(status)
+    body = b""
     for data in reads:
-        said += reply.feed(data)
-        if reply.done:
+        body += translator.feed(data)
+        if translator.done:
             break
-    return said + reply.end()
+    return body + translator.end()
 
 
 def frame(text: str, error_code: int = 0, **fields: Any) -> bytes:
+    """A frame of FastChat's stream."""
     return json.dumps({"text": text, "error_code": error_code, **fields}).encode() + b"\0"
 
 
-def events(said: bytes) -> list[Any]:
-    """The data of server-sent events; `[DONE]` as it is."""
-    found = [part.split(b"data: ", 1)[1] for part in said.split(b"\n\n") if b"data: " in part]
+def events(body: bytes) -> list[Any]:
+    """The decoded data of server-sent events; `[DONE]` as a text."""
+    found = [part.split(b"data: ", 1)[1] for part in body.split(b"\n\n") if b"data: " in part]
     return [one.decode() if one == b"[DONE]" else json.loads(one) for one in found]
 
 
-def frames(said: bytes) -> list[Any]:
-    return [json.loads(one) for one in said.split(b"\0") if one]
+def frames(body: bytes) -> list[Any]:
+    """The decoded frames of FastChat's stream."""
+    return [json.loads(one) for one in body.split(b"\0") if one]

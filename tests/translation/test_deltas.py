@@ -1,4 +1,4 @@
-"""What is new in a growing text: everything, once, and nothing of a stop string or behind it."""
+"""The new parts of a growing text: all of it, once, but no stop string and nothing after one."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from hypothesis import strategies as st
 from hierarchy.translation.deltas import Deltas
 
 texts = st.text(alphabet="ab#\n�é", max_size=30)
-stops = st.lists(st.text(alphabet="ab#", min_size=1, max_size=3), max_size=3)
+stop_strings = st.lists(st.text(alphabet="ab#", min_size=1, max_size=3), max_size=3)
 
 
-@given(texts, stops, st.lists(st.integers(0, 30), max_size=8), texts)
-def test_what_is_told_is_the_text_up_to_the_first_stop(text: str, stop: list[str], at: list[int], echoed: str) -> None:
-    deltas = Deltas(stop, echoed)
-    said = ""
-    for _, size in pairwise([0, *sorted(at)]):
-        said += deltas.feed(echoed + text[:size])
+@given(texts, stop_strings, st.lists(st.integers(0, 30), max_size=8), texts)
+def test_the_deltas_are_the_text_up_to_the_first_stop_string(
+    text: str, stops: list[str], sizes: list[int], echo: str
+) -> None:
+    deltas = Deltas(stops, echo)
+    sent = ""
+    for _, size in pairwise([0, *sorted(sizes)]):
+        sent += deltas.feed(echo + text[:size])
         if deltas.stopped:
             break
     if not deltas.stopped:
-        said += deltas.end(echoed + text)
-    first = min((found for one in stop if (found := text.find(one)) >= 0), default=None)
-    assert said == (text if first is None else text[:first])
+        sent += deltas.end(echo + text)
+    first = min((found for stop in stops if (found := text.find(stop)) >= 0), default=None)
+    assert sent == (text if first is None else text[:first])
     assert deltas.stopped == (first is not None)
 
 
-def test_a_character_that_is_not_whole_yet_waits() -> None:
+def test_an_incomplete_character_is_held() -> None:
     deltas = Deltas()
     assert [deltas.feed(text) for text in ("a�", "aé", "aé�")] == ["a", "é", ""]
     assert deltas.end("aé�") == "�"
 
 
-def test_a_text_that_shrinks_or_changes_its_past_tells_nothing_twice() -> None:
+def test_a_text_that_shrinks_or_changes_its_beginning_sends_nothing_twice() -> None:
     deltas = Deltas()
     assert [deltas.feed(text) for text in ("abc", "ab", "xyz", "xyzw")] == ["abc", "", "", "w"]
 
 
-def test_an_echo_that_did_not_come_is_not_missed() -> None:
-    deltas = Deltas(echoed="Hi there")
+def test_an_unrequested_echo_is_removed_if_there_is_one() -> None:
+    deltas = Deltas(unrequested_echo="Hi there")
     assert [deltas.feed(text) for text in ("Hi", "Hi there", "Hi there you")] == ["", "", " you"]
-    assert Deltas(echoed="Hi there").feed("you") == "you"
+    assert Deltas(unrequested_echo="Hi there").feed("you") == "you"
 
 
-@given(texts, stops, st.lists(st.integers(0, 30), max_size=8), texts)
-def test_a_stop_string_in_a_prompt_that_was_asked_for_stops_nothing(
-    text: str, stop: list[str], at: list[int], kept: str
-) -> None:
-    deltas = Deltas(stop, kept=kept)
-    said = ""
-    for size in sorted(at):
-        said += deltas.feed((kept + text)[:size])
+@given(texts, stop_strings, st.lists(st.integers(0, 30), max_size=8), texts)
+def test_a_stop_string_in_a_requested_echo_is_ignored(text: str, stops: list[str], sizes: list[int], echo: str) -> None:
+    deltas = Deltas(stops, requested_echo=echo)
+    sent = ""
+    for size in sorted(sizes):
+        sent += deltas.feed((echo + text)[:size])
         if deltas.stopped:
             break
     if not deltas.stopped:
-        said += deltas.end(kept + text)
-    first = min((found for one in stop if (found := text.find(one)) >= 0), default=None)
-    assert said == kept + (text if first is None else text[:first])
+        sent += deltas.end(echo + text)
+    first = min((found for stop in stops if (found := text.find(stop)) >= 0), default=None)
+    assert sent == echo + (text if first is None else text[:first])
 
 
-def test_nothing_of_a_kept_prompt_is_held_back_as_the_beginning_of_a_stop_string() -> None:
-    assert Deltas(["##"], kept="a#").feed("a#") == "a#"
+def test_the_end_of_a_requested_echo_is_not_held_as_the_beginning_of_a_stop_string() -> None:
+    assert Deltas(["##"], requested_echo="a#").feed("a#") == "a#"

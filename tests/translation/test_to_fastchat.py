@@ -1,4 +1,4 @@
-"""OpenAI's requests as a FastChat worker gets them."""
+"""OpenAI's requests, translated for a FastChat worker."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.errors import BadRequest
-from hierarchy.translation import OF_FASTCHAT, OF_OPENAI, to_fastchat, to_openai
+from hierarchy.translation import FASTCHAT_PATHS, OPENAI_PATHS, to_fastchat, to_openai
 from hierarchy.translation.chat_template import Conversation
-from hierarchy.translation.worker_profile import NO_PROFILE, Profile
-from tests.translation.support import frame, play
+from hierarchy.translation.worker_profile import NO_PROFILE, WorkerProfile
+from tests.translation.support import frame, translate
 
-PROFILE = Profile(Conversation(stop_str="</s>", stop_token_ids=[2]), 100)
+PROFILE = WorkerProfile(Conversation(stop_str="</s>", stop_token_ids=[2]), 100)
 CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 HI = [{"role": "user", "content": "Hi"}]
 
 
-def params(path: str, *, tokens: int | None = 10, profile: Profile = PROFILE, **fields: Any) -> dict[str, Any]:
+def worker_request(
+    path: str, *, tokens: int | None = 10, profile: WorkerProfile = PROFILE, **fields: Any
+) -> dict[str, Any]:
     found = to_fastchat(path, json.dumps({"model": "m", **fields}).encode())
     decoded: dict[str, Any] = json.loads(found.body(profile, "own", tokens))
     return decoded
 
 
-def refused(path: str, **fields: Any) -> BadRequest:
+def error_of(path: str, **fields: Any) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
-        params(path, **fields)
+        worker_request(path, **fields)
     return caught.value
 
 
 def test_a_chat() -> None:
-    assert params(CHAT, messages=HI, temperature=0, stop="END", top_k=5) == {
+    assert worker_request(CHAT, messages=HI, temperature=0, stop="END", top_k=5) == {
         "model": "own",
         "prompt": "\nUSER: Hi\nASSISTANT:",
         "temperature": 0,
@@ -50,34 +52,36 @@ def test_a_chat() -> None:
     }
 
 
-def test_a_completion_has_no_template() -> None:
-    found = params(TEXT, prompt=["Once"], echo=True, logprobs=2, best_of=3)
+def test_a_completion_uses_no_template() -> None:
+    found = worker_request(TEXT, prompt=["Once"], echo=True, logprobs=2, best_of=3)
     assert (found["prompt"], found["stop"], found["stop_token_ids"], found["max_new_tokens"]) == ("Once", [], [], 16)
     assert (found["echo"], found["logprobs"], found["best_of"]) == (True, 2, 3)
     assert "use_beam_search" not in found
-    assert params(TEXT, prompt="a", use_beam_search=True)["use_beam_search"] is True
+    assert worker_request(TEXT, prompt="a", use_beam_search=True)["use_beam_search"] is True
 
 
 @pytest.mark.parametrize(
-    ("asked", "profile", "tokens", "given"),
+    ("requested", "profile", "tokens", "limit"),
     [
         ({"max_tokens": 5}, PROFILE, 10, 5),
-        ({"max_tokens": 5000}, PROFILE, 10, 89),  # a worker would cut the prompt to make room, and keeps one token free
+        ({"max_tokens": 5000}, PROFILE, 10, 89),  # with more, a worker would cut off the prompt; one token stays free
         ({"max_completion_tokens": 7, "max_tokens": 5}, PROFILE, 10, 7),
         ({}, PROFILE, None, 256),
-        ({}, Profile(Conversation(), None), None, 256),
-        ({"max_tokens": 5000}, Profile(Conversation(), None), None, 5000),
+        ({}, WorkerProfile(Conversation(), None), None, 256),
+        ({"max_tokens": 5000}, WorkerProfile(Conversation(), None), None, 5000),
     ],
 )
-def test_room_for_the_answer(asked: dict[str, int], profile: Profile, tokens: int | None, given: int) -> None:
-    assert params(CHAT, messages=HI, profile=profile, tokens=tokens, **asked)["max_new_tokens"] == given
+def test_the_limit_of_the_answer(
+    requested: dict[str, int], profile: WorkerProfile, tokens: int | None, limit: int
+) -> None:
+    assert worker_request(CHAT, messages=HI, profile=profile, tokens=tokens, **requested)["max_new_tokens"] == limit
 
 
-def test_no_room() -> None:
+def test_a_prompt_that_fills_the_context_is_refused() -> None:
     for tokens in (99, 100, 1000):
-        error = refused(CHAT, messages=HI, tokens=tokens)
+        error = error_of(CHAT, messages=HI, tokens=tokens)
         assert (error.param, f"alone has {tokens}" in str(error)) == ("messages", True)
-    assert params(CHAT, messages=HI, tokens=98)["max_new_tokens"] == 1
+    assert worker_request(CHAT, messages=HI, tokens=98)["max_new_tokens"] == 1
 
 
 @pytest.mark.parametrize(
@@ -117,13 +121,13 @@ def test_no_room() -> None:
         (EMBED, {"input": "a", "encoding_format": "int8"}, "encoding_format"),
     ],
 )
-def test_what_a_worker_cannot_do_is_refused_by_name(path: str, fields: dict[str, Any], param: str) -> None:
-    error = refused(path, **fields)
+def test_a_parameter_that_workers_do_not_support_is_named(path: str, fields: dict[str, Any], param: str) -> None:
+    error = error_of(path, **fields)
     assert error.param == param
     assert f"'{param}'" in str(error)
 
 
-def test_what_changes_nothing_is_ignored() -> None:
+def test_a_parameter_that_changes_nothing_is_ignored() -> None:
     ignored: dict[str, Any] = {
         "user": "me",
         "metadata": {},
@@ -133,24 +137,24 @@ def test_what_changes_nothing_is_ignored() -> None:
         "response_format": {"type": "text"},
     }
     ignored |= {"store": False, "seed": 7, "modalities": ["text"], "min_p": 0, "guided_json": None, "top_k": 0}
-    assert params(CHAT, messages=HI, **ignored) == params(CHAT, messages=HI)
+    assert worker_request(CHAT, messages=HI, **ignored) == worker_request(CHAT, messages=HI)
 
 
-def test_tinychats_workers_take_whole_prompts_only() -> None:
-    assert "/v1/completions" in str(refused(CHAT, messages=HI, profile=NO_PROFILE))
-    assert params(TEXT, prompt="a", profile=NO_PROFILE, tokens=None)["max_new_tokens"] == 16
+def test_tinychats_workers_serve_completions_only() -> None:
+    assert "/v1/completions" in str(error_of(CHAT, messages=HI, profile=NO_PROFILE))
+    assert worker_request(TEXT, prompt="a", profile=NO_PROFILE, tokens=None)["max_new_tokens"] == 16
 
 
 @pytest.mark.parametrize("profile", [PROFILE, NO_PROFILE])
-def test_an_echo_that_was_asked_for_is_whole_whatever_stops_the_answer(profile: Profile) -> None:
+def test_a_requested_echo_is_complete_despite_stop_strings_in_it(profile: WorkerProfile) -> None:
     found = to_fastchat(TEXT, json.dumps({"prompt": "a\nb", "echo": True, "stop": "\n"}).encode())
-    said = json.loads(play(found.reply(profile, "m"), [frame("a\nbC"), frame("a\nbCD\nE")]))
-    assert said["choices"][0]["text"] == "a\nbCD"
+    completion = json.loads(translate(found.translator(profile, "m"), [frame("a\nbC"), frame("a\nbCD\nE")]))
+    assert completion["choices"][0]["text"] == "a\nbCD"
 
 
 def test_embeddings() -> None:
-    assert params(EMBED, input="a") == {"model": "own", "input": ["a"], "encoding_format": None}
-    assert params(EMBED, input=["a", "b"], encoding_format="base64")["input"] == ["a", "b"]
+    assert worker_request(EMBED, input="a") == {"model": "own", "input": ["a"], "encoding_format": None}
+    assert worker_request(EMBED, input=["a", "b"], encoding_format="base64")["input"] == ["a", "b"]
 
 
 json_values = st.recursive(
@@ -158,16 +162,20 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-fields = st.sampled_from(
+field_names = st.sampled_from(
     ["messages", "prompt", "input", "stop", "stream", "stream_options", "max_tokens", "role", "n", "echo", "images"]
 )
 
 
-@given(st.sampled_from(sorted(OF_OPENAI | OF_FASTCHAT)), st.dictionaries(fields, json_values, max_size=4), st.binary())
+@given(
+    st.sampled_from(sorted(OPENAI_PATHS | FASTCHAT_PATHS)),
+    st.dictionaries(field_names, json_values, max_size=4),
+    st.binary(),
+)
 def test_any_body_is_translated_or_refused(path: str, body: dict[str, Any], junk: bytes) -> None:
     for data in (json.dumps(body).encode(), junk):
         with contextlib.suppress(BadRequest):
-            if path in OF_OPENAI:
+            if path in OPENAI_PATHS:
                 json.loads(to_fastchat(path, data).body(PROFILE, "m", 3))
             else:
                 json.loads(to_openai(path, data).body("m"))

@@ -23,7 +23,15 @@ from hierarchy.registry.child import Share
 from hierarchy.relay.upstream.connection import Sink, Upstream
 from hierarchy.relay.upstream.pool import Pool
 from hierarchy.relay.upstream.request import ask
-from hierarchy.translation import NO_PROFILE, BadReply, Passed, Profile, Reply, to_fastchat, to_openai
+from hierarchy.translation import (
+    NO_PROFILE,
+    BadEngineResponse,
+    PassThrough,
+    ResponseTranslator,
+    WorkerProfile,
+    to_fastchat,
+    to_openai,
+)
 
 ASK_S = 5.0  # how long a worker may take to say something of itself
 #: of the client's fields: its body and the answer's form are another than it asked for
@@ -36,7 +44,7 @@ class Speech:
 
     head: bytes
     body: bytes
-    reply: Reply
+    reply: ResponseTranslator
 
 
 async def prepare(pool: Pool, share: Share, said: RequestHead, model: str, body: bytes) -> Speech:
@@ -49,28 +57,28 @@ async def prepare(pool: Pool, share: Share, said: RequestHead, model: str, body:
     path = said.target.partition(b"?")[0].decode()
     own = pool.child.renames.get(model, model)
     if share.key[1] == said.dialect.api:
-        return _speech(pool, said, path, body, Passed())
+        return _speech(pool, said, path, body, PassThrough())
     if share.key[1] == "openai":
         foreign = to_openai(path, body)
-        return _speech(pool, said, foreign.path, foreign.body(own), foreign.reply(model))
+        return _speech(pool, said, foreign.path, foreign.body(own), foreign.translator(model))
     request = to_fastchat(path, body)
     profile, tokens = NO_PROFILE, None
     if request.needs_profile:
         profile = await profile_of(pool, share, own)
         prompt = request.prompt(profile)
-        if request.needs_count(profile):
+        if request.needs_token_count(profile):
             tokens = await _count(pool, own, prompt)
-    return _speech(pool, said, request.path, request.body(profile, own, tokens), request.reply(profile, model))
+    return _speech(pool, said, request.path, request.body(profile, own, tokens), request.translator(profile, model))
 
 
-async def profile_of(pool: Pool, share: Share, model: str) -> Profile:
+async def profile_of(pool: Pool, share: Share, model: str) -> WorkerProfile:
     """What a FastChat worker says of itself for a model; asked once. Raises as `prepare`."""
-    known: Profile | None = share.profile
+    known: WorkerProfile | None = share.profile
     if known is None:
         about = {"model": model}
         conversation = await _asked(pool, "/worker_get_conv_template", about)
         details = None if conversation is None else await _asked(pool, "/model_details", about)
-        known = share.profile = Profile.read(conversation, details)
+        known = share.profile = WorkerProfile.decode(conversation, details)
     return known
 
 
@@ -99,7 +107,7 @@ async def _asked(pool: Pool, path: str, about: dict[str, Any]) -> bytes | None:
     return answer
 
 
-def _speech(pool: Pool, said: RequestHead, path: str, body: bytes, reply: Reply) -> Speech:
+def _speech(pool: Pool, said: RequestHead, path: str, body: bytes, reply: ResponseTranslator) -> Speech:
     child = pool.child
     fields = _NOT_ON(b"", said.fields) + b"content-type: application/json\r\n" + child.credential
     opening = request_opening(child.prefix + path.encode(), child.authority, fields)
@@ -158,7 +166,7 @@ class Interpreter:
         self.heard = True
         try:
             words = self._reply.feed(data if self._dechunk is None else self._dechunk.feed(data))
-        except BadReply as error:
+        except BadEngineResponse as error:
             self._break(str(error))
             return
         if words:
@@ -197,7 +205,7 @@ class Interpreter:
     def _end(self) -> None:
         try:
             words = self._reply.end()
-        except BadReply as error:
+        except BadEngineResponse as error:
             self._break(str(error))
             return
         if not self._started and not self._reply.streams:
