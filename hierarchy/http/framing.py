@@ -2,7 +2,7 @@
 
 Each tracker has `feed(data) -> int`: how many bytes of `data` belong to this body. Fewer than given means that the
 body ended inside; `done` says that it has ended. Nothing is copied or decoded: bodies pass unchanged.
-`completion(filler)` returns what must still be sent after a cut, so that new bytes can follow in valid framing.
+`completion(filler)` returns what must still be sent after a cut, so that another chunk can follow in valid framing.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Final
 
 from hierarchy.errors import HierarchyError
 
-MAX_LINE: Final = 4096  # of a chunk's size line with its extensions, or of one trailer
-MAX_TRAILERS: Final = 32 * 1024
-MAX_FILL: Final = 1024 * 1024  # a chunk cut with more than this missing is not filled up
+MAX_LINE: Final = 4096  # bytes of a chunk's size line with its extensions, or of one trailer
+MAX_TRAILERS: Final = 32 * 1024  # bytes of all trailers
+MAX_FILL: Final = 1024 * 1024  # bytes; a cut chunk that lacks more is not completed
 LAST_CHUNK: Final = b"0\r\n\r\n"
-# The parser of the receiver may be stricter than RFC 9112: what is unusual is refused here, not there.
+# The parser of the receiver may be stricter than RFC 9112, so everything unusual is refused here.
 _SIZE_DIGITS: Final = re.compile(rb"[0-9A-Fa-f]{1,15}").fullmatch
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
@@ -29,30 +29,30 @@ _TRAILER_LINE: Final = re.compile(
 
 
 class FramingError(HierarchyError):
-    """The bytes break the rules of their framing. Messages say which rule."""
+    """The bytes break the rules of their framing."""
 
-    good = 0  # how many of the bytes given came before the error; the tracker's state is the one after them
+    good = 0  # how many of the bytes given are valid; the tracker's state is the one behind them
 
 
 def chunk(data: bytes) -> bytes:
-    """`data` as one chunk. It must not be empty: that would be the last chunk."""
+    """`data` as one chunk. It must not be empty, since an empty chunk is the last one."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class Framing:
-    """What the three trackers have in common."""
+    """The interface of the three trackers."""
 
     __slots__ = ("done",)
 
     def __init__(self, done: bool = False) -> None:
-        self.done = done
+        self.done = done  # the body has ended
 
     def feed(self, data: bytes) -> int:
         """Accept the next bytes; returns how many of them belong to the body. Raises `FramingError`."""
         raise NotImplementedError
 
     def completion(self, filler: bytes) -> bytes | None:
-        """Bytes that complete a body that was cut, so that a chunk can follow; None if that is impossible.
+        """Bytes that complete what was cut, so that another chunk can follow; None if that is impossible.
 
         filler: one byte, used as content where content is missing.
         """
@@ -62,21 +62,23 @@ class Framing:
 class Length(Framing):
     """Content-Length, or no body at all (0)."""
 
-    __slots__ = ("left",)
+    __slots__ = ("remaining",)
 
     def __init__(self, length: int) -> None:
         super().__init__(length == 0)
-        self.left = length
+        self.remaining = length  # bytes
 
     def feed(self, data: bytes) -> int:
+        """Accept at most the remaining bytes."""
         size = len(data)
-        if size < self.left:
-            self.left -= size
+        if size < self.remaining:
+            self.remaining -= size
             return size
-        taken, self.left, self.done = self.left, 0, True
+        taken, self.remaining, self.done = self.remaining, 0, True
         return taken
 
     def completion(self, filler: bytes) -> bytes | None:
+        """None before the end: the rest could be filled up, but nothing could follow it."""
         return b"" if self.done else None
 
 
@@ -86,9 +88,11 @@ class UntilClose(Framing):
     __slots__ = ()
 
     def feed(self, data: bytes) -> int:
+        """Accept everything."""
         return len(data)
 
     def completion(self, filler: bytes) -> bytes | None:
+        """Nothing is missing: any byte may follow another."""
         return b""
 
 
@@ -102,22 +106,23 @@ _END: Final = 5
 
 
 class Chunked(Framing):
-    """Transfer-Encoding: chunked. Strict: CRLF only, hexadecimal sizes of at most 15 digits, no blanks around them,
-    bounded lines, trailers that look like fields.
+    """Transfer-Encoding: chunked. Strict: CRLF only, hexadecimal sizes of at most 15 digits without blanks around them,
+    bounded lines, trailers that have the form of fields.
     """
 
-    __slots__ = ("_left", "_line", "_state", "_trailers")
+    __slots__ = ("_line", "_remaining", "_state", "_trailers")
 
     def __init__(self) -> None:
         super().__init__()
         self._state = _SIZE
-        self._left = 0  # bytes of the current chunk's data still to come
-        self._line = b""  # a size or trailer line of which only a part has come
-        self._trailers = 0
+        self._remaining = 0  # bytes of the current chunk's data
+        self._line = b""  # the first part of a size line or trailer that is not complete
+        self._trailers = 0  # bytes of trailers so far
 
     def feed(self, data: bytes) -> int:
+        """Accept bytes up to the end of the trailers. Raises `FramingError`."""
         at = 0
-        if self._state == _SIZE and not self._line:  # the commonest case: whole chunks
+        if self._state == _SIZE and not self._line:  # the most common case: whole chunks
             at = _whole_chunks(data)
         return at if at == len(data) else self._feed(data, at)
 
@@ -130,17 +135,17 @@ class Chunked(Framing):
                     end = data.find(b"\r\n", at)
                     if end < 0 or self._line:
                         self._state = state
-                        at = self._slow_line(data, at)
+                        at = self._feed_line(data, at)
                         state = self._state
                         continue
-                    self._left = _chunk_size(data[at:end])
+                    self._remaining = _chunk_size(data[at:end])
                     at = end + 2
-                    state = _DATA if self._left else _TRAILER
+                    state = _DATA if self._remaining else _TRAILER
                 elif state == _DATA:
-                    taken = min(self._left, size - at)
-                    self._left -= taken
+                    taken = min(self._remaining, size - at)
+                    self._remaining -= taken
                     at += taken
-                    if not self._left:
+                    if not self._remaining:
                         state = _CR
                 elif state in (_CR, _LF):
                     if data[at] != (13 if state == _CR else 10):
@@ -149,7 +154,7 @@ class Chunked(Framing):
                     state = _LF if state == _CR else _SIZE
                 elif state == _TRAILER:
                     self._state = state
-                    at = self._slow_line(data, at)
+                    at = self._feed_line(data, at)
                     state = self._state
                 else:
                     break
@@ -160,8 +165,8 @@ class Chunked(Framing):
             self._state = state
         return at
 
-    def _slow_line(self, data: bytes, at: int) -> int:
-        """Take in a line that may come in parts. Returns where it stopped; changes nothing if it raises."""
+    def _feed_line(self, data: bytes, at: int) -> int:
+        """Accept a line that may arrive in parts. Returns where it ends in `data`; changes nothing if it raises."""
         end = data.find(b"\n", at)
         stop = len(data) if end < 0 else end + 1
         line = self._line + data[at:stop]
@@ -173,8 +178,8 @@ class Chunked(Framing):
         if not line.endswith(b"\r\n"):
             raise FramingError("a line ends in LF without CR")
         if self._state == _SIZE:
-            self._left = _chunk_size(line[:-2])
-            self._state = _DATA if self._left else _TRAILER
+            self._remaining = _chunk_size(line[:-2])
+            self._state = _DATA if self._remaining else _TRAILER
         elif line == b"\r\n":
             self._state = _END
             self.done = True
@@ -183,15 +188,16 @@ class Chunked(Framing):
             if self._trailers > MAX_TRAILERS:
                 raise FramingError(f"trailers are longer than {MAX_TRAILERS} bytes")
             if not _TRAILER_LINE(line):
-                raise FramingError(f"{line[:40]!r} is no trailer")
+                raise FramingError(f"{line[:40]!r} is not a trailer")
         self._line = b""
         return stop
 
     def completion(self, filler: bytes) -> bytes | None:
+        """The rest of the chunk that was cut; None behind the last chunk, or if more than `MAX_FILL` is missing."""
         if self._state == _SIZE:
             return self._completion_of_size(filler)
         if self._state == _DATA:
-            return filler * self._left + b"\r\n" if self._left <= MAX_FILL else None
+            return filler * self._remaining + b"\r\n" if self._remaining <= MAX_FILL else None
         if self._state == _CR:
             return b"\r\n"
         return b"\n" if self._state == _LF else None  # None: the last chunk has been sent
@@ -203,34 +209,34 @@ class Chunked(Framing):
         if line.endswith(b"\r"):
             line, rest = line[:-1], b"\n"
         elif line.strip(b"0") == b"":
-            line, rest = line + b"1", b"1\r\n"  # it could have become any size, so let it be one
+            line, rest = line + b"1", b"1\r\n"  # the number may continue with any digit, so 1 will do
         elif b";" in line:
             return None  # inside an extension, whose grammar is not followed here
         try:
-            left = _chunk_size(line)
+            size = _chunk_size(line)
         except FramingError:
             return None
-        return rest + filler * left + b"\r\n" if 0 < left <= MAX_FILL else None
+        return rest + filler * size + b"\r\n" if 0 < size <= MAX_FILL else None
 
 
 def _whole_chunks(data: bytes) -> int:
-    """Where the whole chunks end that stand at the beginning; whatever is unusual about the next one ends them too."""
+    """Where the whole chunks at the beginning of `data` end. A chunk with anything unusual is not counted as one."""
     at, size = 0, len(data)
     while at < size:
-        end, last, left = at, min(at + 15, size), 0
+        end, last, length = at, min(at + 15, size), 0
         while end < last:
             digit = data[end]
             if 48 <= digit <= 57:
-                left = 16 * left + digit - 48
+                length = 16 * length + digit - 48
             elif 97 <= digit <= 102:
-                left = 16 * left + digit - 87
+                length = 16 * length + digit - 87
             elif 65 <= digit <= 70:
-                left = 16 * left + digit - 55
+                length = 16 * length + digit - 55
             else:
                 break
             end += 1
-        stop = end + 2 + left
-        if not left or stop + 2 > size:
+        stop = end + 2 + length
+        if not length or stop + 2 > size:
             break
         if data[end] != 13 or data[end + 1] != 10 or data[stop] != 13 or data[stop + 1] != 10:
             break
@@ -245,29 +251,30 @@ def _chunk_size(line: bytes) -> int:
     digits = line.partition(b";")[0]
     if _SIZE_DIGITS(digits) and _EXTENSIONS(line[len(digits) :]) and len(line) <= MAX_LINE:
         return int(digits, 16)
-    raise FramingError(f"{line[:20]!r} is no chunk size")
+    raise FramingError(f"{line[:20]!r} is not a chunk size")
 
 
 class Dechunker:
-    """Takes the chunk framing away, for clients of HTTP/1.0, who do not know it.
+    """Removes chunk framing, for HTTP/1.0 clients, which do not know it.
 
-    Its input has passed a `Chunked`: nothing is checked again.
+    Its input has passed a `Chunked` tracker: nothing is checked again.
     """
 
-    __slots__ = ("_left", "_line")
+    __slots__ = ("_line", "_remaining")
 
     def __init__(self) -> None:
-        self._left = 0  # bytes of the current chunk's data and their CRLF still to come; -1: the last one was seen
-        self._line = b""
+        self._remaining = 0  # bytes of the current chunk's data and their CRLF; -1 behind the last chunk
+        self._line = b""  # the first part of a size line that is not complete
 
     def feed(self, data: bytes) -> bytes:
+        """The content of the next bytes of a chunked body."""
         out = []
         at = 0
-        while at < len(data) and self._left >= 0:
-            if self._left:
-                taken = min(self._left, len(data) - at)
-                out.append(data[at : at + max(0, min(taken, self._left - 2))])
-                self._left -= taken
+        while at < len(data) and self._remaining >= 0:
+            if self._remaining:
+                taken = min(self._remaining, len(data) - at)
+                out.append(data[at : at + max(0, min(taken, self._remaining - 2))])
+                self._remaining -= taken
                 at += taken
                 continue
             end = data.find(b"\n", at)
@@ -277,5 +284,5 @@ class Dechunker:
             if end >= 0:
                 size = int(self._line.partition(b";")[0], 16)
                 self._line = b""
-                self._left = size + 2 if size else -1
+                self._remaining = size + 2 if size else -1
         return b"".join(out)

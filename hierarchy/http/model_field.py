@@ -49,7 +49,7 @@ def model_of(body: bytes, boundary: bytes = b"") -> str:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
     except RecursionError:
-        raise BadRequest("the body is not JSON that can be read: it is nested too deeply") from None
+        raise BadRequest("the body cannot be read as JSON: it is nested too deeply") from None
 
 
 def with_model(body: bytes, name: str, boundary: bytes = b"") -> bytes:

@@ -1,4 +1,4 @@
-"""Bodies of `multipart/form-data` (audio, images): where their field `model` stands, and its replacement.
+"""Bodies of `multipart/form-data` (audio, images): their field `model`, and its replacement.
 
 Source: RFC 7578; the parser is python-multipart's.
 """
@@ -10,7 +10,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from hierarchy.errors import BadRequest
 
-_MAX_NAME = 1024  # bytes; more is no name of a model
+_MAX_NAME = 1024  # bytes of a model's name
+_MAX_BOUNDARY = 70  # bytes (RFC 2046, section 5.1.1)
 
 
 def boundary_of(content_type: bytes) -> bytes:
@@ -19,14 +20,14 @@ def boundary_of(content_type: bytes) -> bytes:
         return b""
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
-    return boundary if kind == b"multipart/form-data" and len(boundary) <= 70 else b""
+    return boundary if kind == b"multipart/form-data" and len(boundary) <= _MAX_BOUNDARY else b""
 
 
 def model_in(body: bytes, boundary: bytes) -> str:
     """The form's field `model`.
 
     Raises:
-        BadRequest: the body is no such form, or has no `model`, or several, or one that is no plain text.
+        BadRequest: the body is not such a form, or has no `model`, several, or one that is not printable text.
     """
     start, end = _span(body, boundary)
     name = body[start:end].decode(errors="replace")
@@ -36,77 +37,77 @@ def model_in(body: bytes, boundary: bytes) -> str:
 
 
 def with_model_in(body: bytes, boundary: bytes, name: str) -> bytes:
-    """The form with its `model` replaced, and every other byte as it was. Raises as `model_in`."""
+    """The form with its `model` replaced; every other byte is unchanged. Raises as `model_in`."""
     start, end = _span(body, boundary)
     return b"%b%b%b" % (body[:start], name.encode(), body[end:])
 
 
 def _span(body: bytes, boundary: bytes) -> tuple[int, int]:
-    fields = _Fields(body, boundary)
-    if len(fields.found) == 1:
-        return fields.found[0]
-    if fields.found:  # readers differ in which of them they take
+    fields = _ModelFields(body, boundary)
+    if len(fields.spans) == 1:
+        return fields.spans[0]
+    if fields.spans:  # readers differ in which one they use
         raise BadRequest("the form has more than one 'model'; send it once", param="model")
     raise BadRequest("the form has no field 'model'; name one of GET /v1/models", param="model")
 
 
-class _Fields:
-    """One walk over a form. found: where the values of fields (not files) named `model` begin and end."""
+class _ModelFields:
+    """One pass over a form."""
 
     def __init__(self, body: bytes, boundary: bytes) -> None:
-        self.found: list[tuple[int, int]] = []
+        self.spans: list[tuple[int, int]] = []  # where the values of fields (not files) named `model` begin and end
         self._body = body
-        self._name = self._value = b""
+        self._name = self._value = b""  # of the header line that is being read
         self._is_model = self._ended = False
         self._start = self._end = -1
         parser = MultipartParser(
             boundary,
             {
-                "on_part_begin": self._begin,
-                "on_header_field": self._on_name,
-                "on_header_value": self._on_value,
-                "on_header_end": self._on_header,
-                "on_part_data": self._on_data,
-                "on_part_end": self._on_end,
-                "on_end": self._on_last,
+                "on_part_begin": self._on_part_begin,
+                "on_header_field": self._on_header_field,
+                "on_header_value": self._on_header_value,
+                "on_header_end": self._on_header_end,
+                "on_part_data": self._on_part_data,
+                "on_part_end": self._on_part_end,
+                "on_end": self._on_end,
             },
         )
         try:
             parser.write(body)
         except MultipartParseError as error:
-            raise BadRequest(f"the body is no multipart form: {error}") from None
+            raise BadRequest(f"the body is not a multipart form: {error}") from None
         if not self._ended:
-            raise BadRequest("the body is no multipart form with the boundary that its content-type names")
+            raise BadRequest("the body is not a multipart form with the boundary of its content-type")
 
-    def _begin(self) -> None:
+    def _on_part_begin(self) -> None:
         self._is_model = False
         self._start = self._end = -1
         self._name = self._value = b""
 
-    def _on_name(self, data: bytes, start: int, end: int) -> None:
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
 
-    def _on_value(self, data: bytes, start: int, end: int) -> None:
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
 
-    def _on_header(self) -> None:
+    def _on_header_end(self) -> None:
         if self._name.lower() == b"content-disposition":
             _, options = parse_options_header(self._value)
             self._is_model = options.get(b"name") == b"model" and b"filename" not in options
         self._name = self._value = b""
 
-    def _on_data(self, data: bytes, start: int, end: int) -> None:
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if not self._is_model:
             return
-        if data is not self._body:  # bytes that looked like a boundary: no name of a model has them
+        if data is not self._body:  # the parser gives back bytes that looked like a boundary; no model's name has them
             raise BadRequest("the form's 'model' must be the name of a model", param="model")
         if self._start < 0:
             self._start = start
         self._end = end
 
-    def _on_end(self) -> None:
+    def _on_part_end(self) -> None:
         if self._is_model:
-            self.found.append((self._start, self._end) if self._start >= 0 else (0, 0))
+            self.spans.append((self._start, self._end) if self._start >= 0 else (0, 0))
 
-    def _on_last(self) -> None:
+    def _on_end(self) -> None:
         self._ended = True

@@ -1,7 +1,7 @@
-"""Heads of requests: what is refused, what goes down. Pure functions of bytes.
+"""The head of a request: what is refused, what it means, and what of it is forwarded. Pure functions of bytes.
 
-Source: RFC 9110, section 7.6.1 (hop-by-hop fields), RFC 9112, sections 3.2 (request targets and Host) and 6.3 (how
-long a message is).
+Source: RFC 9110, section 7.6.1 (hop-by-hop fields); RFC 9112, sections 3.2 (request targets and Host) and 6.3 (the
+length of a message).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hierarchy.http.multipart import boundary_of
 from hierarchy.security.keys import ANYONE, Caller
 from hierarchy.wire.status import Api
 
-Fields = list[tuple[bytes, bytes]]  # names in lower case, as they came otherwise
+Fields = list[tuple[bytes, bytes]]  # names in lower case; values, order and repetitions as received
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -37,16 +37,23 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-# Each hop writes these itself: the body goes down collected, with one length, to another host.
+# Each node writes these itself: the body is forwarded whole, with one length, to another host.
 _REWRITTEN: Final = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
 OURS: Final = b"x-hierarchy-"
-PATH, AUTH, SEQ, MODEL, HOPS = (OURS + name for name in (b"path", b"auth", b"seq", b"model", b"hops"))
-ATTEMPTS, DEADLINE = OURS + b"attempts", OURS + b"deadline-ms"
-UNSPENT, RETRIED = OURS + b"unspent", OURS + b"retried"  # of answers to a parent
-#: routes of longer targets are not remembered, so that nobody can fill the memory with them
-MAX_TARGET_KEPT: Final = 256
+# Of requests from a parent:
+AUTH: Final = b"x-hierarchy-auth"  # the secret of this child
+SEQ: Final = b"x-hierarchy-seq"  # the number of the request, counted by the parent
+MODEL: Final = b"x-hierarchy-model"  # after aliases, percent-encoded
+HOPS: Final = b"x-hierarchy-hops"  # nodes that the request passed
+ATTEMPTS: Final = b"x-hierarchy-attempts"  # lent to this child
+DEADLINE: Final = b"x-hierarchy-deadline-ms"  # milliseconds left for the whole request
+# Of responses:
+PATH: Final = b"x-hierarchy-path"  # names from the child down to the engine
+UNSPENT: Final = b"x-hierarchy-unspent"  # attempts that come back with a failure, to a parent
+RETRIED: Final = b"x-hierarchy-retried"  # attempts after the first one, to a parent
 
-_LOOKED_AT: Final = frozenset(
+MAX_TARGET_CACHED: Final = 256  # bytes; the route of a longer target is not cached, so clients cannot fill the memory
+_USED_HERE: Final = frozenset(
     {
         AUTH,
         SEQ,
@@ -68,20 +75,20 @@ _LANE_PATH: Final = re.compile(rb"/v1/[A-Za-z0-9_\-./:@]+").fullmatch
 
 
 class HeadError(HierarchyError):
-    """A child's answer begins with something that is no HTTP head, or one whose length cannot be told."""
+    """The head of a child's response is malformed, or does not determine where the response ends."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestHead:
-    """The meaning of the head of a request that the lane serves."""
+    """The meaning of the head of a request on a lane path."""
 
     dialect: Dialect
-    target: bytes  # for the child
-    fields: bytes  # that are forwarded, ready to be written
+    target: bytes  # path and query for the child
+    fields: bytes  # those that are forwarded, ready to be written
     http10: bool
     keep_alive: bool
     expects: bool  # the client waits for a 100 before it sends the body
-    within_limits: bool  # of size, as they are for everyone but a parent
+    within_limits: bool  # the head is not larger than a client's may be; a parent's may
     # What a parent says; believed only if `auth` is the secret that this node gave it.
     auth: bytes
     model: str
@@ -90,7 +97,7 @@ class RequestHead:
     attempts: int = UNSAID  # lent by a parent
     boundary: bytes = b""  # of a multipart form
     translated: bool = False  # an engine of the other API family can serve it too
-    native: Api | None = None  # the family whose engines can serve the request unchanged
+    native: Api | None = None  # the family whose engines can serve the request unchanged; None for no family
 
     @classmethod
     def from_fields(
@@ -107,7 +114,7 @@ class RequestHead:
     ) -> RequestHead:
         """The meaning of a parsed head.
 
-        route: from `lane_path`. found: from `check_request`. stripped: names of fields that are not forwarded.
+        route: from `lane_path`. found: from `check_request`. stripped: names of fields that are for this node alone.
         """
         boundary = boundary_of(found.get(b"content-type", b""))
         attempts = decimal(found.get(ATTEMPTS, b""))
@@ -125,7 +132,7 @@ class RequestHead:
             max(1, attempts) if attempts >= 0 else UNSAID,
             boundary,
             route[1].partition(b"?")[0] in TRANSLATED and not boundary,
-            # A worker's refusal of these has to be translated even for FastChat's clients; see `dialect`.
+            # On these paths even a FastChat worker's refusal has to be rewritten; see `dialect`.
             None if route[0].form == "object" else route[0].api,
         )
 
@@ -135,9 +142,9 @@ def decimal(value: bytes, max_digits: int = 18) -> int:
     return int(value) if value.isdigit() and len(value) <= max_digits else -1
 
 
-def number_at(data: bytes, begin: int, most: int) -> tuple[int, int]:
-    """The decimal number of at most `most` digits at `begin`, and where it ends; (-1, begin) if there is none."""
-    at, number, end = begin, 0, min(begin + most, len(data))
+def number_at(data: bytes, begin: int, max_digits: int) -> tuple[int, int]:
+    """The decimal number of at most `max_digits` digits at `begin`, and where it ends; (-1, begin) if there is none."""
+    at, number, end = begin, 0, min(begin + max_digits, len(data))
     while at < end:
         digit = data[at] - 48
         if digit < 0 or digit > 9:
@@ -154,9 +161,9 @@ def named_by_connection(fields: Fields) -> set[bytes]:
 
 
 def request_fields(fields: Fields, stripped: frozenset[bytes] = frozenset()) -> bytes:
-    """The client's fields that go on to a child, ready to be written: hop-by-hop ones and all of ours taken out.
+    """The fields that are forwarded to a child, ready to be written: without hop-by-hop and x-hierarchy-* fields.
 
-    stripped: names of others that are for this node alone.
+    stripped: names of other fields that are for this node alone.
     """
     drop = named_by_connection(fields) | _REWRITTEN | stripped
     return b"".join(
@@ -164,49 +171,49 @@ def request_fields(fields: Fields, stripped: frozenset[bytes] = frozenset()) -> 
     )
 
 
-def request_opening(target: bytes, authority: bytes, fields: bytes, ours: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
-    """The head of a POST to a child, up to where the value of its last field follows.
+def request_opening(target: bytes, authority: bytes, fields: bytes, own: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    """The beginning of the head of a POST to a child, up to its first number, which differs for each request.
 
-    fields: from `request_fields`. ours: the x-hierarchy-* fields; the last one's value is what follows, and the length
-    behind it. Without any, the length follows.
+    fields: from `request_fields`. own: the x-hierarchy-* fields; the number is the value of the last one, and the
+    length has to follow. Without any, the number is the length.
     """
-    lines = b"".join([b"%b: %b\r\n" % field for field in ours]).removesuffix(b"\r\n")
+    lines = b"".join([b"%b: %b\r\n" % field for field in own]).removesuffix(b"\r\n")
     return b"POST %b HTTP/1.1\r\nhost: %b\r\n%b%b" % (target, authority, fields, lines or b"content-length: ")
 
 
 def check_request(target: bytes, version: str, fields: Fields) -> dict[bytes, bytes]:
-    """What the parser lets pass and nobody should send. Returns those fields that the lane itself looks at, by name.
+    """Check what the parser accepts but no client should send. Returns the fields that the node itself uses, by name.
 
     Raises:
-        BadRequest: a version, target, Host or Transfer-Encoding that two readers could understand in two ways.
+        BadRequest: a version, target, Host or Transfer-Encoding that two readers could understand differently.
     """
     found: dict[bytes, bytes] = {}
     for name, value in fields:
-        if name in _LOOKED_AT:
+        if name in _USED_HERE:
             if name in found and name in (b"host", b"transfer-encoding"):
-                raise BadRequest(f"the field {name.decode()} stands twice in the request's head")
+                raise BadRequest(f"the field {name.decode()} occurs twice in the request's head")
             found[name] = value
     if version != "1.1" and version != "1.0":
-        raise BadRequest(f"HTTP/{version} is not spoken here; use HTTP/1.1")
+        raise BadRequest(f"HTTP/{version} is not supported; use HTTP/1.1")
     host = found.get(b"host")
     if host is None:
         if version == "1.1":
-            raise BadRequest("the request has no Host field, which HTTP/1.1 asks for")
+            raise BadRequest("the request has no Host field, which HTTP/1.1 requires")
     elif not _HOST(host.rstrip(b" \t")):
-        raise BadRequest(f"the Host field {host[:80]!r} names no host")
+        raise BadRequest(f"the Host field {host[:80]!r} is not the name of a host")
     coding = found.get(b"transfer-encoding")
     if coding is not None and (version != "1.1" or coding.rstrip(b" \t").lower() != b"chunked"):
         raise BadRequest(
-            f"transfer-encoding {coding[:40]!r} in HTTP/{version} is not understood; only chunked is, in 1.1"
+            f"transfer-encoding {coding[:40]!r} in HTTP/{version} is not supported; only chunked is, in HTTP/1.1"
         )
     if b"#" in target:
-        raise BadRequest(f"the request target {target[:80]!r} has a fragment, which is the client's own")
+        raise BadRequest(f"the request target {target[:80]!r} has a fragment; leave out the part from '#' on")
     return found
 
 
 def lane_path(target: bytes) -> tuple[Dialect, bytes] | None:
-    """Is this request target one that the lane serves? Returns its dialect and the target for the child."""
-    return _lane_path(target) if len(target) <= MAX_TARGET_KEPT else _lane_path.__wrapped__(target)
+    """The dialect of a request target, and the target for the child; None if it is not a lane path."""
+    return _lane_path(target) if len(target) <= MAX_TARGET_CACHED else _lane_path.__wrapped__(target)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -221,7 +228,7 @@ def _lane_path(target: bytes) -> tuple[Dialect, bytes] | None:
 
 
 def origin_form(target: bytes) -> bytes | None:
-    """A target without its scheme and authority, if it has any (absolute-form); None if it is no URL."""
+    """A target without its scheme and authority, if it has any (absolute-form); None if it is not a URL."""
     if target.startswith(b"/") or target == b"*":
         return target
     try:
@@ -232,7 +239,7 @@ def origin_form(target: bytes) -> bytes | None:
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, fields: Fields) -> bytes:
-    """The head of a request as if it had not asked for another protocol."""
+    """The head of a request, without its request to switch protocols."""
     drop = {b"upgrade", b"http2-settings"}
     lines = [b"%b %b HTTP/%b\r\n" % (method, target, version.encode())]
     for name, value in fields:
@@ -245,6 +252,6 @@ def without_upgrade(method: bytes, target: bytes, version: str, fields: Fields) 
 
 
 def head_end(data: bytes) -> int:
-    """Where the head at the start of `data` ends (after its empty line); -1 if not yet."""
+    """Where the head at the start of `data` ends (behind its empty line); -1 if it is not complete."""
     end = data.find(b"\r\n\r\n")
     return end + 4 if end >= 0 else -1

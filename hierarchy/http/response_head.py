@@ -29,7 +29,7 @@ from hierarchy.http.request_head import (
     number_at,
 )
 
-MAX_KEPT: Final = 2048  # bytes; a longer head is not cached
+MAX_CACHED: Final = 2048  # bytes; a longer head is not cached
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 _LENGTH: Final = re.compile(rb"\r\n(?i:content-length): ([0-9]{1,15})\r\n").search
 
@@ -53,7 +53,7 @@ class UpstreamResponse:
             self.length = int(found[1])
             self.before, self.after = data[: found.start(1)], data[found.end(1) :]
             data = b"%b0%b" % (self.before, self.after)
-        self.head = head = _parsed(data) if len(data) <= MAX_KEPT else ResponseHead(data)
+        self.head = head = _parsed(data) if len(data) <= MAX_CACHED else ResponseHead(data)
         if found is None:  # no length, or one that is written in an unusual way
             self.length = head.length
         self.framing = self.new_framing()
@@ -110,7 +110,7 @@ class ResponseHead:
 
     def __init__(self, data: bytes) -> None:
         if not data.startswith(b"HTTP/1."):
-            raise HeadError(f"the answer begins with {data[:20]!r}")
+            raise HeadError(f"the response begins with {data[:20]!r}")
         self.reason = b""
         self.fields: Fields = []
         # What the Keep-Alive field promises; None if it does not.
@@ -125,10 +125,10 @@ class ResponseHead:
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            raise HeadError(f"the answer's head is malformed: {error}") from None
+            raise HeadError(f"the response's head is malformed: {error}") from None
         self.status: int = parser.get_status_code()
         if self.status < 100 or (self.reason != b"OK" and _CONTROL(self.reason)):
-            raise HeadError(f"the answer's status line is malformed: {self.status} {self.reason[:40]!r}")
+            raise HeadError(f"the response's status line is malformed: {self.status} {self.reason[:40]!r}")
         self.interim = self.status < 200  # another head follows
         # A failure is the child's fault. After a 501 the engine is well: it was not started for this kind of request.
         self.is_failure = self.status >= 500 and self.status != HTTPStatus.NOT_IMPLEMENTED
@@ -173,8 +173,8 @@ class ResponseHead:
         self.fields.append((name, value))
 
     def on_body(self, data: bytes) -> None:
-        """Cannot be: the head was cut at its end."""
-        raise HeadError("bytes stand behind its end")
+        """The parser found the end of the head earlier than `head_end` did."""
+        raise HeadError("there are bytes behind its end")
 
     # -- inside ----------------------------------------------------------------------------------------------
 

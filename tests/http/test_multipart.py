@@ -46,9 +46,9 @@ def test_a_form_as_a_client_makes_it(name: str, other: str, audio: bytes, first:
         (form(field(b"model", b"a" * 2000)), "must be the name of a model"),
         (form(field(b"model", b"a\r\n--x2")), "must be the name of a model"),
         (form(field(b"model", b"a", b'; filename="model"')), "no field 'model'"),
-        (form(field(b"model", b"m"), end=b""), "no multipart form"),
-        (b'{"model":"m"}', "no multipart form"),
-        (b"", "no multipart form"),
+        (form(field(b"model", b"m"), end=b""), "not a multipart form"),
+        (b'{"model":"m"}', "not a multipart form"),
+        (b"", "not a multipart form"),
     ],
 )
 def test_forms_that_name_no_model(body: bytes, why: str) -> None:
