@@ -132,7 +132,7 @@ class Node:
             self._renew_settings(config)
             done.append("settings")
         if config.aliases != old.aliases:
-            self.dispatch.rename(config.aliases)
+            self.dispatch.set_aliases(config.aliases)
             done.append("aliases")
         self._renew_keys()
         before, after = ({engine.name: engine for engine in one.engines} for one in (old, config))
@@ -158,7 +158,7 @@ class Node:
 
     def _renew_settings(self, config: NodeConfig) -> None:
         settings = self.settings = config.settings
-        self.dispatch.follow(settings.dispatch)
+        self.dispatch.set_policy(settings.dispatch)
         self.registry.max_speed = settings.max_speed
         self.lane.renew(settings)
         self.engine_manager.apply_settings(settings)

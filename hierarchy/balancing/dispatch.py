@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from random import Random
+from typing import Final
 
 from hierarchy.balancing.aliases import Aliases
 from hierarchy.balancing.policy import POLICIES, Candidates
@@ -13,45 +14,51 @@ from hierarchy.registry import Registry
 from hierarchy.registry.child import Child, Lease, Share
 from hierarchy.wire.status import OTHER_API, Api, ModelKey
 
+MAX_REMEMBERED: Final = 1024  # models whose candidates are kept between two requests
+MAX_NAME_SHOWN, MAX_MODELS_SHOWN = 100, 10  # in an error message: characters of the client's text; models here
+
 
 class Dispatch:
-    """Chooses among the registry's children by one policy. aliases: what an entry node resolves; None: nothing."""
+    """Chooses among the registry's children by one policy.
+
+    rng: injected. aliases: those that this node resolves; None for a node that resolves none.
+    """
 
     def __init__(self, registry: Registry, policy: str, rng: Random, aliases: Aliases | None = None) -> None:
         self._registry = registry
         self._aliases = Aliases({}, rng) if aliases is None else aliases
-        self.aliased = frozenset(self._aliases)  # names worth a `resolve`, so that the others cost one look-up
+        self.aliased = frozenset(self._aliases)  # names worth a call of `resolve`; all others cost one look-up
         self._policy = POLICIES[policy]()
         self._rng = rng
         self._candidates: dict[ModelKey, Candidates] = {}
 
-    def follow(self, policy: str) -> None:
-        """Choose by another policy from now on."""
+    def set_policy(self, policy: str) -> None:
+        """Choose by this policy from now on."""
         self._policy = POLICIES[policy]()
 
-    def rename(self, aliases: Mapping[str, Sequence[Target]]) -> None:
+    def set_aliases(self, aliases: Mapping[str, Sequence[Target]]) -> None:
         """Resolve these aliases from now on."""
-        self._aliases.renew(aliases)
+        self._aliases.replace(aliases)
         self.aliased = frozenset(self._aliases)
 
     def choose(self, key: ModelKey, tried: Collection[Child] = (), *, translated: bool = False) -> Share:
-        """The share that the policy takes, without claiming it.
+        """The share that the policy takes, without a claim on it.
 
-        tried: children that this request has already failed on; they are not taken again. translated: where nobody can
-        be had in this API family, the other one does too, since the last node can put the request into its words.
+        tried: children that have failed on this request; they are not taken again. translated: the request can be
+        translated, so if no child is available through this API family, the other family is used.
 
         Raises:
-            ModelNotFound: nobody below serves it in this API family (or in either).
-            Unavailable: somebody does, but none that may be chosen now (or all were tried).
+            ModelNotFound: no child serves the model through this API family (or through either).
+            Unavailable: children serve it, but none is available now (or all were tried).
         """
         shares = self._registry.available(key)
-        if shares and not tried:  # the commonest case
+        if shares and not tried:  # the most common case
             candidates = self._candidates.get(key)
             if candidates is None or candidates.shares is not shares:
-                candidates = self._renewed(key, shares)
+                candidates = self._remember(key, shares)
             return self._policy(candidates, self._rng)
         try:
-            return self._policy(self._left(key, shares, tried), self._rng)
+            return self._policy(self._untried(key, shares, tried), self._rng)
         except RequestError as error:
             if not translated:
                 raise
@@ -67,20 +74,19 @@ class Dispatch:
         share = self.choose(key, tried, translated=translated)
         return share.child.lease(share)
 
-    def _left(self, key: ModelKey, shares: list[Share], tried: Collection[Child]) -> Candidates:
-        """The candidates where not all of those available may be taken, or none is. Raises as `choose`."""
-        last = self._registry.last_resort(key)
-        if not (shares or last):
-            raise self._nobody(key)
-        for some in (shares, last):
+    def _untried(self, key: ModelKey, shares: list[Share], tried: Collection[Child]) -> Candidates:
+        """The available shares that were not tried; if there are none, ejected ones. Raises as `choose`."""
+        last_resort = self._registry.last_resort(key)
+        if not (shares or last_resort):
+            raise self._no_candidate(key)
+        for some in (shares, last_resort):
             untried = [share for share in some if share.child not in tried]
             if untried:
                 return Candidates(untried)
         raise Unavailable(f"every child that serves model {key[0]!r} failed on this request")
 
-    def _renewed(self, key: ModelKey, shares: list[Share]) -> Candidates:
-        """Others are available than at the last choice for this model."""
-        if len(self._candidates) > 1024:
+    def _remember(self, key: ModelKey, shares: list[Share]) -> Candidates:
+        if len(self._candidates) > MAX_REMEMBERED:
             self._candidates.clear()
         candidates = self._candidates[key] = Candidates(shares)
         return candidates
@@ -88,7 +94,7 @@ class Dispatch:
     def resolve(self, name: str, api: Api, *, translated: bool = False) -> str:
         """The model that a name in a client's request stands for: itself, unless it is an alias.
 
-        Of an alias's models the first that can be had now, else the first that is served at all, else the first.
+        Of an alias's models the first that is available now, else the first that is served at all, else the first.
         """
         if name not in self.aliased:
             return name
@@ -99,7 +105,7 @@ class Dispatch:
         return next(available, None) or next(listed, None) or order[0]
 
     def hand_out(self, model: str) -> Share | None:
-        """The share whose child's address is given to FastChat's clients, by whatever API; None if there is none."""
+        """The share whose child's address FastChat's clients get, through either API; None if there is none."""
         try:
             share = self.choose((model, "fastchat"), translated=True)
         except RequestError:
@@ -107,9 +113,9 @@ class Dispatch:
         share.child.hand_out(share)
         return share
 
-    def _nobody(self, key: ModelKey) -> ModelNotFound | Unavailable:
+    def _no_candidate(self, key: ModelKey) -> ModelNotFound | Unavailable:
         name, api = key
-        model = name if len(name) <= 100 else f"{name[:100]}..."  # it is the client's, and as long as it likes
+        model = name if len(name) <= MAX_NAME_SHOWN else f"{name[:MAX_NAME_SHOWN]}..."
         if self._registry.listed(name, api):
             return Unavailable(
                 f"model {model!r} is served here, but no child that serves it is available now; try again"
@@ -119,5 +125,6 @@ class Dispatch:
                 f"model {model!r} is served here through the {OTHER_API[api]} API only, not through {api}'s"
             )
         names = self._registry.model_names()
-        known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "none at the moment"
+        more = ", ..." if len(names) > MAX_MODELS_SHOWN else ""
+        known = ", ".join(names[:MAX_MODELS_SHOWN]) + more if names else "none at the moment"
         return ModelNotFound(f"no child serves model {model!r}; models here: {known}")

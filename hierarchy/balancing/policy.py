@@ -1,10 +1,10 @@
 """Dispatch policies: which of the available children gets the next request.
 
-A policy is a callable `(candidates, rng) -> Share`; it never sees an empty list nor a child that may not be chosen.
-`POLICIES` maps the name used in YAML and on the command line to a factory, because `round_robin` remembers its turn.
+A policy is a callable `(candidates, rng) -> Share`. Its candidates are never empty, and each may get the request.
+`POLICIES` maps the name in YAML and on the command line to a factory, because `round_robin` has state.
 
-Source: `lottery` and `shortest_queue` are FastChat's (its queue_length / speed, but without the bias that always takes
-the first of equals); `p2c` is Mitzenmacher's power of two choices, which stays right when reports are stale.
+Source: `lottery` and `shortest_queue` are FastChat's (its queue_length / speed, but without its preference for the
+first of equals); `p2c` is Mitzenmacher's power of two choices, which works well when reports are stale.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from bisect import bisect
 from collections.abc import Callable
 from itertools import accumulate
 from random import Random
+from typing import Final
 
 from hierarchy.registry.child import Share
 from hierarchy.wire.status import ModelKey
 
+P2C_DRAWS: Final = 8  # at most, for a second share that differs from the first
+
 
 class Candidates:
-    """The shares of the children that may take a request for one model now; never empty, never changed."""
+    """The shares of the children that may get a request for one model now; never empty, never changed."""
 
     def __init__(self, shares: list[Share]) -> None:
         self.shares = shares
@@ -28,7 +31,7 @@ class Candidates:
 
     @property
     def cumulative_speed(self) -> list[float]:
-        """Kept with the list once it was asked for, so that a draw weighted by speed costs a bisection only."""
+        """Computed once, so that a draw weighted by speed costs only a bisection."""
         if self._cumulative is None:
             self._cumulative = list(accumulate([share.speed for share in self.shares]))
         return self._cumulative
@@ -48,7 +51,7 @@ def lottery(candidates: Candidates, rng: Random) -> Share:
 
 
 def shortest_queue(candidates: Candidates, rng: Random) -> Share:
-    """The least load / speed; among equals at random, weighted by speed."""
+    """The least score (load / speed); among equals at random, weighted by speed."""
     shares = candidates.shares
     best, least, speeds = shares[0], math.inf, 0.0
     for share in shares:
@@ -56,7 +59,7 @@ def shortest_queue(candidates: Candidates, rng: Random) -> Share:
         if score < least:
             best, least, speeds = share, score, share.speed
         elif score == least:
-            # Each new equal takes the place with the chance speed / (speeds of all equals so far).
+            # Each further equal replaces the best so far with probability speed / (speeds of all equals so far).
             speeds += share.speed
             if rng.random() * speeds < share.speed:
                 best = share
@@ -64,11 +67,11 @@ def shortest_queue(candidates: Candidates, rng: Random) -> Share:
 
 
 def p2c(candidates: Candidates, rng: Random) -> Share:
-    """Two different ones at random, weighted by speed; the better of them."""
+    """Two different shares at random, weighted by speed; the one with the lower score."""
     first = second = candidates.draw(rng)
     if len(candidates.shares) == 1:
         return first
-    for _ in range(8):  # a share with nearly all the speed is drawn again and again: then it may as well have it
+    for _ in range(P2C_DRAWS):  # a share with nearly all the speed is drawn again and again: then it gets the request
         second = candidates.draw(rng)
         if second is not first:
             break
@@ -76,7 +79,7 @@ def p2c(candidates: Candidates, rng: Random) -> Share:
 
 
 class RoundRobin:
-    """Each in turn, per model; speed and load are not looked at."""
+    """Each in turn, per model, whatever its speed and load."""
 
     def __init__(self) -> None:
         self._turns: dict[ModelKey, int] = {}
@@ -84,6 +87,7 @@ class RoundRobin:
     def __call__(self, candidates: Candidates, rng: Random) -> Share:
         shares = candidates.shares
         key = shares[0].key
+        # The first turn is random, so that the nodes of a tree do not all start with their first child.
         turn = self._turns[key] = self._turns.get(key, int(rng.random() * len(shares)) - 1) + 1
         return shares[turn % len(shares)]
 

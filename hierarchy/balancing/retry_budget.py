@@ -1,50 +1,53 @@
-"""How many retries a node may have in flight, so that a fault that hits every engine does not multiply the load.
+"""How many retries a node may have in flight, so that a fault of all engines does not multiply the load.
 
-It is kept by the entry node alone: below it, whoever holds a lent attempt may spend it. An attempt that is lent beyond
-the first is a retry that may happen, out of sight; so it is free only as long as hardly any do, and otherwise counts as
-one until its request is answered.
+Only the entry node has a budget. A node below it may spend each attempt that its parent lent. An attempt lent beyond
+the first is a retry that may happen out of sight: it is free while hardly any retries happen, and otherwise counts
+as one until the request has its response.
 
-Source: Finagle's and Envoy's retry budgets; "beyond a floor" so that a quiet node can retry at all.
+Source: Finagle's and Envoy's retry budgets; the fixed number is there so that a quiet node can retry at all.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Final
 
-FLOOR = 10  # retries at once that are always allowed
-SHARE = 0.2  # of what is in flight for the first time
-WINDOW_S = 1.0  # over which retries are counted, to tell whether there is trouble
+FLOOR: Final = 10  # retries that are always allowed
+SHARE: Final = 0.2  # of first attempts; as many retries are allowed
+WINDOW_S: Final = 1.0  # over which retries are counted
+
+
+def allows(retries: int, first_attempts: int) -> bool:
+    """May one more retry begin, with this many retries and first attempts so far?"""
+    return retries < FLOOR or retries + 1 <= SHARE * first_attempts
 
 
 class RetryBudget:
-    """active: retries in flight, or lent. clock: monotonic seconds.
+    """Counts retries in flight, and those of the last one or two windows. clock: monotonic seconds.
 
-    What is in flight comes and goes in bursts, and at the beginning of each nearly nothing is; so the same share
-    holds for what was begun lately, too.
+    Requests in flight come in bursts, and at the beginning of a burst there are nearly none. So the limit holds for
+    the requests of the last windows as well.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.active = 0
-        self.denied = 0
-        self.troubled = False  # retries happen: lend no attempt that is not counted
+        self.active = 0  # retries in flight, and attempts that were lent and counted
+        self.troubled = False  # many retries happen: each attempt that is lent beyond the first counts
         self._clock = clock
-        self._since = 0.0
-        self._seen = 0
+        self._retries_since = 0.0  # when counting `_recent_retries` began, or in trouble the last retry
+        self._recent_retries = 0
         self._window_at = -math.inf
-        self._taken = [0, 0]  # in the window before, and in this one
-        self._sent = [0, 0]  # requests ever sent, when the window before and this one began
+        self._taken = [0, 0]  # retries in the window before, and in this one
+        self._sent = [0, 0]  # requests ever sent, at the beginning of the window before, and of this one
 
     def take(self, in_flight: int, sent: int) -> bool:
-        """May one more be retried? Then give it back when it ends.
+        """Claim a place for one retry. If True, call `give_back` when it ends.
 
-        in_flight: requests, those retried included. sent: how many were ever sent to children.
+        in_flight: requests in flight, retries included. sent: requests ever sent to children.
         """
         self._turn_window(sent)
         taken = sum(self._taken)
-        over = self.active >= FLOOR and self.active + 1 > SHARE * (in_flight - self.active)
-        if over or (taken >= FLOOR and taken + 1 > SHARE * (sent - self._sent[0] - taken)):
-            self.denied += 1
+        if not (allows(self.active, in_flight - self.active) and allows(taken, sent - self._sent[0] - taken)):
             return False
         self.active += 1
         self._taken[1] += 1
@@ -60,22 +63,23 @@ class RetryBudget:
         self._window_at = now
 
     def give_back(self) -> None:
+        """A retry that `take` allowed has ended."""
         self.active -= 1
 
     def note(self, retries: int) -> None:
-        """Retries happened, here or below."""
+        """Count retries that happened, here or below."""
         now = self._clock()
-        if now - self._since > WINDOW_S:
-            self._since, self._seen = now, 0
-        self._seen += retries
-        if self._seen >= FLOOR:
+        if now - self._retries_since > WINDOW_S:
+            self._retries_since, self._recent_retries = now, 0
+        self._recent_retries += retries
+        if self._recent_retries >= FLOOR:
             self.troubled = True
-            self._since = now  # it lasts until nothing was heard for a while
+            self._retries_since = now
 
-    def calm_down(self) -> None:
-        """Asked now and then: is it over?"""
-        if self.troubled and self._clock() - self._since > WINDOW_S:
-            self.troubled, self._seen = False, 0
+    def end_trouble(self) -> None:
+        """End `troubled` once no retry has happened for `WINDOW_S`. Call it now and then."""
+        if self.troubled and self._clock() - self._retries_since > WINDOW_S:
+            self.troubled, self._recent_retries = False, 0
 
     def __repr__(self) -> str:
         return f"<RetryBudget active={self.active}{' troubled' if self.troubled else ''}>"

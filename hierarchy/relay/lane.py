@@ -181,7 +181,7 @@ class Lane:
     def sweep(self, connections: set[Any]) -> None:
         """Look at every deadline: of clients' connections, and of idle ones to children."""
         now = self.clock()
-        self.budget.calm_down()
+        self.budget.end_trouble()
         parked, self._parked = self._parked, []
         for exchange in parked:
             if not exchange.response_complete:

@@ -84,7 +84,7 @@ def test_the_address_is_this_nodes_own_where_the_child_alone_would_not_do() -> N
     engine = api.node.registry.declare("gpu", "http://gpu:1", "vllm")
     api.node.registry.report(engine, status_of(model()))
     api.post("/register_worker", site("site-a", model("n")))
-    api.node.dispatch.rename({"alias": parse_targets("n")})
+    api.node.dispatch.set_aliases({"alias": parse_targets("n")})
     wanted = {"m": ME, "n": SITE, "alias": ME}  # no FastChat client can speak to an engine; the child knows no alias
     assert {name: api.post("/get_worker_address", {"model": name})["address"] for name in wanted} == wanted
 

@@ -1,4 +1,4 @@
-"""Which models an alias is tried as."""
+"""Which models are tried for an alias, and in which order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.balancing.aliases import Aliases, firsts
+from hierarchy.balancing.aliases import Aliases, first_shares
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.config.model_names import Target, parse_targets
 from hierarchy.introspection.tree import TreeView
@@ -34,8 +34,10 @@ def targets(*entries: str | tuple[str, float]) -> tuple[Target, ...]:
         ([("a", 100), "b"], {"a": 100}),
     ],
 )
-def test_who_is_tried_first(entries: list[str | tuple[str, float]], shares: dict[str, float]) -> None:
-    assert firsts(targets(*entries)) == shares
+def test_the_share_of_each_model_that_is_tried_first(
+    entries: list[str | tuple[str, float]], shares: dict[str, float]
+) -> None:
+    assert first_shares(targets(*entries)) == shares
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=4))
@@ -43,10 +45,10 @@ def test_shares_are_all_of_the_requests(weights: list[float]) -> None:
     if sum(weights) > 100:
         weights = [weight / len(weights) for weight in weights]
     weighted = [(f"m{i}", weight) for i, weight in enumerate(weights)]
-    assert sum(firsts(targets(*weighted, "rest")).values()) == pytest.approx(100)
+    assert sum(first_shares(targets(*weighted, "rest")).values()) == pytest.approx(100)
 
 
-def test_the_others_follow_in_the_order_written() -> None:
+def test_the_others_follow_in_the_configured_order() -> None:
     aliases = Aliases({"x": targets("a", ("b", 30), "c")}, Random(3))
     orders = Counter(tuple(aliases.order("x")) for _ in range(1000))
     assert set(orders) == {("a", "b", "c"), ("b", "a", "c")}
@@ -71,9 +73,9 @@ class Tree:
         self.table.report(engine, status_of(model(name)))
 
 
-def test_an_alias_is_resolved_to_what_can_be_had() -> None:
+def test_an_alias_is_resolved_to_an_available_model() -> None:
     tree = Tree()
-    assert tree.dispatch.resolve("x", "openai") == "a"  # nobody serves either: the error names the preferred one
+    assert tree.dispatch.resolve("x", "openai") == "a"  # no child serves either: the error names the preferred one
     tree.serve("b")
     assert tree.dispatch.resolve("x", "openai") == "b"
     assert tree.dispatch.resolve("x", "fastchat") == "a"
@@ -86,7 +88,7 @@ def test_an_alias_is_resolved_to_what_can_be_had() -> None:
     assert tree.dispatch.resolve("unknown", "openai") == "unknown"
 
 
-def test_one_of_a_models_own_name_falls_back() -> None:
+def test_an_alias_with_the_name_of_a_model_falls_back() -> None:
     tree = Tree()
     tree.serve("b")
     assert tree.dispatch.resolve("m", "openai") == "b"
@@ -94,7 +96,7 @@ def test_one_of_a_models_own_name_falls_back() -> None:
     assert tree.dispatch.resolve("m", "openai") == "m"
 
 
-def test_aliases_are_listed_with_what_they_stand_for() -> None:
+def test_aliases_are_listed_with_their_models() -> None:
     tree = Tree()
     tree.serve("b")
     rows = TreeView(tree.table, tree.table.clock, 0, tree.aliases).models()["data"]

@@ -1,4 +1,4 @@
-"""From a model's name to a child: who is asked, what is said when nobody can be."""
+"""From a model's name to a child: which one is chosen, and the error if none can be."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_choosing_claims_nothing() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_what_was_tried_is_not_taken_again(policy: str) -> None:
+def test_a_child_that_was_tried_is_not_chosen_again(policy: str) -> None:
     tree = Tree(policy)
     for _ in range(20):
         assert tree.dispatch.choose(OPENAI, [tree.a]).child is tree.b
@@ -55,7 +55,7 @@ def test_what_was_tried_is_not_taken_again(policy: str) -> None:
         tree.dispatch.choose(OPENAI, [tree.a, tree.b])
 
 
-def test_a_model_that_nobody_serves_is_not_found_and_the_answer_says_what_is_there() -> None:
+def test_an_unknown_model_is_not_found_and_the_error_names_the_models_here() -> None:
     tree = Tree()
     with pytest.raises(ModelNotFound, match=r"'nope'; models here: m$") as caught:
         tree.dispatch.lease(("nope", "openai"))
@@ -78,7 +78,7 @@ def test_many_models_are_not_all_named_and_a_long_name_is_cut() -> None:
     assert len(str(caught.value)) < 500
 
 
-def test_a_model_of_the_other_family_is_named_so() -> None:
+def test_the_error_names_the_api_family_that_serves_the_model() -> None:
     tree = Tree()
     with pytest.raises(ModelNotFound, match="through the openai API only, not through fastchat's"):
         tree.dispatch.lease(("m", "fastchat"))
@@ -117,7 +117,7 @@ def test_a_model_that_is_down_two_levels_below_is_unavailable() -> None:
         tree.dispatch.lease(("deep", "fastchat"))
 
 
-def test_the_other_family_is_asked_where_nobody_can_be_had_in_ones_own() -> None:
+def test_the_other_api_family_is_used_if_no_child_is_available_through_the_requested_one() -> None:
     tree = Tree()
     tree.registry.register(registration(worker(models=["m", "only"])))
     assert tree.dispatch.choose(("only", "openai"), translated=True).key == ("only", "fastchat")
@@ -127,14 +127,14 @@ def test_the_other_family_is_asked_where_nobody_can_be_had_in_ones_own() -> None
         tree.dispatch.choose(("only", "openai"))
 
 
-def test_what_is_said_where_neither_family_can_be_had() -> None:
+def test_the_error_if_no_child_is_available_through_either_family() -> None:
     tree = Tree()
     with pytest.raises(ModelNotFound, match="no child serves model 'nope'"):
         tree.dispatch.choose(("nope", "openai"), translated=True)
     for child in (tree.a, tree.b):
         tree.registry.drain(child)
     with pytest.raises(Unavailable, match="no child that serves it is available"):
-        tree.dispatch.choose(("m", "fastchat"), translated=True)  # the family that is there decides
+        tree.dispatch.choose(("m", "fastchat"), translated=True)  # the error is that of the family that is served
     with pytest.raises(Unavailable, match="no child that serves it is available"):
         tree.dispatch.choose(("m", "openai"), translated=True)
 
@@ -165,7 +165,7 @@ def test_a_change_of_speed_changes_the_draw() -> None:
     assert sum(tree.dispatch.choose(OPENAI).child is tree.a for _ in range(1000)) > 970
 
 
-def test_a_child_that_comes_or_goes_is_noticed_at_once() -> None:
+def test_a_child_that_registers_or_leaves_counts_at_once() -> None:
     tree = Tree("round_robin")
     tree.registry.register(registration(site()))
     children = Counter(tree.dispatch.choose(OPENAI).child.name for _ in range(30))
@@ -181,14 +181,14 @@ def test_handed_out_addresses_spread_without_any_report() -> None:
     assert (tree.a.in_flight, tree.a.load(OPENAI)) == (0, 5)
 
 
-def test_addresses_of_fastchat_workers_go_first() -> None:
+def test_addresses_of_fastchat_workers_are_preferred() -> None:
     tree = Tree()
     child = tree.registry.register(registration(worker()))
     assert {share.child for share in (tree.dispatch.hand_out("m") for _ in range(10)) if share} == {child}
     assert tree.dispatch.hand_out("nope") is None
 
 
-def test_names_that_clients_make_up_do_not_pile_up() -> None:
+def test_made_up_names_do_not_pile_up() -> None:
     tree = Tree()
     for number in range(3000):
         with pytest.raises(ModelNotFound):

@@ -1,4 +1,4 @@
-"""Each policy against its formula, with seeded chance."""
+"""Each policy against its formula, with a seeded generator."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def assert_in_proportion(counts: list[int], weights: list[float]) -> None:
 
 
 class Fixed(Random):
-    """Chance that always says the same."""
+    """A generator that always returns the same number."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def test_lottery_is_in_proportion_to_speed_whatever_the_load(speeds: list[float]
         ([(2, 9)], 0),
     ],
 )
-def test_shortest_queue_is_the_least_load_for_its_speed(
+def test_shortest_queue_takes_the_least_load_for_its_speed(
     speeds_and_queues: list[tuple[float, int]], winner: int
 ) -> None:
     counts = chosen("shortest_queue", candidates(*speeds_and_queues), 50)
@@ -91,7 +91,7 @@ def test_shortest_queue_fills_by_speed() -> None:
 
 
 def test_p2c_takes_the_better_of_two() -> None:
-    once_in = 2**9  # the worse one is taken only if all of the draws met it
+    once_in = 2**9  # the worse one is taken only if all draws hit it
     assert_in_proportion(chosen("p2c", candidates((1, 5), (1, 0))), [1, once_in - 1])
     worst, *others = chosen("p2c", candidates((1, 9), (1, 1), (1, 0)))
     assert worst < 10
@@ -99,11 +99,11 @@ def test_p2c_takes_the_better_of_two() -> None:
 
 
 def test_p2c_draws_by_speed() -> None:
-    """With equal loads the first of the pair stays, so the choice is the lottery's."""
+    """With equal loads the first of the pair is taken, so the choice is as in `lottery`."""
     assert_in_proportion(chosen("p2c", candidates((1, 0), (3, 0))), [1, 3])
 
 
-def test_p2c_ends_though_one_has_nearly_all_the_speed() -> None:
+def test_p2c_ends_even_if_one_share_has_nearly_all_the_speed() -> None:
     assert chosen("p2c", candidates((1e-9, 0), (1e6, 10**6)), 1000) == [0, 1000]
 
 
@@ -127,7 +127,7 @@ def test_round_robin_does_not_start_all_nodes_at_the_same_child() -> None:
     assert len({id(RoundRobin()(among, Random(seed))) for seed in range(20)}) == 3
 
 
-def test_round_robin_goes_on_when_children_come_and_go() -> None:
+def test_round_robin_continues_when_children_come_and_go() -> None:
     policy, rng, among = RoundRobin(), Random(7), candidates(*[(1.0, 0)] * 5)
     for count in (5, 2, 1, 3, 5):
         some = Candidates(among.shares[:count])
@@ -141,7 +141,7 @@ chances = st.floats(0, 1, exclude_max=True)
 
 @UNTIMED
 @given(loads, chances, st.sampled_from(sorted(POLICIES)))
-def test_no_policy_takes_one_that_is_not_a_candidate(
+def test_no_policy_takes_a_share_that_is_not_a_candidate(
     speeds_and_queues: list[tuple[float, int]], chance: float, policy: str
 ) -> None:
     among = candidates(*speeds_and_queues)
@@ -154,7 +154,7 @@ def test_no_policy_takes_one_that_is_not_a_candidate(
 
 @UNTIMED
 @given(loads)
-def test_shortest_queue_is_never_beaten(speeds_and_queues: list[tuple[float, int]]) -> None:
+def test_no_share_has_a_lower_score_than_that_of_shortest_queue(speeds_and_queues: list[tuple[float, int]]) -> None:
     among = candidates(*speeds_and_queues)
     assert shortest_queue(among, Random(7)).score == min(share.value / share.speed for share in among.shares)
 
@@ -172,7 +172,7 @@ def test_a_draw_at_the_very_end_of_the_line_is_the_last_one() -> None:
     assert lottery(among, Fixed(math.nextafter(1, 0))) is among.shares[1]
 
 
-def test_policies_have_state_of_their_own() -> None:
+def test_each_policy_has_its_own_state() -> None:
     assert set(POLICIES) == {"shortest_queue", "p2c", "lottery", "round_robin"}
     assert POLICIES["round_robin"]() is not POLICIES["round_robin"]()
     one: list[Share] = candidates((1, 0)).shares

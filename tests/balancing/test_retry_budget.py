@@ -6,12 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.balancing.retry_budget import FLOOR, SHARE, WINDOW_S, RetryBudget
+from hierarchy.balancing.retry_budget import FLOOR, SHARE, WINDOW_S, RetryBudget, allows
 from tests.builders import Clock
 
 
+@pytest.mark.parametrize(
+    ("retries", "first_attempts", "allowed"),
+    [(0, 0, True), (9, 0, True), (10, 0, False), (10, 54, False), (10, 55, True), (19, 100, True), (20, 100, False)],
+)
+def test_a_fixed_number_is_always_allowed_and_beyond_it_a_share(
+    retries: int, first_attempts: int, allowed: bool
+) -> None:
+    assert allows(retries, first_attempts) is allowed
+
+
 @pytest.mark.parametrize(("in_flight", "allowed"), [(0, FLOOR), (10, FLOOR), (60, FLOOR), (120, 20), (600, 100)])
-def test_a_floor_and_then_a_share(in_flight: int, allowed: int) -> None:
+def test_retries_in_flight_are_counted(in_flight: int, allowed: int) -> None:
     budget = RetryBudget(Clock())
     taken = 0
     budget.take(0, 0)
@@ -23,8 +33,8 @@ def test_a_floor_and_then_a_share(in_flight: int, allowed: int) -> None:
     assert budget.take(in_flight, 10**6)
 
 
-def test_bursts_get_no_floor_each() -> None:
-    """In flight is nothing whenever one begins, and yet no more than a fifth of all is tried again."""
+def test_each_burst_does_not_get_the_fixed_number() -> None:
+    """Nothing is in flight when a burst begins, and yet at most a fifth of all requests is retried."""
     clock = Clock()
     budget = RetryBudget(clock)
     sent = retried = 0
@@ -41,7 +51,7 @@ def test_bursts_get_no_floor_each() -> None:
 
 
 @given(st.integers(0, 500), st.lists(st.booleans(), max_size=300))
-def test_it_never_goes_over(in_flight: int, steps: list[bool]) -> None:
+def test_the_limit_is_never_exceeded(in_flight: int, steps: list[bool]) -> None:
     budget = RetryBudget(Clock())
     for take in steps:
         if take:
@@ -51,10 +61,10 @@ def test_it_never_goes_over(in_flight: int, steps: list[bool]) -> None:
         assert 0 <= budget.active <= max(FLOOR, SHARE * in_flight)
 
 
-def test_trouble_is_many_retries_in_a_short_time_and_ends_by_itself() -> None:
+def test_many_retries_in_a_short_time_are_trouble_which_ends_by_itself() -> None:
     clock = Clock()
     budget = RetryBudget(clock)
-    for _ in range(100):  # one now and then is none
+    for _ in range(100):  # one now and then is no trouble
         budget.note(1)
         clock.tick(WINDOW_S / 5)
     assert not budget.troubled
@@ -62,12 +72,12 @@ def test_trouble_is_many_retries_in_a_short_time_and_ends_by_itself() -> None:
         budget.note(1)
     assert budget.troubled
     clock.tick(WINDOW_S / 2)
-    budget.calm_down()
+    budget.end_trouble()
     assert budget.troubled
     budget.note(1)
     clock.tick(WINDOW_S * 0.9)
-    budget.calm_down()
-    assert budget.troubled  # retries went on
+    budget.end_trouble()
+    assert budget.troubled  # retries continued
     clock.tick(WINDOW_S)
-    budget.calm_down()
+    budget.end_trouble()
     assert not budget.troubled
