@@ -1,4 +1,4 @@
-"""The trackers as pure functions of bytes, against httptools, under every cut."""
+"""The framing trackers as pure functions of bytes: cut at every byte, and compared with httptools."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hierarchy.http.framing import (
+    LAST_CHUNK,
     MAX_FILL,
     MAX_LINE,
     MAX_TRAILERS,
@@ -17,8 +18,9 @@ from hierarchy.http.framing import (
     FramingError,
     Length,
     UntilClose,
+    chunk,
 )
-from tests.relay.raw import Answer, chunk, event
+from tests.relay.raw import Answer, event
 
 sizes = st.lists(st.integers(0, 60), max_size=12)
 extensions = st.sampled_from([b"", b";a", b";a=b", b';a="b c"'])
@@ -36,7 +38,7 @@ def chunked_bodies(draw: st.DrawFn) -> bytes:
 
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
-    """`data` in pieces of these lengths, and the rest."""
+    """`data` in pieces of these sizes, then the rest."""
     pieces = []
     for size in cuts:
         pieces.append(data[:size])
@@ -45,7 +47,7 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def feed(framing: Framing, pieces: list[bytes]) -> tuple[int, bool]:
-    """How many bytes belonged to the body, and whether it ended."""
+    """How many bytes belong to the body, and whether it has ended."""
     taken = 0
     for piece in pieces:
         size = framing.feed(piece)
@@ -57,7 +59,7 @@ def feed(framing: Framing, pieces: list[bytes]) -> tuple[int, bool]:
 
 
 def parsed(body: bytes) -> Answer:
-    """What httptools makes of a chunked body; raises if it does not like it."""
+    """A chunked body as httptools parses it. Raises HttpParserError."""
     answer = Answer()
     parser = httptools.HttpResponseParser(answer)
     parser.feed_data(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -137,7 +139,7 @@ def test_bad_chunk_framing_is_refused_whole_and_byte_by_byte(body: bytes, before
 
 
 @given(st.data(), sizes)
-def test_what_came_before_a_break_is_good_and_the_tracker_stands_there(data: st.DataObject, cuts: list[int]) -> None:
+def test_bytes_before_an_error_are_valid_and_can_be_completed(data: st.DataObject, cuts: list[int]) -> None:
     good = b"".join(chunk(part) for part in data.draw(st.lists(st.binary(min_size=1, max_size=20), max_size=4)))
     broken = good + data.draw(st.sampled_from([b"x\r\n", b"5\r\nhelloX", b"\r\n", b"5;\r\n"]))
     tracker, sent = Chunked(), b""
@@ -150,12 +152,12 @@ def test_what_came_before_a_break_is_good_and_the_tracker_stands_there(data: st.
     assert broken.startswith(sent)
     tail = tracker.completion(b"\n")
     if tail is not None:
-        assert parsed(sent + tail + b"0\r\n\r\n").complete
+        assert parsed(sent + tail + LAST_CHUNK).complete
 
 
 @st.composite
 def odd_bodies(draw: st.DrawFn) -> bytes:
-    """Chunked bodies with a few bytes exchanged, added or lost."""
+    """Chunked bodies with a few bytes replaced, added or lost."""
     body = bytearray(draw(chunked_bodies()))
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(body) - 1))
@@ -166,7 +168,7 @@ def odd_bodies(draw: st.DrawFn) -> bytes:
 
 
 @given(odd_bodies())
-def test_a_body_that_the_tracker_takes_is_one_for_httptools_too(body: bytes) -> None:
+def test_httptools_accepts_what_the_tracker_accepts(body: bytes) -> None:
     tracker = Chunked()
     try:
         size = tracker.feed(body)
@@ -176,26 +178,33 @@ def test_a_body_that_the_tracker_takes_is_one_for_httptools_too(body: bytes) -> 
         assert parsed(body[:size]).complete
 
 
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=4))
+def test_a_body_in_chunks(parts: list[bytes]) -> None:
+    body = b"".join(map(chunk, parts)) + LAST_CHUNK
+    assert feed(Chunked(), [body]) == (len(body), True)
+    assert (parsed(body).complete, parsed(body).body) == (True, b"".join(parts))
+
+
 STREAM = b"".join(chunk(event(text)) for text in ('{"delta":"a"}', '{"delta":"b' + "x" * 300 + '"}')) + b"000\r\n\r\n"
 LAST = STREAM.index(b"\r\n000\r\n\r\n") + 2
 
 
 @pytest.mark.parametrize("cut", range(len(STREAM)))
-def test_a_stream_cut_anywhere_can_be_mended_and_ended_in_good_form(cut: int) -> None:
+def test_a_stream_cut_anywhere_can_be_completed_and_ended_in_valid_framing(cut: int) -> None:
     tracker = Chunked()
     tracker.feed(STREAM[:cut])
     tail = tracker.completion(b"\n")
-    if cut > LAST + 3:  # behind the size of the last chunk there is no place for more: only a reset tells the truth
+    if cut > LAST + 3:  # nothing can follow the size of the last chunk, so only a reset can say that it was cut
         assert tail is None
         return
     assert tail is not None
-    answer = parsed(STREAM[:cut] + tail + chunk(b"\n\nevent: error\ndata: {}\n\n") + b"0\r\n\r\n")
+    answer = parsed(STREAM[:cut] + tail + chunk(b"\n\nevent: error\ndata: {}\n\n") + LAST_CHUNK)
     assert answer.complete
     events = [part.strip() for part in answer.body.split(b"\n\n") if part.strip()]
     assert events[-1] == b"event: error\ndata: {}"
     whole = parsed(STREAM).body.split(b"\n\n")
     for sent in events[:-2]:
-        assert sent in whole  # only the event that was cut is anything but what the engine said
+        assert sent in whole  # only the event that was cut may differ from what the engine sent
 
 
 @pytest.mark.parametrize(
@@ -204,7 +213,7 @@ def test_a_stream_cut_anywhere_can_be_mended_and_ended_in_good_form(cut: int) ->
         (b"5;a", None),  # inside an extension
         (b"5;a\r", b"\n.....\r\n"),
         (b"fffff\r\n", b"." * 0xFFFFF + b"\r\n"),
-        (b"fffffff\r\n", None),  # too much to be filled up
+        (b"fffffff\r\n", None),  # more than MAX_FILL is missing
         (b"fffffff", None),
         (b"5\r\nhel", b"..\r\n"),
         (b"5\r\nhello", b"\r\n"),
@@ -217,14 +226,14 @@ def test_a_stream_cut_anywhere_can_be_mended_and_ended_in_good_form(cut: int) ->
         (b"0\r\nx: y", None),
     ],
 )
-def test_mend_chunked(cut: bytes, tail: bytes | None) -> None:
+def test_completion_of_chunked(cut: bytes, tail: bytes | None) -> None:
     tracker = Chunked()
     tracker.feed(cut)
     assert tracker.completion(b".") == tail
     assert tail is None or len(tail) <= MAX_FILL + 2
 
 
-def test_mend_of_the_other_framings() -> None:
+def test_completion_of_the_other_framings() -> None:
     length = Length(5)
     length.feed(b"hel")
     assert length.completion(b".") is None
@@ -234,6 +243,6 @@ def test_mend_of_the_other_framings() -> None:
 
 
 @given(chunked_bodies(), sizes)
-def test_a_dechunker_leaves_the_data_alone(body: bytes, cuts: list[int]) -> None:
+def test_a_dechunker_returns_the_data_unchanged(body: bytes, cuts: list[int]) -> None:
     dechunker = Dechunker()
     assert b"".join(map(dechunker.feed, split(body, cuts))) == parsed(body).body

@@ -1,6 +1,7 @@
-"""A state machine for the lane, and its parser: bytes in random pieces, and events in any order.
+"""A state machine for the lane and its parser: bytes in random pieces, events in any order.
 
-Source: Hypothesis, stateful testing. A lane in memory stands between any two callbacks of the loop, as no socket does.
+Source: Hypothesis, stateful testing. The lane runs in memory, so that a test can stop it between any two callbacks of
+the loop, which sockets do not allow.
 """
 
 from __future__ import annotations
@@ -30,29 +31,29 @@ picks = st.integers(0, 3)
 
 
 class LaneMachine(RuleBasedStateMachine):
-    """Clients that pipeline, stall and leave; an engine that answers, hangs and breaks; time that passes."""
+    """Clients that pipeline, stall and leave; an engine that responds, hangs and breaks; time that passes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.problems: list[Any] = []
         self.loop.set_exception_handler(lambda loop, context: self.problems.append(context))
-        with self.at_hand():
+        with self.running_loop():
             self.memory = MemoryLane(connections=2)
         served = (ModelStatus(MODEL), ModelStatus(MODEL, "fastchat"))
         self.memory.lane.registry.report(self.memory.child, NodeStatus(served, 1.0))
         self.memory.pool.connect = self._connect
         self.peers: list[Peer] = []
         self.owners: dict[int, Peer] = {}
-        self.plays: dict[Link, Play] = {}  # those the engine is at
+        self.plays: dict[Link, Play] = {}  # responses in progress, by the connection to the engine
         self.last: dict[int, Play] = {}  # by the request's number
         self.broken: set[int] = set()
-        self.disturbed = False  # something happened for which a connection may end
+        self.disturbed = False  # something happened that may end a connection
         self.connects()
 
     @contextmanager
-    def at_hand(self) -> Iterator[None]:
-        """The loop counts as running, but none of its callbacks runs before `turns` says so."""
+    def running_loop(self) -> Iterator[None]:
+        """The loop counts as running, but its callbacks run only in `turns`."""
         asyncio._set_running_loop(self.loop)
         try:
             yield
@@ -71,7 +72,7 @@ class LaneMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.peers) < 4)
     @rule()
     def connects(self) -> None:
-        with self.at_hand():
+        with self.running_loop():
             self.peers.append(Peer(self.memory.connect()))
 
     @precondition(lambda self: self.peers)
@@ -86,7 +87,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.says(pick, sizes)
 
     def says(self, pick: int, sizes: list[int]) -> None:
-        with self.at_hand():
+        with self.running_loop():
             for size in sizes:
                 self.peer(pick).send(size)
 
@@ -97,7 +98,7 @@ class LaneMachine(RuleBasedStateMachine):
         play = self.plays[link]
         if not play.wire:
             play.begin(kind, len(self.broken))
-        with self.at_hand():
+        with self.running_loop():
             for size in sizes:
                 if link.transport.reading and not play.done:
                     data = play.wire[play.sent : play.sent + size]
@@ -118,7 +119,7 @@ class LaneMachine(RuleBasedStateMachine):
             self.broken.add(play.number)
             reset = reset or play.kind == "until-close"  # where a FIN would be a good end
             self.disturbed = True
-        with self.at_hand():
+        with self.running_loop():
             link.lose(ConnectionResetError() if reset else None)
 
     @precondition(lambda self: len(self.peers) > 1)
@@ -126,14 +127,14 @@ class LaneMachine(RuleBasedStateMachine):
     def leaves(self, pick: int, reset: bool) -> None:
         peer = self.peer(pick)
         self.peers.remove(peer)
-        with self.at_hand():
+        with self.running_loop():
             peer.link.lose(ConnectionResetError() if reset else None)
 
     @precondition(lambda self: self.peers)
     @rule(pick=picks)
     def stalls_or_reads(self, pick: int) -> None:
         peer = self.peer(pick)
-        with self.at_hand():
+        with self.running_loop():
             if peer.paused:
                 peer.resume()
             elif not peer.link.transport.is_closing():
@@ -147,31 +148,31 @@ class LaneMachine(RuleBasedStateMachine):
             for one in peer.requests:
                 one.late = one.late or begin < peer.sent < one.end
                 begin = one.end
-        with self.at_hand():
+        with self.running_loop():
             self.memory.sweep(seconds)
 
     @rule(times=st.integers(1, 4))
     def turns(self, times: int) -> None:
         for _ in range(times):
             self.loop.run_until_complete(asyncio.sleep(0))
-        with self.at_hand():
+        with self.running_loop():
             for link in [*self.memory.upstreams, *(peer.link for peer in self.peers)]:
                 link.settle()
         self.peers = [peer for peer in self.peers if not peer.link.lost]
 
-    # -- what always holds ---------------------------------------------------------------------------------------
+    # -- invariants ---------------------------------------------------------------------------------------
 
     @invariant()
-    def work_at_the_engine_is_leased_and_in_turn(self) -> None:
+    def requests_at_the_engine_have_leases_and_are_in_order(self) -> None:
         for link in self.memory.upstreams:
             if link.transport.is_closing():
                 self.plays.pop(link, None)
             elif link.transport.output:
-                assert link not in self.plays, "a request behind one that is not answered"
+                assert link not in self.plays, "a request was sent before the response to the previous one"
                 number = number_of(link.transport.output)
                 link.transport.written.clear()
                 before = self.last.get(number)
-                assert before is None or (before.sent == 0 and number in self.broken), "asked twice"
+                assert before is None or (before.sent == 0 and number in self.broken), "a request was sent twice"
                 self.last[number] = self.plays[link] = Play(number)
         busy, leases = len(self.plays), self.memory.leases
         assert busy <= leases <= busy + len(self.memory.lane._tasks)
@@ -183,7 +184,7 @@ class LaneMachine(RuleBasedStateMachine):
             assert peer.requests[answered].number == number
 
     @invariant()
-    def answers_come_in_order_and_as_the_engine_gave_them(self) -> None:
+    def responses_are_in_order_and_as_the_engine_sent_them(self) -> None:
         assert self.problems == []
         for peer in self.owners.values():
             found = peer.answers()
@@ -196,7 +197,7 @@ class LaneMachine(RuleBasedStateMachine):
         if found.status == 408 or (asked.kind == "fastchat" and b"the request was not complete within" in found.body):
             assert asked.late
             return
-        assert asked.end <= peer.sent, "answered before it was said"
+        assert asked.end <= peer.sent, "the response came before the request was complete"
         play = self.last.get(asked.number)
         if asked.kind in ("app", "bad"):
             assert found.status == (200 if asked.kind == "app" else 400)
@@ -208,17 +209,17 @@ class LaneMachine(RuleBasedStateMachine):
             )
         else:
             assert play is not None
-            said = re.split(rb"\n*event: error|\0|{", found.body)[0]  # FastChat says errors with 200
-            assert play.body.startswith(said.rstrip(b"\n"))
+            sent = re.split(rb"\n*event: error|\0|{", found.body)[0]  # FastChat's errors have status 200
+            assert play.body.startswith(sent.rstrip(b"\n"))
             if play.done:
-                body = found.body.lstrip(b"\0") if asked.kind == "fastchat" else found.body  # it was told to wait
+                body = found.body.lstrip(b"\0") if asked.kind == "fastchat" else found.body  # it had comments
                 assert (found.complete, body) == (True, play.body)
             else:
-                assert not found.complete or b'"error' in found.body, "a cut answer looks whole"
+                assert not found.complete or b'"error' in found.body, "a cut response looks complete"
 
     def teardown(self) -> None:
-        """Let everything come to its end: what was asked is answered; then all leave, and nothing is left over."""
-        with self.at_hand():
+        """Complete all requests, then let all clients leave: nothing must be left."""
+        with self.running_loop():
             for peer in self.peers:
                 if peer.paused:
                     peer.resume()
@@ -226,10 +227,10 @@ class LaneMachine(RuleBasedStateMachine):
             for number in range(len(self.peers)):
                 self.says(number, [10_000])
             self.turns(4)
-            self.work_at_the_engine_is_leased_and_in_turn()
+            self.requests_at_the_engine_have_leases_and_are_in_order()
             while self.plays:
                 self.answers(0, "length", [10_000])
-        self.answers_come_in_order_and_as_the_engine_gave_them()
+        self.responses_are_in_order_and_as_the_engine_sent_them()
         for peer in self.peers:
             found = peer.answers()
             if peer.link.transport.state == "open":
@@ -251,7 +252,7 @@ class LaneMachine(RuleBasedStateMachine):
 
 
 def reached(parts: list[bytes]) -> tuple[list[bytes], bytes]:
-    """What the engine is asked and the client is answered, if one client sends these."""
+    """The requests that the engine receives and the bytes that the client receives, if one client sends these."""
 
     async def run() -> tuple[list[bytes], bytes]:
         memory = MemoryLane()
@@ -259,7 +260,7 @@ def reached(parts: list[bytes]) -> tuple[list[bytes], bytes]:
         for part in parts:
             client.feed(part)
         asked: list[bytes] = []
-        for _ in range(8):  # four requests, each a turn of the app's or of the engine's
+        for _ in range(8):  # four requests, each of which takes a turn of the app or of the engine
             await memory.turn()
             asked += memory.answer_all()
         return asked, client.transport.output
@@ -269,12 +270,12 @@ def reached(parts: list[bytes]) -> tuple[list[bytes], bytes]:
 
 @given(st.lists(st.sampled_from(["length", "chunked", "app"]), min_size=1, max_size=4), st.lists(st.integers(1, 90)))
 @settings(UNTIMED, max_examples=60)
-def test_the_engine_is_asked_the_same_however_the_bytes_are_split(wanted: list[str], cuts: list[int]) -> None:
+def test_the_engine_receives_the_same_however_the_bytes_are_split(wanted: list[str], cuts: list[int]) -> None:
     data = [request(kind, number) for number, kind in enumerate(wanted)]
     whole = reached([b"".join(data)])
     assert reached(split(b"".join(data), cuts)) == reached(data) == whole
     assert [number_of(one) for one in whole[0]] == [at for at, kind in enumerate(wanted) if kind != "app"]
 
 
-LaneMachine.TestCase.settings = settings(RUNS, max_examples=300)  # many runs use few of the rules
+LaneMachine.TestCase.settings = settings(RUNS, max_examples=300)  # many runs use only few of the rules
 TestLaneMachine = LaneMachine.TestCase

@@ -1,4 +1,4 @@
-"""A body's `model` replaced: nothing else moves, whatever stands around it."""
+"""The `model` of a body: read, and replaced without any other change."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ keys = st.sampled_from(["messages", "Model", "models", "mode", "l", 'a "model": 
 
 
 def spelled(text: str, escaped: bool) -> str:
-    """As JSON text; escaped: each character as `\\uXXXX`."""
+    """A string in JSON. escaped: each character as `\\uXXXX`."""
     return '"' + "".join(f"\\u{ord(c):04x}" for c in text) + '"' if escaped else json.dumps(text)
 
 
 @st.composite
 def bodies(draw: st.DrawFn) -> tuple[str, str, str]:
-    """(before, the model's value as it is spelled, behind) of one JSON object."""
+    """One JSON object as (the text before its model, the model in JSON, the text behind it)."""
     fields = draw(st.lists(st.tuples(keys, json_values), max_size=4))
     place = draw(st.integers(0, len(fields)))
     value = spelled(draw(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8)), escaped=False)
@@ -62,13 +62,13 @@ def test_only_the_top_level_model_changes(body: tuple[str, str, str], name: str)
 
 
 @given(st.binary(max_size=60) | st.text(alphabet='{}[]",:\\model ', max_size=40).map(str.encode))
-def test_bytes_that_are_no_json_break_nothing(body: bytes) -> None:
+def test_bytes_that_are_not_json_raise_nothing(body: bytes) -> None:
     changed = with_model(body, "x")
     assert changed == body or b'"x"' in changed
 
 
 @given(json_values)
-def test_what_has_no_model_of_its_own_stays(value: Any) -> None:
+def test_a_value_without_a_top_level_model_is_unchanged(value: Any) -> None:
     if isinstance(value, dict):
         value.pop("model", None)
     raw = json.dumps(value, indent=1).encode()
@@ -91,9 +91,9 @@ def test_what_has_no_model_of_its_own_stays(value: Any) -> None:
         (b'{"model": "a", "b"', b'{"model": "x", "b"'),
     ],
 )
-def test_odd_ones(body: bytes, changed: bytes) -> None:
+def test_unusual_bodies(body: bytes, changed: bytes) -> None:
     assert with_model(body, "x") == changed
 
 
-def test_a_name_is_spelled_as_json() -> None:
+def test_a_name_is_written_as_json() -> None:
     assert with_model(b'{"model":"a"}', 'é"\\') == '{"model":"é\\"\\\\"}'.encode()

@@ -1,4 +1,4 @@
-"""Multipart forms: the one field that matters is found, and replaced, whatever stands around it."""
+"""Multipart forms: their `model` is found and replaced, whatever else they contain."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def field(name: bytes, value: bytes, more: bytes = b"") -> bytes:
 
 
 @given(names, names, st.binary(max_size=200), st.booleans())
-def test_a_form_as_a_client_makes_it(name: str, other: str, audio: bytes, first: bool) -> None:
+def test_model_of_a_form_that_a_client_library_wrote(name: str, other: str, audio: bytes, first: bool) -> None:
     fields = {"model": name, "prompt": "model"} if first else {"prompt": 'name="model"', "model": name}
     request = httpx.Request("POST", "http://a/v1", data=fields, files={"file": ("model", audio, "audio/wav")})
     body, boundary = request.read(), boundary_of(request.headers["content-type"].encode())
@@ -51,7 +51,7 @@ def test_a_form_as_a_client_makes_it(name: str, other: str, audio: bytes, first:
         (b"", "not a multipart form"),
     ],
 )
-def test_forms_that_name_no_model(body: bytes, why: str) -> None:
+def test_forms_without_a_valid_model_are_refused(body: bytes, why: str) -> None:
     with pytest.raises(BadRequest, match=why):
         model_in(body, BOUNDARY)
 
@@ -59,7 +59,7 @@ def test_forms_that_name_no_model(body: bytes, why: str) -> None:
 @given(
     st.binary(max_size=80) | st.lists(st.sampled_from([b"--x1", b"\r\n", b'name="model"', b"a", b"--"])).map(b"".join)
 )
-def test_any_bytes_are_a_form_or_refused(body: bytes) -> None:
+def test_any_bytes_have_a_model_or_are_refused(body: bytes) -> None:
     with contextlib.suppress(BadRequest):
         assert model_in(body, BOUNDARY)
 

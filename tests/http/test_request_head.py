@@ -1,13 +1,22 @@
-"""Heads of requests: what is refused, what goes down."""
+"""Heads of requests: what is refused, and which fields are forwarded."""
 
 from __future__ import annotations
 
 import pytest
 
+from hierarchy.balancing.lent_attempts import UNSAID
 from hierarchy.errors import BadRequest
 from hierarchy.http import request_head
 from hierarchy.http.dialect import ANTHROPIC, FRAMES, OBJECT, OPENAI, Dialect
-from hierarchy.http.request_head import Fields, check_request, lane_path, request_fields
+from hierarchy.http.request_head import (
+    Fields,
+    RequestHead,
+    check_request,
+    decimal,
+    lane_path,
+    number_at,
+    request_fields,
+)
 
 HOST = (b"host", b"a")
 
@@ -55,14 +64,14 @@ def test_lane_path(target: bytes, found: tuple[Dialect, bytes] | None) -> None:
     assert lane_path(target) == found
 
 
-def test_long_targets_are_served_but_not_remembered() -> None:
+def test_long_targets_are_served_but_not_cached() -> None:
     before = request_head._lane_path.cache_info().currsize
     assert lane_path(b"/v1/" + b"x" * 1000) == (OPENAI, b"/v1/" + b"x" * 1000)
     assert request_head._lane_path.cache_info().currsize == before
 
 
 @pytest.mark.parametrize(
-    ("version", "fields", "words"),
+    ("version", "fields", "message"),
     [
         ("2.0", [HOST], "HTTP/2.0"),
         ("0.9", [], "HTTP/0.9"),
@@ -78,8 +87,8 @@ def test_long_targets_are_served_but_not_remembered() -> None:
         ("1.0", [(b"transfer-encoding", b"chunked")], "only chunked"),
     ],
 )
-def test_check_request_refuses(version: str, fields: Fields, words: str) -> None:
-    with pytest.raises(BadRequest, match=words):
+def test_check_request_refuses(version: str, fields: Fields, message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
         check_request(b"/", version, fields)
 
 
@@ -89,17 +98,17 @@ def test_check_request_refuses_fragments() -> None:
 
 
 @pytest.mark.parametrize("host", [b"a", b"a.b:80", b"[::1]:80", b"", b"a_b", b"1.2.3.4", b"a:", b"a \t"])
-def test_check_request_returns_what_the_lane_looks_at(host: bytes) -> None:
+def test_check_request_returns_the_fields_that_the_node_uses(host: bytes) -> None:
     fields = [(b"host", host), (b"transfer-encoding", b"Chunked "), (b"x", b"y"), (b"expect", b"100-continue")]
     found = check_request(b"/", "1.1", fields)
     assert found == {b"host": host, b"transfer-encoding": b"Chunked ", b"expect": b"100-continue"}
 
 
-def test_requests_without_host_are_fine_in_http_10() -> None:
+def test_http_10_requests_need_no_host() -> None:
     assert check_request(b"/", "1.0", []) == {}
 
 
-def test_request_fields_drop_what_is_not_for_the_next_hop() -> None:
+def test_request_fields_drops_what_is_not_for_the_child() -> None:
     fields = [
         (b"host", b"a"),
         (b"connection", b"close, X-One , te"),
@@ -123,3 +132,70 @@ def test_request_fields_drop_what_is_not_for_the_next_hop() -> None:
         (b"x-same", b"2"),
     ]
     assert request_fields(fields) == b"authorization: Bearer k\r\nx-raw: \xc3\xa9\xff\r\nx-same: 1\r\nx-same: 2\r\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (b"0", 0),
+        (b"007", 7),
+        (b"9" * 18, 10**18 - 1),
+        (b"9" * 19, -1),
+        (b"", -1),
+        (b"-1", -1),
+        (b"+1", -1),
+        (b" 1", -1),
+        (b"1_0", -1),
+        (b"\xb2", -1),
+    ],
+)
+def test_decimal(value: bytes, number: int) -> None:
+    assert decimal(value) == number
+
+
+def test_decimal_with_fewer_digits() -> None:
+    assert decimal(b"999", 3) == 999
+    assert decimal(b"1000", 3) == -1
+
+
+@pytest.mark.parametrize(
+    ("data", "found"), [(b"x12y", (12, 3)), (b"x123", (12, 3)), (b"x1", (1, 2)), (b"xy", (-1, 1)), (b"x", (-1, 1))]
+)
+def test_number_at(data: bytes, found: tuple[int, int]) -> None:
+    assert number_at(data, 1, 2) == found
+
+
+@pytest.mark.parametrize(
+    ("hops", "attempts", "expected"),
+    [(b"3", b"2", (3, 2)), (b"x", b"x", (0, UNSAID)), (b"", b"", (0, UNSAID)), (b"1" * 20, b"0", (0, 1))],
+)
+def test_the_numbers_that_a_parent_sends(hops: bytes, attempts: bytes, expected: tuple[int, int]) -> None:
+    found = {b"x-hierarchy-hops": hops, b"x-hierarchy-attempts": attempts, b"x-hierarchy-model": b"a%20b"}
+    head = RequestHead.from_fields((OPENAI, b"/v1/x"), [], found, http10=False, keep_alive=True, within_limits=True)
+    assert (head.hops, head.attempts) == expected
+    assert head.model == "a b"
+
+
+@pytest.mark.parametrize(
+    ("route", "content_type", "translated", "native"),
+    [
+        ((OPENAI, b"/v1/chat/completions?x=y"), b"", True, "openai"),
+        ((OPENAI, b"/v1/chat/completions"), b"multipart/form-data; boundary=b", False, "openai"),
+        ((OPENAI, b"/v1/rerank"), b"", False, "openai"),
+        ((FRAMES, b"/worker_generate_stream"), b"", True, "fastchat"),
+        ((OBJECT, b"/worker_generate"), b"", True, None),
+    ],
+)
+def test_engines_that_can_serve_a_request(
+    route: tuple[Dialect, bytes], content_type: bytes, translated: bool, native: str | None
+) -> None:
+    found = {b"content-type": content_type}
+    head = RequestHead.from_fields(route, [], found, http10=False, keep_alive=True, within_limits=True)
+    assert (head.translated, head.native) == (translated, native)
+
+
+@pytest.mark.parametrize(("http10", "keep_alive", "expects"), [(True, False, False), (False, True, True)])
+def test_http_10_knows_neither_keep_alive_nor_expect(http10: bool, keep_alive: bool, expects: bool) -> None:
+    found = {b"expect": b"100-Continue"}
+    head = RequestHead.from_fields((OPENAI, b"/v1/x"), [], found, http10=http10, keep_alive=True, within_limits=True)
+    assert (head.keep_alive, head.expects) == (keep_alive, expects)

@@ -1,4 +1,4 @@
-"""Heads of answers: what they say of their bodies, what comes up of them; the same head twice, another length."""
+"""Heads of responses: their framing, which fields are forwarded, and the same head again with another length."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ OK = b"HTTP/1.1 200 OK\r\n"
         (b"connection: close\r\n", UntilClose),
     ],
 )
-def test_the_framing_of_an_answer(lines: bytes, framing: type) -> None:
-    answer = UpstreamResponse(OK + lines + b"\r\n")
-    assert isinstance(answer.framing, framing)
-    assert not answer.framing.done
+def test_the_framing_of_a_response(lines: bytes, framing: type) -> None:
+    response = UpstreamResponse(OK + lines + b"\r\n")
+    assert isinstance(response.framing, framing)
+    assert not response.framing.done
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified", b"100 Continue", b"103 Early Hints"])
 @pytest.mark.parametrize("lines", [b"", b"content-length: 5\r\n", b"transfer-encoding: chunked\r\n"])
-def test_answers_that_never_have_a_body(status: bytes, lines: bytes) -> None:
-    answer = UpstreamResponse(b"HTTP/1.1 %b\r\n%b\r\n" % (status, lines))
-    assert answer.framing.done
-    assert answer.head.interim == status.startswith(b"1")
+def test_responses_that_never_have_a_body(status: bytes, lines: bytes) -> None:
+    response = UpstreamResponse(b"HTTP/1.1 %b\r\n%b\r\n" % (status, lines))
+    assert response.framing.done
+    assert response.head.interim == status.startswith(b"1")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_answers_that_never_have_a_body(status: bytes, lines: bytes) -> None:
     ],
     ids=repr,
 )
-def test_malformed_answers(data: bytes) -> None:
+def test_malformed_heads(data: bytes) -> None:
     with pytest.raises(HeadError):
         UpstreamResponse(data)
 
@@ -94,20 +94,20 @@ def test_malformed_answers(data: bytes) -> None:
         (b"HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", False, None, None),
     ],
 )
-def test_what_an_answer_promises(data: bytes, keep_alive: bool, idle_s: float | None, uses_left: int | None) -> None:
-    answer = UpstreamResponse(data)
-    assert (answer.head.keep_alive, answer.head.idle_s, answer.head.uses_left) == (keep_alive, idle_s, uses_left)
+def test_keep_alive_and_its_limits(data: bytes, keep_alive: bool, idle_s: float | None, uses_left: int | None) -> None:
+    response = UpstreamResponse(data)
+    assert (response.head.keep_alive, response.head.idle_s, response.head.uses_left) == (keep_alive, idle_s, uses_left)
 
 
 def test_forward_drops_hop_by_hop_fields_and_keeps_the_rest() -> None:
-    answer = UpstreamResponse(
+    response = UpstreamResponse(
         b"HTTP/1.1 200 Very Fine\r\nConnection: keep-alive, x-one, content-type\r\nX-One: 1\r\n"
         b"Keep-Alive: timeout=5\r\nContent-Type: a/b\r\n"
         b"Content-Encoding: gzip\r\nX-Hierarchy-Path: below\r\nX-Hierarchy-Other: x\r\n"
         b"Set-Cookie: a\r\nSet-Cookie: b\r\nX-Raw: \xc3\xa9\xff\r\nContent-Length: 5\r\n\r\n"
     )
-    assert answer.head.path == b"below"
-    assert answer.forward(path=b"e", framing=None, close=False) == (
+    assert response.head.path == b"below"
+    assert response.forward(path=b"e", framing=None, close=False) == (
         b"HTTP/1.1 200 Very Fine\r\ncontent-type: a/b\r\ncontent-encoding: gzip\r\nset-cookie: a\r\nset-cookie: b\r\n"
         b"x-raw: \xc3\xa9\xff\r\nx-hierarchy-path: e\r\ncontent-length: 5\r\n\r\n"
     )
@@ -127,7 +127,7 @@ PATH = b"x-hierarchy-path: e\r\n"
     ],
 )
 def test_forward_with_another_framing(data: bytes, framing: bytes | None, close: bool, lines: bytes) -> None:
-    for _ in range(2):  # made, and remembered
+    for _ in range(2):  # the second one is cached
         assert UpstreamResponse(data).forward(path=b"e", framing=framing, close=close) == OK + lines + b"\r\n"
 
 
@@ -137,14 +137,14 @@ def test_forward_with_another_framing(data: bytes, framing: bytes | None, close:
 @pytest.mark.parametrize("status", [b"200 OK", b"304 Not Modified"])
 def test_the_same_head_with_another_length(written: bytes, status: bytes) -> None:
     for length in (5, 0, 123456789, 5):
-        answer = UpstreamResponse(b"HTTP/1.1 %b\r\nx: y\r\n%b\r\n\r\n" % (status, written % length))
-        assert answer.framing.done == (length == 0 or status != b"200 OK")
-        assert b"content-length: %d\r\n" % length in answer.forward(path=b"e", framing=None, close=False)
+        response = UpstreamResponse(b"HTTP/1.1 %b\r\nx: y\r\n%b\r\n\r\n" % (status, written % length))
+        assert response.framing.done == (length == 0 or status != b"200 OK")
+        assert b"content-length: %d\r\n" % length in response.forward(path=b"e", framing=None, close=False)
         if length and status == b"200 OK":
-            assert answer.framing.feed(b"x" * 7) == min(7, length)
+            assert response.framing.feed(b"x" * 7) == min(7, length)
 
 
-def test_a_remembered_head_does_not_hide_a_malformed_length() -> None:
+def test_a_cached_head_does_not_hide_a_malformed_length() -> None:
     UpstreamResponse(OK + b"content-length: 5\r\n\r\n")
     for second in (b"content-length: 5", b"content-length: 0", b"content-length: +5", b"transfer-encoding: chunked"):
         with pytest.raises(HeadError):
@@ -155,9 +155,9 @@ def test_a_remembered_head_does_not_hide_a_malformed_length() -> None:
         UpstreamResponse(OK + b"content-length: 1000000000000000000000\r\n\r\n")
 
 
-def test_a_204_is_sent_on_without_a_length() -> None:
-    answer = UpstreamResponse(b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n")
-    assert answer.forward(path=b"e", framing=None, close=False) == (
+def test_a_204_is_forwarded_without_a_length() -> None:
+    response = UpstreamResponse(b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n")
+    assert response.forward(path=b"e", framing=None, close=False) == (
         b"HTTP/1.1 204 No Content\r\nx-hierarchy-path: e\r\n\r\n"
     )
 
@@ -167,7 +167,7 @@ values = st.binary(max_size=20).map(lambda value: bytes(byte for byte in value i
 
 
 @given(st.lists(st.tuples(names, values), max_size=8), st.integers(200, 599))
-def test_what_is_forwarded_is_a_head_that_says_the_same(fields: Fields, status: int) -> None:
+def test_a_forwarded_head_has_the_same_meaning(fields: Fields, status: int) -> None:
     lines = b"".join(b"%b: %b\r\n" % pair for pair in fields)
     data = b"HTTP/1.1 %d Some Reason\r\n%bcontent-length: 0\r\n\r\n" % (status, lines)
     assert head_end(data + b"more") == len(data)
