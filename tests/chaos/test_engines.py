@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from hierarchy.engines.simulated.engine import text_of
+from hierarchy.engines.simulated.engine import answer_text
 from tests.chaos.conftest import Figure
 from tests.chaos.load import Load, ask
 from tests.chaos.tree import Process, Trees, wait_for
@@ -79,7 +79,7 @@ def test_kill_9_in_mid_stream(bed: Trees, whole: bool, figure: Figure) -> None:
     ends, load = asyncio.run(run())
     cut = [outcome for outcome in load.outcomes if outcome.has_byte]
     told = [outcome for outcome in cut if outcome.told]
-    expected = text_of(200).split(" ")
+    expected = answer_text(200).split(" ")
     twice = [outcome for outcome in cut if "".join(outcome.words).split(" ") != expected[: len(outcome.words)]]
     figure(
         f"{len(told)} of {len(cut)} cut streams ended in an SSE error, the last {max(ends):.2f} s after the kill; "

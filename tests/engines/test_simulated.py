@@ -1,4 +1,4 @@
-"""The simulated engine on real sockets: shapes, timing, its queue, and a slot given back whenever a client leaves."""
+"""The simulated engine on real sockets: formats, timing, its queue, and slots that are free when a client disconnects."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 
 from hierarchy.engines import ADAPTERS
 from hierarchy.engines.simulated.app import create_app
-from hierarchy.engines.simulated.engine import text_of
+from hierarchy.engines.simulated.engine import answer_text
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.engines.simulated.slots import Slots
 from hierarchy.wire.status import NodeStatus
 from tests.support import eventually, running_app
 
-HTTP = httpx.Client()  # one for all: each makes a TLS context, which takes longer than a test
+HTTP = httpx.Client()  # shared: creating one takes longer than a test
 QUICK = SimulatedOptions(models=("m", "n"), prefill_tokens_per_s=float("inf"), decode_tokens_per_s=float("inf"))
 SLOW = SimulatedOptions(models=("m", "n"), decode_tokens_per_s=0.1, slots=2)
 
@@ -55,56 +55,56 @@ def frames(body: bytes) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def open_request(url: str, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
-    """A request on a raw socket, of which nothing is read."""
+    """A request on a raw socket whose response is not read."""
     payload = json.dumps(body).encode()
     with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as client:
         client.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(payload)}\r\n\r\n".encode() + payload)
         yield client
 
 
-def page(url: str) -> dict[str, Any]:
+def state(url: str) -> dict[str, Any]:
     return dict(HTTP.get(f"{url}/simulated").json())
 
 
 def load(url: str) -> tuple[int, int]:
-    counts = page(url)
+    counts = state(url)
     return counts["running"], counts["waiting"]
 
 
 # OpenAI
 
 
-def test_the_openai_package_gets_whole_answers(quick: str) -> None:
+def test_responses_for_the_openai_package(quick: str) -> None:
     client = openai.OpenAI(base_url=f"{quick}/v1", api_key="none")
     assert [model.id for model in client.models.list()] == ["m", "n"]
     answer = client.chat.completions.create(**chat(max_tokens=7))
-    assert answer.choices[0].message.content == text_of(7)
+    assert answer.choices[0].message.content == answer_text(7)
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (10, 7, 17)
     assert answer.system_fingerprint == "hierarchy-simulated"
     completion = client.completions.create(model="n", prompt="x", max_tokens=3)
-    assert (completion.model, completion.choices[0].text) == ("n", text_of(3))
+    assert (completion.model, completion.choices[0].text) == ("n", answer_text(3))
     vectors = client.embeddings.create(model="m", input=["a", "b", "a"]).data
     assert vectors[0].embedding == vectors[2].embedding != vectors[1].embedding
 
 
-def test_the_openai_package_gets_streams(quick: str) -> None:
+def test_streams_for_the_openai_package(quick: str) -> None:
     client = openai.OpenAI(base_url=f"{quick}/v1", api_key="none")
     chunks = list(
         client.chat.completions.create(**chat(max_tokens=7, stream=True, stream_options={"include_usage": True}))
     )
     choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
     assert choices[0].delta.role == "assistant"
-    assert "".join(choice.delta.content or "" for choice in choices) == text_of(7)
+    assert "".join(choice.delta.content or "" for choice in choices) == answer_text(7)
     assert [choice.finish_reason for choice in choices] == [None] * 8 + ["length"]
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == 7
     stream = client.completions.create(model="m", prompt="x", max_tokens=3, stream=True)
-    assert "".join(chunk.choices[0].text for chunk in stream) == text_of(3)
+    assert "".join(chunk.choices[0].text for chunk in stream) == answer_text(3)
 
 
-def test_an_answer_ends_by_itself_unless_told_to_go_on(quick: str) -> None:
+def test_the_length_of_an_answer(quick: str) -> None:
     def tokens(**fields: Any) -> tuple[int, str]:
         answer = HTTP.post(f"{quick}/v1/chat/completions", json=chat(**fields)).json()
         return answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]
@@ -130,7 +130,7 @@ def test_an_answer_ends_by_itself_unless_told_to_go_on(quick: str) -> None:
         ("embeddings", {"model": "m"}, 400, "input"),
     ],
 )
-def test_mistakes_are_answered_as_vllm_does(quick: str, path: str, body: Any, status: int, param: str | None) -> None:
+def test_errors_have_vllms_format(quick: str, path: str, body: Any, status: int, param: str | None) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = HTTP.post(f"{quick}/v1/{path}", content=content)
     assert answer.status_code == status
@@ -140,13 +140,13 @@ def test_mistakes_are_answered_as_vllm_does(quick: str, path: str, body: Any, st
 # FastChat
 
 
-def test_fastchat_frames_carry_the_text_so_far(quick: str) -> None:
+def test_fastchat_frames_have_the_text_so_far(quick: str) -> None:
     body = {"model": "m", "prompt": "Hello", "max_new_tokens": 3, "echo": False}
     texts = [frame["text"] for frame in frames(HTTP.post(f"{quick}/worker_generate_stream", json=body).content)]
-    assert texts == [text_of(1), text_of(2), text_of(3), text_of(3)]
+    assert texts == [answer_text(1), answer_text(2), answer_text(3), answer_text(3)]
     echoed = frames(HTTP.post(f"{quick}/worker_generate_stream", json={**body, "echo": True}).content)[-1]
     assert echoed == {
-        "text": "Hello" + text_of(3),
+        "text": "Hello" + answer_text(3),
         "error_code": 0,
         "usage": {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4},
         "finish_reason": "length",
@@ -154,12 +154,12 @@ def test_fastchat_frames_carry_the_text_so_far(quick: str) -> None:
     assert HTTP.post(f"{quick}/worker_generate", json={**body, "echo": True}).json() == echoed
 
 
-def test_fastchat_mistakes_are_frames_under_status_200(quick: str) -> None:
+def test_fastchat_errors_are_frames_with_status_200(quick: str) -> None:
     answer = HTTP.post(f"{quick}/worker_generate_stream", json={"prompt": "x", "max_new_tokens": -1})
     assert (answer.status_code, frames(answer.content)[0]["error_code"]) == (200, 50001)
 
 
-def test_fastchat_side_paths(quick: str) -> None:
+def test_other_fastchat_paths(quick: str) -> None:
     def post(path: str, **body: Any) -> Any:
         return HTTP.post(f"{quick}/{path}", json=body).raise_for_status().json()
 
@@ -171,13 +171,13 @@ def test_fastchat_side_paths(quick: str) -> None:
     assert (len(embedded["embedding"]), embedded["token_num"]) == (2, 2)
 
 
-# what it says of itself
+# its status
 
 
-def test_it_says_that_it_is_simulated(quick: str) -> None:
+def test_its_responses_say_that_it_is_simulated(quick: str) -> None:
     assert HTTP.get(f"{quick}/version").json() == {"version": "hierarchy-simulated"}
     assert HTTP.get(f"{quick}/v1/models").json()["data"][0]["owned_by"] == "hierarchy-simulated"
-    assert page(quick)["simulated"] is True
+    assert state(quick)["simulated"] is True
     assert HTTP.get(f"{quick}/health").content == b""
 
 
@@ -194,7 +194,7 @@ def has_requests(url: str, count: int) -> bool:
     return sum(load(url)) == count
 
 
-def test_its_adapter_reads_running_and_waiting_by_model(slow: str) -> None:
+def test_its_adapter_reads_running_and_waiting_requests_by_model(slow: str) -> None:
     with contextlib.ExitStack() as stack:
         for number, model in enumerate("mmmn", start=1):
             stack.enter_context(open_request(slow, "/v1/chat/completions", chat(model=model)))
@@ -222,10 +222,10 @@ def test_its_models_can_change(quick: str) -> None:
         assert frames(HTTP.post(f"{url}/worker_generate_stream", json={}).content)[0]["error_code"] == 50001
 
 
-# time, slots and leaving
+# timing, slots and disconnection
 
 
-def test_prefill_and_decode_take_their_time() -> None:
+def test_the_duration_of_prefill_and_decode() -> None:
     options = SimulatedOptions(models=("m",), prefill_tokens_per_s=200, decode_tokens_per_s=100)
     with running_app(create_app(options)) as url, httpx.Client() as client:
         start = time.monotonic()
@@ -237,7 +237,7 @@ def test_prefill_and_decode_take_their_time() -> None:
             for _ in pieces:
                 pass
             whole_s = time.monotonic() - start
-    # 10 prompt tokens at 200/s, then ten more tokens at 100/s. Only lower bounds: a busy machine may add to them.
+    # 10 prompt tokens at 200/s, then ten more tokens at 100/s. Only lower bounds: a busy machine takes longer.
     assert head_s < 0.05 <= first_s, "the head must not wait for the first token"
     assert whole_s >= 0.15
 
@@ -252,7 +252,7 @@ def test_prefill_and_decode_take_their_time() -> None:
         ("/worker_generate", {"model": "m", "prompt": "x"}),
     ],
 )
-def test_a_client_that_leaves_frees_its_place_at_once(slow: str, path: str, body: dict[str, Any]) -> None:
+def test_a_disconnected_client_frees_its_slot_or_place_in_the_queue(slow: str, path: str, body: dict[str, Any]) -> None:
     with contextlib.ExitStack() as running, contextlib.ExitStack() as waiting:
         for _ in range(2):
             running.enter_context(open_request(slow, path, body))
@@ -260,13 +260,13 @@ def test_a_client_that_leaves_frees_its_place_at_once(slow: str, path: str, body
         waiting.enter_context(open_request(slow, path, body))
         eventually(lambda: load(slow) == (2, 1))
         waiting.close()
-        eventually(lambda: load(slow) == (2, 0), "the queue to be left")
+        eventually(lambda: load(slow) == (2, 0), "the queue to be empty")
         running.close()
         eventually(lambda: load(slow) == (0, 0), "the slots to be free")
-    assert (page(slow)["cancelled"], page(slow)["served"]) == (3, 0)
+    assert (state(slow)["cancelled"], state(slow)["served"]) == (3, 0)
 
 
-def test_a_client_that_leaves_in_prefill_frees_its_slot() -> None:
+def test_a_client_that_disconnects_in_prefill_frees_its_slot() -> None:
     with running_app(create_app(SimulatedOptions(models=("m",), prefill_tokens_per_s=0.01))) as url:
         with open_request(url, "/v1/chat/completions", chat(stream=True)):
             eventually(lambda: load(url) == (1, 0))
@@ -294,7 +294,7 @@ def test_the_queue_is_first_come_first_served() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12), st.integers(1, 3))
-def test_slots_balance_however_their_holders_are_cancelled(plan: list[tuple[int, int]], capacity: int) -> None:
+def test_all_slots_are_free_however_their_holders_are_cancelled(plan: list[tuple[int, int]], capacity: int) -> None:
     async def run() -> None:
         slots = Slots(capacity)
 
@@ -314,7 +314,7 @@ def test_slots_balance_however_their_holders_are_cancelled(plan: list[tuple[int,
         await asyncio.gather(*(one(*item) for item in plan))
         assert slots.queue_length == 0
         async with contextlib.AsyncExitStack() as stack, asyncio.timeout(1):
-            for _ in range(capacity):  # all of them can be had again
+            for _ in range(capacity):  # all of them are available
                 await stack.enter_async_context(slots.hold("m"))
             assert repr(slots) == f"<Slots {capacity}/{capacity} running, 0 waiting>"
 

@@ -1,4 +1,4 @@
-"""Each injected fault as a client meets it."""
+"""Each fault, as a client sees it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hierarchy.engines.simulated.faults import Fault, Faults, parse_faults
 from hierarchy.engines.simulated.options import SimulatedOptions
 from tests.support import eventually, running_app
 
-HTTP = httpx.Client()  # one for all: each makes a TLS context, which takes longer than a test
+HTTP = httpx.Client()  # shared: creating one takes longer than a test
 INF = float("inf")
 OPTIONS = SimulatedOptions(models=("m",), prefill_tokens_per_s=INF, decode_tokens_per_s=INF, slots=2)
 CHAT = {"model": "m", "messages": [], "max_tokens": 9}
@@ -46,8 +46,8 @@ def ask(url: str, *, stream: bool = False, timeout_s: float = 5) -> httpx.Respon
     return HTTP.post(f"{url}/v1/chat/completions", json={**CHAT, "stream": stream}, timeout=timeout_s)
 
 
-def stream_until_it_breaks(url: str, timeout_s: float = 5) -> tuple[int, bytes, type[Exception] | None]:
-    """(status, what came, how it broke)"""
+def read_stream(url: str, timeout_s: float = 5) -> tuple[int, bytes, type[Exception] | None]:
+    """(status, body, the error that ended it)"""
     body = bytearray()
     with HTTP.stream("POST", f"{url}/v1/chat/completions", json={**CHAT, "stream": True}, timeout=timeout_s) as answer:
         try:
@@ -66,14 +66,14 @@ def data_of(body: bytes) -> list[bytes]:
     return [line[6:] for line in body.splitlines() if line.startswith(b"data: {")]
 
 
-def test_a_status_strikes_as_often_as_it_was_told(url: str) -> None:
+def test_a_status_fault_applies_count_times(url: str) -> None:
     inject(url, {"status": 503, "count": 2})
     statuses = [ask(url).status_code, ask(url, stream=True).status_code, ask(url).status_code]
     assert statuses == [503, 503, 200]
     assert counts(url)["faults"] == []
 
 
-def test_without_a_count_it_strikes_until_cleared(url: str) -> None:
+def test_a_fault_without_a_count_applies_until_cleared(url: str) -> None:
     inject(url, [{"status": 500}])
     assert [ask(url).status_code for _ in range(3)] == [500] * 3
     inject(url, [])
@@ -81,42 +81,42 @@ def test_without_a_count_it_strikes_until_cleared(url: str) -> None:
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 4, 9])
-def test_a_cut_stream_ends_without_its_end(url: str, tokens: int) -> None:
+def test_a_stream_that_is_cut_has_no_end(url: str, tokens: int) -> None:
     inject(url, {"cut_after_tokens": tokens})
-    status, body, broken = stream_until_it_breaks(url)
+    status, body, broken = read_stream(url)
     assert (status, broken) == (200, httpx.RemoteProtocolError)
     assert tokens_in(body) == tokens
     assert b"[DONE]" not in body
 
 
-def test_a_cut_whole_answer_is_shorter_than_its_length(url: str) -> None:
+def test_a_response_that_is_cut_is_shorter_than_its_content_length(url: str) -> None:
     inject(url, {"cut_after_tokens": 3})
     with pytest.raises(httpx.RemoteProtocolError):
         ask(url)
 
 
-def test_hanging_sends_not_even_a_head_and_keeps_a_slot(url: str) -> None:
+def test_a_hanging_request_sends_no_head_and_occupies_a_slot(url: str) -> None:
     inject(url, {"hang": True, "count": 1})
-    for _ in range(2):  # the second one is past the fault, beside the first
+    for _ in range(2):  # the first request hangs, the second is served
         with contextlib.suppress(httpx.ReadTimeout):
             assert ask(url, stream=True, timeout_s=0.2).status_code == 200
-    eventually(lambda: counts(url)["running"] == 0, "the slot to be free once the client left")
+    eventually(lambda: counts(url)["running"] == 0, "the slot to be free after the client disconnected")
     assert counts(url)["cancelled"] >= 1
 
 
-def test_a_hanging_stream_keeps_what_it_sent(url: str) -> None:
+def test_a_stream_that_hangs_after_some_tokens_sends_these(url: str) -> None:
     inject(url, {"hang_after_tokens": 2})
-    status, body, broken = stream_until_it_breaks(url, timeout_s=0.2)
+    status, body, broken = read_stream(url, timeout_s=0.2)
     assert (status, tokens_in(body), broken) == (200, 2, httpx.ReadTimeout)
 
 
-def test_a_delay_comes_between_the_head_and_the_first_byte(url: str) -> None:
+def test_a_delay_follows_the_head(url: str) -> None:
     inject(url, {"delay_first_byte_s": 60})
-    status, body, broken = stream_until_it_breaks(url, timeout_s=0.2)
+    status, body, broken = read_stream(url, timeout_s=0.2)
     assert (status, body, broken) == (200, b"", httpx.ReadTimeout)
 
 
-def test_probes_have_faults_of_their_own(url: str) -> None:
+def test_faults_for_probes_apply_to_probes_only(url: str) -> None:
     inject(url, {"on": "probe", "status": 503, "count": 2})
     assert ask(url).status_code == 200
     assert HTTP.get(f"{url}/health").status_code == 503
@@ -127,7 +127,7 @@ def test_probes_have_faults_of_their_own(url: str) -> None:
         HTTP.get(f"{url}/metrics", timeout=0.1)
 
 
-def test_faults_given_at_the_start_are_in_force() -> None:
+def test_faults_from_the_options_are_active_at_the_start() -> None:
     options = SimulatedOptions(models=("m",), faults=(Fault(status=418),))
     with running_app(create_app(options)) as url:
         assert ask(url).status_code == 418
@@ -135,7 +135,7 @@ def test_faults_given_at_the_start_are_in_force() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "named"),
+    ("malformed", "named"),
     [
         ('{"statu": 503}', "statu"),
         ('[{"status": 200}]', "status"),
@@ -145,17 +145,17 @@ def test_faults_given_at_the_start_are_in_force() -> None:
         ("", "JSON"),
     ],
 )
-def test_a_bad_fault_is_named_and_changes_nothing(url: str, bad: str, named: str) -> None:
+def test_the_error_names_the_wrong_field_and_changes_nothing(url: str, malformed: str, named: str) -> None:
     inject(url, {"status": 599})
-    answer = HTTP.post(f"{url}/simulated/faults", content=bad)
+    answer = HTTP.post(f"{url}/simulated/faults", content=malformed)
     assert answer.status_code == 422
     assert named in answer.json()["error"]
     assert counts(url)["faults"][0]["status"] == 599
     with pytest.raises(ValueError, match=named):
-        parse_faults(bad)
+        parse_faults(malformed)
 
 
-def test_faults_strike_in_order_and_each_on_its_own_kind() -> None:
+def test_faults_apply_in_order_each_to_its_kind_of_request() -> None:
     first, second, probe = Fault(status=500, count=1), Fault(status=501), Fault(on="probe", status=502, count=2)
     faults = Faults((first, probe, second))
     assert [faults.take("generate") for _ in range(3)] == [first, second, second]

@@ -1,5 +1,6 @@
-"""A stand-in for a GPU box, for tests, benchmarks and rehearsals. It computes nothing, and says so wherever it can.
+"""A simulated engine for tests, benchmarks and demos: the protocol and timing of a GPU machine, without a model.
 
-`app.create_app(SimulatedOptions(...))` is the engine as an ASGI app; `hierarchy engine simulated` runs it. It speaks
-vLLM's OpenAI paths and metrics and a FastChat worker's paths at once, so one of it exercises both API families.
+`app.create_app(SimulatedOptions(...))` is the engine as an ASGI app; `hierarchy engine simulated` runs it. It has the
+OpenAI paths and metrics of vLLM and the paths of a FastChat worker, so one engine serves both API families. Its
+responses say that they are simulated wherever the protocol allows it.
 """

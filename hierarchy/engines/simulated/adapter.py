@@ -1,4 +1,4 @@
-"""Reading a simulated engine: vLLM's endpoints, its models under both API families, slots from its own page."""
+"""Reads a simulated engine: vLLM's endpoints, its models in both API families, its slots from `/simulated`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from hierarchy.wire.status import NodeStatus
 
 
 class SimulatedAdapter:
+    """An `Adapter` for `kind: simulated`."""
+
     kind: ClassVar[str] = "simulated"
 
     def __init__(self) -> None:
@@ -22,9 +24,9 @@ class SimulatedAdapter:
     async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
         status = await self._vllm.read(http, url, speed)
         answer = (await get(http, url, "/simulated")).ok()
-        page = answer.json()
-        slots = page.get("slots") if isinstance(page, dict) else None
+        state = answer.json()
+        slots = state.get("slots") if isinstance(state, dict) else None
         if not isinstance(slots, int) or not 0 < slots < 2**31:
-            raise EngineUnreadable(f"{answer.url} is not a simulated engine's page: it tells no number of slots")
+            raise EngineUnreadable(f"{answer.url} is not the state of a simulated engine: it has no number of slots")
         models = tuple(msgspec.structs.replace(model, slots=slots) for model in status.models)
         return msgspec.structs.replace(status, models=models)

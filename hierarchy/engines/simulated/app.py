@@ -1,4 +1,4 @@
-"""The simulated engine as an ASGI app: its routes and its lifespan."""
+"""A simulated engine as an ASGI app."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hierarchy.engines.simulated.engine import Engine, forever
+from hierarchy.engines.simulated.engine import Engine, wait_forever
 from hierarchy.engines.simulated.fastchat import FastChatPaths
 from hierarchy.engines.simulated.faults import parse_faults
 from hierarchy.engines.simulated.openai import OpenAIPaths
 from hierarchy.engines.simulated.options import SimulatedOptions
-from hierarchy.engines.simulated.worker import stay_registered
+from hierarchy.engines.simulated.registration import stay_registered
 
 Handler = Callable[[Request], Awaitable[Any]]
 
-#: of vLLM's `/version`, and of the Server header that `hierarchy engine simulated` sends
+#: in the response of `/version`, and in the `server` field of `hierarchy engine simulated`
 VERSION = "hierarchy-simulated"
 
 
@@ -32,21 +32,21 @@ def create_app(options: SimulatedOptions) -> Starlette:
     """One simulated engine. Its state is `app.state.engine`; apps share nothing.
 
     Raises:
-        ValueError: it shall register, but has no address under which it can be reached.
+        ValueError: `register` without `address`.
     """
     if options.register is not None and options.address is None:
-        raise ValueError("a worker that registers needs an `address`")
+        raise ValueError("`register` needs an `address`: the URL under which the controller reaches this worker")
     engine = Engine(options)
-    admin, openai, fastchat = _Admin(engine), OpenAIPaths(engine), FastChatPaths(engine)
+    control, openai, fastchat = _Control(engine), OpenAIPaths(engine), FastChatPaths(engine)
 
     def probe(handler: Handler) -> Handler:
-        return _faulty(engine, handler)
+        return _with_faults(engine, handler)
 
     app = Starlette(
         routes=[
-            Route("/health", probe(admin.health)),
-            Route("/metrics", probe(admin.metrics)),
-            Route("/version", admin.version),
+            Route("/health", probe(control.health)),
+            Route("/metrics", probe(control.metrics)),
+            Route("/version", control.version),
             Route("/v1/models", probe(openai.models)),
             Route("/v1/chat/completions", openai.chat, methods=["POST"]),
             Route("/v1/completions", openai.completions, methods=["POST"]),
@@ -58,23 +58,25 @@ def create_app(options: SimulatedOptions) -> Starlette:
             Route("/worker_get_conv_template", fastchat.conv_template, methods=["POST"]),
             Route("/model_details", fastchat.model_details, methods=["POST"]),
             Route("/count_token", fastchat.count_token, methods=["POST"]),
-            Route("/simulated", admin.page),
-            Route("/simulated/faults", admin.set_faults, methods=["POST"]),
-            Route("/simulated/models", admin.set_models, methods=["POST"]),
+            Route("/simulated", control.state),
+            Route("/simulated/faults", control.set_faults, methods=["POST"]),
+            Route("/simulated/models", control.set_models, methods=["POST"]),
         ],
-        middleware=[Middleware(_EndQuietly)],
-        lifespan=lambda app: _registered(engine),
+        middleware=[Middleware(_SuppressCancellation)],
+        lifespan=lambda app: _registration(engine),
     )
     app.state.engine = engine
     return app
 
 
-class _Admin:
+class _Control:
+    """The handlers of health, metrics and `/simulated`."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def health(self, request: Request) -> Response:
-        return Response()  # as vLLM's: 200 and no body
+        return Response()  # as vLLM does: 200 without a body
 
     async def metrics(self, request: Request) -> Response:
         return PlainTextResponse(self._engine.metrics())
@@ -82,33 +84,33 @@ class _Admin:
     async def version(self, request: Request) -> Response:
         return JSONResponse({"version": VERSION})
 
-    async def page(self, request: Request) -> Response:
-        return JSONResponse(self._engine.page())
+    async def state(self, request: Request) -> Response:
+        return JSONResponse(self._engine.state())
 
     async def set_faults(self, request: Request) -> Response:
-        """A fault or a list of them; replaces those in force, so that `[]` clears them."""
+        """A fault or a list of faults, which replaces the active ones; `[]` clears them."""
         try:
             self._engine.faults.replace(parse_faults(await request.body()))
         except ValueError as error:
             return JSONResponse({"error": str(error)}, 422)
-        return JSONResponse(self._engine.page())
+        return JSONResponse(self._engine.state())
 
     async def set_models(self, request: Request) -> Response:
-        """`{"models": [name, ...]}`: what it serves from now on. FastChat controllers learn it when they ask."""
+        """`{"models": [name, ...]}` replaces its models. FastChat controllers have to refresh to notice."""
         try:
             change = msgspec.json.decode(await request.body(), type=_Models)
         except msgspec.DecodeError as error:
             return JSONResponse({"error": str(error)}, 422)
         self._engine.models[:] = dict.fromkeys(change.models)
-        return JSONResponse(self._engine.page())
+        return JSONResponse(self._engine.state())
 
 
 class _Models(msgspec.Struct):
     models: list[Annotated[str, msgspec.Meta(min_length=1)]]
 
 
-class _EndQuietly:
-    """A server that stops cancels what still runs, and would log a traceback for each."""
+class _SuppressCancellation:
+    """A server that stops cancels the requests that still run; this prevents a logged traceback for each."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -118,26 +120,26 @@ class _EndQuietly:
             await self._app(scope, receive, send)
 
 
-def _faulty(engine: Engine, handler: Handler) -> Handler:
-    """`handler`, struck by the faults that are for probes."""
+def _with_faults(engine: Engine, handler: Handler) -> Handler:
+    """`handler` with the active faults for probes."""
 
-    async def struck(request: Request) -> Any:
+    async def handle(request: Request) -> Any:
         fault = engine.faults.take("probe")
         if fault is not None:
             engine.faulted += 1
             if fault.hang:
-                await forever()
+                await wait_forever()
             await asyncio.sleep(fault.delay_first_byte_s)
             if fault.status is not None:
                 return PlainTextResponse("a simulated fault", fault.status)
         return await handler(request)
 
-    return struck
+    return handle
 
 
 @contextlib.asynccontextmanager
-async def _registered(engine: Engine) -> AsyncIterator[None]:
-    """Stay registered, if that was asked for, as long as the app runs."""
+async def _registration(engine: Engine) -> AsyncIterator[None]:
+    """The app's lifespan: stay registered with a controller if the options name one."""
     options = engine.options
     if options.register is None or options.address is None:
         yield

@@ -1,4 +1,4 @@
-"""The simulated engine's state and its clock of tokens; knows no HTTP."""
+"""The state of a simulated engine, and the timing of its tokens. Without HTTP."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from hierarchy.engines.simulated.slots import Slots
 
 CONTEXT_TOKENS = 32_768
 EMBEDDING_SIZE = 8
-CHARS_PER_TOKEN = 4  # the usual rule of thumb for English
+CHARS_PER_TOKEN = 4  # the usual estimate for English
 
-#: what every answer says, over and over; plain words, so that JSON need not escape them
+#: each answer repeats this text; it has no characters that JSON has to escape
 TEXT = "This answer was simulated: no model computed it, and its words only mark the time."
 WORDS = tuple(TEXT.split(" "))
 
 
 @dataclass(frozen=True)
 class Job:
-    """One generation, decided in full when the request arrives."""
+    """One generation. Its length and its fault are decided when the request arrives."""
 
+    #: counts the requests of the engine, from 1
     number: int
     model: str
     prompt_tokens: int
@@ -37,6 +38,7 @@ class Job:
 
     @property
     def usage(self) -> dict[str, int]:
+        """`usage` in both APIs."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.answer_tokens,
@@ -44,28 +46,30 @@ class Job:
         }
 
 
-class Cut(Exception):
-    """The fault `cut_after_tokens` strikes."""
+class ConnectionCut(Exception):
+    """The fault `cut_after_tokens`: the response ends here, incomplete."""
 
 
 class Engine:
+    """One engine."""
+
     def __init__(self, options: SimulatedOptions) -> None:
         self.options = options
         self.models = list(options.models)
         self.slots = Slots(options.slots)
         self.faults = Faults(options.faults)
-        self.served = 0
-        self.cancelled = 0
-        self.faulted = 0
-        self._numbers = itertools.count(1)
+        self.served = 0  # responses that were complete
+        self.cancelled = 0  # responses whose client disconnected
+        self.faulted = 0  # responses that a fault changed
+        self._job_numbers = itertools.count(1)
 
     def job(self, model: str, prompt: str, max_tokens: int | None, *, ignore_eos: bool = False) -> Job:
-        """Plan an answer: as long as `max_tokens`, or shorter where it ends by itself unless `ignore_eos`."""
+        """Plan a generation of at most `max_tokens`; with `ignore_eos`, of exactly as many."""
         natural = self.options.answer_tokens
-        room = CONTEXT_TOKENS if max_tokens is None else max_tokens
-        length = room if ignore_eos and max_tokens is not None else min(natural, room)
+        limit = CONTEXT_TOKENS if max_tokens is None else max_tokens
+        length = limit if ignore_eos and max_tokens is not None else min(natural, limit)
         return Job(
-            number=next(self._numbers),
+            number=next(self._job_numbers),
             model=model,
             prompt_tokens=count_tokens(prompt),
             answer_tokens=length,
@@ -76,24 +80,27 @@ class Engine:
     async def generate(self, job: Job, emit: Callable[[int], Awaitable[None]]) -> None:
         """Hold a slot through prefill and decode; `await emit(i)` when token `i` is due.
 
-        The first token comes with the end of prefill. Tokens are due at absolute times, so that a slow reader or a
-        busy machine does not lower the rate for good.
+        The first token is due at the end of prefill. Tokens are due at absolute times, so that a slow client or a busy
+        machine does not lower the rate permanently.
+
+        Raises:
+            ConnectionCut: the job's fault.
         """
         async with self.slots.hold(job.model):
             if job.fault.hang:
-                await forever()
+                await wait_forever()
             prefill_s = job.prompt_tokens / self.options.prefill_tokens_per_s
             await asyncio.sleep(prefill_s + job.fault.delay_first_byte_s)
-            await _strike(job.fault, 0)
+            await _apply_fault(job.fault, 0)
             start, step_s = time.monotonic(), 1 / self.options.decode_tokens_per_s
             for index in range(job.answer_tokens):
-                # Awaited also when it is late, or a client that left would not get its turn to be noticed.
+                # Also when the token is late: otherwise the client's disconnection would not be processed.
                 await asyncio.sleep(max(0.0, start + index * step_s - time.monotonic()))
                 await emit(index)
-                await _strike(job.fault, index + 1)
+                await _apply_fault(job.fault, index + 1)
 
-    def page(self) -> dict[str, Any]:
-        """`GET /simulated`."""
+    def state(self) -> dict[str, Any]:
+        """The response of `GET /simulated`."""
         return {
             "simulated": True,
             "models": self.models,
@@ -103,11 +110,11 @@ class Engine:
             "served": self.served,
             "cancelled": self.cancelled,
             "faulted": self.faulted,
-            "faults": self.faults.page(),
+            "faults": self.faults.state(),
         }
 
     def metrics(self) -> str:
-        """The two of vLLM's metrics that say how busy it is."""
+        """vLLM's metrics of its load, in Prometheus's text format."""
         lines = []
         for name, help_text, counts in (
             ("running", "Number of requests in model execution batches.", self.slots.running),
@@ -115,14 +122,15 @@ class Engine:
         ):
             metric = f"vllm:num_requests_{name}"
             lines += [f"# HELP {metric} {help_text}", f"# TYPE {metric} gauge"]
-            # JSON's escapes of a quote and a backslash are also Prometheus's.
+            # Prometheus escapes quotes and backslashes as JSON does.
             lines += [
                 f'{metric}{{engine="0",model_name={json.dumps(model, ensure_ascii=False)}}} {counts[model]:.1f}'
                 for model in dict.fromkeys([*self.models, *counts])
             ]
         return "\n".join(lines) + "\n"
 
-    def fastchat_status(self) -> dict[str, Any]:
+    def worker_status(self) -> dict[str, Any]:
+        """A FastChat worker's status."""
         return {
             "model_names": self.models,
             "speed": self.options.speed,
@@ -130,33 +138,35 @@ class Engine:
         }
 
 
-async def _strike(fault: Fault, tokens: int) -> None:
-    """Do what `fault` does once `tokens` tokens have been sent."""
+async def _apply_fault(fault: Fault, tokens: int) -> None:
+    """Do what `fault` does after `tokens` tokens. Raises ConnectionCut."""
     if fault.cut_after_tokens == tokens:
-        raise Cut
+        raise ConnectionCut
     if fault.hang_after_tokens == tokens:
-        await forever()
+        await wait_forever()
 
 
-def word(index: int) -> str:
-    """Token `index` of every answer, with the space before it."""
-    text = WORDS[index % len(WORDS)]
-    return f" {text}" if index else text
+def token_text(index: int) -> str:
+    """Token `index` of each answer, with the space that precedes it."""
+    word = WORDS[index % len(WORDS)]
+    return f" {word}" if index else word
 
 
-def text_of(tokens: int) -> str:
-    """The first `tokens` tokens of every answer."""
-    return "".join(map(word, range(tokens)))
+def answer_text(tokens: int) -> str:
+    """The first `tokens` tokens of each answer."""
+    return "".join(map(token_text, range(tokens)))
 
 
 def count_tokens(text: str) -> int:
+    """An estimate; at least 1."""
     return max(1, len(text) // CHARS_PER_TOKEN)
 
 
 def embedding(text: str) -> list[float]:
-    """A vector that depends on the text and on nothing else."""
+    """A vector of `EMBEDDING_SIZE` numbers from 0 to 1; equal texts have equal vectors."""
     return [byte / 255 for byte in hashlib.sha256(text.encode(errors="replace")).digest()[:EMBEDDING_SIZE]]
 
 
-async def forever() -> None:
+async def wait_forever() -> None:
+    """Wait until cancelled."""
     await asyncio.get_running_loop().create_future()

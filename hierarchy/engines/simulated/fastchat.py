@@ -1,7 +1,7 @@
-"""The FastChat worker paths of the simulated engine.
+"""The paths of a FastChat worker.
 
-Source: FastChat, fastchat/serve/base_model_worker.py (paths) and model_worker.py (frames): a stream is JSON objects
-with the text *so far*, each closed by a NUL; usage and finish_reason ride on each.
+Source: FastChat, fastchat/serve/base_model_worker.py (paths) and model_worker.py (frames): a stream is JSON objects,
+each followed by a NUL byte; each has the text *so far*, the usage and the finish_reason.
 """
 
 from __future__ import annotations
@@ -13,29 +13,40 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hierarchy.engines.simulated.answer import Answer
-from hierarchy.engines.simulated.engine import CONTEXT_TOKENS, Engine, Job, count_tokens, embedding, text_of, word
+from hierarchy.engines.simulated.engine import (
+    CONTEXT_TOKENS,
+    Engine,
+    Job,
+    answer_text,
+    count_tokens,
+    embedding,
+    token_text,
+)
+from hierarchy.engines.simulated.response import GenerationResponse
 
-INTERNAL_ERROR = 50001
-DEFAULT_MAX_NEW_TOKENS = 256
+INTERNAL_ERROR = 50001  # FastChat's ErrorCode
+DEFAULT_MAX_NEW_TOKENS = 256  # FastChat's
 
 
-class FrameReply:
-    """`/worker_generate_stream`, or the one object of `/worker_generate`."""
+class FrameBody:
+    """The frames of `/worker_generate_stream`, or the one object of `/worker_generate`.
 
-    def __init__(self, job: Job, prefix: str, *, streaming: bool) -> None:
+    echo: the prompt if it is to precede the text.
+    """
+
+    def __init__(self, job: Job, echo: str, *, streaming: bool) -> None:
         self.streaming = streaming
         self.media_type = "application/octet-stream" if streaming else "application/json"
         self._job = job
-        self._prefix = prefix
-        self._text = prefix
+        self._echo = echo
+        self._text = echo  # so far
 
     def token(self, index: int) -> bytes:
-        self._text += word(index)
+        self._text += token_text(index)
         return self._object(self._text, index + 1, None) + b"\0"
 
-    def closing(self) -> bytes:
-        text = self._prefix + text_of(self._job.answer_tokens)
+    def end(self) -> bytes:
+        text = self._echo + answer_text(self._job.answer_tokens)
         last = self._object(text, self._job.answer_tokens, self._job.finish_reason)
         return last + b"\0" if self.streaming else last
 
@@ -50,20 +61,22 @@ class FrameReply:
 
 
 class FastChatPaths:
+    """The handlers of the paths."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def status(self, request: Request) -> Response:
-        return JSONResponse(self._engine.fastchat_status())
+        return JSONResponse(self._engine.worker_status())
 
     async def generate_stream(self, request: Request) -> Any:
-        return self._answer(await _params(request), streaming=True)
+        return self._respond(await _params(request), streaming=True)
 
     async def generate(self, request: Request) -> Any:
-        return self._answer(await _params(request), streaming=False)
+        return self._respond(await _params(request), streaming=False)
 
     async def conv_template(self, request: Request) -> Response:
-        """All the fields that FastChat's API server reads into its `Conversation`; "one_shot" without examples."""
+        """FastChat's template "one_shot" without its examples, with all fields that FastChat's API server reads."""
         conv = {
             "name": "one_shot",
             "system_template": "{system_message}",
@@ -94,9 +107,9 @@ class FastChatPaths:
             {"embedding": [embedding(text) for text in texts], "token_num": sum(map(count_tokens, texts))}
         )
 
-    def _answer(self, params: dict[str, Any], *, streaming: bool) -> Any:
+    def _respond(self, params: dict[str, Any], *, streaming: bool) -> Any:
         prompt = str(params.get("prompt", ""))
-        # A worker of one model does not look at `model`, so neither does this one where it makes no difference.
+        # FastChat workers of one model ignore `model`; so this one accepts any name.
         model = params.get("model")
         if model not in self._engine.models:
             model = next(iter(self._engine.models), None)
@@ -104,14 +117,14 @@ class FastChatPaths:
             return _failure("this worker has no model", streaming)
         limit = params.get("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
         if not isinstance(limit, int | float) or not 0 < limit <= CONTEXT_TOKENS:
-            return _failure(f"max_new_tokens: must lie between 1 and {CONTEXT_TOKENS}", streaming)
+            return _failure(f"max_new_tokens: must be between 1 and {CONTEXT_TOKENS}", streaming)
         job = self._engine.job(str(model), prompt, int(limit))
-        prefix = prompt if params.get("echo", True) else ""  # workers echo unless told not to
-        return Answer(self._engine, job, FrameReply(job, prefix, streaming=streaming))
+        echo = prompt if params.get("echo", True) else ""  # workers echo by default
+        return GenerationResponse(self._engine, job, FrameBody(job, echo, streaming=streaming))
 
 
 def _failure(text: str, streaming: bool) -> Response:
-    """Workers tell errors in a frame, under status 200."""
+    """An error, which workers send as a frame with status 200."""
     frame = json.dumps({"text": text, "error_code": INTERNAL_ERROR}).encode()
     return Response(frame + b"\0" if streaming else frame)
 

@@ -1,4 +1,4 @@
-"""Faults to inject, by flag or at run time, so that failure can be rehearsed."""
+"""Faults to inject into a simulated engine, by flag or at run time, to test failures."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 Tokens = Annotated[int, Field(ge=0)]
-Where = Literal["generate", "probe"]
+RequestKind = Literal["generate", "probe"]
 
 
 class Fault(BaseModel):
-    """What goes wrong with a request; several fields may be combined."""
+    """What goes wrong with a request. Several fields can be combined."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    on: Where = Field(
+    on: RequestKind = Field(
         default="generate", description="generate: requests for tokens; probe: health, models, metrics, status"
     )
-    status: int | None = Field(default=None, ge=400, le=599, description="answer this and an error object at once")
-    delay_first_byte_s: float = Field(
-        default=0.0, ge=0, allow_inf_nan=False, description="beyond prefill; after a stream's head"
+    status: int | None = Field(
+        default=None, ge=400, le=599, description="respond with this status and an error object at once"
     )
-    hang: bool = Field(default=False, description="take the request, and a slot, and send nothing, not even a head")
+    delay_first_byte_s: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="added to prefill; a stream's head is sent before"
+    )
+    hang: bool = Field(default=False, description="accept the request, occupy a slot and send nothing, not even a head")
     hang_after_tokens: Tokens | None = Field(
-        default=None, description="stop there and keep the connection and the slot"
+        default=None, description="stop after these tokens, but keep the connection and the slot"
     )
     cut_after_tokens: Tokens | None = Field(
-        default=None, description="close the connection there, in the middle of the answer"
+        default=None, description="close the connection after these tokens, in the middle of the answer"
     )
     count: int | None = Field(
-        default=None, ge=1, description="how many requests it hits; None: all, until it is cleared"
+        default=None, ge=1, description="how many requests it affects; None: all, until it is cleared"
     )
 
 
@@ -39,10 +41,10 @@ _LIST = TypeAdapter(list[Fault])
 
 
 def parse_faults(text: str | bytes) -> list[Fault]:
-    """A fault or a list of them, as JSON.
+    """Decode a fault or a list of faults from JSON.
 
     Raises:
-        ValueError: naming the fields that are wrong.
+        ValueError: it names the fields that are wrong.
     """
     try:
         return _LIST.validate_json(text) if text.lstrip()[:1] in ("[", b"[") else [Fault.model_validate_json(text)]
@@ -52,16 +54,17 @@ def parse_faults(text: str | bytes) -> list[Fault]:
 
 
 class Faults:
-    """The faults in force, in the order in which they strike."""
+    """The active faults. If several match a request, the first one applies."""
 
     def __init__(self, faults: tuple[Fault, ...] = ()) -> None:
         self.replace(faults)
 
     def replace(self, faults: Iterable[Fault]) -> None:
+        """Make these the active faults, instead of those before."""
         self._left: list[tuple[Fault, int | None]] = [(fault, fault.count) for fault in faults]
 
-    def take(self, on: Where) -> Fault | None:
-        """The fault that strikes this request, if any; counts it."""
+    def take(self, on: RequestKind) -> Fault | None:
+        """The fault for a request of this kind, if any. Reduces its count."""
         for index, (fault, left) in enumerate(self._left):
             if fault.on == on:
                 if left == 1:
@@ -71,6 +74,6 @@ class Faults:
                 return fault
         return None
 
-    def page(self) -> list[dict[str, object]]:
-        """What is left of them, for `GET /simulated`."""
+    def state(self) -> list[dict[str, object]]:
+        """The active faults, for `GET /simulated`. left: how many more requests each affects."""
         return [{**fault.model_dump(exclude_defaults=True), "on": fault.on, "left": left} for fault, left in self._left]

@@ -1,6 +1,6 @@
-"""The OpenAI paths of the simulated engine, as vLLM serves them.
+"""The paths of OpenAI's API, as vLLM serves them.
 
-Source: OpenAI API reference (chat, completions, embeddings, models) and vLLM's protocol for `ignore_eos` and errors.
+Source: OpenAI API reference (chat, completions, embeddings, models); vLLM for `ignore_eos` and errors.
 """
 
 from __future__ import annotations
@@ -15,26 +15,37 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hierarchy.engines.simulated.answer import Answer
-from hierarchy.engines.simulated.engine import CONTEXT_TOKENS, Engine, Job, count_tokens, embedding, text_of, word
+from hierarchy.engines.simulated.engine import (
+    CONTEXT_TOKENS,
+    Engine,
+    Job,
+    answer_text,
+    count_tokens,
+    embedding,
+    token_text,
+)
+from hierarchy.engines.simulated.response import GenerationResponse
 
 OWNER = "hierarchy-simulated"  # `owned_by` of each model, and the fingerprint of each answer
 
 
-class Refused(Exception):
+class RejectedRequest(Exception):
+    """The request is invalid. param: the field that is wrong."""
+
     def __init__(self, status: int, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.param = param
 
     def response(self) -> Response:
+        """vLLM's error response."""
         kind = "NotFoundError" if self.status == 404 else "BadRequestError"
         error = {"message": str(self), "type": kind, "param": self.param, "code": self.status}
         return JSONResponse({"error": error}, self.status)
 
 
-class ChatReply:
-    """`chat.completion` and its chunks."""
+class ChatBody:
+    """`chat.completion`, or its chunks."""
 
     _object = "chat.completion"
     _id = "chatcmpl"
@@ -44,29 +55,29 @@ class ChatReply:
         self.media_type = "text/event-stream; charset=utf-8" if streaming else "application/json"
         self._job = job
         self._include_usage = include_usage
-        self._frame = {
+        self._common = {
             "id": f"{self._id}-simulated-{job.number}",
             "object": f"{self._object}.chunk" if streaming and self._object == "chat.completion" else self._object,
             "created": int(time.time()),
             "model": job.model,
             "system_fingerprint": OWNER,
         }
-        # The words need no escaping, so a chunk is three pieces put together instead of JSON written anew.
-        mark = "\0"
-        chunk = self._event(self._choice(mark, None))
-        self._before, _, self._after = chunk.partition(json.dumps(mark)[1:-1].encode())
+        # No token needs escaping, so the JSON of a chunk is encoded once and each token is inserted into it.
+        placeholder = "\0"
+        chunk = self._event(self._choice(placeholder, None))
+        self._before, _, self._after = chunk.partition(json.dumps(placeholder)[1:-1].encode())
 
     def token(self, index: int) -> bytes:
-        chunk = self._before + word(index).encode() + self._after
+        chunk = self._before + token_text(index).encode() + self._after
         return chunk if index else self._opening() + chunk
 
-    def closing(self) -> bytes:
+    def end(self) -> bytes:
         if not self.streaming:
-            whole = {**self._frame, "choices": [self._whole()], "usage": self._job.usage}
+            whole = {**self._common, "choices": [self._whole()], "usage": self._job.usage}
             return json.dumps(whole).encode()
         end = self._event(self._choice("", self._job.finish_reason))
         if self._include_usage:
-            end += _sse({**self._frame, "choices": [], "usage": self._job.usage})
+            end += _sse({**self._common, "choices": [], "usage": self._job.usage})
         return end + b"data: [DONE]\n\n"
 
     def _opening(self) -> bytes:
@@ -77,16 +88,16 @@ class ChatReply:
         return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
     def _whole(self) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text_of(self._job.answer_tokens)}
+        message = {"role": "assistant", "content": answer_text(self._job.answer_tokens)}
         return {"index": 0, "message": message, "logprobs": None, "finish_reason": self._job.finish_reason}
 
     def _event(self, choice: dict[str, Any]) -> bytes:
         usage = {"usage": None} if self._include_usage else {}
-        return _sse({**self._frame, "choices": [choice], **usage})
+        return _sse({**self._common, "choices": [choice], **usage})
 
 
-class CompletionReply(ChatReply):
-    """`text_completion`, whose chunks have the same shape as its whole."""
+class CompletionBody(ChatBody):
+    """`text_completion`, or its chunks, which have the same fields."""
 
     _object = "text_completion"
     _id = "cmpl"
@@ -98,10 +109,12 @@ class CompletionReply(ChatReply):
         return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
 
     def _whole(self) -> dict[str, Any]:
-        return self._choice(text_of(self._job.answer_tokens), self._job.finish_reason)
+        return self._choice(answer_text(self._job.answer_tokens), self._job.finish_reason)
 
 
 class OpenAIPaths:
+    """The handlers of the paths."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -113,16 +126,16 @@ class OpenAIPaths:
         return JSONResponse({"object": "list", "data": entries})
 
     async def chat(self, request: Request) -> Any:
-        return await self._generate(request, ChatReply, "messages")
+        return await self._generate(request, ChatBody, "messages")
 
     async def completions(self, request: Request) -> Any:
-        return await self._generate(request, CompletionReply, "prompt")
+        return await self._generate(request, CompletionBody, "prompt")
 
     async def embeddings(self, request: Request) -> Response:
         try:
-            body = self._checked(await request.body(), "input")
-        except Refused as refused:
-            return refused.response()
+            body = self._decode(await request.body(), "input")
+        except RejectedRequest as error:
+            return error.response()
         texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
         encoding = body.get("encoding_format")
         entries = [
@@ -134,47 +147,50 @@ class OpenAIPaths:
         self._engine.served += 1
         return JSONResponse({"object": "list", "data": entries, "model": body["model"], "usage": usage})
 
-    async def _generate(self, request: Request, reply: type[ChatReply], prompt: str) -> Any:
+    async def _generate(self, request: Request, body_type: type[ChatBody], prompt_field: str) -> Any:
         try:
-            body = self._checked(await request.body(), prompt)
+            body = self._decode(await request.body(), prompt_field)
             max_tokens = _max_tokens(body)
-        except Refused as refused:
-            return refused.response()
+        except RejectedRequest as error:
+            return error.response()
         job = self._engine.job(
-            body["model"], _text(body[prompt]), max_tokens, ignore_eos=body.get("ignore_eos") is True
+            body["model"], _text(body[prompt_field]), max_tokens, ignore_eos=body.get("ignore_eos") is True
         )
         options = body.get("stream_options")
         include_usage = isinstance(options, dict) and options.get("include_usage") is True
-        return Answer(self._engine, job, reply(job, streaming=body.get("stream") is True, include_usage=include_usage))
+        streaming = body.get("stream") is True
+        return GenerationResponse(self._engine, job, body_type(job, streaming=streaming, include_usage=include_usage))
 
-    def _checked(self, raw: bytes, required: str) -> dict[str, Any]:
+    def _decode(self, raw: bytes, required_field: str) -> dict[str, Any]:
+        """The request. Raises RejectedRequest."""
         try:
             body = msgspec.json.decode(raw)
         except msgspec.DecodeError as error:
-            raise Refused(400, f"the body is not JSON: {error}") from None
+            raise RejectedRequest(400, f"the body is not JSON: {error}") from None
         if not isinstance(body, dict) or not isinstance(body.get("model"), str):
-            raise Refused(400, "model: must be a string", "model")
+            raise RejectedRequest(400, "model: must be a string", "model")
         if body["model"] not in self._engine.models:
-            raise Refused(404, f"The model `{body['model']}` does not exist.", "model")
-        if required not in body:
-            raise Refused(400, f"{required}: is missing", required)
+            raise RejectedRequest(404, f"The model `{body['model']}` does not exist.", "model")
+        if required_field not in body:
+            raise RejectedRequest(400, f"{required_field}: is missing", required_field)
         if body.get("n", 1) != 1:
-            raise Refused(400, "n: a simulated engine gives one answer", "n")
+            raise RejectedRequest(400, "n: a simulated engine supports only 1", "n")
         return body
 
 
 def _max_tokens(body: dict[str, Any]) -> int | None:
+    """The limit of the answer, if the request has one. Raises RejectedRequest."""
     for field in ("max_completion_tokens", "max_tokens"):
         value = body.get(field)
         if value is not None:
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= CONTEXT_TOKENS:
-                raise Refused(400, f"{field}: must lie between 1 and {CONTEXT_TOKENS}", field)
+                raise RejectedRequest(400, f"{field}: must be between 1 and {CONTEXT_TOKENS}", field)
             return value
     return None
 
 
 def _text(prompt: Any) -> str:
-    """The text in a prompt of whatever shape: string, list, message, content part."""
+    """The text of a prompt, which may be a string, a message, a content part or a list of these."""
     if isinstance(prompt, str):
         return prompt
     if isinstance(prompt, list):
@@ -185,7 +201,7 @@ def _text(prompt: Any) -> str:
 
 
 def _encoded(vector: list[float], encoding: object) -> str | list[float]:
-    """As `encoding_format` asks: the openai package asks for base64 of little-endian floats."""
+    """In the format of `encoding_format`. The openai package requests base64 of little-endian 32-bit floats."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if encoding == "base64" else vector
 
 

@@ -1,4 +1,4 @@
-"""Slots of the batch, and the queue before them."""
+"""The slots of the batch, and the queue for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 
 class Slots:
-    """`capacity` requests run at once, others wait in the order of their arrival. Counts both, by model."""
+    """Lets `capacity` requests run at once; others wait, first come, first served. Counts both by model."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -22,11 +22,12 @@ class Slots:
 
     @property
     def queue_length(self) -> int:
+        """Requests that run or wait."""
         return self.running.total() + self.waiting.total()
 
     @asynccontextmanager
     async def hold(self, model: str) -> AsyncIterator[None]:
-        """Wait for a slot and hold it; cancelled at any point, nothing stays taken."""
+        """Wait for a slot and hold it. The slot is free again however the caller ends, cancellation included."""
         self.waiting[model] += 1
         try:
             await self._free.acquire()

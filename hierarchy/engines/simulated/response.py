@@ -1,4 +1,4 @@
-"""A generation as an ASGI response: it ends, and frees its slot, the moment its client leaves."""
+"""The ASGI response to a generate request. It ends, and frees its slot, as soon as the client disconnects."""
 
 from __future__ import annotations
 
@@ -8,77 +8,77 @@ from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from hierarchy.engines.simulated.engine import Cut, Engine, Job
+from hierarchy.engines.simulated.engine import ConnectionCut, Engine, Job
 
 
-class Reply(Protocol):
-    """How one API writes an answer."""
+class Body(Protocol):
+    """The body of a response in one API."""
 
     streaming: bool
     media_type: str
 
     def token(self, index: int) -> bytes:
-        """What a stream sends for token `index`."""
+        """The part of a stream for token `index`."""
 
-    def closing(self) -> bytes:
-        """What a stream ends with, or the whole body if it is not one."""
+    def end(self) -> bytes:
+        """The end of a stream; the complete body if it is not a stream."""
 
 
-class Answer:
-    """Runs `job` and sends it as `reply` writes it. Callable as an ASGI application, so Starlette takes it."""
+class GenerationResponse:
+    """Runs `job` and sends `body`. Callable as an ASGI application, so Starlette accepts it as a response."""
 
-    def __init__(self, engine: Engine, job: Job, reply: Reply) -> None:
+    def __init__(self, engine: Engine, job: Job, body: Body) -> None:
         self._engine = engine
         self._job = job
-        self._reply = reply
+        self._body = body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work = asyncio.ensure_future(self._send(send))
-        gone = asyncio.ensure_future(_disconnected(receive))
+        disconnect = asyncio.ensure_future(_disconnected(receive))
         try:
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((work, disconnect), return_when=asyncio.FIRST_COMPLETED)
         finally:
             unfinished = work.cancel()
-            gone.cancel()
-            await asyncio.wait((work, gone))
+            disconnect.cancel()
+            await asyncio.wait((work, disconnect))
             self._engine.cancelled += unfinished
         if not unfinished:
-            work.result()  # a defect of ours shall be logged by the server, not lost
+            work.result()  # raises an unexpected error, for the server to log
 
     async def _send(self, send: Send) -> None:
         if self._job.fault.status is not None:
             await self._send_error(send, self._job.fault.status)
-        elif self._reply.streaming:
+        elif self._body.streaming:
             await self._send_stream(send)
         else:
             await self._send_whole(send)
 
     async def _send_stream(self, send: Send) -> None:
         if not self._job.fault.hang:
-            # Engines send the head before they have computed anything; routers must not take it for a first token.
-            await send(self._head(200, self._reply.media_type))
+            # Engines send the head before they have computed anything. Routers must not count it as the first token.
+            await send(self._head(200, self._body.media_type))
 
         async def emit(index: int) -> None:
-            await send({"type": "http.response.body", "body": self._reply.token(index), "more_body": True})
+            await send({"type": "http.response.body", "body": self._body.token(index), "more_body": True})
 
         try:
             await self._engine.generate(self._job, emit)
-        except Cut:
+        except ConnectionCut:
             self._engine.faulted += 1
-            return  # an answer left unfinished: the server closes the connection
-        await send({"type": "http.response.body", "body": self._reply.closing()})
+            return  # the response is unfinished, so the server closes the connection
+        await send({"type": "http.response.body", "body": self._body.end()})
         self._engine.served += 1
 
     async def _send_whole(self, send: Send) -> None:
-        body = self._reply.closing()
-        head = self._head(200, self._reply.media_type, len(body))
+        body = self._body.end()
+        head = self._head(200, self._body.media_type, len(body))
 
         async def emit(index: int) -> None:
             pass
 
         try:
             await self._engine.generate(self._job, emit)
-        except Cut:
+        except ConnectionCut:
             self._engine.faulted += 1
             await send(head)
             await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
