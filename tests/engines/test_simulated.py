@@ -1,4 +1,4 @@
-"""The simulated engine on real sockets: formats, timing, its queue, and slots that are free when a client disconnects."""
+"""The simulated engine on real sockets: formats, timing, its queue, and slots that disconnected clients free."""
 
 from __future__ import annotations
 
