@@ -29,8 +29,8 @@ from hierarchy.cli.chat import base_url
 from hierarchy.config.models import ConfigError, NodeSpec, TreeConfig, load
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.runtime.logs import escape
+from hierarchy.topology.declared import DeclaredTree
 from hierarchy.topology.drawing import FORMATS
-from hierarchy.topology.graph import validate
 
 Entry = Mapping[str, Any]  #: one node or engine as `GET /tree` gives it; `children` holds more of them
 
@@ -88,12 +88,11 @@ def declared(path: Path) -> Entry:
     Raises:
         ConfigError: it declares none.
     """
-    loaded = load(path)
-    if problems := validate(loaded):
-        raise ConfigError(problems)
-    nodes = loaded.config.nodes
+    tree = DeclaredTree(load(path))
+    tree.require_valid()
+    nodes = tree.config.nodes
     return _declared_node(
-        next(name for name in nodes if not nodes[name].parents and not nodes[name].replica_of), loaded.config
+        next(name for name in nodes if not nodes[name].parents and not nodes[name].replica_of), tree.config
     )
 
 

@@ -16,6 +16,7 @@ from hierarchy.config.models import load
 from hierarchy.doctor import Finding, Mark, Report, examine
 from hierarchy.errors import UsageError
 from hierarchy.runtime.logs import escape
+from hierarchy.topology.declared import DeclaredTree
 
 MARKS = {
     Mark.OK: ("✓", "green"),
@@ -35,12 +36,12 @@ def doctor(
 
     Status 0 if nothing keeps the node from its work, 1 if something does, 2 if the configuration is wrong.
     """
-    loaded = load(config)
-    names = list(loaded.config.nodes)
-    name = node or loaded.config.slice or (names[0] if len(names) == 1 else None)
+    tree = DeclaredTree(load(config))
+    names = list(tree.config.nodes)
+    name = node or tree.config.slice or (names[0] if len(names) == 1 else None)
     if name is None:
         raise UsageError(f"{config} has {len(names)} nodes; say which one with --node: {', '.join(names)}")
-    report = asyncio.run(examine(loaded, name, admin=bearer(admin_key_file, ADMIN_KEY)))
+    report = asyncio.run(examine(tree, name, admin=bearer(admin_key_file, ADMIN_KEY)))
     _show(report)
     if not report.good:
         raise typer.Exit(1)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import networkx as nx
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hierarchy.runtime.logs import escape
-from hierarchy.topology.risks import Bottleneck, Engines, Risk, Risks, name_of
+from hierarchy.topology.graph import TreeGraph
+from hierarchy.topology.risks import Bottleneck, Capacity, Risk, Risks, describe
 
 MANY = 0.5  # of the tree's speed, from which a loss is shown in red
 
 
-def show_risks(graph: nx.DiGraph, root: str) -> None:
+def show_risks(graph: TreeGraph, root: str) -> None:
     """Print what each node and link takes away, and each model's bottleneck."""
     risks = Risks(graph, root)
     console = Console(highlight=False)
-    whole = risks.sum(risks.engines)
+    whole = risks.capacity(risks.engines)
     console.print(
         Text.assemble(
             ("node ", ""),
@@ -30,23 +30,23 @@ def show_risks(graph: nx.DiGraph, root: str) -> None:
     if risks.models:
         console.print(Text("\nWhat each model hangs on"))
         console.print(_bottlenecks(risks.bottlenecks()))
-    if risks.unnamed:
-        names = ", ".join(map(escape, risks.unnamed))
-        mend = "give `models:`, or --live URL to see what runs."
-        console.print(Text(f"\nWhich models these serve is not declared: {names}; {mend}", "yellow"))
+    if risks.unknown_models:
+        names = ", ".join(map(escape, risks.unknown_models))
+        hint = "add `models`, or use --live URL to see what runs"
+        console.print(Text(f"\nThe models of these engines are not declared: {names}; {hint}", "yellow"))
 
 
 def _losses(found: list[Risk]) -> Table:
     table = _table("node or link", "engines", "speed", "of all", "models lost", "models weakened")
     for risk in found:
-        colour = "red" if risk.models or risk.engines.part >= MANY else ""
+        colour = "red" if risk.lost_models or risk.lost.part >= MANY else ""
         table.add_row(
-            Text(escape(" or ".join(map(name_of, risk.points))), colour),
-            str(risk.engines.count),
-            f"{risk.engines.speed:g}",
-            _percent(risk.engines.part),
-            Text(", ".join(map(escape, risk.models)) or "-", "red" if risk.models else "dim"),
-            Text(", ".join(map(escape, risk.weakened)) or "-", "" if risk.weakened else "dim"),
+            Text(escape(" or ".join(map(describe, risk.points))), colour),
+            str(risk.lost.count),
+            f"{risk.lost.speed:g}",
+            _percent(risk.lost.part),
+            Text(", ".join(map(escape, risk.lost_models)) or "-", "red" if risk.lost_models else "dim"),
+            Text(", ".join(map(escape, risk.weakened_models)) or "-", "" if risk.weakened_models else "dim"),
         )
     return table
 
@@ -55,10 +55,10 @@ def _bottlenecks(found: list[Bottleneck]) -> Table:
     table = _table("model", "engines", "speed", "bottleneck", "left without it")
     for weak in found:
         if weak.worst is None:
-            where, left = Text(" > ".join(escape(point[0]) for point in weak.alone), "red"), Text("nothing", "red")
+            where, left = Text(" > ".join(escape(point[0]) for point in weak.critical), "red"), Text("nothing", "red")
         else:
             where, left = Text(escape(weak.worst[0])), Text(f"{_engines(weak.left)} ({_percent(weak.left.part)})")
-        table.add_row(escape(weak.model), str(weak.engines.count), f"{weak.engines.speed:g}", where, left)
+        table.add_row(escape(weak.model), str(weak.serving.count), f"{weak.serving.speed:g}", where, left)
     return table
 
 
@@ -71,7 +71,7 @@ def _table(first: str, *heads: str) -> Table:
     return table
 
 
-def _engines(engines: Engines) -> str:
+def _engines(engines: Capacity) -> str:
     return f"{_count(engines.count, 'engine')} of speed {engines.speed:g}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,8 @@ from hierarchy.runtime.parent_death import call_on_parent_death
 from hierarchy.security.access import Access
 from hierarchy.security.startup import check_start, check_state_dir, log_risks
 from hierarchy.server import Server, bind
-from hierarchy.topology import graph as topology
+from hierarchy.topology import node_config
+from hierarchy.topology.declared import DeclaredTree
 
 
 def serve(
@@ -97,7 +99,8 @@ def serve(
 
         mine = read()
     else:
-        mine = topology.single(
+        mine = node_config.from_flags(
+            hostname=socket.gethostname(),
             name=node,
             host=host or "localhost",
             port=DEFAULT_PORT if port is None else port,
@@ -121,12 +124,12 @@ def with_log_format(config: NodeConfig, log_format: str | None) -> NodeConfig:
 
 def from_file(path: Path, name: str | None) -> NodeConfig:
     """The part of a tree that one node needs; its name may be left out where there is only one, and in a slice."""
-    tree = load(path)
+    tree = DeclaredTree(load(path))
     names = list(tree.config.nodes)
     name = name or tree.config.slice
     if name is None and len(names) != 1:
         raise UsageError(f"{path} has {len(names)} nodes; say which one with --node: {', '.join(names)}")
-    return topology.cut(tree, name or names[0])
+    return node_config.from_tree(tree, name or names[0])
 
 
 def run(

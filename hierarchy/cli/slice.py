@@ -10,6 +10,7 @@ import typer
 
 from hierarchy.config.json_schema import json_schema
 from hierarchy.config.models import load
+from hierarchy.topology.declared import DeclaredTree
 from hierarchy.topology.slice import as_yaml, slice_of
 
 
@@ -21,7 +22,7 @@ def slice_(
 
     Nothing of other sites is in it but where the node's parent and the nodes right below it stand.
     """
-    part = slice_of(load(config), node)
+    part = slice_of(DeclaredTree(load(config)), node)
     comment = f"What node {node} needs of {config.name}, by `hierarchy slice`. Run it: hierarchy serve FILE"
     typer.echo(as_yaml(part, comment), nl=False)
 

@@ -18,13 +18,14 @@ from typing import Annotated
 import typer
 
 from hierarchy.cli import flags
-from hierarchy.config.models import ConfigError, load
+from hierarchy.config.models import load
 from hierarchy.runtime import logs
 from hierarchy.runtime.parent_death import call_on_parent_death
 from hierarchy.runtime.processes import SupervisedProcess
 from hierarchy.security.access import Access
 from hierarchy.security.startup import check_start
-from hierarchy.topology.graph import cut, validate
+from hierarchy.topology import node_config
+from hierarchy.topology.declared import DeclaredTree
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +47,12 @@ def up(
     Ends with status 0 when it was told to end, 1 if a process could not be ended, 2 if the configuration is wrong or a
     node cannot start with it (its port is taken, say).
     """
-    loaded = load(config)
-    if problems := validate(loaded):
-        raise ConfigError(problems)
-    tree = loaded.config
+    declared = DeclaredTree(load(config))
+    declared.require_valid()
+    tree = declared.config
     guards = flags.flags_of(insecure, cleartext)
     for name in tree.nodes:
-        mine = guards.over(cut(loaded, name))
+        mine = guards.over(node_config.from_tree(declared, name))
         check_start(mine, Access(mine))
     printer = LinePrinter()
     console = Console(printer.write, list(tree.nodes), tree.defaults.log_format, logs.wants_colour(printer))

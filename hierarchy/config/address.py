@@ -49,7 +49,7 @@ def parse_url(text: str) -> tuple[str, Address]:
     except ValueError as error:
         raise ValueError(f"{text!r} is no URL ({error})", mend) from None
     if parts.scheme not in ("http", "https"):
-        raise ValueError(f"{text!r} is no http(s) URL", mend)
+        raise ValueError(f"{text!r} is not an http(s) URL", mend)
     if not host or port == 0:
         raise ValueError(f"{text!r} names no {'port' if host else 'host'}", mend)
     _check_host(host, bracketed="[" in parts.netloc)

@@ -319,7 +319,7 @@ class EngineConfig(Strict):
 
 
 class NodeConfig(Strict):
-    """What one daemon needs; cut out of the tree by `topology.cut`, or made from flags by `topology.single`."""
+    """What one daemon needs to know; made by `topology.node_config`, from a tree or from flags."""
 
     name: Name
     listen: tuple[Address, ...] = (("localhost", DEFAULT_PORT),)
@@ -370,11 +370,11 @@ def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")
     except FileNotFoundError:
-        message, mend = "no such file", "check the path"
+        message, hint = "no such file", "check the path"
     except IsADirectoryError:
-        message, mend = "is a directory", "name a YAML file in it"
+        message, hint = "is a directory", "name a YAML file in it"
     except OSError as error:
-        message, mend = f"cannot be read ({error.strerror})", "check its permissions"
+        message, hint = f"cannot be read ({error.strerror})", "check its permissions"
     except UnicodeDecodeError as error:
-        message, mend = f"is not UTF-8 (byte {error.start})", "save it as UTF-8"
-    raise UnreadableConfigError([Problem(str(path), 0, "", message, mend)])
+        message, hint = f"is not UTF-8 (byte {error.start})", "save it as UTF-8"
+    raise UnreadableConfigError([Problem(str(path), 0, "", message, hint)])

@@ -1,7 +1,8 @@
-"""A YAML file as data with the line of every field, and problems told in its terms, pydantic's too.
+"""A YAML file as plain data with the line of every field, and its problems, those that pydantic finds included.
 
-ruamel's composer gives nodes with marks, and its constructor plain values of YAML 1.2; the walk between is ours, so
-that a doubled key or a bad scalar is one problem with a line, and the rest of the file is still checked.
+ruamel's composer yields nodes with line numbers, and its constructor makes plain values of YAML 1.2. The walk from one
+to the other is written here, so that a repeated key or a bad value is one problem with a line, and the rest of the file
+is still checked.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import difflib
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -19,27 +20,41 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-FieldPath = tuple[str | int, ...]
-Finding = tuple[FieldPath, str, str]  #: (field, what is wrong, how to mend it): a problem that has no file yet
+FieldPath = tuple[str | int, ...]  #: keys and indexes from the top of a file down to a field
+
+
+class Finding(NamedTuple):
+    """A problem that is not yet located in a file."""
+
+    field: FieldPath
+    message: str  #: what is wrong
+    hint: str  #: how to fix it
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong in a file. `line` counts from 1; 0 where no line is to blame, such as a file that is missing."""
+    """One thing that is wrong in a file, or in a running tree."""
 
+    #: path of the file, or URL of the node that knows the tree
     file: str
+    #: from 1; 0 if the problem is not in any line, such as a file that does not exist
     line: int
+    #: its path with dots; "" if the problem is not in any field
     field: str
+    #: what is wrong
     message: str
-    mend: str
+    #: how to fix it
+    hint: str
 
     @property
     def where(self) -> str:
+        """`FILE:LINE`, or `FILE`."""
         return f"{self.file}:{self.line}" if self.line else self.file
 
     @property
     def what(self) -> str:
-        return f"{self.field}: {self.message}; {self.mend}" if self.field else f"{self.message}; {self.mend}"
+        """`FIELD: MESSAGE; HINT`, or `MESSAGE; HINT`."""
+        return f"{self.field}: {self.message}; {self.hint}" if self.field else f"{self.message}; {self.hint}"
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
@@ -47,29 +62,31 @@ class Problem:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the fields of a configuration stand: `lines` maps a field's path to its line."""
+    """The file that a configuration came from."""
 
     file: str
+    #: path of a field -> its line, from 1
     lines: dict[FieldPath, int] = field(default_factory=dict)
 
     def line(self, path: FieldPath) -> int:
-        """The line of a field, or of what holds it where the field itself is not in the file."""
+        """The line of a field, or of the nearest one around it that is in the file."""
         return next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 1)
 
-    def problem(self, path: FieldPath, message: str, mend: str, line: int | None = None) -> Problem:
+    def problem(self, path: FieldPath, message: str, hint: str, line: int | None = None) -> Problem:
+        """A problem of one field of the file. line: default: that of the field."""
         dotted = ".".join(map(str, path))
-        return Problem(self.file, line or self.line(path), dotted, message, mend)
+        return Problem(self.file, line or self.line(path), dotted, message, hint)
 
 
 def closest(word: object, choices: Iterable[str]) -> str:
-    """How to mend a mistyped word: the choice that it resembles, else all of them."""
+    """A hint for a mistyped word: the choice that it resembles, else all choices."""
     names = list(choices)
     near = difflib.get_close_matches(str(word), names, 1)
     return f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(names) or 'none'}"
 
 
 def read_yaml(text: str, file: str) -> tuple[Any, Source, list[Problem]]:
-    """Parse one YAML document into (plain data, where its fields stand, problems). A syntax error leaves no data."""
+    """Parse one YAML document into (plain data, the lines of its fields, problems); no data after a syntax error."""
     source = Source(file)
     yaml = YAML(typ="safe", pure=True)
     try:
@@ -79,8 +96,8 @@ def read_yaml(text: str, file: str) -> tuple[Any, Source, list[Problem]]:
         data = walk.value(root, ()) if root is not None else None
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        mend = "check the indentation, and quote values that hold ': ' or start with one of [{*&!%@"
-        return None, source, [source.problem((), f"not YAML: {error.problem or error.context}", mend, line)]
+        hint = "check the indentation, and quote values that hold ': ' or start with one of [{*&!%@"
+        return None, source, [source.problem((), f"not YAML: {error.problem or error.context}", hint, line)]
     except YAMLError as error:  # ruamel's ReaderError: a character that YAML does not allow
         position = getattr(error, "position", 0)
         line = text.count("\n", 0, position) + 1
@@ -91,7 +108,7 @@ def read_yaml(text: str, file: str) -> tuple[Any, Source, list[Problem]]:
 
 
 class _Walk:
-    """Builds plain data, noting lines and problems. An alias is walked once, where its anchor stands."""
+    """Builds plain data and notes lines and problems. The target of an alias is walked once, at its anchor."""
 
     def __init__(self, source: Source, constructor: Any) -> None:
         self._source = source
@@ -102,7 +119,7 @@ class _Walk:
 
     def value(self, node: Node, path: FieldPath) -> Any:
         if id(node) in self._open:
-            self._problem(node, path, "holds itself", "remove the alias")
+            self._problem(node, path, "contains itself", "remove the alias")
             return None
         if id(node) not in self._done:
             self._open.add(id(node))
@@ -126,16 +143,18 @@ class _Walk:
     def _entries(self, node: MappingNode, path: FieldPath) -> Iterator[tuple[Any, Node]]:
         for key_node, value in node.value:
             if not isinstance(key_node, ScalarNode):
-                self._problem(key_node, path, "a key that is no plain word", "write `key: value`")
+                self._problem(key_node, path, "a key that is not a plain word", "write `key: value`")
                 continue
             if str(key_node.tag).endswith(":merge"):
-                self._problem(key_node, (*path, "<<"), "YAML 1.2 has no merge keys", "use `defaults`, or write it out")
+                self._problem(
+                    key_node, (*path, "<<"), "YAML 1.2 has no merge keys", "use `defaults`, or repeat the fields"
+                )
                 continue
             key = self._scalar(key_node, path)
             field = (*path, key)
             if field in self._source.lines:
                 first = self._source.lines[field]
-                self._problem(key_node, field, f"given twice, first on line {first}", "remove one of them")
+                self._problem(key_node, field, f"is repeated, first on line {first}", "remove one of them")
                 continue
             self._mark(key_node, field)
             yield key, value
@@ -145,49 +164,51 @@ class _Walk:
             return self._constructor.construct_object(node, deep=True)
         except (ValueError, LookupError, MarkedYAMLError):
             kind = str(node.tag).rpartition(":")[2]
-            self._problem(node, path, f"{node.value[:40]!r} is no valid {kind}", "mend it, or quote it to make it text")
+            self._problem(
+                node, path, f"{node.value[:40]!r} is not a valid {kind}", "fix it, or quote it to make it text"
+            )
             return None
 
     def _mark(self, node: Node, path: FieldPath) -> None:
         self._source.lines[path] = node.start_mark.line + 1
 
-    def _problem(self, node: Node, path: FieldPath, message: str, mend: str) -> None:
-        self.problems.append(self._source.problem(path, message, mend, node.start_mark.line + 1))
+    def _problem(self, node: Node, path: FieldPath, message: str, hint: str) -> None:
+        self.problems.append(self._source.problem(path, message, hint, node.start_mark.line + 1))
 
 
 MAPPING = "write `key: value` lines, indented below it"
 
 
 def problem_of(source: Source, error: ErrorDetails, root: type[BaseModel]) -> Problem:
-    """One of pydantic's errors in plain words, with its line. root: the model of the whole file."""
+    """One of pydantic's errors as a problem with its line. root: the model of the whole file."""
     path = tuple(part for part in error["loc"] if part != "[key]")
     value, options = shown(error["input"]), _options(root, path)
     default = options.get(str(path[-1])) if path else None
     choices = get_args(default.annotation) if default else ()
     match error["type"]:
         case "missing":
-            message, mend = "is required", f"add it: {default.description if default else ''}"
+            message, hint = "is required", f"add it: {default.description if default else ''}"
         case "extra_forbidden" | "invalid_key":
-            message, mend = "unknown key", closest(path[-1], options)
+            message, hint = "unknown key", closest(path[-1], options)
         case "model_type" | "dict_type":
-            message, mend = f"must be a mapping, not {value}", MAPPING
+            message, hint = f"must be a mapping, not {value}", MAPPING
         case "string_type":
-            message, mend = f"must be text, not {value}", "put it in quotes"
+            message, hint = f"must be text, not {value}", "put it in quotes"
         case "string_pattern_mismatch" | "string_too_long":
-            message = f"{value} is no name"
-            mend = "write letters, digits, '.', '_' and '-', at most 256, with a letter or digit first"
+            message = f"{value} is not a valid name"
+            hint = "write letters, digits, '.', '_' and '-', at most 256, with a letter or digit first"
         case "literal_error":
-            message, mend = f"unknown value {value}", closest(error["input"], map(str, choices))
+            message, hint = f"unknown value {value}", closest(error["input"], map(str, choices))
         case "value_error":
-            message, mend = error["ctx"]["error"].args
+            message, hint = error["ctx"]["error"].args
         case _:
             message = f"{_plain(error['msg'])}, not {value}"
-            mend = f"the default is {shown(default.default)}" if default else "see docs/reference/configuration.md"
-    return source.problem(path, message, mend)
+            hint = f"the default is {shown(default.default)}" if default else "see docs/reference/configuration.md"
+    return source.problem(path, message, hint)
 
 
 def _options(root: type[BaseModel], path: FieldPath) -> dict[str, FieldInfo]:
-    """The fields that may stand where the last part of `path` stands."""
+    """The fields that are allowed at the place of the last part of `path`."""
     here: Any = root
     for part in path[:-1]:
         if isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import httpx
 
 from hierarchy.config.blocks import TlsSpec
-from hierarchy.config.models import EngineConfig, LoadedTree, NodeConfig
+from hierarchy.config.models import EngineConfig, NodeConfig
 from hierarchy.doctor.finding import Finding, Mark, fail, ok, skip, warn
 from hierarchy.doctor.machine import check_files, check_listen, check_proxy
 from hierarchy.doctor.path_back import recommend, way_back
@@ -22,7 +22,8 @@ from hierarchy.engines.prober import PROBE_TIMEOUT_S
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.security.secret import read_secret
 from hierarchy.security.tls import Tls
-from hierarchy.topology.graph import build, cut, may_dial
+from hierarchy.topology import node_config
+from hierarchy.topology.declared import DeclaredTree
 from hierarchy.uplink.dial import proxy_for
 
 
@@ -42,7 +43,7 @@ class Report:
 
 
 async def examine(
-    loaded: LoadedTree, name: str, environ: Mapping[str, str] = os.environ, admin: Mapping[str, str] | None = None
+    tree: DeclaredTree, name: str, environ: Mapping[str, str] = os.environ, admin: Mapping[str, str] | None = None
 ) -> Report:
     """Look at the machine, the parent and the engines of one node.
 
@@ -51,7 +52,7 @@ async def examine(
     Raises:
         UsageError: there is no such node, the configuration has problems, or a proxy's URL has.
     """
-    config = cut(loaded, name)
+    config = node_config.from_tree(tree, name)
     tls, certificates = _open_tls(config.settings.tls)
     parent = config.parents[0] if config.parents else None
     proxy = proxy_for(parent, config.proxy, environ, config.link) if parent else None
@@ -70,7 +71,7 @@ async def examine(
         way = back = None
         if parent is not None:
             way = await walk(parent, above, tls=tls.node, proxy=proxy)
-            allowed = may_dial(loaded, build(loaded.config).nodes[name]["parents"][0], name)
+            allowed = tree.may_dial(tree.graph.members[name].parents[0], name)
             back = await way_back(name, config.advertise, way, allowed, above, config.link)
             sections[f"parent {parent}"] = [*way.findings, *([back.finding] if way.reached else [])]
     if found:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from hierarchy.topology.live import build_live, oversights
+from hierarchy.topology.live import conflicts, live_graph
 from hierarchy.wire.tree_entry import MAX_DEPTH, TreeEntry, decode
 
 INTERVAL_S = 30.0  # longer than any change takes to travel up the tree
@@ -39,8 +39,8 @@ class Oversight:
 
     async def check(self) -> None:
         """Check once, if the tree has changed. Logs what is new, and the return to order."""
-        tree = self._tree()
-        shape = _shape(decode(tree))
+        tree = decode(self._tree())
+        shape = _shape(tree)
         if shape == self._checked_shape:
             return
         self._checked_shape = shape
@@ -53,8 +53,8 @@ class Oversight:
             log.info("the running tree is in order again")
         self.problems = problems
 
-    def _find_problems(self, tree: dict[str, Any]) -> list[str]:
-        return [f"{problem.where}: {problem.what}" for problem in oversights(build_live(tree), self._url)]
+    def _find_problems(self, tree: TreeEntry) -> list[str]:
+        return [f"{problem.where}: {problem.what}" for problem in conflicts(live_graph(tree), self._url)]
 
 
 def _shape(entry: TreeEntry, depth: int = 0) -> object:

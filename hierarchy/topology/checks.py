@@ -1,23 +1,17 @@
-"""What can be wrong with a tree's shape, names and addresses, told from its graph alone (see `topology.build`).
-
-No check looks at a file, so a graph made from a live tree can be checked just as well.
-"""
+"""Checks of a tree's shape, names and addresses. They look at the graph alone, so they work on a running tree too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-import networkx as nx
+from collections.abc import Iterator
 
 from hierarchy.config.address import host_of, is_loopback, is_wildcard, literal_ip, parse_url
 from hierarchy.config.yaml import FieldPath, Finding, closest
+from hierarchy.topology.graph import Member, TreeGraph
 
-Attributes = Mapping[str, Any]
-Claim = tuple[str, str, int]  #: (machine, host, port); the machine is told apart only where the host is loopback
+Claim = tuple[str, str, int]  #: (machine, host, port); the machine matters only if the host is loopback, else it is ""
 
 
-def check_all(graph: nx.DiGraph) -> Iterator[Finding]:
+def check_all(graph: TreeGraph) -> Iterator[Finding]:
     """Every check of this module."""
     for check in (
         check_parents,
@@ -32,149 +26,155 @@ def check_all(graph: nx.DiGraph) -> Iterator[Finding]:
         yield from check(graph)
 
 
-def check_parents(graph: nx.DiGraph) -> Iterator[Finding]:
+def check_parents(graph: TreeGraph) -> Iterator[Finding]:
     """Every declared parent exists and is a node."""
-    nodes = _of_kind(graph, "node")
-    for at in graph.nodes.values():
-        for parent in at["parents"]:
-            field = (*at["field"], "parent")
+    nodes = graph.nodes
+    for member in graph:
+        field = (*member.field, "parent")
+        for parent in member.parents:
             if parent in nodes:
                 continue
-            if parent in graph:
-                yield field, f'parent "{parent}" is an engine, and only nodes have children', "name a node"
+            if parent in graph.members:
+                yield Finding(field, f'parent "{parent}" is an engine, and only nodes have children', "name a node")
             else:
-                yield field, f'unknown parent "{parent}"', closest(parent, nodes)
+                yield Finding(field, f'unknown parent "{parent}"', closest(parent, nodes))
 
 
-def check_replicas(graph: nx.DiGraph) -> Iterator[Finding]:
-    """A replica is one of a node that is none itself, and what stands below both is not started by each of them."""
-    nodes = _of_kind(graph, "node")
-    for name, at in nodes.items():
-        original = at["replica_of"]
+def check_replicas(graph: TreeGraph) -> Iterator[Finding]:
+    """A replica names a node that is not a replica itself, and replicas do not each start the same engine."""
+    nodes = graph.nodes
+    for name, node in nodes.items():
+        original = node.replica_of
         if original is None:
             continue
-        field = (*at["field"], "replica_of")
+        field = (*node.field, "replica_of")
         if original == name or original not in nodes:
-            yield field, f'unknown node "{original}"', closest(original, [other for other in nodes if other != name])
-        elif nodes[original]["replica_of"] is not None:
-            yield field, f'"{original}" is a replica itself', f"write `replica_of: {nodes[original]['replica_of']}`"
-    for at in _of_kind(graph, "engine").values():
-        if len(at["parents"]) > 1 and at["advertise"] is None and at["launched"]:
-            message = f"without `url` each of {', '.join(at['parents'])} would start one of its own"
-            yield at["field"], message, 'start it by itself, and add `url: "http://host:port"`'
+            others = [other for other in nodes if other != name]
+            yield Finding(field, f'unknown node "{original}"', closest(original, others))
+        elif nodes[original].replica_of is not None:
+            hint = f"write `replica_of: {nodes[original].replica_of}`"
+            yield Finding(field, f'"{original}" is itself a replica', hint)
+    for engine in graph.engines.values():
+        if len(engine.parents) > 1 and engine.declared_url is None and engine.launchable:
+            message = f"without `url`, each of {', '.join(engine.parents)} would start its own copy"
+            yield Finding(engine.field, message, 'start the engine separately and add `url: "http://host:port"`')
 
 
-def check_shape(graph: nx.DiGraph) -> Iterator[Finding]:
-    """One root, no cycle."""
-    nodes = _of_kind(graph, "node")
-    roots = [name for name, at in nodes.items() if not at["parents"]]
+def check_shape(graph: TreeGraph) -> Iterator[Finding]:
+    """There is one root and no cycle."""
+    nodes = graph.nodes
+    roots = [name for name, node in nodes.items() if not node.parents]
     if not nodes:
-        yield ("nodes",), "no node at all", "add a root: `root: {}`"
+        yield Finding(("nodes",), "there is no node", "add a root: `root: {}`")
     elif not roots:
-        yield ("nodes",), "no root: every node has a parent", "leave out `parent` at the topmost node"
+        yield Finding(("nodes",), "no root: every node has a parent", "remove `parent` from the topmost node")
     for name in roots[1:]:
-        if set(graph[name]) == set(graph[roots[0]]) and graph[name]:
-            continue  # they stand before the same children: replicas
-        yield nodes[name]["field"], f'a second root beside "{roots[0]}"', f"give it a parent, such as `{roots[0]}`"
-    order = {name: index for index, name in enumerate(graph)}
-    for cycle in nx.simple_cycles(graph):
-        first = min(cycle, key=order.__getitem__)
-        start = cycle.index(first)
-        way = " -> ".join([*cycle[start:], *cycle[:start], first])
-        yield (*graph.nodes[first]["field"], "parent"), f"a cycle: {way}", "give one of them a parent outside of it"
+        first = graph.children(roots[0])
+        if first and {child.key for child in graph.children(name)} == {child.key for child in first}:
+            continue  # two roots with the same children are replicas
+        hint = f"give it a parent, such as `{roots[0]}`"
+        yield Finding(nodes[name].field, f'a second root beside "{roots[0]}"', hint)
+    for cycle in graph.cycles():
+        field = (*graph.members[cycle[0]].field, "parent")
+        hint = "give one of these nodes a parent outside the cycle"
+        yield Finding(field, f"a cycle: {' -> '.join([*cycle, cycle[0]])}", hint)
 
 
-def check_served(graph: nx.DiGraph) -> Iterator[Finding]:
-    """An engine stands below every node."""
-    nodes = _of_kind(graph, "node")
-    part_of = graph.graph.get("slice")  # in one node's part of a tree, only that node is whole
-    for name, at in nodes.items():
-        if not graph[name] and part_of in (None, name):
-            yield at["field"], "no engine serves it: nothing stands below", f"add an engine with `parent: {name}`"
+def check_served(graph: TreeGraph) -> Iterator[Finding]:
+    """Every node has something below it. A slice is complete only below its own node, so it is checked only there."""
+    for name, node in graph.nodes.items():
+        if not graph.children(name) and graph.slice_of in (None, name):
+            yield Finding(node.field, "has no engine below it", f"add an engine with `parent: {name}`")
 
 
-def check_names(graph: nx.DiGraph) -> Iterator[Finding]:
-    """Nodes and engines share one space of names, since a parent keeps its children by name."""
-    nodes = _of_kind(graph, "node")
-    for at in _of_kind(graph, "engine").values():
-        if at["field"][-1] in nodes:
-            yield at["field"], "a node has this name too", "rename one of the two"
+def check_names(graph: TreeGraph) -> Iterator[Finding]:
+    """A node and an engine do not share a name, since a parent keeps its children by name."""
+    nodes = graph.nodes
+    for engine in graph.engines.values():
+        if engine.field[-1] in nodes:
+            yield Finding(engine.field, "a node has the same name", "rename one of them")
 
 
-def check_engines(graph: nx.DiGraph) -> Iterator[Finding]:
-    """Each engine has what its kind needs to be reached or started."""
-    for at in _of_kind(graph, "engine").values():
-        if at["advertise"] is not None:
+def check_engines(graph: TreeGraph) -> Iterator[Finding]:
+    """Every engine has what its kind needs to be reached or started."""
+    for engine in graph.engines.values():
+        if engine.declared_url is not None:
             continue
-        if not at["launched"]:
-            yield (*at["field"], "url"), f"kind {at['engine']} needs a url", 'add `url: "http://host:port"`'
-        elif at["engine"] == "local" and not at["model"]:
-            mend = "add `model: smollm2-135m`, or the path of a GGUF file"
-            yield (*at["field"], "model"), "kind local needs a model", mend
+        if not engine.launchable:
+            field = (*engine.field, "url")
+            yield Finding(field, f"kind {engine.kind} needs a URL", 'add `url: "http://host:port"`')
+        elif engine.kind == "local" and not engine.model:
+            hint = "add `model: smollm2-135m`, or the path of a GGUF file"
+            yield Finding((*engine.field, "model"), "kind local needs a model", hint)
 
 
-def check_urls(graph: nx.DiGraph) -> Iterator[Finding]:
-    """URLs are http(s), and others can dial what a node registers or is looked for at."""
-    for name, at in graph.nodes.items():
-        where = (*at["field"], "listen")
-        has_nodes_below = any(graph.nodes[child]["kind"] == "node" for child in graph[name])
-        if at["advertise"] is not None:
-            yield from _check_url(at)
-        elif at["listen"] and not at["urls"]:
-            message = f"listens on {at['listen'][0][0]}, which nobody can dial"
-            yield where, message, "add `advertise`, the URL at which others reach it"
-        elif has_nodes_below and any(port == 0 for _, port in at["listen"]):
-            yield where, "port 0 is chosen at the start, so its children cannot know it", "give it a fixed port"
+def check_urls(graph: TreeGraph) -> Iterator[Finding]:
+    """URLs are http(s), and parents and children can dial the addresses that they are given."""
+    for name, member in graph.members.items():
+        field = (*member.field, "listen")
+        if member.declared_url is not None:
+            yield from _check_url(member, member.declared_url)
+        elif member.listen and not member.urls:
+            message = f"listens on {member.listen[0][0]}, which is not an address to dial"
+            yield Finding(field, message, "add `advertise`, the URL at which others reach it")
+        elif any(port == 0 for _, port in member.listen) and any(child.is_node for child in graph.children(name)):
+            message = "port 0 means that the system picks a port, which the children cannot know"
+            yield Finding(field, message, "give it a fixed port")
 
 
-def _check_url(at: Attributes) -> Iterator[Finding]:
-    field = (*at["field"], "advertise" if at["kind"] == "node" else "url")
+def _check_url(member: Member, url: str) -> Iterator[Finding]:
     try:
-        _, (host, _) = parse_url(at["advertise"])
+        _, (host, _) = parse_url(url)
     except ValueError as error:
-        yield field, *error.args
+        yield Finding(_url_field(member), *error.args)
         return
     if is_wildcard(host):
-        yield field, f"nobody can dial {host}", "write the address at which others reach it"
+        hint = "write the address at which others reach it"
+        yield Finding(_url_field(member), f"{host} is not an address to dial", hint)
 
 
-def check_addresses(graph: nx.DiGraph) -> Iterator[Finding]:
-    """No two listen on, advertise, or stand at one address."""
-    owners: dict[Claim, str] = {}
-    for name, at in graph.nodes.items():
-        if len(set(at["listen"])) < len(at["listen"]):
-            yield (*at["field"], "listen"), "an address is given twice", "remove one of them"
+def check_addresses(graph: TreeGraph) -> Iterator[Finding]:
+    """No two members have the same address."""
+    owners: dict[Claim, Member] = {}
+    for member in graph:
+        if len(set(member.listen)) < len(member.listen):
+            yield Finding((*member.field, "listen"), "the same address is listed twice", "remove one of them")
         clashes: dict[str, Finding] = {}
-        for claim, field in _claims(graph, at).items():
-            owner = owners.setdefault(claim, name)
-            if owner != name:
-                message = f'{claim[1]}:{claim[2]} is the address of {graph.nodes[owner]["kind"]} "{owner}" already'
-                clashes.setdefault(owner, (field, message, "give it one of its own"))
+        for claim, field in _claims(graph, member).items():
+            owner = owners.setdefault(claim, member)
+            if owner is not member:
+                message = f'{claim[1]}:{claim[2]} is already the address of {owner.noun} "{owner.key}"'
+                clashes.setdefault(owner.key, Finding(field, message, "choose another address"))
         yield from clashes.values()
 
 
-def _claims(graph: nx.DiGraph, at: Attributes) -> dict[Claim, FieldPath]:
-    """The addresses that must be one's own, each with the field that claims it.
+def _claims(graph: TreeGraph, member: Member) -> dict[Claim, FieldPath]:
+    """The addresses that no other member may have, each with the field that declares it.
 
-    Loopback is one's own machine's, and for an engine its node's. A node on all interfaces claims only its URL: what
-    else its machine listens on is not known, as several may stand behind one address translation.
+    A loopback address belongs to its own machine; an engine's machine is that of its node. A node that listens on all
+    interfaces claims only its URL: the other addresses of its machine are unknown, and machines behind one address
+    translation share them.
     """
-    machine = _machine(at if at["kind"] == "node" else graph.nodes.get(next(iter(at["parents"]), None), at))
+    node = member if member.is_node else graph.members.get(next(iter(member.parents), ""), member)
+    machine = _machine(node)
     claims: dict[Claim, FieldPath] = {}
-    for host, port in at["listen"]:
+    for host, port in member.listen:
         if port and not is_wildcard(host):
-            claims[_claim(machine, host, port)] = (*at["field"], "listen")
-    if at["advertise"] is not None:
-        for _, (host, port) in map(parse_url, at["registered"]):
-            field = (*at["field"], "advertise" if at["kind"] == "node" else "url")
-            claims.setdefault(_claim(machine, host, port), field)
+            claims[_claim(machine, host, port)] = (*member.field, "listen")
+    if member.declared_url is not None:
+        for _, (host, port) in map(parse_url, member.urls_for_parent):
+            claims.setdefault(_claim(machine, host, port), _url_field(member))
     return claims
 
 
-def _machine(at: Attributes) -> str:
-    """What tells a node's machine from others: an address of its own, else its URL; "" where all is loopback."""
-    hosts = [host for host, _ in at["listen"] if not (is_loopback(host) or is_wildcard(host))]
-    urls = [url for url in at["urls"] if not is_loopback(host_of(url))]
+def _url_field(member: Member) -> FieldPath:
+    return *member.field, "advertise" if member.is_node else "url"
+
+
+def _machine(node: Member) -> str:
+    """What distinguishes a node's machine from others: an address of its own, else its URL; "" if all is loopback."""
+    hosts = [host for host, _ in node.listen if not (is_loopback(host) or is_wildcard(host))]
+    urls = [url for url in node.urls if not is_loopback(host_of(url))]
     return next(iter([*hosts, *urls]), "")
 
 
@@ -184,7 +184,3 @@ def _claim(machine: str, host: str, port: int) -> Claim:
         return "", str(ip or host.lower()), port
     # localhost is 127.0.0.1 or ::1, and often both
     return machine, "localhost" if ip is None or str(ip) in ("127.0.0.1", "::1") else str(ip), port
-
-
-def _of_kind(graph: nx.DiGraph, kind: str) -> dict[str, Attributes]:
-    return {name: at for name, at in graph.nodes.items() if at["kind"] == kind}

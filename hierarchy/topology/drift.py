@@ -1,106 +1,107 @@
-"""How a running tree differs from the declared one. Both are graphs: `topology.build` and `live.build_live`."""
+"""How a running tree differs from the declared one. Both are graphs: `declared.declared_graph`, `live.live_graph`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
 
-import networkx as nx
-
-Attributes = Mapping[str, Any]
+from hierarchy.topology.graph import Member, TreeGraph
 
 
 @dataclass(frozen=True)
-class Drift:
-    """One difference. name: of the node or engine; declared: its key in the declared graph, None for a stranger."""
+class Difference:
+    """One difference between the two trees."""
 
+    #: of the node or engine
     name: str
+    #: its key in the declared graph; None if it is not declared
     declared: str | None
+    #: what differs, for a message
     what: str
 
 
-def scope(declared: nx.DiGraph, live: nx.DiGraph) -> set[str]:
-    """The part of the declared tree that the node that was asked can see: it and all below; all if it is a stranger."""
-    top = next(iter(live))
-    return {top} | nx.descendants(declared, top) if top in declared else set(declared)
+def visible(declared: TreeGraph, live: TreeGraph) -> set[str]:
+    """Keys of the declared members that the running tree can show: its top and all below; all if that is undeclared."""
+    top = _top(live)
+    return {top, *declared.below(top)} if top in declared.members else set(declared.members)
 
 
-def drift(declared: nx.DiGraph, live: nx.DiGraph) -> list[Drift]:
-    """Declared and absent or not up, another parent, kind, address or models; then what is there undeclared."""
-    known = scope(declared, live)
-    twins = _by_name(live)
-    found: list[Drift] = []
-    met: set[str] = set()
-    top = next(iter(live))
-    for key in declared:
-        at = declared.nodes[key]
-        if key not in known:
+def drift(declared: TreeGraph, live: TreeGraph) -> list[Difference]:
+    """All differences: declared members that are absent, not up, or run otherwise; then members that are undeclared."""
+    by_name = _by_name(live)
+    found: list[Difference] = []
+    matched: set[str] = set()  # keys in `live`
+    known = visible(declared, live)
+    for member in declared:
+        if member.key not in known:
             continue
-        name = str(at["field"][-1])
-        registered = at.get("replica_of") or name
-        candidates = [one for one in twins.get((registered, at["kind"]), ()) if one not in met]
-        there = _pick(live, candidates, at)
-        below = _below(at)
-        if there is None:
-            found.append(Drift(name, key, f"declared{below}, and absent"))
+        candidates = by_name[member.replica_of or member.name, member.is_node]
+        running = _match(live, [one for one in candidates if one.key not in matched], member)
+        if running is None:
+            found.append(Difference(member.name, member.key, f"declared{_below(member)}, but absent"))
             continue
-        met.add(there)
-        found += [Drift(name, key, what) for what in _differences(at, live, there, is_top=there == top)]
-    return [*found, *_strangers(live, met)]
+        matched.add(running.key)
+        differences = _differences(member, live, running)
+        found += [Difference(member.name, member.key, what) for what in differences]
+    return [*found, *_undeclared(live, matched)]
 
 
-def _by_name(live: nx.DiGraph) -> dict[tuple[str, str], list[str]]:
-    found: dict[tuple[str, str], list[str]] = {}
-    for key, at in live.nodes.items():
-        found.setdefault((at["name"], at["kind"]), []).append(key)
+def _top(live: TreeGraph) -> str:
+    """Key of the node whose tree this is."""
+    return next(iter(live.members))
+
+
+def _by_name(live: TreeGraph) -> defaultdict[tuple[str, bool], list[Member]]:
+    found = defaultdict(list)
+    for member in live:
+        found[member.name, member.is_node].append(member)
     return found
 
 
-def _pick(live: nx.DiGraph, keys: Iterable[str], at: Attributes) -> str | None:
-    """Of those with one name, the one at a declared address, else the one below a declared parent, else the first."""
-    keys = list(keys)
-    at_home = [key for key in keys if set(live.nodes[key]["registered"]) & set(at["registered"])]
-    below = [key for key in keys if set(at["parents"]) & set(live.pred[key])]
-    return next(iter([*at_home, *below, *keys]), None)
+def _match(live: TreeGraph, candidates: Sequence[Member], declared: Member) -> Member | None:
+    """Of several with the same name: the first at a declared address, else below a declared parent, else the first."""
+    urls, parents = set(declared.urls_for_parent), set(declared.parents)
+    same_url = (one for one in candidates if not urls.isdisjoint(one.urls_for_parent))
+    same_parent = (one for one in candidates if not parents.isdisjoint(live.digraph.pred[one.key]))
+    return next(chain(same_url, same_parent, candidates), None)
 
 
-def _below(at: Attributes) -> str:
-    return f" below {' and '.join(at['parents'])}" if at["parents"] else ""
+def _below(member: Member) -> str:
+    return f" below {' and '.join(member.parents)}" if member.parents else ""
 
 
-def _differences(at: Attributes, live: nx.DiGraph, key: str, *, is_top: bool) -> Iterator[str]:
-    there = live.nodes[key]
-    if there["state"] == "gone":
-        yield f"declared, and absent: {there['detail'] or 'gone'}"
+def _differences(declared: Member, live: TreeGraph, running: Member) -> Iterator[str]:
+    if running.state == "gone":
+        yield f"declared{_below(declared)}, but absent: {running.detail or 'gone'}"
         return
-    parents = list(live.pred[key])
-    if not is_top and not {live.nodes[parent]["name"] for parent in parents} & set(at["parents"]):
-        yield f"stands below {' and '.join(parents)}, declared below {' and '.join(at['parents']) or 'nobody'}"
-    if there["state"] != "up":
-        yield f"is {there['state']}" + (f": {there['detail']}" if there["detail"] else "")
-    if at["kind"] == "engine" and at["engine"] != there["engine"]:
-        yield f"is of kind {there['engine']}, declared as {at['engine']}"
-    own = [url for url in at["registered"] if not url.endswith(":0")]  # a port that the system chose
-    if own and there["registered"] and there["registered"][0] not in own:
-        yield f"is at {there['registered'][0]}, declared at {', '.join(own)}"
-    if at["kind"] == "engine" and at["models"] and there["state"] == "up":
-        yield from _models(set(at["models"]), set(there["models"]))
+    parents = live.parents(running.key)
+    if running.key != _top(live) and {parent.name for parent in parents}.isdisjoint(declared.parents):
+        is_below = " and ".join(parent.key for parent in parents)
+        yield f"is below {is_below}, declared{_below(declared) or ' as the root'}"
+    if running.state != "up":
+        yield f"is {running.state}" + (f": {running.detail}" if running.detail else "")
+    if not declared.is_node and declared.kind != running.kind:
+        yield f"is of kind {running.kind}, declared as {declared.kind}"
+    urls = [url for url in declared.urls_for_parent if not url.endswith(":0")]  # the system chooses that port
+    if urls and running.urls and running.urls[0] not in urls:
+        yield f"is at {running.urls[0]}, declared at {', '.join(urls)}"
+    if not declared.is_node and declared.models and running.state == "up":
+        yield from _models(set(declared.models), set(running.models))
 
 
-def _models(declared: set[str], live: set[str]) -> Iterator[str]:
-    if declared - live:
-        serves = f"serves {', '.join(sorted(live))}" if live else "serves nothing"
+def _models(declared: set[str], running: set[str]) -> Iterator[str]:
+    if declared - running:
+        serves = f"serves {', '.join(sorted(running))}" if running else "serves nothing"
         yield f"{serves}, declared with {', '.join(sorted(declared))}"
-    elif live - declared:
-        yield f"serves {', '.join(sorted(live - declared))} too, which is not declared"
+    elif running - declared:
+        yield f"also serves {', '.join(sorted(running - declared))}, which is not declared"
 
 
-def _strangers(live: nx.DiGraph, met: set[str]) -> Iterator[Drift]:
-    for key, at in live.nodes.items():
-        if key in met or at["state"] == "gone":
-            continue
-        what = at["engine"] if at["kind"] == "engine" else "node"
-        where = _below(at)
-        url = f" at {at['registered'][0]}" if at["registered"] else ""
-        yield Drift(str(at["name"]), None, f"present{where} ({what}{url}), and undeclared")
+def _undeclared(live: TreeGraph, matched: set[str]) -> Iterator[Difference]:
+    for key, member in live.members.items():
+        if key not in matched and member.state != "gone":
+            url = f" at {member.urls[0]}" if member.urls else ""
+            what = f"present{_below(member)} ({member.kind}{url}), but not declared"
+            yield Difference(member.name, None, what)

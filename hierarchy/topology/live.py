@@ -1,122 +1,116 @@
-"""A running tree, as a node's `GET /tree` tells it, as a graph with the attributes of `topology.build`.
-
-So whatever looks at a file's tree (`checks`, `risks`) looks at a live one as well. Nothing of the JSON is trusted: it
-passed through other people's hands.
-"""
+"""A running tree, as a node's `GET /tree` returns it, as a graph; and the checks of it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
-
-import networkx as nx
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from hierarchy.config.address import parse_url
 from hierarchy.config.yaml import FieldPath, Finding, Problem
 from hierarchy.topology.checks import check_addresses, check_all, check_names, check_shape
+from hierarchy.topology.graph import Member, TreeGraph
+from hierarchy.wire.tree_entry import MAX_DEPTH, TreeEntry
 
-MAX_DEPTH = 64
-_FURTHER = re.compile(r"(.+)~\d+")  # a further instance of a node
-Check = Callable[[nx.DiGraph], Iterator[Finding]]
-Entry = Mapping[str, Any]  #: one node or engine of `GET /tree`
+_EXTRA_INSTANCE = re.compile(r"(.+)~\d+")
+Check = Callable[[TreeGraph], Iterator[Finding]]
 
 
-def build_live(tree: Entry) -> nx.DiGraph:
-    """The graph of a tree as `GET /tree` answers it; the node that was asked stands first.
+def live_graph(tree: TreeEntry) -> TreeGraph:
+    """The graph of a running tree, beginning with the node that was asked.
 
-    Beside the attributes of `topology.build` each has `name`, `state`, `detail`, `instance` and `further` (it is one
-    more instance of the node `name`, listed as NAME~2); `field` is the path of names from the top. One process that is
-    a child of several nodes stands once, with an edge from each. Another one by a name that is taken stands under
-    "NAME (PARENT)".
+    A process that is a child of several nodes is one member, with an edge from each of them. Another process whose
+    name is taken gets the key "NAME (PARENT)".
     """
-    graph = nx.DiGraph(slice=None)
-    _add(graph, tree, None, ())
-    return graph
+    members: dict[str, Member] = {}
+    _add(members, tree, None, ())
+    return TreeGraph(members.values())
 
 
-def _add(graph: nx.DiGraph, entry: Entry, parent: str | None, above: FieldPath) -> None:
-    listed = key = str(entry.get("name") or "?")
-    further = _FURTHER.fullmatch(listed)
-    name = further[1] if further else listed
-    kind, instance = "node" if entry.get("kind") == "node" else "engine", str(entry.get("instance") or "")
-    count = 1
-    while key in graph:
-        if instance and graph.nodes[key]["instance"] == instance:
-            graph.add_edge(parent, key)
-            graph.nodes[key]["parents"] += (parent,)
+def _add(members: dict[str, Member], entry: TreeEntry, parent: str | None, path: FieldPath) -> None:
+    """Add an entry and all below it. path: the names from the top down to its parent."""
+    member = _member(entry, parent, path)
+    key, count = member.key, 1
+    while key in members:
+        known = members[key]
+        if parent is not None and member.instance and member.instance == known.instance:
+            members[key] = replace(known, parents=(*known.parents, parent))
             return
         count += 1
-        key = f"{listed} ({parent})" if count == 2 else f"{listed} ({parent}, {count})"
-    parents = () if parent is None else (parent,)
-    who = {"name": name, "kind": kind, "parents": parents, "instance": instance, "further": bool(further)}
-    graph.add_node(key, field=(*above, listed), replica_of=None, **who, **_said(entry))
-    if parent is not None:
-        graph.add_edge(parent, key)
-    children = entry.get("children")
-    if len(above) < MAX_DEPTH and isinstance(children, Mapping):
-        for child in children.values():
-            if isinstance(child, Mapping):
-                _add(graph, child, key, (*above, listed))
+        key = f"{entry.name} ({parent})" if count == 2 else f"{entry.name} ({parent}, {count})"
+    members[key] = replace(member, key=key)
+    if len(path) < MAX_DEPTH:
+        for child in entry.children.values():
+            _add(members, child, key, member.field)
 
 
-def _said(entry: Entry) -> dict[str, Any]:
-    """What an entry says of itself, in the words of `topology.build`."""
-    url, speed, models = str(entry.get("url") or ""), entry.get("speed"), entry.get("models")
-    rows = models if isinstance(models, list) else []
-    names = [str(row.get("name")) for row in rows if isinstance(row, Mapping) and row.get("name")]
-    reverse = entry.get("link") == "reverse"  # then nobody dials its URL, and several may have the same
+def _member(entry: TreeEntry, parent: str | None, path: FieldPath) -> Member:
+    extra = _EXTRA_INSTANCE.fullmatch(entry.name)
+    reverse = entry.link == "reverse"
+    urls = () if reverse else _urls(entry.url)  # nobody dials the URL of a reverse link, and several may have the same
+    return Member(
+        key=entry.name,
+        name=extra[1] if extra else entry.name,
+        kind=entry.kind,
+        field=(*path, entry.name),
+        parents=() if parent is None else (parent,),
+        link="reverse" if reverse else "direct",
+        declared_url=None if reverse else entry.url,
+        urls=urls,
+        urls_for_parent=urls,
+        models=tuple(dict.fromkeys(model.name for model in entry.models)),
+        speed=entry.speed or 0.0,
+        state=entry.state,
+        detail=entry.detail,
+        instance=entry.instance,
+        extra_instance=extra is not None,
+    )
+
+
+def _urls(url: str) -> tuple[str, ...]:
     try:
-        urls = () if reverse else (parse_url(url)[0],)
+        return (parse_url(url)[0],)
     except ValueError:
-        urls = ()
-    return {
-        "link": "reverse" if reverse else "direct",
-        "subnet": None,
-        "listen": (),
-        "advertise": None if reverse else url,
-        "registered": urls,
-        "urls": urls,
-        "engine": str(entry.get("kind") or "?"),
-        "launched": False,
-        "model": "",
-        "models": tuple(dict.fromkeys(names)),
-        "speed": float(speed) if isinstance(speed, int | float) and not isinstance(speed, bool) else 0.0,
-        "state": str(entry.get("state") or "?"),
-        "detail": str(entry.get("detail") or ""),
-    }
+        return ()
 
 
-def present(graph: nx.DiGraph) -> nx.DiGraph:
-    """What of a live graph is there still: without what left and is only remembered."""
-    return graph.subgraph([name for name, at in graph.nodes.items() if at["state"] != "gone"])
+def present(graph: TreeGraph) -> TreeGraph:
+    """The graph without the members that have left and are only remembered."""
+    return graph.only([member.key for member in graph if member.state != "gone"])
 
 
-def check_twins(graph: nx.DiGraph) -> Iterator[Finding]:
-    """No two nodes of one name. (Engines that flags named are `vllm-1` at every node, which harms nobody.)"""
-    nodes = {name: at for name, at in graph.nodes.items() if at["kind"] == "node"}
-    for name, at in nodes.items():
-        if name != at["name"] and not at["further"]:
-            first = nodes.get(at["name"])
-            where = "/".join(map(str, first["field"])) if first else "an engine"
-            yield at["field"], f"another process of this name is {where}", "rename one of the two"
+def check_duplicate_nodes(graph: TreeGraph) -> Iterator[Finding]:
+    """No two nodes share a name. (Engines may: flags name them `vllm-1` at every node.)"""
+    nodes = graph.nodes
+    for key, node in nodes.items():
+        if key != node.name and not node.extra_instance:
+            first = nodes.get(node.name)
+            where = _path(first.field) if first else "an engine"
+            yield Finding(node.field, f"another process with this name is {where}", "rename one of them")
 
 
-def problems(graph: nx.DiGraph, url: str) -> list[Problem]:
-    """Everything that is wrong with a live tree in itself, as the checks on a file would tell it."""
-    return _told(graph, url, (check_all, check_twins))
+def live_problems(graph: TreeGraph, url: str) -> list[Problem]:
+    """Everything that is wrong with a running tree in itself, whatever is declared."""
+    return _problems(graph, url, (check_all, check_duplicate_nodes))
 
 
-def oversights(graph: nx.DiGraph, url: str) -> list[Problem]:
-    """Of that what is nobody's to see but one's who looks at the whole; engines may be away for a while."""
-    return _told(graph, url, (check_shape, check_names, check_addresses, check_twins))
+def conflicts(graph: TreeGraph, url: str) -> list[Problem]:
+    """Those problems that only a node above all of their parts can see: cycles, names and addresses used twice.
+
+    A node without engines is none of them, since engines may be away for a while.
+    """
+    return _problems(graph, url, (check_shape, check_names, check_addresses, check_duplicate_nodes))
 
 
-def _told(graph: nx.DiGraph, url: str, checks: Iterable[Check]) -> list[Problem]:
+def _problems(graph: TreeGraph, url: str, checks: Iterable[Check]) -> list[Problem]:
     there = present(graph)
-    known = {at["field"] for at in there.nodes.values()}
+    entries = {member.field for member in there}
     found = []
-    for path, message, mend in [finding for check in checks for finding in check(there)]:
-        place = path if path in known else path[:-1]  # a live entry has no fields to be changed
-        found.append(Problem(url, 0, "/".join(map(str, place)), message, mend))
+    for field, message, hint in (finding for check in checks for finding in check(there)):
+        place = field if field in entries else field[:-1]  # `/tree` has no such field, so name its entry
+        found.append(Problem(url, 0, _path(place), message, hint))
     return found
+
+
+def _path(field: FieldPath) -> str:
+    return "/".join(map(str, field))

@@ -1,120 +1,124 @@
-"""What the loss of one node or of one link takes away, told from a tree's graph alone (see `topology.build`).
+"""What the loss of one node or of one link takes away, computed from a tree's graph alone.
 
-Links are made points of their own between their two ends; then what a point takes away is what it dominates: all that
-is reached from the root through it alone (Lengauer and Tarjan, "A fast algorithm for finding dominators in a
-flowgraph"). That holds as well where a node has several parents.
+Each link is turned into a point of its own between its two ends. What a point takes away is what it dominates: all that
+the root reaches only through it (Lengauer and Tarjan, "A fast algorithm for finding dominators in a flowgraph"). That
+also holds if a node has several parents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import networkx as nx
 
-Point = tuple[str, ...]  #: (node,) or (parent, child), a link
+from hierarchy.topology.graph import TreeGraph
+
+Point = tuple[str, ...]  #: (node,) or (engine,); or (parent, child), a link
 
 
 @dataclass(frozen=True)
-class Engines:
-    """Some engines: how many, their speed, and what part of the whole tree's speed it is."""
+class Capacity:
+    """What some engines amount to."""
 
+    #: number of engines
     count: int
+    #: sum of their speeds
     speed: float
+    #: that sum as a part of the speed of a larger group, 0 to 1
     part: float
 
 
 @dataclass(frozen=True)
 class Risk:
-    """What goes with one point; `points` are those with which the same goes, since one hangs on the other alone.
+    """What is lost with one point."""
 
-    models: those that nobody serves without it; weakened: those that some still do.
-    """
-
+    #: the point, and those whose loss takes the same away because it depends on them alone
     points: tuple[Point, ...]
-    engines: Engines
-    models: tuple[str, ...]
-    weakened: tuple[str, ...]
+    #: of the engines that are lost; its part is of the whole tree
+    lost: Capacity
+    #: models that no remaining engine serves
+    lost_models: tuple[str, ...]
+    #: models that fewer engines serve
+    weakened_models: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """The weakest points of one model, the root left out. engines: all that serve it.
-
-    alone: nodes and engines each of which takes the whole model with it, from the top down. worst: else the one that
-    takes most of its speed; left: what then still serves it.
-    """
+    """The points, other than the root, on which one model depends most."""
 
     model: str
-    engines: Engines
-    alone: tuple[Point, ...]
+    #: of all engines that serve it
+    serving: Capacity
+    #: nodes and engines whose loss takes the whole model away, from the top down
+    critical: tuple[Point, ...]
+    #: if there are none: the node or engine whose loss takes most of the model's speed away
     worst: Point | None
-    left: Engines
+    #: what still serves the model without `worst`; its part is of `serving`
+    left: Capacity
 
 
-def name_of(point: Point) -> str:
-    """In words: `node berlin`, `link root - berlin`."""
+def describe(point: Point) -> str:
+    """`node berlin`, `link root - berlin`."""
     return f"node {point[0]}" if len(point) == 1 else f"link {point[0]} - {point[1]}"
 
 
 class Risks:
-    """Of one tree: a graph without problems, or a live one; below `root` only."""
+    """The risks of a tree without problems, or of a running one, below its node `root`."""
 
-    def __init__(self, graph: nx.DiGraph, root: str) -> None:
-        self._at: Mapping[str, Mapping[str, Any]] = graph.nodes
-        below = nx.descendants(graph, root)
+    def __init__(self, graph: TreeGraph, root: str) -> None:
+        below = graph.below(root)
         self.root = root
-        self.engines = [name for name in graph if name in below and self._at[name]["kind"] == "engine"]
-        self.models = sorted({model for name in self.engines for model in self._at[name]["models"]})
-        self.unnamed = [name for name in self.engines if not self._at[name]["models"]]
-        points = nx.DiGraph()
-        points.add_node((root,))
-        for parent, child in graph.edges:
-            if parent in below or parent == root:
-                points.add_edge((parent,), (parent, child))
-                points.add_edge((parent, child), (child,))
-        self._above: dict[Point, Point | None] = dict(nx.immediate_dominators(points, (root,)))
-        self._through = {name: list(self._way((name,))) for name in self.engines}
-        self._order = {name: index for index, name in enumerate(graph)}
+        #: keys of all engines below the root
+        self.engines = [key for key in graph.engines if key in below]
+        self._models = {key: frozenset(graph.members[key].models) for key in self.engines}
+        self._speed = {key: graph.members[key].speed for key in self.engines}
+        #: names of all models that are known to be served
+        self.models = sorted(set().union(*self._models.values()))
+        #: keys of engines whose models are not known
+        self.unknown_models = [key for key in self.engines if not self._models[key]]
+        self._dominator = _dominators(graph, root)
+        self._dominators = {key: list(self._chain((key,))) for key in self.engines}
+        self._order = {key: index for index, key in enumerate(graph.members)}
 
-    def _way(self, point: Point) -> Iterator[Point]:
-        """The points that one must pass from the root down to `point`, the last first; the root itself left out."""
+    def _chain(self, point: Point) -> Iterator[Point]:
+        """The point and all that the root reaches it through, from the bottom up, without the root."""
         while point != (self.root,):
             yield point
-            above = self._above[point]
-            assert above is not None, "only the root has nothing above it"
+            above = self._dominator[point]
+            assert above is not None, "only the root has no dominator"
             point = above
 
-    def sum(self, engines: Iterable[str], whole: Iterable[str] | None = None) -> Engines:
-        """Count and speed of some engines; their part of `whole` is by speed."""
-        speeds = [self._at[name]["speed"] for name in engines]
-        all_speeds = [self._at[name]["speed"] for name in (self.engines if whole is None else whole)]
-        return Engines(len(speeds), sum(speeds), sum(speeds) / sum(all_speeds) if sum(all_speeds) else 0.0)
+    def capacity(self, engines: Iterable[str], whole: Iterable[str] | None = None) -> Capacity:
+        """Of some engines; their part is of `whole`, by default all engines of the tree."""
+        speeds = [self._speed[key] for key in engines]
+        total = sum(self._speed[key] for key in (self.engines if whole is None else whole))
+        return Capacity(len(speeds), sum(speeds), sum(speeds) / total if total else 0.0)
 
     def all(self) -> list[Risk]:
-        """Every node and link above engines, by what it takes: whole models first, then speed; the root left out."""
-        points = {point for name, way in self._through.items() for point in way if name not in point}
-        together: dict[Point, list[Point]] = {}
+        """The risk of every node and link above engines, except the root: lost models first, then speed."""
+        points = {point for key, chain in self._dominators.items() for point in chain if key not in point}
+        groups: dict[Point, list[Point]] = {}
         for point in sorted(points, key=self._rank):
-            below = point[-1:]
-            together.setdefault(below if below in points and self._above[below] == point else point, []).append(point)
-        found = [self._risk(group) for group in together.values()]
-        return sorted(found, key=lambda risk: (-len(risk.models), -risk.engines.speed, self._rank(risk.points[0])))
+            end = point[-1:]  # the node at the lower end of a link
+            same = end in points and self._dominator[end] == point
+            groups.setdefault(end if same else point, []).append(point)
+        found = [self._risk(group) for group in groups.values()]
+        return sorted(found, key=lambda risk: (-len(risk.lost_models), -risk.lost.speed, self._rank(risk.points[0])))
 
     def _rank(self, point: Point) -> tuple[int, ...]:
         """From the top down, then in the order of the file."""
-        return (len(list(self._way(point))), *(self._order[name] for name in point))
+        return (len(list(self._chain(point))), *(self._order[key] for key in point))
 
     def _risk(self, group: Sequence[Point]) -> Risk:
-        lost = [name for name in self.engines if group[0] in self._through[name]]
-        models = sorted({model for name in lost for model in self._at[name]["models"]})
-        rest = {model for name in self.engines if name not in lost for model in self._at[name]["models"]}
+        lost = [key for key in self.engines if group[0] in self._dominators[key]]
+        affected: set[str] = set().union(*(self._models[key] for key in lost))
+        remaining: set[str] = set().union(*(self._models[key] for key in self.engines if key not in lost))
         return Risk(
-            tuple(sorted(group, key=len)),
-            self.sum(lost),
-            tuple(model for model in models if model not in rest),
-            tuple(model for model in models if model in rest),
+            points=tuple(sorted(group, key=len)),
+            lost=self.capacity(lost),
+            lost_models=tuple(sorted(affected - remaining)),
+            weakened_models=tuple(sorted(affected & remaining)),
         )
 
     def bottlenecks(self) -> list[Bottleneck]:
@@ -122,12 +126,24 @@ class Risks:
         return [self._bottleneck(model) for model in self.models]
 
     def _bottleneck(self, model: str) -> Bottleneck:
-        serving = [name for name in self.engines if model in self._at[name]["models"]]
-        ways = [{point for point in self._through[name] if len(point) == 1} for name in serving]
-        alone = sorted(set.intersection(*ways), key=self._rank)
+        serving = [key for key in self.engines if model in self._models[key]]
+        chains = [{point for point in self._dominators[key] if len(point) == 1} for key in serving]
+        critical = sorted(set.intersection(*chains), key=self._rank)
         worst, left = None, serving
-        if not alone:
-            lost = {point: [name for name in serving if point in self._through[name]] for point in set().union(*ways)}
-            worst = min(lost, key=lambda point: (-self.sum(lost[point]).speed, self._rank(point)))
-            left = [name for name in serving if name not in lost[worst]]
-        return Bottleneck(model, self.sum(serving), tuple(alone), worst, self.sum(left, serving))
+        if not critical:
+            lost = {point: [key for key in serving if point in self._dominators[key]] for point in set().union(*chains)}
+            worst = min(lost, key=lambda point: (-self.capacity(lost[point]).speed, self._rank(point)))
+            left = [key for key in serving if key not in lost[worst]]
+        return Bottleneck(model, self.capacity(serving), tuple(critical), worst, self.capacity(left, serving))
+
+
+def _dominators(graph: TreeGraph, root: str) -> dict[Point, Point | None]:
+    """Of each point below the root the nearest one that all paths to it go through; the root has None."""
+    below = graph.below(root)
+    points = nx.DiGraph()
+    points.add_node((root,))
+    for parent, child in graph.digraph.edges:
+        if parent in below or parent == root:
+            points.add_edge((parent,), (parent, child))
+            points.add_edge((parent, child), (child,))
+    return dict(nx.immediate_dominators(points, (root,)))

@@ -1,86 +1,89 @@
-"""One node's part of a tree as a YAML of its own: what its machine needs, and nothing of other sites.
+"""A slice: one node's part of a tree as a YAML file of its own, with what its machine needs and nothing of other sites.
 
-The node and its engines stand in it as they were written, with `defaults` and `aliases`; `security` and `tls` as they
-hold for this node, so that nothing comes along of where others keep their secrets. Of the parent and of the nodes right
-below only their place is kept, so that the part can be checked like a whole tree.
+It holds the node and its engines as written, with `defaults` and `aliases`; `security` and `tls` only at the node, with
+the values that apply to it, so that a slice does not show where other nodes keep their secrets. Of the parents and of
+the nodes right below, it holds only where they are, so that a slice can be checked like a whole tree.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from hierarchy.config.models import LoadedTree, TreeConfig
-from hierarchy.topology.graph import build, cut
-from hierarchy.topology.reachability import Reach, parse_reach
+from hierarchy.config.models import TreeConfig
+from hierarchy.topology import node_config
+from hierarchy.topology.declared import DeclaredTree
+from hierarchy.topology.graph import Member
 
-#: sections of the file that go into every part as they are
-SHARED = ("version", "aliases")
-#: sections of which a part holds what it needs
-PARTLY = ("defaults", "subnets", "reach", "nodes", "engines", "slice")
-#: blocks of `defaults` that stand in a part at its node alone
-BLOCKS = ("security", "tls")
-#: what of another node stands in a part: where it is, and nothing that it does or knows: no keys, no certificates
-PLACE = ("parent", "replica_of", "listen", "advertise", "link", "subnet")
+COPIED_SECTIONS = ("version", "aliases")  # of the file; the others are left out, or filtered for the node
+MERGED_BLOCKS = ("security", "tls")  # of `defaults`; they move to the node
+PLACE_FIELDS = ("parent", "replica_of", "listen", "advertise", "link", "subnet")  # all that is kept of another node
+
+Entry = dict[str, Any]  #: one node or engine as written
 
 
-def slice_of(loaded: LoadedTree, name: str) -> dict[str, Any]:
-    """The part of a tree that one node needs, as plain data; `topology.cut` gives for both the same.
+def slice_of(tree: DeclaredTree, name: str) -> dict[str, Any]:
+    """The slice for one node, as plain data; `node_config.from_tree` gives the same for it as for the whole tree.
 
     Raises:
         UsageError: there is no node of that name.
         ConfigError: the tree has problems.
     """
-    mine = cut(loaded, name)
-    tree, graph = loaded.config, build(loaded.config)
-    written = tree.model_dump(mode="json", exclude_unset=True)
-    part = {section: written[section] for section in SHARED if section in written}
+    config = node_config.from_tree(tree, name)
+    written = tree.config.model_dump(mode="json", exclude_unset=True)
     defaults, own = written.get("defaults", {}), written["nodes"][name]
-    own |= {block: defaults.pop(block) | own.get(block, {}) for block in BLOCKS if block in defaults}
-    if defaults:
-        part["defaults"] = defaults
-    part["slice"] = name
-    parents, below = graph.nodes[name]["parents"], set(graph[name])
-    replicas = {key for key, node in tree.nodes.items() if name in (key, node.replica_of)}
-    replicas |= {tree.nodes[name].replica_of or name}
-    kept = [key for key in tree.nodes if key in below or key in parents or key in replicas]
-    part["nodes"] = {key: written["nodes"][key] if key == name else _place(written["nodes"][key]) for key in kept}
-    for parent, url in zip(parents, mine.parents, strict=True):
-        above = part["nodes"][parent]
-        above.pop("parent", None)
-        above["advertise"] = url  # the one of its addresses that this node dials
-    reach, _ = parse_reach(tree.subnets, tree.reach)
-    for key in kept:
-        if key in below:
-            at = graph.nodes[key]
-            dialled = reach.dialled(graph.nodes[name], at, at["registered"]) or next(iter(at["registered"]), None)
-            part["nodes"][key] |= {"advertise": dialled} if dialled else {}
-    engines = {key: spec for key, spec in written.get("engines", {}).items() if key in below}
-    for entry in (*(part["nodes"][key] for key in kept if key in below), *engines.values()):
-        if isinstance(entry.get("parent"), list):
-            entry["parent"] = [parent for parent in entry["parent"] if parent in kept]
-    if engines:
-        part["engines"] = engines
-    return {**part, **_subnets(tree, reach, [graph.nodes[key] for key in [*kept, *engines]])}
+    own |= {block: defaults.pop(block) | own.get(block, {}) for block in MERGED_BLOCKS if block in defaults}
+    nodes = _nodes(tree, name, written["nodes"], config.parents)
+    engines = {key: written["engines"][key] for key in tree.graph.digraph[name] if key in tree.config.engines}
+    for key, entry in (nodes | engines).items():
+        if key in tree.graph.digraph[name] and isinstance(entry.get("parent"), list):
+            entry["parent"] = [parent for parent in entry["parent"] if parent in nodes]
+    sections = {section: written[section] for section in COPIED_SECTIONS if section in written}
+    filtered = {"defaults": defaults, "nodes": nodes, "engines": engines}
+    sections |= {section: value for section, value in filtered.items() if value}
+    return {**sections, "slice": name, **_subnets(tree, [tree.graph.members[key] for key in nodes | engines])}
 
 
-def _place(node: dict[str, Any]) -> dict[str, Any]:
-    return {field: value for field, value in node.items() if field in PLACE}
+def _nodes(tree: DeclaredTree, name: str, written: dict[str, Entry], parent_urls: tuple[str, ...]) -> dict[str, Entry]:
+    """The node itself, its replicas, and its parents and children with the one URL at which they are dialled."""
+    graph, member = tree.graph, tree.graph.members[name]
+    children = graph.children(name)
+    kept = {*(child.key for child in children), *member.parents, *_replicas(tree, name)}
+    nodes = {key: entry if key == name else _place(entry) for key, entry in written.items() if key in kept}
+    for parent, url in zip(member.parents, parent_urls, strict=True):
+        nodes[parent].pop("parent", None)
+        nodes[parent]["advertise"] = url
+    for child in children:
+        dialled = tree.reach.choose_url(member, child, child.urls_for_parent)
+        urls = [url for url in (dialled, *child.urls_for_parent) if url]
+        if child.is_node and urls:
+            nodes[child.key]["advertise"] = urls[0]
+    return nodes
 
 
-def _subnets(tree: TreeConfig, reach: Reach, kept: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Those of the subnets that somebody in the part stands in, and who may dial whom between them."""
-    needed = set().union(*(reach.subnets_of(at) for at in kept))
-    subnets = {name: cidr for name, cidr in tree.subnets.items() if name in needed}
-    pairs = [list(pair) for pair in tree.reach if needed.issuperset(pair)]
+def _replicas(tree: DeclaredTree, name: str) -> set[str]:
+    """The node, the node whose replica it is, and its own replicas."""
+    nodes = tree.config.nodes
+    return {name, nodes[name].replica_of or name, *(key for key, node in nodes.items() if node.replica_of == name)}
+
+
+def _place(entry: Entry) -> Entry:
+    return {field: value for field, value in entry.items() if field in PLACE_FIELDS}
+
+
+def _subnets(tree: DeclaredTree, members: Iterable[Member]) -> dict[str, Any]:
+    """The subnets of these members, and the pairs of `reach` between them."""
+    needed = set().union(*(tree.reach.subnets_of(member) for member in members))
+    subnets = {name: cidr for name, cidr in tree.config.subnets.items() if name in needed}
+    pairs = [list(pair) for pair in tree.config.reach if needed.issuperset(pair)]
     return {key: value for key, value in (("subnets", subnets), ("reach", pairs)) if value}
 
 
 def as_yaml(part: dict[str, Any], comment: str) -> str:
-    """A part as the text of a file, in the order of the format, headed by a comment."""
+    """A slice as the text of a file, its sections in the order of the format, with a comment at its top."""
     order = [section for section in TreeConfig.model_fields if section in part]
     writer = YAML()
     writer.default_flow_style = False

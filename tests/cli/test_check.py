@@ -52,9 +52,9 @@ def test_problems_are_a_line_each_in_the_order_of_the_file(tmp_path: Path) -> No
     result = run(path, COLUMNS="20")
     assert result.exit_code == 1
     assert result.output.splitlines() == [
-        f'{path}:4: nodes.a.listen: localhost:1 is the address of node "root" already; give it one of its own',
+        f'{path}:4: nodes.a.listen: localhost:1 is already the address of node "root"; choose another address',
         f'{path}:5: nodes.b.parent: unknown parent "rooot"; did you mean "root"?',
-        f'{path}:8: engines.eb.url: kind vllm needs a url; add `url: "http://host:port"`',
+        f'{path}:8: engines.eb.url: kind vllm needs a URL; add `url: "http://host:port"`',
     ]
 
 
@@ -70,7 +70,7 @@ def test_on_a_terminal_the_place_is_red(tmp_path: Path) -> None:
     path = tmp_path / "tree.yaml"
     path.write_text("version: 1\nnodes: {}\n")
     result = run(path, FORCE_COLOR="1", TERM="xterm")
-    assert result.output.startswith(f"\x1b[31m{path}:2\x1b[0m: nodes: no node at all")
+    assert result.output.startswith(f"\x1b[31m{path}:2\x1b[0m: nodes: there is no node")
 
 
 def test_a_file_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_risks_are_tables() -> None:
 def test_engines_whose_models_are_not_declared_are_named() -> None:
     result = run_args(str(CONFIGS / "single-node.yaml"), "--risks")
     assert result.exit_code == 0
-    assert "is not declared: gpu-1, gpu-2; give `models:`" in result.output
+    assert "are not declared: gpu-1, gpu-2; add `models`" in result.output
 
 
 def test_a_running_tree_that_agrees_and_one_that_does_not(cluster: Cluster, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ engines:
     assert bad.exit_code == 1
     assert bad.output.splitlines() == [
         f"{path}:6: site-1: serves m, declared with n",
-        f"{path}:7: e: declared below root, and absent",
+        f"{path}:7: e: declared below root, but absent",
     ]
     risks = run_args(str(path), "--live", root.url, "--risks")
     assert risks.exit_code == 1

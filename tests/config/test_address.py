@@ -72,9 +72,9 @@ def test_urls(text: str, url: str, address: tuple[str, int]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ftp://host:1", "no http(s) URL"),
-        ("host:8000", "no http(s) URL"),
-        ("", "no http(s) URL"),
+        ("ftp://host:1", "not an http(s) URL"),
+        ("host:8000", "not an http(s) URL"),
+        ("", "not an http(s) URL"),
         ("http://", "names no host"),
         ("http://:8000", "names no host"),
         ("http://host:0", "names no port"),

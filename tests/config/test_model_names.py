@@ -9,7 +9,7 @@ import pytest
 
 from hierarchy.config.model_names import Target, parse_models, parse_targets, renames
 from hierarchy.config.models import ConfigError
-from tests.trees import from_text, told
+from tests.trees import from_text, problems_of
 
 HEAD = 'version: 1\nnodes: {root: {listen: "localhost:1"}}\n'
 
@@ -83,6 +83,4 @@ def test_problems_have_their_line(tmp_path: Path) -> None:
 
 def test_an_alias_of_an_alias_is_refused_and_one_of_its_own_name_is_not(tmp_path: Path) -> None:
     text = HEAD + "engines:\n  e: {parent: root, kind: simulated}\naliases:\n  a: [a, m]\n  b: [m, a]\n"
-    assert told(from_text(tmp_path, text)) == [
-        '7: aliases.b: "a" is an alias itself; name the models that it stands for'
-    ]
+    assert problems_of(from_text(tmp_path, text)) == ['7: aliases.b: "a" is itself an alias; name the models behind it']

@@ -24,7 +24,7 @@ from hierarchy.config.models import (
     load,
 )
 from hierarchy.config.yaml import Problem
-from tests.trees import from_text, told
+from tests.trees import from_text, problems_of
 
 MAPPING = "write `key: value` lines, indented below it"
 PAIR = "write [from, to], each a name from `subnets`"
@@ -139,8 +139,8 @@ engines:
 """
     assert problems(tmp_path, text) == [
         "2: defaults.dispatch: unknown value 'shortest_que'; did you mean \"shortest_queue\"?",
-        "4: nodes.root.listen: given twice, first on line 4; remove one of them",
-        "5: nodes.site a: 'site a' is no name; "
+        "4: nodes.root.listen: is repeated, first on line 4; remove one of them",
+        "5: nodes.site a: 'site a' is not a valid name; "
         "write letters, digits, '.', '_' and '-', at most 256, with a letter or digit first",
         '8: nodes.site-b.dispach: unknown key; did you mean "dispatch"?',
         "10: engines.gpu-1.parent: is required; add it: name of the node that routes to it, or a list of them",
@@ -169,7 +169,7 @@ engines:
         ("max_head_bytes", "true", "must be an integer, not true"),
         ("max_head_bytes", "1", "must be greater than or equal to 1024, not 1"),
         ("access_log", "maybe", "must be true or false, not 'maybe'; the default is false"),
-        ("dispatch", "!!int x", "'x' is no valid int"),
+        ("dispatch", "!!int x", "'x' is not a valid int"),
         ("Parent", "root", 'unknown key; did you mean "parent"?'),
         ("7", "root", "unknown key"),
     ],
@@ -236,7 +236,9 @@ YAML_VALUES: st.SearchStrategy[str] = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(TreeConfig.model_fields)), YAML_VALUES))
-def test_any_value_anywhere_is_accepted_or_told(tmp_path_factory: pytest.TempPathFactory, data: dict[str, str]) -> None:
+def test_any_value_anywhere_is_accepted_or_problems_of(
+    tmp_path_factory: pytest.TempPathFactory, data: dict[str, str]
+) -> None:
     text = "\n".join(f"{key}: {value}" for key, value in data.items())
     told: list[Problem] = []
     try:
@@ -245,7 +247,7 @@ def test_any_value_anywhere_is_accepted_or_told(tmp_path_factory: pytest.TempPat
         told = error.problems
         lines = str(error).splitlines()
         assert 0 < len(lines) == len(told)
-    assert all(problem.message and problem.mend and problem.line >= 1 for problem in told)
+    assert all(problem.message and problem.hint and problem.line >= 1 for problem in told)
 
 
 def test_models_can_be_made_in_code() -> None:
@@ -321,4 +323,4 @@ def test_the_documentation_has_every_field_as_the_models_do(
 
 def test_the_documentations_example_is_a_good_tree(tmp_path: Path) -> None:
     (example,) = re.findall(r"```yaml\n(version.*?)```", DOC.read_text("utf-8"), flags=re.DOTALL)
-    assert told(from_text(tmp_path, example)) == []
+    assert problems_of(from_text(tmp_path, example)) == []

@@ -48,15 +48,15 @@ def test_a_syntax_error_is_one_problem_with_its_line(text: str, line: int, messa
 @pytest.mark.parametrize(
     ("text", "field", "message"),
     [
-        ("x: 1\na: {b: 1, b: 2}", "a.b", "given twice, first on line 2"),
-        ("x: 1\na: !!int q", "a", "'q' is no valid int"),
-        ("x: 1\na: !!bool q", "a", "'q' is no valid bool"),
-        ("x: 1\na: 2026-13-45", "a", "'2026-13-45' is no valid timestamp"),
-        ("x: 1\na: " + "9" * 5000, "a", f"'{'9' * 40}' is no valid int"),
-        ("x: 1\na: !mine 1", "a", "'1' is no valid !mine"),
+        ("x: 1\na: {b: 1, b: 2}", "a.b", "is repeated, first on line 2"),
+        ("x: 1\na: !!int q", "a", "'q' is not a valid int"),
+        ("x: 1\na: !!bool q", "a", "'q' is not a valid bool"),
+        ("x: 1\na: 2026-13-45", "a", "'2026-13-45' is not a valid timestamp"),
+        ("x: 1\na: " + "9" * 5000, "a", f"'{'9' * 40}' is not a valid int"),
+        ("x: 1\na: !mine 1", "a", "'1' is not a valid !mine"),
         ("x: &x {y: 1}\na: {<<: *x}", "a.<<", "YAML 1.2 has no merge keys"),
-        ("x: 1\n[a]: 1", "", "a key that is no plain word"),
-        ("x: 1\na: &a {b: *a}", "a.b", "holds itself"),
+        ("x: 1\n[a]: 1", "", "a key that is not a plain word"),
+        ("x: 1\na: &a {b: *a}", "a.b", "contains itself"),
     ],
 )
 def test_what_yaml_allows_and_we_do_not(text: str, field: str, message: str) -> None:

@@ -27,7 +27,7 @@ def test_one_address_at_two_places_is_told_once_and_that_it_is_over(caplog: pyte
     for _ in range(2):
         asyncio.run(eye.check())
     (found,) = eye.problems
-    assert found.endswith('root/b/same: 10.0.0.11:8000 is the address of engine "gpu" already; give it one of its own')
+    assert found.endswith('root/b/same: 10.0.0.11:8000 is already the address of engine "gpu"; choose another address')
     tree["children"]["b"]["children"].clear()
     asyncio.run(eye.check())
     told = [record.getMessage() for record in caplog.records]
@@ -53,7 +53,7 @@ def test_what_did_not_change_is_not_examined_again(monkeypatch: pytest.MonkeyPat
         looks += 1
         return []
 
-    monkeypatch.setattr(oversight, "oversights", counted)
+    monkeypatch.setattr(oversight, "conflicts", counted)
     eye = Oversight(TreeView(table, table.clock, 0).tree, "http://root:1")
     asyncio.run(eye.check())
     table.report(table.children["gpu"], status_of(model(queue_length=5)))

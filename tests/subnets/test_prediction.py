@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from hierarchy.cli import app
-from hierarchy.config.models import LoadedTree, load
-from hierarchy.topology.graph import may_dial
+from hierarchy.topology.declared import DeclaredTree
 from tests.subnets.network import Network, Pairs, address
 from tests.subnets.tree import BOTH, DIRECT, ENGINES, ISOLATED, NODES, REVERSE, UP, written
+from tests.trees import load_tree
 
 PORT = 21009
 MACHINES = [*NODES, *ENGINES]
@@ -32,8 +32,8 @@ def firewall(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def predicted(firewall: str, tmp_path_factory: pytest.TempPathFactory) -> LoadedTree:
-    return load(written(tmp_path_factory.mktemp("predicted"), FIREWALLS[firewall], DIRECT))
+def predicted(firewall: str, tmp_path_factory: pytest.TempPathFactory) -> DeclaredTree:
+    return load_tree(written(tmp_path_factory.mktemp("predicted"), FIREWALLS[firewall], DIRECT))
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def dialled(firewall: str, listening: Network) -> Verdicts:
 
 
 @pytest.mark.parametrize(("source", "target"), [*permutations(MACHINES, 2)])
-def test_a_connection_opens_where_it_may(source: str, target: str, predicted: LoadedTree, dialled: Verdicts) -> None:
-    assert (dialled[source, target] == "open") is may_dial(predicted, source, target)
+def test_a_connection_opens_where_it_may(source: str, target: str, predicted: DeclaredTree, dialled: Verdicts) -> None:
+    assert (dialled[source, target] == "open") is predicted.may_dial(source, target)
 
 
 def test_what_may_not_be_dialled_is_dropped_or_has_no_route(dialled: Verdicts) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trees import from_text, told
+from tests.trees import from_text, problems_of
 
 HEAD = "version: 1\nnodes:\n"
 GOOD = """\
@@ -15,24 +15,24 @@ engines:
 """
 
 
-def test_a_good_tree(tmp_path: Path) -> None:
-    assert told(from_text(tmp_path, HEAD + GOOD)) == []
+def test_a_valid_tree(tmp_path: Path) -> None:
+    assert problems_of(from_text(tmp_path, HEAD + GOOD)) == []
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", ["2: nodes: no node at all; add a root: `root: {}`"]),
+        ("", ["2: nodes: there is no node; add a root: `root: {}`"]),
         (
             '  x: {parent: y, listen: "localhost:3"}\n  y: {parent: x, listen: "localhost:4"}\n',
             [
-                "2: nodes: no root: every node has a parent; leave out `parent` at the topmost node",
-                "3: nodes.x.parent: a cycle: x -> y -> x; give one of them a parent outside of it",
+                "2: nodes: no root: every node has a parent; remove `parent` from the topmost node",
+                "3: nodes.x.parent: a cycle: x -> y -> x; give one of these nodes a parent outside the cycle",
             ],
         ),
         (
             '  z: {parent: z, listen: "localhost:3"}\n' + GOOD,
-            ["3: nodes.z.parent: a cycle: z -> z; give one of them a parent outside of it"],
+            ["3: nodes.z.parent: a cycle: z -> z; give one of these nodes a parent outside the cycle"],
         ),
         (
             GOOD + "  f: {parent: roott, kind: simulated}\n",
@@ -46,75 +46,87 @@ def test_a_good_tree(tmp_path: Path) -> None:
             GOOD.replace("engines", '  two: {listen: "localhost:3"}\nengines'),
             [
                 '5: nodes.two: a second root beside "root"; give it a parent, such as `root`',
-                "5: nodes.two: no engine serves it: nothing stands below; add an engine with `parent: two`",
+                "5: nodes.two: has no engine below it; add an engine with `parent: two`",
             ],
         ),
         (
             GOOD + "  a: {parent: a, kind: simulated}\n",
-            ["7: engines.a: a node has this name too; rename one of the two"],
+            ["7: engines.a: a node has the same name; rename one of them"],
         ),
         (
             GOOD + "  f: {parent: a, kind: vllm}\n  g: {parent: a, kind: local}\n",
             [
-                '7: engines.f.url: kind vllm needs a url; add `url: "http://host:port"`',
+                '7: engines.f.url: kind vllm needs a URL; add `url: "http://host:port"`',
                 "8: engines.g.model: kind local needs a model; add `model: smollm2-135m`, or the path of a GGUF file",
             ],
         ),
         (
             GOOD + "  f:\n    parent: a\n    kind: vllm\n    url: ftp://x\n",
-            ["10: engines.f.url: 'ftp://x' is no http(s) URL; write \"http://host:port\""],
+            ["10: engines.f.url: 'ftp://x' is not an http(s) URL; write \"http://host:port\""],
         ),
     ],
 )
 def test_shapes_names_and_engines(tmp_path: Path, text: str, expected: list[str]) -> None:
-    assert told(from_text(tmp_path, (HEAD + text) if text else "version: 1\nnodes: {}\n")) == expected
+    assert problems_of(from_text(tmp_path, (HEAD + text) if text else "version: 1\nnodes: {}\n")) == expected
 
 
 @pytest.mark.parametrize(
     ("node", "says"),
     [
-        ('{parent: root, listen: "0.0.0.0:9"}', "listen: listens on 0.0.0.0, which nobody can dial; add `advertise`"),
-        ('{parent: root, listen: "[::]:9"}', "listen: listens on ::, which nobody can dial; add `advertise`"),
-        ('{parent: root, advertise: "http://0.0.0.0:9"}', "advertise: nobody can dial 0.0.0.0; write the address"),
-        ('{parent: root, advertise: "http://[::]:9"}', "advertise: nobody can dial ::; write the address"),
-        ('{parent: root, advertise: "10.0.0.1:9"}', "advertise: '10.0.0.1:9' is no http(s) URL"),
-        ('{parent: root, listen: ["localhost:9", "localhost:9"]}', "listen: an address is given twice; remove one"),
-        ('{parent: root, listen: "localhost:1"}', 'listen: localhost:1 is the address of node "root" already'),
-        ('{parent: root, listen: "127.0.0.1:2"}', 'listen: localhost:2 is the address of node "a" already'),
-        ('{parent: root, listen: ["[::1]:1", "127.0.0.1:1"]}', 'listen: localhost:1 is the address of node "root"'),
+        (
+            '{parent: root, listen: "0.0.0.0:9"}',
+            "listen: listens on 0.0.0.0, which is not an address to dial; add `advertise`",
+        ),
+        ('{parent: root, listen: "[::]:9"}', "listen: listens on ::, which is not an address to dial; add `advertise`"),
+        (
+            '{parent: root, advertise: "http://0.0.0.0:9"}',
+            "advertise: 0.0.0.0 is not an address to dial; write the address",
+        ),
+        ('{parent: root, advertise: "http://[::]:9"}', "advertise: :: is not an address to dial; write the address"),
+        ('{parent: root, advertise: "10.0.0.1:9"}', "advertise: '10.0.0.1:9' is not an http(s) URL"),
+        (
+            '{parent: root, listen: ["localhost:9", "localhost:9"]}',
+            "listen: the same address is listed twice; remove one",
+        ),
+        ('{parent: root, listen: "localhost:1"}', 'listen: localhost:1 is already the address of node "root"'),
+        ('{parent: root, listen: "127.0.0.1:2"}', 'listen: localhost:2 is already the address of node "a"'),
+        (
+            '{parent: root, listen: ["[::1]:1", "127.0.0.1:1"]}',
+            'listen: localhost:1 is already the address of node "root"',
+        ),
         (
             '{parent: root, advertise: "http://localhost:2"}',
-            'advertise: localhost:2 is the address of node "a" already',
+            'advertise: localhost:2 is already the address of node "a"',
         ),
     ],
 )
 def test_addresses_of_nodes(tmp_path: Path, node: str, says: str) -> None:
     above, below = GOOD.split("engines:")
     text = f"{HEAD}{above}  n: {node}\nengines:{below}  f: {{parent: n, kind: simulated}}\n"
-    (problem,) = told(from_text(tmp_path, text))
+    (problem,) = problems_of(from_text(tmp_path, text))
     assert problem.startswith(f"5: nodes.n.{says}")
 
 
 @pytest.mark.parametrize(
     ("nodes", "engines", "clash"),
     [
-        ({"root": "10.0.0.1:1", "a": "10.0.0.1:1"}, {}, "nodes.a.listen: 10.0.0.1:1 is the address of node"),
+        ({"root": "10.0.0.1:1", "a": "10.0.0.1:1"}, {}, "nodes.a.listen: 10.0.0.1:1 is already the address of node"),
         ({"root": "10.0.0.1:1", "a": "10.0.0.1:2"}, {}, None),
         ({"root": "10.0.0.1:1", "a": "10.0.0.2:1"}, {}, None),
-        ({"root": "Host:1", "a": "host:1"}, {}, "nodes.a.listen: host:1 is the address of node"),
+        ({"root": "Host:1", "a": "host:1"}, {}, "nodes.a.listen: host:1 is already the address of node"),
         ({"root": "localhost:1", "a": "127.0.0.2:1"}, {}, None),
         ({"root": "localhost:1", "a": "localhost:0"}, {}, None),
-        ({"root": "localhost:1"}, {"e": ("root", "http://localhost:1")}, "engines.e.url: localhost:1 is the address"),
-        ({"root": "10.0.0.1:1"}, {"e": ("root", "http://10.0.0.1:1/")}, "engines.e.url: 10.0.0.1:1 is the address"),
+        ({"root": "localhost:1"}, {"e": ("root", "http://localhost:1")}, "engines.e.url: localhost:1 is already"),
+        ({"root": "10.0.0.1:1"}, {"e": ("root", "http://10.0.0.1:1/")}, "engines.e.url: 10.0.0.1:1 is already"),
         (
             {"root": "10.0.0.1:1"},
             {"e": ("root", "http://10.0.0.2:8"), "f": ("root", "http://10.0.0.2:8/")},
-            "engines.f.url: 10.0.0.2:8 is the address of engine",
+            "engines.f.url: 10.0.0.2:8 is already the address of engine",
         ),
         (
             {"root": "10.0.0.1:1"},
             {"e": ("root", "http://localhost:8"), "f": ("root", "http://127.0.0.1:8")},
-            "engines.f.url: localhost:8 is the address of engine",
+            "engines.f.url: localhost:8 is already the address of engine",
         ),
         # each on its own machine, whose loopback is its own
         (
@@ -124,7 +136,7 @@ def test_addresses_of_nodes(tmp_path: Path, node: str, says: str) -> None:
         ),
     ],
 )  # fmt: skip
-def test_who_is_in_whose_place(
+def test_two_members_with_one_address(
     tmp_path: Path, nodes: dict[str, str], engines: dict[str, tuple[str, str]], clash: str | None
 ) -> None:
     lines = [HEAD.rstrip()]
@@ -133,12 +145,12 @@ def test_who_is_in_whose_place(
     lines.append("engines:")
     lines += [f"  below-{name}: {{parent: {name}, kind: simulated}}" for name in nodes]
     lines += [f'  {name}: {{parent: {parent}, kind: vllm, url: "{url}"}}' for name, (parent, url) in engines.items()]
-    problems = told(from_text(tmp_path, "\n".join(lines)))
+    problems = problems_of(from_text(tmp_path, "\n".join(lines)))
     assert len(problems) == (1 if clash else 0), problems
     assert not clash or f": {clash}" in problems[0]
 
 
-def test_machines_behind_one_translated_address_are_told_apart(tmp_path: Path) -> None:
+def test_machines_behind_one_translated_address_are_distinguished(tmp_path: Path) -> None:
     text = """\
 version: 1
 nodes:
@@ -153,12 +165,14 @@ engines:
   ec: {parent: c, kind: vllm, url: "http://localhost:8000"}
   ed: {parent: d, kind: vllm, url: "http://localhost:8000"}
 """
-    assert told(from_text(tmp_path, text)) == []
-    problems = told(from_text(tmp_path, text.replace("9003", "9002")))
-    assert any("nodes.c." in problem and 'is the address of node "b" already' in problem for problem in problems)
+    assert problems_of(from_text(tmp_path, text)) == []
+    problems = problems_of(from_text(tmp_path, text.replace("9003", "9002")))
+    assert any("nodes.c." in problem and 'is already the address of node "b"' in problem for problem in problems)
 
 
-def test_port_0_is_for_nodes_that_nobody_registers_with(tmp_path: Path) -> None:
-    assert told(from_text(tmp_path, HEAD + GOOD.replace("localhost:2", "localhost:0"))) == []
-    (problem,) = told(from_text(tmp_path, HEAD + GOOD.replace("localhost:1", "localhost:0")))
-    assert problem.startswith("3: nodes.root.listen: port 0 is chosen at the start, so its children cannot know it")
+def test_port_0_is_for_nodes_without_child_nodes(tmp_path: Path) -> None:
+    assert problems_of(from_text(tmp_path, HEAD + GOOD.replace("localhost:2", "localhost:0"))) == []
+    (problem,) = problems_of(from_text(tmp_path, HEAD + GOOD.replace("localhost:1", "localhost:0")))
+    assert problem.startswith(
+        "3: nodes.root.listen: port 0 means that the system picks a port, which the children cannot know"
+    )

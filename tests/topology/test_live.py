@@ -1,4 +1,4 @@
-"""A running tree as a graph, the checks on it, and how it differs from the file."""
+"""A running tree as a graph, its problems, and how it differs from the file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.topology import live
 from hierarchy.topology.drift import drift
-from hierarchy.topology.graph import build
-from hierarchy.topology.live import build_live
+from hierarchy.topology.live import live_graph, live_problems
+from hierarchy.wire.tree_entry import decode
 from tests.builders import UNTIMED, nested
 from tests.trees import from_text
 
@@ -51,12 +50,12 @@ def running(**changes: Any) -> dict[str, Any]:
 
 
 def drifts(tmp_path: Path, tree: dict[str, Any]) -> list[str]:
-    declared = build(from_text(tmp_path, CONFIG).config)
-    return [f"{item.name}: {item.what}" for item in drift(declared, build_live(tree))]
+    declared = from_text(tmp_path, CONFIG).graph
+    return [f"{item.name}: {item.what}" for item in drift(declared, live_graph(decode(tree)))]
 
 
 def problems(tree: dict[str, Any]) -> list[str]:
-    return [f"{problem.field}: {problem.message}" for problem in live.problems(build_live(tree), "http://x")]
+    return [f"{problem.field}: {problem.message}" for problem in live_problems(live_graph(decode(tree)), "http://x")]
 
 
 def test_a_tree_that_runs_as_it_is_declared(tmp_path: Path) -> None:
@@ -67,12 +66,12 @@ A1 = entry("a1", "vllm", "http://10.0.0.11:8000")
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "differences"),
     [
-        ({"a": {"below": []}}, ["a1: declared below a, and absent"]),
-        ({"a1": {"state": "gone", "detail": "left 9 s ago"}}, ["a1: declared, and absent: left 9 s ago"]),
+        ({"a": {"below": []}}, ["a1: declared below a, but absent"]),
+        ({"a1": {"state": "gone", "detail": "left 9 s ago"}}, ["a1: declared below a, but absent: left 9 s ago"]),
         ({"a1": {"state": "down", "detail": "refused"}}, ["a1: is down: refused"]),
-        ({"a1": {"models": ("m", "n")}}, ["a1: serves n too, which is not declared"]),
+        ({"a1": {"models": ("m", "n")}}, ["a1: also serves n, which is not declared"]),
         ({"a1": {"models": ("n",)}}, ["a1: serves n, declared with m"]),
         ({"b1": {"models": ()}}, ["b1: serves nothing, declared with m"]),
         ({"a1": {"kind": "sglang"}}, ["a1: is of kind sglang, declared as vllm"]),
@@ -87,50 +86,51 @@ A1 = entry("a1", "vllm", "http://10.0.0.11:8000")
         ),
         (
             {"b": {"below": [entry("b1", "simulated"), A1]}, "a": {"below": []}},
-            ["a1: stands below b, declared below a"],
+            ["a1: is below b, declared below a"],
         ),
         (
             {"b": {"below": [entry("b1", "simulated"), entry("b2", "vllm")]}},
-            ["b2: present below b (vllm at http://b2:1), and undeclared"],
+            ["b2: present below b (vllm at http://b2:1), but not declared"],
         ),
         ({"b": {"below": [entry("b1", "simulated"), entry("b2", "vllm", state="gone")]}}, []),
     ],
 )
-def test_drift(tmp_path: Path, changes: dict[str, Any], told: list[str]) -> None:
-    assert drifts(tmp_path, running(**changes)) == told
+def test_drift(tmp_path: Path, changes: dict[str, Any], differences: list[str]) -> None:
+    assert drifts(tmp_path, running(**changes)) == differences
 
 
-def test_a_node_below_the_root_is_asked_for_its_own_part(tmp_path: Path) -> None:
+def test_a_node_below_the_root_is_compared_with_its_own_part(tmp_path: Path) -> None:
     part = running()["children"]["a"]
     assert drifts(tmp_path, part) == []
-    assert drifts(tmp_path, {**part, "children": {}}) == ["a1: declared below a, and absent"]
+    assert drifts(tmp_path, {**part, "children": {}}) == ["a1: declared below a, but absent"]
 
 
-def test_a_stranger_at_the_top_has_all_against_it(tmp_path: Path) -> None:
-    told = drifts(tmp_path, entry("x"))
-    assert len(told) == 6
-    assert told[0] == "root: declared, and absent"
-    assert told[-1] == "x: present (node at http://x:1), and undeclared"
+def test_an_undeclared_node_at_the_top_differs_in_everything(tmp_path: Path) -> None:
+    found = drifts(tmp_path, entry("x"))
+    assert len(found) == 6
+    assert found[0] == "root: declared, but absent"
+    assert found[-1] == "x: present (node at http://x:1), but not declared"
 
 
-def test_one_process_below_two_parents_stands_once(tmp_path: Path) -> None:
+def test_one_process_below_two_parents_is_one_member(tmp_path: Path) -> None:
     rack = entry("rack", below=[entry("gpu", "vllm")])
-    graph = build_live(entry("root", below=[entry("a", below=[rack]), entry("b", below=[rack])]))
-    assert sorted(graph.pred["rack"]) == ["a", "b"]
+    tree = entry("root", below=[entry("a", below=[rack]), entry("b", below=[rack])])
+    graph = live_graph(decode(tree))
+    assert [parent.key for parent in graph.parents("rack")] == ["a", "b"]
     assert len(graph) == 5
-    assert problems(entry("root", below=[entry("a", below=[rack]), entry("b", below=[rack])])) == []
+    assert problems(tree) == []
 
 
-def test_what_registration_could_not_see_is_found() -> None:
+def test_problems_that_no_registration_can_see() -> None:
     twin = entry("a", url="http://10.0.0.9:1", instance="other", below=[entry("x", "vllm")])
-    assert problems(running(b={"below": [twin]})) == ["root/b/a: another process of this name is root/a"]
+    assert problems(running(b={"below": [twin]})) == ["root/b/a: another process with this name is root/a"]
     loop = entry("b", url="http://10.9.0.3:1")
     assert problems(running(b={"below": [entry("c", below=[loop])]}))[0] == "root/b: a cycle: b -> c -> b"
     same = entry("z", "vllm", "http://10.0.0.11:8000")
-    assert problems(running(b={"below": [same]})) == ['root/b/z: 10.0.0.11:8000 is the address of engine "a1" already']
-    assert problems(running(b={"below": []})) == ["root/b: no engine serves it: nothing stands below"]
+    assert problems(running(b={"below": [same]})) == ['root/b/z: 10.0.0.11:8000 is already the address of engine "a1"']
+    assert problems(running(b={"below": []})) == ["root/b: has no engine below it"]
     node_name = entry("a", "vllm", "http://10.0.0.77:1")
-    assert problems(running(b={"below": [node_name]})) == ["root/b/a: a node has this name too"]
+    assert problems(running(b={"below": [node_name]})) == ["root/b/a: a node has the same name"]
 
 
 def test_flags_name_engines_alike_at_every_node_and_reverse_links_share_addresses() -> None:
@@ -142,13 +142,13 @@ def test_flags_name_engines_alike_at_every_node_and_reverse_links_share_addresse
 
 @UNTIMED
 @given(nested(st.none() | st.booleans() | st.integers() | st.sampled_from(["node", "up", "a", "http://a:1"])))
-def test_any_json_is_taken(junk: Any) -> None:
+def test_any_json_is_accepted(junk: Any) -> None:
     tree = {
         "name": "root",
         "kind": "node",
         "children": {"x": {"name": junk, "models": junk, "children": junk, "url": junk}},
     }
-    declared = build_live(running())
-    graph = build_live(tree)
-    live.problems(graph, "http://x")
+    declared = live_graph(decode(running()))
+    graph = live_graph(decode(tree))
+    live_problems(graph, "http://x")
     drift(declared, graph)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hierarchy.topology.reachability import Reach, parse_reach
-from tests.trees import from_text, told
+from tests.trees import from_text, problems_of
 
 TREE = """\
 version: 1
@@ -27,7 +27,7 @@ BOTH = "[[lab, dmz], [dmz, lab]]"
 def tree(
     folder: Path, reach: str = BOTH, root: str = ROOT, site: str = SITE, engine: str = ENGINE
 ) -> list[str]:  # fmt: skip
-    return told(from_text(folder, TREE.format(reach=reach, root=root, site=site, engine=engine)))
+    return problems_of(from_text(folder, TREE.format(reach=reach, root=root, site=site, engine=engine)))
 
 
 @pytest.mark.parametrize(
@@ -43,18 +43,18 @@ def tree(
         ({"a"}, set(), None),
     ],
 )
-def test_may_dial(sources: set[str], targets: set[str], verdict: bool | None) -> None:
-    assert Reach(frozenset("abc"), {}, frozenset({("a", "b")})).may_dial(sources, targets) is verdict
+def test_allows(sources: set[str], targets: set[str], verdict: bool | None) -> None:
+    assert Reach(frozenset("abc"), {}, frozenset({("a", "b")})).allows(sources, targets) is verdict
 
 
-def test_subnets_and_reach_that_are_none() -> None:
+def test_invalid_subnets_and_reach() -> None:
     subnets = {"a": "10.0.0.0/24", "b": "10.0.0.128/25", "c": "10.0.1.7/24", "d": "words", "e": "fd00::/64"}
     reach, findings = parse_reach(subnets, [("a", "e"), ("e", "aa"), ("a", "d")])
     assert findings == [
-        (("subnets", "c"), "'10.0.1.7/24' is no subnet (10.0.1.7/24 has host bits set)", 'write "10.0.1.0/24"'),
+        (("subnets", "c"), "'10.0.1.7/24' is not a subnet (10.0.1.7/24 has host bits set)", 'write "10.0.1.0/24"'),
         (
             ("subnets", "d"),
-            "'words' is no subnet ('words' does not appear to be an IPv4 or IPv6 network)",
+            "'words' is not a subnet ('words' does not appear to be an IPv4 or IPv6 network)",
             'write it as "10.0.0.0/24"',
         ),
         (("subnets", "b"), '10.0.0.128/25 overlaps with 10.0.0.0/24 ("a")', "make them disjoint"),
@@ -68,7 +68,7 @@ def test_both_ways_open(tmp_path: Path) -> None:
     assert tree(tmp_path) == []
 
 
-def test_only_the_child_may_dial_and_a_reverse_link_mends_it(tmp_path: Path) -> None:
+def test_only_the_child_may_dial_and_a_reverse_link_fixes_it(tmp_path: Path) -> None:
     assert tree(tmp_path, "[[lab, dmz]]") == [
         "6: nodes.site.parent: root (dmz) cannot dial site (lab); "
         "add [dmz, lab] to `reach`, or set `link: reverse`, since site may dial root"
@@ -86,7 +86,7 @@ def test_only_the_parent_may_dial_so_the_child_could_not_register(tmp_path: Path
 def test_neither_end_can_dial(tmp_path: Path) -> None:
     assert tree(tmp_path, "[]") == [
         "6: nodes.site.parent: site (lab) cannot dial root (dmz) to register, nor the other way round; "
-        "add [lab, dmz] to `reach`, and [dmz, lab] too or `link: reverse`"
+        "add [lab, dmz] to `reach`, and also [dmz, lab] or `link: reverse`"
     ]
 
 
@@ -101,14 +101,14 @@ def test_a_node_must_be_able_to_dial_its_engines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "site",
     [
-        '{parent: root, listen: ["10.1.0.1:1", "10.0.0.20:1"]}',  # one leg in each
+        '{parent: root, listen: ["10.1.0.1:1", "10.0.0.20:1"]}',  # an address in each
         '{parent: root, listen: ["localhost:1", "10.1.0.1:1"], advertise: "http://10.0.0.20:1"}',
-        '{parent: root, listen: "site.example:1"}',  # cannot be told
+        '{parent: root, listen: "site.example:1"}',  # of an unknown subnet
         '{parent: root, listen: "192.168.0.1:1"}',  # in no declared subnet
         '{parent: root, listen: "10.1.0.1:1", subnet: dmz}',  # declared
     ],
 )
-def test_edges_that_are_fine_without_any_reach(tmp_path: Path, site: str) -> None:
+def test_edges_that_are_valid_without_any_reach(tmp_path: Path, site: str) -> None:
     engine = "{parent: site, kind: simulated}"
     assert tree(tmp_path, "[]", site=site, engine=engine) == []
 
@@ -119,17 +119,17 @@ def test_edges_that_are_fine_without_any_reach(tmp_path: Path, site: str) -> Non
         '{parent: root, listen: "0.0.0.0:1", advertise: "http://10.1.0.1:1"}',
         '{parent: root, listen: "[fd00::7]:1"}',
         '{parent: root, listen: "site.example:1", subnet: lab}',
-        '{parent: root, listen: ["localhost:1", "10.1.0.1:1"]}',  # not on the root's machine, as the other one shows
+        '{parent: root, listen: ["localhost:1", "10.1.0.1:1"]}',  # another machine, as the second address shows
     ],
 )
-def test_edges_that_are_not(tmp_path: Path, site: str) -> None:
+def test_edges_that_are_invalid_without_any_reach(tmp_path: Path, site: str) -> None:
     (problem,) = tree(tmp_path, "[]", site=site, engine="{parent: site, kind: simulated}")
     assert "6: nodes.site.parent: site (" in problem
     assert "cannot dial root (dmz) to register, nor the other way round" in problem
     assert "unknown" not in problem
 
 
-def test_a_parent_on_two_legs_is_dialled_on_either(tmp_path: Path) -> None:
+def test_a_parent_in_two_subnets_is_dialled_in_either(tmp_path: Path) -> None:
     assert tree(tmp_path, "[]", root='{listen: ["10.0.0.10:1", "10.1.0.2:1"]}') == []
 
 

@@ -1,4 +1,4 @@
-"""One node's part of a tree, as a file of its own."""
+"""Slices: one node's part of a tree as a file of its own."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 
 from hierarchy.cli.serve import from_file
-from hierarchy.config.models import LoadedTree, NodeConfig, TreeConfig, load
+from hierarchy.config.models import NodeConfig, TreeConfig
 from hierarchy.errors import UsageError
-from hierarchy.topology.graph import cut, validate
-from hierarchy.topology.slice import PARTLY, SHARED, as_yaml, slice_of
+from hierarchy.topology.declared import DeclaredTree
+from hierarchy.topology.node_config import from_tree
+from hierarchy.topology.slice import as_yaml, slice_of
 from tests.builders import UNTIMED
-from tests.topology.test_graph import trees
-from tests.trees import CONFIGS, from_data, from_text
+from tests.trees import CONFIGS, from_data, from_text, load_tree, valid_trees
 
 SITES = """\
 version: 1
@@ -33,39 +33,39 @@ engines:
 """
 
 
-def part_of(loaded: LoadedTree, name: str, folder: Path) -> LoadedTree:
-    return from_text(folder, as_yaml(slice_of(loaded, name), "a comment"))
+def part_of(tree: DeclaredTree, name: str, folder: Path) -> DeclaredTree:
+    return from_text(folder, as_yaml(slice_of(tree, name), "a comment"))
 
 
-def every_node(loaded: LoadedTree, folder: Path) -> None:
-    for name in loaded.config.nodes:
-        part = part_of(loaded, name, folder)
-        assert validate(part) == []
-        assert cut(part, name) == cut(loaded, name)
-        assert from_file(folder / "tree.yaml", None) == cut(loaded, name)
+def every_node(tree: DeclaredTree, folder: Path) -> None:
+    for name in tree.config.nodes:
+        part = part_of(tree, name, folder)
+        assert part.problems == []
+        assert from_tree(part, name) == from_tree(tree, name)
+        assert from_file(folder / "tree.yaml", None) == from_tree(tree, name)
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_each_node_of_each_example_gets_from_its_part_what_it_gets_from_the_whole(config: Path, tmp_path: Path) -> None:
-    every_node(load(config), tmp_path)
+def test_each_node_of_each_example_gets_the_same_from_its_slice(config: Path, tmp_path: Path) -> None:
+    every_node(load_tree(config), tmp_path)
 
 
-def test_every_kind_of_field_survives(tmp_path: Path) -> None:
+def test_every_kind_of_field_is_kept(tmp_path: Path) -> None:
     every_node(from_text(tmp_path, SITES), tmp_path)
 
 
 @settings(UNTIMED, max_examples=15)
-@given(data=trees())
-def test_so_does_any_tree(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+@given(data=valid_trees())
+def test_any_tree_can_be_sliced(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     every_node(from_data(data), tmp_path_factory.getbasetemp())
 
 
-def test_nothing_of_other_sites_is_in_it(tmp_path: Path) -> None:
-    loaded = from_text(tmp_path, SITES)
-    text = as_yaml(slice_of(loaded, "a"), "x")
+def test_a_slice_has_nothing_of_other_sites(tmp_path: Path) -> None:
+    tree = from_text(tmp_path, SITES)
+    text = as_yaml(slice_of(tree, "a"), "x")
     assert not [word for word in ("b1", "lottery", "10.2.0", "access_log") if word in text]
-    assert set(slice_of(loaded, "a")["nodes"]) == {"root", "a"}
-    root = slice_of(loaded, "root")
+    assert set(slice_of(tree, "a")["nodes"]) == {"root", "a"}
+    root = slice_of(tree, "root")
     assert root["nodes"]["b"] == {"parent": "root", "listen": ["10.2.0.1:1"], "advertise": "http://10.2.0.1:1"}
     assert "engines" not in root
 
@@ -91,10 +91,10 @@ engines:
 """
 
 
-def test_of_secrets_and_certificates_only_its_own_places_are_in_it(tmp_path: Path) -> None:
-    loaded = from_text(tmp_path, SECRETS)
-    every_node(loaded, tmp_path)
-    part = slice_of(loaded, "a")
+def test_a_slice_names_only_its_own_secrets_and_certificates(tmp_path: Path) -> None:
+    tree = from_text(tmp_path, SECRETS)
+    every_node(tree, tmp_path)
+    part = slice_of(tree, "a")
     assert "defaults" not in part
     assert part["nodes"]["a"]["security"] == {"key": "env:OWN", "join_token": "file:mine", "state_dir": "/var/x"}
     assert part["nodes"]["a"]["tls"] == {"cert": "a.pem", "key": "a.key", "ca": "ca.pem", "require_client_cert": True}
@@ -103,21 +103,22 @@ def test_of_secrets_and_certificates_only_its_own_places_are_in_it(tmp_path: Pat
     assert part["nodes"]["root"] == {"listen": ["10.0.0.1:1"], "advertise": "https://10.0.0.1:1"}
 
 
-def test_of_each_section_it_is_decided_whether_it_belongs_into_a_part() -> None:
-    assert {*SHARED, *PARTLY} == TreeConfig.model_fields.keys()
+def test_every_section_of_the_format_is_in_the_slice_of_the_root(tmp_path: Path) -> None:
+    assert slice_of(from_text(tmp_path, SITES), "root").keys() == TreeConfig.model_fields.keys() - {"engines"}
+    assert "engines" in slice_of(from_text(tmp_path, SITES), "a")
 
 
-def test_a_part_serves_no_other_node(tmp_path: Path) -> None:
+def test_a_slice_is_for_no_other_node(tmp_path: Path) -> None:
     part = part_of(from_text(tmp_path, SITES), "a", tmp_path)
-    with pytest.raises(UsageError, match='is the part of node "a"; run "root" from its own'):
-        cut(part, "root")
+    with pytest.raises(UsageError, match='is the slice for node "a"; run "root" from its own file'):
+        from_tree(part, "root")
     with pytest.raises(UsageError, match='no node "nope"'):
         slice_of(part, "nope")
 
 
-def test_a_part_whose_node_is_missing_is_refused(tmp_path: Path) -> None:
+def test_a_slice_without_its_node_is_refused(tmp_path: Path) -> None:
     text = as_yaml(slice_of(from_text(tmp_path, SITES), "a"), "x").replace("slice: a", "slice: c")
-    (problem, *_) = [str(problem) for problem in validate(from_text(tmp_path, text)) if problem.field == "slice"]
+    (problem, *_) = [str(problem) for problem in from_text(tmp_path, text).problems if problem.field == "slice"]
     assert 'slice: no node "c"' in problem
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import NameTaken
-from hierarchy.topology.graph import cut
+from hierarchy.topology.node_config import from_tree
 from tests.builders import OPENAI, Table, model, report, site
 from tests.cluster import Cluster, Running, chat, models_at, wait_for_model
 from tests.support import eventually
-from tests.trees import from_data, told
+from tests.trees import from_data, problems_of
 
 
 def instance(number: int, *models: Any, **fields: Any) -> dict[str, Any]:
@@ -108,8 +108,8 @@ GPU = {"kind": "vllm", "url": "http://127.0.0.1:8000", "parent": "site"}
 
 def test_one_file_describes_them() -> None:
     tree = from_data({"nodes": NODES, "engines": {"gpu": GPU}})
-    assert told(tree) == []
-    configs: dict[str, NodeConfig] = {name: cut(tree, name) for name in NODES}
+    assert problems_of(tree) == []
+    configs: dict[str, NodeConfig] = {name: from_tree(tree, name) for name in NODES}
     roots = ("http://127.0.0.1:1001", "http://127.0.0.1:1002")
     assert [configs[name].parents for name in NODES] == [(), (), roots, roots]
     assert [configs[name].replica_of for name in NODES] == ["root", "root", "site", "site"]
@@ -120,9 +120,9 @@ def test_parents_may_be_listed_instead() -> None:
     nodes = {"a": {"listen": "127.0.0.1:1001"}, "b": {"listen": "127.0.0.1:1002"}}
     nodes["site"] = {"listen": "127.0.0.1:1003", "parent": ["a", "b"]}  # type: ignore[dict-item]
     tree = from_data({"nodes": nodes, "engines": {"gpu": GPU}})
-    assert told(tree) == []
-    assert cut(tree, "site").parents == ("http://127.0.0.1:1001", "http://127.0.0.1:1002")
-    assert cut(tree, "site").replica_of is None
+    assert problems_of(tree) == []
+    assert from_tree(tree, "site").parents == ("http://127.0.0.1:1001", "http://127.0.0.1:1002")
+    assert from_tree(tree, "site").replica_of is None
 
 
 @pytest.mark.parametrize(
@@ -130,18 +130,18 @@ def test_parents_may_be_listed_instead() -> None:
     [
         ({"replica_of": "sit"}, 'unknown node "sit"; did you mean "site"?'),
         ({"replica_of": "site-b"}, 'unknown node "site-b"'),
-        ({"replica_of": "root-b"}, '"root-b" is a replica itself; write `replica_of: root`'),
+        ({"replica_of": "root-b"}, '"root-b" is itself a replica; write `replica_of: root`'),
     ],
 )
 def test_replicas_that_make_no_sense(change: dict[str, Any], says: str) -> None:
     nodes = {**NODES, "site-b": {**NODES["site-b"], **change}}
-    assert any(says in problem for problem in told(from_data({"nodes": nodes, "engines": {"gpu": GPU}})))
+    assert any(says in problem for problem in problems_of(from_data({"nodes": nodes, "engines": {"gpu": GPU}})))
 
 
 def test_an_engine_that_each_would_start_is_refused() -> None:
     engine = {"kind": "simulated", "parent": "site"}
-    (problem,) = told(from_data({"nodes": NODES, "engines": {"gpu": engine}}))
-    assert "each of site, site-b would start one of its own" in problem
+    (problem,) = problems_of(from_data({"nodes": NODES, "engines": {"gpu": engine}}))
+    assert "each of site, site-b would start its own copy" in problem
 
 
 @pytest.fixture

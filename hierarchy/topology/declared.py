@@ -1,0 +1,143 @@
+"""A tree as a configuration declares it: its graph, who can dial whom, and everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from hierarchy.config.address import is_wildcard, parse_url, url_of
+from hierarchy.config.models import LAUNCHED_KINDS, ConfigError, EngineSpec, LoadedTree, NodeSpec, TreeConfig
+from hierarchy.config.yaml import Finding, Problem, closest
+from hierarchy.errors import UsageError
+from hierarchy.topology.checks import check_all
+from hierarchy.topology.graph import NODE, Member, TreeGraph
+from hierarchy.topology.reachability import check_reach, parse_reach
+
+Replicas = Mapping[str, Sequence[str]]  #: name of a node -> names of its replicas
+
+
+class DeclaredTree:
+    """A loaded configuration with all that follows from it, computed once."""
+
+    def __init__(self, loaded: LoadedTree) -> None:
+        self.config = loaded.config
+        self.source = loaded.source
+        self.graph = declared_graph(loaded.config)
+        self.reach, self._reach_findings = parse_reach(loaded.config.subnets, loaded.config.reach)
+
+    @cached_property
+    def problems(self) -> list[Problem]:
+        """Everything that is wrong with the tree, in the order of the file; [] if it is valid."""
+        found = [*self._reach_findings, *check_all(self.graph), *check_reach(self.graph, self.reach)]
+        found += [*_check_aliases(self.config), *_check_slice(self.config)]
+        problems = {self.source.problem(*finding) for finding in found}
+        return sorted(problems, key=lambda problem: (problem.line, str(problem)))
+
+    def require_valid(self) -> None:
+        """Raise a `ConfigError` with all problems, if there are any."""
+        if self.problems:
+            raise ConfigError(self.problems)
+
+    def may_dial(self, source: str, target: str) -> bool | None:
+        """Whether `subnets` and `reach` let the machine of one member open a connection to another's.
+
+        None if the subnet of either is unknown: a host name, loopback, or an address outside all subnets.
+
+        Raises:
+            UsageError: there is no node or engine of one of these names.
+        """
+        members = self.graph.members
+        for name in (source, target):
+            if name not in members:
+                raise UsageError(f'{self.source.file}: no node or engine "{name}"; {closest(name, members)}')
+        return self.reach.may_dial(members[source], members[target])
+
+
+def declared_graph(tree: TreeConfig) -> TreeGraph:
+    """The graph of a configuration; an engine with the name of a node has the key "NAME (engine)"."""
+    replicas = defaultdict(list)
+    for name, spec in tree.nodes.items():
+        if spec.replica_of is not None:
+            replicas[spec.replica_of].append(name)
+    nodes = [_node(tree, name, spec, replicas) for name, spec in tree.nodes.items()]
+    engines = [_engine(tree, name, spec, replicas) for name, spec in tree.engines.items()]
+    return TreeGraph([*nodes, *engines], tree.slice)
+
+
+def _node(tree: TreeConfig, name: str, spec: NodeSpec, replicas: Replicas) -> Member:
+    original = tree.nodes.get(spec.replica_of) if spec.replica_of else None
+    scheme = "https" if spec.tls.cert or tree.defaults.tls.cert else "http"
+    listened = tuple(url_of(address, scheme) for address in spec.listen if not is_wildcard(address[0]))
+    urls, urls_for_parent = _urls(spec.advertise, listened)
+    return Member(
+        key=name,
+        name=name,
+        kind=NODE,
+        field=("nodes", name),
+        parents=_with_replicas((original or spec).parents or spec.parents, replicas),
+        replica_of=spec.replica_of,
+        subnet=spec.subnet,
+        link=spec.link,
+        listen=spec.listen,
+        declared_url=spec.advertise,
+        urls=urls,
+        urls_for_parent=urls_for_parent,
+    )
+
+
+def _engine(tree: TreeConfig, name: str, spec: EngineSpec, replicas: Replicas) -> Member:
+    urls, urls_for_parent = _urls(spec.url, ())
+    return Member(
+        key=f"{name} (engine)" if name in tree.nodes else name,
+        name=name,
+        kind=spec.kind,
+        field=("engines", name),
+        parents=_with_replicas(spec.parents, replicas),
+        subnet=spec.subnet,
+        declared_url=spec.url,
+        urls=urls,
+        urls_for_parent=urls_for_parent,
+        models=tuple(spec.models) or _launched_models(spec),
+        model=spec.model,
+        launchable=spec.kind in LAUNCHED_KINDS,
+        speed=spec.speed,
+    )
+
+
+def _launched_models(engine: EngineSpec) -> tuple[str, ...]:
+    if engine.model is None or engine.kind not in LAUNCHED_KINDS:
+        return ()
+    # a GGUF file is served under the name of the file
+    return (Path(engine.model).stem if engine.model.endswith(".gguf") else engine.model,)
+
+
+def _with_replicas(parents: Sequence[str], replicas: Replicas) -> tuple[str, ...]:
+    """The parents, each followed by its replicas."""
+    return tuple(dict.fromkeys(name for parent in parents for name in (parent, *replicas.get(parent, ()))))
+
+
+def _urls(declared: str | None, listened: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(`urls`, `urls_for_parent`) of a member with this declared URL and these that follow from `listen`."""
+    if declared is None:
+        return listened, listened
+    try:
+        url = parse_url(declared)[0]
+    except ValueError:  # reported by `checks.check_urls`
+        return listened, ()
+    return tuple(dict.fromkeys([url, *listened])), (url,)
+
+
+def _check_aliases(tree: TreeConfig) -> Iterator[Finding]:
+    """An alias names models, not other aliases."""
+    for name, targets in tree.aliases.items():
+        for target in targets:
+            if target.model in tree.aliases and target.model != name:
+                yield Finding(("aliases", name), f'"{target.model}" is itself an alias', "name the models behind it")
+
+
+def _check_slice(tree: TreeConfig) -> Iterator[Finding]:
+    """The node whose part of a tree this is exists."""
+    if tree.slice is not None and tree.slice not in tree.nodes:
+        yield Finding(("slice",), f'no node "{tree.slice}"', closest(tree.slice, tree.nodes))
