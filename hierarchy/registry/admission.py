@@ -1,4 +1,4 @@
-"""Whether a registration may come in, under what name, and what it leaves of what is known: on the children alone."""
+"""Whether a registration is accepted, under which name, and what it keeps of what is known. Reads the children only."""
 
 from __future__ import annotations
 
@@ -12,50 +12,58 @@ from hierarchy.wire.messages import Identity, Registration
 from hierarchy.wire.status import NodeStatus
 
 
-def refuse_loop(message: Registration, identity: Identity, *, reverse: bool) -> None:
-    """Raises LoopDetected if it comes from this node, or from one that has this node below it."""
+def check_loop(message: Registration, identity: Identity, *, reverse: bool) -> None:
+    """Raise `LoopDetected` if the sender is this node, or has this node below it.
+
+    identity: this node's. reverse: the sender dials, so its URL may be any.
+    """
     if identity.instance in message.path or message.instance == identity.instance:
         raise LoopDetected(
             f"{message.node or message.worker_name} cannot register here: this node is itself below it; "
-            "look at `parent` in both configurations"
+            "check `parent` in both configurations"
         )
-    if not reverse and _same_place(message.worker_name, identity.url):
+    if not reverse and _socket_address(message.worker_name) == _socket_address(identity.url):
         raise LoopDetected(
-            f"worker_name {message.worker_name!r} is this node's own address; "
-            "a node cannot register with itself, and each needs an `advertise` of its own"
+            f"worker_name {message.worker_name!r} is the address of this node itself; "
+            "give each node an `advertise` of its own"
         )
 
 
-def refuse_taken(
+def _socket_address(url: str) -> tuple[str | None, int]:
+    """Host and port, with one spelling for loopback."""
+    parts = urlsplit(url)
+    host = "localhost" if parts.hostname in ("127.0.0.1", "::1") else parts.hostname
+    return host, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def find_registered(
     children: Mapping[str, Child], name: str, message: Registration, identity: str, now: float, *, reverse: bool
 ) -> Child | None:
-    """The child that comes again under this name, or None for a new one.
+    """The child that registers again under this name, or None for a new one.
 
-    identity: what the message showed stands for; "" for nothing.
+    identity: of the token or credential in the request; "" for none. now: seconds of the registry's clock.
 
     Raises:
-        NameTaken: another live child holds that name or that address.
+        NameTaken: another live child has that name or that address.
     """
     url = message.worker_name.rstrip("/")
     for other in children.values():
         if reverse or other.reverse:
-            continue  # behind an address translation others have it too, and nobody dials it
+            continue  # behind an address translation several may have it, and this node dials none of them
         if other.name != name and other.url == url and (other.declared or now < other.fresh_until):
             raise NameTaken(f"address {url!r} is already that of {other.name!r}; each child needs its own")
     child = children.get(name)
     if child is None:
         return None
-    # Where identities are known they alone tell one from another: several processes may have one, and the id of
-    # an instance is no secret.
+    # An identity decides alone, where there is one: several processes may have it, and an instance's id is no secret.
     same = child.identity == identity if identity else child.url == url or child.instance == message.instance
-    another = not same
-    if child.declared or (another and now < child.fresh_until):
+    if child.declared or (not same and now < child.fresh_until):
         raise NameTaken(f"name {name!r} is taken by {child.url}; choose another, or stop that one first")
     return child
 
 
-def place_of(message: Registration, children: Mapping[str, Child]) -> str:
-    """Under what name a child stands: its own, or for a further instance of a replicated node NAME~2, and so on."""
+def child_name(message: Registration, children: Mapping[str, Child]) -> str:
+    """The name under which a child is listed: its own; NAME~2 and so on for further instances of a replicated node."""
     name, url = message.node or message.worker_name, message.worker_name.rstrip("/")
     if not (message.node and message.replica):
         return name
@@ -65,25 +73,15 @@ def place_of(message: Registration, children: Mapping[str, Child]) -> str:
     first = children.get(name)
     if first is None or not first.group:
         return name
-    return next(place for place in (f"{name}~{number}" for number in count(2)) if place not in children)
+    return next(free for free in (f"{name}~{number}" for number in count(2)) if free not in children)
 
 
-def _same_place(url: str, other: str) -> bool:
-    """Do two URLs lead to one socket, as far as their spelling tells?"""
-    return _place(url) == _place(other)
+def add_models(child: Child, status: NodeStatus) -> NodeStatus:
+    """The status of a FastChat worker, together with the models that others at its address have registered.
 
-
-def _place(url: str) -> tuple[str | None, int]:
-    parts = urlsplit(url)
-    host = "localhost" if parts.hostname in ("127.0.0.1", "::1") else parts.hostname
-    return host, parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def merge(child: Child, status: NodeStatus) -> NodeStatus:
-    """FastChat's multi-model workers share one address and each registers only its own models: keep the others.
-
-    What the worker then answers to /worker_get_status replaces this.
+    FastChat's multi-model workers share one address, and each registers only its own models. The worker's next answer
+    to /worker_get_status replaces all of them.
     """
-    named = {model.key for model in status.models}
-    others = tuple(model for model in child.status.models if model.key not in named)
+    registered = {model.key for model in status.models}
+    others = tuple(model for model in child.status.models if model.key not in registered)
     return NodeStatus(others + status.models, status.speed, status.queue_length)

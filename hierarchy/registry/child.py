@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from hierarchy.registry.ejection import Trouble
+from hierarchy.registry.ejection import FailureRecord
 from hierarchy.wire.status import EMPTY, Api, ModelKey, ModelStatus, NodeStatus
 
 NODE: Final = "node"  # the kind of a child that is one of our nodes; every other kind is an engine's
@@ -117,7 +117,7 @@ class Child:
         self.down: str | None = None  # why an engine that we probe cannot be used
         self.ejected_until = -math.inf
         self.ejected_why = ""
-        self.trouble: Trouble | None = None  # what it failed at lately; None for nearly every child at nearly any time
+        self.failures: FailureRecord | None = None  # lately; None for a healthy child
         self.refused_until = -math.inf  # a connection was refused, so its process is gone, or was until a moment ago
         self.draining = False  # we were told to send it nothing new
         self.leaving = False  # it said so itself

@@ -236,7 +236,7 @@ class Exchange(Reaching):
         if share is not None:  # else it is a refusal that was kept back
             tally = share.tally or self._lane.tally(share)
             tally.ttft.observe(now - self._sent_at)
-            if share.child.trouble is not None:
+            if share.child.failures is not None:
                 self._lane.registry.succeeded(share.child)
 
     def _finish_answer(self) -> None:

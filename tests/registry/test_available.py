@@ -1,4 +1,4 @@
-"""Who may be chosen, against a fresh look at every child, whatever happens and whatever children say."""
+"""The cached candidates equal a fresh computation, in any order of events and whatever children send."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODELS = st.lists(
 
 
 class AvailableMachine(RuleBasedStateMachine):
-    """`available` is cached; it must say at any time what a fresh look at every child would."""
+    """`available` is cached; at any time it must equal a fresh computation over all children."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,20 +82,20 @@ class AvailableMachine(RuleBasedStateMachine):
         assert all(child.name not in self.table.children and not child.declared for child in gone)
 
     @invariant()
-    def the_cache_says_what_a_fresh_look_would(self) -> None:
+    def the_cache_equals_a_fresh_computation(self) -> None:
         now = self.table.clock.now
-        able = [child for child in self.table if child.available(now)]
+        available = [child for child in self.table if child.available(now)]
         for name in "mn":
             for key in ((name, api) for api in get_args(Api)):
                 shares = self.table.available(key)
-                assert shares == [child.shares[key] for child in able if key in child.shares]
+                assert shares == [child.shares[key] for child in available if key in child.shares]
                 assert self.table.available(key) is shares or not shares
-        assert self.table.status() == aggregate(child.current() for child in able)
-        assert self.table.model_names() == sorted({key[0] for child in able for key in child.shares})
+        assert self.table.status() == aggregate(child.current() for child in available)
+        assert self.table.model_names() == sorted({key[0] for child in available for key in child.shares})
 
     @invariant()
     def a_change_of_speed_gives_a_new_list(self) -> None:
-        """Whoever kept the old list would draw by old speeds."""
+        """A kept list would be drawn from by old speeds."""
         shares = self.table.available(OPENAI)
         speeds = [share.speed for share in shares]
         before = getattr(self, "kept", None)
@@ -108,7 +108,7 @@ AvailableMachine.TestCase.settings = settings(UNTIMED, max_examples=60, stateful
 TestAvailable = AvailableMachine.TestCase
 
 numbers = st.integers(-1, 10**10) | st.floats() | st.none()
-lies = st.fixed_dictionaries(
+malformed = st.fixed_dictionaries(
     {},
     optional={
         "node": st.sampled_from(["site-a", "gpu", "", "x/y"]),
@@ -129,19 +129,19 @@ lies = st.fixed_dictionaries(
 
 
 @UNTIMED
-@given(st.lists(st.tuples(st.booleans(), lies), max_size=8))
-def test_a_lying_child_gets_errors_and_breaks_nothing(messages: list[tuple[bool, dict[str, Any]]]) -> None:
+@given(st.lists(st.tuples(st.booleans(), malformed), max_size=8))
+def test_a_child_with_false_reports_gets_errors_and_breaks_nothing(messages: list[tuple[bool, dict[str, Any]]]) -> None:
     table = Table()
     engine = table.declare("gpu", "http://gpu:1", "vllm")
     table.report(engine, status_of(model()))
     leases = []
-    for whole, lie in messages:
+    for whole, fields in messages:
         table.clock.tick(0.5)
         try:
             if whole:
-                table.take({**site(), **lie})
+                table.take({**site(), **fields})
             else:
-                table.beat({**report(), **lie})
+                table.beat({**report(), **fields})
         except RequestError:
             pass
         leases += [share.child.lease(share) for share in table.available(OPENAI)]

@@ -1,4 +1,4 @@
-"""When a child is passed over, and how it comes back: the state alone, then through the registry."""
+"""When a child is ejected, and how it returns: the state alone, then through the registry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hierarchy.registry.child import Child, Lease
-from hierarchy.registry.ejection import BASE_S, FORGOTTEN_S, MAX_S, WELL, Failure, Trouble
+from hierarchy.registry.ejection import BASE_S, FORGET_AFTER_S, FULL_WINDOW, MAX_S, Failure, FailureRecord, ejection_s
 from tests.builders import OPENAI, UNTIMED, Table, model, site, status_of
 
 FAILURES = get_args(Failure)
@@ -18,59 +18,64 @@ FAILURES = get_args(Failure)
 
 @pytest.mark.parametrize(("failure", "needed"), [("unreachable", 1), ("broke", 1), ("timeout", 1), ("error", 3)])
 def test_how_many_failures_in_a_row_eject(failure: Failure, needed: int) -> None:
-    trouble = Trouble()
-    assert [trouble.failed(failure, 0.0) for _ in range(needed)] == [False] * (needed - 1) + [True]
+    record = FailureRecord()
+    assert [record.failed(failure, 0.0) for _ in range(needed)] == [False] * (needed - 1) + [True]
 
 
-def test_a_success_between_errors_keeps_it() -> None:
-    trouble = Trouble()
+def test_a_success_between_errors_prevents_an_ejection() -> None:
+    record = FailureRecord()
     for _ in range(20):
-        assert not trouble.failed("error", 0.0)
-        assert not trouble.failed("error", 0.0)
-        trouble.succeeded(0.0)
+        assert not record.failed("error", 0.0)
+        assert not record.failed("error", 0.0)
+        record.succeeded(0.0)
+
+
+@pytest.mark.parametrize(("ejections", "seconds"), [(0, 2.0), (1, 4.0), (4, 32.0), (5, 60.0), (10**6, 60.0)])
+def test_how_long_an_ejection_lasts(ejections: int, seconds: float) -> None:
+    assert ejection_s(ejections) == seconds
 
 
 def test_each_ejection_is_twice_as_long_up_to_a_limit() -> None:
-    trouble, now, lengths = Trouble(), 0.0, []
+    record, now, lengths = FailureRecord(), 0.0, []
     for _ in range(8):
-        assert trouble.failed("broke", now)
-        until = trouble.eject(now, 0)
+        assert record.failed("broke", now)
+        until = record.eject(now, 0)
         lengths.append(until - now)
         now = until + 0.5
     assert lengths == [BASE_S, 4.0, 8.0, 16.0, 32.0, MAX_S, MAX_S, MAX_S]
-    now += FORGOTTEN_S + 1
-    assert trouble.failed("broke", now)
-    assert trouble.eject(now, 0) - now == BASE_S
+    now += FORGET_AFTER_S + 1
+    assert record.failed("broke", now)
+    assert record.eject(now, 0) - now == BASE_S
 
 
-def test_failures_of_requests_from_before_do_not_lengthen_it() -> None:
-    trouble = Trouble()
-    assert trouble.failed("broke", 0.0)
-    trouble.eject(0.0, 5)
-    assert not any(trouble.failed("broke", 1.0) for _ in range(5))
+def test_failures_of_earlier_requests_do_not_lengthen_an_ejection() -> None:
+    record = FailureRecord()
+    assert record.failed("broke", 0.0)
+    record.eject(0.0, 5)
+    assert not any(record.failed("broke", 1.0) for _ in range(5))
 
 
 @given(st.integers(0, 5))
-def test_one_request_then_two_then_four(old: int) -> None:
-    """The return is slow, whatever old requests still run."""
-    trouble = Trouble()
-    until = trouble.eject(0.0, old)
+def test_a_child_returns_with_one_request_then_two_then_four(old: int) -> None:
+    """old: requests that still run from before the ejection."""
+    record = FailureRecord()
+    until = record.eject(0.0, old)
     rounds = []
-    while trouble.returning:
+    while record.returning:
         begun = 0
-        while trouble.admits(old + begun):
+        while record.admits(old + begun):
             begun += 1
         rounds.append(begun)
         for _ in range(begun):
-            trouble.succeeded(until)
+            record.succeeded(until)
     assert rounds == [1, 2, 4, 8]
-    assert trouble.window == WELL
+    assert record.window == FULL_WINDOW
 
 
-def test_a_failure_on_the_way_back_ejects_at_once() -> None:
-    trouble = Trouble()
-    until = trouble.eject(0.0, 0)
-    assert trouble.failed("error", until)
+def test_a_failure_of_a_returning_child_ejects_it_at_once() -> None:
+    record = FailureRecord()
+    until = record.eject(0.0, 0)
+    assert record.failed("error", until)
 
 
 class Site(Table):
@@ -84,7 +89,7 @@ class Site(Table):
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])
-def test_never_more_than_half_of_a_models_children(count: int, most: int) -> None:
+def test_at_most_half_of_the_children_of_a_model_are_ejected(count: int, most: int) -> None:
     table = Site(count)
     for engine in table.engines:
         for _ in range(3):
@@ -92,7 +97,7 @@ def test_never_more_than_half_of_a_models_children(count: int, most: int) -> Non
     assert sum(engine.state(table.clock()) == "ejected" for engine in table.engines) == most
 
 
-def test_children_that_go_down_bring_ejected_ones_back() -> None:
+def test_ejected_children_return_when_others_go_down() -> None:
     table = Site(4)
     for engine in table.engines[:2]:
         table.failed(engine, "broke", "it broke")
@@ -103,7 +108,7 @@ def test_children_that_go_down_bring_ejected_ones_back() -> None:
     assert len(table.who()) >= 1
 
 
-def test_the_only_child_on_its_way_back_is_not_held_to_its_window() -> None:
+def test_a_returning_child_that_is_the_only_one_is_not_limited() -> None:
     table = Site(2)
     table.failed(table.engines[0], "broke", "it broke")
     table.mark_down(table.engines[1], "refused")
@@ -112,7 +117,7 @@ def test_the_only_child_on_its_way_back_is_not_held_to_its_window() -> None:
     assert len(leases) == 5
 
 
-def test_one_request_probes_a_child_that_was_ejected() -> None:
+def test_a_child_that_was_ejected_gets_one_request_first() -> None:
     table = Site(2)
     first = table.engines[0]
     table.failed(first, "broke", "it broke")
@@ -124,14 +129,14 @@ def test_one_request_probes_a_child_that_was_ejected() -> None:
     table.succeeded(first)
     assert table.who() == {"e0", "e1"}
     lease.release()
-    table.clock.tick(FORGOTTEN_S + 1)
-    for _ in range(WELL):
+    table.clock.tick(FORGET_AFTER_S + 1)
+    for _ in range(FULL_WINDOW):
         table.succeeded(first)
     table.sweep()
-    assert first.trouble is None
+    assert first.failures is None
 
 
-def test_a_node_that_was_started_again_is_not_blamed_for_what_it_was() -> None:
+def test_failures_do_not_outlive_the_process() -> None:
     table = Table()
     for name in ("site-a", "site-b"):
         table.take(site(name))
@@ -144,12 +149,12 @@ def test_a_node_that_was_started_again_is_not_blamed_for_what_it_was() -> None:
     assert table.who() == {"site-b"}
     table.take(site("site-a", instance="site-a-2"))
     assert table.who() == {"site-a", "site-b"}
-    assert child.trouble is None
+    assert child.failures is None
     assert not child.is_dead(table.clock())
 
 
 class EjectionMachine(RuleBasedStateMachine):
-    """Whatever fails, succeeds and goes down: half of those that are there may be chosen, and no lease is lost."""
+    """In any order of events at least half of the children that are not down are available, and no lease is lost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +195,7 @@ class EjectionMachine(RuleBasedStateMachine):
             self.leases.pop()[1].release()
 
     @invariant()
-    def half_of_those_there_are_chosen(self) -> None:
+    def at_least_half_are_available(self) -> None:
         now = self.table.clock()
         there = [engine for engine in self.table.engines if engine.down is None]
         assert 2 * sum(engine.state(now) == "ejected" for engine in there) <= len(there)

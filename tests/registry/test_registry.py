@@ -1,4 +1,4 @@
-"""The children of a node: who is taken in, who is refused, who is forgotten."""
+"""The children of a node: which registrations are accepted or refused, and when a child is dropped."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_worker_registers_beats_and_expires_on_fastchats_terms(table: Table) -
     assert (table.sweep(), table.departed, table.listed("m")) == ([], {}, False)
 
 
-def test_a_worker_that_shall_not_be_checked_never_expires(table: Table) -> None:
+def test_a_worker_that_asks_not_to_be_checked_never_expires(table: Table) -> None:
     table.take({**worker(), "check_heart_beat": False})
     table.clock.tick(10**9)
     assert (table.sweep(), table.who(FASTCHAT)) == ([], {WORKER})
@@ -65,14 +65,14 @@ def test_a_node_is_silent_after_three_intervals_and_dropped_after_ten(table: Tab
 
 
 def test_the_interval_is_agreed_at_registration_and_reports_do_not_change_it(table: Table) -> None:
-    """The parent may have stretched it: a child that reports as told must not count as silent."""
+    """The parent may have asked for a longer one: a child that reports at that interval must not count as silent."""
     table.take(site()).interval_s = 5.0
     assert table.beat(report(interval_s=1.0))
     table.clock.tick(14)
     assert table.who() == {"site-a"}
 
 
-def test_a_worker_registers_before_it_says_what_it_serves(table: Table) -> None:
+def test_a_worker_may_register_before_its_models_are_known(table: Table) -> None:
     child = table.take({**worker(), "worker_status": None})
     assert (table.model_names(), child.state(table.clock.now), child.shares) == ([], "up", {})
     table.report(child, NodeStatus((model(api="fastchat"),), 1.0, 2))
@@ -86,7 +86,7 @@ def test_several_model_workers_at_one_address_are_one_child(table: Table) -> Non
     assert len(table) == 1
     assert {m.name: m.speed for m in first.status.models} == {"a": 3, "b": 1}
     assert table.status().queue_length == 5
-    table.report(first, NodeStatus((model("b", api="fastchat"),), 1.0))  # its own word replaces all
+    table.report(first, NodeStatus((model("b", api="fastchat"),), 1.0))  # the worker's own answer replaces all
     assert table.model_names() == ["b"]
 
 
@@ -101,7 +101,7 @@ def test_registering_again_renews_and_keeps_open_leases(table: Table) -> None:
     assert child.load(OPENAI) == 0
 
 
-def test_a_node_may_take_the_place_of_a_worker_at_its_address(table: Table) -> None:
+def test_a_node_may_replace_a_silent_worker_at_its_address(table: Table) -> None:
     table.take(worker())
     with pytest.raises(NameTaken, match="address"):
         table.take(site(url=WORKER))
@@ -112,10 +112,11 @@ def test_a_node_may_take_the_place_of_a_worker_at_its_address(table: Table) -> N
 # -- refusing --------------------------------------------------------------------------------------------------------
 
 
-def refused(table: Table, message: dict[str, Any], error: type[RequestError], words: str) -> None:
+def refused(table: Table, message: dict[str, Any], error: type[RequestError], message_part: str) -> None:
+    """The registration is refused with this error, and changes nothing."""
     before = {child.name: (child.url, child.instance, child.last_seen, child.status) for child in table}
     generation = table.generation
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message_part):
         table.take(message)
     assert {child.name: (child.url, child.instance, child.last_seen, child.status) for child in table} == before
     assert table.generation == generation
@@ -132,7 +133,7 @@ def test_bad_values_register_nothing_and_change_nothing(table: Table) -> None:
     assert table.status().speed == 1
 
 
-def test_speeds_above_the_nodes_limit_are_refused_wherever_they_come_from() -> None:
+def test_speeds_above_the_limit_are_refused_from_any_source() -> None:
     table = Table()
     table.max_speed = 10.0
     refused(table, worker(speed=11), InvalidField, "at most 10")
@@ -150,7 +151,7 @@ def test_a_live_childs_name_is_taken_and_a_silent_ones_is_free(table: Table) -> 
     assert table.take(other).url == "http://elsewhere:1"
 
 
-def test_the_same_process_may_change_its_address_and_another_process_may_follow_at_the_same(table: Table) -> None:
+def test_a_process_may_change_its_address_and_another_may_replace_it_there(table: Table) -> None:
     table.take(site())
     assert table.take(site(url="http://moved:1")).url == "http://moved:1"
     assert table.take(site(url="http://moved:1", instance="site-a-2")).instance == "site-a-2"
@@ -190,20 +191,20 @@ def test_loops_are_refused(table: Table, message: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST"])
-def test_loopback_is_one_place_however_it_is_spelled(host: str) -> None:
+def test_all_spellings_of_loopback_are_one_address(host: str) -> None:
     registry = Registry(Identity("n", "http://localhost:21001", "n-1"), lambda: 0.0)
     with pytest.raises(LoopDetected):
         registry.register(Registration(worker_name=f"http://{host}:21001", check_heart_beat=False))
     registry.register(Registration(worker_name=f"http://{host}:21002", check_heart_beat=False))
 
 
-def test_a_loop_that_closes_later_is_cut(table: Table) -> None:
+def test_a_loop_that_closes_after_registration_is_cut(table: Table) -> None:
     table.take(site())
     assert not table.beat(report(path=["site-a-1", "root-1"]))
     assert (len(table), table.who()) == (0, set())
 
 
-def test_our_path_is_that_of_all_below(table: Table) -> None:
+def test_the_path_contains_all_nodes_below(table: Table) -> None:
     table.take(site(path=["site-a-1", "rack-1"]))
     table.take(worker())
     assert table.path() == ["rack-1", "root-1", "site-a-1"]
@@ -212,7 +213,7 @@ def test_our_path_is_that_of_all_below(table: Table) -> None:
 # -- reports ---------------------------------------------------------------------------------------------------------
 
 
-def test_reports_of_strangers_are_not_taken(table: Table) -> None:
+def test_reports_of_unregistered_senders_are_not_accepted(table: Table) -> None:
     assert not table.beat(report())
     table.take(site())
     assert not table.beat(report(instance="another-1"))
@@ -266,7 +267,7 @@ def test_the_models_below_a_node_are_decoded_once_for_each_change(table: Table) 
     assert not table.listed("below")
 
 
-def test_what_a_report_had_seen_is_counted_exactly(table: Table) -> None:
+def test_requests_that_a_report_includes_are_counted_exactly(table: Table) -> None:
     child = table.take(site())
     leases = [child.lease(child.shares[OPENAI]) for _ in range(3)]
     table.beat(report("site-a", model(queue_length=2), seen=2))
@@ -276,7 +277,7 @@ def test_what_a_report_had_seen_is_counted_exactly(table: Table) -> None:
     assert table.status().queue_length == 0
 
 
-def test_a_late_farewell_does_no_harm(table: Table) -> None:
+def test_a_late_deregistration_does_no_harm(table: Table) -> None:
     child = table.take(site())
     table.take(site(instance="site-a-2"))
     assert table.remove("site-a", "site-a-1") is None
@@ -309,11 +310,11 @@ def test_multimodal_workers_are_listed_apart(table: Table) -> None:
     assert table.model_names() == ["llava", "vicuna"]
 
 
-# reverse links
+# -- reverse links ---------------------------------------------------------------------------------------------------
 
 
-def test_children_that_dial_may_have_any_address_even_this_node_s_own() -> None:
-    """Behind an address translation, or with the default of localhost, several have one."""
+def test_children_behind_reverse_links_may_have_any_address_even_this_node_s() -> None:
+    """Behind an address translation, or with the default of localhost, several may have the same."""
     table = Table()
     for name in ("site-a", "site-b"):
         child = table.register(registration(site(name, url="http://root:21001")), reverse=True)
@@ -327,7 +328,7 @@ def test_children_that_dial_may_have_any_address_even_this_node_s_own() -> None:
         table.take(site("site-f", url="http://d:1"))
 
 
-def test_a_child_may_come_again_with_another_kind_of_link() -> None:
+def test_a_child_may_register_again_with_another_kind_of_link() -> None:
     table = Table()
     child = table.register(registration(site("site-a")), reverse=True)
     assert table.take(site("site-a", seq=2)) is child

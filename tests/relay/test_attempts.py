@@ -76,7 +76,7 @@ def pair(_pair: Tree) -> Any:
         """As a node that has seen nothing fail yet."""
         _pair.root.lane.budget = RetryBudget(_pair.clock)
         for child in _pair.root.registry:
-            child.trouble, child.ejected_until = None, float("-inf")
+            child.failures, child.ejected_until = None, float("-inf")
         _pair.root.registry.generation += 1
 
     _pair.world.call(begin)
@@ -177,4 +177,4 @@ def test_an_engine_that_was_not_started_for_something_is_not_to_blame(
         running.engine.plan(*[[answer(status=status)]] * 8)
         for _ in range(8):
             assert running.ask(post()).status == int(status[:3])
-        assert (running.child().trouble is not None) is blamed
+        assert (running.child().failures is not None) is blamed
