@@ -33,7 +33,10 @@ async def way_back(
     """
     test = f"on the parent's machine: curl -m 5 {advertise}/health"
     if allowed is False:
-        return Back(False, fail("way back", "`subnets` and `reach` let nobody dial this node from there", ""))
+        what = "`subnets` and `reach` let nobody dial this node from there"
+        if link != "direct":
+            return Back(False, ok("way back", f"{what}; none is needed: requests come over links from here"))
+        return Back(False, fail("way back", what))
     if way.here:
         return await _from_here(advertise)
     if not way.answers:

@@ -61,6 +61,12 @@ def test_the_way_back(pages: dict[str, Any], allowed: bool | None, works: bool |
         assert f"curl -m 5 {ME}/health" in back.finding.mend
 
 
+@pytest.mark.parametrize(("link", "mark"), [("direct", Mark.FAIL), ("reverse", Mark.OK), ("auto", Mark.OK)])
+def test_a_parent_that_may_not_dial_is_a_problem_only_with_a_direct_link(link: str, mark: Mark) -> None:
+    back = looked({}, allowed=False, link=link)
+    assert (back.works, back.finding.mark) == (False, mark)
+
+
 @pytest.mark.parametrize(
     ("written", "seen", "works", "says"),
     [
