@@ -1,23 +1,23 @@
-# make demo         a real language model behind three levels of controllers (ONCE=1: end after the answer)
-# make test         the tests, in WORKERS=3 processes (ARGS="-k name" to choose)
+# make demo         a real language model behind three levels of controllers (ONCE=1: end after one response)
+# make test         the tests, without the slow ones, in WORKERS=3 processes (ARGS="-k name" to choose)
+# make test-all     all tests, as CI runs them
 # make compiled     the tests of the data path, compiled to native code (skipped, with the reason, without a C compiler)
-# make chaos        faults on real processes, each as long as its figure asks for (15 minutes; ARGS="-k name")
-# make check        formatting, lint, imports between rooms, types
+# make chaos        faults on real processes, each for its full time (15 minutes; ARGS="-k name")
+# make check        formatting, lint, imports between rooms, types (.ci/check)
 # make bench        how fast it is on this machine, into docs/reference/benchmarks.md (ARGS="--only json", or --help)
 # make docs         the documentation as a site, in build/site; a broken link is an error
-# make clean        remove .venv and what was built
+# make clean        remove .venv, caches and build outputs
 #
 # Each target sets up .venv by itself and needs nothing but Python 3.11 or newer.
 
 MIN_PYTHON := 3.11
 WORKERS := 3
 BIN := .venv/bin
-# what stands nearest to the modules that tools/compiled.py names, trees of three levels among it; tests/whole runs on
-# them too (ARGS=tests/whole), at twice the time
+# The tests of the modules that tools/compiled.py names. ARGS=tests/whole adds whole trees, which doubles the time.
 COMPILED_TESTS := tests/relay tests/balancing tests/http tests/registry tests/runtime/test_metrics.py tests/uplink/test_links.py tests/test_node.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test compiled chaos check bench docs clean
+.PHONY: help demo test test-all compiled chaos check bench docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,9 +27,12 @@ demo: .venv/.demo
 	@$(BIN)/python tools/demo.py $(if $(ONCE),--once)
 
 test: .venv/.dev .venv/compat/.made
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --quick $(ARGS)
+
+test-all: .venv/.dev .venv/compat/.made
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-# Whoever cannot compile is told so, and no more: what is installed there is interpreted.
+# Without a C compiler this is no error: the package is then installed uncompiled, too.
 compiled: .venv/.dev
 	@$(BIN)/python tools/compiled.py build/compiled --whole --quick; status=$$?; \
 	if test $$status = 3; then echo "skipped: the tests of the compiled data path" >&2; exit 0; fi; \
@@ -53,8 +56,8 @@ docs: .venv/.docs
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-# A virtual environment knows its own path and its Python's: one that was moved, or whose Python is gone, is made anew.
-ifneq ($(filter demo test compiled chaos check bench docs,$(MAKECMDGOALS)),)
+# A virtual environment contains its own path and that of its Python. If either is wrong, it is made again.
+ifneq ($(filter demo test test-all compiled chaos check bench docs,$(MAKECMDGOALS)),)
 ifneq ($(shell test "`cat .venv/.path 2>/dev/null`" = "$(CURDIR)" && $(BIN)/python -c "print('usable')" 2>/dev/null),usable)
 .PHONY: .venv/.path
 endif
@@ -71,7 +74,7 @@ endif
 	echo "making .venv with `$$python --version`"; \
 	$$python -m venv --clear .venv && printf '%s\n' "$(CURDIR)" > .venv/.path
 
-# Only pip's names and sizes are shown; all that it said is in .venv/pip.log.
+# Shows the names and sizes of packages only; the whole output of pip is in .venv/pip.log.
 define install
 	@echo "installing hierarchy[$(EXTRAS)] into .venv (once):"
 	@{ $(PIP) install --progress-bar off -e '.[$(EXTRAS)]' 2>&1; echo $$? > .venv/pip.status; } | tee .venv/pip.log \
@@ -98,7 +101,7 @@ endef
 .venv/.docs: .venv/.path pyproject.toml
 	$(install)
 
-# FastChat's own package, which is maintained no longer, with what it wants beside it: in an environment of its own.
+# FastChat is no longer maintained and needs old versions of other packages, so it gets an environment of its own.
 .venv/compat/.made: .venv/.dev pyproject.toml
 	@echo "installing FastChat's own package into .venv/compat (once), for tests/compat"
 	@$(BIN)/python -m venv --clear .venv/compat
