@@ -9,6 +9,7 @@ import typer
 
 from hierarchy.cli.token import split_models
 from hierarchy.errors import UsageError
+from hierarchy.names import MAX_NAME, is_printable_name
 from hierarchy.security.keys import create_key, read_keys, revoke_keys
 
 key_app = typer.Typer(no_args_is_help=True, help="Keys of clients and operators.")
@@ -23,8 +24,8 @@ def create(
     models: Annotated[str | None, typer.Option(help="models that it may use, a,b,c  [default: all]")] = None,
 ) -> None:
     """Make a key and print it, this once. A name may have two, so that one can be exchanged for the other."""
-    if not (0 < len(name) <= 256 and name.isprintable()):
-        raise UsageError("--name: write 1 to 256 printable characters")
+    if not is_printable_name(name):
+        raise UsageError(f"--name: write 1 to {MAX_NAME} printable characters")
     typer.echo(create_key(file, name, split_models(models)))
 
 

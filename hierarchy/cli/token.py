@@ -12,6 +12,7 @@ import typer
 from hierarchy.cli.admin import AdminKeyFile, admin_client
 from hierarchy.cli.chat import base_url
 from hierarchy.errors import UsageError
+from hierarchy.names import is_node_name
 from hierarchy.runtime.logs import escape
 from hierarchy.security.secret import read_secret_file, write_private_file
 from hierarchy.security.tokens import Signer, create_tree_key, derive_parent_key, parent_key
@@ -19,7 +20,6 @@ from hierarchy.security.tokens import Signer, create_tree_key, derive_parent_key
 token_app = typer.Typer(no_args_is_help=True, help="The tree's key, and the tokens with which nodes join.")
 _TTL = re.compile(r"([1-9][0-9]{0,8})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,255}")
 
 Out = Annotated[Path | None, typer.Option(help="file to write it to, with mode 0600  [default: stdout]")]
 Node = Annotated[str, typer.Option(help="name of the node that shall join", show_default=False)]
@@ -94,7 +94,7 @@ def split_models(models: str | None) -> list[str] | None:
 
 
 def _name(node: str) -> str:
-    if not _NAME.fullmatch(node):
+    if not is_node_name(node):
         raise UsageError(f"{node!r} is no node's name; write letters, digits, '.', '_' and '-'")
     return node
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-MAX_MODEL_NAME = 256  # as everywhere a model's name comes in
+from hierarchy.names import MAX_NAME, is_printable_name
 
 
 def parse_models(value: object) -> dict[str, str]:
@@ -30,13 +30,13 @@ def parse_models(value: object) -> dict[str, str]:
                 f"{value!r:.60} is no list of models", "write [model, ...] or {served-name: engine's-name}"
             )
     for name in (name for pair in pairs for name in pair):
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_MODEL_NAME or not name.isprintable():
-            mend = f"write text of at most {MAX_MODEL_NAME} printable characters, in quotes"
+        if not isinstance(name, str) or not is_printable_name(name):
+            mend = f"write text of at most {MAX_NAME} printable characters, in quotes"
             raise ValueError(f"{name!r:.60} is no name of a model", mend)
     return dict(pairs)
 
 
-_TEXT = {"type": "string", "minLength": 1, "maxLength": MAX_MODEL_NAME}
+_TEXT = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
 Models = Annotated[
     dict[str, str],
     BeforeValidator(parse_models),
@@ -59,7 +59,7 @@ class Target(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(min_length=1, max_length=MAX_MODEL_NAME)
+    model: str = Field(min_length=1, max_length=MAX_NAME)
     weight: float | None = None
 
 
@@ -90,8 +90,8 @@ def _parse_target(entry: object) -> Target:
             weight = rest.get("weight")
         case _:
             raise ValueError(f"{entry!r:.60} is no model", "write a model's name, or {model: NAME, weight: PERCENT}")
-    if not 0 < len(name) <= MAX_MODEL_NAME or not name.isprintable():
-        raise ValueError(f"{name!r:.60} is no name of a model", f"write at most {MAX_MODEL_NAME} printable characters")
+    if not is_printable_name(name):
+        raise ValueError(f"{name!r:.60} is no name of a model", f"write at most {MAX_NAME} printable characters")
     if weight is None:
         return Target(model=name)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= MAX_WEIGHT:
@@ -111,11 +111,11 @@ def _check_weights(targets: Sequence[Target]) -> None:
 
 _TARGET_SCHEMA: dict[str, Any] = {
     "anyOf": [
-        {"type": "string", "minLength": 1, "maxLength": MAX_MODEL_NAME},
+        {"type": "string", "minLength": 1, "maxLength": MAX_NAME},
         {
             "type": "object",
             "properties": {
-                "model": {"type": "string", "minLength": 1, "maxLength": MAX_MODEL_NAME},
+                "model": {"type": "string", "minLength": 1, "maxLength": MAX_NAME},
                 "weight": {
                     "type": "number",
                     "minimum": 0,

@@ -19,6 +19,7 @@ from hierarchy.config.blocks import SecretRef, SecuritySpec, Strict, TlsSpec
 from hierarchy.config.model_names import Models, Targets
 from hierarchy.config.yaml import MAPPING, Problem, Source, problem_of, read_yaml, shown
 from hierarchy.errors import UsageError
+from hierarchy.names import MAX_NAME, NODE_NAME
 
 EngineKind = Literal[
     "openai", "vllm", "sglang", "tgi", "lmdeploy", "ollama", "llamacpp", "fastchat", "local", "simulated"
@@ -74,7 +75,7 @@ def _parse_pair(value: object) -> object:
     raise ValueError(f"{value!r:.60} is no pair of subnets", "write [from, to], each a name from `subnets`")
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=256)]
+Name = Annotated[str, Field(pattern=rf"^{NODE_NAME}$", max_length=MAX_NAME)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Seconds = Positive
 Count = Annotated[int, Field(strict=True)]  # `true` is no number

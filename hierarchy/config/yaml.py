@@ -20,6 +20,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from hierarchy.names import MAX_NAME
+
 FieldPath = tuple[str | int, ...]  #: keys and indexes from the top of a file down to a field
 
 
@@ -196,7 +198,7 @@ def problem_of(source: Source, error: ErrorDetails, root: type[BaseModel]) -> Pr
             message, hint = f"must be text, not {value}", "put it in quotes"
         case "string_pattern_mismatch" | "string_too_long":
             message = f"{value} is not a valid name"
-            hint = "write letters, digits, '.', '_' and '-', at most 256, with a letter or digit first"
+            hint = f"write letters, digits, '.', '_' and '-', at most {MAX_NAME}, with a letter or digit first"
         case "literal_error":
             message, hint = f"unknown value {value}", closest(error["input"], map(str, choices))
         case "value_error":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import get_args
@@ -23,6 +22,7 @@ from hierarchy.config.models import (
 )
 from hierarchy.config.yaml import closest
 from hierarchy.errors import UsageError
+from hierarchy.names import as_node_name
 from hierarchy.topology.declared import DeclaredTree
 
 
@@ -115,7 +115,7 @@ def from_flags(
     try:
         return NodeConfig(
             replica_of=name if replica else None,
-            name=name or re.sub(r"[^A-Za-z0-9._-]", "-", f"{hostname}-{port}").lstrip("._-"),
+            name=name or as_node_name(f"{hostname}-{port}"),
             listen=((host, port),),
             advertise=advertise or url_of((hostname if is_wildcard(host) else host, port)),
             parents=parent_urls,

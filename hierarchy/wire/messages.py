@@ -17,13 +17,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from hierarchy.errors import BadRequest, InvalidField
+from hierarchy.names import MAX_NAME, is_node_name, is_printable_name
 from hierarchy.wire import subtree
 from hierarchy.wire.status import MAX_QUEUE, ModelStatus, NodeStatus
 
 Names = tuple[str, str, str, str, list[str]]
 LinkWish = Literal["direct", "reverse", "auto"]
-MAX_NAME = 256
-_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # as in the configuration: never a FastChat worker's URL
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -242,23 +241,20 @@ def _check_node_fields(message: NodeFields, known: Names | None = None) -> None:
 
 
 def _check_names(message: NodeFields) -> None:
-    if message.node and not _NODE_NAME.fullmatch(message.node):
-        raise InvalidField("node", f"{message.node[:40]!r} is no node's name: letters, digits, '.', '_' and '-'")
+    if message.node and not is_node_name(message.node):
+        allowed = f"1 to {MAX_NAME} letters, digits, '.', '_' and '-', the first a letter or digit"
+        raise InvalidField("node", f"{message.node[:40]!r} is not the name of a node: {allowed}")
     for field, name in (
         ("node", message.node),
         ("instance", message.instance),
         ("version", message.version),
         ("dispatch", message.dispatch),
     ):
-        if name and not _is_name(name):
+        if name and not is_printable_name(name):
             raise _no_name(field, name)
     for number, hop in enumerate(message.path):
-        if not _is_name(hop):
+        if not is_printable_name(hop):
             raise _no_name(f"path[{number}]", hop)
-
-
-def _is_name(name: str) -> bool:
-    return 0 < len(name) <= MAX_NAME and name.isprintable()
 
 
 def _no_name(field: str, name: str) -> InvalidField:
@@ -276,7 +272,7 @@ def check_status(
     """Check the values of a status; `where` stands before the names of its fields. Raises `InvalidField`."""
     names = list(names)
     for number, name in enumerate(names):
-        if not _is_name(name):
+        if not is_printable_name(name):
             raise _no_name(f"{where}model_names[{number}]", name)
     _check_speed(f"{where}speed", speed, max_speed, zero=not (names or models))
     _check_queue(f"{where}queue_length", queue_length)
@@ -296,7 +292,7 @@ def check_status(
 def _is_good(model: ModelStatus, max_speed: float) -> bool:
     """As `_check_model`, at once: a node hears a thousand of these a second."""
     return (
-        _is_name(model.name)
+        is_printable_name(model.name)
         and 0 < model.speed <= max_speed
         and 0 <= model.queue_length <= MAX_QUEUE
         and 0 <= model.slots <= MAX_QUEUE
@@ -304,7 +300,7 @@ def _is_good(model: ModelStatus, max_speed: float) -> bool:
 
 
 def _check_model(field: str, model: ModelStatus, max_speed: float) -> None:
-    if not _is_name(model.name):
+    if not is_printable_name(model.name):
         raise _no_name(f"{field}.name", model.name)
     _check_speed(f"{field}.speed", model.speed, max_speed)
     _check_queue(f"{field}.queue_length", model.queue_length)

@@ -15,7 +15,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from hierarchy.errors import EngineUnreadable
-from hierarchy.wire.messages import MAX_NAME
+from hierarchy.names import is_printable_name
 from hierarchy.wire.status import MAX_QUEUE, Api, ModelStatus, NodeStatus
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024  # a vLLM with many histograms sends some 100 kB
@@ -119,7 +119,7 @@ async def openai_models(http: httpx.AsyncClient, url: str) -> list[str]:
 
 def model_names(names: Iterable[object]) -> list[str]:
     """Those that can name a model, each once."""
-    usable = (name for name in names if isinstance(name, str) and 0 < len(name) <= MAX_NAME and name.isprintable())
+    usable = (name for name in names if isinstance(name, str) and is_printable_name(name))
     return list(dict.fromkeys(usable))
 
 
