@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic and its parts on real sockets. Nothing here asserts how fast anything is."""
+"""The benchmark: its arithmetic, and its parts on real sockets. No test asserts a speed."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def tools_on_path() -> Iterator[None]:
 
 
 with tools_on_path():
-    bed, load, page, peers, plots, proc, stage, table = (
-        import_module(f"bench.{name}") for name in ("bed", "load", "page", "peers", "plots", "proc", "stage", "table")
+    benchmark, engine_module, load, page, peers, plots, procfs, table, testbed = (
+        import_module(f"bench.{name}")
+        for name in ("benchmark", "engine", "load", "page", "peers", "plots", "procfs", "table", "testbed")
     )
-    worker = import_module("bench.worker")
 
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the benchmark needs /proc")
 Row = table.Row
@@ -49,14 +49,14 @@ Row = table.Row
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.floats(0.01, 1))
-def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(values: list[float], part: float) -> None:
+def test_the_percentile_by_nearest_rank(values: list[float], part: float) -> None:
     found = table.percentile(values, part)
     assert found in values
     assert sum(value <= found for value in values) >= part * len(values)
     assert sum(value < found for value in values) < part * len(values)
 
 
-def test_figures_of_nothing_are_no_numbers() -> None:
+def test_figures_without_values_are_nan() -> None:
     assert math.isnan(table.percentile([], 0.5))
     assert math.isnan(table.middle([]))
     assert math.isnan(table.ratio([], []))
@@ -64,9 +64,9 @@ def test_figures_of_nothing_are_no_numbers() -> None:
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=9))
-def test_a_ratio_does_not_see_what_disturbs_both(disturbance: list[float]) -> None:
-    ours, beside = [30 * factor for factor in disturbance], [20 * factor for factor in disturbance]
-    assert table.ratio(ours, beside) == pytest.approx(1.5)
+def test_a_ratio_is_not_affected_by_what_disturbs_both(disturbance: list[float]) -> None:
+    ours, others = [30 * factor for factor in disturbance], [20 * factor for factor in disturbance]
+    assert table.ratio(ours, others) == pytest.approx(1.5)
     assert table.middle(ours) == median(ours)
 
 
@@ -81,21 +81,21 @@ def test_a_ratio_does_not_see_what_disturbs_both(disturbance: list[float]) -> No
         (Row("a", 0.0512, "ms"), ("a", "0.051 ms", "–", "–", "")),
     ],
 )
-def test_a_row_says_what_was_measured_and_whether_that_will_do(row: Any, cells: tuple[str, ...]) -> None:
+def test_the_cells_of_a_row(row: Any, cells: tuple[str, ...]) -> None:
     assert row.cells == cells
 
 
-def test_the_spread_of_one_round_is_no_range() -> None:
+def test_the_spread_of_a_single_round_has_no_range() -> None:
     assert table.spread([37.21], "µs") == "37.2 µs"
     assert table.spread([36.8, 39.0, 37.21], "µs") == "37.2 µs (36.8–39)"
 
 
-def test_the_page_has_the_table_and_shows_every_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_has_the_table_and_all_charts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "DOCS", tmp_path)
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "old.svg").touch()
     rows = [Row("json", 1.4, "× nginx", 1.6, "a|b"), Row("memory", 9.0, "KiB")]
-    setting = page.Setting(stage.Scale(), 61.0, ["vllm-router"], "data path compiled by mypyc 2.4.1")
+    setting = page.Setting(benchmark.Scale(), 61.0, ["vllm-router"], "data path compiled by mypyc 2.4.1")
     written = page.write(rows, ["a note\nof two lines"], {"json.svg": "<svg/>"}, setting)
     text = written.read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -118,7 +118,7 @@ def rectangles(svg: str) -> list[float]:
     return [float(element.attrib["width"]) for element in found[1:]]
 
 
-def test_bars_are_as_long_as_their_values() -> None:
+def test_the_length_of_a_bar_is_proportional_to_its_value() -> None:
     svg = plots.bars("µs", "µs", [plots.Bar("nginx", 20.0), plots.Bar("ours", 40.0, "ours")], line=30.0)
     short, long = rectangles(svg)
     assert long == pytest.approx(2 * short, rel=0.01)
@@ -128,12 +128,12 @@ def test_bars_are_as_long_as_their_values() -> None:
 
 
 @given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs"))))
-def test_any_label_makes_a_good_svg(label: str) -> None:
+def test_any_label_makes_a_valid_svg(label: str) -> None:
     root = ElementTree.fromstring(plots.bars(label, "ms", [plots.Bar(label, 1.0)]))
     assert [element.text or "" for element in root.iter() if element.tag.endswith("text")][:2] == [label, label]
 
 
-def test_the_overview_shows_what_has_a_target() -> None:
+def test_the_overview_shows_the_rows_that_have_a_target() -> None:
     rows = [Row("a", 1.0, "ms", 2.0), Row("b", 6.0, "ms", 2.0), Row("leaks", 0, "", 0), Row("c", 5.0, "ms")]
     svg = plots.overview(rows)
     assert len(rectangles(svg)) == 2
@@ -144,15 +144,15 @@ def test_the_overview_shows_what_has_a_target() -> None:
 # -- /proc ---------------------------------------------------------------------------------------------------
 
 
-def test_a_stat_line_is_read_past_any_name_of_a_command() -> None:
+def test_a_stat_line_may_have_any_command_name() -> None:
     line = "4242 (a) R 1 (b c) S 17 4242 4242 0 -1 4194560 93 0 0 0 150 25 7 3 20 0 1 0 5 1000 10 18446744073709551615"
-    assert proc.parse_stat(line) == (17, 175)
+    assert procfs.parse_stat(line) == (17, 175)
 
 
-def test_kilobytes_are_found_by_their_whole_name() -> None:
+def test_a_memory_field_is_found_by_its_full_name() -> None:
     text = "Rss:  100 kB\nPss_Anon:  30 kB\nPss:    42 kB\n"
-    assert proc.parse_kib(text, "Pss") == 42
-    assert proc.parse_kib(text, "Swap") is None
+    assert procfs.parse_kib(text, "Pss") == 42
+    assert procfs.parse_kib(text, "Swap") is None
 
 
 @linux
@@ -161,24 +161,24 @@ def test_cpu_and_memory_of_a_process_and_its_children() -> None:
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{busy}'])"
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as parent:
         try:
-            pids = eventually(lambda: (found := proc.family([parent.pid])) and len(found) == 2 and found)
-            eventually(lambda: proc.cpu_s(pids) > proc.cpu_s([parent.pid]), "the child's CPU time")
-            eventually(lambda: proc.memory_kib(pids) > proc.memory_kib([parent.pid]) + 9000, "the child's memory")
+            pids = eventually(lambda: (found := procfs.family([parent.pid])) and len(found) == 2 and found)
+            eventually(lambda: procfs.cpu_s(pids) > procfs.cpu_s([parent.pid]), "the child's CPU time")
+            eventually(lambda: procfs.memory_kib(pids) > procfs.memory_kib([parent.pid]) + 9000, "the child's memory")
         finally:
             os.killpg(parent.pid, 9)
-    assert proc.cpu_s([parent.pid]) == proc.memory_kib([parent.pid]) == 0
+    assert procfs.cpu_s([parent.pid]) == procfs.memory_kib([parent.pid]) == 0
 
 
 # -- nginx and peers -----------------------------------------------------------------------------------------
 
 
-def test_nginxs_configuration_has_no_blanks_left(tmp_path: Path) -> None:
-    text = bed.nginx_config(tmp_path, 8123, ["http://127.0.0.1:1", "http://127.0.0.1:2"], 20_000)
+def test_all_placeholders_of_nginxs_configuration_are_filled_in(tmp_path: Path) -> None:
+    text = testbed.nginx_config(tmp_path, 8123, ["http://127.0.0.1:1", "http://127.0.0.1:2"], 20_000)
     assert "$" not in text
     assert text.count("{") == text.count("}")
     assert "listen 127.0.0.1:8123 " in text
     assert re.findall(r"^\s+server (\S+);$", text, re.MULTILINE) == ["127.0.0.1:1", "127.0.0.1:2"]
-    if nginx := bed.find_nginx():
+    if nginx := testbed.find_nginx():
         config = tmp_path / "nginx.conf"
         config.write_text(text)
         done = subprocess.run([nginx, "-t", "-c", config, "-e", "stderr"], capture_output=True, text=True, timeout=20)
@@ -186,21 +186,21 @@ def test_nginxs_configuration_has_no_blanks_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", peers.PEERS)
-def test_a_peer_is_pinned_and_told_its_port_and_engines(name: str, tmp_path: Path) -> None:
+def test_a_peer_is_pinned_and_gets_its_port_and_engines(name: str, tmp_path: Path) -> None:
     peer = peers.PEERS[name]
     assert re.fullmatch(r"[\w-]+(\[\w+\])?==[\d.]+", peer.requirement)
     command = [
         str(word) for word in peer.command(tmp_path, 8123, ["http://127.0.0.1:1", "http://127.0.0.1:2"], tmp_path)
     ]
-    said = " ".join(command) + "".join(file.read_text() for file in tmp_path.iterdir())
+    configuration = " ".join(command) + "".join(file.read_text() for file in tmp_path.iterdir())
     assert "8123" in command
-    assert "http://127.0.0.1:1" in said
-    assert "http://127.0.0.1:2" in said
+    assert "http://127.0.0.1:1" in configuration
+    assert "http://127.0.0.1:2" in configuration
 
 
 @pytest.fixture
 def processes() -> Iterator[Any]:
-    with bed.Bed() as running:
+    with testbed.TestBed() as running:
         yield running
         started = [process.popen for process in running._processes]
     assert all(popen.returncode is not None for popen in started)
@@ -217,58 +217,58 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 @linux
 def test_clients_count_what_an_engine_sends(processes: Any) -> None:
     async def check() -> None:
-        engine = processes.worker("--chunks", 5, "--interval", 0.001)
-        await processes.ready([bed.direct([engine])])
+        engine = processes.engine("--chunks", 5, "--interval", 0.001)
+        await processes.ready([testbed.direct([engine])])
         sample = load.Sample()
         connection = await load.Connection.open(engine.url, sample)
-        assert await connection.ask(load.completion(engine.url)) == 200
-        assert (sample.answers, sample.chunks, len(sample.ttft_s)) == (1, 0, 1)
-        assert await connection.ask(load.completion(engine.url, stream=True)) == 200
-        assert (sample.answers, sample.chunks, len(sample.ttft_s)) == (2, 5, 2)
+        assert await connection.send(load.completion(engine.url)) == 200
+        assert (sample.responses, sample.chunks, len(sample.ttft_s)) == (1, 0, 1)
+        assert await connection.send(load.completion(engine.url, stream=True)) == 200
+        assert (sample.responses, sample.chunks, len(sample.ttft_s)) == (2, 5, 2)
         async with load.Load([engine.url], load.completion, 4) as users:
-            await eventually_async(lambda: users.sample.answers > 20)
-            assert users.new_sample().answers == 0
-            await eventually_async(lambda: users.sample.answers > 20)
+            await eventually_async(lambda: users.sample.responses > 20)
+            assert users.new_sample().responses == 0
+            await eventually_async(lambda: users.sample.responses > 20)
             assert not users.sample.errors
 
     run(check())
 
 
 @linux
-def test_an_engine_tells_which_clients_left(processes: Any) -> None:
+def test_an_engine_reports_which_clients_disconnected(processes: Any) -> None:
     async def check() -> None:
-        engine = processes.worker("--interval", 30)
-        await processes.ready([bed.direct([engine])])
+        engine = processes.engine("--interval", 30)
+        await processes.ready([testbed.direct([engine])])
         connection = await load.Connection.open(engine.url, load.Sample())
-        connection.ask(load.completion(engine.url, stream=True, user="me"))
+        connection.send(load.completion(engine.url, stream=True, user="me"))
         await connection.started
-        left = time.monotonic()
+        disconnected_at = time.monotonic()
         connection.transport.close()
 
         async def gone() -> dict[str, float]:
-            async with bed.httpx.AsyncClient(trust_env=False) as http:
-                said = (await http.get(f"{engine.url}/gone")).json()
-                return {} if said["running"] else said["gone"]
+            async with testbed.httpx.AsyncClient(trust_env=False) as http:
+                state = (await http.get(f"{engine.url}/gone")).json()
+                return {} if state["running"] else state["gone"]
 
         seen = await eventually_async(gone, "the engine to notice")
-        assert left <= seen["me"] <= time.monotonic()
+        assert disconnected_at <= seen["me"] <= time.monotonic()
 
     run(check())
 
 
 @linux
-def test_a_chain_of_nginx_is_reached_through_its_first(processes: Any) -> None:
+def test_a_chain_of_nginx_has_three_levels(processes: Any) -> None:
     async def check() -> None:
-        engine = processes.worker()
+        engine = processes.engine()
         chain = processes.three_nginx([engine])
         if chain is None:
-            pytest.skip("nginx is not on this machine")
-        await processes.ready([bed.direct([engine]), chain])
+            pytest.skip("nginx is not installed")
+        await processes.ready([testbed.direct([engine]), chain])
         assert chain.urls == (chain.processes[0].url,)
         assert len({process.url for process in chain.processes}) == 3
         chain.processes[2].popen.terminate()  # SIGKILL would leave its worker process
-        async with bed.httpx.AsyncClient(trust_env=False) as http:
-            await eventually_async(lambda: gone(http, chain.urls[0]), "the chain to end where its last one did")
+        async with testbed.httpx.AsyncClient(trust_env=False) as http:
+            await eventually_async(lambda: gone(http, chain.urls[0]), "the chain to fail after its last process ended")
 
     async def gone(http: Any, url: str) -> bool:
         return bool((await http.get(f"{url}/v1/models")).status_code == 502)
@@ -277,13 +277,13 @@ def test_a_chain_of_nginx_is_reached_through_its_first(processes: Any) -> None:
 
 
 @linux
-def test_nodes_are_those_of_the_copy_that_is_measured(tmp_path: Path) -> None:
+def test_nodes_are_started_from_the_copy_that_is_measured(tmp_path: Path) -> None:
     (tmp_path / "hierarchy").mkdir()
     (tmp_path / "hierarchy" / "__init__.py").touch()
     (tmp_path / "hierarchy" / "__main__.py").write_text("raise SystemExit('a node of the copy')\n")
 
     async def check() -> None:
-        with bed.Bed(tmp_path) as running, pytest.raises(bed.BedError, match="a node of the copy"):
+        with testbed.TestBed(tmp_path) as running, pytest.raises(testbed.BenchError, match="a node of the copy"):
             await running.ready([running.one_level([])])
 
     run(check())
@@ -292,27 +292,29 @@ def test_nodes_are_those_of_the_copy_that_is_measured(tmp_path: Path) -> None:
 @linux
 def test_clients_report_a_router_that_refuses(processes: Any) -> None:
     async def check() -> None:
-        url = f"http://127.0.0.1:{bed.free_port()}"
+        url = f"http://127.0.0.1:{testbed.free_port()}"
         async with load.Load([url], load.completion, 2) as users:
             await eventually_async(lambda: users.sample.errors)
-        assert users.sample.answers == 0
+        assert users.sample.responses == 0
 
     run(check())
 
 
 @linux
-def test_what_does_not_start_is_named_with_its_last_words(processes: Any) -> None:
+def test_a_process_that_does_not_start_is_named_with_the_end_of_its_log(processes: Any) -> None:
     async def check() -> None:
-        engine = processes.worker("--no-such-option")
-        with pytest.raises(bed.BedError, match=r"worker ended with status 2; the end of its log:[^$]*no-such-option"):
-            await processes.ready([bed.direct([engine])])
+        engine = processes.engine("--no-such-option")
+        with pytest.raises(
+            testbed.BenchError, match=r"engine ended with status 2; the end of its log:[^$]*no-such-option"
+        ):
+            await processes.ready([testbed.direct([engine])])
 
     run(check())
 
 
-def test_an_engines_answers_have_the_sizes_that_are_claimed() -> None:
-    engine = worker.Engine("m", 0.01, 128, 200)
-    head, _, body = engine.answer.partition(b"\r\n\r\n")
+def test_the_sizes_of_requests_and_responses() -> None:
+    engine = engine_module.Engine("m", 0.01, 128, 200)
+    head, _, body = engine.response.partition(b"\r\n\r\n")
     assert len(body) == 1024
     assert b"content-length: 1024" in head
     assert engine.chunk == b"%x\r\n%b" % (208, engine.chunk[4:])
@@ -330,9 +332,9 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @linux
-def test_a_quick_run_prints_a_whole_table() -> None:
+def test_a_quick_run_prints_the_complete_table() -> None:
     before = (TOOLS.parent / "docs" / "reference" / "benchmarks.md").exists()
-    # A compiled copy takes a minute to make, which a test that others run beside does not have.
+    # Interpreted, since compiling takes a minute.
     done = bench("--quick", "--interpreted", "--only", "json,choosing", "--seconds", "0.3")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
@@ -347,7 +349,7 @@ def test_a_quick_run_prints_a_whole_table() -> None:
 
 @linux
 @pytest.mark.parametrize("arguments", [("--only", "jsno"), ("--peer", "nginx")])
-def test_an_unknown_name_is_refused_in_one_line(arguments: tuple[str, str]) -> None:
+def test_an_unknown_name_is_refused_with_a_message_of_one_line(arguments: tuple[str, str]) -> None:
     done = bench(*arguments)
     assert done.returncode == 2
     assert done.stdout.startswith(f"error: {arguments[0]} {arguments[1]}: choose from ")

@@ -56,7 +56,7 @@ def test_the_benchmark_goes_without_and_says_so(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(build, "CACHE", tmp_path)
     made = build.compiled()
     assert not made.is_compiled
-    assert (made.home, made.said) == (ROOT, "data path interpreted")
+    assert (made.home, made.description) == (ROOT, "data path interpreted")
     assert made.obstacle == "there is no C compiler (no-such-compiler)"
 
 

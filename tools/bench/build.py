@@ -1,4 +1,4 @@
-"""What is measured: the data path compiled, as `pip install .` leaves it, or the sources as they are."""
+"""What is measured: the compiled data path, as `pip install .` installs it, or the interpreted sources."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from pathlib import Path
 
 from compiled import CANNOT
 
-from bench.bed import ROOT, BedError
 from bench.peers import CACHE
+from bench.testbed import ROOT, BenchError
 
 COMPILE_S = 600.0
 
 
 @dataclass(frozen=True)
 class Build:
-    """home: what nodes have on their PYTHONPATH. said: for the figures. obstacle: why it could not be compiled."""
+    """A copy of this project."""
 
+    #: the PYTHONPATH of its nodes
     home: Path
-    said: str
+    #: for the page
+    description: str
+    #: why it could not be compiled
     obstacle: str = ""
 
     @property
     def is_compiled(self) -> bool:
+        """Whether its data path is compiled."""
         return self.home != ROOT
 
 
@@ -36,10 +40,10 @@ INTERPRETED = Build(ROOT, "data path interpreted")
 
 
 def compiled() -> Build:
-    """A compiled copy of this project, made if there is none of this state of it.
+    """A compiled copy of this project. Kept until the sources change.
 
     Raises:
-        BedError: the compiler failed.
+        BenchError: the compiler failed.
     """
     folder = CACHE / f"compiled-{_digest()}"
     done = folder / "done"
@@ -54,18 +58,18 @@ def compiled() -> Build:
                 timeout=COMPILE_S,
             )
         except subprocess.TimeoutExpired:
-            raise BedError(f"the data path was not compiled within {COMPILE_S:g} s") from None
-        why = (made.stderr.strip().splitlines() or ["compiled.py said nothing"])[-1]
+            raise BenchError(f"the data path was not compiled within {COMPILE_S:g} s") from None
+        reason = (made.stderr.strip().splitlines() or ["compiled.py printed nothing"])[-1]
         if made.returncode == CANNOT:
-            return Build(ROOT, INTERPRETED.said, why.removeprefix("not compiled: "))
+            return Build(ROOT, INTERPRETED.description, reason.removeprefix("not compiled: "))
         if made.returncode:
-            raise BedError(f"{why}; python tools/compiled.py shows all of it, --interpreted goes without")
+            raise BenchError(f"{reason}; `python tools/compiled.py` shows all errors, --interpreted does not compile")
         done.touch()
     return Build(folder, f"data path compiled by mypyc {_mypy()}")
 
 
 def _digest() -> str:
-    """Changes with whatever goes into the copy, and with the Python that it is for."""
+    """Changes with the sources, the compiler and the Python version."""
     digest = hashlib.sha256(f"{sysconfig.get_config_var('EXT_SUFFIX')} {_mypy()}".encode())
     for path in sorted([*(ROOT / "hierarchy").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
@@ -73,7 +77,7 @@ def _digest() -> str:
 
 
 def _mypy() -> str:
-    """Its version; empty where it is missing, which compiled.py says better."""
+    """Its version; empty if it is not installed, which compiled.py reports."""
     try:
         return version("mypy")
     except PackageNotFoundError:

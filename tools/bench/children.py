@@ -1,6 +1,6 @@
 """Many nodes in one process, each below one parent by a reverse link: `python children.py PARENT COUNT`.
 
-They listen on free ports of 127.0.0.1 and have no engines. The process ends with its stdin.
+They listen on free ports of 127.0.0.1 and have no engines. The process ends when its stdin closes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hierarchy.server import Server, bind
 
 
 async def serve(parent: str, count: int) -> None:
-    """Until one of them ends, which is all of them: a signal reaches them together."""
+    """Run the nodes until a signal ends them all."""
     servers = []
     for number in range(count):
         config = NodeConfig(

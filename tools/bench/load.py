@@ -1,4 +1,4 @@
-"""The clients: connections in a closed loop on uvloop, and what they see."""
+"""The clients: connections in a closed loop, and what they measure."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from types import TracebackType
 from typing import Self, cast
 from urllib.parse import urlsplit
 
-#: of this run alone: clients of OpenAI's API always send a key, and LiteLLM does not start without
+#: new for each run. Clients of OpenAI's API always send a key, and LiteLLM does not start without one
 KEY = f"sk-{secrets.token_hex(32)}"
-ANSWER_DEADLINE_S = 60.0
-PAUSE_S = 0.05  # after an error, so that a router that refuses is not hammered
+RESPONSE_DEADLINE_S = 60.0
+PAUSE_S = 0.05  # after an error, so that a router that refuses is not flooded
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 @dataclass
 class Sample:
-    """What was seen in one stretch of time. Seconds."""
+    """What the clients measured in a period."""
 
-    answers: int = 0
+    responses: int = 0  # complete ones
     chunks: int = 0  # SSE events
     ttft_s: list[float] = field(default_factory=list)  # from sending the request to the first body byte
-    gaps_s: list[float] = field(default_factory=list)  # between two reads of one answer
+    gaps_s: list[float] = field(default_factory=list)  # between two reads of one response
     errors: Counter[str] = field(default_factory=Counter)
 
 
 def chat(model: str, *, stream: bool, size: int = 1024, user: str = "") -> bytes:
-    """The body of a chat request of about `size` bytes; the prompt is prose with line breaks and quotes in it."""
+    """The body of a chat request of about `size` bytes. The prompt has line breaks and quotes, as prose does."""
     fields = {"model": model, "stream": stream, "max_tokens": 128, **({"user": user} if user else {})}
     prose = 'The quick brown fox said: "Jump over the lazy dog."\n'
     empty = len(json.dumps({**fields, "messages": [{"role": "user", "content": ""}]}))
@@ -44,30 +44,30 @@ def chat(model: str, *, stream: bool, size: int = 1024, user: str = "") -> bytes
 
 
 def post(url: str, path: str, body: bytes) -> bytes:
-    """A whole POST request."""
+    """A complete POST request."""
     head = f"POST {path} HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\nauthorization: Bearer {KEY}\r\n"
     return f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def completion(url: str, model: str = "bench", *, stream: bool = False, size: int = 1024, user: str = "") -> bytes:
-    """A whole chat request."""
+    """A complete chat request. user: names the stream for `GET /gone` of the engine."""
     return post(url, "/v1/chat/completions", chat(model, stream=stream, size=size, user=user))
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection with one request at a time. What it sees goes into `sample`."""
+    """A keep-alive connection with one request at a time. Adds its measurements to `sample`."""
 
     __slots__ = ("_began", "_head", "_left", "_status", "_tail", "_waiter", "last", "sample", "started", "transport")
 
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
         self.transport = cast(asyncio.Transport, None)
-        self.last = 0.0  # when something came; 0: nothing of this answer's body yet
+        self.last = 0.0  # when data came last; 0: no body byte of this response yet
         self.started: asyncio.Future[None] | None = None  # done at the first body byte
         self._waiter: asyncio.Future[int] | None = None
         self._head: bytes | None = b""
         self._began = 0.0
-        self._left: int | None = 0  # bytes of body still to come; None: chunked
+        self._left: int | None = 0  # bytes of the body that are missing; None: chunked
         self._status = 0
         self._tail = b""
 
@@ -78,8 +78,8 @@ class Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         return (await loop.create_connection(lambda: cls(sample), host, int(port)))[1]
 
-    def ask(self, request: bytes) -> asyncio.Future[int]:
-        """Send a request; the future is the status, at the end of the answer, or a ConnectionError."""
+    def send(self, request: bytes) -> asyncio.Future[int]:
+        """Send a request. The future is done at the end of the response: its status, or a ConnectionError."""
         loop = asyncio.get_running_loop()
         self._waiter, self.started = loop.create_future(), loop.create_future()
         self._head, self._tail, self.last = b"", b"", 0.0
@@ -89,6 +89,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
+        """Whether the connection is open."""
         return not self.transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -98,7 +99,7 @@ class Connection(asyncio.Protocol):
         for future in (self._waiter, self.started):
             if future is not None and not future.done():
                 future.set_exception(ConnectionError("the connection was lost"))
-                future.exception()  # it is no news to those who do not wait
+                future.exception()  # marks it as retrieved, for callers that do not wait
 
     def data_received(self, data: bytes) -> None:
         if self._head is not None:
@@ -129,7 +130,7 @@ class Connection(asyncio.Protocol):
             self._done()
 
     def _take_head(self, end: int) -> bytes:
-        """Note the status and the length; returns what is there of the body."""
+        """Read the status and the length of the body. Returns the part of the body that has come."""
         assert self._head is not None
         head, data = self._head[: end + 2], self._head[end + 4 :]
         self._head = None
@@ -139,15 +140,15 @@ class Connection(asyncio.Protocol):
         return data
 
     def _done(self) -> None:
-        self.sample.answers += 1
+        self.sample.responses += 1
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(self._status)
 
 
 class Load:
-    """`count` clients, each sending `request(url)` again when the answer is complete, over `urls` in turn.
+    """`count` clients that share `urls`. Each sends `request(url)` again when the response is complete.
 
-    over_s: the time over which they begin, so that streams of equal length do not all begin and end together.
+    over_s: the time over which they start, so that streams of equal length do not all start and end together.
     """
 
     def __init__(
@@ -157,30 +158,30 @@ class Load:
         self._connections: set[Connection] = set()
         self._work = [(urls[number % len(urls)], over_s * number / count) for number in range(count)]
         self._request = request
-        self._users: list[asyncio.Task[None]] = []
+        self._clients: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._users = [asyncio.create_task(self._user(url, delay_s)) for url, delay_s in self._work]
+        self._clients = [asyncio.create_task(self._run_client(url, delay_s)) for url, delay_s in self._work]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for user in self._users:
-            user.cancel()
-        await asyncio.gather(*self._users, return_exceptions=True)
+        for client in self._clients:
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
         for connection in self._connections:
             connection.transport.abort()
         await asyncio.sleep(0)
 
     def new_sample(self) -> Sample:
-        """Begin to count anew; returns the new, empty sample."""
+        """Start a new sample, and return it."""
         self.sample = Sample()
         for connection in self._connections:
             connection.sample = self.sample
         return self.sample
 
-    async def _user(self, url: str, delay_s: float) -> None:
+    async def _run_client(self, url: str, delay_s: float) -> None:
         request = self._request(url)
         await asyncio.sleep(delay_s)
         connection: Connection | None = None
@@ -189,8 +190,10 @@ class Load:
                 if connection is None or not connection.usable:
                     connection = await Connection.open(url, self.sample)
                     self._connections.add(connection)
-                async with asyncio.timeout(ANSWER_DEADLINE_S):  # not wait_for: 3.11's may swallow our cancellation
-                    status = await connection.ask(request)
+                async with asyncio.timeout(
+                    RESPONSE_DEADLINE_S
+                ):  # not wait_for, which may lose a cancellation in Python 3.11
+                    status = await connection.send(request)
                 problem = "" if status == 200 else f"status {status}"
             except (OSError, TimeoutError) as error:
                 problem = str(error) or type(error).__name__
@@ -204,7 +207,7 @@ class Load:
 
 
 async def every(count: int, at_once: int, work: Callable[[int], Awaitable[None]]) -> None:
-    """`work(0)` to `work(count - 1)`, `at_once` at a time; the first error ends it."""
+    """Run `work(0)` to `work(count - 1)`, `at_once` at a time. The first error ends all."""
     numbers = iter(range(count))
 
     async def worker() -> None:

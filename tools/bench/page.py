@@ -1,4 +1,4 @@
-"""docs/reference/benchmarks.md: how it was measured, on what, with what switched on, and the figures."""
+"""Writes docs/reference/benchmarks.md: the method, the machine, what was switched on, and the figures."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import proc
-from bench.bed import ROOT, find_nginx
-from bench.stage import Scale
+from bench import procfs
+from bench.benchmark import Scale
 from bench.table import Row, markdown
+from bench.testbed import ROOT, find_nginx
 from hierarchy.config.models import Settings
 
 DOCS = ROOT / "docs" / "reference"
-CHARTS = "benchmarks"  # the folder beside the page
+CHARTS = "benchmarks"  # folder beside the page
 
 METHOD = """\
 # Benchmarks
@@ -42,7 +42,7 @@ nginx-light`).
 - **The installed program.** The benchmark measures what `pip install .` installs on a machine with a C compiler: the
   compiled data path (docs/explanation/compiled.md). It also measures the same sources interpreted, and a chain of three
   nginx, which shows the least that three levels can cost.
-- **Engines.** Two processes of `tools/bench/worker.py` answer with 1 KB at once, or stream 128 SSE events of 200 bytes,
+- **Engines.** Two processes of `tools/bench/engine.py` answer with 1 KB at once, or stream 128 SSE events of 200 bytes,
   10 ms apart. Each stream has its own clock.
 - **Streams start one after another**, spread over the length of one stream. Time to first token is the time to the
   first *body* byte at the client, minus the same time when the client calls the engines directly.
@@ -57,38 +57,40 @@ Each peer runs with its own defaults and the policy `round_robin`, in front of t
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how a run was made."""
+    """How a run was made."""
 
     scale: Scale
     took_s: float
+    #: names of the peers that were measured
     peers: Sequence[str]
+    #: `Build.description`
     build: str
 
     def lines(self) -> list[str]:
-        """For the terminal and the page alike."""
+        """The setting in words, for the terminal and the page."""
         scale = self.scale
         python = f"Python {platform.python_version()}, uvloop {version('uvloop')}, uvicorn {version('uvicorn')}"
         return [
             f"hierarchy {version('hierarchy')}{_commit()}, {self.build}; {python}; {_nginx_version()}",
-            proc.machine(),
-            f"medians of {scale.rounds} interleaved rounds of {scale.seconds:g} s, {self.took_s / 60:.0f} min in all"
+            procfs.machine(),
+            f"medians of {scale.rounds} interleaved rounds of {scale.seconds:g} s, {self.took_s / 60:.0f} min in total"
             + (f"; peers: {', '.join(self.peers)}" if self.peers else ""),
         ]
 
 
 def features(settings: Settings) -> list[str]:
-    """What the measured nodes do for each request, from the settings that they run with."""
-    log = "on" if settings.access_log else "off (as nginx's)"
+    """What the measured nodes do for each request. settings: of these nodes."""
+    log = "on" if settings.access_log else "off (as in nginx)"
     return [
         f"policy `{settings.dispatch}` on each model's load: exact leases, corrected by reports",
-        "the model's name is read from the JSON body at the entry node; below it, from the parent's header field",
+        "the entry node reads the model's name from the JSON body; nodes below read it from the parent's header field",
         "metrics: requests by outcome, histograms of time to first byte and total time, by model, API and child",
         f"limits: head {settings.max_head_bytes} bytes and {settings.max_head_fields} fields, body "
         f"{settings.max_body_bytes} bytes",
         f"deadlines: connect {settings.connect_timeout_s:g} s, receive {settings.receive_timeout_s:g} s, first byte "
         f"{settings.first_byte_timeout_s:g} s, idle {settings.idle_timeout_s:g} s",
         "attempts lent to nodes below, a retry budget, ejection; a cut stream ends with an error event",
-        "strict HTTP: framing of both sides checked, hop-by-hop fields removed, `x-hierarchy-path` added",
+        "strict HTTP: framing checked in both directions, hop-by-hop fields removed, `x-hierarchy-path` added",
         f"probes of the engines every {settings.probe_interval_s:g} s, reports to the parent every "
         f"{settings.report_interval_s:g} s",
         f"access log: {log}; TLS: off everywhere",
@@ -96,7 +98,7 @@ def features(settings: Settings) -> list[str]:
 
 
 def page(rows: Sequence[Row], notes: Sequence[str], charts: Mapping[str, str], setting: Setting) -> str:
-    """The whole page."""
+    """The page as Markdown."""
     parts = [METHOD, "## What was switched on\n" + _items(features(Settings()))]
     parts.append("## Figures\n" + _items(setting.lines()) + "\n" + markdown(rows))
     if notes:
@@ -106,7 +108,7 @@ def page(rows: Sequence[Row], notes: Sequence[str], charts: Mapping[str, str], s
 
 
 def write(rows: Sequence[Row], notes: Sequence[str], charts: Mapping[str, str], setting: Setting) -> Path:
-    """Write the page and its charts, in place of those of the last run."""
+    """Write the page and its charts; delete the charts of the last run. Returns the page's path."""
     folder = DOCS / CHARTS
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.svg"):
@@ -123,8 +125,8 @@ def _items(lines: Sequence[str]) -> str:
 
 
 def _commit() -> str:
-    said = _output("git", "-C", str(ROOT), "describe", "--always", "--dirty=, changed", "--exclude=*")
-    return f" ({said})" if said else ""
+    version_text = _output("git", "-C", str(ROOT), "describe", "--always", "--dirty=, changed", "--exclude=*")
+    return f" ({version_text})" if version_text else ""
 
 
 def _nginx_version() -> str:
@@ -133,7 +135,7 @@ def _nginx_version() -> str:
 
 
 def _output(*argv: str) -> str:
-    """What a command says, in one line; empty if it fails."""
+    """A command's output in one line; empty if the command fails."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=10, env={**os.environ, "LC_ALL": "C"})
     except (OSError, subprocess.TimeoutExpired):

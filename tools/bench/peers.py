@@ -1,6 +1,6 @@
-"""Other routers, for comparison: each installed by pip into an environment of its own, under build/bench/.
+"""Other routers, for comparison. pip installs each into its own environment in build/bench/.
 
-Versions are pinned to those that were tried, so that a run can be repeated and no new release is run unseen.
+The versions are pinned to those that were tried, so that a run can be repeated.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.bed import HOST, MODEL, ROOT, Bed, BedError, Process, Target, free_port, target
 from bench.load import KEY
+from bench.testbed import HOST, MODEL, ROOT, BenchError, Process, Target, TestBed, free_port, target
 
 CACHE = ROOT / "build" / "bench"
 INSTALL_DEADLINE_S = 600.0
@@ -21,15 +21,16 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "LITELLM_MASTER_KEY": KEY,
     "LITELLM_LOG": "ERROR",
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # does not fetch prices at its start
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # otherwise it downloads prices at its start
 }
 
-Command = Callable[[Path, int, Sequence[str], Path], list[object]]  # (its bin/, port, engines' URLs, a folder of ours)
+#: (its bin/, port, URLs of the engines, a temporary folder) → argv
+Command = Callable[[Path, int, Sequence[str], Path], list[object]]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A router on PyPI and how to start it, with its own defaults but for the policy."""
+    """A router on PyPI and the command that starts it, with its own defaults except for the policy."""
 
     name: str
     requirement: str
@@ -69,10 +70,10 @@ PEERS = {
 
 
 async def install(peer: Peer) -> Path:
-    """Its environment's bin folder; made if it is not there yet.
+    """Install the peer unless it is already installed. Returns the bin folder of its environment.
 
     Raises:
-        BedError: it cannot be had here, with what pip said last.
+        BenchError: pip failed; has the last line of its output.
     """
     folder = CACHE / peer.requirement.replace("[", "-").replace("]", "").replace("==", "-")
     done = folder / "installed"
@@ -92,21 +93,21 @@ async def _run(peer: Peer, *argv: object) -> None:
     try:
         output, _ = await asyncio.wait_for(process.communicate(), INSTALL_DEADLINE_S)
     except TimeoutError:
-        raise BedError(f"{peer.requirement} was not installed within {INSTALL_DEADLINE_S:g} s") from None
+        raise BenchError(f"{peer.requirement} was not installed within {INSTALL_DEADLINE_S:g} s") from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode:
         lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
-        raise BedError(f"{peer.requirement} cannot be installed: {lines[-1] if lines else 'pip said nothing'}")
+        raise BenchError(f"{peer.requirement} cannot be installed: {lines[-1] if lines else 'pip printed nothing'}")
 
 
-async def start(bed: Bed, peer: Peer, engines: Sequence[Process]) -> Target:
-    """Install if need be, start, and wait until it answers. Raises `BedError`."""
+async def start(testbed: TestBed, peer: Peer, engines: Sequence[Process]) -> Target:
+    """Install it if necessary, start it, and wait until it responds. Raises BenchError."""
     bin_ = await install(peer)
     port = free_port()
-    argv = peer.command(bin_, port, [engine.url for engine in engines], bed.folder)
-    started = target(peer.name, bed.start(peer.name, argv, port, ENVIRONMENT))
-    await bed.ready([started])
+    argv = peer.command(bin_, port, [engine.url for engine in engines], testbed.folder)
+    started = target(peer.name, testbed.start(peer.name, argv, port, ENVIRONMENT))
+    await testbed.ready([started])
     return started

@@ -1,4 +1,4 @@
-"""Bar charts as SVG, without a plotting library: a label, a bar, its value, and a line where the target is."""
+"""Bar charts as SVG, without a plotting library: labels, bars, values, and a dashed line for the target."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ COLOURS = {"ours": "#2563a8", "missed": "#b3382c", "other": "#8a8f98"}
 
 @dataclass(frozen=True)
 class Bar:
-    """colour: a key of `COLOURS`."""
+    """One bar."""
 
     label: str
     value: float
+    #: a key of `COLOURS`
     colour: str = "other"
 
 
 def bars(title: str, unit: str, rows: Sequence[Bar], line: float | None = None) -> str:
-    """One chart of horizontal bars from zero. line: where to draw a dashed line from top to bottom."""
+    """A chart of horizontal bars that start at zero. line: the value at which to draw a vertical dashed line."""
     height = TOP + len(rows) * (BAR + GAP) + GAP
     longest = max([row.value for row in rows] + ([line] if line else []), default=0.0) or 1.0
     scale = (WIDTH - LABELS - VALUES) / longest
@@ -53,7 +54,7 @@ def _bar(row: Bar, unit: str, top: float, scale: float) -> list[str]:
 
 
 def overview(rows: Sequence[Row]) -> str:
-    """All figures that have a target, each as a part of it."""
+    """All figures that have a target, divided by it."""
     shares = [
         Bar(
             f"{row.what} ({row.unit})" if row.unit.startswith("×") else row.what,
@@ -63,6 +64,4 @@ def overview(rows: Sequence[Row]) -> str:
         for row in rows
         if row.share is not None
     ]
-    return bars(
-        "Measured, as a part of the most that it may be (dashed)", "", [bar for bar in shares if bar.value > 0], 1.0
-    )
+    return bars("Measured, divided by the target (dashed)", "", [bar for bar in shares if bar.value > 0], 1.0)

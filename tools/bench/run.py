@@ -1,4 +1,4 @@
-"""`python tools/bench/run.py`: measure the router on this machine, beside nginx and, on request, beside its peers."""
+"""`python tools/bench/run.py`: measure the router on this machine, and nginx and other routers for comparison."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # In place of this file's own folder, so that `bench` is the package that this file is a part of.
+    # Instead of this file's folder, so that `bench` can be imported as a package.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     from bench.cli import main
 

@@ -1,4 +1,4 @@
-"""Rows of results: figures, targets and verdicts, as text for a terminal and for a page."""
+"""Rows of results (figure, target, verdict), formatted for the terminal and for the page."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ HEADS = ("what", "measured", "target", "verdict", "detail")
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. limit: the most that it may be; None: only for information. detail: what it was made of."""
+    """One figure."""
 
     what: str
     value: float
     unit: str
+    #: the target: the highest value allowed; None: the figure is information only
     limit: float | None = None
+    #: the measurements that the value was computed from
     detail: str = ""
 
     @property
     def reached(self) -> bool | None:
-        """None where there is no target."""
+        """Whether the target was reached; None if there is none."""
         return None if self.limit is None else self.value <= self.limit
 
     @property
     def share(self) -> float | None:
-        """The value as a part of the limit; None where that says nothing."""
+        """The value divided by the limit; None without a value or a limit above 0."""
         return self.value / self.limit if self.limit and math.isfinite(self.value) else None
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """In the order of `HEADS`."""
+        """The row as text, in the order of `HEADS`."""
         return self.what, amount(self.value, self.unit), self._target, self._verdict, self.detail
 
     @property
@@ -54,7 +56,7 @@ class Row:
 
 
 def amount(value: float, unit: str) -> str:
-    """A number with as many digits as mean something: `37.2 µs`, `1.42 × nginx`, `9,000`."""
+    """A number with about three significant digits: `37.2 µs`, `1.42 × nginx`, `9,000`."""
     if not math.isfinite(value):
         return "nothing measured"
     size = abs(value)
@@ -63,17 +65,17 @@ def amount(value: float, unit: str) -> str:
 
 
 def middle(values: Sequence[float]) -> float:
-    """The median; NaN of nothing."""
+    """The median; NaN if there are no values."""
     return median(values) if values else math.nan
 
 
-def ratio(values: Sequence[float], beside: Sequence[float]) -> float:
-    """The median of the rounds' own ratios: what disturbs one round disturbs both of its figures."""
-    return middle([value / other for value, other in zip(values, beside, strict=True) if other > 0])
+def ratio(values: Sequence[float], others: Sequence[float]) -> float:
+    """The median of the rounds' ratios: what disturbs a round disturbs both of its figures."""
+    return middle([value / other for value, other in zip(values, others, strict=True) if other > 0])
 
 
 def percentile(values: Sequence[float], part: float) -> float:
-    """The smallest value that at least this part of them does not exceed (nearest rank); NaN of nothing."""
+    """The percentile by nearest rank. part: 0.99 for p99. NaN if there are no values."""
     if not values:
         return math.nan
     ordered = sorted(values)
@@ -89,16 +91,16 @@ def spread(values: Sequence[float], unit: str) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table for docs/reference/benchmarks.md."""
+    """The rows as a Markdown table."""
     lines = [HEADS, ("---", "---:", "---:", "---", "---"), *(row.cells for row in rows)]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines) + "\n"
 
 
 def terminal(rows: Sequence[Row]) -> Table:
-    """The same for people."""
+    """The rows as a table for the terminal."""
     table = Table(*HEADS, show_edge=False, pad_edge=False)
     for row in rows:
         colour = {True: "green", False: "red", None: "dim"}[row.reached]
-        what, measured, wanted, verdict, detail = row.cells
-        table.add_row(what, Text(measured, justify="right"), wanted, Text(verdict, colour), Text(detail, "dim"))
+        what, measured, limit, verdict, detail = row.cells
+        table.add_row(what, Text(measured, justify="right"), limit, Text(verdict, colour), Text(detail, "dim"))
     return table

@@ -1,1 +1,1 @@
-"""What is measured: one module for each question."""
+"""The scenarios: what is measured."""

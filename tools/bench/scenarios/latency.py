@@ -1,27 +1,27 @@
-"""What three levels add to the time to the first token, and what a long prompt costs each of them."""
+"""What three levels add to the time to first token, and the CPU time of a long prompt at each of them."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from bench.bed import Target
+from bench.benchmark import STREAM_S, Benchmark, Result
 from bench.load import completion
 from bench.plots import Bar, bars
 from bench.scenarios.throughput import STREAMS
-from bench.stage import STREAM_S, Result, Stage
 from bench.table import Row, amount, middle, percentile, spread
+from bench.testbed import Target
 
 PROMPT_BYTES = 400 * 1000
 PROMPT_CONNECTIONS = 8
 
 
-async def first_tokens(stage: Stage) -> Result:
-    """TTFT through three levels, less that of the engines asked directly; 100 streams that begin one after another."""
-    common = await stage.common()
+async def first_tokens(benchmark: Benchmark) -> Result:
+    """TTFT through three levels, minus that of the engines without a router, for 100 streams."""
+    common = await benchmark.common()
     request = partial(completion, stream=True)
     targets = [common.direct, common.three]
-    found = await stage.rounds(
-        "time to first token", targets, lambda target: stage.measure(target, request, STREAMS, over_s=STREAM_S)
+    found = await benchmark.rounds(
+        "time to first token", targets, lambda target: benchmark.measure(target, request, STREAMS, over_s=STREAM_S)
     )
     rows = []
     for part, limit_ms in ((0.5, 1.5), (0.99, 10.0)):
@@ -34,27 +34,27 @@ async def first_tokens(stage: Stage) -> Result:
     return Result(rows)
 
 
-async def long_prompts(stage: Stage) -> Result:
-    """A prompt of 400 KB: CPU of the entry node, which reads the JSON, and of each further level, which does not."""
-    common = await stage.common()
+async def long_prompts(benchmark: Benchmark) -> Result:
+    """A prompt of 400 KB: CPU time of the entry node, which reads the JSON, and of the other levels, which do not."""
+    common = await benchmark.common()
     request = partial(completion, size=PROMPT_BYTES)
     targets: list[Target] = [common.three, *([common.nginx] if common.nginx else [])]
-    found = await stage.rounds(
-        "long prompts", targets, lambda target: stage.measure(target, request, PROMPT_CONNECTIONS)
+    found = await benchmark.rounds(
+        "long prompts", targets, lambda target: benchmark.measure(target, request, PROMPT_CONNECTIONS)
     )
     costs: dict[str, list[float]] = {}
     for number, process in enumerate(common.three.processes):
         costs[process.name] = [
-            1000 * one.cpu_s[number] / max(1, one.sample.answers) for one in found[common.three.name]
+            1000 * one.cpu_s[number] / max(1, one.sample.responses) for one in found[common.three.name]
         ]
-    entry, *further = costs
+    entry, *other_levels = costs
     rows = [Row("400 KB prompt, entry node", middle(costs[entry]), "ms", 0.8, spread(costs[entry], "ms"))]
-    worst = max(further, key=lambda name: middle(costs[name]))
-    detail = "; ".join(f"{name} {spread(costs[name], 'ms')}" for name in further)
-    rows.append(Row("400 KB prompt, each further level", middle(costs[worst]), "ms", 0.3, detail))
+    worst = max(other_levels, key=lambda name: middle(costs[name]))
+    detail = "; ".join(f"{name} {spread(costs[name], 'ms')}" for name in other_levels)
+    rows.append(Row("400 KB prompt, each other level", middle(costs[worst]), "ms", 0.3, detail))
     chart = [Bar(f"node {name}", middle(cost), "ours") for name, cost in costs.items()]
     if common.nginx:
-        beside = middle([one.us_per_answer / 1000 for one in found[common.nginx.name]])
-        rows[0] = Row(rows[0].what, rows[0].value, "ms", 0.8, f"{rows[0].detail}; nginx {amount(beside, 'ms')}")
-        chart.append(Bar("nginx", beside))
-    return Result(rows, {"prompt.svg": bars("CPU per prompt of 400 KB", "ms", chart)})
+        nginx_ms = middle([one.us_per_response / 1000 for one in found[common.nginx.name]])
+        rows[0] = Row(rows[0].what, rows[0].value, "ms", 0.8, f"{rows[0].detail}; nginx {amount(nginx_ms, 'ms')}")
+        chart.append(Bar("nginx", nginx_ms))
+    return Result(rows, {"prompt.svg": bars("CPU time per prompt of 400 KB", "ms", chart)})

@@ -1,4 +1,4 @@
-"""Thousands of streams open at once in one process: what each costs, whether it stays so, whether all go on."""
+"""Thousands of streams open at once in one process: memory per stream, its growth, and stalled streams."""
 
 from __future__ import annotations
 
@@ -6,88 +6,89 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from bench import proc
-from bench.bed import Target
+from bench import procfs
+from bench.benchmark import Benchmark, Result
 from bench.load import Connection, Sample, completion, every
 from bench.plots import Bar, bars
-from bench.stage import Result, Stage
 from bench.table import Row, amount, middle
+from bench.testbed import Target
 
-INTERVAL_S = 2.0  # between two chunks of one stream
-STALLED_S = 3 * INTERVAL_S
-AT_ONCE = 64  # connections being opened
-SPARE = 300  # descriptors for everything but streams
+INTERVAL_S = 2.0  # between two chunks of a stream
+STALLED_S = 3 * INTERVAL_S  # without a chunk
+AT_ONCE = 64  # connections that are being opened
+SPARE = 300  # descriptors for everything else
 SETTLE_S = 1.0
 LIMIT_KIB, FLAT_PERCENT = 14.0, 5.0
 
 
-async def open_streams(stage: Stage) -> Result:
-    """9,000 streams of a chunk each 2 s."""
-    bed, count = stage.bed, _affordable(stage)
-    engines = [bed.worker("--interval", INTERVAL_S, "--chunks", 10**6) for _ in range(2)]
-    node, nginx = bed.one_level(engines), bed.nginx(engines)
+async def open_streams(benchmark: Benchmark) -> Result:
+    """9,000 streams with one chunk every 2 s."""
+    testbed, count = benchmark.testbed, _affordable(benchmark)
+    engines = [testbed.engine("--interval", INTERVAL_S, "--chunks", 10**6) for _ in range(2)]
+    node, nginx = testbed.one_level(engines), testbed.nginx(engines)
     targets = [node, *([nginx] if nginx else [])]
-    await bed.ready(targets)
+    await testbed.ready(targets)
     rows: list[Row] = []
     chart: list[Bar] = []
     if nginx:
-        stage.say(f"{count} open streams through nginx")
-        beside = await _hold(stage, nginx, count, 2 * INTERVAL_S)
-        chart.append(Bar("nginx", beside.kib_each))
-    stage.say(f"{count} open streams for {stage.scale.hold_s:g} s")
-    held = await _hold(stage, node, count, stage.scale.hold_s)
+        benchmark.progress(f"{count} open streams through nginx")
+        nginx_held = await _hold(benchmark, nginx, count, 2 * INTERVAL_S)
+        chart.append(Bar("nginx", nginx_held.kib_each))
+    benchmark.progress(f"{count} open streams for {benchmark.scale.hold_s:g} s")
+    held = await _hold(benchmark, node, count, benchmark.scale.hold_s)
     chart.insert(0, Bar(node.name, held.kib_each, "ours"))
-    what = f"{count:,} streams open at once"
+    what = f"{count:,} open streams"
     detail = f"{amount(held.base_kib / 1024, 'MiB')} before" + (
-        f"; nginx {amount(beside.kib_each, 'KiB')} each" if nginx else ""
+        f"; nginx {amount(nginx_held.kib_each, 'KiB')} each" if nginx else ""
     )
-    rows.append(Row(f"{what}, memory of each", held.kib_each, "KiB", LIMIT_KIB, detail))
-    detail = f"in {stage.scale.hold_s:g} s, looked at {len(held.kib)} times"
+    rows.append(Row(f"{what}, memory per stream", held.kib_each, "KiB", LIMIT_KIB, detail))
+    detail = f"in {benchmark.scale.hold_s:g} s, {len(held.kib)} samples"
     rows.append(Row(f"{what}, growth", held.growth_percent, "%", FLAT_PERCENT, detail))
-    rows.append(Row(f"{what}, stalled or lost", held.stalled, "", 0, f"a chunk each {INTERVAL_S:g} s"))
-    title = f"Memory of each of {count:,} open streams (dashed: the target)"
+    rows.append(Row(f"{what}, stalled or lost", held.stalled, "", 0, f"one chunk every {INTERVAL_S:g} s"))
+    title = f"Memory per stream, of {count:,} open streams (dashed: target)"
     return Result(rows, {"memory.svg": bars(title, "KiB", chart, LIMIT_KIB)})
 
 
-def _affordable(stage: Stage) -> int:
-    """As many streams as the descriptors of one process allow: a router needs two for each."""
-    limit = proc.raise_descriptor_limit()
-    count = min(stage.scale.streams, (limit - SPARE) // 2)
-    if count < stage.scale.streams:
-        stage.note(f"{count} instead of {stage.scale.streams} open streams: `ulimit -Hn` is {limit} here")
+def _affordable(benchmark: Benchmark) -> int:
+    """The number of streams, limited by the descriptors of a process: a router needs two for each."""
+    limit = procfs.raise_descriptor_limit()
+    count = min(benchmark.scale.streams, (limit - SPARE) // 2)
+    if count < benchmark.scale.streams:
+        benchmark.add_note(f"{count} instead of {benchmark.scale.streams} open streams: `ulimit -Hn` is {limit} here")
     return count
 
 
 class Held:
-    """What was seen while streams were held open. base_kib: memory before; kib: above that, as time went on."""
+    """Measurements while `count` streams were open. base_kib: memory before."""
 
     def __init__(self, count: int, base_kib: int) -> None:
         self.count = count
         self.base_kib = base_kib
-        self.kib: list[float] = []
-        self.stalled = 0
+        self.kib: list[float] = []  # samples of the memory, minus base_kib
+        self.stalled = 0  # streams, at most
 
     @property
     def kib_each(self) -> float:
-        """At the worst moment."""
+        """Memory per stream, at most."""
         return max(self.kib) / self.count
 
     @property
     def growth_percent(self) -> float:
-        """From the first quarter of the time to the last."""
+        """Growth from the first quarter of the samples to the last."""
         quarter = max(1, len(self.kib) // 4)
         first, last = middle(self.kib[:quarter]), middle(self.kib[-quarter:])
         return 100 * (last - first) / first if first > 0 else 0.0
 
 
-async def _hold(stage: Stage, target: Target, count: int, hold_s: float) -> Held:
+async def _hold(benchmark: Benchmark, target: Target, count: int, hold_s: float) -> Held:
+    """Open the streams, observe them for `hold_s`, and close them."""
     sample = Sample()
     warm: list[Connection] = []
     await every(max(1, count // 90), AT_ONCE, lambda number: _open(target, sample, warm))
     await _close(warm)
     await asyncio.sleep(SETTLE_S)
     pids = target.pids
-    held = Held(count, proc.memory_kib(pids))
+    held = Held(count, procfs.memory_kib(pids))
     streams: list[Connection] = []
     try:
         await every(count, AT_ONCE, lambda number: _open(target, sample, streams))
@@ -95,7 +96,7 @@ async def _hold(stage: Stage, target: Target, count: int, hold_s: float) -> Held
         end = time.perf_counter() + hold_s
         while time.perf_counter() < end or not held.kib:
             await asyncio.sleep(max(1.0, hold_s / 30))
-            held.kib.append(proc.memory_kib(pids) - held.base_kib)
+            held.kib.append(procfs.memory_kib(pids) - held.base_kib)
             sample.gaps_s.clear()
             held.stalled = max(held.stalled, _stalled(streams))
     finally:
@@ -104,10 +105,10 @@ async def _hold(stage: Stage, target: Target, count: int, hold_s: float) -> Held
 
 
 async def _open(target: Target, sample: Sample, into: list[Connection]) -> None:
-    """Returns at the stream's first chunk."""
+    """Open a stream and wait for its first chunk."""
     connection = await Connection.open(target.urls[0], sample)
     into.append(connection)
-    connection.ask(completion(target.urls[0], stream=True))
+    connection.send(completion(target.urls[0], stream=True))
     assert connection.started is not None
     async with asyncio.timeout(30):
         await connection.started

@@ -1,4 +1,4 @@
-"""A node with a thousand children, each of which reports every second: what listening to them costs."""
+"""The CPU time of a node with a thousand children, each of which reports every second."""
 
 from __future__ import annotations
 
@@ -9,53 +9,54 @@ from typing import Any
 import httpx
 import msgspec
 
-from bench import proc
-from bench.bed import BedError, Process, target
+from bench import procfs
+from bench.benchmark import Benchmark, Result
 from bench.load import Connection, Sample, every, post
-from bench.stage import Result, Stage
 from bench.table import Row, amount
+from bench.testbed import BenchError, Process, target
 from hierarchy.wire.messages import HeartBeat, Registration, WorkerStatus
 from hierarchy.wire.status import ModelStatus
 
 REPORT_S = 1.0
 ENGINES = 4  # of each child
 LIMIT_PERCENT = 10.0
-LEAST_S = 3.0  # below three reports of each child nothing could be said
+MIN_SECONDS = 3.0  # at least three reports of each child
 READY_DEADLINE_S = 30.0
 
 
-async def reports(stage: Stage) -> Result:
-    """CPU of the node while its children report; then of one that tells a parent of its own about all of them."""
-    count = stage.scale.children
-    top = stage.bed.node("top")
+async def reports(benchmark: Benchmark) -> Result:
+    """CPU time of a root while its children report; then of a node that reports them to its own parent."""
+    count = benchmark.scale.children
+    top = benchmark.testbed.node("top")
     rows = []
     for what, limit, node in (
-        ("a root", LIMIT_PERCENT, stage.bed.node("hub")),
-        ("a node with a parent", None, stage.bed.node("site", parent=top)),
+        ("a root", LIMIT_PERCENT, benchmark.testbed.node("hub")),
+        ("a node with a parent", None, benchmark.testbed.node("site", parent=top)),
     ):
-        stage.say(f"{count} children reporting to {what}")
-        percent, per_report = await _measure(stage, node, count)
-        detail = f"{amount(per_report, 'µs')} a report"
+        benchmark.progress(f"{count} children reporting to {what}")
+        percent, per_report = await _measure(benchmark, node, count)
+        detail = f"{amount(per_report, 'µs')} per report"
         rows.append(Row(f"{count:,} children reporting to {what}", percent, "% of a core", limit, detail))
     return Result(rows)
 
 
-async def _measure(stage: Stage, node: Process, count: int) -> tuple[float, float]:
+async def _measure(benchmark: Benchmark, node: Process, count: int) -> tuple[float, float]:
+    """(percent of a core, µs of CPU time per report). Raises BenchError."""
     sample = Sample()
     async with httpx.AsyncClient(trust_env=False, base_url=node.url) as http:
-        await _listening(node, http)
+        await _wait_for(node, http)
         children = [_Child(number, node.url) for number in range(count)]
         await every(count, 16, lambda number: children[number].register(sample))
         reporting = [
-            asyncio.create_task(child.report_for_ever(REPORT_S * n / count)) for n, child in enumerate(children)
+            asyncio.create_task(child.report_forever(REPORT_S * n / count)) for n, child in enumerate(children)
         ]
         try:
             await asyncio.sleep(2 * REPORT_S)
             pids = target("", node).pids
-            seconds = max(LEAST_S, 2 * stage.scale.seconds)
-            before, reported = proc.cpu_s(pids), sample.answers
+            seconds = max(MIN_SECONDS, 2 * benchmark.scale.seconds)
+            before, reported = procfs.cpu_s(pids), sample.responses
             await asyncio.sleep(seconds)
-            used, reported = proc.cpu_s(pids) - before, sample.answers - reported
+            used, reported = procfs.cpu_s(pids) - before, sample.responses - reported
             tree = (await http.get("/tree", timeout=30)).json()
         finally:
             for task in reporting:
@@ -66,13 +67,11 @@ async def _measure(stage: Stage, node: Process, count: int) -> tuple[float, floa
     problems = {str(error) for error in ended if isinstance(error, Exception)}
     up = sum(child["state"] == "up" for child in tree["children"].values())
     if problems or up != count:
-        raise BedError(
-            f"{up} of {count} reporting children are up; {'; '.join(sorted(problems)) or 'no error was seen'}"
-        )
+        raise BenchError(f"{up} of {count} reporting children are up; {'; '.join(sorted(problems)) or 'no error'}")
     return 100 * used / seconds, 1e6 * used / max(1, reported)
 
 
-async def _listening(node: Process, http: httpx.AsyncClient) -> None:
+async def _wait_for(node: Process, http: httpx.AsyncClient) -> None:
     async with asyncio.timeout(READY_DEADLINE_S):
         while True:
             try:
@@ -84,17 +83,18 @@ async def _listening(node: Process, http: httpx.AsyncClient) -> None:
 
 
 class _Child:
-    """Speaks as a node with four engines does: one registration, then reports of what changed."""
+    """Sends what a node with four engines sends: one registration, then reports of what changed."""
 
     def __init__(self, number: int, parent: str) -> None:
         self._name = f"child-{number}"
-        self._url = f"http://127.0.0.1:{number + 1}"  # registered, never dialled
+        self._url = f"http://127.0.0.1:{number + 1}"  # registered, but never dialled
         self._instance = f"{number:016x}"
         self._parent = parent
         self._seq = 0
         self._connection: Connection | None = None
 
     async def register(self, sample: Sample) -> None:
+        """Raises BenchError."""
         self._connection = await Connection.open(self._parent, sample)
         message = Registration(
             worker_name=self._url,
@@ -106,7 +106,8 @@ class _Child:
         )
         await self._send("/register_worker", message)
 
-    async def report_for_ever(self, delay_s: float) -> None:
+    async def report_forever(self, delay_s: float) -> None:
+        """Report every `REPORT_S`, first after `delay_s`. Raises BenchError."""
         loop = asyncio.get_running_loop()
         due = loop.time() + delay_s
         while True:
@@ -120,14 +121,15 @@ class _Child:
             await self._send("/receive_heart_beat", message)
 
     def leave(self) -> None:
+        """Disconnect."""
         if self._connection is not None:
             self._connection.transport.abort()
 
     async def _send(self, path: str, message: msgspec.Struct) -> None:
         assert self._connection is not None
-        status = await self._connection.ask(post(self._parent, path, msgspec.json.encode(message)))
+        status = await self._connection.send(post(self._parent, path, msgspec.json.encode(message)))
         if status != 200:
-            raise BedError(f"{path} of {self._name} was answered with status {status}")
+            raise BenchError(f"{path} of {self._name} got status {status}")
 
     def _fields(self, queue: int) -> dict[str, Any]:
         self._seq += 1

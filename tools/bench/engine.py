@@ -1,9 +1,9 @@
-"""An engine that costs next to nothing, so that the router before it is what gets measured.
+"""An engine that needs almost no CPU time, so that the router in front of it is what is measured.
 
-`python worker.py PORT [--interval S] [--chunks N] [--chunk-bytes N] [--model M]`, on 127.0.0.1; ends with its stdin.
-POST with `"stream": true` sends N SSE events of OpenAI's form, S seconds apart (0: as fast as they are taken); any
-other POST answers a completion of 1 KB at once. `user` in a request names its stream: `GET /gone` tells when the
-client of each named stream left ({name: seconds of CLOCK_MONOTONIC}), and how many streams are open.
+`python engine.py PORT [--interval S] [--chunks N] [--chunk-bytes N] [--model M]`, on 127.0.0.1. It ends when its stdin
+closes. A POST with `"stream": true` gets N SSE events in OpenAI's format, S seconds apart (0: as fast as the client
+reads). Any other POST gets a completion of 1 KB at once. `user` in a request names its stream: `GET /gone` returns when
+the client of each named stream disconnected ({name: seconds of CLOCK_MONOTONIC}), and how many streams are open.
 """
 
 from __future__ import annotations
@@ -22,39 +22,41 @@ import uvloop
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n"
 STREAM_HEAD = HEAD % b"text/event-stream; charset=utf-8" + b"transfer-encoding: chunked\r\n\r\n"
-ANSWER_BYTES = 1024
-HIGH_WATER = 64 * 1024
+RESPONSE_BYTES = 1024
+HIGH_WATER = 64 * 1024  # bytes in the write buffer at which a stream pauses
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream":\s*true')
 _USER = re.compile(rb'"user":\s*"([^"]*)"')
 
 
 def http_chunk(data: bytes) -> bytes:
-    """One chunk of HTTP's chunked coding."""
+    """One chunk of HTTP's chunked transfer coding."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def whole(content: Any, kind: bytes = b"application/json") -> bytes:
-    """A complete answer, `content` as JSON unless it is bytes already."""
+def response(content: Any, kind: bytes = b"application/json") -> bytes:
+    """A complete response. content: bytes, or a value for JSON. kind: the content type."""
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     return HEAD % kind + b"content-length: %d\r\n\r\n%b" % (len(body), body)
 
 
 @dataclass
 class Engine:
-    """What all connections share: what to send, and what is going on."""
+    """What all connections share: the bytes to send, and the state."""
 
     model: str
     interval_s: float
     chunks: int
     chunk_bytes: int
+    #: open streams
     running: int = 0
+    #: name of a stream → when its client disconnected
     gone: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.chunk = http_chunk(b"data: " + self._padded(self.chunk_bytes, self._event) + b"\n\n")
         self.end = http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
-        self.answer = whole(self._padded(ANSWER_BYTES, self._completion))
+        self.response = response(self._padded(RESPONSE_BYTES, self._completion))
 
     def _event(self, text: str) -> dict[str, Any]:
         choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
@@ -74,34 +76,34 @@ class Engine:
 
     @staticmethod
     def _padded(size: int, make: Any) -> bytes:
-        """JSON with as much text in it as makes it `size` bytes long."""
+        """JSON of `make(text)`, with a text that makes it `size` bytes long."""
         missing = size - len(json.dumps(make("")))
         return json.dumps(make("x" * max(1, missing))).encode()
 
     def get(self, path: bytes) -> bytes:
-        """What routers ask an engine for, to know its models, health and load."""
+        """The response to a GET request. Routers probe models, health and load."""
         if path == b"/gone":
-            return whole({"gone": self.gone, "running": self.running})
+            return response({"gone": self.gone, "running": self.running})
         if path == b"/v1/models":
             model = {"id": self.model, "object": "model", "created": 1, "owned_by": "bench", "max_model_len": 8192}
-            return whole({"object": "list", "data": [model]})
+            return response({"object": "list", "data": [model]})
         if path == b"/metrics":
             rows = {"running": self.running, "waiting": 0}.items()
             text = "".join(f'vllm:num_requests_{row}{{model_name="{self.model}"}} {count}\n' for row, count in rows)
-            return whole(text.encode(), b"text/plain; version=0.0.4")
+            return response(text.encode(), b"text/plain; version=0.0.4")
         served = {"model_path": self.model, "served_model_name": self.model, "is_generation": True}
-        return whole({"status": "ok", **served, "tp_size": 1, "dp_size": 1, "version": "0"})
+        return response({"status": "ok", **served, "tp_size": 1, "dp_size": 1, "version": "0"})
 
 
 class Client(asyncio.Protocol):
-    """One connection of a router."""
+    """A connection from a router."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._transport = cast(asyncio.Transport, None)
         self._received = bytearray()
-        self._left = 0  # chunks of the stream that runs; 0: none does
-        self._user = ""
+        self._left = 0  # chunks that the stream still has to send; 0: no stream runs
+        self._user = ""  # name of the stream
         self._timer: asyncio.Handle | None = None
         self._paused = False
 
@@ -146,18 +148,18 @@ class Client(asyncio.Protocol):
             self._engine.running += 1
             self._left = self._engine.chunks
             self._transport.write(STREAM_HEAD)
-            self._go_on()
+            self._send_chunks()
         else:
-            self._transport.write(self._engine.answer)
+            self._transport.write(self._engine.response)
 
-    def _go_on(self) -> None:
+    def _send_chunks(self) -> None:
         engine, loop = self._engine, asyncio.get_running_loop()
         self._timer = None
         while self._left and not self._paused:
             self._transport.write(engine.chunk)
             self._left -= 1
             if self._left and engine.interval_s:
-                self._timer = loop.call_later(engine.interval_s, self._go_on)
+                self._timer = loop.call_later(engine.interval_s, self._send_chunks)
                 return
         if not self._left:
             engine.running -= 1
@@ -169,22 +171,22 @@ class Client(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._paused = False
         if self._left and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_soon(self._go_on)
+            self._timer = asyncio.get_running_loop().call_soon(self._send_chunks)
 
 
 async def serve(engine: Engine, port: int) -> None:
-    """Until SIGTERM, or until stdin ends: then whoever started us is gone."""
+    """Serve until SIGTERM, or until stdin closes because the parent process ended."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_reader(0, _look_at_stdin, stop)
+    loop.add_reader(0, _on_stdin, stop)
     server = await loop.create_server(lambda: Client(engine), "127.0.0.1", port, backlog=4096)
     await stop.wait()
     server.close()
 
 
-def _look_at_stdin(stop: asyncio.Event) -> None:
+def _on_stdin(stop: asyncio.Event) -> None:
     if not os.read(0, 4096):
         stop.set()
 
@@ -193,9 +195,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("port", type=int)
-    parser.add_argument("--interval", type=float, default=0.01, help="seconds between two chunks")
+    parser.add_argument("--interval", type=float, default=0.01, help="seconds between two chunks of a stream")
     parser.add_argument("--chunks", type=int, default=128, help="chunks of one stream")
-    parser.add_argument("--chunk-bytes", type=int, default=200, help="JSON in one chunk")
+    parser.add_argument("--chunk-bytes", type=int, default=200, help="bytes of JSON in one chunk")
     parser.add_argument("--model", default="bench")
     given = parser.parse_args()
     uvloop.run(serve(Engine(given.model, given.interval, given.chunks, given.chunk_bytes), given.port))

@@ -1,4 +1,4 @@
-"""What Linux's /proc tells of processes and of the machine. Everything else here would work on other systems."""
+"""Reads processes and the machine from Linux's /proc. The rest of the benchmark does not depend on Linux."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROC = Path("/proc")
 
 
 def require_linux() -> None:
-    """Raise `UsageError` where CPU time and memory of other processes cannot be read."""
+    """Raise `UsageError` if this system has no /proc."""
     if not (PROC / "self" / "stat").exists():
         raise UsageError(
             f"the benchmark reads CPU time and memory from /proc, which only Linux has (this is {sys.platform}); "
@@ -24,16 +24,16 @@ def require_linux() -> None:
 
 
 def parse_stat(text: str) -> tuple[int, int]:
-    """(parent's pid, CPU ticks used in user and kernel mode) of one `/proc/PID/stat`.
+    """(pid of the parent, CPU ticks in user and kernel mode) from `/proc/PID/stat`.
 
-    The command's name stands in brackets and may hold spaces and brackets itself. Source: proc_pid_stat(5).
+    The command's name is in brackets and may contain spaces and brackets. Source: proc_pid_stat(5).
     """
     fields = text.rpartition(")")[2].split()
     return int(fields[1]), int(fields[11]) + int(fields[12])
 
 
 def parse_kib(text: str, field: str) -> int | None:
-    """The number of `Field:  123 kB` in a smaps_rollup or status file."""
+    """The number in a line `Field:  123 kB` of a smaps_rollup or status file; None if there is no such line."""
     for line in text.splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1])
@@ -47,19 +47,19 @@ def family(pids: Iterable[int]) -> list[int]:
         if entry.name.isdigit() and (stat := _read(entry / "stat")):
             children.setdefault(parse_stat(stat)[0], []).append(int(entry.name))
     found = list(dict.fromkeys(pids))
-    for pid in found:  # grows while it is walked
+    for pid in found:  # grows during the loop
         found += [child for child in children.get(pid, ()) if child not in found]
     return found
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """CPU seconds that these processes have used so far, all threads."""
+    """CPU seconds that these processes have used, all threads."""
     stats = (_read(PROC / str(pid) / "stat") for pid in pids)
     return sum(parse_stat(stat)[1] for stat in stats if stat) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_kib(pids: Iterable[int]) -> int:
-    """Memory of these processes: proportional set size, or resident set size where the kernel does not tell it."""
+    """Memory of these processes: proportional set size, or resident set size if the kernel has no smaps_rollup."""
     total = 0
     for pid in pids:
         pss = parse_kib(_read(PROC / str(pid) / "smaps_rollup"), "Pss")
@@ -68,7 +68,7 @@ def memory_kib(pids: Iterable[int]) -> int:
 
 
 def raise_descriptor_limit() -> int:
-    """Let this process, and those that it starts, open as many descriptors as the system allows; returns how many."""
+    """Raise the limit of descriptors to what the system allows, also for processes started later. Returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -76,7 +76,7 @@ def raise_descriptor_limit() -> int:
 
 
 def machine() -> str:
-    """Processor, cores, memory and kernel, in one line."""
+    """Processor, cores, memory and kernel in one line."""
     model = next((line.partition(":")[2] for line in _read(PROC / "cpuinfo").splitlines() if "model name" in line), "")
     memory = (parse_kib(_read(PROC / "meminfo"), "MemTotal") or 0) / 2**20
     cores = len(os.sched_getaffinity(0))
@@ -85,7 +85,7 @@ def machine() -> str:
 
 
 def _read(path: Path) -> str:
-    """Empty if the process has ended meanwhile, or may not be looked at."""
+    """A file's text; empty if the process has ended, or access is denied."""
     try:
         return path.read_text(errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""The processes under test: engines, nginx, our nodes. Each is ours, on 127.0.0.1, and ends with the bed."""
+"""The processes under test: engines, nginx and nodes, all on 127.0.0.1. They end with the test bed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import Self
 
 import httpx
 
-from bench import proc
+from bench import procfs
 from bench.load import KEY, chat
 from hierarchy.errors import HierarchyError
 
@@ -32,43 +32,46 @@ MODEL = "bench"
 START_DEADLINE_S = 60.0
 END_DEADLINE_S = 8.0
 POLL_S = 0.05
-LOG_LINES = 8
+LOG_LINES = 8  # in an error message
 
 
-class BedError(HierarchyError):
-    """A process that is to be measured could not be started; the end of its log is in the message."""
+class BenchError(HierarchyError):
+    """A measurement is not possible, for example because a process did not start."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """One of our processes; `log` is the file with its output."""
+    """A process of the test bed."""
 
     name: str
     url: str
     popen: subprocess.Popen[bytes]
-    log: Path
+    log: Path  # its output
 
     @property
     def pid(self) -> int:
+        """Its process id."""
         return self.popen.pid
 
 
 @dataclass(frozen=True)
 class Target:
-    """Something to send requests to, and the processes whose work it is, the first to be reached first."""
+    """Something to send requests to."""
 
     name: str
+    #: clients use them in turn
     urls: tuple[str, ...]
+    #: the processes whose CPU time is measured, the entry node first
     processes: tuple[Process, ...]
 
     @property
     def pids(self) -> list[int]:
-        """With all descendants."""
-        return proc.family(process.pid for process in self.processes)
+        """Of its processes and all their descendants."""
+        return procfs.family(process.pid for process in self.processes)
 
 
-class Bed:
-    """Starts processes and ends them all. Their logs lie in a temporary folder.
+class TestBed:
+    """Starts processes and ends them all. Their logs are in a temporary folder.
 
     home: the copy of this project whose nodes are started.
     """
@@ -80,7 +83,7 @@ class Bed:
 
     def __enter__(self) -> Self:
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="hierarchy-bench-")))
-        self.folder.chmod(0o755)  # nginx's worker process may be another user
+        self.folder.chmod(0o755)  # nginx's worker process may run as another user
         return self
 
     def __exit__(
@@ -93,7 +96,7 @@ class Bed:
         for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.popen.wait(max(0.1, deadline - time.monotonic()))
-            # The group is its own session: whatever it started itself goes too.
+            # The process leads its own session: this kills what it started as well.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.popen.wait()
@@ -102,12 +105,12 @@ class Bed:
         self._stack.close()
 
     def start(self, name: str, argv: Sequence[object], port: int, env: Mapping[str, str] | None = None) -> Process:
-        """Start one process that will listen on `port`."""
+        """Start a process that will listen on `port`."""
         log = self.folder / f"{len(self._processes)}-{name}.log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
                 [str(word) for word in argv],
-                stdin=subprocess.PIPE,  # workers and nodes end when it does, even if we are killed
+                stdin=subprocess.PIPE,  # engines and nodes end when it closes, even if this process is killed
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
@@ -118,10 +121,10 @@ class Bed:
         self._processes.append(process)
         return process
 
-    def worker(self, *options: object) -> Process:
-        """An engine; options as of worker.py."""
+    def engine(self, *options: object) -> Process:
+        """Start an engine. options: of engine.py."""
         port = free_port()
-        return self.start("worker", [sys.executable, HERE / "worker.py", port, *options], port)
+        return self.start("engine", [sys.executable, HERE / "engine.py", port, *options], port)
 
     def node(
         self,
@@ -133,7 +136,10 @@ class Bed:
         port: int = 0,
         home: Path | None = None,
     ) -> Process:
-        """A node with the default settings of `hierarchy serve`. link: who dials. home: another than the bed's."""
+        """Start a node with the default settings of `hierarchy serve`.
+
+        port: 0 for any free one. home: as in the constructor, if another copy is to be used.
+        """
         port = port or free_port()
         argv = [sys.executable, "-m", "hierarchy", "serve", "--node", name, "--host", HOST, "--port", port]
         argv += [f"--engine=vllm={engine.url}" for engine in engines]
@@ -141,27 +147,27 @@ class Bed:
         return self.start(name, [*argv, "--exit-with-parent"], port, {"PYTHONPATH": str(home or self.home)})
 
     def one_level(self, engines: Sequence[Process], name: str = "hierarchy", home: Path | None = None) -> Target:
-        """One node in front of the engines."""
+        """Start one node in front of the engines."""
         return target(f"{name}, one level", self.node("solo", engines=engines, home=home))
 
     def three_levels(self, engines: Sequence[Process], name: str = "hierarchy", home: Path | None = None) -> Target:
-        """root → site → rack → engines."""
+        """Start root → site → rack → engines."""
         root = self.node("root", home=home)
         site = self.node("site", parent=root, home=home)
         return target(f"{name}, three levels", root, site, self.node("rack", engines=engines, parent=site, home=home))
 
     def two_levels(self, engines: Sequence[Process], link: str) -> Target:
-        """root → site → engines, by a direct or a reverse link."""
+        """Start root → site → engines, with a direct or a reverse link."""
         root = self.node("root")
         return target(f"two levels, link {link}", root, self.node("site", engines=engines, parent=root, link=link))
 
     def kill(self, process: Process) -> None:
-        """End one process at once, without a farewell."""
+        """Kill a process with SIGKILL."""
         process.popen.kill()
         process.popen.wait()
 
     def nginx(self, engines: Sequence[Process]) -> Target | None:
-        """nginx in front of the engines, if this machine has it."""
+        """Start nginx in front of the engines; None if it is not installed."""
         program = find_nginx()
         if program is None:
             return None
@@ -170,11 +176,11 @@ class Bed:
         root.mkdir()
         root.chmod(0o755)
         config = root / "nginx.conf"
-        config.write_text(nginx_config(root, port, [engine.url for engine in engines], proc.raise_descriptor_limit()))
+        config.write_text(nginx_config(root, port, [engine.url for engine in engines], procfs.raise_descriptor_limit()))
         return target("nginx", self.start("nginx", [program, "-p", root, "-c", config, "-e", "stderr"], port))
 
     def three_nginx(self, engines: Sequence[Process]) -> Target | None:
-        """nginx → nginx → nginx → engines."""
+        """Start nginx → nginx → nginx → engines; None if it is not installed."""
         chain: list[Process] = []
         for _ in range(3):
             level = self.nginx(chain[:1] or engines)
@@ -184,64 +190,69 @@ class Bed:
         return target("nginx, three levels", *chain)
 
     async def ready(self, targets: Sequence[Target], model: str = MODEL) -> None:
-        """Wait until each answers a request.
+        """Wait until each target responds to a request.
 
         Raises:
-            BedError: one ended, or did not answer in time.
+            BenchError: a process ended or did not respond in time; has the end of its log.
         """
         body = chat(model, stream=False, size=200)
         headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(trust_env=False, headers=headers) as http:
-            for waited in targets:
-                await self._until(waited, lambda url: http.post(f"{url}/v1/chat/completions", content=body, timeout=5))
+            for target in targets:
+                await self._wait_for(
+                    target, lambda url: http.post(f"{url}/v1/chat/completions", content=body, timeout=5)
+                )
 
-    async def _until(self, waited: Target, ask: Callable[[str], Awaitable[httpx.Response]]) -> None:
+    async def _wait_for(self, target: Target, request: Callable[[str], Awaitable[httpx.Response]]) -> None:
         deadline = time.monotonic() + START_DEADLINE_S
-        for url in waited.urls:
+        for url in target.urls:
             while True:
-                said = "no answer"
+                seen = "no response"
                 with contextlib.suppress(httpx.HTTPError):
-                    answer = await ask(url)
-                    if answer.status_code == 200:
+                    response = await request(url)
+                    if response.status_code == 200:
                         break
-                    said = f"status {answer.status_code}"
-                self._check(waited, said if time.monotonic() > deadline else "")
+                    seen = f"status {response.status_code}"
+                self._check(target, seen if time.monotonic() > deadline else "")
                 await asyncio.sleep(POLL_S)
 
     @staticmethod
-    def _check(waited: Target, too_late: str) -> None:
-        for process in waited.processes:
+    def _check(target: Target, too_late: str) -> None:
+        """Raise BenchError if a process ended, or if `too_late`, which is what was seen when the deadline passed."""
+        for process in target.processes:
             status = process.popen.poll()
             if status is None and not too_late:
                 continue
-            why = f"ended with status {status}" if status is not None else f"is not up after {START_DEADLINE_S:g} s"
+            reason = f"ended with status {status}" if status is not None else f"is not up after {START_DEADLINE_S:g} s"
             last = "\n".join(process.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-            raise BedError(f"{process.name} {why}{f' ({too_late})' if too_late else ''}; the end of its log:\n{last}")
+            raise BenchError(
+                f"{process.name} {reason}{f' ({too_late})' if too_late else ''}; the end of its log:\n{last}"
+            )
 
 
 def target(name: str, *processes: Process) -> Target:
-    """A target that is reached through its first process."""
+    """A target whose first process receives the requests."""
     return Target(name, (processes[0].url,), processes)
 
 
 def direct(engines: Sequence[Process]) -> Target:
-    """The engines themselves, without any router."""
+    """The engines without a router."""
     return Target("direct to the engines", tuple(engine.url for engine in engines), tuple(engines))
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens now."""
+    """A free port of 127.0.0.1."""
     with socket.create_server((HOST, 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def find_nginx() -> str | None:
-    """Its path; a user's PATH often lacks the folder where Debian puts it."""
+    """Path of nginx; a user's PATH often lacks the folder where Debian installs it."""
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/local/nginx/sbin")
 
 
 def nginx_config(root: Path, port: int, engines: Sequence[str], descriptors: int) -> str:
-    """nginx.conf with its blanks filled in."""
+    """nginx.conf with its placeholders filled in. descriptors: how many the system allows."""
     servers = "\n        ".join(f"server {url.removeprefix('http://')};" for url in engines)
     template = string.Template((HERE / "nginx.conf").read_text())
     return template.substitute(root=root, port=port, servers=servers, descriptors=min(descriptors, 100_000))
