@@ -6,7 +6,6 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from hierarchy.registry import Registry
@@ -18,9 +17,6 @@ WORKER = "http://w1:21002"
 SITE = "http://site-a:21001"
 OPENAI: ModelKey = ("m", "openai")
 FASTCHAT: ModelKey = ("m", "fastchat")
-
-#: Hypothesis judges by wall clock, which says nothing on a machine that others load as well.
-UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Clock:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hierarchy.config.model_names import parse_targets
 from tests.api.support import ME, Api, error_of
-from tests.builders import SITE, UNTIMED, WORKER, model, report, site, status_of, worker
+from tests.builders import SITE, WORKER, model, report, site, status_of, worker
 
 W2 = "http://w2:21002"
 
@@ -232,7 +232,6 @@ known = st.sampled_from(
 )
 
 
-@UNTIMED
 @given(st.dictionaries(known, values, max_size=3), st.booleans())
 def test_whatever_comes_is_answered_and_what_is_shown_stays_json(odd: dict[str, Any], ours: bool) -> None:
     api = Api()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hierarchy.balancing.policy import POLICIES, Candidates, RoundRobin, lottery, p2c, shortest_queue
 from hierarchy.registry.child import Child, Share
-from tests.builders import UNTIMED, model, status_of
+from tests.builders import model, status_of
 
 DRAWS = 20_000
 
@@ -139,7 +139,6 @@ loads = st.lists(st.tuples(st.floats(1e-6, 1e6), st.integers(0, 10**9)), min_siz
 chances = st.floats(0, 1, exclude_max=True)
 
 
-@UNTIMED
 @given(loads, chances, st.sampled_from(sorted(POLICIES)))
 def test_no_policy_takes_a_share_that_is_not_a_candidate(
     speeds_and_queues: list[tuple[float, int]], chance: float, policy: str
@@ -152,7 +151,6 @@ def test_no_policy_takes_a_share_that_is_not_a_candidate(
     assert among.shares == before
 
 
-@UNTIMED
 @given(loads)
 def test_no_share_has_a_lower_score_than_that_of_shortest_queue(speeds_and_queues: list[tuple[float, int]]) -> None:
     among = candidates(*speeds_and_queues)

@@ -19,7 +19,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hierarchy.relay.upstream.connection import Upstream
 from hierarchy.wire.status import ModelStatus, NodeStatus
-from tests.builders import UNTIMED
 from tests.http.test_framing import split
 from tests.relay.memory import Link, MemoryLane
 from tests.relay.players import RUNS, Peer, Play, Request, number_of, pieces, request
@@ -269,7 +268,7 @@ def reached(parts: list[bytes]) -> tuple[list[bytes], bytes]:
 
 
 @given(st.lists(st.sampled_from(["length", "chunked", "app"]), min_size=1, max_size=4), st.lists(st.integers(1, 90)))
-@settings(UNTIMED, max_examples=60)
+@settings(max_examples=60)
 def test_the_engine_receives_the_same_however_the_bytes_are_split(wanted: list[str], cuts: list[int]) -> None:
     data = [request(kind, number) for number, kind in enumerate(wanted)]
     whole = reached([b"".join(data)])

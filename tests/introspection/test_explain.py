@@ -16,7 +16,7 @@ from hierarchy.introspection.tree import TreeView
 from hierarchy.registry.child import Child, Share
 from hierarchy.wire.status import Api
 from hierarchy.wire.tree_entry import decode
-from tests.builders import OPENAI, UNTIMED, Table, model, nested, report, scalars, site, status_of, worker
+from tests.builders import OPENAI, Table, model, nested, report, scalars, site, status_of, worker
 
 
 def shares_of(pairs: list[tuple[float, float]]) -> list[Share]:
@@ -168,7 +168,6 @@ def test_many_held_engines_are_counted() -> None:
     )
 
 
-@UNTIMED
 @given(nested(st.none() | scalars | st.sampled_from(["node", "m", "openai"])))
 def test_any_json_is_explained(junk: Any) -> None:
     tree = {

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hierarchy.errors import RequestError
 from hierarchy.wire.status import Api, aggregate
-from tests.builders import OPENAI, UNTIMED, WORKER, Table, model, report, site, status_of, worker
+from tests.builders import OPENAI, WORKER, Table, model, report, site, status_of, worker
 
 NAMES = st.sampled_from(["site-a", "site-b", "gpu", WORKER])
 MODELS = st.lists(
@@ -104,7 +104,7 @@ class AvailableMachine(RuleBasedStateMachine):
         self.kept = (shares, speeds)
 
 
-AvailableMachine.TestCase.settings = settings(UNTIMED, max_examples=60, stateful_step_count=40)
+AvailableMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestAvailable = AvailableMachine.TestCase
 
 numbers = st.integers(-1, 10**10) | st.floats() | st.none()
@@ -128,7 +128,6 @@ malformed = st.fixed_dictionaries(
 )
 
 
-@UNTIMED
 @given(st.lists(st.tuples(st.booleans(), malformed), max_size=8))
 def test_a_child_with_false_reports_gets_errors_and_breaks_nothing(messages: list[tuple[bool, dict[str, Any]]]) -> None:
     table = Table()

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hierarchy.registry.child import FASTCHAT_EXPIRY_S, NODE, Child, Lease, Load
 from hierarchy.wire.status import ModelStatus, NodeStatus
-from tests.builders import FASTCHAT, OPENAI, UNTIMED, model, status_of
+from tests.builders import FASTCHAT, OPENAI, model, status_of
 
 SPEEDS = {"a": 1.0, "b": 2.0}
 
@@ -189,7 +189,7 @@ class LoadMachine(RuleBasedStateMachine):
         assert all(share.value == 0 for share in self.child.shares.values())
 
 
-LoadMachine.TestCase.settings = settings(UNTIMED, max_examples=120, stateful_step_count=40)
+LoadMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=40)
 TestLoad = LoadMachine.TestCase
 
 

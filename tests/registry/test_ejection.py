@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hierarchy.registry.child import Child, Lease
 from hierarchy.registry.ejection import BASE_S, FORGET_AFTER_S, FULL_WINDOW, MAX_S, Failure, FailureRecord, ejection_s
-from tests.builders import OPENAI, UNTIMED, Table, model, site, status_of
+from tests.builders import OPENAI, Table, model, site, status_of
 
 FAILURES = get_args(Failure)
 
@@ -207,5 +207,5 @@ class EjectionMachine(RuleBasedStateMachine):
             assert engine.in_flight == sum(child is engine for child, _ in self.leases)
 
 
-EjectionMachine.TestCase.settings = UNTIMED
+EjectionMachine.TestCase.settings = settings()
 TestEjection = EjectionMachine.TestCase

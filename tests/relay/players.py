@@ -10,12 +10,11 @@ import httptools
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from tests.builders import UNTIMED
 from tests.relay.memory import Link
 from tests.relay.raw import HEALTH, SSE_HEAD, Answer, answer, chunk, event, post, post_head
 
 OK_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
-RUNS = settings(UNTIMED, max_examples=60, stateful_step_count=30)
+RUNS = settings(max_examples=60, stateful_step_count=30)
 pieces = st.lists(st.just(10_000) | st.integers(1, 60), min_size=1, max_size=6)
 
 

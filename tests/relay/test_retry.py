@@ -14,7 +14,6 @@ from hierarchy.errors import ChildFailed
 from hierarchy.http import render
 from hierarchy.http.dialect import FRAMES, OPENAI
 from hierarchy.http.request_head import ATTEMPTS, DEADLINE
-from tests.builders import UNTIMED
 from tests.relay.raw import MODEL, SSE_HEAD, answer, chunk, event, post
 from tests.relay.support import CLOSE, HOLD, RESET, Script, Tree, World, tree
 
@@ -76,7 +75,6 @@ levels = st.recursive(
 )
 
 
-@UNTIMED
 @given(levels)
 def test_however_deep_and_wide_no_request_is_tried_more_often(root: Level) -> None:
     spent: list[int] = []

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from hierarchy.runtime.metrics import BUCKETS_S, GAUGES, Histogram, Metrics, Sample
-from tests.builders import UNTIMED
 
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -98,7 +97,6 @@ def test_two_processes_metrics_do_not_mix() -> None:
     assert key("hierarchy_refused_total", code="x") not in read(other)
 
 
-@UNTIMED
 @given(st.lists(st.floats(0, 1e4) | st.sampled_from(BUCKETS_S)))
 def test_a_histogram_is_cumulative_and_complete(seconds: list[float]) -> None:
     histogram = Histogram()

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.security.dial_guard import DialGuard, ForbiddenAddress, GuardedTransport, connect, networks, plain
-from tests.builders import UNTIMED
 from tests.support import free_port, running_app
 
 OPEN = DialGuard()
@@ -44,7 +43,6 @@ def test_some_addresses_are_never_dialled_whatever_is_allowed(address: str, guar
                 assert "never" in guard.flaw(disguised, local=local), disguised
 
 
-@UNTIMED
 @given(st.ip_addresses(v=4))
 def test_an_ipv4_address_inside_an_ipv6_one_is_judged_as_itself(ip: ipaddress.IPv4Address) -> None:
     guard = DialGuard(networks(["10.0.0.0/8"]))
@@ -54,7 +52,6 @@ def test_an_ipv4_address_inside_an_ipv6_one_is_judged_as_itself(ip: ipaddress.IP
         assert guard.permits(disguised) == guard.permits(str(ip))
 
 
-@UNTIMED
 @given(st.ip_addresses())
 def test_allow_admits_what_is_in_it_and_nothing_else(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     guard = DialGuard(networks([str(plain(ip))]))

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from hierarchy.errors import UsageError
 from hierarchy.security.keys import KeyFile, create_key, digest, read_keys, revoke_keys
-from tests.builders import UNTIMED
 
 
 def test_a_key_is_in_no_file_and_is_found_by_its_hash(tmp_path: Path) -> None:
@@ -27,7 +26,6 @@ def test_a_key_is_in_no_file_and_is_found_by_its_hash(tmp_path: Path) -> None:
     assert len(KeyFile(path)) == 2
 
 
-@UNTIMED
 @given(st.binary(max_size=80))
 def test_no_other_key_is_found(tmp_path_factory: pytest.TempPathFactory, shown: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "other.yaml"
@@ -75,7 +73,6 @@ def test_a_file_that_is_none_is_refused_and_a_running_node_keeps_what_it_had(
     assert keys.find(key.encode())
 
 
-@UNTIMED
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"

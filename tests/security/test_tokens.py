@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hierarchy.errors import InvalidToken, UsageError
 from hierarchy.security.tokens import CREDENTIAL_S, Signer, create_tree_key, derive_parent_key, parent_key
-from tests.builders import UNTIMED, Clock
+from tests.builders import Clock
 
 TREE = create_tree_key()
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
@@ -20,7 +20,6 @@ def signer(parent: str = "root", tree: str = TREE, clock: Clock | None = None) -
     return Signer(parent, parent_key(tree, parent), clock or Clock())
 
 
-@UNTIMED
 @given(names, names, st.none() | st.lists(st.text(min_size=1, max_size=10), max_size=4))
 def test_a_token_says_what_it_was_made_for(node: str, parent: str, models: list[str] | None) -> None:
     one = signer(parent)
@@ -32,14 +31,12 @@ def test_a_token_says_what_it_was_made_for(node: str, parent: str, models: list[
     assert credential.models == grant.models
 
 
-@UNTIMED
 @given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
 def test_what_is_no_token_is_refused_and_nothing_else_happens(text: str) -> None:
     with pytest.raises(InvalidToken):
         signer().check(text)
 
 
-@UNTIMED
 @given(st.data())
 def test_no_changed_byte_goes_unnoticed(data: st.DataObject) -> None:
     token = signer().join_token("site-a", 60)
@@ -54,7 +51,6 @@ json_values = st.recursive(
 )
 
 
-@UNTIMED
 @given(st.dictionaries(st.sampled_from(["sub", "exp", "iat", "jti", "kind", "models", "nbf"]), json_values))
 def test_claims_of_any_kind_are_refused_with_a_good_signature_too(claims: dict[str, object]) -> None:
     token = jwt.encode({"aud": "root", **claims}, parent_key(TREE, "root"), "HS256")

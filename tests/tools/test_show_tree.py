@@ -18,8 +18,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import UNTIMED
-
 SCRIPT = Path(__file__).parents[2] / "tools" / "show_tree.py"
 DEADLINE_S = 20.0
 
@@ -276,7 +274,6 @@ entries = st.recursive(
 )
 
 
-@UNTIMED
 @given(entries, st.integers(40, 200))
 def test_any_json_object_can_be_drawn(entry: dict[str, Any], width: int) -> None:
     assert show_tree.draw(entry, width).plain.count("\n") >= 3

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.errors import UsageError
-from tests.builders import UNTIMED
 from tests.trees import CONFIGS, from_data, from_text, load_tree, problems_of, valid_trees
 
 SITES = """\
@@ -138,7 +137,6 @@ FAULTS = ["cycle", "second root", "unknown parent", "parent is an engine", "one 
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@UNTIMED
 @given(data=st.data())
 def test_one_fault_in_any_tree_is_found(fault: str, data: st.DataObject) -> None:
     tree = data.draw(valid_trees())

@@ -12,7 +12,6 @@ from hypothesis import given
 
 from hierarchy.topology.drawing import FORMATS
 from hierarchy.topology.drawing.parts import parts
-from tests.builders import UNTIMED
 from tests.tools.test_show_tree import LIVE, entries
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -81,7 +80,6 @@ def test_what_xml_cannot_carry_is_left_out() -> None:
     assert texts(FORMATS["svg"]({"name": "a\ud800\uffffb\x01"}))[0] == "a??b\\x01"
 
 
-@UNTIMED
 @given(entries)
 def test_any_json_object_can_be_drawn(entry: dict[str, Any]) -> None:
     count = len(parts(entry))

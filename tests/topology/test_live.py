@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hierarchy.topology.drift import drift
 from hierarchy.topology.live import live_graph, live_problems
 from hierarchy.wire.tree_entry import decode
-from tests.builders import UNTIMED, nested
+from tests.builders import nested
 from tests.trees import from_text
 
 CONFIG = """\
@@ -140,7 +140,6 @@ def test_flags_name_engines_alike_at_every_node_and_reverse_links_share_addresse
     assert problems(running(a=behind, b=behind)) == []
 
 
-@UNTIMED
 @given(nested(st.none() | st.booleans() | st.integers() | st.sampled_from(["node", "up", "a", "http://a:1"])))
 def test_any_json_is_accepted(junk: Any) -> None:
     tree = {

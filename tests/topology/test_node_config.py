@@ -13,7 +13,6 @@ from hierarchy.config.models import ConfigError, EngineConfig, NodeConfig, Setti
 from hierarchy.errors import UsageError
 from hierarchy.topology import node_config
 from hierarchy.topology.node_config import from_tree
-from tests.builders import UNTIMED
 from tests.topology.test_declared import SITES
 from tests.trees import CONFIGS, from_data, from_text, load_tree, problems_of, valid_trees
 
@@ -96,7 +95,6 @@ def test_the_example_of_isolated_subnets_says_what_its_comment_promises(tmp_path
     assert "link: reverse" in problem
 
 
-@UNTIMED
 @given(valid_trees())
 def test_any_good_tree_is_clean_and_every_node_can_be_cut(data: dict[str, Any]) -> None:
     tree = from_data(data)

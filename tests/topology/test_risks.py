@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from hierarchy.topology.graph import NODE, Member, TreeGraph
 from hierarchy.topology.risks import Capacity, Point, Risks, describe
-from tests.builders import UNTIMED
 from tests.trees import CONFIGS, load_tree
 
 
@@ -63,7 +62,6 @@ def served(graph: TreeGraph, engines: Iterable[str]) -> set[str]:
     return {model for name in engines for model in graph.members[name].models}
 
 
-@UNTIMED
 @given(graphs())
 def test_a_risk_is_what_is_lost_when_the_point_is_removed(graph: TreeGraph) -> None:
     risks = Risks(graph, "root")
@@ -83,7 +81,6 @@ def test_a_risk_is_what_is_lost_when_the_point_is_removed(graph: TreeGraph) -> N
     assert {point for point in inner if left(graph, [point]) != everything} == risky
 
 
-@UNTIMED
 @given(graphs())
 def test_no_single_point_is_worse_than_the_bottleneck(graph: TreeGraph) -> None:
     risks = Risks(graph, "root")

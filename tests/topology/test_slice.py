@@ -14,7 +14,6 @@ from hierarchy.errors import UsageError
 from hierarchy.topology.declared import DeclaredTree
 from hierarchy.topology.node_config import from_tree
 from hierarchy.topology.slice import as_yaml, slice_of
-from tests.builders import UNTIMED
 from tests.trees import CONFIGS, from_data, from_text, load_tree, valid_trees
 
 SITES = """\
@@ -54,7 +53,7 @@ def test_every_kind_of_field_is_kept(tmp_path: Path) -> None:
     every_node(from_text(tmp_path, SITES), tmp_path)
 
 
-@settings(UNTIMED, max_examples=15)
+@settings(max_examples=15)
 @given(data=valid_trees())
 def test_any_tree_can_be_sliced(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     every_node(from_data(data), tmp_path_factory.getbasetemp())

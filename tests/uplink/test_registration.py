@@ -17,7 +17,7 @@ from hierarchy.security.credential_store import CredentialStore
 from hierarchy.uplink.registration import JITTER, MAX_WAIT_S, PLAIN_INTERVAL_S, RENEW_S, TICK_S
 from hierarchy.wire.messages import Accepted
 from hierarchy.wire.status import NodeStatus
-from tests.builders import OPENAI, SITE, UNTIMED, model, status_of, subtrees
+from tests.builders import OPENAI, SITE, model, status_of, subtrees
 from tests.uplinks import Answer, Bench, load, refuse
 
 # -- registering -----------------------------------------------------------------------------------------------------
@@ -296,7 +296,6 @@ def test_a_request_that_comes_before_the_registrations_answer_is_not_forgotten()
 steps = st.lists(st.tuples(subtrees, st.sampled_from(["fine", "before", "after", "forgot"])), max_size=10)
 
 
-@UNTIMED
 @given(steps)
 def test_after_each_message_the_parent_has_the_subtree_as_it_is(changes: list[tuple[dict[str, Any], str]]) -> None:
     bench = Bench()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hierarchy.errors import BadRequest, InvalidField, RequestError
 from hierarchy.wire.messages import Accepted, Deregistration, HeartBeat, ModelRequest, Registration, check_url, decode
 from hierarchy.wire.status import MAX_QUEUE, ModelStatus, NodeStatus
-from tests.builders import SITE, UNTIMED, WORKER, heart_beat, model, registration, report, site, worker
+from tests.builders import SITE, WORKER, heart_beat, model, registration, report, site, worker
 
 MAX_SPEED = 1e6
 MISSING = object()
@@ -256,19 +256,16 @@ def take(message: Any) -> None:
             assert status is None or all(0 < m.speed <= MAX_SPEED for m in status.models)
 
 
-@UNTIMED
 @given(values)
 def test_any_json_is_taken_or_refused(message: Any) -> None:
     take(message)
 
 
-@UNTIMED
 @given(st.dictionaries(fields, values, max_size=3), st.booleans())
 def test_a_good_message_with_anything_in_it_is_taken_or_refused(odd: dict[str, Any], whole: bool) -> None:
     take({**(site() if whole else worker()), **report(), **odd})
 
 
-@UNTIMED
 @given(st.binary(max_size=60) | st.text(st.sampled_from('{}[]",:\\u0d8naN1e-. '), max_size=40).map(str.encode))
 def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
     for kind in (Registration, HeartBeat, Deregistration, ModelRequest):

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.wire.status import EMPTY, MAX_QUEUE, ModelStatus, NodeStatus, aggregate
-from tests.builders import UNTIMED
 
 # Whole speeds, whose sums are exact in any order.
 speeds = st.integers(1, 1000).map(float)
@@ -18,13 +17,11 @@ statuses = st.builds(
 several = st.lists(statuses, max_size=5)
 
 
-@UNTIMED
 @given(several, several)
 def test_sums_of_sums_are_the_sum(left: list[NodeStatus], right: list[NodeStatus]) -> None:
     assert aggregate([aggregate(left), aggregate(right)]) == aggregate([*left, *right])
 
 
-@UNTIMED
 @given(several, st.randoms(use_true_random=False))
 def test_the_order_of_children_does_not_matter(children: list[NodeStatus], rng: object) -> None:
     shuffled = list(children)
@@ -32,7 +29,6 @@ def test_the_order_of_children_does_not_matter(children: list[NodeStatus], rng: 
     assert aggregate(shuffled) == aggregate(children)
 
 
-@UNTIMED
 @given(several)
 def test_totals_and_models_balance(children: list[NodeStatus]) -> None:
     total = aggregate(children)

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from hierarchy.wire.subtree import all_gone, diff, listed_models, merge, rejection_reason
 from hierarchy.wire.tree_entry import MAX_DEPTH
-from tests.builders import UNTIMED, nested, scalars, subtrees
+from tests.builders import nested, scalars, subtrees
 
 anything = nested(scalars | st.none() | st.floats() | st.text(st.characters(), max_size=2))
 
 
-@UNTIMED
 @given(subtrees, subtrees)
 def test_the_difference_makes_the_new_of_the_old(old: dict[str, Any], new: dict[str, Any]) -> None:
     before = copy.deepcopy((old, new))
@@ -29,14 +28,12 @@ def test_the_difference_makes_the_new_of_the_old(old: dict[str, Any], new: dict[
     assert (patch == {}) == (old == new)
 
 
-@UNTIMED
 @given(subtrees, subtrees, subtrees)
 def test_differences_follow_each_other(first: dict[str, Any], second: dict[str, Any], third: dict[str, Any]) -> None:
     known = merge(merge({}, first), diff(first, second))
     assert merge(known, diff(second, third)) == third
 
 
-@UNTIMED
 @given(subtrees, anything)
 def test_any_patch_leaves_the_target_as_it_was(target: dict[str, Any], patch: Any) -> None:
     before = copy.deepcopy(target)
@@ -99,7 +96,6 @@ def test_what_json_cannot_carry_is_found_at_any_depth(bad: Any) -> None:
         assert "JSON cannot carry" in rejection_reason(value)
 
 
-@UNTIMED
 @given(anything)
 def test_what_is_not_rejected_can_be_shown_and_sent_on(value: Any) -> None:
     try:
@@ -146,7 +142,6 @@ def test_all_that_a_child_had_below_it_is_gone_with_it() -> None:
     }
 
 
-@UNTIMED
 @given(
     anything
     | st.dictionaries(st.sampled_from("ab"), st.fixed_dictionaries({"kind": st.just("node"), "children": anything}))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hierarchy.introspection.tree import TreeView
 from hierarchy.wire import tree_entry
 from hierarchy.wire.tree_entry import MAX_DEPTH, ModelEntry, TreeEntry, decode
-from tests.builders import OPENAI, UNTIMED, Table, model, nested, site, status_of
+from tests.builders import OPENAI, Table, model, nested, site, status_of
 
 anything = nested(st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=3))
 FIELDS = [*tree_entry._ENTRY_TYPES]
@@ -69,13 +69,11 @@ def test_every_field_that_a_node_shows_is_decoded() -> None:
     lease.release()
 
 
-@UNTIMED
 @given(entries)
 def test_a_well_formed_entry_is_decoded_without_loss(entry: TreeEntry) -> None:
     assert decode(as_json(entry)) == entry
 
 
-@UNTIMED
 @given(entries, st.sampled_from(FIELDS), anything)
 def test_a_malformed_field_harms_no_other_field(entry: TreeEntry, spoilt: str, junk: Any) -> None:
     decoded = decode({**as_json(entry), spoilt: junk, "future_field": junk})
@@ -84,7 +82,6 @@ def test_a_malformed_field_harms_no_other_field(entry: TreeEntry, spoilt: str, j
             assert getattr(decoded, field) == getattr(entry, field)
 
 
-@UNTIMED
 @given(st.dictionaries(st.sampled_from(FIELDS) | st.text(st.characters(), max_size=2), anything))
 def test_any_json_object_is_decoded(raw: dict[str, Any]) -> None:
     entry = decode(raw, "key")
