@@ -20,7 +20,9 @@ from hierarchy.http.framing import LAST_CHUNK, Length, chunk
 from hierarchy.http.request_head import Fields
 from hierarchy.http.response_head import UpstreamResponse
 
-COMMENT_EVERY_S = 15.0  # not Final: tests replace it
+# Seconds between comments, as the HTML standard advises for server-sent events ("every 15 seconds or so", against
+# proxies with short timeouts). Not Final: tests replace it.
+COMMENT_EVERY_S = 15.0
 
 
 # -- whole responses -----------------------------------------------------------------------------------------
