@@ -92,6 +92,7 @@ class InvalidField(BadRequest):
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}", param=field)
+        self.reason = reason
 
 
 class InvalidApiKey(RequestError):

@@ -16,7 +16,8 @@ from hierarchy.registry.admission import add_models, check_loop, child_name, fin
 from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.registry.ejection import Failure, FailureRecord
 from hierarchy.wire import subtree
-from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration, check_status
+from hierarchy.wire.checks import check_status
+from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
 from hierarchy.wire.status import Api, ModelKey, NodeStatus, aggregate, part
 
 REMEMBERED_S: Final = 600.0  # how long a child that left is still shown
@@ -169,7 +170,7 @@ class Registry:
         Raises:
             InvalidField: a value is not allowed, as in a registration; the child keeps its former status.
         """
-        check_status("", (), status.speed, status.queue_length, list(status.models), self.max_speed)
+        check_status(status, self.max_speed)
         now = self._clock()
         was_available = child.available(now)
         if child.down is not None:

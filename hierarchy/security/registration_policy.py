@@ -13,7 +13,8 @@ from hierarchy.errors import InvalidToken, NotPermitted, Unavailable, UsageError
 from hierarchy.security.dial_guard import DialGuard
 from hierarchy.security.state import State
 from hierarchy.security.tokens import Grant, Signer
-from hierarchy.wire.messages import HeartBeat, Registration, check_url
+from hierarchy.wire.checks import check_url
+from hierarchy.wire.messages import HeartBeat, Registration
 
 UNAUTHENTICATED_BODY_BYTES = 64 * 1024  # of a message that are read from somebody who has shown nothing
 log = logging.getLogger("hierarchy.security")

@@ -24,7 +24,15 @@ import tenacity
 from hierarchy.errors import HierarchyError
 from hierarchy.security.credential_store import CredentialStore
 from hierarchy.wire import subtree
-from hierarchy.wire.messages import Accepted, Deregistration, HeartBeat, Identity, LinkWish, Registration, WorkerStatus
+from hierarchy.wire.messages import (
+    Accepted,
+    Deregistration,
+    HeartBeat,
+    Identity,
+    Registration,
+    RequestedLink,
+    WorkerStatus,
+)
 from hierarchy.wire.status import EMPTY, NodeStatus
 
 TICK_S = 0.1  # how often load is looked at: so reports go out ten times a second at most
@@ -92,7 +100,7 @@ class Uplink:
         clock: Callable[[], float],
         rng: Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        link: LinkWish = "direct",
+        link: RequestedLink = "direct",
         credentials: CredentialStore | None = None,
     ) -> None:
         self.parent = parent
@@ -111,7 +119,7 @@ class Uplink:
         self._rng = rng
         self._sleep = sleep
         self.secret = secrets.token_hex(16).encode()
-        self._link: LinkWish = link
+        self._link: RequestedLink = link
         self._forgotten = False
         self._credentials = credentials
         self._seq = 0

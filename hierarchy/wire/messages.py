@@ -1,149 +1,197 @@
-"""The messages between a child and its parent, and what makes one acceptable.
+"""The messages between a child and its parent.
 
-A registration or report is FastChat's own object with our fields beside it (docs/reference/protocol.md). Unknown
-fields are ignored, so that releases can differ within one tree. Everything here came over a network: `decode` checks
-types, `Registration.check` and `HeartBeat.check` check values, and both raise `InvalidField` naming the field.
+A registration or report is FastChat's own object with further fields beside it (docs/reference/protocol.md). Unknown
+fields are ignored, so that one tree can have nodes of different releases. Everything here came over a network:
+`decode` checks types, and `Registration.check` and `HeartBeat.check` check values (see `checks`). All three raise
+`InvalidField`, which names the field.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 
 from hierarchy.errors import BadRequest, InvalidField
-from hierarchy.names import MAX_NAME, is_node_name, is_printable_name
-from hierarchy.wire import subtree
-from hierarchy.wire.status import MAX_QUEUE, ModelStatus, NodeStatus
+from hierarchy.wire.checks import (
+    check_count,
+    check_interval,
+    check_name,
+    check_node_name,
+    check_secret,
+    check_sequence,
+    check_status,
+    check_subtree,
+    check_url,
+)
+from hierarchy.wire.status import ModelStatus, NodeStatus
 
-Names = tuple[str, str, str, str, list[str]]
-LinkWish = Literal["direct", "reverse", "auto"]
+Names = tuple[str, str, str, str, list[str]]  #: node, instance, version, dispatch, path
+Link = Literal["direct", "reverse"]
+RequestedLink = Literal["direct", "reverse", "auto"]
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a node is: its name, the URL it advertises, the random id of this process; dispatch: its policy.
-
-    replica: others may have the same name, and stand before the same children.
-    """
+    """Who a node is."""
 
     name: str
+    #: the URL at which other nodes reach it
     url: str
+    #: random id of this process
     instance: str
     version: str = ""
+    #: name of its dispatch policy
     dispatch: str = ""
+    #: it is one of several nodes with this name and the same children
     replica: bool = False
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
-    """FastChat's `worker_status`: totals over all the worker's models."""
+    """FastChat's `worker_status`: totals over all models of the worker."""
 
     model_names: list[str]
+    #: capacity weight
     speed: float = 1.0
+    #: requests running plus waiting
     queue_length: int = 0
 
 
 class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
-    """What our nodes send beside FastChat's fields, in registrations and reports alike.
+    """The fields that nodes send beside FastChat's, in registrations and reports. FastChat's workers send none."""
 
-    node: the sender's name. instance: random id of its process. version: of its release. seq: number of this
-    message, so that late ones are dropped. seen: the highest x-hierarchy-seq it has received from this parent.
-    path: instances of all nodes below, itself included (loops). models: status per model. children: its subtree for
-    `/tree`, whole in a registration and an RFC 7396 merge patch in a report. dispatch: the name of its policy, so that
-    whoever is asked why can say how it chooses. draining: it finishes what it has and takes nothing new; it then lists
-    no models, so that parents that do not know this field send it nothing either.
-    """
-
+    #: the sender's name
     node: str = ""
+    #: random id of the sender's process
     instance: str = ""
+    #: of the sender's release
     version: str = ""
+    #: name of the sender's dispatch policy, for `hierarchy why`
     dispatch: str = ""
+    #: number of this message, so that one that arrives late is dropped
     seq: int = 0
+    #: the highest x-hierarchy-seq that the sender has received from this parent
     seen: int = 0
+    #: instances of the sender and of all nodes below it, to detect loops
     path: list[str] = []
+    #: status of each model; None from a FastChat worker
     models: list[ModelStatus] | None = None
+    #: subtree for `/tree`: in a registration all of it, in a report an RFC 7396 merge patch
     children: dict[str, Any] | None = None
+    #: proposed time between two reports, in seconds
     interval_s: float = 1.0
+    #: it accepts no new requests; it then lists no models, so that parents that do not know this field send none
     draining: bool = False
 
     @property
     def names(self) -> Names:
-        """What hardly ever changes from one report to the next."""
+        """The fields that hardly ever change from one report to the next."""
         return self.node, self.instance, self.version, self.dispatch, self.path
+
+    def check_node_fields(self, checked: Names | None = None) -> None:
+        """Raise `InvalidField` for the first value that is not allowed. checked: names that were checked before."""
+        if self.names != checked:
+            self._check_names()
+        check_sequence("seq", self.seq)
+        check_sequence("seen", self.seen)
+        check_interval("interval_s", self.interval_s)
+        check_subtree("children", self.children)
+
+    def _check_names(self) -> None:
+        if self.node:
+            check_node_name("node", self.node)
+        for field, name in (("instance", self.instance), ("version", self.version), ("dispatch", self.dispatch)):
+            if name:
+                check_name(field, name)
+        for number, instance in enumerate(self.path):
+            check_name(f"path[{number}]", instance)
 
 
 class Registration(NodeFields, frozen=True, kw_only=True):
-    """`POST /register_worker`. `worker_name` is the URL at which the parent reaches the child.
+    """`POST /register_worker`."""
 
-    link: who shall dial; `auto` leaves it to the parent, which says in `Accepted` what it chose.
-    replica: it is one of several instances under its name, whose capacity counts once.
-    """
-
+    #: the URL at which the parent reaches the child
     worker_name: str
+    #: whether the parent drops the child after a time without a heartbeat
     check_heart_beat: bool
+    #: None: the parent requests it from the worker
     worker_status: WorkerStatus | None = None
+    #: a FastChat worker accepts images
     multimodal: bool = False
+    #: the parent shows it in each request, so that the child believes its x-hierarchy-* fields
     secret: str = ""
-    link: LinkWish = "direct"
+    #: who dials; `auto` leaves it to the parent, which returns its choice in `Accepted`
+    link: RequestedLink = "direct"
+    #: it is one of several nodes with this name and the same children, whose capacity counts once
     replica: bool = False
 
     def check(self, max_speed: float) -> NodeStatus | None:
-        """Check every value; return the status it declares, or None where FastChat's `worker_status` is null.
+        """Check every value; return the declared status, or None if FastChat's `worker_status` is null.
 
         Raises:
             InvalidField: the first field whose value is not allowed.
         """
         check_url("worker_name", self.worker_name)
-        _check_node_fields(self)
-        # It goes into the heads of requests as it is: a line break in it would forge the rest of the head.
-        if len(self.secret) > MAX_NAME or not (self.secret.isascii() and self.secret.isprintable()):
-            raise InvalidField("secret", f"must be at most {MAX_NAME} printable ASCII characters")
+        self.check_node_fields()
+        check_secret("secret", self.secret)
         if self.worker_status is None:
             return None
-        worker = self.worker_status
-        return check_status(
-            "worker_status.", worker.model_names, worker.speed, worker.queue_length, self.models, max_speed
-        )
+        for number, name in enumerate(self.worker_status.model_names):
+            check_name(f"worker_status.model_names[{number}]", name)
+        status = self._status(self.worker_status)
+        check_status(status, max_speed, "worker_status.")
+        return status
+
+    def _status(self, worker: WorkerStatus) -> NodeStatus:
+        models = self.models
+        if models is None:  # a FastChat worker: one GPU and one queue for all its models
+            names = dict.fromkeys(worker.model_names)
+            models = [ModelStatus(name, "fastchat", worker.speed, worker.queue_length) for name in names]
+        return NodeStatus(tuple(models), worker.speed, worker.queue_length)
 
 
 class HeartBeat(NodeFields, frozen=True, kw_only=True):
-    """`POST /receive_heart_beat`. From a FastChat worker only the first two fields."""
+    """`POST /receive_heart_beat`: a node's report, or the heartbeat of a FastChat worker."""
 
+    #: as in the registration
     worker_name: str
+    #: requests running plus waiting
     queue_length: int
+    #: capacity weight; None from a FastChat worker
     speed: float | None = None
 
-    def check(self, max_speed: float, known: Names | None = None) -> NodeStatus | None:
-        """Check every value; return the whole status if it carries one (a node's report), else None.
+    def check(self, max_speed: float, checked: Names | None = None) -> NodeStatus | None:
+        """Check every value; return the status of a node's report, or None for a FastChat worker's heartbeat.
 
-        known: names that were checked before, and need not be again.
+        checked: names that were checked before, and need not be again.
+
+        Raises:
+            InvalidField: the first field whose value is not allowed.
         """
-        _check_node_fields(self, known)
-        _check_queue("queue_length", self.queue_length)
+        self.check_node_fields(checked)
+        check_count("queue_length", self.queue_length)
         if self.models is None:
             return None
         if self.speed is None:
             raise InvalidField("speed", "is missing, but `models` is there; send both")
-        return check_status("", (), self.speed, self.queue_length, self.models, max_speed)
+        status = NodeStatus(tuple(self.models), self.speed, self.queue_length)
+        check_status(status, max_speed)
+        return status
 
 
 class Deregistration(msgspec.Struct, frozen=True):
-    """`POST /deregister_worker` (ours): the child is going. `instance` guards against a late one.
-
-    node: its name, since those behind reverse links may have one URL.
-    """
+    """`POST /deregister_worker`, not in FastChat: the child leaves."""
 
     worker_name: str
+    #: random id of the child's process, so that a message that arrives late does no harm to the next process
     instance: str = ""
+    #: the child's name, since several children behind reverse links may have one URL
     node: str = ""
 
 
 class Revocation(msgspec.Struct, frozen=True):
-    """`POST /admin/revoke` (ours): nothing that was issued to the child `node` holds any more."""
+    """`POST /admin/revoke`, not in FastChat: all credentials of the child `node` become void."""
 
     node: str
 
@@ -155,20 +203,23 @@ class ModelRequest(msgspec.Struct, frozen=True):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """Our answer to one of our nodes that registered (a FastChat worker gets `null`).
+    """The response to a node's registration (a FastChat worker gets `null`)."""
 
-    interval_s: how often the child shall report; longer than it proposed when the parent is busy. link: who dials.
-    links_per_s: how fast the child may fill its reserve of links. wanted: requests that wait for a link now.
-    credential: what the child shall show from now on; "" for what it showed this time.
-    """
-
+    #: the parent's name
     node: str = ""
+    #: random id of the parent's process
     instance: str = ""
+    #: of the parent's release
     version: str = ""
+    #: seconds between two reports; longer than proposed when the parent is busy
     interval_s: float = 1.0
-    link: Literal["direct", "reverse"] = "direct"
+    #: who dials
+    link: Link = "direct"
+    #: how many reverse links the child may open each second
     links_per_s: float = 0.0
+    #: requests that wait for a reverse link now
     wanted: int = 0
+    #: what the child shows from now on; "": what it showed this time
     credential: str = ""
 
 
@@ -180,12 +231,12 @@ def decode(body: bytes, kind: type[M]) -> M:
 
     Raises:
         BadRequest: not JSON at all.
-        InvalidField: a missing key or a wrong type, by its name.
+        InvalidField: a missing key or a wrong type, with the field's name.
     """
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        pass  # again, in the slow way that can tell where: msgspec stops at a NaN without naming its field
+        pass  # decoded again, slowly, to find the field: msgspec does not name the one that is NaN
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -198,26 +249,12 @@ def convert(data: Any, kind: type[M]) -> M:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise InvalidField(*_field_of(str(error))) from None
+        raise InvalidField(*_field_and_reason(str(error))) from None
     except UnicodeEncodeError:
-        raise InvalidField("body", "holds one half of a surrogate pair, which is no text") from None
+        raise InvalidField("body", "contains half of a surrogate pair, which is not text") from None
 
 
-def check_url(field: str, url: str) -> None:
-    """Raise `InvalidField` unless `url` is http(s) with a host and, if any, a valid port and a path.
-
-    With a query or fragment, the paths that we append would not be part of the path: any URL could be called.
-    """
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good or len(url) > 2048 or not url.isascii() or not url.isprintable() or set(url) & set(" ?#@\\"):
-        raise InvalidField(field, f"{url[:100]!r} is no URL of the form http://host:port")
-
-
-def _field_of(message: str) -> tuple[str, str]:
+def _field_and_reason(message: str) -> tuple[str, str]:
     """msgspec's "Expected `int`, got `str` - at `$.queue_length`" as (field, reason)."""
     reason, _, where = message.partition(" - at ")
     field = where.strip("`").removeprefix("$").removeprefix(".")
@@ -225,94 +262,3 @@ def _field_of(message: str) -> tuple[str, str]:
     if missing:
         return f"{field}.{missing[1]}" if field else missing[1], "is missing"
     return field or "body", reason[0].lower() + reason[1:]
-
-
-def _check_node_fields(message: NodeFields, known: Names | None = None) -> None:
-    if known is None or message.names != known:
-        _check_names(message)
-    for field, count in (("seq", message.seq), ("seen", message.seen)):
-        if not 0 <= count < 2**63:
-            raise InvalidField(field, "must lie between 0 and 2**63")
-    if not (math.isfinite(message.interval_s) and 0 < message.interval_s <= 3600):
-        raise InvalidField("interval_s", "must lie between 0 and 3600 seconds")
-    reason = subtree.rejection_reason(message.children)
-    if reason:
-        raise InvalidField("children", reason)
-
-
-def _check_names(message: NodeFields) -> None:
-    if message.node and not is_node_name(message.node):
-        allowed = f"1 to {MAX_NAME} letters, digits, '.', '_' and '-', the first a letter or digit"
-        raise InvalidField("node", f"{message.node[:40]!r} is not the name of a node: {allowed}")
-    for field, name in (
-        ("node", message.node),
-        ("instance", message.instance),
-        ("version", message.version),
-        ("dispatch", message.dispatch),
-    ):
-        if name and not is_printable_name(name):
-            raise _no_name(field, name)
-    for number, hop in enumerate(message.path):
-        if not is_printable_name(hop):
-            raise _no_name(f"path[{number}]", hop)
-
-
-def _no_name(field: str, name: str) -> InvalidField:
-    return InvalidField(field, f"{name[:40]!r} is no name: 1 to {MAX_NAME} printable characters")
-
-
-def check_status(
-    where: str,
-    names: Iterable[str],
-    speed: float,
-    queue_length: int,
-    models: list[ModelStatus] | None,
-    max_speed: float,
-) -> NodeStatus:
-    """Check the values of a status; `where` stands before the names of its fields. Raises `InvalidField`."""
-    names = list(names)
-    for number, name in enumerate(names):
-        if not is_printable_name(name):
-            raise _no_name(f"{where}model_names[{number}]", name)
-    _check_speed(f"{where}speed", speed, max_speed, zero=not (names or models))
-    _check_queue(f"{where}queue_length", queue_length)
-    if models is None:  # a FastChat worker: one GPU, one queue, whatever the model
-        models = [ModelStatus(name, "fastchat", speed, queue_length) for name in dict.fromkeys(names)]
-    seen = set()
-    for number, model in enumerate(models):
-        if not _is_good(model, max_speed):
-            _check_model(f"models[{number}]", model, max_speed)
-        key = model.name, model.api
-        if key in seen:
-            raise InvalidField(f"models[{number}]", f"{model.name!r} is listed twice for api {model.api!r}")
-        seen.add(key)
-    return NodeStatus(tuple(models), speed, queue_length)
-
-
-def _is_good(model: ModelStatus, max_speed: float) -> bool:
-    """As `_check_model`, at once: a node hears a thousand of these a second."""
-    return (
-        is_printable_name(model.name)
-        and 0 < model.speed <= max_speed
-        and 0 <= model.queue_length <= MAX_QUEUE
-        and 0 <= model.slots <= MAX_QUEUE
-    )
-
-
-def _check_model(field: str, model: ModelStatus, max_speed: float) -> None:
-    if not is_printable_name(model.name):
-        raise _no_name(f"{field}.name", model.name)
-    _check_speed(f"{field}.speed", model.speed, max_speed)
-    _check_queue(f"{field}.queue_length", model.queue_length)
-    _check_queue(f"{field}.slots", model.slots)
-
-
-def _check_speed(field: str, speed: float, max_speed: float, *, zero: bool = False) -> None:
-    if 0 < speed <= max_speed or (zero and speed == 0):  # NaN is in neither
-        return
-    raise InvalidField(field, f"{speed} is not allowed: it must be above 0 and at most {max_speed:g}")
-
-
-def _check_queue(field: str, queue_length: int) -> None:
-    if not 0 <= queue_length <= MAX_QUEUE:
-        raise InvalidField(field, f"must lie between 0 and {MAX_QUEUE}")

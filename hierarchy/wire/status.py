@@ -1,7 +1,7 @@
-"""What a child says of itself, and how a node adds up its children.
+"""The status of a child, and the sum of several statuses.
 
-Source: FastChat's worker status is `{model_names, speed, queue_length}` over all models at once. A site with ten GPUs
-for one model and one for another then looks ten times too fast for the second, so ours keeps both per model as well.
+Source: FastChat's worker status is `{model_names, speed, queue_length}` over all models together. A site with ten GPUs
+for one model and one for another would look ten times too fast for the second, so a node's status is also per model.
 """
 
 from __future__ import annotations
@@ -11,43 +11,45 @@ from typing import Any, Literal
 
 import msgspec
 
-Api = Literal["fastchat", "openai"]  # in the order in which an address is looked for
+Api = Literal["fastchat", "openai"]  #: API family
 ModelKey = tuple[str, Api]
 OTHER_API: dict[Api, Api] = {"openai": "fastchat", "fastchat": "openai"}
-MAX_QUEUE = 10**9  # a longer queue is a lie, and would overflow the arithmetic behind it
+MAX_QUEUE = 10**9  # a longer queue cannot be real, and sums of them could overflow
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
-    """One model at one child, or summed over a subtree.
-
-    `speed` is a capacity weight (1.0 = one declared unit), `queue_length` counts requests running plus waiting,
-    `slots` how many can run at once (0 = not known).
-    """
+    """One model through one API family, at one child or summed over a subtree."""
 
     name: str
     api: Api = "openai"
+    #: capacity weight; 1.0 is one declared unit
     speed: float = 1.0
+    #: requests running plus waiting
     queue_length: int = 0
+    #: requests that can run at once; 0: unknown
     slots: int = 0
 
     @property
     def key(self) -> ModelKey:
+        """(model, API family)"""
         return self.name, self.api
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
-    """A child's or a node's whole status.
+    """The whole status of a child or of this node.
 
-    The totals are not the sums over `models`: an engine that serves two models has one GPU and one queue.
+    The totals are not sums over `models`: an engine that serves two models has one GPU and one queue.
     """
 
     models: tuple[ModelStatus, ...] = ()
+    #: capacity weight
     speed: float = 0.0
+    #: requests running plus waiting
     queue_length: int = 0
 
     @property
     def model_names(self) -> list[str]:
-        """Sorted, each name once, whatever API families serve it."""
+        """Sorted, each name once, also if both API families serve it."""
         return sorted({model.name for model in self.models})
 
     def fastchat(self) -> dict[str, Any]:
@@ -59,7 +61,7 @@ EMPTY = NodeStatus()
 
 
 def part(status: NodeStatus, parts: int) -> NodeStatus:
-    """What one of `parts` equal instances stands for, where each has reported the whole."""
+    """The part of one of `parts` equal instances, each of which reported the whole status. Counts are rounded up."""
     if parts == 1:
         return status
     models = tuple(
@@ -70,9 +72,9 @@ def part(status: NodeStatus, parts: int) -> NodeStatus:
 
 
 def aggregate(statuses: Iterable[NodeStatus]) -> NodeStatus:
-    """Add up children into their parent's status: totals over all, and per (model, api family).
+    """The status of a node, from those of its children: totals over all, and per model and API family.
 
-    Queues end at `MAX_QUEUE`: one child's absurd number must not make our own reports unacceptable.
+    Counts are limited to `MAX_QUEUE`, so that a parent accepts this node's report whatever its children claim.
     """
     speed, queue_length = 0.0, 0
     models: dict[ModelKey, ModelStatus] = {}

@@ -1,4 +1,4 @@
-"""What peers send: what is taken, and that whatever is not names the field."""
+"""Messages of children and parents: which are accepted, and that an error names the field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.errors import BadRequest, InvalidField, RequestError
-from hierarchy.wire.messages import Accepted, Deregistration, HeartBeat, ModelRequest, Registration, check_url, decode
+from hierarchy.wire.checks import check_url
+from hierarchy.wire.messages import Accepted, Deregistration, HeartBeat, ModelRequest, Registration, decode
 from hierarchy.wire.status import MAX_QUEUE, ModelStatus, NodeStatus
 from tests.builders import SITE, WORKER, heart_beat, model, registration, report, site, worker
 
@@ -61,7 +62,7 @@ BAD_URLS = [
     "http://wörker",
     "http://\ud800",
     "http://w1/" + "x" * 2048,
-    "http://w1/admin?q=",  # what we append would not be part of the path
+    "http://w1/admin?q=",  # the paths that are appended would become part of the query
     "http://w1/admin#",
     "http://user:pass@w1",
     "http://w1\\@w2",
@@ -122,9 +123,13 @@ def refuse(body: bytes, kind: type[Registration] | type[HeartBeat], field: str) 
         decode(body, kind).check(MAX_SPEED)
     assert caught.value.status == 422
     param = caught.value.param or ""
-    wanted = field.replace(".0", "[0]")
-    # Half of a surrogate pair is no text, which is found before the fields are looked at.
-    assert param == wanted or param.startswith((f"{wanted}[", f"{wanted}.")) or (param == "body" and b"\\ud800" in body)
+    expected = field.replace(".0", "[0]")
+    # Half of a surrogate pair is not text, which is found before the fields are read.
+    assert (
+        param == expected
+        or param.startswith((f"{expected}[", f"{expected}."))
+        or (param == "body" and b"\\ud800" in body)
+    )
     assert str(caught.value).startswith(f"{param}: ")
     assert len(str(caught.value)) < 300
 
@@ -147,21 +152,21 @@ def test_a_fastchat_workers_bad_numbers_are_refused_too(status: str) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{", b"{'a': 1}", b"\xff", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 5000])
 @pytest.mark.parametrize("kind", [Registration, HeartBeat, Deregistration, ModelRequest])
-def test_what_is_no_json_is_a_bad_request(body: bytes, kind: type[Any]) -> None:
+def test_a_body_that_is_not_json_is_a_bad_request(body: bytes, kind: type[Any]) -> None:
     with pytest.raises(BadRequest) as caught:
         decode(body, kind)
     assert caught.value.status == 400
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b"1", b'"x"', b"NaN"])
-def test_json_that_is_no_object_is_named_so(body: bytes) -> None:
+def test_json_that_is_not_an_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidField, match=r"^body: expected `object`"):
         decode(body, Registration)
 
 
 @pytest.mark.parametrize("body", [rb'"\ud800"', rb'{"\ud800": 1}', rb'{"worker_name": "http://w1", "model": "\ud800"}'])
 @pytest.mark.parametrize("kind", [Registration, HeartBeat, ModelRequest])
-def test_half_a_surrogate_pair_where_no_field_is_looked_at_is_no_traceback(body: bytes, kind: type[Any]) -> None:
+def test_half_a_surrogate_pair_in_an_unused_place_raises_no_other_error(body: bytes, kind: type[Any]) -> None:
     with contextlib.suppress(InvalidField):
         assert decode(body, kind) == ModelRequest("\ud800")
 
@@ -177,11 +182,11 @@ def test_a_model_must_be_a_string() -> None:
     "url",
     ["http://w1", "http://w1:21002/", "https://10.0.0.1:1", "http://[::1]:8000", "http://w1/base/path", "HTTP://w1"],
 )
-def test_urls_that_can_be_reached_are_taken(url: str) -> None:
+def test_usable_urls_are_accepted(url: str) -> None:
     check_url("worker_name", url)
 
 
-# -- what is taken ---------------------------------------------------------------------------------------------------
+# -- accepted messages ------------------------------------------------------------------------------------------------
 
 
 def test_a_fastchat_workers_status_counts_for_each_of_its_models() -> None:
@@ -189,7 +194,7 @@ def test_a_fastchat_workers_status_counts_for_each_of_its_models() -> None:
     assert status == NodeStatus((ModelStatus("a", "fastchat", 2, 3), ModelStatus("b", "fastchat", 2, 3)), 2, 3)
 
 
-def test_a_null_status_is_for_the_worker_to_tell() -> None:
+def test_a_null_status_declares_nothing() -> None:
     message = registration({**worker(), "worker_status": None})
     assert message.check(MAX_SPEED) is None
     assert message.worker_name == WORKER
@@ -209,7 +214,7 @@ def test_a_node_without_engines_yet_has_no_speed() -> None:
         registration({**empty, "models": [{"name": "m"}]}).check(MAX_SPEED)
 
 
-def test_a_plain_beat_carries_no_status() -> None:
+def test_a_workers_heartbeat_carries_no_status() -> None:
     assert heart_beat({"worker_name": WORKER, "queue_length": 4}).check(MAX_SPEED) is None
 
 
@@ -220,18 +225,18 @@ def test_unknown_fields_are_ignored() -> None:
     assert heart_beat({**report(), "future": math.nan}) == heart_beat(report())
 
 
-def test_the_order_and_absence_of_our_fields_make_no_difference_to_fastchats() -> None:
+def test_a_fastchat_message_may_have_any_order_and_no_fields_of_nodes() -> None:
     assert registration(dict(reversed(worker().items()))) == registration(worker())
     bare = registration(worker())
     assert (bare.node, bare.instance, bare.seq, bare.path, bare.models) == ("", "", 0, [], None)
 
 
-def test_our_answer_can_be_read_by_an_older_node() -> None:
+def test_fields_that_are_missing_or_unknown_have_their_defaults() -> None:
     assert decode(b'{"future": 1}', Accepted) == Accepted()
     assert decode(b'{"worker_name": "%b"}' % SITE.encode(), Deregistration).instance == ""
 
 
-# -- whatever comes --------------------------------------------------------------------------------------------------
+# -- any input -------------------------------------------------------------------------------------------------------
 
 odd_numbers = st.sampled_from([0, -1, 2**63, 2**64, 10**400, math.nan, math.inf, 1e308, -0.0])
 odd_texts = st.sampled_from(["", "\ud800", "a\r\nb", "http://x", "http://1.2.3.999", "openai", "m", "x" * 300])
@@ -244,7 +249,7 @@ values = st.recursive(
 )
 
 
-def take(message: Any) -> None:
+def accept_or_refuse(message: Any) -> None:
     kinds: list[type[Registration] | type[HeartBeat]] = [Registration, HeartBeat]
     for kind in kinds:
         try:
@@ -257,17 +262,17 @@ def take(message: Any) -> None:
 
 
 @given(values)
-def test_any_json_is_taken_or_refused(message: Any) -> None:
-    take(message)
+def test_any_json_is_accepted_or_refused(message: Any) -> None:
+    accept_or_refuse(message)
 
 
 @given(st.dictionaries(fields, values, max_size=3), st.booleans())
-def test_a_good_message_with_anything_in_it_is_taken_or_refused(odd: dict[str, Any], whole: bool) -> None:
-    take({**(site() if whole else worker()), **report(), **odd})
+def test_a_good_message_with_any_field_changed_is_accepted_or_refused(odd: dict[str, Any], whole: bool) -> None:
+    accept_or_refuse({**(site() if whole else worker()), **report(), **odd})
 
 
 @given(st.binary(max_size=60) | st.text(st.sampled_from('{}[]",:\\u0d8naN1e-. '), max_size=40).map(str.encode))
-def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
+def test_any_bytes_are_accepted_or_refused(body: bytes) -> None:
     for kind in (Registration, HeartBeat, Deregistration, ModelRequest):
         try:
             decode(body, kind)

@@ -1,4 +1,4 @@
-"""Messages as earlier releases sent them, and as later ones may: nodes of different releases stand in one tree."""
+"""Messages of earlier releases, and possible ones of later releases: one tree may have nodes of several."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def message(release: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def test_a_child_of_that_release_comes_reports_drains_and_goes(release: Path) -> None:
+def test_a_child_of_that_release_registers_reports_drains_and_leaves(release: Path) -> None:
     table = Table()
     child = table.take(message(release, "registration"))
     assert (child.name, child.version, child.state(table.clock())) == ("site-a", "0.1.0", "up")
@@ -38,21 +38,21 @@ def test_a_child_of_that_release_comes_reports_drains_and_goes(release: Path) ->
         assert table.beat(message(release, "draining"))
         assert child.state(table.clock()) == "draining"
         assert table.who() == set()
-    farewell = decode((release / "deregistration.json").read_bytes(), Deregistration)
-    assert table.depart("site-a", farewell.instance) is child
+    deregistration = decode((release / "deregistration.json").read_bytes(), Deregistration)
+    assert table.depart("site-a", deregistration.instance) is child
 
 
-def test_a_parents_answer(release: Path) -> None:
+def test_the_response_of_a_parent(release: Path) -> None:
     assert decode((release / "accepted.json").read_bytes(), Accepted).interval_s == 1.0
 
 
-def test_a_parents_request(release: Path) -> None:
+def test_a_request_from_a_parent(release: Path) -> None:
     found = split((release / "request.http").read_bytes().replace(b"\n", b"\r\n"))
     assert found is not None
     assert (found.seq, found.left_ms, found.length) == (18, 29500, 13)
 
 
-def test_what_a_later_release_adds_is_ignored(release: Path) -> None:
+def test_fields_of_a_later_release_are_ignored(release: Path) -> None:
     later = {"next": {"a": [1]}, "extra": None}
     table = Table()
     table.register(registration({**message(release, "registration"), **later}))
@@ -60,7 +60,7 @@ def test_what_a_later_release_adds_is_ignored(release: Path) -> None:
     assert decode(json.dumps({**message(release, "accepted"), **later}).encode(), Accepted).node == "root"
 
 
-def test_what_this_release_sends_has_all_the_fields_that_are_kept() -> None:
+def test_messages_of_this_release_have_all_recorded_fields() -> None:
     newest = RELEASES[-1]
     kept = message(newest, "registration").keys()
     assert kept <= set(Registration.__struct_fields__)

@@ -1,4 +1,4 @@
-"""Adding up: totals and per model, in any grouping and order."""
+"""Sums of statuses: totals and per model, in any grouping and order."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_totals_and_models_balance(children: list[NodeStatus]) -> None:
     parts = [model for child in children for model in child.models]
     assert {model.key for model in parts} == {model.key for model in total.models}
     for model in total.models:
-        mine = [part for part in parts if part.key == model.key]
-        assert model.speed == sum(part.speed for part in mine)
-        assert model.queue_length == min(sum(part.queue_length for part in mine), MAX_QUEUE)
-        assert model.slots == min(sum(part.slots for part in mine), MAX_QUEUE)
+        same = [part for part in parts if part.key == model.key]
+        assert model.speed == sum(part.speed for part in same)
+        assert model.queue_length == min(sum(part.queue_length for part in same), MAX_QUEUE)
+        assert model.slots == min(sum(part.slots for part in same), MAX_QUEUE)
 
 
 def test_a_site_is_not_faster_for_a_model_than_the_gpus_that_serve_it() -> None:
@@ -50,11 +50,11 @@ def test_a_site_is_not_faster_for_a_model_than_the_gpus_that_serve_it() -> None:
     assert [(model.name, model.speed) for model in aggregate([*ten, one]).models] == [("big", 10.0), ("small", 1.0)]
 
 
-def test_nobody_below_is_an_empty_status() -> None:
+def test_a_node_without_children_has_an_empty_status() -> None:
     assert aggregate([]) == EMPTY == aggregate([EMPTY, EMPTY])
 
 
-def test_names_are_listed_once_whatever_serves_them() -> None:
+def test_a_model_served_through_both_families_is_listed_once() -> None:
     status = NodeStatus((ModelStatus("b"), ModelStatus("a", "fastchat"), ModelStatus("a", "openai")), 2.0, 3)
     assert status.model_names == ["a", "b"]
     assert status.fastchat() == {"model_names": ["a", "b"], "speed": 2.0, "queue_length": 3}

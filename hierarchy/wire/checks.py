@@ -1,0 +1,110 @@
+"""Checks of values that came over a network. Each function raises `InvalidField`, which names the field, or returns.
+
+Types were checked before, when the message was decoded. `field` is the name in the message, such as `models[0].speed`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from hierarchy.errors import InvalidField
+from hierarchy.names import MAX_NAME, is_node_name, is_printable_name
+from hierarchy.wire.status import MAX_QUEUE, ModelStatus, NodeStatus
+from hierarchy.wire.subtree import rejection_reason
+
+MAX_URL = 2048  # characters
+MAX_INTERVAL_S = 3600.0
+_SHOWN = 40  # characters of a refused value, in the error
+
+
+def check_url(field: str, url: str) -> None:
+    """An http or https URL with a host and, if it has them, a valid port and a path.
+
+    A query or fragment is refused: the paths that this node appends would become part of it, so a child could make
+    this node request any URL.
+    """
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or len(url) > MAX_URL or not url.isascii() or not url.isprintable() or set(url) & set(" ?#@\\"):
+        raise InvalidField(field, f"{url[:100]!r} is not a URL of the form http://host:port")
+
+
+def check_name(field: str, name: str) -> None:
+    """1 to `MAX_NAME` printable characters."""
+    if not is_printable_name(name):
+        raise InvalidField(field, f"{name[:_SHOWN]!r} is not a name: use 1 to {MAX_NAME} printable characters")
+
+
+def check_node_name(field: str, name: str) -> None:
+    """A name that the configuration allows for a node; a FastChat worker's URL never is."""
+    if not is_node_name(name):
+        rule = f"use at most {MAX_NAME} letters, digits, '.', '_' and '-', and begin with a letter or a digit"
+        raise InvalidField(field, f"{name[:_SHOWN]!r} is not a node's name: {rule}")
+
+
+def check_secret(field: str, secret: str) -> None:
+    """Printable ASCII: it is sent in the heads of requests, where a line break would forge the rest of the head."""
+    if len(secret) > MAX_NAME or not (secret.isascii() and secret.isprintable()):
+        raise InvalidField(field, f"must be at most {MAX_NAME} printable ASCII characters")
+
+
+def check_sequence(field: str, number: int) -> None:
+    """A sequence number."""
+    if not 0 <= number < 2**63:
+        raise InvalidField(field, "must be between 0 and 2**63")
+
+
+def check_interval(field: str, seconds: float) -> None:
+    """A time between two reports."""
+    if not (math.isfinite(seconds) and 0 < seconds <= MAX_INTERVAL_S):
+        raise InvalidField(field, f"must be above 0 and at most {MAX_INTERVAL_S:g} seconds")
+
+
+def check_count(field: str, count: int) -> None:
+    """A number of requests."""
+    if not 0 <= count <= MAX_QUEUE:
+        raise InvalidField(field, f"must be between 0 and {MAX_QUEUE}")
+
+
+def check_speed(field: str, speed: float, max_speed: float, *, zero: bool = False) -> None:
+    """A capacity weight. zero: it may be 0, of a child that serves no model."""
+    if not (0 < speed <= max_speed or (zero and speed == 0)):  # NaN fails both comparisons
+        raise InvalidField(field, f"{speed} is not allowed: it must be above 0 and at most {max_speed:g}")
+
+
+def check_subtree(field: str, subtree: object) -> None:
+    """JSON that this node can keep and send on."""
+    if reason := rejection_reason(subtree):
+        raise InvalidField(field, reason)
+
+
+def check_models(field: str, models: Sequence[ModelStatus], max_speed: float) -> None:
+    """The status of each model; no pair of model and API family twice."""
+    seen = set()
+    for number, model in enumerate(models):
+        try:
+            _check_model(model, max_speed)
+        except InvalidField as error:  # the full name is built only here: a node checks thousands of models a second
+            raise InvalidField(f"{field}[{number}].{error.param}", error.reason) from None
+        if model.key in seen:
+            raise InvalidField(f"{field}[{number}]", f"{model.name!r} is listed twice for api {model.api!r}")
+        seen.add(model.key)
+
+
+def _check_model(model: ModelStatus, max_speed: float) -> None:
+    check_name("name", model.name)
+    check_speed("speed", model.speed, max_speed)
+    check_count("queue_length", model.queue_length)
+    check_count("slots", model.slots)
+
+
+def check_status(status: NodeStatus, max_speed: float, prefix: str = "") -> None:
+    """A child's whole status. prefix: is put before the names of the totals' fields."""
+    check_speed(f"{prefix}speed", status.speed, max_speed, zero=not status.models)
+    check_count(f"{prefix}queue_length", status.queue_length)
+    check_models("models", status.models, max_speed)
