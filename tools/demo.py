@@ -20,12 +20,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
-import httpx
 import typer
 from rich.console import Console
 from rich.markup import escape as literally
-from show_tree import CannotReadError, Entry, declared, fetch
+from show_tree import Entry, declared, fetch
 
+from hierarchy.cli.client import NodeClient, NodeError
 from hierarchy.config.models import TreeConfig, load
 from hierarchy.errors import HierarchyError
 from hierarchy.runtime.logs import escape
@@ -158,7 +158,7 @@ def _wait_until_up(process: Process, tree: Entry) -> None:
     began = time.monotonic()
     seen: set[str] = set()
     everything = set(_names(tree))
-    with console.status("starting") as status, httpx.Client(timeout=5) as client:
+    with console.status("starting") as status, NodeClient(tree["url"]) as node:
         while seen != everything:
             if process.poll() is not None:
                 raise DemoError(f"`hierarchy up` ended with status {process.returncode}; its last lines are above")
@@ -167,8 +167,8 @@ def _wait_until_up(process: Process, tree: Entry) -> None:
                 missing = ", ".join(sorted(everything - seen))
                 raise DemoError(f"not up after {START_DEADLINE_S:.0f} s: {missing}; the last log lines are above")
             try:
-                live = fetch(client, tree["url"])
-            except CannotReadError:
+                live = fetch(node)
+            except NodeError:
                 live = {}  # the root does not listen yet
             for name in _up(tree, live):
                 if name not in seen:

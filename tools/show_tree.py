@@ -12,20 +12,21 @@ import re
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from hierarchy.cli.admin import ADMIN_KEY, AdminKeyFile, bearer
-from hierarchy.cli.chat import base_url
+from hierarchy.cli import flags
+from hierarchy.cli.client import ADMIN_KEY, NodeClient, NodeError, NodeRefused, client_tls, read_key
+from hierarchy.config.blocks import TlsSpec
 from hierarchy.config.models import ConfigError, NodeSpec, TreeConfig, load
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.runtime.logs import escape
@@ -55,31 +56,9 @@ MIN_MODELS_WIDTH = 20
 URL_FROM_WIDTH = 110  # columns of the terminal, from which there is room for addresses
 
 
-class CannotReadError(HierarchyError):
-    """There is no tree at that URL; one line that says why."""
-
-
-def fetch(client: httpx.Client, url: str) -> Entry:
-    """The live tree below the node at `url`, or a `CannotReadError`."""
-    try:
-        response = client.get(f"{url}/tree")
-        response.raise_for_status()
-        tree = response.json()
-    except httpx.HTTPStatusError as error:
-        if error.response.status_code == 401:
-            if "authorization" in error.request.headers:
-                raise CannotReadError(
-                    f"{url}/tree does not know this admin key: is it a client's, or revoked?"
-                ) from None
-            raise CannotReadError(f"{url}/tree wants an admin key: set {ADMIN_KEY}, or --admin-key-file") from None
-        raise CannotReadError(f"{url}/tree answered {error.response.status_code}; is this a node's URL?") from None
-    except httpx.HTTPError as error:
-        raise CannotReadError(f"cannot reach {url}: {str(error) or type(error).__name__}; is the node up?") from None
-    except (ValueError, RecursionError):
-        tree = None
-    if not isinstance(tree, dict):
-        raise CannotReadError(f"{url}/tree is no JSON object; is this a node's URL?")
-    return tree
+def fetch(node: NodeClient) -> Entry:
+    """The live tree below the node. Raises `NodeError`."""
+    return node.get("/tree")
 
 
 def declared(path: Path) -> Entry:
@@ -271,7 +250,7 @@ def watch(read: Callable[[], Entry], console: Console, interval_s: float) -> Non
             try:
                 tree, seen = read(), time.strftime("%X")
                 status = Text(f"{seen}, again every {interval_s:g} s, Ctrl-C ends it", "dim")
-            except (CannotReadError, ConfigError) as error:
+            except (NodeError, ConfigError) as error:
                 status = Text(f"as of {seen}: {escape(str(error))}", "red")
 
 
@@ -281,7 +260,10 @@ def show_tree(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON in the shape of GET /tree")] = False,
     keep_watching: Annotated[bool, typer.Option("--watch", help="draw again and again until Ctrl-C")] = False,
     interval: Annotated[float, typer.Option(min=0.1, help="seconds between two drawings")] = 1.0,
-    admin_key_file: AdminKeyFile = None,
+    admin_key_file: flags.AdminKeyFile = None,
+    tls_ca: flags.ClientTlsCa = None,
+    tls_cert: flags.ClientTlsCert = None,
+    tls_key: flags.ClientTlsKey = None,
 ) -> None:
     """Draw a tree of controllers, as a file declares it or as a node sees it now."""
     console = Console(highlight=False)
@@ -292,8 +274,9 @@ def show_tree(
             raise UsageError("--format is for one picture: leave out --json and --watch")
         if as_format not in ("text", *FORMATS):
             raise UsageError(f"--format {as_format}: choose text, {', '.join(FORMATS)}")
-        with httpx.Client(timeout=TIMEOUT_S, headers=bearer(admin_key_file, ADMIN_KEY)) as client:
-            read = reader(client, target)
+        key, tls = read_key(admin_key_file, ADMIN_KEY), client_tls(tls_ca, tls_cert, tls_key)
+        with ExitStack() as stack:
+            read = reader(stack, target, key, tls)
             if keep_watching:
                 watch(read, console, interval)
             elif as_json:
@@ -304,17 +287,18 @@ def show_tree(
                 console.print(draw(read(), console.width), soft_wrap=True)
     except HierarchyError as error:
         typer.echo("\n".join(f"error: {escape(line)}" for line in str(error).split("\n")), err=True)
-        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
+        status = 2 if isinstance(error, UsageError) and not isinstance(error, NodeRefused) else 1
+        raise typer.Exit(status) from None
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
 
-def reader(client: httpx.Client, target: str) -> Callable[[], Entry]:
+def reader(stack: ExitStack, target: str, key: str, tls: TlsSpec) -> Callable[[], Entry]:
     """How to read `target`: a file if there is one or if its name ends like one, else the node at that URL."""
     path = Path(target)
     if "://" not in target and (path.suffix in (".yaml", ".yml") or path.exists()):
         return partial(declared, path)
-    return partial(fetch, client, base_url(target))
+    return partial(fetch, stack.enter_context(NodeClient(target, key=key, tls=tls)))
 
 
 if __name__ == "__main__":

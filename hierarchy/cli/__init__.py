@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serve, slice, token, up
-from hierarchy.errors import UsageError
+from hierarchy.errors import HierarchyError, UsageError
+from hierarchy.runtime.logs import escape
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True)
 app.command()(serve.serve)
 app.command()(up.up)
 app.command()(check.check)
@@ -30,29 +31,51 @@ app.add_typer(key.key_app, name="key")
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"hierarchy {metadata.version('hierarchy')} ({build()})")  # noqa: T201
+        typer.echo(f"hierarchy {metadata.version('hierarchy')} ({build()})")
         raise typer.Exit
 
 
 @app.callback()
 def hierarchy(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")
     ] = False,
 ) -> None:
     """A controller of controllers: one address in front of LLM workers in many subnets."""
 
 
 def build() -> str:
-    """Is the data path `compiled`, or `interpreted`?"""
+    """How the data path runs: `compiled` or `interpreted`."""
     found = find_spec("hierarchy.relay.downstream.connection")
     return "interpreted" if found is not None and str(found.origin).endswith(".py") else "compiled"
 
 
 def main() -> None:
-    """Entry point. A `UsageError` becomes one clear line on stderr (or one a problem) and status 2."""
+    """Entry point: runs the command in `sys.argv`, then ends the process.
+
+    An error that the program expects is one line on stderr (a bad configuration: one line for each problem). Its exit
+    status is 2 for a `UsageError` and for a bad command line, and 1 for any other `HierarchyError`.
+    """
     try:
-        app()
-    except UsageError as error:
-        print(f"hierarchy: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        status = app(standalone_mode=False) or 0
+    except HierarchyError as error:
+        _print_error(str(error))
+        status = 2 if isinstance(error, UsageError) else 1
+    except typer.TyperException as error:
+        _print_error(_with_hint(error))
+        status = error.exit_code
+    except typer.Abort:
+        _print_error("aborted")
+        status = 1
+    sys.exit(status)
+
+
+def _with_hint(error: typer.TyperException) -> str:
+    """The message of a bad command line; empty where typer has printed the help instead."""
+    message, context = error.format_message().rstrip(". "), getattr(error, "ctx", None)
+    return f"{message}; see: {context.command_path} --help" if message and context is not None else message
+
+
+def _print_error(message: str) -> None:
+    if message:
+        typer.echo("hierarchy: " + "\n".join(map(escape, message.split("\n"))), err=True)

@@ -7,17 +7,25 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import typer
+from httpx_sse import EventSource, SSEError
 
-from hierarchy.cli.admin import API_KEY, bearer
+from hierarchy.cli import flags
+from hierarchy.cli.client import (
+    API_KEY,
+    NodeClient,
+    NodeRefused,
+    NodeUnreachable,
+    client_tls,
+    error_message,
+    read_key,
+)
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.runtime import logs
 
-_CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 660.0  # above a node's own first_byte_timeout_s, whose error says more than ours
 _SHOWN_CHARS = 300  # of an error that is no JSON of ours, such as a proxy's page
 
@@ -49,6 +57,16 @@ class Answer:
         return " · ".join(parts)
 
 
+@dataclass(frozen=True)
+class Event:
+    """What one event of the stream contains."""
+
+    model: str = ""
+    text: str = ""  #: what it adds to the answer
+    usage: int | None = None  #: tokens in the whole answer, as the engine counted them
+    last: bool = False  #: it ends the answer
+
+
 def chat(
     url: Annotated[str, typer.Argument(help="of a node, such as http://localhost:21001", show_default=False)],
     question: Annotated[str | None, typer.Argument(help="default: read from stdin", show_default=False)] = None,
@@ -56,23 +74,22 @@ def chat(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="default: the engine's", show_default=False)] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="default: the engine's", show_default=False)] = None,
     system: Annotated[str | None, typer.Option(help="a system prompt", show_default=False)] = None,
-    api_key_file: Annotated[Path | None, typer.Option(help=f"file with the API key  [default: ${API_KEY}]")] = None,
+    api_key_file: flags.ApiKeyFile = None,
+    tls_ca: flags.ClientTlsCa = None,
+    tls_cert: flags.ClientTlsCert = None,
+    tls_key: flags.ClientTlsKey = None,
 ) -> None:
     """Ask one question and stream the answer; then say on stderr which way it came, and how fast."""
+    text = question if question is not None else _read_question()
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": text})
+    options = {"max_tokens": max_tokens, "temperature": temperature}
+    body = {"messages": messages} | {name: value for name, value in options.items() if value is not None}
+    key, tls = read_key(api_key_file, API_KEY), client_tls(tls_ca, tls_cert, tls_key)
     try:
-        text = question if question is not None else _read_question()
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": text})
-        timeout = httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
-        with httpx.Client(base_url=base_url(url), timeout=timeout, headers=bearer(api_key_file, API_KEY)) as client:
-            body = {"model": model or first_model(client), "messages": messages}
-            options = {"max_tokens": max_tokens, "temperature": temperature}
-            answer = stream_answer(client, body | {key: value for key, value in options.items() if value is not None})
-    except ChatError as error:
-        typer.echo(f"hierarchy: {logs.escape(str(error))}", err=True)
-        raise typer.Exit(1) from None
+        with NodeClient(url, key=key, read_timeout_s=_READ_TIMEOUT_S, tls=tls) as node:
+            answer = stream_answer(node, {"model": model or first_model(node)} | body)
     except KeyboardInterrupt:
-        typer.echo()
         raise typer.Exit(130) from None
     typer.echo(logs.paint(logs.escape(answer.summary()), "2", logs.wants_colour(sys.stderr)), err=True)
 
@@ -86,113 +103,110 @@ def _read_question() -> str:
     return question
 
 
-def base_url(text: str) -> str:
-    """A node's URL as people type it: without http://, or with the /v1 that OpenAI's clients want.
+def first_model(node: NodeClient) -> str:
+    """The first model that the node lists.
 
     Raises:
-        UsageError: it is no http URL.
+        ChatError: it lists none, or refused.
+        NodeUnreachable: it did not respond.
     """
-    url = (text if "://" in text else f"http://{text}").rstrip("/").removesuffix("/v1")
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise UsageError(f"{text!r} is no URL: {error}; write one such as http://localhost:21001") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UsageError(f"{text!r} is no http URL; write one such as http://localhost:21001")
-    return url
-
-
-def first_model(client: httpx.Client) -> str:
-    """The first model that the node lists, or a `ChatError`."""
-    try:
-        response = client.get("/v1/models")
-    except httpx.HTTPError as error:
-        raise _unreachable(client, error) from None
-    if response.is_error:
-        raise ChatError(_reason(response))
-    try:
-        return str(response.json()["data"][0]["id"])
+        return str(node.get("/v1/models")["data"][0]["id"])
+    except NodeRefused as error:
+        raise ChatError(str(error)) from None
     except IndexError:
-        raise ChatError(f"{client.base_url} serves no model yet: its engines are down or still starting") from None
-    except (ValueError, KeyError, TypeError):
-        raise ChatError(f"{client.base_url}v1/models is no list of models; is this a node's URL?") from None
+        raise ChatError(f"{node.url} serves no model yet: its engines are down or still starting") from None
+    except (KeyError, TypeError):
+        raise ChatError(f"{node.url}/v1/models is not a list of models; is this a node's URL?") from None
 
 
-def stream_answer(client: httpx.Client, body: dict[str, Any]) -> Answer:
-    """POST the question, print the answer as it comes.
+def stream_answer(node: NodeClient, body: dict[str, Any]) -> Answer:
+    """POST the question and print the answer as it arrives.
 
     Raises:
-        ChatError: it was refused, or broke off.
+        ChatError: the node refused, or the answer broke off.
+        NodeUnreachable: there was no answer.
     """
     answer = Answer(model=body["model"])
-    body = body | {"stream": True, "stream_options": {"include_usage": True}}
     try:
-        began = time.monotonic()
-        with client.stream("POST", "/v1/chat/completions", json=body) as response:
-            if response.is_error:
-                response.read()
-                raise ChatError(_reason(response))
-            answer.path = response.headers.get("x-hierarchy-path", "")
-            for data in _events(response):
-                _take(answer, data, time.monotonic() - began)
-    except httpx.HTTPError as error:
-        _end_line(answer)
-        if answer.tokens:
-            raise ChatError(f"the answer broke off: {_said(error)}") from None
-        raise _unreachable(client, error) from None
-    except ChatError:
-        _end_line(answer)
-        raise
-    _end_line(answer)
+        _stream_into(answer, node, body | {"stream": True, "stream_options": {"include_usage": True}})
+    except NodeUnreachable as error:
+        if not answer.tokens:
+            raise
+        raise ChatError(f"the answer broke off: {error.reason}") from None
+    except NodeRefused as error:
+        raise ChatError(str(error)) from None
     if not answer.complete:
         raise ChatError("the answer broke off before its end")
     return answer
 
 
+def _stream_into(answer: Answer, node: NodeClient, body: dict[str, Any]) -> None:
+    began = time.monotonic()
+    try:
+        with node.stream("/v1/chat/completions", body) as response:
+            answer.path = response.headers.get("x-hierarchy-path", "")
+            for data in _events(response):
+                _add(answer, _decode(data), time.monotonic() - began)
+    finally:
+        if answer.tokens:  # the answer ends its line, and so does what is left of one that broke off
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+
+
 def _events(response: httpx.Response) -> Iterator[str]:
-    """The `data` of each SSE event. An engine that does not stream sends one JSON object, which counts as one."""
-    if "json" in response.headers.get("content-type", ""):
+    """The `data` of each event. An engine that does not stream sends one JSON object, which counts as one event."""
+    content_type = response.headers.get("content-type", "")
+    if "json" in content_type:
         response.read()
         yield response.text
         yield "[DONE]"
         return
-    data: list[str] = []
-    for line in response.iter_lines():
-        if line.startswith("data:"):
-            data.append(line[5:].removeprefix(" "))
-        elif not line and data:
-            yield "\n".join(data)
-            data = []
-    if data:
-        yield "\n".join(data)
-
-
-def _take(answer: Answer, data: str, elapsed_s: float) -> None:
-    """Print what one event adds, and note what it says."""
-    if data.strip() == "[DONE]":
-        answer.complete = True
-        return
     try:
-        event = json.loads(data)
-        if error := event.get("error"):
-            raise ChatError(_message(error))
-        choice = (event.get("choices") or [{}])[0]
-        text = (choice.get("delta") or choice.get("message") or {}).get("content")
-        usage = (event.get("usage") or {}).get("completion_tokens")
-    except (ValueError, AttributeError, TypeError):
-        raise ChatError(f"the answer holds something that is no chat event: {data[:_SHOWN_CHARS]}") from None
-    answer.model = event.get("model") or answer.model
-    answer.complete = answer.complete or bool(choice.get("finish_reason"))
-    if text:
+        for event in EventSource(response).iter_sse():
+            if event.data:
+                yield event.data
+    except SSEError:
+        raise ChatError(f"the answer is neither an event stream nor JSON, but {content_type!r}") from None
+
+
+def _add(answer: Answer, event: Event, elapsed_s: float) -> None:
+    """Print the text of `event`, and note what else it contains. elapsed_s: since the request was sent."""
+    answer.model = event.model or answer.model
+    answer.complete = answer.complete or event.last
+    if event.text:
         if not answer.tokens:
             answer.first_token_s = elapsed_s
         answer.stream_s = elapsed_s - answer.first_token_s
         if not answer.counted:
             answer.tokens += 1
-        sys.stdout.write(_printable(text))
+        sys.stdout.write(_printable(event.text))
         sys.stdout.flush()
-    if isinstance(usage, int):
-        answer.tokens, answer.counted = usage, True
+    if event.usage is not None:
+        answer.tokens, answer.counted = event.usage, True
+
+
+def _decode(data: str) -> Event:
+    """The content of one event. Raises `ChatError` if it is an error, or not a chat completion."""
+    if data.strip() == "[DONE]":
+        return Event(last=True)
+    try:
+        event = json.loads(data)
+        error = error_message(event)
+        choice = (event.get("choices") or [{}])[0]
+        text = (choice.get("delta") or choice.get("message") or {}).get("content") or ""
+        usage = (event.get("usage") or {}).get("completion_tokens")
+        decoded = Event(
+            model=str(event.get("model") or ""),
+            text=text if isinstance(text, str) else "",
+            usage=usage if isinstance(usage, int) else None,
+            last=bool(choice.get("finish_reason")),
+        )
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
+        raise ChatError(f"the answer contains an event that is not a chat event: {data[:_SHOWN_CHARS]}") from None
+    if error:
+        raise ChatError(error)
+    return decoded
 
 
 def _printable(text: str) -> str:
@@ -200,30 +214,3 @@ def _printable(text: str) -> str:
     if not sys.stdout.isatty():
         return text
     return "\n".join(logs.escape(line) for line in text.split("\n"))
-
-
-def _end_line(answer: Answer) -> None:
-    if answer.tokens:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
-
-
-def _reason(response: httpx.Response) -> str:
-    """An error answer in words; OpenAI's error object if it is one."""
-    try:
-        return f"{response.status_code}: {_message(response.json()['error'])}"
-    except (ValueError, KeyError, TypeError):
-        words = response.text.strip()[:_SHOWN_CHARS] or response.reason_phrase
-        return f"{response.status_code} from {response.url}: {words}"
-
-
-def _message(error: object) -> str:
-    return str(error.get("message") or error) if isinstance(error, dict) else str(error)
-
-
-def _unreachable(client: httpx.Client, error: httpx.HTTPError) -> ChatError:
-    return ChatError(f"cannot reach {str(client.base_url).rstrip('/')}: {_said(error)}; is the node running?")
-
-
-def _said(error: httpx.HTTPError) -> str:
-    return str(error) or type(error).__name__

@@ -10,9 +10,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from hierarchy.cli.admin import AdminKeyFile
-from hierarchy.cli.chat import base_url
-from hierarchy.cli.client import fetch_json
+from hierarchy.cli.client import ADMIN_KEY, NodeClient, read_key, readable_tls
+from hierarchy.cli.flags import AdminKeyFile
 from hierarchy.cli.risks import show_risks
 from hierarchy.config.models import ConfigError, UnreadableConfigError, load
 from hierarchy.runtime.logs import escape
@@ -58,7 +57,8 @@ def check(
 def _fetch_tree(tree: DeclaredTree, url: str, key_file: Path | None) -> TreeEntry:
     config = tree.config
     settings = config.nodes[config.slice].settings(config.defaults) if config.slice else config.defaults
-    return decode(fetch_json(base_url(url), "/tree", key_file=key_file, tls=settings.tls))
+    with NodeClient(url, key=read_key(key_file, ADMIN_KEY), tls=readable_tls(settings.tls)) as node:
+        return decode(node.get("/tree"))
 
 
 def _compare(tree: DeclaredTree, running: TreeGraph, url: str) -> bool:

@@ -1,49 +1,219 @@
-"""Asking a running node for something that commands show."""
+"""How a command talks to a running node: URL, timeouts, TLS, keys, and errors as one line.
+
+    with NodeClient(url, key=read_key(key_file, ADMIN_KEY)) as node:
+        tree = node.get("/tree")
+        node.post("/admin/drain", {"path": "site-a/gpu-1"})
+
+Whatever goes wrong is a `NodeError`, which the program prints as one line and ends with status 2: `NodeUnreachable` if
+there is no response, `NodeRefused` if the response is an error or not what a node sends.
+"""
 
 from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import httpx
 
-from hierarchy.cli.admin import admin_client
 from hierarchy.config.blocks import TlsSpec
-from hierarchy.errors import UsageError
+from hierarchy.errors import InvalidAdminKey, UsageError
 from hierarchy.runtime.logs import escape
+from hierarchy.security.secret import check_secret, read_secret_file
 from hierarchy.security.tls import Tls
 
+ADMIN_KEY = "HIERARCHY_ADMIN_KEY"  #: environment variable with an operator's key
+API_KEY = "HIERARCHY_API_KEY"  #: environment variable with a client's key
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 5.0  #: enough for what a node responds to from memory
+_FAILURES = (httpx.HTTPError, UnicodeError)  # the latter from a host name that DNS does not allow, such as a..b
+_SHOWN_CHARS = 300  # of a response that is not a node's, such as a proxy's page
 
-def fetch_json(
-    url: str, path: str, *, key_file: Path | None = None, tls: TlsSpec | None = None, **params: str
-) -> dict[str, Any]:
-    """The JSON object that a node answers an operator.
 
-    key_file: of the admin key; default: the environment's. tls: whose CA vouches for an https node, if it names one.
+class NodeError(UsageError):
+    """A request to a node failed. `str(error)` is one line with the URL, the reason and a hint."""
+
+
+class NodeUnreachable(NodeError):
+    """No response, or not all of it. `reason` says why, without the URL."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.reason = escape(reason)
+        super().__init__(f"cannot reach {url}: {self.reason}; is the node running?")
+
+
+class NodeRefused(NodeError):
+    """The response is an error, or not one that a node sends.
+
+    Attributes:
+        status: of the response.
+        message: the node's error message; empty if the response has none.
+    """
+
+    def __init__(self, url: str, status: int, message: str, hint: str = "") -> None:
+        self.status = status
+        self.message = escape(message)
+        super().__init__(f"{url} answered {status}" + (f": {self.message}" if message else "") + hint)
+
+
+class NodeClient:
+    """HTTP requests to the node at `url`, which may be written as people type it (see `node_url`).
+
+    Args:
+        key: API or admin key; empty for none.
+        read_timeout_s: limit for each wait for more of a response.
+        tls: for an https URL: the CA to trust, and a client certificate. Default: the system's CAs.
+        transport: injected by tests.
 
     Raises:
-        UsageError: it cannot be reached, or this is no such node; one line that says why.
+        UsageError: the URL, a TLS file or the proxy in the environment cannot be used.
     """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str = "",
+        read_timeout_s: float = READ_TIMEOUT_S,
+        tls: TlsSpec | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.url = node_url(url)
+        try:
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers=authorization(key),
+                timeout=httpx.Timeout(read_timeout_s, connect=CONNECT_TIMEOUT_S),
+                verify=_trust(tls) if tls is not None and self.url.startswith("https:") else True,
+                transport=transport,
+            )
+        except (ValueError, OSError, ImportError) as error:  # from a proxy's URL or SSL_CERT_FILE in the environment
+            hint = "check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR in the environment"
+            raise UsageError(f"cannot make requests to {self.url}: {error}; {hint}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str, **params: str) -> dict[str, Any]:
+        """The JSON object at `path`. Raises `NodeError`."""
+        return self._json("GET", path, params=params)
+
+    def post(self, path: str, body: object) -> dict[str, Any]:
+        """The JSON object in the response to `body`. Raises `NodeError`."""
+        return self._json("POST", path, json=body)
+
+    @contextmanager
+    def stream(self, path: str, body: object) -> Iterator[httpx.Response]:
+        """POST `body`; the response's head is there, its body is still to be read. Raises `NodeError`."""
+        try:
+            with self._http.stream("POST", path, json=body) as response:
+                if response.is_error:
+                    response.read()
+                    raise self._refusal(response)
+                yield response
+        except _FAILURES as error:
+            raise NodeUnreachable(self.url, _reason(error)) from None
+
+    def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, path, **request)
+        except _FAILURES as error:
+            raise NodeUnreachable(self.url, _reason(error)) from None
+        page = _decoded(response)
+        if response.is_success and isinstance(page, dict):
+            return page
+        raise self._refusal(response)
+
+    def _refusal(self, response: httpx.Response) -> NodeRefused:
+        url = str(response.url.copy_with(query=None))
+        page = _decoded(response)
+        if response.is_success:
+            what = "a JSON object was expected" if page is not None else "the response is not JSON"
+            return NodeRefused(url, response.status_code, what, "; is this a node's URL?")
+        message = error_message(page)
+        if message:
+            return NodeRefused(url, response.status_code, message, self._hint(page))
+        text = response.text.strip()[:_SHOWN_CHARS] or response.reason_phrase
+        return NodeRefused(url, response.status_code, text, "; is this a node's URL?")
+
+    def _hint(self, page: dict[str, Any]) -> str:
+        """How to fix a wrong or missing admin key; empty for another error."""
+        if not isinstance(page["error"], dict) or page["error"].get("code") != InvalidAdminKey.code:
+            return ""
+        if "authorization" in self._http.headers:
+            return "; is it a client's key, or revoked?"
+        return f"; set {ADMIN_KEY}, or use --admin-key-file"
+
+
+def node_url(text: str) -> str:
+    """A node's URL as people type it: without `http://`, or with the `/v1` that OpenAI's clients need.
+
+    Raises:
+        UsageError: it is not an http or https URL.
+    """
+    hint = "write one such as http://localhost:21001"
+    url = (text if "://" in text else f"http://{text}").strip().rstrip("/").removesuffix("/v1")
     try:
-        with admin_client(url, key_file, verify=_trust(tls) if tls and url.startswith("https:") else True) as http:
-            response = http.get(path, params=params)
-        page = response.json()
-    except httpx.HTTPError as error:
-        raise UsageError(f"cannot reach {url}: {str(error) or type(error).__name__}; is the node up?") from None
-    except (ValueError, RecursionError):
-        raise UsageError(f"{url}{path} answered {response.status_code}, and no JSON; is this a node's URL?") from None
-    if response.is_success and isinstance(page, dict):
-        return page
-    refusal = page.get("error") if isinstance(page, dict) else None
-    said = refusal.get("message") if isinstance(refusal, dict) else None
-    raise UsageError(f"{url}{path} answered {response.status_code}" + (f": {escape(str(said))}" if said else ""))
+        parsed = httpx.URL(url)
+        host = parsed.host
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise UsageError(f"{text!r} is not a URL: {error}; {hint}") from None
+    if parsed.scheme not in ("http", "https") or not host or " " in url:
+        raise UsageError(f"{text!r} is not an http URL; {hint}")
+    return url
+
+
+def read_key(file: Path | None, variable: str) -> str:
+    """The key in `file`, else in the environment variable; empty if there is neither. Raises `UsageError`."""
+    if file is not None:
+        return read_secret_file(file)
+    return check_secret(os.environ[variable], f"env:{variable}") if variable in os.environ else ""
+
+
+def authorization(key: str) -> dict[str, str]:
+    """The request header for `key`; no header for an empty key."""
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
+def client_tls(ca: str | None, cert: str | None, key: str | None) -> TlsSpec:
+    """TLS of a command from its flags. Raises `UsageError`."""
+    if (cert is None) != (key is None):
+        raise UsageError("--tls-cert and --tls-key go together: name both files, or neither")
+    return TlsSpec(ca=ca, cert=cert, key=key)
+
+
+def readable_tls(spec: TlsSpec) -> TlsSpec:
+    """`spec` of a node, without its certificate if this machine cannot read that."""
+    files = [file for file in (spec.cert, spec.key) if file and os.access(Path(file).expanduser(), os.R_OK)]
+    return spec if len(files) == 2 else TlsSpec(ca=spec.ca)
 
 
 def _trust(spec: TlsSpec) -> ssl.SSLContext | bool:
-    """What a node of this configuration trusts, with its certificate where this machine has that too."""
-    if not spec.ca:
-        return True
-    own = [file for file in (spec.cert, spec.key) if file and os.access(Path(file).expanduser(), os.R_OK)]
-    return Tls(spec if len(own) == 2 else TlsSpec(ca=spec.ca)).node
+    return Tls(spec).node if spec.ca or spec.cert else True
+
+
+def _decoded(response: httpx.Response) -> Any:
+    """The response's JSON; None if it is not JSON."""
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        return None
+
+
+def error_message(page: object) -> str:
+    """The message in an OpenAI error object, `{"error": {"message"}}` or `{"error": TEXT}`; empty if there is none."""
+    error = page.get("error") if isinstance(page, dict) else None
+    return str((error.get("message") or error) if isinstance(error, dict) else error or "")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hierarchy.cli.admin import ADMIN_KEY, AdminKeyFile, bearer
+from hierarchy.cli.client import ADMIN_KEY, authorization, read_key
+from hierarchy.cli.flags import AdminKeyFile
 from hierarchy.config.models import load
 from hierarchy.doctor import Finding, Mark, Report, examine
 from hierarchy.errors import UsageError
@@ -41,7 +42,7 @@ def doctor(
     name = node or tree.config.slice or (names[0] if len(names) == 1 else None)
     if name is None:
         raise UsageError(f"{config} has {len(names)} nodes; say which one with --node: {', '.join(names)}")
-    report = asyncio.run(examine(tree, name, admin=bearer(admin_key_file, ADMIN_KEY)))
+    report = asyncio.run(examine(tree, name, admin=authorization(read_key(admin_key_file, ADMIN_KEY))))
     _show(report)
     if not report.good:
         raise typer.Exit(1)

@@ -1,56 +1,59 @@
-"""`hierarchy drain PATH`, `hierarchy undrain PATH`: no new requests for a node or engine anywhere below; or again."""
+"""`hierarchy drain PATH` and `hierarchy undrain PATH`: stop new requests to a node or engine; allow them again."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import httpx
 import typer
 
-from hierarchy.cli.admin import AdminKeyFile, admin_client
-from hierarchy.cli.chat import base_url
+from hierarchy.cli import flags
+from hierarchy.cli.client import ADMIN_KEY, NodeClient, NodeRefused, client_tls, read_key
 from hierarchy.config.address import DEFAULT_PORT
-from hierarchy.runtime.logs import escape
+from hierarchy.config.blocks import TlsSpec
+from hierarchy.errors import HierarchyError
 
-TIMEOUT_S = 15.0  # above the time that a node gives one below it
+READ_TIMEOUT_S = 15.0  # longer than a node waits for the next node on the path
 
 PathArgument = Annotated[str, typer.Argument(metavar="PATH", help="such as site-a/gpu-1, as `x-hierarchy-path` has it")]
-UrlOption = Annotated[str, typer.Option("--url", help="a node above it, from which PATH starts")]
-HERE = f"http://localhost:{DEFAULT_PORT}"
+UrlOption = Annotated[str, typer.Option("--url", help="URL of the node at which PATH starts")]
+LOCAL_NODE = f"http://localhost:{DEFAULT_PORT}"
 
 
-def drain(path: PathArgument, url: UrlOption = HERE, admin_key_file: AdminKeyFile = None) -> None:
-    """Send no new requests to a node or engine; what it is answering goes on."""
-    _command(url, "drain", path, admin_key_file)
+class DrainError(HierarchyError):
+    """The node refused; one line with its reason."""
+
+
+def drain(
+    path: PathArgument,
+    url: UrlOption = LOCAL_NODE,
+    admin_key_file: flags.AdminKeyFile = None,
+    tls_ca: flags.ClientTlsCa = None,
+    tls_cert: flags.ClientTlsCert = None,
+    tls_key: flags.ClientTlsKey = None,
+) -> None:
+    """Send no new requests to a node or engine; running ones finish."""
+    _post(url, "drain", path, admin_key_file, client_tls(tls_ca, tls_cert, tls_key))
     typer.echo(f"{path} gets no new requests; `hierarchy undrain {path}` ends that")
 
 
-def undrain(path: PathArgument, url: UrlOption = HERE, admin_key_file: AdminKeyFile = None) -> None:
-    """Send requests again to what was drained."""
-    _command(url, "undrain", path, admin_key_file)
+def undrain(
+    path: PathArgument,
+    url: UrlOption = LOCAL_NODE,
+    admin_key_file: flags.AdminKeyFile = None,
+    tls_ca: flags.ClientTlsCa = None,
+    tls_cert: flags.ClientTlsCert = None,
+    tls_key: flags.ClientTlsKey = None,
+) -> None:
+    """Send requests again to a node or engine that was drained."""
+    _post(url, "undrain", path, admin_key_file, client_tls(tls_ca, tls_cert, tls_key))
     typer.echo(f"{path} gets requests again")
 
 
-def _command(url: str, command: str, path: str, key_file: Path | None) -> None:
-    """Tell the node at `url`; what goes wrong ends the program with one line and status 1."""
-    base = base_url(url)
-    try:
-        with admin_client(base, key_file, timeout_s=TIMEOUT_S) as http:
-            answer = http.post(f"/admin/{command}", json={"path": path})
-    except httpx.HTTPError as error:
-        why = f"cannot reach {base}: {str(error) or type(error).__name__}; is the node up?"
-    else:
-        if answer.status_code == 200:
-            return
-        why = _reason(answer)
-    typer.echo(f"error: {escape(why)}", err=True)
-    raise typer.Exit(1)
-
-
-def _reason(answer: httpx.Response) -> str:
-    try:
-        error: Any = answer.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        error = "is this a node's URL?"
-    return f"{answer.url} answered {answer.status_code}: {error}"
+def _post(url: str, command: str, path: str, key_file: Path | None, tls: TlsSpec) -> None:
+    key = read_key(key_file, ADMIN_KEY)
+    with NodeClient(url, key=key, read_timeout_s=READ_TIMEOUT_S, tls=tls) as node:
+        try:
+            node.post(f"/admin/{command}", {"path": path})
+        except NodeRefused as error:
+            raise DrainError(str(error)) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,10 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hierarchy.cli.admin import AdminKeyFile
-from hierarchy.cli.chat import base_url
-from hierarchy.cli.client import fetch_json
-from hierarchy.config.blocks import TlsSpec
+from hierarchy.cli import flags
+from hierarchy.cli.client import ADMIN_KEY, NodeClient, client_tls, read_key
 from hierarchy.runtime.logs import escape
 
 
@@ -24,17 +21,22 @@ def why(
     url: Annotated[str, typer.Option(help="of the node that would be asked")] = "http://localhost:21001",
     api: Annotated[str, typer.Option(help="openai or fastchat")] = "openai",
     as_json: Annotated[bool, typer.Option("--json", help="print what GET /route answered")] = False,
-    admin_key_file: AdminKeyFile = None,
-    ca: Annotated[Path | None, typer.Option(help="file with the CA of an https node  [default: the system's]")] = None,
+    admin_key_file: flags.AdminKeyFile = None,
+    tls_ca: Annotated[
+        str | None,
+        typer.Option("--tls-ca", "--ca", help="PEM file of the CAs of an https node  [default: the system's]"),
+    ] = None,
+    tls_cert: flags.ClientTlsCert = None,
+    tls_key: flags.ClientTlsKey = None,
 ) -> None:
     """Tell which way the next request would go: at each level the candidates with their loads and scores, why each
     other child is passed over, and who is chosen.
 
     Status 0 if an engine would get it, 1 if none would, 2 if the node cannot be asked or nobody serves the model.
     """
-    answer = fetch_json(
-        base_url(url), "/route", key_file=admin_key_file, tls=TlsSpec(ca=str(ca) if ca else None), model=model, api=api
-    )
+    tls = client_tls(tls_ca, tls_cert, tls_key)
+    with NodeClient(url, key=read_key(admin_key_file, ADMIN_KEY), tls=tls) as node:
+        answer = node.get("/route", model=model, api=api)
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
     else:

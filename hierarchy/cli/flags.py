@@ -6,17 +6,27 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
+from hierarchy.cli.client import ADMIN_KEY, API_KEY
 from hierarchy.config.address import Address, parse_address
 from hierarchy.config.blocks import SecuritySpec, TlsSpec
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.security.credential_store import JOIN_TOKEN
 from hierarchy.security.secret import check_secret
+
+AdminKeyFile = Annotated[Path | None, typer.Option(help=f"file with the admin key  [default: ${ADMIN_KEY}]")]
+ApiKeyFile = Annotated[Path | None, typer.Option(help=f"file with the API key  [default: ${API_KEY}]")]
+ClientTlsCa = Annotated[
+    str | None, typer.Option("--tls-ca", help="PEM file of the CAs of an https node  [default: the system's]")
+]
+ClientTlsCert = Annotated[str | None, typer.Option("--tls-cert", help="PEM file of a client certificate")]
+ClientTlsKey = Annotated[str | None, typer.Option("--tls-key", help="PEM file of its private key")]
 
 Insecure = Annotated[bool, typer.Option("--insecure", help="start without keys where others can reach it")]
 Cleartext = Annotated[bool, typer.Option("--cleartext", help="allow connections to other machines without TLS")]

@@ -6,14 +6,12 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 
-from hierarchy.cli.admin import AdminKeyFile, admin_client
-from hierarchy.cli.chat import base_url
+from hierarchy.cli import flags
+from hierarchy.cli.client import ADMIN_KEY, NodeClient, client_tls, read_key
 from hierarchy.errors import UsageError
 from hierarchy.names import is_node_name
-from hierarchy.runtime.logs import escape
 from hierarchy.security.secret import read_secret_file, write_private_file
 from hierarchy.security.tokens import Signer, create_tree_key, derive_parent_key, parent_key
 
@@ -65,21 +63,16 @@ def create(
 def revoke(
     node: Annotated[str, typer.Option(help="name of the node that shall be shut out", show_default=False)],
     url: Annotated[str, typer.Option(help="of its parent", show_default=False)],
-    admin_key_file: AdminKeyFile = None,
+    admin_key_file: flags.AdminKeyFile = None,
+    tls_ca: flags.ClientTlsCa = None,
+    tls_cert: flags.ClientTlsCert = None,
+    tls_key: flags.ClientTlsKey = None,
 ) -> None:
     """Shut out a node: what was issued to it is void, and its connections are closed."""
     name = _name(node)
-    with admin_client(base_url(url), admin_key_file) as client:
-        try:
-            answer = client.post("/admin/revoke", json={"node": name})
-            body = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise UsageError(f"cannot reach {url}: {escape(str(error)) or type(error).__name__}") from None
-    if answer.status_code != 200:
-        said = body.get("error") if isinstance(body, dict) else None
-        words = said.get("message") if isinstance(said, dict) else ""
-        raise UsageError(f"{url} answered {answer.status_code}: {escape(str(words))}")
-    was_here = isinstance(body, dict) and body.get("was_here")
+    tls = client_tls(tls_ca, tls_cert, tls_key)
+    with NodeClient(url, key=read_key(admin_key_file, ADMIN_KEY), tls=tls) as parent:
+        was_here = parent.post("/admin/revoke", {"node": name}).get("was_here")
     typer.echo(f"{node} is shut out" if was_here else f"{node} is shut out; it was not registered")
 
 

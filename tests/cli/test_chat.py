@@ -13,11 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
-from hierarchy.cli.chat import Answer, base_url, chat
-from hierarchy.errors import UsageError
+from hierarchy.cli.chat import Answer
+from tests.cli.program import Ended, fails, program
 
 MODELS = {"object": "list", "data": [{"id": "smollm2-135m"}, {"id": "other"}]}
 DEADLINE_S = 20.0
@@ -104,15 +102,13 @@ def serve(state: Node) -> Iterator[None]:
         thread.join()
 
 
-def ask(url: str, *args: str, stdin: str = "") -> Result:
-    app = typer.Typer()
-    app.command()(chat)
-    return CliRunner().invoke(app, [url, *args], input=stdin)
+def ask(url: str, *args: str, stdin: str = "") -> Ended:
+    return program("chat", url, *args, stdin=stdin)
 
 
 def test_streams_the_answer_and_says_which_way_it_came(node: Node) -> None:
     result = ask(node.url, "What is the capital of France?")
-    assert (result.exit_code, result.stdout) == (0, "Paris is the\ncapital.\n")
+    assert (result.status, result.stdout) == (0, "Paris is the\ncapital.\n")
     assert re.fullmatch(
         r"via site-a/gpu-1 · smollm2-135m · 42 tokens · \d+\.\d\d s to first token( · \d+ tokens/s)?\n", result.stderr
     )
@@ -127,7 +123,7 @@ def test_options_and_stdin(node: Node) -> None:
     result = ask(
         node.url, "--model", "other", "--max-tokens", "7", "--temperature", "0", "--system", "Be brief.", stdin="Why?\n"
     )
-    assert result.exit_code == 0
+    assert result.status == 0
     (asked,) = node.asked
     assert (asked["model"], asked["max_tokens"], asked["temperature"]) == ("other", 7, 0)
     assert asked["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
@@ -172,8 +168,8 @@ def test_refusals_are_one_line(node: Node, status: int, body: Any, message: str)
         ([event("Par"), 'event: error\ndata: {"error": {"message": "the child broke"}}\n\n'], "the child broke"),
         ([event("Par"), 'data: {"error": "out of memory"}\n\n'], "out of memory"),
         ([event("Par")], "the answer broke off before its end"),
-        ([event("Par"), "data: [1]\n\n"], "no chat event: [1]"),
-        ([event("Par"), "data: nonsense\n\n"], "no chat event: nonsense"),
+        ([event("Par"), "data: [1]\n\n"], "not a chat event: [1]"),
+        ([event("Par"), "data: nonsense\n\n"], "not a chat event: nonsense"),
     ],
 )
 def test_a_broken_stream_is_one_line_behind_what_came(node: Node, answer: list[str], message: str) -> None:
@@ -194,8 +190,9 @@ def test_a_cut_connection(node: Node) -> None:
     ("models", "message"),
     [
         ((200, {"data": []}), "serves no model yet"),
-        ((200, "hello"), "no list of models"),
-        ((200, {"data": None}), "no list of models"),
+        ((200, "hello"), "answered 200: the response is not JSON; is this a node's URL?"),
+        ((200, "[]"), "answered 200: a JSON object was expected; is this a node's URL?"),
+        ((200, {"data": None}), "not a list of models; is this a node's URL?"),
         ((503, {"error": {"message": "starting"}}), "503: starting"),
     ],
 )
@@ -205,12 +202,12 @@ def test_no_model_to_ask(node: Node, models: tuple[int, Any], message: str) -> N
 
 
 def test_unreachable() -> None:
-    expect_error(ask("127.0.0.1:1", "Q"), "cannot reach http://127.0.0.1:1: ")
-    expect_error(ask("127.0.0.1:1", "Q", "--model", "m"), "cannot reach http://127.0.0.1:1: ")
+    expect_error(ask("127.0.0.1:1", "Q"), "cannot reach http://127.0.0.1:1: ", status=2)
+    expect_error(ask("127.0.0.1:1", "Q", "--model", "m"), "cannot reach http://127.0.0.1:1: ", status=2)
 
 
-def expect_error(result: Result, message: str) -> None:
-    assert result.exit_code == 1
+def expect_error(result: Ended, message: str, status: int = 1) -> None:
+    assert result.status == status
     assert message in result.stderr
     assert result.stderr.startswith("hierarchy: ")
     assert result.stderr.count("\n") == 1
@@ -220,7 +217,7 @@ def test_an_engine_that_does_not_stream(node: Node) -> None:
     node.content_type = "application/json"
     node.answer = [json.dumps({"choices": [{"message": {"content": "Paris."}}], "usage": {"completion_tokens": 2}})]
     result = ask(node.url, "Q")
-    assert (result.exit_code, result.stdout) == (0, "Paris.\n")
+    assert (result.status, result.stdout) == (0, "Paris.\n")
 
 
 def test_without_usage_the_chunks_are_counted(node: Node) -> None:
@@ -230,27 +227,7 @@ def test_without_usage_the_chunks_are_counted(node: Node) -> None:
 
 @pytest.mark.parametrize("stdin", ["", "  \n"])
 def test_no_question_is_a_usage_error(node: Node, stdin: str) -> None:
-    assert isinstance(ask(node.url, stdin=stdin).exception, UsageError)
-
-
-@pytest.mark.parametrize(
-    ("text", "url"),
-    [
-        ("localhost:21001", "http://localhost:21001"),
-        ("http://a:1/", "http://a:1"),
-        ("https://a/v1", "https://a"),
-        ("https://a/prefix/v1/", "https://a/prefix"),
-        ("[::1]:21001", "http://[::1]:21001"),
-    ],
-)
-def test_base_url(text: str, url: str) -> None:
-    assert base_url(text) == url
-
-
-@pytest.mark.parametrize("text", ["ftp://a", "http://", "", "http://a:port"])
-def test_no_url(text: str) -> None:
-    with pytest.raises(UsageError, match="http://localhost:21001"):
-        base_url(text)
+    assert fails("chat", node.url, stdin=stdin, status=2).startswith("no question: ")
 
 
 def test_summary() -> None:

@@ -1,49 +1,191 @@
-"""The keys that commands show: from the environment or a file, to a real node that asks for them."""
+"""How commands talk to a node: its URL, keys, TLS, and what they say if it does not respond as a node does."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from typer.testing import CliRunner
 
-from hierarchy.cli import app
-from hierarchy.cli.admin import ADMIN_KEY, admin_client, bearer
+from hierarchy.cli.client import (
+    ADMIN_KEY,
+    NodeClient,
+    NodeRefused,
+    NodeUnreachable,
+    client_tls,
+    node_url,
+    read_key,
+    readable_tls,
+)
+from hierarchy.config.blocks import TlsSpec
 from hierarchy.errors import UsageError
 from hierarchy.security.secret import write_private_file
+from tests.certificates import Authority
+from tests.cli.program import fails, program
 from tests.cluster import Cluster
 from tests.security.keyed import Keys
 from tests.support import eventually
-from tests.tools.test_show_tree import show_tree
+
+URL = "http://root:21001"
+
+
+def answering(response: httpx.Response | Exception, key: str = "") -> NodeClient:
+    """A client whose node answers each request so."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if isinstance(response, Exception):
+            raise response
+        response.request = request
+        return response
+
+    return NodeClient(URL, key=key, transport=httpx.MockTransport(handle))
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("localhost:21001", "http://localhost:21001"),
+        ("http://a:1/", "http://a:1"),
+        ("https://a/v1", "https://a"),
+        ("https://a/prefix/v1/", "https://a/prefix"),
+        ("[::1]:21001", "http://[::1]:21001"),
+    ],
+)
+def test_a_url_may_be_written_as_people_type_it(text: str, url: str) -> None:
+    assert node_url(text) == url
+
+
+@pytest.mark.parametrize("text", ["ftp://a", "http://", "", "http://a:port", "http://[::1", "a b", "http://xn--"])
+def test_a_bad_url_is_a_usage_error_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError, match="http://localhost:21001"):
+        node_url(text)
 
 
 def test_a_key_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "key"
     write_private_file(path, "from-file\n")
     monkeypatch.delenv(ADMIN_KEY, raising=False)
-    assert bearer(None, ADMIN_KEY) == {}
+    assert read_key(None, ADMIN_KEY) == ""
     monkeypatch.setenv(ADMIN_KEY, "from-env")
-    assert bearer(None, ADMIN_KEY) == {"authorization": "Bearer from-env"}
-    assert bearer(path, ADMIN_KEY) == {"authorization": "Bearer from-file"}
+    assert read_key(None, ADMIN_KEY) == "from-env"
+    assert read_key(path, ADMIN_KEY) == "from-file"
     monkeypatch.setenv(ADMIN_KEY, "two\nlines")
     with pytest.raises(UsageError, match=ADMIN_KEY):
-        bearer(None, ADMIN_KEY)
+        read_key(None, ADMIN_KEY)
 
 
-def test_chat_and_show_tree_show_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_sent_and_in_no_message() -> None:
+    sent: list[httpx.Headers] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers)
+        return httpx.Response(401, json={"error": {"message": "not known", "code": "invalid_admin_key"}})
+
+    for key in ("", "hk-x"):
+        transport = httpx.MockTransport(handle)
+        with NodeClient(URL, key=key, transport=transport) as node, pytest.raises(NodeRefused) as refused:
+            node.get("/tree")
+        assert "hk-x" not in str(refused.value)
+    assert [headers.get("authorization") for headers in sent] == [None, "Bearer hk-x"]
+
+
+def refusal(message: str, code: str = "invalid_admin_key") -> dict[str, Any]:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+
+
+@pytest.mark.parametrize(
+    ("response", "key", "message"),
+    [
+        (httpx.Response(404, json=refusal("no child 'x'", "x")), "", "answered 404: no child 'x'"),
+        (httpx.Response(500, json={"error": "just text"}), "", "answered 500: just text"),
+        (httpx.Response(401, json=refusal("none")), "", f"401: none; set {ADMIN_KEY}, or use --admin-key-file"),
+        (httpx.Response(401, json=refusal("wrong")), "k", "401: wrong; is it a client's key, or revoked?"),
+        (httpx.Response(502, text="<html>\x1b\n"), "", "answered 502: <html>\\x1b; is this a node's URL?"),
+        (httpx.Response(404), "", "answered 404: Not Found; is this a node's URL?"),
+        (httpx.Response(302), "", "answered 302: Found; is this a node's URL?"),
+        (httpx.Response(200, text="hello"), "", "answered 200: the response is not JSON; is this a node's URL?"),
+        (httpx.Response(200, text="[" * 99999), "", "answered 200: the response is not JSON; is this a node's URL?"),
+        (httpx.Response(200, json=[]), "", "answered 200: a JSON object was expected; is this a node's URL?"),
+    ],
+)
+def test_a_response_that_is_not_a_success_is_one_line(response: httpx.Response, key: str, message: str) -> None:
+    with answering(response, key) as node, pytest.raises(NodeRefused) as refused:
+        node.get("/tree", depth="1")
+    assert str(refused.value) in (f"{URL}/tree {message}", f"{URL}/tree answered {message}")
+    assert refused.value.status == response.status_code
+    with answering(response, key) as node, pytest.raises(NodeRefused) as refused:
+        node.post("/admin/drain", {"path": "a"})
+    assert str(refused.value).startswith(f"{URL}/admin/drain answered ")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(httpx.ConnectError("connection refused"), "connection refused"), (httpx.ReadTimeout(""), "ReadTimeout")],
+)
+def test_no_response_is_one_line_with_its_reason(error: Exception, reason: str) -> None:
+    message = f"cannot reach {URL}: {reason}; is the node running?"
+    with answering(error) as node:
+        with pytest.raises(NodeUnreachable) as unreachable:
+            node.get("/tree")
+        assert (str(unreachable.value), unreachable.value.reason) == (message, reason)
+        with pytest.raises(NodeUnreachable, match="cannot reach"), node.stream("/v1/chat/completions", {}):
+            pass
+
+
+def test_a_host_name_that_dns_does_not_allow_is_one_line() -> None:
+    assert fails("drain", "x", "--url", "http://a..b", status=2).startswith("cannot reach http://a..b: ")
+
+
+@pytest.mark.parametrize(("name", "value"), [("HTTP_PROXY", "gopher://x"), ("SSL_CERT_FILE", "/no/such")])
+def test_an_environment_that_cannot_be_used_is_a_usage_error(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=name):
+        NodeClient(URL)
+
+
+def test_flags_of_a_certificate_go_together() -> None:
+    assert client_tls("/ca", "/cert", "/key") == TlsSpec(ca="/ca", cert="/cert", key="/key")
+    with pytest.raises(UsageError, match="--tls-cert and --tls-key go together"):
+        client_tls(None, "/cert", None)
+
+
+def test_the_certificate_of_a_configuration_is_used_where_it_can_be_read(tmp_path: Path) -> None:
+    spec = TlsSpec.model_validate(Authority(tmp_path).issue("node"))
+    assert readable_tls(spec) == spec
+    assert readable_tls(spec.model_copy(update={"key": "/no/key"})) == TlsSpec(ca=spec.ca)
+
+
+#: Each command that talks to a node, with its arguments but the URL's.
+COMMANDS = [
+    ("chat", "URL", "hello"),
+    ("check", "CONFIG", "--live", "URL"),
+    ("drain", "a", "--url", "URL"),
+    ("token", "revoke", "--node", "a", "--url", "URL"),
+    ("undrain", "a", "--url", "URL"),
+    ("why", "m", "--url", "URL"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_every_command_says_alike_that_it_cannot_reach_a_node(command: tuple[str, ...]) -> None:
+    config = Path(__file__).parents[2] / "configs" / "demo.yaml"
+    arguments = [{"URL": "127.0.0.1:1", "CONFIG": config}.get(argument, argument) for argument in command]
+    message = fails(*arguments, status=2)
+    assert message.startswith("cannot reach http://127.0.0.1:1: ")
+    assert message.endswith("; is the node running?")
+
+
+def test_keys_of_the_environment_are_shown_to_a_real_node(tmp_path: Path) -> None:
     keys = Keys(tmp_path)
-    monkeypatch.delenv(ADMIN_KEY, raising=False)
     with Cluster() as cluster:
         root = cluster.node("root", engines=(cluster.engine().url,), settings=keys.settings())
         eventually(lambda: root.node.ready, "the engine")
-        answered = CliRunner().invoke(app, ["chat", root.url, "hello"], env={"HIERARCHY_API_KEY": keys.client})
-        assert answered.exit_code == 0, answered.output
-        refused = CliRunner().invoke(app, ["chat", root.url, "hello"])
-        assert refused.exit_code == 1
-        assert "no API key was sent" in refused.output
-        with httpx.Client() as client, pytest.raises(show_tree.CannotReadError, match="wants an admin key"):
-            show_tree.fetch(client, root.url)
-        monkeypatch.setenv(ADMIN_KEY, keys.admin)
-        with admin_client(root.url, None) as client:
-            assert show_tree.fetch(client, root.url)["name"] == "root"
+        assert program("chat", root.url, "hello", HIERARCHY_API_KEY=keys.client).status == 0
+        assert "no API key was sent" in fails("chat", root.url, "hello", status=1)
+        with NodeClient(root.url) as node, pytest.raises(NodeRefused, match=f"set {ADMIN_KEY}"):
+            node.get("/tree")
+        with NodeClient(root.url, key=keys.admin) as node:
+            assert node.get("/tree")["name"] == "root"
