@@ -41,7 +41,7 @@ compiled: .venv/.dev
 	"$(CURDIR)/$(BIN)/python" -m pytest -n $(WORKERS) --dist loadfile $(COMPILED_TESTS) $(ARGS)
 
 chaos: .venv/.dev
-	@$(BIN)/python -m pytest tests/chaos --whole $(ARGS)
+	@$(BIN)/python -m pytest tests/chaos --full $(ARGS)
 
 check: .venv/.dev
 	@.ci/check

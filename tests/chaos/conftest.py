@@ -1,4 +1,4 @@
-"""`pytest tests/chaos --whole` runs each fault as long as its figure asks for; without it, a few seconds each."""
+"""`pytest tests/chaos --full` runs each fault as long as its target requires; otherwise each takes a few seconds."""
 
 from __future__ import annotations
 
@@ -7,60 +7,61 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.chaos.tree import Trees
+from tests.chaos.processes import Processes
 
-Figure = Callable[..., None]
+Record = Callable[..., None]
 FIGURES = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--whole", action="store_true", help="the faults of tests/chaos as long as their figures ask for")
+    parser.addoption("--full", action="store_true", help="run tests/chaos as long as the targets require")
 
 
 @pytest.fixture(scope="session")
-def whole(pytestconfig: pytest.Config) -> bool:
-    return bool(pytestconfig.getoption("--whole", default=False))
+def full(pytestconfig: pytest.Config) -> bool:
+    """Whether `--full` was given."""
+    return bool(pytestconfig.getoption("--full", default=False))
 
 
 @pytest.fixture(scope="session")
-def trees(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trees]:
-    with Trees(tmp_path_factory.mktemp("chaos")) as running:
+def all_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    with Processes(tmp_path_factory.mktemp("chaos")) as running:
         yield running
 
 
 @pytest.fixture
-def bed(trees: Trees) -> Iterator[Trees]:
-    """Processes of one test: what it started is ended after it, and none may have told of a defect."""
-    before = len(trees.processes)
-    yield trees
-    started = trees.processes[before:]
-    del trees.processes[before:]
+def processes(all_processes: Processes) -> Iterator[Processes]:
+    """The processes of one test. They are ended after it; no log may have a line about a defect."""
+    before = len(all_processes.processes)
+    yield all_processes
+    started = all_processes.processes[before:]
+    del all_processes.processes[before:]
     for process in started:
-        process.wake()
-    told = {process.name: lines for process in started if (lines := process.complaints())}
+        process.resume()
+    errors = {process.name: lines for process in started if (lines := process.error_lines())}
     for process in started:
         process.kill()
         process.log.unlink(missing_ok=True)
-    assert told == {}
+    assert errors == {}
 
 
 @pytest.fixture
-def figure(request: pytest.FixtureRequest, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]) -> Figure:
-    """Notes what was measured; all of it is shown when the session ends."""
+def record(request: pytest.FixtureRequest, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]) -> Record:
+    """A function that records what was measured, and its target. All figures are shown when the session ends."""
     lines = pytestconfig.stash.setdefault(FIGURES, [])
 
-    def note(words: str, *, reach: str = "") -> None:
+    def add(text: str, *, target: str = "") -> None:
         name = request.node.name.removeprefix("test_")
-        lines.append(f"{name:44} {words}" + (f"   (reach: {reach})" if reach else ""))
-        if pytestconfig.getoption("--whole", default=False):  # at once, too: the last of them takes ten minutes
+        lines.append(f"{name:44} {text}" + (f"   (target: {target})" if target else ""))
+        if pytestconfig.getoption("--full", default=False):  # also at once, since the last test takes ten minutes
             with capsys.disabled():
                 sys.stderr.write(f"\n{lines[-1]}\n")
 
-    return note
+    return add
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if config.getoption("--whole", default=False):
+    if config.getoption("--full", default=False):
         for line in config.stash.get(FIGURES, []):
             terminalreporter.write_line(line)

@@ -1,4 +1,4 @@
-"""A raw client: one connection a request, what came back as it came, and no second try of its own."""
+"""A raw client: one connection per request, unprocessed responses, and no retries."""
 
 from __future__ import annotations
 
@@ -12,56 +12,61 @@ from dataclasses import dataclass, field
 from hierarchy.http.framing import Dechunker
 
 Address = tuple[str, int]
-LIMIT_S = 60.0  # for one request; a client that hangs for longer is a failure
-_WORD = re.compile(rb'"content":"([^"]*)"')
+TIMEOUT_S = 60.0  # of one request; a client that waits longer has failed
+_TOKEN = re.compile(rb'"content":"([^"]*)"')
 
 
 @dataclass
 class Outcome:
-    """What became of one request. Seconds of the monotonic clock."""
+    """The outcome of one request. Times in seconds of the monotonic clock."""
 
-    began: float
+    started: float
     status: int = 0
     first_byte: float = 0.0
     ended: float = 0.0
-    error: str = ""  # of the connection
+    error: str = ""  # of the connection, or the timeout
     body: bytes = b""
-    path: str = ""
-    complete: bool = False  # by its framing
+    path: str = ""  # `x-hierarchy-path`
+    complete: bool = False  # according to its framing
     streamed: bool = False
 
     @property
     def has_byte(self) -> bool:
+        """Whether a byte of the body came."""
         return self.first_byte > 0
 
     @property
     def ok(self) -> bool:
+        """Whether the response is complete and has no error."""
         good = self.status == 200 and self.complete and not self.error and b"event: error" not in self.body
         return good and (not self.streamed or self.body.rstrip().endswith(b"data: [DONE]"))
 
     @property
-    def told(self) -> bool:
-        """A stream that was cut, and said so."""
+    def has_error_event(self) -> bool:
+        """Whether it is a stream that ended in an error event."""
         return self.complete and self.body.count(b"event: error\ndata: ") == 1 and b"[DONE]" not in self.body
 
     @property
-    def words(self) -> list[str]:
-        return [word.decode() for word in _WORD.findall(self.body) if word]
+    def tokens(self) -> list[str]:
+        """The tokens of a stream."""
+        return [token.decode() for token in _TOKEN.findall(self.body) if token]
 
     @property
     def seconds(self) -> float:
-        return self.ended - self.began
+        """Duration of the request."""
+        return self.ended - self.started
 
     @property
     def wait(self) -> float:
-        """For the first byte."""
-        return (self.first_byte or self.ended) - self.began
+        """Seconds until the first byte of the body, or the end without one."""
+        return (self.first_byte or self.ended) - self.started
 
     def __str__(self) -> str:
         return f"{self.status} {self.error or self.body[-120:]!r} after {self.seconds:.2f} s"
 
 
 def request(tokens: int, *, stream: bool) -> bytes:
+    """A chat request."""
     body = json.dumps(
         {"model": "simulated", "messages": [{"role": "user", "content": "x"}], "max_tokens": tokens, "stream": stream}
     ).encode()
@@ -71,21 +76,21 @@ def request(tokens: int, *, stream: bool) -> bytes:
     )
 
 
-async def ask(addresses: Sequence[Address], *, tokens: int = 4, stream: bool = False) -> Outcome:
-    """One request. With several addresses the next is tried where a connection is refused, and only then."""
+async def send(addresses: Sequence[Address], *, tokens: int = 4, stream: bool = False) -> Outcome:
+    """Send one request. If a connection is refused, and only then, the next address is tried."""
     outcome = Outcome(time.monotonic(), streamed=stream)
     try:
-        async with asyncio.timeout(LIMIT_S):
-            await _ask(outcome, addresses, request(tokens, stream=stream))
+        async with asyncio.timeout(TIMEOUT_S):
+            await _send(outcome, addresses, request(tokens, stream=stream))
     except TimeoutError:
-        outcome.error = f"nothing within {LIMIT_S:g} s"
+        outcome.error = f"not complete after {TIMEOUT_S:g} s"
     except (OSError, asyncio.IncompleteReadError, ValueError) as error:
         outcome.error = f"{type(error).__name__}: {error}"
     outcome.ended = time.monotonic()
     return outcome
 
 
-async def _ask(outcome: Outcome, addresses: Sequence[Address], data: bytes) -> None:
+async def _send(outcome: Outcome, addresses: Sequence[Address], data: bytes) -> None:
     for number, address in enumerate(addresses):
         try:
             reader, writer = await asyncio.open_connection(*address)
@@ -100,24 +105,24 @@ async def _ask(outcome: Outcome, addresses: Sequence[Address], data: bytes) -> N
         found = re.search(rb"\r\nx-hierarchy-path: ([^\r]*)", head)
         outcome.path = found[1].decode() if found else ""
         length = re.search(rb"\r\ncontent-length: (\d+)", head)
-        raw, parts = Dechunker(), []
-        whole = b""
+        dechunker, parts = Dechunker(), []
+        last_bytes = b""
         while True:
             data = await reader.read(65536)
             if not data:
                 break
             outcome.first_byte = outcome.first_byte or time.monotonic()
-            whole = (whole + data)[-16:]
-            parts.append(data if length else raw.feed(data))
+            last_bytes = (last_bytes + data)[-16:]
+            parts.append(data if length else dechunker.feed(data))
         outcome.body = b"".join(parts)
-        outcome.complete = len(outcome.body) == int(length[1]) if length else whole.endswith(b"0\r\n\r\n")
+        outcome.complete = len(outcome.body) == int(length[1]) if length else last_bytes.endswith(b"0\r\n\r\n")
     finally:
         writer.close()
 
 
 @dataclass
 class Load:
-    """Closed-loop clients: so many at once, each asks again when it was answered, `pause_s` later."""
+    """Clients in a closed loop: each sends its next request `pause_s` after the last response."""
 
     addresses: Sequence[Address]
     clients: int
@@ -127,14 +132,14 @@ class Load:
     outcomes: list[Outcome] = field(default_factory=list)
 
     async def run(self, *, count: int = 0, until: Callable[[], bool] = lambda: False) -> list[Outcome]:
-        """Until `count` requests were asked, or `until` says so."""
-        asked = 0
+        """Run until `count` requests were sent, or `until` returns True."""
+        sent = 0
 
         async def client() -> None:
-            nonlocal asked
-            while not (until() or (count and asked >= count)):
-                asked += 1
-                self.outcomes.append(await ask(self.addresses, tokens=self.tokens, stream=self.stream))
+            nonlocal sent
+            while not (until() or (count and sent >= count)):
+                sent += 1
+                self.outcomes.append(await send(self.addresses, tokens=self.tokens, stream=self.stream))
                 if self.pause_s:
                     await asyncio.sleep(self.pause_s)
 
@@ -143,8 +148,9 @@ class Load:
 
     @property
     def failed(self) -> list[Outcome]:
+        """The requests that were not served."""
         return [outcome for outcome in self.outcomes if not outcome.ok]
 
     def causes(self) -> str:
-        """Of the failures, shortly, for the message of an assertion."""
+        """The first failures, for the message of an assertion."""
         return "; ".join(str(outcome) for outcome in self.failed[:5])

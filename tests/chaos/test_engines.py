@@ -1,4 +1,4 @@
-"""Engines that die, hang, flap and refuse."""
+"""Engines that are killed, suspended, flap, or respond with 503."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from functools import partial
 import pytest
 
 from hierarchy.engines.simulated.engine import answer_text
-from tests.chaos.conftest import Figure
-from tests.chaos.load import Load, ask
-from tests.chaos.tree import Process, Trees, wait_for
+from tests.chaos.conftest import Record
+from tests.chaos.load import Load, send
+from tests.chaos.processes import Process, Processes, wait_for
 from tests.support import eventually_async
 
 
-def at(*nodes: Process) -> list[tuple[str, int]]:
+def addresses(*nodes: Process) -> list[tuple[str, int]]:
+    """The addresses for a load."""
     return [("127.0.0.1", node.port) for node in nodes]
 
 
 def _has_ended(load: Load, count: int) -> bool:
-    """True once that many of the load's requests have ended."""
+    """Whether that many of the load's requests have ended."""
     return len(load.outcomes) >= count
 
 
-async def _killing(load: Load, engines: list[Process], *, count: int, kills: int) -> None:
-    """Run the load; meanwhile engine after engine is killed, and started again."""
+async def _run_with_kills(load: Load, engines: list[Process], *, count: int, kills: int) -> None:
+    """Run the load, and meanwhile kill one engine after another and start it again."""
     running = asyncio.ensure_future(load.run(count=count))
     for number in range(kills):
         await eventually_async(partial(_has_ended, load, (number + 1) * count // (kills + 1)), "the load", 300.0)
@@ -38,91 +39,91 @@ async def _killing(load: Load, engines: list[Process], *, count: int, kills: int
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_kill_9_one_of_eight_engines(bed: Trees, whole: bool, figure: Figure, stream: bool) -> None:
-    if stream and not whole:
-        pytest.skip("the streamed half runs with --whole")
-    engines = bed.engines("e", 8 if whole else 4)
-    root = bed.node("root", engines=engines)
+def test_kill_9_one_of_eight_engines(processes: Processes, full: bool, record: Record, stream: bool) -> None:
+    if stream and not full:
+        pytest.skip("streams only with --full")
+    engines = processes.engines("e", 8 if full else 4)
+    root = processes.node("root", engines=engines)
     wait_for(root, len(engines))
-    load = Load(at(root), clients=64, tokens=16, stream=stream)
-    count = 10_000 if whole else 500
-    asyncio.run(_killing(load, engines, count=count, kills=8 if whole else 1))
+    load = Load(addresses(root), clients=64, tokens=16, stream=stream)
+    count = 10_000 if full else 500
+    asyncio.run(_run_with_kills(load, engines, count=count, kills=8 if full else 1))
     unsent = [outcome for outcome in load.failed if not outcome.has_byte]
-    figure(
+    record(
         f"{len(unsent)} of {len(load.outcomes)} requests without a byte failed; "
         f"{root.total('hierarchy_retries_total'):g} retries; {len(load.failed) - len(unsent)} streams were cut",
-        reach="0 of 10,000",
+        target="0 of 10,000",
     )
     assert unsent == [], load.causes()
     assert root.total("hierarchy_retries_total") > 0
     assert root.total("hierarchy_requests_in_flight") == 0
 
 
-def test_kill_9_in_mid_stream(bed: Trees, whole: bool, figure: Figure) -> None:
-    """Two levels: the site sees the engine die, and the root only passes on what it says."""
-    engines = bed.engines("e", 4 if whole else 2, tokens_per_s=20.0, tokens=200)
-    root = bed.node("root")
-    bed.node("site", parents=(root,), engines=engines)
+def test_kill_9_in_mid_stream(processes: Processes, full: bool, record: Record) -> None:
+    """Two levels: the site sees that the engine died, and the root passes the site's error on."""
+    engines = processes.engines("e", 4 if full else 2, tokens_per_s=20.0, tokens=200)
+    root = processes.node("root")
+    processes.node("site", parents=(root,), engines=engines)
     wait_for(root, len(engines))
-    clients = 200 if whole else 40
+    clients = 200 if full else 40
 
     async def run() -> tuple[list[float], Load]:
-        load = Load(at(root), clients=clients, tokens=200, stream=True)
+        load = Load(addresses(root), clients=clients, tokens=200, stream=True)
         running = asyncio.ensure_future(load.run(count=clients))
         await asyncio.sleep(2.0)
         for victim in engines:
             await asyncio.to_thread(victim.kill)
-        killed = time.monotonic()
+        killed_at = time.monotonic()
         await running
-        return [outcome.ended - killed for outcome in load.outcomes], load
+        return [outcome.ended - killed_at for outcome in load.outcomes], load
 
     ends, load = asyncio.run(run())
     cut = [outcome for outcome in load.outcomes if outcome.has_byte]
-    told = [outcome for outcome in cut if outcome.told]
+    with_error = [outcome for outcome in cut if outcome.has_error_event]
     expected = answer_text(200).split(" ")
-    twice = [outcome for outcome in cut if "".join(outcome.words).split(" ") != expected[: len(outcome.words)]]
-    figure(
-        f"{len(told)} of {len(cut)} cut streams ended in an SSE error, the last {max(ends):.2f} s after the kill; "
-        f"{len(twice)} with a token twice or missing",
-        reach="all, within 1 s, 0",
+    wrong = [outcome for outcome in cut if "".join(outcome.tokens).split(" ") != expected[: len(outcome.tokens)]]
+    record(
+        f"{len(with_error)} of {len(cut)} cut streams ended with an SSE error, the last after {max(ends):.2f} s; "
+        f"{len(wrong)} with a token twice or missing",
+        target="all, within 1 s, 0",
     )
-    assert len(cut) == len(told) == clients
-    assert twice == []
+    assert len(cut) == len(with_error) == clients
+    assert wrong == []
     assert max(ends) < 1.0
 
 
-def test_sigstop_one_of_four_engines(bed: Trees, whole: bool, figure: Figure) -> None:
-    engines = bed.engines("e", 4)
-    root = bed.node("root", engines=engines)
+def test_sigstop_one_of_four_engines(processes: Processes, full: bool, record: Record) -> None:
+    engines = processes.engines("e", 4)
+    root = processes.node("root", engines=engines)
     wait_for(root, 4)
 
     async def run(load: Load) -> None:
-        end = time.monotonic() + (30.0 if whole else 5.0)
+        end = time.monotonic() + (30.0 if full else 5.0)
         running = asyncio.ensure_future(load.run(until=lambda: time.monotonic() > end))
         await asyncio.sleep(0.5)
-        engines[0].hang()
+        engines[0].suspend()
         await running
 
-    load = Load(at(root), clients=64 if whole else 16, tokens=8, pause_s=0.0 if whole else 0.02)
+    load = Load(addresses(root), clients=64 if full else 16, tokens=8, pause_s=0.0 if full else 0.02)
     asyncio.run(run(load))
     longest = max(outcome.wait for outcome in load.outcomes)
-    figure(
-        f"{len(load.failed)} of {len(load.outcomes)} requests failed; the longest waited {longest:.2f} s",
-        reach="0; 5 s",
+    record(
+        f"{len(load.failed)} of {len(load.outcomes)} requests failed; the longest wait was {longest:.2f} s",
+        target="0; 5 s",
     )
     assert load.failed == [], load.causes()
     assert longest < 5.0
-    engines[0].wake()
+    engines[0].resume()
     wait_for(root, 4)
 
 
-def test_an_engine_that_flaps_every_2_s(bed: Trees, whole: bool, figure: Figure) -> None:
-    engines = bed.engines("e", 4)
-    root = bed.node("root", engines=engines)
+def test_an_engine_that_flaps_every_2_s(processes: Processes, full: bool, record: Record) -> None:
+    engines = processes.engines("e", 4)
+    root = processes.node("root", engines=engines)
     wait_for(root, 4)
 
     async def run(load: Load) -> None:
-        flaps = 8 if whole else 1
+        flaps = 8 if full else 1
         done = False
         running = asyncio.ensure_future(load.run(until=lambda: done))
         for _ in range(flaps):
@@ -134,26 +135,26 @@ def test_an_engine_that_flaps_every_2_s(bed: Trees, whole: bool, figure: Figure)
         done = True
         await running
 
-    load = Load(at(root), clients=32 if whole else 16, tokens=8, stream=True, pause_s=0.0 if whole else 0.02)
+    load = Load(addresses(root), clients=32 if full else 16, tokens=8, stream=True, pause_s=0.0 if full else 0.02)
     asyncio.run(run(load))
     share = len(load.failed) / len(load.outcomes)
     unsent = [outcome for outcome in load.failed if not outcome.has_byte]
-    figure(
-        f"{share:.2%} of {len(load.outcomes)} requests ended in an error, {len(unsent)} of them before a byte",
-        reach="1 %",
+    record(
+        f"{share:.2%} of {len(load.outcomes)} requests failed, {len(unsent)} of them before a byte",
+        target="1 %",
     )
     assert share <= 0.01, load.causes()
     assert unsent == []
 
 
-def test_all_engines_answer_503(bed: Trees, whole: bool, figure: Figure) -> None:
-    """Four levels of nodes; retries must not multiply by level."""
-    engines = bed.engines("e", 4)
-    root = bed.node("root")
-    region = bed.node("region", parents=(root,))
-    sites = [bed.node(f"site{number}", parents=(region,)) for number in (1, 2)]
+def test_all_engines_answer_503(processes: Processes, full: bool, record: Record) -> None:
+    """Four levels of nodes: the retries of the levels must not multiply."""
+    engines = processes.engines("e", 4)
+    root = processes.node("root")
+    region = processes.node("region", parents=(root,))
+    sites = [processes.node(f"site{number}", parents=(region,)) for number in (1, 2)]
     for number, site in enumerate(sites):
-        bed.node(f"rack{number + 1}", parents=(site,), engines=engines[2 * number : 2 * number + 2])
+        processes.node(f"rack{number + 1}", parents=(site,), engines=engines[2 * number : 2 * number + 2])
     wait_for(root, 4)
     for engine in engines:
         engine.faults({"status": 503})
@@ -161,18 +162,18 @@ def test_all_engines_answer_503(bed: Trees, whole: bool, figure: Figure) -> None
     def attempts() -> int:
         return sum(engine.get("/simulated")["faulted"] for engine in engines)
 
-    if not whole:  # the first hundred of a short run would be a large part of it
-        asyncio.run(Load(at(root), clients=100).run(count=200))
+    if not full:  # otherwise the first hundred requests would be a large part of a short run
+        asyncio.run(Load(addresses(root), clients=100).run(count=200))
     before = attempts()
-    load = Load(at(root), clients=100)
-    asyncio.run(load.run(count=10_000 if whole else 800))
+    load = Load(addresses(root), clients=100)
+    asyncio.run(load.run(count=10_000 if full else 800))
     average = (attempts() - before) / len(load.outcomes)
-    most = 0
-    for _ in range(50 if whole else 10):
+    highest = 0
+    for _ in range(50 if full else 10):
         before = attempts()
-        assert asyncio.run(ask(at(root))).status == 503
-        most = max(most, attempts() - before)
-    figure(f"{average:.3f} attempts at engines a request on average, at most {most}", reach="1.2, 3")
+        assert asyncio.run(send(addresses(root))).status == 503
+        highest = max(highest, attempts() - before)
+    record(f"{average:.3f} attempts per request on average, at most {highest}", target="1.2, 3")
     assert {outcome.status for outcome in load.outcomes} == {503}
     assert average <= 1.2
-    assert most <= 3
+    assert highest <= 3

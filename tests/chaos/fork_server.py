@@ -1,8 +1,8 @@
-"""Starts processes of `hierarchy` in a few milliseconds each: imports everything once, then forks.
+"""Starts processes of `hierarchy` in a few milliseconds each: imports all modules once, then forks.
 
-Each is a process of its own that runs the command's own `main`, can be stopped, killed and waited for. Commands come as
-JSON lines on stdin, `{"argv": [...], "log": path, "files": limit or null}`, and are answered with the pid. When this
-process ends, so do all that it started.
+Each process runs the command's `main`, and can be suspended, killed and waited for. A request is a line of JSON on
+stdin, `{"argv": [...], "log": path, "files": limit or null}`; the response is a line with the pid. All processes end
+when this one does.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ import hierarchy.cli
 
 
 def main() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: no zombies
-    lifeline, held = os.pipe()
+    """Serve requests until stdin ends."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies, although no process waits for them
+    stdin, held_open = os.pipe()
     for line in sys.stdin:
-        order = json.loads(line)
+        request = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            os.close(held)
-            run(order["argv"], order["log"], order["files"], lifeline)
+            os.close(held_open)
+            run(request["argv"], request["log"], request["files"], stdin)
         print(pid, flush=True)  # noqa: T201
 
 
-def run(argv: list[str], log: str, files: int | None, lifeline: int) -> None:
+def run(argv: list[str], log: str, files: int | None, stdin: int) -> None:
+    """Run `hierarchy` in a forked process, and exit. files: the limit of file descriptors."""
     status = 1
     try:
-        os.dup2(lifeline, 0)
+        os.dup2(stdin, 0)
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
@@ -43,8 +45,8 @@ def run(argv: list[str], log: str, files: int | None, lifeline: int) -> None:
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         hierarchy.cli.main()
         status = 0
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else 1
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
     except BaseException as error:
         with Path(log).open("a") as file:
             file.write(f"Traceback: {error!r}\n")

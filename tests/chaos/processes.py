@@ -1,4 +1,4 @@
-"""Trees of real processes, and what can be done to them."""
+"""Real processes of `hierarchy`, and the faults that can be caused in them."""
 
 from __future__ import annotations
 
@@ -17,86 +17,95 @@ import httpx
 
 from tests.support import eventually, free_port
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 MODEL = "simulated"
 
 
 class Process:
-    """One process of `hierarchy`, which can be ended and started again at the same address."""
+    """One process, which can be started again at the same address. files: the limit of its file descriptors."""
 
-    def __init__(self, trees: Trees, name: str, argv: list[str], port: int, files: int | None = None) -> None:
+    def __init__(self, processes: Processes, name: str, argv: list[str], port: int, files: int | None = None) -> None:
         self.name = name
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        self.log = trees.folder / f"{name}.log"
-        self._trees = trees
+        self.log = processes.folder / f"{name}.log"
+        self._processes = processes
         self._argv = argv
         self._files = files
         self.pid = 0
 
     def start(self) -> Self:
-        """Returns once it listens."""
+        """Start it, and wait until it listens."""
         self.spawn()
-        eventually(self.answers, f"{self.name} to listen", PATIENCE_S)
+        eventually(self.responds, f"{self.name} to listen", TIMEOUT_S)
         return self
 
     def spawn(self) -> None:
-        self.pid = self._trees.fork(self._argv, self.log, self._files)
+        """Start it without waiting."""
+        self.pid = self._processes.fork(self._argv, self.log, self._files)
 
-    def answers(self) -> bool:
+    def responds(self) -> bool:
+        """Whether `/health` has status 200."""
         with contextlib.suppress(httpx.HTTPError):
             return httpx.get(f"{self.url}/health", timeout=1.0).status_code == 200
         return False
 
     def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if the process still exists."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """As the kernel does when memory is short, or a plug that is pulled."""
+        """SIGKILL, as from the kernel when memory is short. Waits for the end."""
         self.signal(signal.SIGKILL)
         self.wait_gone()
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
+        """SIGTERM."""
         self.signal(signal.SIGTERM)
 
-    def hang(self) -> None:
+    def suspend(self) -> None:
+        """SIGSTOP: connections stay open, but nothing is answered."""
         self.signal(signal.SIGSTOP)
 
-    def wake(self) -> None:
+    def resume(self) -> None:
+        """SIGCONT."""
         self.signal(signal.SIGCONT)
 
     @property
-    def lives(self) -> bool:
+    def exists(self) -> bool:
+        """Whether the process has not ended."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
         return True
 
-    def wait_gone(self, patience_s: float = PATIENCE_S) -> float:
-        """Returns the seconds that it took."""
-        began = time.monotonic()
-        eventually(lambda: not self.lives, f"{self.name} to end", patience_s)
-        return time.monotonic() - began
+    def wait_gone(self, timeout_s: float = TIMEOUT_S) -> float:
+        """Wait until it has ended. Returns how long that took, in seconds."""
+        start = time.monotonic()
+        eventually(lambda: not self.exists, f"{self.name} to end", timeout_s)
+        return time.monotonic() - start
 
-    # -- what it says ----------------------------------------------------------------------------------------
+    # -- its state -------------------------------------------------------------------------------------------
 
     def get(self, path: str) -> Any:
+        """The JSON at a path."""
         return httpx.get(self.url + path, timeout=5.0).json()
 
     def faults(self, *faults: dict[str, Any]) -> None:
-        """Of a simulated engine."""
+        """Replace the faults of a simulated engine."""
         httpx.post(f"{self.url}/simulated/faults", json=list(faults), timeout=5.0).raise_for_status()
 
     def served_by(self) -> set[str]:
+        """Paths of the engines that the node can reach."""
         with contextlib.suppress(httpx.HTTPError):
             rows = self.get("/v1/models")["data"]
             return {path for row in rows for path in row["served_by"]}
         return set()
 
     def samples(self) -> dict[str, float]:
-        """The page of metrics: a line's name and labels, and its value."""
+        """The metrics: name with labels → value."""
         text = httpx.get(f"{self.url}/metrics", timeout=5.0).text
         return {
             key: float(value)
@@ -104,31 +113,31 @@ class Process:
         }
 
     def total(self, name: str, having: str = "") -> float:
-        """The sum of one metric over all labels, or over those that hold a text."""
+        """The sum of a metric over all labels, or over those that contain the text `having`."""
         return sum(value for key, value in self.samples().items() if key.partition("{")[0] == name and having in key)
 
     def rss_bytes(self) -> int:
-        """Of its own, without what it shares with the process that it was forked from."""
+        """Its memory, without what it shares with the process that it was forked from."""
         text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
         return 1024 * int(re.findall(r"Private_Dirty:\s+(\d+)", text)[0])
 
-    def complaints(self) -> list[str]:
-        """Lines of its log that tell of a defect."""
+    def error_lines(self) -> list[str]:
+        """Lines of its log that report a defect."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return [line for line in lines if "Traceback" in line or "CRITICAL" in line or "exception" in line.lower()]
 
 
-class Trees:
-    """Starts processes, and ends all of them."""
+class Processes:
+    """Starts processes and ends them all."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.processes: list[Process] = []
         self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.nursery"],
+            [sys.executable, "-m", "tests.chaos.fork_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=(folder / "nursery.log").open("w"),
+            stderr=(folder / "fork_server.log").open("w"),
             cwd=Path(__file__).parents[2],
             text=True,
         )
@@ -138,13 +147,14 @@ class Trees:
 
     def __exit__(self, *_: object) -> None:
         for process in self.processes:
-            process.wake()
+            process.resume()
             process.signal(signal.SIGKILL)
         assert self._nursery.stdin is not None
         self._nursery.stdin.close()
-        self._nursery.wait(PATIENCE_S)
+        self._nursery.wait(TIMEOUT_S)
 
     def fork(self, argv: list[str], log: Path, files: int | None) -> int:
+        """Start a process. Returns its pid."""
         assert self._nursery.stdin is not None
         assert self._nursery.stdout is not None
         self._nursery.stdin.write(json.dumps({"argv": argv, "log": str(log), "files": files}) + "\n")
@@ -152,18 +162,20 @@ class Trees:
         return int(self._nursery.stdout.readline())
 
     def add(self, name: str, argv: list[str], port: int, files: int | None = None) -> Process:
+        """Start a process and wait until it listens."""
         process = Process(self, name, argv, port, files)
         self.processes.append(process)
         return process.start()
 
     def engine(self, name: str, *, slots: int = 64, tokens_per_s: float = 200.0, tokens: int = 16) -> Process:
-        """A simulated engine."""
+        """Start a simulated engine."""
         port = free_port()
         argv = ["engine", "simulated", "--port", str(port), "--name", name, "--slots", str(slots)]
         argv += ["--decode-tokens-per-s", str(tokens_per_s), "--answer-tokens", str(tokens)]
         return self.add(name, [*argv, "--prefill-tokens-per-s", "1000000"], port)
 
     def engines(self, prefix: str, count: int, **options: Any) -> list[Process]:
+        """Start several, named `prefix1`, `prefix2` and so on."""
         return [self.engine(f"{prefix}{number}", **options) for number in range(1, count + 1)]
 
     def node(
@@ -176,7 +188,7 @@ class Trees:
         files: int | None = None,
         **settings: Any,
     ) -> Process:
-        """A node, from a file of its own. It registers with processes that stand elsewhere, so those are flags."""
+        """Start a node. With `settings`, from a YAML file; such a node cannot have parents here."""
         port = free_port()
         group = replica_of or name
         if not settings:
@@ -186,19 +198,19 @@ class Trees:
             for engine in engines or ():
                 argv += ["--engine", f"simulated={engine.url}"]
             return self.add(name, argv + (["--replica"] if replica_of else []), port, files)
-        assert not parents, "a node with settings of its own is a root here"
+        assert not parents, "a node with settings must be a root here"
         path = self.folder / f"{name}.yaml"
-        words = json.dumps({"dispatch": "p2c", **settings})
-        lines = [f"version: 1\ndefaults: {words}\nnodes: {{{name}: {{listen: '127.0.0.1:{port}'}}}}\nengines:\n"]
+        defaults = json.dumps({"dispatch": "p2c", **settings})
+        lines = [f"version: 1\ndefaults: {defaults}\nnodes: {{{name}: {{listen: '127.0.0.1:{port}'}}}}\nengines:\n"]
         lines += [f"  {e.name}: {{parent: {name}, kind: simulated, url: '{e.url}'}}\n" for e in engines or ()]
         if not engines:
-            lines += [f"  nobody: {{parent: {name}, kind: simulated, url: 'http://127.0.0.1:{free_port()}'}}\n"]
+            lines += [f"  unreachable: {{parent: {name}, kind: simulated, url: 'http://127.0.0.1:{free_port()}'}}\n"]
         path.write_text("".join(lines))
         return self.add(name, ["serve", str(path), "--node", name], port, files)
 
 
-def wait_for(node: Process, engines: int, patience_s: float = PATIENCE_S) -> float:
-    """Until a node sees so many engines. Returns the seconds that it took."""
-    began = time.monotonic()
-    eventually(lambda: len(node.served_by()) == engines, f"{node.name} to see {engines} engines", patience_s)
-    return time.monotonic() - began
+def wait_for(node: Process, engines: int, timeout_s: float = TIMEOUT_S) -> float:
+    """Wait until a node can reach this number of engines. Returns how long that took, in seconds."""
+    start = time.monotonic()
+    eventually(lambda: len(node.served_by()) == engines, f"{node.name} to see {engines} engines", timeout_s)
+    return time.monotonic() - start
