@@ -13,7 +13,7 @@ import uvicorn
 import uvloop
 
 from hierarchy.api import build_app
-from hierarchy.config.models import EngineConfig, LinkWish, NodeConfig, Settings
+from hierarchy.config.models import EngineConfig, NodeConfig, RequestedLink, Settings
 from hierarchy.engines.simulated.app import create_app
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.node import Node
@@ -71,7 +71,7 @@ class Cluster:
         kind: str = "simulated",
         settings: Settings = QUICK,
         replica_of: str | None = None,
-        link: LinkWish = "direct",
+        link: RequestedLink = "direct",
         proxy: str = "none",
         advertise: str = "http://127.0.0.1:0",
         port: int = 0,

@@ -1,6 +1,6 @@
-"""Parts of the configuration: the base of all its models, and the blocks `security` and `tls`.
+"""The base of all models of the configuration, and its blocks `security` and `tls`.
 
-Secrets never stand in a configuration: it says where they are, `env:NAME` or `file:PATH`.
+A configuration never contains a secret, only where it is: `env:NAME` or `file:PATH`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 
 class Strict(BaseModel):
-    """Refuses unknown keys. An empty value (`key:` with nothing behind it) means the default."""
+    """A model that refuses unknown keys. An empty value (`key:` alone) means the default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,21 +25,21 @@ class Strict(BaseModel):
             return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
         return data
 
-    def over(self, below: Self) -> Self:
-        """`below`, with what is set here."""
-        return below.model_copy(update={field: getattr(self, field) for field in self.model_fields_set})
+    def over(self, defaults: Self) -> Self:
+        """A copy of `defaults` with the fields that are set here."""
+        return defaults.model_copy(update={field: getattr(self, field) for field in self.model_fields_set})
 
 
 def _check_secret(value: str | None) -> str | None:
     if value is not None and (not value.startswith(("env:", "file:")) or value in ("env:", "file:")):
-        # The value is not shown: it may be the secret itself.
-        raise ValueError("does not say where the secret is", "write env:NAME or file:PATH, never the secret itself")
+        # the value is not shown, since it may be the secret itself
+        raise ValueError("is neither env:NAME nor file:PATH", "write where the secret is, never the secret itself")
     return value
 
 
 def _check_file(value: str | None) -> str | None:
     if value is not None and (not value.startswith("file:") or value == "file:"):
-        raise ValueError("does not name a file of keys", "write file:PATH; `hierarchy key create` makes one")
+        raise ValueError("is not file:PATH", "name a file of keys; `hierarchy key create` writes one")
     return value
 
 
@@ -47,7 +47,7 @@ def _check_network(value: str) -> str:
     try:
         ipaddress.ip_network(value)
     except ValueError as error:
-        raise ValueError(f"{value!r} is no network: {error}", 'write it as "10.1.0.0/24"') from None
+        raise ValueError(f"{value!r} is not a network: {error}", 'write it as "10.1.0.0/24"') from None
     return value
 
 
@@ -57,36 +57,36 @@ Network = Annotated[str, AfterValidator(_check_network)]
 
 
 class SecuritySpec(Strict):
-    """Who may join, who may ask, who may operate. A node's own fields go over those of `defaults`."""
+    """Who may join, send requests and operate. A node's own fields override those of `defaults`."""
 
     key: SecretRef = Field(
         default=None,
-        description="`env:NAME` or `file:PATH` of the tree's key (`hierarchy token key`), or of this node's own, "
-        "derived from it: with it a node takes registrations from nodes that have a token",
+        description="`env:NAME` or `file:PATH` of the tree's key (`hierarchy token key`), or of this node's own key, "
+        "derived from it; with it, a node accepts registrations from nodes that have a token",
     )
     join_token: SecretRef = Field(
         default=None,
-        description="`env:NAME` or `file:PATH` of the token that a node shows its parent at first contact; default: "
-        "the environment's `HIERARCHY_JOIN_TOKEN`",
+        description="`env:NAME` or `file:PATH` of the token that a node shows its parent when it first registers; "
+        "default: the environment variable `HIERARCHY_JOIN_TOKEN`",
     )
     state_dir: str | None = Field(
         default=None,
-        description="folder of what a node must remember: its credential, used tokens, revocations; default: "
-        "`$STATE_DIRECTORY` (systemd's), else `~/.local/state/hierarchy/NAME`",
+        description="folder for what a node must remember: its credential, used tokens, revocations; default: "
+        "`$STATE_DIRECTORY` (set by systemd), else `~/.local/state/hierarchy/NAME`",
     )
     allow: list[Network] = Field(
         default=[],
-        description="networks in which registered children may stand; without it they may stand anywhere but where "
-        "nobody may (docs/reference/security.md)",
+        description="networks in which registered children may be; default: anywhere, except where no child may be "
+        "(docs/reference/security.md)",
     )
     tokenless_workers: bool = Field(
         default=False,
-        description="take in FastChat's and TinyChat's own workers, which have no tokens, if their address and URL lie "
+        description="accept FastChat's and TinyChat's own workers, which have no tokens, if their address and URL are "
         "in `allow`",
     )
     api_keys: KeyFileRef = Field(
         default=None,
-        description="`file:PATH` of the keys of clients, made by `hierarchy key create`; read again when changed",
+        description="`file:PATH` of the keys of clients, written by `hierarchy key create`; read again when it changes",
     )
     admin_keys: KeyFileRef = Field(
         default=None,
@@ -94,34 +94,35 @@ class SecuritySpec(Strict):
     )
     cleartext: bool = Field(
         default=False,
-        description="allow connections without TLS to and from other machines, as in a network that is trusted",
+        description="allow connections without TLS to and from other machines, in a network that is trusted",
     )
     insecure: bool = Field(
         default=False,
-        description="start without keys on addresses that others can reach; implies `cleartext`; said in the log",
+        description="start without keys on addresses that other machines can reach; implies `cleartext`; the log "
+        "warns of it",
     )
 
 
 class TlsSpec(Strict):
-    """TLS 1.3 of a node, as a server and as a client of other nodes. All files are PEM."""
+    """TLS 1.3 of a node, as a server and as a client of other nodes. All files are in PEM format."""
 
     cert: str | None = Field(
-        default=None, description="file with this node's certificate, and those between it and its CA"
+        default=None, description="file with this node's certificate and those between it and its CA"
     )
     key: str | None = Field(
-        default=None, description="file with the certificate's private key, not readable by everybody"
+        default=None, description="file with the certificate's private key; must not be readable by everybody"
     )
     ca: str | None = Field(
         default=None,
-        description="file with the CAs that other nodes' certificates must come from; default: the system's",
+        description="file with the CAs that issue the certificates of other nodes; default: the system's",
     )
     require_client_cert: bool = Field(
         default=False,
-        description="refuse whoever has no certificate from `ca`: nodes show theirs, clients need one too",
+        description="refuse clients and nodes that have no certificate from `ca`",
     )
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _complete(self) -> Self:
         if (self.cert is None) != (self.key is None):
             raise ValueError("`cert` and `key` go together", "name both files, or neither")
         if self.require_client_cert and not (self.cert and self.ca):

@@ -1,4 +1,4 @@
-"""The format of the YAML as a JSON Schema, for editors that complete and check while one types."""
+"""The format of the YAML as a JSON Schema, for editors that complete and check a file while it is written."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ DIALECT = GenerateJsonSchema.schema_dialect
 
 
 def json_schema() -> dict[str, Any]:
-    """Of a whole tree's file. As in the format itself, a field with nothing behind it has its default."""
+    """The schema of a whole file. An empty value means the default, so it is allowed wherever there is one."""
     schema = TreeConfig.model_json_schema()
     for model in schema["$defs"].values():
-        _allow_nothing(model)
+        _allow_null(model)
         if not model.get("required"):
             model["type"] = ["object", "null"]
-    _allow_nothing(schema)
+    _allow_null(schema)
     return {"$schema": DIALECT, **schema, "title": "A tree of hierarchy nodes"}
 
 
-def _allow_nothing(model: dict[str, Any]) -> None:
-    """Let the optional fields of one object be null. Where only a type says no to it, the type says yes; a choice of
-    null beside the rest would keep an editor from telling where in the rest a mistake is."""
+def _allow_null(model: dict[str, Any]) -> None:
+    """Let the optional fields of one object be null.
+
+    A field with a type gets null as a second type. A choice between null and the whole field would be shorter, but then
+    an editor could not show where in the field a mistake is.
+    """
     required = model.get("required", ())
     for name, field in model.get("properties", {}).items():
         field.pop("title", None)

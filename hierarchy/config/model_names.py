@@ -1,4 +1,4 @@
-"""Models' names in the configuration: an engine's `models:` and the tree's `aliases:`, as pydantic types."""
+"""Names of models in the configuration, as pydantic types: `models` of an engine and `aliases` of the tree."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hierarchy.names import MAX_NAME, is_printable_name
 
 
 def parse_models(value: object) -> dict[str, str]:
-    """`models:` of an engine, a list of names or a mapping from served names to the engine's, as such a mapping.
+    """`models` of an engine as {served name: the engine's name}; a list of names becomes such a mapping.
 
     Raises:
-        ValueError: with two arguments, what is wrong and how to mend it.
+        ValueError: with two arguments, what is wrong and a hint.
     """
     match value:
         case []:
@@ -27,12 +27,12 @@ def parse_models(value: object) -> dict[str, str]:
             pairs = list(value.items())
         case _:
             raise ValueError(
-                f"{value!r:.60} is no list of models", "write [model, ...] or {served-name: engine's-name}"
+                f"{value!r:.60} is not a list of models", "write [model, ...] or {served-name: engine's-name}"
             )
     for name in (name for pair in pairs for name in pair):
         if not isinstance(name, str) or not is_printable_name(name):
-            mend = f"write text of at most {MAX_NAME} printable characters, in quotes"
-            raise ValueError(f"{name!r:.60} is no name of a model", mend)
+            hint = f"write text of at most {MAX_NAME} printable characters, in quotes"
+            raise ValueError(f"{name!r:.60} is not the name of a model", hint)
     return dict(pairs)
 
 
@@ -47,7 +47,7 @@ Models = Annotated[
 
 
 def renames(models: Mapping[str, str]) -> dict[str, str]:
-    """Of `models`, the names that differ from the engine's: what has to be carried into bodies."""
+    """The models that are served under another name than the engine's, which requests must be rewritten to."""
     return {name: own for name, own in models.items() if name != own}
 
 
@@ -55,29 +55,30 @@ MAX_WEIGHT = 100.0  # percent
 
 
 class Target(BaseModel):
-    """One model that an alias stands for. weight: percent of the requests that try it first; None: of what is left."""
+    """One model that an alias stands for."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(min_length=1, max_length=MAX_NAME)
+    #: percent of the requests that try it first; None: of the rest, if it is the first without a weight
     weight: float | None = None
 
 
 def parse_targets(value: object) -> tuple[Target, ...]:
-    """The targets of one alias: models' names, or `{model, weight}`.
+    """The targets of one alias: names of models, or `{model, weight}`.
 
     Raises:
-        ValueError: with two arguments, what is wrong and how to mend it.
+        ValueError: with two arguments, what is wrong and a hint.
     """
     if isinstance(value, tuple) and all(isinstance(entry, Target) for entry in value):
         return value  # made in code, not read from a file
     entries = value if isinstance(value, list) else [value]
     if not entries:
-        raise ValueError("an empty list: it stands for nothing", "name a model")
+        raise ValueError("an empty list: the alias stands for no model", "name a model")
     targets = tuple(_parse_target(entry) for entry in entries)
     names = [target.model for target in targets]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"names {twice!r} twice", "remove one of them")
+        raise ValueError(f"contains {twice!r} twice", "remove one of them")
     _check_weights(targets)
     return targets
 
@@ -89,13 +90,13 @@ def _parse_target(entry: object) -> Target:
         case {"model": str(name), **rest} if set(rest) <= {"weight"}:
             weight = rest.get("weight")
         case _:
-            raise ValueError(f"{entry!r:.60} is no model", "write a model's name, or {model: NAME, weight: PERCENT}")
+            raise ValueError(f"{entry!r:.60} is not a model", "write a model's name, or {model: NAME, weight: PERCENT}")
     if not is_printable_name(name):
-        raise ValueError(f"{name!r:.60} is no name of a model", f"write at most {MAX_NAME} printable characters")
+        raise ValueError(f"{name!r:.60} is not the name of a model", f"write at most {MAX_NAME} printable characters")
     if weight is None:
         return Target(model=name)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= MAX_WEIGHT:
-        raise ValueError(f"weight {weight!r:.60} of {name} is no percentage", "write a number from 0 to 100")
+        raise ValueError(f"weight {weight!r:.60} of {name} is not a percentage", "write a number from 0 to 100")
     return Target(model=name, weight=float(weight))
 
 
@@ -103,10 +104,10 @@ def _check_weights(targets: Sequence[Target]) -> None:
     given = [target.weight for target in targets if target.weight is not None]
     total = sum(given)
     if total > MAX_WEIGHT:
-        raise ValueError(f"its weights add up to {total:g} percent", "lower them to 100 in all")
+        raise ValueError(f"its weights add up to {total:g} percent", "lower them to 100 in total")
     if len(given) == len(targets) and total != MAX_WEIGHT:
-        mend = "leave out one of them, whose model then gets what is left, or make it 100"
-        raise ValueError(f"its weights add up to {total:g} percent, not 100", mend)
+        hint = "remove one of them, whose model then gets the rest, or make them 100 in total"
+        raise ValueError(f"its weights add up to {total:g} percent, not 100", hint)
 
 
 _TARGET_SCHEMA: dict[str, Any] = {
@@ -120,7 +121,7 @@ _TARGET_SCHEMA: dict[str, Any] = {
                     "type": "number",
                     "minimum": 0,
                     "maximum": MAX_WEIGHT,
-                    "description": "percent of the requests that try it first; the first without gets what is left",
+                    "description": "percent of the requests that try it first; the first without one gets the rest",
                 },
             },
             "required": ["model"],

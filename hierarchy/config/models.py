@@ -1,8 +1,8 @@
 """The YAML of a whole tree, as pydantic models: every field with its unit, default and reason.
 
-`load(path)` returns the tree and the line of each of its fields, or raises `ConfigError` with *all* problems, each
-naming file, line and field. Whether the tree makes sense (one root, no cycle, who can dial whom) is `topology`'s
-question, not this module's. docs/reference/configuration.md shows these descriptions as tables; a test compares both.
+`load(path)` returns the tree and the line of each of its fields, or raises `ConfigError` with *all* problems, each with
+its file, line and field. `topology` checks the tree as a whole: one root, no cycle, who can dial whom.
+docs/reference/configuration.md shows the descriptions as tables; a test compares both.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from hierarchy.names import MAX_NAME, NODE_NAME
 EngineKind = Literal[
     "openai", "vllm", "sglang", "tgi", "lmdeploy", "ollama", "llamacpp", "fastchat", "local", "simulated"
 ]
-LinkWish = Literal["direct", "reverse", "auto"]
-#: names of the policies in `policy.POLICIES`, which stands in a layer above
+RequestedLink = Literal["direct", "reverse", "auto"]
+#: names of the policies in `balancing.policy.POLICIES`, which this room may not import
 PolicyName = Literal["shortest_queue", "p2c", "lottery", "round_robin"]
-#: kinds that this machine starts itself when no `url` is given
+#: kinds that a node starts itself if they have no `url`
 LAUNCHED_KINDS = frozenset({"local", "simulated"})
 
 
 class ConfigError(UsageError):
-    """A configuration with `problems`; `str(error)` has one line for each, in the order of the file."""
+    """A configuration has `problems`; `str(error)` has one line for each, in the order of the file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = sorted(problems, key=lambda problem: problem.line)
@@ -40,7 +40,7 @@ class ConfigError(UsageError):
 
 
 class UnreadableConfigError(ConfigError):
-    """The file could not be read at all, so nothing can be said about what stands in it."""
+    """The file could not be read at all, so its content is unknown."""
 
 
 def _parse_listen(value: object) -> tuple[Address, ...]:
@@ -56,7 +56,7 @@ def _parse_listen_entry(entry: object) -> Address:
             return host, port
         case str() | int() if not isinstance(entry, bool):
             return parse_address(str(entry))
-    raise ValueError(f"{shown(entry)} is no address", 'write "host:port", or a list of them')
+    raise ValueError(f"{shown(entry)} is not an address", 'write "host:port", or a list of them')
 
 
 def _parse_parent(value: object) -> object:
@@ -65,20 +65,20 @@ def _parse_parent(value: object) -> object:
     if isinstance(value, list | tuple):
         if value and all(isinstance(name, str) for name in value) and len(set(value)) == len(value):
             return tuple(value)
-        raise ValueError(f"{value!r:.60} is no list of nodes", "write a name, or [name, other]")
+        raise ValueError(f"{value!r:.60} is not a list of nodes", "write a name, or [name, other]")
     raise ValueError(f"must be text, not {shown(value)}", "put it in quotes")
 
 
 def _parse_pair(value: object) -> object:
     if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(end, str) for end in value):
         return tuple(value)
-    raise ValueError(f"{value!r:.60} is no pair of subnets", "write [from, to], each a name from `subnets`")
+    raise ValueError(f"{value!r:.60} is not a pair of subnets", "write [from, to], each a name from `subnets`")
 
 
 Name = Annotated[str, Field(pattern=rf"^{NODE_NAME}$", max_length=MAX_NAME)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Seconds = Positive
-Count = Annotated[int, Field(strict=True)]  # `true` is no number
+Count = Annotated[int, Field(strict=True)]  # strict: `true` is not a number
 _ADDRESS = {"type": ["string", "integer"]}
 _SCHEMA = WithJsonSchema({"anyOf": [_ADDRESS, {"type": "array", "items": _ADDRESS, "minItems": 1}]})
 _WRITTEN = PlainSerializer(lambda listen: listen and [join_address(address) for address in listen], when_used="json")
@@ -90,35 +90,35 @@ Pair = Annotated[tuple[str, str], BeforeValidator(_parse_pair)]
 
 
 class ModelLimits(Strict):
-    """Time limits of one model, where they differ from its node's."""
+    """Timeouts of one model, if they differ from those of its node."""
 
     first_byte_timeout_s: Seconds | None = Field(
-        default=None, description="as in `defaults`: a large model's prefill takes longer"
+        default=None, description="as in `defaults`; a large model's prefill takes longer"
     )
     idle_timeout_s: Seconds | None = Field(default=None, description="as in `defaults`")
     total_timeout_s: Seconds | None = Field(default=None, description="as in `defaults`")
 
 
 class Settings(Strict):
-    """What can be set in `defaults` for every node, and on any one node."""
+    """What can be set in `defaults` for every node, and at any single node."""
 
     dispatch: PolicyName = Field(
         default="shortest_queue",
-        description="how a child is chosen: `shortest_queue` (least load for its speed, as FastChat), `p2c` (the "
-        "better of two random ones, right when reports are stale), `lottery` (random by speed) or `round_robin`",
+        description="how a child is chosen: `shortest_queue` (least load for its speed, as in FastChat), `p2c` (the "
+        "better of two random children, best if reports are old), `lottery` (random by speed) or `round_robin`",
     )
     address: Literal["worker", "self"] = Field(
         default="worker",
-        description="what `/get_worker_address` returns: the child's address as in FastChat, or with `self` this "
-        "node's own, for clients that cannot dial the child",
+        description="what `/get_worker_address` returns: the child's address, as in FastChat (`worker`), or this "
+        "node's own (`self`), for clients that cannot dial the child",
     )
     report_interval_s: Seconds = Field(
-        default=1.0, description="between two reports to the parent, ±20 % so that nodes do not beat in step"
+        default=1.0, description="time between two reports to the parent, ±20 % so that nodes do not report in step"
     )
     probe_interval_s: Seconds = Field(
         default=1.0,
-        description="how often an engine is asked for its models and load, since it reports to nobody; one that hangs "
-        "is found within this and 2.5 s",
+        description="time between two probes of an engine for its models and load; an engine that hangs is found "
+        "within this time and 2.5 s",
     )
     connect_timeout_s: Seconds = Field(
         default=3.0,
@@ -126,45 +126,52 @@ class Settings(Strict):
     )
     receive_timeout_s: Seconds = Field(
         default=60.0,
-        description="from a request's first byte to its last, absolute, so that nobody holds a place by trickling",
+        description="from a request's first byte to its last, at whatever pace, so that no client holds a place by "
+        "sending slowly",
     )
     first_byte_timeout_s: Seconds = Field(
-        default=600.0, description="from sending a request to its first body byte: queueing and a long prompt's prefill"
+        default=600.0,
+        description="from sending a request to the first byte of the response's body: time in a queue, and the "
+        "prefill of a long prompt",
     )
     idle_timeout_s: Seconds = Field(
-        default=120.0, description="between two reads of one answer; an engine silent for so long hangs"
+        default=120.0, description="between two reads of one response; an engine that is silent for so long hangs"
     )
     total_timeout_s: Seconds | None = Field(
         default=None,
-        description="from a request's arrival to its answer's end, retries included; the time left goes down with the "
-        "request. Without it a stream may last as long as it moves",
+        description="from a request's arrival to its response's end, retries included; the time left is passed down "
+        "with the request. Without it, a stream may last as long as data arrives",
     )
     models: dict[str, ModelLimits] = Field(
-        default_factory=dict, description="model: its own first-byte, idle and total limits"
+        default_factory=dict, description="model: its own first-byte, idle and total timeouts"
     )
     keep_alive_s: Seconds = Field(
         default=75.0, description="how long an idle client connection is kept; above the usual 60 s of proxies"
     )
     grace_s: Seconds = Field(
         default=30.0,
-        description="how long running streams may go on after SIGTERM; as Kubernetes waits before it kills",
+        description="how long running streams may continue after SIGTERM; as long as Kubernetes waits before it kills",
     )
     max_head_bytes: Count = Field(
-        default=32 * 1024, ge=1024, description="a larger request head gets 431; as nginx's largest"
+        default=32 * 1024, ge=1024, description="a larger request head gets 431; the same as nginx's largest"
     )
-    max_head_fields: Count = Field(default=100, ge=8, description="more header fields get 431; as Apache's limit")
+    max_head_fields: Count = Field(
+        default=100, ge=8, description="more header fields get 431; the same as Apache's limit"
+    )
     max_body_bytes: Count = Field(
         default=32 * 1024 * 1024,
         ge=1024,
-        description="a larger request body gets 413; bodies are held, and images are large",
+        description="a larger request body gets 413; bodies are held in memory, and images are large",
     )
     max_speed: Positive = Field(
-        default=1e6, description="a child that claims more is refused, since it would draw every request to itself"
+        default=1e6, description="a child that reports more is refused, since it would attract every request"
     )
-    access_log: bool = Field(default=False, description="one log line a request; costs CPU on the data path")
-    log_format: Literal["text", "json"] = Field(default="text", description="for a person, or one JSON object a line")
-    security: SecuritySpec = Field(default=SecuritySpec(), description="who may join, who may ask, who may operate")
-    tls: TlsSpec = Field(default=TlsSpec(), description="certificates, for connections to and from other machines")
+    access_log: bool = Field(default=False, description="one log line per request; costs CPU on the data path")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="`text` for a person, `json` for one JSON object per line"
+    )
+    security: SecuritySpec = Field(default=SecuritySpec(), description="who may join, send requests and operate")
+    tls: TlsSpec = Field(default=TlsSpec(), description="certificates for connections to and from other machines")
 
 
 class NodeSpec(Settings):
@@ -176,35 +183,36 @@ class NodeSpec(Settings):
     )
     replica_of: str | None = Field(
         default=None,
-        description="name of the node whose further instance this is: it has the same parents and children, registers "
-        "under that name, and either may die",
+        description="name of the node of which this is another instance: it has the same parents and children and "
+        "registers under that name, so that either may fail",
     )
     listen: Listen = Field(
         default=(("localhost", DEFAULT_PORT),),
-        description='`"host:port"`, `"[ipv6]:port"` or a list of them; a host alone gets port 21001, FastChat\'s',
+        description='`"host:port"`, `"[ipv6]:port"` or a list of them; a host alone gets port 21001, as FastChat\'s '
+        "controller",
     )
     admin_listen: OptionalListen = Field(
         default=None,
-        description="address like `listen`, at which alone `/admin/*`, `/tree`, `/route` and `/metrics` are served; "
-        "default: beside the rest",
+        description="address as in `listen`; then `/admin/*`, `/tree`, `/route` and `/metrics` are served only there; "
+        "default: with everything else",
     )
     advertise: str | None = Field(
         default=None,
-        description="URL registered upward, needed where `listen` is 0.0.0.0; default: http:// (with `tls.cert` "
-        "https://) and the first `listen` address (with `subnets`: the first that the other end may dial)",
+        description="URL to register with the parent, required if `listen` is 0.0.0.0; default: http:// (https:// "
+        "with `tls.cert`) and the first `listen` address (with `subnets`: the first that the parent may dial)",
     )
-    link: LinkWish = Field(
+    link: RequestedLink = Field(
         default="direct",
-        description="who dials the connections for requests: the parent (`direct`), this node where the parent cannot "
-        "(`reverse`), or what the parent finds out when this node registers (`auto`)",
+        description="who dials the connections for requests: the parent (`direct`), this node because the parent "
+        "cannot (`reverse`), or what the parent finds to work when this node registers (`auto`)",
     )
     proxy: str = Field(
         default="env",
         description="HTTP proxy on the way to the parent: `http://host:port`, `none`, or `env`: with `link: reverse` "
-        "or `auto` what `https_proxy`, `http_proxy` and `no_proxy` say, else none",
+        "or `auto` the one in `https_proxy`, `http_proxy` and `no_proxy`, else none",
     )
     subnet: str | None = Field(
-        default=None, description="name from `subnets`; default: those that hold its IP addresses"
+        default=None, description="name from `subnets`; default: those that contain its IP addresses"
     )
 
     @property
@@ -213,7 +221,7 @@ class NodeSpec(Settings):
         return _names(self.parent)
 
     def settings(self, defaults: Settings) -> Settings:
-        """`defaults` with what this node sets itself."""
+        """The settings of this node: its own, and `defaults` for all others."""
         own = self.model_fields_set & Settings.model_fields.keys()
         set_here = {field: getattr(self, field) for field in own}
         blocks = {field: value.over(getattr(defaults, field)) for field, value in set_here.items() if _is_block(value)}
@@ -232,9 +240,9 @@ class SimulatedSpec(Strict):
     """Rates of a `kind: simulated` engine."""
 
     prefill_tokens_per_s: Positive = Field(
-        default=8000.0, description="prompt tokens read a second, by all streams together"
+        default=8000.0, description="prompt tokens read per second, by all streams together"
     )
-    decode_tokens_per_s: Positive = Field(default=50.0, description="tokens written a second, by each stream")
+    decode_tokens_per_s: Positive = Field(default=50.0, description="tokens written per second, by each stream")
     slots: Count = Field(default=8, ge=1, description="streams at once; more wait in a queue")
 
 
@@ -243,33 +251,33 @@ class EngineSpec(Strict):
 
     parent: Parent = Field(description="name of the node that routes to it, or a list of them")
     kind: EngineKind = Field(
-        description="what it is, and so how its models and load are read: `openai` (any server of that API), `vllm`, "
-        "`sglang`, `tgi`, `lmdeploy`, `ollama`, `llamacpp`, `fastchat` (a worker), `local` (a model on this machine's "
-        "CPU) or `simulated`"
+        description="what it is, which decides how its models and load are read: `openai` (any server of that API), "
+        "`vllm`, `sglang`, `tgi`, `lmdeploy`, `ollama`, `llamacpp`, `fastchat` (a worker), `local` (a "
+        "model on this machine's CPU) or `simulated`"
     )
     url: str | None = Field(
         default=None,
-        description="`http(s)://host:port`; without it `local` and `simulated` are started on the node's machine",
+        description="`http(s)://host:port`; without it, the node starts a `local` or `simulated` engine itself",
     )
     model: str | None = Field(
         default=None,
-        description="`local`: a known model's name or the path of a GGUF file; `simulated`: the name that it claims; "
-        "the other kinds say themselves what they serve",
+        description="`local`: name of a known model, or path of a GGUF file; `simulated`: the name that it reports; "
+        "other kinds report their own models",
     )
     models: Models = Field(
         default_factory=dict,
-        description="which of its models are served here: a list of names, or `{served-name: engine's-name}` to rename "
-        "them; default: all that it lists",
+        description="which of its models are served here: a list of names, or `{served-name: engine's-name}` to "
+        "rename them; default: all",
     )
     speed: Positive = Field(
-        default=1.0, description="capacity weight: an engine of speed 2 gets twice the requests of one of 1"
+        default=1.0, description="capacity weight: an engine of speed 2 gets twice the requests of one of speed 1"
     )
     subnet: str | None = Field(
-        default=None, description="name from `subnets`; default: the one that holds its IP address"
+        default=None, description="name from `subnets`; default: the one that contains its IP address"
     )
     api_key: SecretRef = Field(
         default=None,
-        description="`env:NAME` or `file:PATH` of the key that the engine itself wants, sent to it as "
+        description="`env:NAME` or `file:PATH` of the key that the engine itself requires; sent to it as "
         "`authorization: Bearer`",
     )
     simulated: SimulatedSpec = Field(default=SimulatedSpec(), description="rates of a `simulated` engine")
@@ -283,31 +291,31 @@ class EngineSpec(Strict):
 class TreeConfig(Strict):
     """The whole file."""
 
-    version: Literal[1] = Field(description="of this format, so that a later one can be told apart")
+    version: Literal[1] = Field(description="version of this format: 1")
     subnets: dict[Name, str] = Field(
-        default_factory=dict, description="name: CIDR; with them the check proves who can reach whom"
+        default_factory=dict, description="name: CIDR; lets the check prove who can reach whom"
     )
     reach: list[Pair] = Field(
         default_factory=list,
-        description="[from, to] pairs: who may dial whom beyond its own subnet; a firewall's direction",
+        description="[from, to] pairs: which subnet may dial which other, as the firewall allows it",
     )
     defaults: Settings = Field(default=Settings(), description="settings of every node that does not set its own")
-    nodes: dict[Name, NodeSpec] = Field(description="name: node; the controllers")
-    engines: dict[Name, EngineSpec] = Field(default_factory=dict, description="name: engine; the leaves")
+    nodes: dict[Name, NodeSpec] = Field(description="name: node (a controller)")
+    engines: dict[Name, EngineSpec] = Field(default_factory=dict, description="name: engine (an inference server)")
     aliases: dict[str, Targets] = Field(
         default_factory=dict,
-        description="name: models that it stands for, the preferred first; `{model, weight}` gives one a share of the "
-        "requests in percent",
+        description="name: models that it stands for, the preferred one first; `{model, weight}` gives a model a "
+        "share of the requests in percent",
     )
     slice: str | None = Field(
         default=None,
-        description="written by `hierarchy slice`: this is the part of a tree that the node of this name needs, with "
-        "its parent and the nodes right below it",
+        description="written by `hierarchy slice`: this file is the part of a tree that the node of this name needs, "
+        "with its parent and the nodes right below it",
     )
 
 
 class EngineConfig(Strict):
-    """One engine, as its node sees it."""
+    """One engine of a node; the fields are those of `EngineSpec`."""
 
     name: Name
     kind: EngineKind
@@ -323,39 +331,50 @@ class NodeConfig(Strict):
     """What one daemon needs to know; made by `topology.node_config`, from a tree or from flags."""
 
     name: Name
+    #: addresses to listen on
     listen: tuple[Address, ...] = (("localhost", DEFAULT_PORT),)
+    #: URL to register with the parents
     advertise: str
-    admin: tuple[Address, ...] = ()  #: where alone operators' paths are served; (): everywhere
-    parents: tuple[str, ...] = ()  #: URLs of the nodes to register with
-    link: LinkWish = "direct"
+    #: the only addresses that serve the paths of operators; (): those of `listen`
+    admin: tuple[Address, ...] = ()
+    #: URLs of the nodes to register with
+    parents: tuple[str, ...] = ()
+    #: who dials the connections for requests
+    link: RequestedLink = "direct"
+    #: HTTP proxy on the way to the parents, as in the file
     proxy: str = "env"
-    children: tuple[str, ...] = ()  #: names of the nodes that the file puts below this one
-    replica_of: Name | None = None  #: the name to register under, with others; it may be one's own
+    #: names of the nodes right below, as the file declares them
+    children: tuple[str, ...] = ()
+    #: the name under which all replicas register, which may be its own; None if there are no others
+    replica_of: Name | None = None
+    #: the engines right below
     engines: tuple[EngineConfig, ...] = ()
+    #: alias -> models that it stands for
     aliases: dict[str, Targets] = Field(default_factory=dict)
+    #: its own settings, and the defaults of the tree for all others
     settings: Settings = Settings()
 
 
 @dataclass(frozen=True)
 class LoadedTree:
-    """A tree with the place of its fields in the file that it came from."""
+    """A tree with the file that it came from, and the line of each of its fields."""
 
     config: TreeConfig
     source: Source
 
 
 def load(path: Path) -> LoadedTree:
-    """Read and check the YAML of a tree.
+    """Read the YAML of a tree and check it field by field.
 
     Raises:
         UnreadableConfigError: no such file, a directory, no permission, or not UTF-8.
-        ConfigError: everything that is wrong with its YAML, keys, types and values.
+        ConfigError: with everything that is wrong in its syntax, keys, types and values.
     """
     data, source, problems = read_yaml(_read(path), str(path))
     if data is None and not problems:
         problems = [source.problem((), "is empty", "start it with `version: 1` and `nodes:`", 1)]
     if not isinstance(data, dict):
-        raise ConfigError(problems or [source.problem((), f"holds {shown(data)}, not a mapping", MAPPING, 1)])
+        raise ConfigError(problems or [source.problem((), f"contains {shown(data)}, not a mapping", MAPPING, 1)])
     try:
         config = TreeConfig.model_validate(data)
     except ValidationError as error:

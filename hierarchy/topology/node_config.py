@@ -14,9 +14,9 @@ from hierarchy.config.models import (
     EngineConfig,
     EngineKind,
     EngineSpec,
-    LinkWish,
     NodeConfig,
     PolicyName,
+    RequestedLink,
     Settings,
     TreeConfig,
 )
@@ -102,8 +102,8 @@ def from_flags(
     parent_urls = tuple(_flag_url("--parent", url) for url in parents)
     if dispatch not in get_args(PolicyName):
         raise UsageError(f"--dispatch-method {dispatch}: no such policy; {closest(dispatch, get_args(PolicyName))}")
-    if link not in get_args(LinkWish):
-        raise UsageError(f"--link {link}: {closest(link, get_args(LinkWish))}")
+    if link not in get_args(RequestedLink):
+        raise UsageError(f"--link {link}: {closest(link, get_args(RequestedLink))}")
     if not 0 <= port <= 65535:
         raise UsageError(f"--port {port}: not a port; write a number from 0 to 65535")
     if advertise is not None:

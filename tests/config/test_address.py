@@ -1,3 +1,5 @@
+"""Addresses and URLs: what is accepted, and the hints for what is not."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -10,10 +12,10 @@ from hierarchy.config.address import host_of, is_loopback, is_wildcard, parse_ad
 
 
 def refusal(parse: Callable[[str], object], text: str) -> tuple[str, str]:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it says is what the callers look at
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the caller checks the message
         parse(text)
-    message, mend = caught.value.args
-    return message, mend
+    message, hint = caught.value.args
+    return message, hint
 
 
 @pytest.mark.parametrize(
@@ -33,27 +35,27 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message", "mend"),
+    ("text", "message", "hint"),
     [
-        ("21001", "names no host", '"localhost:21001"'),
-        (":8000", "names no host", '"0.0.0.0:8000"'),
-        ("", "names no host", '"localhost:21001"'),
+        ("21001", "has no host", '"localhost:21001"'),
+        (":8000", "has no host", '"0.0.0.0:8000"'),
+        ("", "has no host", '"localhost:21001"'),
         ("::1", "IPv6 address without brackets", '"[::1]:21001"'),
-        ("[::g]:1", "no IP address", "IP address"),
-        ("[localhost]:1", "no IP address", "IP address"),
-        ("10.0.0.300:1", "no IP address", "IP address"),
-        ("a b:1", "no host name", "host name"),
+        ("[::g]:1", "not a valid IP address", "IP address"),
+        ("[localhost]:1", "not a valid IP address", "IP address"),
+        ("10.0.0.300:1", "not a valid IP address", "IP address"),
+        ("a b:1", "not a valid host name", "host name"),
         ("host:65536", "too large", "65535"),
-        ("host:", "no address", "host:port"),
-        ("host:x", "no address", "host:port"),
-        ("http://10.0.0.1:1", "no address", "host:port"),
-        ("host:٣", "no address", "host:port"),
+        ("host:", "not an address", "host:port"),
+        ("host:x", "not an address", "host:port"),
+        ("http://10.0.0.1:1", "not an address", "host:port"),
+        ("host:٣", "not an address", "host:port"),
     ],
 )
-def test_bad_addresses_say_how_to_mend_them(text: str, message: str, mend: str) -> None:
-    told = refusal(parse_address, text)
-    assert message in told[0]
-    assert mend in told[1]
+def test_bad_addresses_have_a_hint(text: str, message: str, hint: str) -> None:
+    found_message, found_hint = refusal(parse_address, text)
+    assert message in found_message
+    assert hint in found_hint
 
 
 @pytest.mark.parametrize(
@@ -75,37 +77,37 @@ def test_urls(text: str, url: str, address: tuple[str, int]) -> None:
         ("ftp://host:1", "not an http(s) URL"),
         ("host:8000", "not an http(s) URL"),
         ("", "not an http(s) URL"),
-        ("http://", "names no host"),
-        ("http://:8000", "names no host"),
-        ("http://host:0", "names no port"),
-        ("http://host:99999", "no URL"),
-        ("http://host:x", "no URL"),
-        ("http://[::1:80", "no URL"),
-        ("http://a b:80", "no host name"),
-        ("http://10.0.0.256:80", "no IP address"),
+        ("http://", "has no host"),
+        ("http://:8000", "has no host"),
+        ("http://host:0", "has no port"),
+        ("http://host:99999", "not a URL"),
+        ("http://host:x", "not a URL"),
+        ("http://[::1:80", "not a URL"),
+        ("http://a b:80", "not a valid host name"),
+        ("http://10.0.0.256:80", "not a valid IP address"),
         ("http://host:8000/v1", "more than scheme, host and port"),
         ("http://host:8000?x=1", "more than scheme, host and port"),
         ("http://user:pw@host:8000", "more than scheme, host and port"),
     ],
 )
 def test_bad_urls(text: str, message: str) -> None:
-    told = refusal(parse_url, text)
-    assert message in told[0]
-    assert "http://host:port" in told[1] or "IP address" in told[1]
+    found_message, found_hint = refusal(parse_url, text)
+    assert message in found_message
+    assert "http://host:port" in found_hint or "IP address" in found_hint
 
 
 @given(st.one_of(st.text(), st.from_regex(r"\A(http|ftp)s?://[\[\]:/@.0-9a-z%]*\Z")))
-def test_whatever_stands_there_is_parsed_or_told(text: str) -> None:
+def test_any_text_is_parsed_or_refused_with_a_hint(text: str) -> None:
     for parse in (parse_address, parse_url):
         try:
             parse(text)
         except ValueError as error:
-            message, mend = error.args
-            assert all((message, mend, "\n" not in message))
+            message, hint = error.args
+            assert all((message, hint, "\n" not in message))
 
 
 @given(st.ip_addresses().map(str), st.integers(1, 65535))
-def test_a_url_made_from_an_address_leads_back_to_it(host: str, port: int) -> None:
+def test_the_url_of_an_address_has_that_address(host: str, port: int) -> None:
     assert parse_url(url_of((host, port))) == (url_of((host, port)), (host, port))
     assert host_of(url_of((host, port))) == host
 
@@ -114,7 +116,7 @@ def test_a_node_that_has_not_started_may_have_port_0() -> None:
     assert host_of(url_of(("::1", 0))) == "::1"
 
 
-def test_what_can_be_dialled() -> None:
+def test_wildcard_and_loopback_hosts() -> None:
     assert [host for host in ("0.0.0.0", "::", "10.0.0.1", "all") if is_wildcard(host)] == ["0.0.0.0", "::"]
     loopback = ["localhost", "LocalHost", "127.0.0.1", "127.9.9.9", "::1"]
     assert [host for host in [*loopback, "10.0.0.1", "host"] if is_loopback(host)] == loopback

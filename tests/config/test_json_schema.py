@@ -1,4 +1,4 @@
-"""The JSON Schema for editors: it takes what the format takes, and refuses the common mistakes."""
+"""The JSON Schema for editors: it accepts what the format accepts, and refuses common mistakes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def errors(data: Any) -> list[str]:
     return [error.json_path for error in Draft202012Validator(json_schema()).iter_errors(data)]
 
 
-def test_it_is_a_schema() -> None:
+def test_it_is_a_valid_schema() -> None:
     Draft202012Validator.check_schema(json_schema())
 
 
-def test_the_one_beside_the_examples_is_this_releases() -> None:
-    """`hierarchy schema > configs/tree.schema.json` renews it."""
+def test_the_file_beside_the_examples_is_up_to_date() -> None:
+    """`hierarchy schema > configs/tree.schema.json` updates it."""
     assert json.loads(FILE.read_text("utf-8")) == json_schema()
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_examples_are_good_and_name_it(config: Path) -> None:
+def test_the_examples_are_valid_and_name_it(config: Path) -> None:
     text = config.read_text("utf-8")
     assert text.startswith(f"# yaml-language-server: $schema={FILE.name}\n")
     assert errors(YAML(typ="safe", pure=True).load(text)) == []
@@ -50,5 +50,5 @@ def test_the_examples_are_good_and_name_it(config: Path) -> None:
         ("{version: 1, nodes: {}, aliases: {a: [{weight: 3}]}}", ["$.aliases.a"]),
     ],
 )
-def test_what_it_says(text: str, where: list[str]) -> None:
+def test_valid_files_and_common_mistakes(text: str, where: list[str]) -> None:
     assert errors(YAML(typ="safe", pure=True).load(text)) == where

@@ -1,4 +1,4 @@
-"""`models:` and `aliases:` as people write them."""
+"""`models` and `aliases` as they are written in a file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def test_models(value: Any, models: dict[str, str]) -> None:
     assert parse_models(value) == models
 
 
-def test_only_what_differs_is_renamed() -> None:
+def test_only_names_that_differ_are_renames() -> None:
     assert renames({"x": "a", "b": "b"}) == {"x": "a"}
 
 
 @pytest.mark.parametrize("value", [[], "a", 3, [3], [""], ["a\nb"], ["x" * 300], {"a": 3}, {3: "a"}, {"a": None}])
-def test_bad_models_say_how_to_mend_them(value: Any) -> None:
+def test_bad_models_have_a_hint(value: Any) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         parse_models(value)
     assert len(caught.value.args) == 2
@@ -47,24 +47,24 @@ def test_targets(value: Any, targets: list[tuple[str, float | None]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "message"),
     [
         ([], "an empty list"),
-        (3, "3 is no model"),
-        ([{"weight": 3}], "is no model"),
-        ([{"model": "a", "wait": 3}], "is no model"),
-        (["a", "a"], "names 'a' twice"),
-        ([""], "no name of a model"),
-        ([{"model": "a", "weight": -1}, "b"], "no percentage"),
-        ([{"model": "a", "weight": True}, "b"], "no percentage"),
-        ([{"model": "a", "weight": float("nan")}, "b"], "no percentage"),
-        ([{"model": "a", "weight": "1"}, "b"], "no percentage"),
+        (3, "3 is not a model"),
+        ([{"weight": 3}], "is not a model"),
+        ([{"model": "a", "wait": 3}], "is not a model"),
+        (["a", "a"], "contains 'a' twice"),
+        ([""], "not the name of a model"),
+        ([{"model": "a", "weight": -1}, "b"], "not a percentage"),
+        ([{"model": "a", "weight": True}, "b"], "not a percentage"),
+        ([{"model": "a", "weight": float("nan")}, "b"], "not a percentage"),
+        ([{"model": "a", "weight": "1"}, "b"], "not a percentage"),
         ([{"model": "a", "weight": 60}, {"model": "b", "weight": 60}, "c"], "120 percent"),
         ([{"model": "a", "weight": 1}, {"model": "b", "weight": 1}], "2 percent, not 100"),
     ],
 )
-def test_bad_targets_say_how_to_mend_them(value: Any, says: str) -> None:
-    with pytest.raises(ValueError, match=says) as caught:
+def test_bad_targets_have_a_hint(value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
         parse_targets(value)
     assert len(caught.value.args) == 2
 
@@ -78,9 +78,9 @@ def test_problems_have_their_line(tmp_path: Path) -> None:
         from_text(tmp_path, text)
     first, second = str(caught.value).splitlines()
     assert ":5: engines.e.models: an empty list: the engine would serve nothing; leave `models` out" in first
-    assert ":8: aliases.c: {'model': 3} is no model; write a model's name" in second
+    assert ":8: aliases.c: {'model': 3} is not a model; write a model's name" in second
 
 
-def test_an_alias_of_an_alias_is_refused_and_one_of_its_own_name_is_not(tmp_path: Path) -> None:
+def test_an_alias_of_another_alias_is_refused_and_one_of_its_own_name_is_not(tmp_path: Path) -> None:
     text = HEAD + "engines:\n  e: {parent: root, kind: simulated}\naliases:\n  a: [a, m]\n  b: [m, a]\n"
     assert problems_of(from_text(tmp_path, text)) == ['7: aliases.b: "a" is itself an alias; name the models behind it']

@@ -1,3 +1,5 @@
+"""The format of the configuration: its fields, its problems, and its documentation."""
+
 from __future__ import annotations
 
 import re
@@ -33,7 +35,7 @@ DOC = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
 
 def problems(folder: Path, text: str) -> list[str]:
-    """What `load` refuses, without the folder: `LINE: FIELD: MESSAGE; MEND`."""
+    """The problems that `load` finds, without the folder: `LINE: FIELD: MESSAGE; HINT`."""
     with pytest.raises(ConfigError) as caught:
         from_text(folder, text)
     return [f"{problem.line}: {problem.what}" for problem in caught.value.problems]
@@ -58,7 +60,7 @@ engines:
 """,
     )
     tree = loaded.config
-    assert tree.nodes["root"] == NodeSpec(), "a node with nothing behind its name has all the defaults"
+    assert tree.nodes["root"] == NodeSpec(), "a node without a value has all the defaults"
     assert tree.nodes["site"].listen == (("::1", 0), ("10.0.0.1", 21001), ("host", 21001))
     assert tree.engines["gpu"].simulated == SimulatedSpec(slots=3)
     assert tree.reach == [("dmz", "dmz")]
@@ -66,7 +68,7 @@ engines:
     assert loaded.source.file == str(tmp_path / "tree.yaml")
 
 
-def test_a_node_takes_from_defaults_what_it_does_not_set() -> None:
+def test_a_node_has_the_defaults_that_it_does_not_set() -> None:
     defaults = Settings(dispatch="p2c", grace_s=5.0)
     assert NodeSpec().settings(defaults) == defaults
     own = NodeSpec(parent="root", dispatch="shortest_queue", access_log=True).settings(defaults)
@@ -74,29 +76,29 @@ def test_a_node_takes_from_defaults_what_it_does_not_set() -> None:
     assert type(own) is Settings
 
 
-SPELLED: dict[str, tuple[str, Any]] = {  # those whose defaults do not tell what else they may be
+WRITTEN: dict[str, tuple[str, Any]] = {  # another value of each field whose type does not give one
     "total_timeout_s": ("5", 5.0),
     "models": ("{m: {idle_timeout_s: 3}}", {"m": ModelLimits(idle_timeout_s=3.0)}),
 }
 
 
 @pytest.mark.parametrize("field", sorted(Settings.model_fields.keys() - {"security", "tls"}))
-def test_every_setting_may_be_set_at_a_node(tmp_path: Path, field: str) -> None:
+def test_every_setting_can_be_set_at_a_node(tmp_path: Path, field: str) -> None:
     info = Settings.model_fields[field]
-    if field in SPELLED:
-        spelled, other = SPELLED[field]
-        tree = from_text(tmp_path, f"version: 1\nnodes: {{root: {{{field}: {spelled}}}}}").config
+    if field in WRITTEN:
+        written, other = WRITTEN[field]
+        tree = from_text(tmp_path, f"version: 1\nnodes: {{root: {{{field}: {written}}}}}").config
         assert getattr(tree.nodes["root"].settings(tree.defaults), field) == other
         return
     other = next((value for value in get_args(info.annotation) if value != info.default), None)
     if other is None:
         other = not info.default if info.annotation is bool else info.default * 2
-    spelled = str(other).lower()
-    tree = from_text(tmp_path, f"version: 1\nnodes: {{root: {{{field}: {spelled}}}}}").config
+    written = str(other).lower()
+    tree = from_text(tmp_path, f"version: 1\nnodes: {{root: {{{field}: {written}}}}}").config
     assert getattr(tree.nodes["root"].settings(tree.defaults), field) == other
 
 
-def test_blocks_of_a_node_go_over_those_of_defaults_field_by_field(tmp_path: Path) -> None:
+def test_blocks_of_a_node_override_those_of_defaults_field_by_field(tmp_path: Path) -> None:
     text = """\
 version: 1
 defaults: {security: {cleartext: true, api_keys: "file:a"}, tls: {ca: /ca.pem}}
@@ -109,22 +111,22 @@ nodes: {root: {security: {api_keys: "file:b"}, tls: {cert: /c.pem, key: /k.pem}}
 
 
 @pytest.mark.parametrize(
-    ("block", "said"),
+    ("block", "message"),
     [
-        ("security: {key: s3cr3t}", "security.key: does not say where the secret is; write env:NAME or file:PATH"),
-        ("security: {api_keys: env:K}", "security.api_keys: does not name a file of keys; write file:PATH"),
-        ("security: {allow: [10.0.0.1/8]}", "security.allow.0: '10.0.0.1/8' is no network: "),
+        ("security: {key: s3cr3t}", "security.key: is neither env:NAME nor file:PATH; write where"),
+        ("security: {api_keys: env:K}", "security.api_keys: is not file:PATH; name a file of keys"),
+        ("security: {allow: [10.0.0.1/8]}", "security.allow.0: '10.0.0.1/8' is not a network: "),
         ("tls: {cert: /c.pem}", "tls: `cert` and `key` go together; name both files, or neither"),
         ("tls: {require_client_cert: true}", "tls: `require_client_cert` needs `cert`, `key` and `ca`; name the three"),
     ],
 )
-def test_blocks_are_checked_and_no_secret_is_shown(tmp_path: Path, block: str, said: str) -> None:
-    (told,) = problems(tmp_path, f"version: 1\nnodes:\n  root: {{{block}}}\n")
-    assert told.startswith(f"3: nodes.root.{said}")
-    assert "s3cr3t" not in told
+def test_blocks_are_checked_and_no_secret_is_shown(tmp_path: Path, block: str, message: str) -> None:
+    (problem,) = problems(tmp_path, f"version: 1\nnodes:\n  root: {{{block}}}\n")
+    assert problem.startswith(f"3: nodes.root.{message}")
+    assert "s3cr3t" not in problem
 
 
-def test_all_problems_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_all_problems_are_found_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = """\
 version: 1
 defaults: {dispatch: shortest_que}
@@ -149,16 +151,16 @@ engines:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "says"),
+    ("field", "value", "message"),
     [
-        ("listen", "21001", "names no host; write \"localhost:21001\""),
+        ("listen", "21001", "has no host; write \"localhost:21001\""),
         ("listen", "[]", "an empty list"),
-        ("listen", "[[a, 1]]", "a list is no address"),
-        ("listen", "true", "true is no address"),
+        ("listen", "[[a, 1]]", "a list is not an address"),
+        ("listen", "true", "true is not an address"),
         ("listen", '["::1"]', 'without brackets; write "[::1]:21001"'),
         ("parent", "7", "must be text, not 7; put it in quotes"),
-        ("parent", "[]", "[] is no list of nodes; write a name, or [name, other]"),
-        ("parent", "[a, a]", "is no list of nodes"),
+        ("parent", "[]", "[] is not a list of nodes; write a name, or [name, other]"),
+        ("parent", "[a, a]", "is not a list of nodes"),
         ("link", "up", "unknown value 'up'; known here: direct, reverse, auto"),
         ("grace_s", "0", "must be greater than 0, not 0; the default is 30.0"),
         ("grace_s", ".nan", "must be a finite number, not nan"),
@@ -174,37 +176,37 @@ engines:
         ("7", "root", "unknown key"),
     ],
 )  # fmt: skip
-def test_bad_fields_of_a_node(tmp_path: Path, field: str, value: str, says: str) -> None:
+def test_bad_fields_of_a_node(tmp_path: Path, field: str, value: str, message: str) -> None:
     (problem,) = problems(tmp_path, f"version: 1\nnodes:\n  a:\n    {field}: {value}\n")
     assert problem.startswith(f"4: nodes.a.{field}: ")
-    assert says in problem
+    assert message in problem
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "problem"),
     [
         ("", "1: is empty; start it with `version: 1` and `nodes:`"),
         ("# nothing\n", "1: is empty; start it with `version: 1` and `nodes:`"),
-        ("- 1", "1: holds a list, not a mapping; " + MAPPING),
-        ("just words", "1: holds 'just words', not a mapping; " + MAPPING),
-        ("nodes: {a: {}}", "1: version: is required; add it: of this format, so that a later one can be told apart"),
+        ("- 1", "1: contains a list, not a mapping; " + MAPPING),
+        ("just words", "1: contains 'just words', not a mapping; " + MAPPING),
+        ("nodes: {a: {}}", "1: version: is required; add it: version of this format: 1"),
         ("version: 2\nnodes: {a: {}}", "1: version: unknown value 2; known here: 1"),
         ("version: 1\nnodes: [a]", "2: nodes: must be a mapping, not a list; " + MAPPING),
         ("version: 1\nnodes: {a: [1]}", "2: nodes.a: must be a mapping, not a list; " + MAPPING),
         ("version: 1\nnodes: {5: {}}", "2: nodes.5: must be text, not 5; put it in quotes"),
-        ("version: 1\nnodes: {a: {}}\nreach: [[x]]", "3: reach.0: ['x'] is no pair of subnets; " + PAIR),
+        ("version: 1\nnodes: {a: {}}\nreach: [[x]]", "3: reach.0: ['x'] is not a pair of subnets; " + PAIR),
         ("a: [", "1: not YAML: expected the node content, but found '<stream end>'; " + SYNTAX),
         ("[" * 600, "1: nested too deeply; make the file flatter"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_tree(tmp_path: Path, text: str, says: str) -> None:
-    assert problems(tmp_path, text) == [says]
+def test_a_file_that_is_not_a_tree(tmp_path: Path, text: str, problem: str) -> None:
+    assert problems(tmp_path, text) == [problem]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"version: 1 # caf\xe9")
-    for path, says in [
+    for path, message in [
         (tmp_path / "none.yaml", "no such file; check the path"),
         (tmp_path, "is a directory; name a YAML file in it"),
         (latin, "is not UTF-8 (byte 16); save it as UTF-8"),
@@ -212,10 +214,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     ]:
         with pytest.raises(UnreadableConfigError) as caught:
             load(path)
-        assert str(caught.value) == f"{path}: {says}"
+        assert str(caught.value) == f"{path}: {message}"
 
 
-def test_a_byte_order_mark_is_no_matter(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "bom.yaml"
     path.write_bytes(b"\xef\xbb\xbfversion: 1\nnodes: {root: {}}")
     assert load(path).config.nodes.keys() == {"root"}
@@ -236,18 +238,18 @@ YAML_VALUES: st.SearchStrategy[str] = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(TreeConfig.model_fields)), YAML_VALUES))
-def test_any_value_anywhere_is_accepted_or_problems_of(
+def test_any_value_anywhere_is_accepted_or_is_a_problem(
     tmp_path_factory: pytest.TempPathFactory, data: dict[str, str]
 ) -> None:
     text = "\n".join(f"{key}: {value}" for key, value in data.items())
-    told: list[Problem] = []
+    found: list[Problem] = []
     try:
         from_text(tmp_path_factory.getbasetemp(), text)
     except ConfigError as error:
-        told = error.problems
+        found = error.problems
         lines = str(error).splitlines()
-        assert 0 < len(lines) == len(told)
-    assert all(problem.message and problem.hint and problem.line >= 1 for problem in told)
+        assert 0 < len(lines) == len(found)
+    assert all(problem.message and problem.hint and problem.line >= 1 for problem in found)
 
 
 def test_models_can_be_made_in_code() -> None:
@@ -262,7 +264,7 @@ def test_models_can_be_made_in_code() -> None:
 
 UNITS = {"_per_s": "tokens/s", "_s": "seconds", "_bytes": "bytes", "speed": "weight", "version": "number"}
 KINDS = {Literal: "word", int: "count", bool: "true/false", tuple: "address", list: "list", dict: "mapping"}
-KINDS |= {str: "text", UnionType: "text"}  # of unions there is only `str | None`
+KINDS |= {str: "text", UnionType: "text"}  # the only union is `str | None`
 
 
 def unit(name: str, annotation: Any) -> str:
@@ -311,7 +313,7 @@ def table(model: type[BaseModel], without: type[BaseModel] | None = None) -> str
         ("`models`", ModelLimits, None),
     ],
 )
-def test_the_documentation_has_every_field_as_the_models_do(
+def test_the_documentation_has_every_field(
     heading: str, model: type[BaseModel], without: type[BaseModel] | None
 ) -> None:
     sections = {
@@ -321,6 +323,6 @@ def test_the_documentation_has_every_field_as_the_models_do(
     assert found == table(model, without)
 
 
-def test_the_documentations_example_is_a_good_tree(tmp_path: Path) -> None:
+def test_the_example_in_the_documentation_is_valid(tmp_path: Path) -> None:
     (example,) = re.findall(r"```yaml\n(version.*?)```", DOC.read_text("utf-8"), flags=re.DOTALL)
     assert problems_of(from_text(tmp_path, example)) == []

@@ -1,3 +1,5 @@
+"""YAML files as plain data with lines, and their problems."""
+
 from __future__ import annotations
 
 import pytest
@@ -14,14 +16,14 @@ def test_values_are_plain_and_every_field_has_its_line() -> None:
     assert [source.line(path) for path in [("a",), ("b", "c", 1), ("b", "d", "e")]] == [1, 4, 5]
 
 
-def test_a_field_that_is_not_there_has_the_line_of_what_holds_it() -> None:
+def test_a_missing_field_has_the_line_of_the_field_around_it() -> None:
     _, source, _ = read_yaml("a: 1\nb:\n  c: 2\n", "f.yaml")
     assert source.line(("b", "missing", "deeper")) == 2
     assert source.line(("missing",)) == 1
 
 
 def test_a_problem_is_one_line() -> None:
-    assert str(Problem("f.yaml", 3, "a.b", "is bad", "mend it")) == "f.yaml:3: a.b: is bad; mend it"
+    assert str(Problem("f.yaml", 3, "a.b", "is bad", "fix it")) == "f.yaml:3: a.b: is bad; fix it"
     assert str(Problem("f.yaml", 0, "", "no such file", "check")) == "f.yaml: no such file; check"
 
 
@@ -59,13 +61,13 @@ def test_a_syntax_error_is_one_problem_with_its_line(text: str, line: int, messa
         ("x: 1\na: &a {b: *a}", "a.b", "contains itself"),
     ],
 )
-def test_what_yaml_allows_and_we_do_not(text: str, field: str, message: str) -> None:
+def test_values_that_only_yaml_allows(text: str, field: str, message: str) -> None:
     data, _, (problem,) = read_yaml(text, "f.yaml")
     assert (problem.line, problem.field, problem.message) == (2, field, message)
-    assert "x" in data, "the rest of the file is read all the same"
+    assert "x" in data, "the rest of the file is still read"
 
 
-def test_aliases_stand_for_their_anchor_and_cannot_explode() -> None:
+def test_aliases_are_resolved_without_exponential_growth() -> None:
     bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20))
     data, _, problems = read_yaml(bomb, "f.yaml")
     assert not problems
@@ -82,7 +84,7 @@ TOKENS = ["a", ": ", "- ", "!!int ", "!!set ", "!!omap ", "&x ", "*x", "<<", "\n
         st.lists(st.sampled_from(TOKENS)).map("".join),
     )
 )
-def test_no_text_raises(text: str) -> None:
+def test_any_text_is_read_or_is_a_problem(text: str) -> None:
     data, _, problems = read_yaml(text, "f.yaml")
     assert all(problem.line >= 1 and "\n" not in problem.what for problem in problems)
     assert data is None or not any(problem.message.startswith("not YAML") for problem in problems)
