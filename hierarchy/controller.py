@@ -163,7 +163,6 @@ class Controller:
         except RequestError as error:
             yield _frame(error)
             return
-        assert lease.share is not None
         try:
             yield from self._frames(lease.share.child, params)
         finally:

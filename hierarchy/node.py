@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from random import Random
-from typing import Any
 
 import httpx
 
@@ -24,13 +23,15 @@ from hierarchy.introspection.oversight import Oversight
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
-from hierarchy.relay.lane import SWEEP_S, Lane
+from hierarchy.relay.downstream.clients import Clients
+from hierarchy.relay.lane import Lane
+from hierarchy.relay.local_handlers import report_handler
 from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
 from hierarchy.security.dial_guard import GuardedTransport
 from hierarchy.uplink.dial import proxy_for
-from hierarchy.uplink.links import Reserve, Serve
+from hierarchy.uplink.links import LinkReserve, ServeLink
 from hierarchy.uplink.registration import Uplink
 from hierarchy.wire.messages import Identity, Registration
 from hierarchy.wire.status import NodeStatus
@@ -39,15 +40,14 @@ WARM_S = 8.0  # for the children to find a replica that just started; more than 
 TOLD_S = 1.0  # for the parents to hear that nothing new shall come
 DIAL_BACK_S = 2.0  # for a child with `link: auto` to be reached at its own URL
 LINKS_PER_S = 400.0  # that children together may open to fill their reserves: some tenth of a core
+SWEEP_S = 0.5  # how often deadlines are looked at; they are late by this much at most
 log = logging.getLogger("hierarchy.node")
 
 
 class Node:
     """A running controller. `start` once it listens, `leave` before it stops listening, `stop` at the end.
 
-    clock: monotonic seconds. environ: names the proxies, and secrets. connections: the server's open connections,
-    whose deadlines the node looks after. serve_link: set by the server; makes the protocol that serves a
-    connection which this node dialled.
+    clock: monotonic seconds. environ: names the proxies, and secrets.
     """
 
     def __init__(
@@ -77,11 +77,14 @@ class Node:
         self.metrics = Metrics(self.gauges)
         self.view = TreeView(self.registry, clock, int(time.time()), self.aliases)
         self.access = access or Access(config, environ)
-        self.lane = Lane(self.registry, self.dispatch, self.metrics, settings, self._believed, clock, self.access)
-        self.connections: set[Any] = set()
-        self.serve_link: Serve | None = None
+        handlers = {b"/receive_heart_beat": report_handler(self.registry, self.access.registration_policy)}
+        self.lane = Lane(
+            self.registry, self.dispatch, self.metrics, settings, self._believed, clock, self.access, handlers
+        )
+        self.clients = Clients()
         self.uplinks: list[Uplink] = []
-        self.reserves: list[Reserve] = []
+        self.reserves: list[LinkReserve] = []
+        self._serve_link: ServeLink | None = None  # None: this node cannot keep reverse links
         self._clock = clock
         self._rng = rng
         self._environ = environ
@@ -101,8 +104,12 @@ class Node:
 
     # -- life ------------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Start engines, probes, uplinks. Must be called when the node already listens: parents dial back at once."""
+    async def start(self, serve_link: ServeLink | None = None) -> None:
+        """Start engines, probes, uplinks. Must be called when the node already listens: parents dial back at once.
+
+        serve_link: makes the protocol that serves a connection which this node dialled.
+        """
+        self._serve_link = serve_link
         tls = self.access.tls.node
         # trust_env: a proxy from the environment is for the internet, not for the machines of one's own tree.
         self._http = httpx.AsyncClient(verify=tls, trust_env=False, follow_redirects=False)
@@ -169,7 +176,7 @@ class Node:
         """The engines' own keys were read before, by whoever calls `apply`."""
         if self.access.stripped_fields != self.lane.stripped:
             self.lane.stripped = self.access.stripped_fields
-            self.lane.seen.forget()
+            self.clients.heads.forget()
 
     def _stop_uplink(self, parent: str) -> None:
         self._tasks.cancel(f"uplink to {parent}")
@@ -233,12 +240,12 @@ class Node:
             link=link,
             credentials=self.access.credentials,
         )
-        if link != "direct" and self.serve_link is not None:
+        if link != "direct" and self._serve_link is not None:
             timeout_s = self.settings.connect_timeout_s
-            uplink.listener = reserve = Reserve(
+            uplink.listener = reserve = LinkReserve(
                 uplink,
                 self.identity,
-                self.serve_link,
+                self._serve_link,
                 timeout_s,
                 tls=self.access.tls.node if parent.startswith("https:") else None,
                 proxy=proxy,
@@ -296,7 +303,7 @@ class Node:
 
     def _engine_down(self, child: Child, why: str) -> None:
         """Its connections may still be open, as those of a process that hangs are."""
-        self.lane.rescue(child, self.connections, why)
+        self.clients.rescue(child, why)
 
     # -- background ------------------------------------------------------------------------------------------
 
@@ -306,8 +313,9 @@ class Node:
             for child in self.registry.sweep():
                 log.warning("dropped %s: nothing heard of it", child.name)
             for child in self.registry.newly_silent():
-                self.lane.rescue(child, self.connections, "it is silent")
-            self.lane.sweep(self.connections)
+                self.clients.rescue(child, "it is silent")
+            self.lane.sweep()
+            self.clients.sweep(self._clock())
             for reserve in self.reserves:
                 reserve.sweep()
             self._look_at_keys()
@@ -315,7 +323,7 @@ class Node:
     def _look_at_keys(self) -> None:
         """What was changed in files, by `hierarchy key` or by a replica, comes into force."""
         if self.access.refresh():
-            self.lane.seen.forget()
+            self.clients.heads.forget()
         if self.access.registration_policy.refresh():
             self._expel_void()
 
@@ -333,7 +341,8 @@ class Node:
         for child in [child for child in self.registry if (child.group or child.name) in void]:
             self.registry.remove(child.name)
             log.warning("%s was shut out: its credential was revoked", child.name)
-            self.lane.expel(child, self.connections)
+            self.clients.drop_child(child)
+            self.lane.close_pool(child)
         return void
 
     def _believed(self, secret: bytes, seq: int) -> Uplink | None:
@@ -356,7 +365,7 @@ class Node:
         for uplink in self.uplinks:
             yield "hierarchy_uplink_up", (uplink.parent,), float(uplink.registered)
         yield from self.lane.gauges()
-        yield "hierarchy_connections", (), float(len(self.connections))
+        yield "hierarchy_connections", (), float(len(self.clients))
 
     def __repr__(self) -> str:
         return f"<Node {self.identity.name} children={len(self.registry)} uplinks={self.uplinks}>"

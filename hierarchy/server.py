@@ -18,8 +18,9 @@ import uvicorn
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.node import Node
+from hierarchy.relay.downstream.protocol import protocol_factory
 from hierarchy.reload import Reloader
-from hierarchy.uplink.links import protocol_factory
+from hierarchy.uplink.links import link_factory
 
 BACKLOG = 4096
 log = logging.getLogger("hierarchy.server")
@@ -30,9 +31,10 @@ class Server(uvicorn.Server):
 
     def __init__(self, node: Node, app: Any, reloader: Reloader | None = None) -> None:
         tls = node.access.tls.server
+        self._protocols = protocol_factory(node.lane, node.clients)
         config = uvicorn.Config(
             app,
-            http=node.lane.protocol_factory(),  # type: ignore[arg-type]  # a factory serves as well as a class
+            http=self._protocols,  # type: ignore[arg-type]  # a factory serves as well as a class
             ws="none",
             lifespan="off",
             log_config=None,
@@ -47,15 +49,13 @@ class Server(uvicorn.Server):
         self.node = node
         self._reloader = reloader
         self._reloading: asyncio.Task[None] | None = None
-        node.connections = self.server_state.connections
-        node.serve_link = protocol_factory(node.lane, config, self.server_state)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         where = ", ".join(f"{host}:{port}" for host, port in self.node.config.listen)
         admin = "".join(f", admin {host}:{port}" for host, port in self.node.config.admin)
         log.info("%s %s listens on %s%s", self.node.identity.name, self.node.identity.version, where, admin)
-        await self.node.start()
+        await self.node.start(link_factory(self.node.lane, self.node.clients, self.config, self.server_state))
         if self._reloader is not None:
             loop = asyncio.get_running_loop()
             self._reloading = loop.create_task(self._reloader.run(), name="reload")
@@ -74,15 +74,14 @@ class Server(uvicorn.Server):
         ending = asyncio.ensure_future(super().shutdown(sockets))
         await asyncio.gather(*(self._serve_late(sock) for sock in waiting))
         await ending
-        self.node.lane.cut_all(self.server_state.connections)
+        self.node.clients.cut_all()
         await self.node.stop()
 
     async def _serve_late(self, sock: socket.socket) -> None:
         config, state = self.config, self.server_state
-        factory = self.node.lane.protocol_factory()
         with contextlib.suppress(OSError):
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: factory(config=config, server_state=state, app_state={}), sock, ssl=config.ssl
+                lambda: self._protocols(config=config, server_state=state, app_state={}), sock, ssl=config.ssl
             )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

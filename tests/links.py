@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 
 from hierarchy.relay.upstream.links import LinkPool
-from hierarchy.uplink.links import Reserve
+from hierarchy.uplink.links import LinkReserve
 from tests.cluster import Cluster, Running
 from tests.support import eventually
 
 
-def reserve_of(node: Running, number: int = 0) -> Reserve:
+def reserve_of(node: Running, number: int = 0) -> LinkReserve:
     return node.node.reserves[number]
 
 

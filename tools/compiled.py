@@ -19,15 +19,15 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-#: What runs for each request, and what that touches; not `relay.downstream.turns` and `.protocol`, which extend a
-#: class of uvicorn's. All at once, since only modules that are compiled together call each other without Python's
-#: machinery.
+#: What runs for each request, and what that touches; not `relay.downstream.protocol`, which extends a class of
+#: uvicorn's. All at once, since only modules that are compiled together call each other without Python's machinery.
 MODULES = (
     "balancing.dispatch", "balancing.lent_attempts", "balancing.policy", "balancing.retry_budget", "http.framing",
     "http.model_field", "http.render", "http.request_head", "http.response_head", "registry.child", "registry.ejection",
-    "registry.registry", "relay.attempt", "relay.downstream.connection", "relay.downstream.head_cache",
-    "relay.downstream.local_handlers", "relay.exchange", "relay.lane", "relay.retry", "relay.timeouts",
-    "relay.upstream.connection", "relay.upstream.links", "relay.upstream.pool", "runtime.metrics", "wire.subtree",
+    "registry.registry", "relay.attempt", "relay.client", "relay.downstream.clients", "relay.downstream.connection",
+    "relay.downstream.head_cache", "relay.exchange", "relay.lane", "relay.local_handlers", "relay.request",
+    "relay.response", "relay.retry", "relay.timeouts", "relay.upstream.connection", "relay.upstream.destination",
+    "relay.upstream.links", "relay.upstream.pool", "runtime.metrics", "wire.subtree",
 )  # fmt: skip
 CANNOT = 3  # exit status: nothing is wrong but this machine cannot compile
 _BUILD = """

@@ -17,7 +17,7 @@ from hierarchy.api.body import json_response, read
 from hierarchy.errors import BadRequest, UnknownChild
 from hierarchy.node import Node
 from hierarchy.registry.child import Child
-from hierarchy.relay.upstream.request import ask
+from hierarchy.relay.upstream.request import send_request
 
 MAX_DEPTH = 36  # slashes in a path: as many nodes as a request may pass, and a worker's URL
 
@@ -85,5 +85,5 @@ def _find(node: Node, path: str) -> tuple[Child, str]:
 
 async def _pass_on(node: Node, child: Child, method: str, target: str, message: Any = None) -> Response:
     body = b"" if message is None else json.dumps(message).encode()
-    status, answer = await ask(node.lane.pool(child), method, target, body)
+    status, answer = await send_request(node.lane.pool(child), method, target, body)
     return Response(answer, status, media_type="application/json")

@@ -16,7 +16,7 @@ from hierarchy.config.address import is_loopback
 from hierarchy.errors import ModelNotAllowed, RequestError
 from hierarchy.node import Node
 from hierarchy.registry.child import Share
-from hierarchy.wire.messages import Accepted, Deregistration, HeartBeat, ModelRequest, Registration, decode
+from hierarchy.wire.messages import Accepted, Deregistration, ModelRequest, Registration
 
 log = logging.getLogger("hierarchy.api")
 
@@ -71,16 +71,6 @@ def _for_workers(routes: APIRouter, node: Node) -> None:
             credential=credential,
         )
         return Response(msgspec.json.encode(accepted), media_type="application/json")
-
-    def receive_heart_beat(body: bytes, shown: bytes, peer: str) -> bytes:
-        message = decode(body, HeartBeat)
-        child = registry.sender(message)
-        if child is not None and not policy.may_report(message, child.secret, shown, peer):
-            return b'{"exist": false}'
-        return b'{"exist": true}' if registry.heart_beat(message) else b'{"exist": false}'
-
-    # Not a route: a thousand children report each second, and this costs a tenth of what a route would.
-    node.lane.local[b"/receive_heart_beat"] = receive_heart_beat
 
     @routes.post("/deregister_worker")
     async def deregister_worker(request: Request) -> Response:

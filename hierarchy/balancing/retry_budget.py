@@ -40,14 +40,18 @@ class RetryBudget:
         self._taken = [0, 0]  # retries in the window before, and in this one
         self._sent = [0, 0]  # requests ever sent, at the beginning of the window before, and of this one
 
-    def take(self, in_flight: int, sent: int) -> bool:
-        """Claim a place for one retry. If True, call `give_back` when it ends.
+    def has_room(self, in_flight: int, sent: int) -> bool:
+        """Is there a place for one more retry?
 
         in_flight: requests in flight, retries included. sent: requests ever sent to children.
         """
         self._turn_window(sent)
         taken = sum(self._taken)
-        if not (allows(self.active, in_flight - self.active) and allows(taken, sent - self._sent[0] - taken)):
+        return allows(self.active, in_flight - self.active) and allows(taken, sent - self._sent[0] - taken)
+
+    def take(self, in_flight: int, sent: int) -> bool:
+        """Claim a place for one retry, if there is room. If True, call `give_back` when it ends."""
+        if not self.has_room(in_flight, sent):
             return False
         self.active += 1
         self._taken[1] += 1

@@ -19,12 +19,12 @@ import msgspec
 
 from hierarchy.config.address import join_address, parse_url
 from hierarchy.doctor.finding import Finding, fail, ok, warn
+from hierarchy.http.link_handshake import link_request
 from hierarchy.uplink.dial import Proxy, open_connection
 
 TIMEOUT_S = 5.0
 MAX_ANSWER = 16 * 1024
 #: what a child asks for that opens a link, see docs/reference/protocol.md
-ASK_LINK = "GET /link HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: hierarchy-link/1\r\n\r\n"
 CLOCK_OFF_S = 5.0  # more is worth a word: logs of two machines cannot be laid side by side, certificates expire early
 
 
@@ -184,7 +184,7 @@ async def _upgrade(way: Way, host: str, port: int, tls: ssl.SSLContext | None) -
         async with asyncio.timeout(TIMEOUT_S):
             reader, writer = await _open(way, host, port, tls)
             try:
-                writer.write(ASK_LINK.format(host=way.url.partition("://")[2]).encode())
+                writer.write(link_request(way.url.partition("://")[2].encode(), b"", b"", b""))
                 answer = await _answer(reader)
             finally:
                 writer.close()

@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from hierarchy.registry.ejection import FailureRecord
+from hierarchy.wire.messages import Names
 from hierarchy.wire.status import EMPTY, Api, ModelKey, ModelStatus, NodeStatus
 
 NODE: Final = "node"  # the kind of a child that is one of our nodes; every other kind is an engine's
@@ -44,7 +45,7 @@ class Load:
 class Share(Load):
     """One child's part in serving one model: what a policy chooses among."""
 
-    __slots__ = ("child", "key", "limits", "profile", "score", "slots", "speed", "tally")
+    __slots__ = ("child", "key", "score", "slots", "speed")
 
     def __init__(self, child: Child, key: ModelKey) -> None:
         super().__init__()
@@ -53,9 +54,6 @@ class Share(Load):
         self.speed = 1.0
         self.slots = 0
         self.score = 0.0  # load / speed, kept up to date so that choosing among many is cheap
-        self.profile: Any = None  # what a FastChat worker says of itself for this model; None: not asked yet
-        self.tally: Any = None  # what `metrics` counts for this (model, child); set by whoever owns the metrics
-        self.limits: Any = None  # the time limits of this model; set by the lane
 
     def rescore(self) -> None:
         load = self.reported - self.ended + self.uncounted
@@ -73,16 +71,18 @@ class Share(Load):
 class Lease:
     """One request's claim on one child. `release` may be called any number of times and counts once."""
 
-    __slots__ = ("ordinal", "share")
+    __slots__ = ("ordinal", "released", "share")
 
     def __init__(self, share: Share, ordinal: int) -> None:
-        self.share: Share | None = share
-        self.ordinal = ordinal
+        self.share = share
+        self.ordinal = ordinal  # the how manieth lease of this child it is
+        self.released = False
 
     def release(self) -> None:
-        share, self.share = self.share, None
-        if share is not None:
-            share.child.end(share, self.ordinal)
+        """Give it back."""
+        if not self.released:
+            self.released = True
+            self.share.child.end(self.share, self.ordinal)
 
 
 class Child:
@@ -104,7 +104,7 @@ class Child:
         self.local = True  # it registered from this machine
         self.credential = b""  # header line with an engine's own key
         self.secret = b""  # sent with each request down, so that the child believes our x-hierarchy-* fields
-        self.names: Any = None  # as it told them last
+        self.names: Names | None = None  # of its models, as it sent them last
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}
         self.listed_below: frozenset[tuple[str, str]] | None = None  # models of `subtree`; None: not decoded yet
@@ -125,15 +125,14 @@ class Child:
         self.seq = -1
         self.shares: dict[ModelKey, Share] = {}
         self.total = Load()
+        self.process_number = 0  # another one whenever the child may be another process than before
         self.sent = 0  # leases ever opened here; the last one's ordinal
-        self.pool: Any = None  # its connections, kept by the lane; None: they have to be looked up
         self._counted_to = 0  # leases up to this ordinal are in the last report
         self._leases: dict[int, Share] = {}  # open ones by ordinal, oldest first
 
     def move_to(self, url: str) -> None:
         """Set the URL, and what the data path needs of it."""
         parts = urlsplit(url)
-        self.pool = None
         self.url = url.rstrip("/")
         self.tls = parts.scheme == "https"
         self.host = parts.hostname or ""

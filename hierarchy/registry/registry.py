@@ -122,8 +122,7 @@ class Registry:
         if message.node:
             _apply_report(child, status, now, message.seen)
             return
-        for share in child.shares.values():
-            share.profile = None  # the worker may have been restarted with other settings
+        child.process_number += 1  # the worker may have been restarted with other settings
         _apply_report(child, add_models(child, status), now, None)
 
     def sender(self, message: HeartBeat | Deregistration) -> Child | None:
@@ -198,8 +197,7 @@ class Registry:
         """A prober found that an engine cannot be used."""
         if child.down is None:
             self.generation += 1
-        for share in child.shares.values():
-            share.profile = None
+        child.process_number += 1
         child.down = reason
         self._limit_ejections(child)
 
@@ -422,8 +420,7 @@ def _update_node_fields(child: Child, message: Registration | HeartBeat) -> None
 
 def _forget_failures(child: Child) -> None:
     """A new process has this name; what is known of the former one does not count."""
-    for share in child.shares.values():
-        share.profile = None
+    child.process_number += 1
     child.failures = None
     child.ejected_until = child.refused_until = -math.inf
 

@@ -1,110 +1,359 @@
-"""From a request to the connection of the child that gets it: a lease, a connection, and words that it understands.
+"""One try to get a response from one child: a lease, a connection, the request in a form the child understands.
 
 The commonest case, an idle connection to a child that takes the request as it came, is synchronous. A new connection
-has to be dialled, and of an engine of the other API family something may have to be asked first.
+has to be dialled, and an engine of the other API family may have to be asked something first.
+
+The child's bytes go straight to the client's `Response`. The exchange hears of the end, or of the failure.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+from typing import Final
 
-from hierarchy.errors import BadRequest, EngineUnreadable, RequestError, Unavailable
-from hierarchy.registry.child import Lease
-from hierarchy.relay.retry import Retrying
-from hierarchy.relay.upstream.connection import Upstream
-from hierarchy.relay.upstream.pool import Pool
-from hierarchy.relay.upstream.translating import Interpreter, Speech, prepare
+from hierarchy.balancing.lent_attempts import lend, returned
+from hierarchy.errors import BadRequest, ChildFailed, EngineUnreadable, RequestError, Unavailable
+from hierarchy.http.model_field import with_model
+from hierarchy.http.request_head import DEADLINE
+from hierarchy.http.response_head import UpstreamResponse
+from hierarchy.registry.child import NODE, Lease
+from hierarchy.relay.client import FOREVER, Client
+from hierarchy.relay.lane import Lane
+from hierarchy.relay.request import Request
+from hierarchy.relay.response import Response
+from hierarchy.relay.retry import Cause, Failure, Refusal
+from hierarchy.relay.upstream.connection import RequestSender, ResponseHandler
+from hierarchy.relay.upstream.destination import Destination
+from hierarchy.relay.upstream.translating import TranslatedRequest, Translator, translate
 
+MAX_HELD: Final = 64 * 1024  # bytes of an error response that is held; a longer one goes to the client as it is
 log = logging.getLogger("hierarchy.lane")
 
 
-class Reaching(Retrying):
-    """The part of an `Exchange` that finds it a child."""
+class Listener:
+    """Hears how an attempt ended: the exchange."""
 
-    def _send(self, upstream: Upstream | Interpreter, now: float) -> None:
+    def attempt_done(self, attempt: Attempt, response: UpstreamResponse, now: float) -> None:
+        """The child's response is complete, and the client has all of it."""
         raise NotImplementedError
 
-    def _attempt(self, now: float, *, fresh: bool = False) -> None:
-        """Send the request to the child that dispatch chooses. fresh: over a new connection.
+    def attempt_failed(self, attempt: Attempt, failure: Failure) -> None:
+        """It failed before the first byte of the body: another child may be tried."""
+        raise NotImplementedError
 
-        Raises:
-            RequestError: there is no child to send it to.
-        """
-        lane = self._lane
-        self._lease = lease = lane.dispatch.lease((self._model, self.api), self._tried, translated=self.head.translated)
-        if self._parent is not None:
-            self._parent.open += 1
-        share = lease.share
-        assert share is not None
-        self._pool = pool = share.child.pool or lane.pool(share.child)
-        if share.key[1] != self.head.native and not pool.numbered:
-            lane.spawn(self._interpret(pool, lease, fresh=fresh))
+    def attempt_cut(self, error: RequestError) -> None:
+        """It failed after that."""
+        raise NotImplementedError
+
+    def fail(self, error: RequestError) -> None:
+        """The request cannot be served by any child."""
+        raise NotImplementedError
+
+
+class Attempt(ResponseHandler):
+    """One attempt. It holds its lease from the beginning until `end`, which is called exactly once."""
+
+    over: bool = False  # its lease is released
+    sent_at: float = 0.0  # when the request was sent to the child
+    lent: int = 0  # attempts that were lent to the child with it
+    _heard: bool = False  # something came since `take_heard`
+
+    def __init__(
+        self, listener: Listener, lane: Lane, client: Client, request: Request, response: Response,
+        lease: Lease, destination: Destination,
+    ) -> None:  # fmt: skip
+        self.lease = lease
+        self.destination = destination
+        self.child = destination.child
+        self.pool = destination.pool
+        self.sender: RequestSender | None = None  # None: not connected yet, or the response is complete
+        self._listener = listener
+        self._lane = lane
+        self._client = client
+        self._request = request
+        self._response = response
+        self._held: list[bytes] | None = None  # the body of an error response that the client shall not see yet
+        parent = request.parent
+        if parent is not None:
+            parent.open += 1
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def start(self, now: float, *, fresh: bool) -> None:
+        """Send the request, at once if there is an idle connection. fresh: over a new connection."""
+        if self.destination.share.key[1] != self._request.head.native and not self.pool.numbered:
+            self._lane.spawn(self._translate(fresh=fresh), "translation")
             return
-        upstream = None if fresh else pool.take(now)
+        upstream = None if fresh else self.pool.take(now)
         if upstream is not None:
             self._send(upstream, now)
         else:
-            lane.spawn(self._dial(pool, lease))
+            self._lane.spawn(self._connect(None), "connection")
 
-    async def _dial(self, pool: Pool, lease: Lease, speech: Speech | None = None) -> None:
-        """speech: what the child is told instead of the request as it came."""
-        why, ours = "", False
-        try:
-            upstream = await pool.dial()
-        except OSError as error:
-            upstream, why = None, f"cannot be reached: {_words(error)}"
-            ours = error.errno in (errno.EMFILE, errno.ENFILE)
-        if self._lease is not lease or self.response_complete:  # the client left meanwhile
-            if upstream is not None:
-                pool.put(upstream)
-        elif upstream is not None:
-            if speech is None:
-                self._send(upstream, self._lane.clock())
-            else:
-                self._tell(upstream, speech)
-        elif ours:  # which no other child could mend, and none is to blame for
-            log.error("out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)")
-            self.fail(Unavailable("this node is out of file descriptors"))
+    def _send(self, sender: RequestSender, now: float) -> None:
+        request, pool, timeouts = self._request, self.pool, self.destination.timeouts
+        self.sender = sender
+        self.sent_at = now
+        at_entry = request.parent is None
+        if timeouts.total_s is not None and at_entry:
+            request.ends_at = request.started_at + timeouts.total_s
+        parts, size, lent = request.parts, request.size, 1
+        hops = request.hops
+        if pool.numbered:
+            lent = self._lend()
+            opening = pool.opening(request.head, request.model, hops + 1, lent)
+            number = str(self.lease.ordinal).encode() + self._time_left(now)
+            head = b"".join([opening, number, b"\r\ncontent-length: ", str(size).encode(), b"\r\n\r\n"])
         else:
-            self._lane.registry.failed(pool.child, "unreachable", why)
-            self._try_another(why)
+            if self.child.renames:  # for this child alone: another one may be tried with the body as it came
+                own = self.child.renames.get(request.model)
+                if own is not None:
+                    parts = [with_model(request.body(), own, request.head.boundary)]
+                    size = len(parts[0])
+            head = b"".join([pool.opening(request.head, request.model, 0, 0), str(size).encode(), b"\r\n\r\n"])
+        request.left -= lent
+        self.lent = lent
+        self._set_deadline(now + (timeouts.look_s if at_entry else timeouts.below_s(hops)))
+        sender.send(self, head, parts, size)
+        if self._client.blocked:  # an earlier response has not been read yet
+            sender.pause()
 
-    async def _interpret(self, pool: Pool, lease: Lease, *, fresh: bool) -> None:
-        """Send the request to an engine in its own words."""
-        share = lease.share
-        assert share is not None
-        why = ""
-        refusal: RequestError | None = None
+    def _lend(self) -> int:
+        """How many attempts go down with the request to a node."""
+        request, lane = self._request, self._lane
+        left = request.left
+        if left <= 1:
+            return 1
+        if request.parent is not None:
+            others = len(lane.registry.available(self.destination.share.key)) - len(request.tried)
+            return lend(left, entry=False, rivals=others > 1)
+        lent = lend(left, entry=True, rivals=True)
+        if lent > 1 and lane.retry_budget.troubled and not request.has_retry_place:
+            return lent if lane.take_retry_place(request) else 1
+        return lent
+
+    def _time_left(self, now: float) -> bytes:
+        """The line that tells a node below how long the whole request may still take, if that is limited."""
+        ends_at = self._request.ends_at
+        if ends_at == FOREVER:
+            return b""
+        return b"\r\n%b: %d" % (DEADLINE, max(0, (ends_at - now) * 1000))
+
+    def _set_deadline(self, deadline: float) -> None:
+        ends_at = self._request.ends_at
+        self._client.deadline = deadline if deadline < ends_at else ends_at
+
+    # -- connecting ----------------------------------------------------------------------------------------------
+
+    async def _connect(self, translated: TranslatedRequest | None) -> None:
+        """Dial, then send. translated: what is sent instead of the request as it came."""
+        reason, ours = "", False
         try:
-            speech = await prepare(pool, share, self.head, self._model, self._body())
+            upstream = await self.pool.dial()
+        except OSError as error:
+            upstream, reason = None, f"cannot be reached: {_reason_of(error)}"
+            ours = error.errno in (errno.EMFILE, errno.ENFILE)
+        if self.over:  # the client left meanwhile
+            if upstream is not None:
+                self.pool.put(upstream)
+        elif upstream is not None:
+            sender: RequestSender = upstream if translated is None else self._translator(upstream, translated)
+            self._send(sender, self._lane.clock())
+        elif ours:  # no other child could help, and none is to blame
+            log.error("out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)")
+            self._listener.fail(Unavailable("this node is out of file descriptors"))
+        else:
+            self._lane.registry.failed(self.child, "unreachable", reason)
+            self._fail(Cause.BROKEN, reason)
+
+    async def _translate(self, *, fresh: bool) -> None:
+        """Send the request to an engine in the form of its own API family."""
+        request = self._request
+        reason = ""
+        refusal: RequestError | None = None
+        translated: TranslatedRequest | None = None
+        try:
+            translated = await translate(self.destination, request.head, request.model, request.body())
         except BadRequest as error:
             refusal = error
         except (RequestError, EngineUnreadable) as error:
-            why = str(error).removeprefix(f"{pool.child.name} ")
-        except Exception:  # a defect, which must not leave its client without an answer
-            log.exception("a request for model %s could not be put into the words of %s", self._model, pool.child.name)
+            reason = str(error).removeprefix(f"{self.child.name} ")
+        except Exception:  # a defect, which must not leave its client without a response
+            log.exception("a request for model %s could not be translated for %s", request.model, self.child.name)
             refusal = RequestError("this request could not be translated for the engine of its model")
-        if self._lease is not lease or self.response_complete:
+        if self.over:
             return
         if refusal is not None:
-            self.fail(refusal)
-        elif why:
-            self._lane.registry.failed(pool.child, "broke", why)
-            self._try_another(why)
+            self._listener.fail(refusal)
+        elif translated is None:
+            self._lane.registry.failed(self.child, "broke", reason)
+            self._fail(Cause.BROKEN, reason)
         else:
-            upstream = None if fresh else pool.take(self._lane.clock())
+            upstream = None if fresh else self.pool.take(self._lane.clock())
             if upstream is None:
-                await self._dial(pool, lease, speech)
+                await self._connect(translated)
             else:
-                self._tell(upstream, speech)
+                self._send(self._translator(upstream, translated), self._lane.clock())
 
-    def _tell(self, upstream: Upstream, speech: Speech) -> None:
-        fields = self._protocol.server_state.default_headers
-        self._send(Interpreter(upstream, speech, fields), self._lane.clock())
+    def _translator(self, upstream: RequestSender, translated: TranslatedRequest) -> Translator:
+        return Translator(upstream, translated, self._client.fields())
+
+    # -- the child's response (ResponseHandler) ------------------------------------------------------------------
+
+    def response_started(self, response: UpstreamResponse) -> None:
+        """Its head waits for the first byte of its body, and so does the deadline."""
+
+    def response_body(self, response: UpstreamResponse, data: bytes) -> None:
+        self._heard = True
+        if self._response.started:
+            self._response.pass_on(data)
+        elif not (self._is_questionable(response) and self._holds(response, data)):
+            self._begin(response, data)
+
+    def response_ended(self, response: UpstreamResponse) -> None:
+        if self.over:
+            return
+        self.sender = None
+        if not self._response.started:  # it has no body, or one that is held
+            if self._held is not None or (self._is_questionable(response) and self._holds(response, b"")):
+                self._refused(response)
+                return
+            self._response.begin(response, self.pool, b"", self._lines_for_parent(response))
+        if response.head.is_failure and self.child.kind != NODE:
+            self._lane.registry.failed(self.child, "error", f"answered {response.head.status}")
+        self._response.end()
+        self._listener.attempt_done(self, response, self._lane.clock())
+
+    def response_whole(self, response: UpstreamResponse, body: bytes) -> None:
+        if self._is_questionable(response):
+            self.response_body(response, body)
+            self.response_ended(response)
+            return
+        self.sender = None
+        now = self._lane.clock()
+        self._first_byte(now)
+        self._response.begin(response, self.pool, body, self._lines_for_parent(response))
+        self._response.end()
+        self._listener.attempt_done(self, response, now)
+
+    def response_broken(self, reason: str, *, stale: bool = False) -> None:
+        if self.over:
+            return
+        self.sender = None
+        started = self._response.started
+        if not stale:
+            self._lane.registry.failed(self.child, "cut" if started else "broke", reason)
+        if started:
+            self._listener.attempt_cut(ChildFailed(f"{self.child.name} {reason}"))
+        else:
+            self._fail(Cause.STALE if stale else Cause.BROKEN, reason)
+
+    def _begin(self, response: UpstreamResponse, data: bytes) -> None:
+        """The first bytes of the body go to the client, and the head before them."""
+        now = self._lane.clock()
+        self._first_byte(now)
+        self._set_deadline(now + self.destination.timeouts.idle_s)
+        self._response.begin(response, self.pool, data, self._lines_for_parent(response))
+        if self.sender is not None and self._response.is_verbatim:
+            self.sender.forward_to(self._client.write)
+
+    def _first_byte(self, now: float) -> None:
+        """The body begins: no other attempt can follow."""
+        self._request.forget_body()
+        self.destination.metrics.ttft.observe(now - self.sent_at)
+        if self.child.failures is not None:
+            self._lane.registry.succeeded(self.child)
+
+    def _lines_for_parent(self, response: UpstreamResponse) -> bytes:
+        request, head = self._request, response.head
+        if request.parent is None or not (request.retried or not head.is_ordinary):
+            return b""
+        return request.lines_for_parent(gives_back=self._is_retriable(head.status, head.unspent))
+
+    # -- responses that the client shall not see, if another child can do better ---------------------------------
+
+    def _is_questionable(self, response: UpstreamResponse) -> bool:
+        """Does it have to be looked at before it may begin?"""
+        return self._response.waiting or not response.head.is_ordinary
+
+    def _holds(self, response: UpstreamResponse, data: bytes) -> bool:
+        """Hold the next bytes of a response that is not for the client, or not in this form. False: it is for it."""
+        head, held = response.head, self._held
+        if held is None:
+            self._count_retries_below(head.retried)
+            is_unfit = self._response.waiting and not self._response.fits(response)
+            if not (self._is_retriable(head.status, head.unspent) or is_unfit):
+                return False
+            self._held = [data]
+        elif sum(map(len, held)) < MAX_HELD:
+            held.append(data)
+        elif self._response.waiting:
+            self._listener.fail(ChildFailed(f"{self.child.name} answered {head.status} with a very long body"))
+        else:  # then it is no refusal
+            self._held = None
+            self._begin(response, b"".join([*held, data]))
+        return True
+
+    def _count_retries_below(self, retried: int) -> None:
+        if retried:
+            self._request.retried += retried
+            if self._request.parent is None:
+                self._lane.retry_budget.note(retried)
+
+    def _is_retriable(self, status: int, unspent: int | None) -> bool:
+        """May another child be tried instead? A node says so by giving attempts back."""
+        return unspent is not None if self.child.kind == NODE else status == 503
+
+    def _refused(self, response: UpstreamResponse) -> None:
+        """The response that was held is complete."""
+        head, child, request = response.head, self.child, self._request
+        reason = f"answered {head.status}"
+        if child.kind != NODE and head.is_failure:
+            self._lane.registry.failed(child, "error", reason)
+        refusal = Refusal(response, self.pool, b"".join(self._held or ()))
+        if not self._is_retriable(head.status, head.unspent):  # it only has another form than the client waits for
+            self._response.pass_on_refusal(refusal.response, refusal.pool, refusal.body, b"")
+            self._listener.attempt_done(self, response, self._lane.clock())
+            return
+        if request.parent is None:
+            self._lane.retry_budget.note(max(0, self.lent - returned(self.lent, head.unspent) - 1))
+        self._listener.attempt_failed(self, Failure(Cause.REFUSED, reason, self.lent, head.unspent, refusal))
+
+    # -- endings -------------------------------------------------------------------------------------------------
+
+    def _fail(self, cause: Cause, reason: str) -> None:
+        self._listener.attempt_failed(self, Failure(cause, reason, self.lent))
+
+    def take_heard(self) -> bool:
+        """Has anything come from the child since this was asked last?"""
+        heard, self._heard = self._heard, False
+        sender = self.sender
+        if sender is not None and sender.heard:
+            sender.heard = False
+            return True
+        return heard
+
+    def hang_up(self) -> None:
+        """Drop the connection, so that the child stops."""
+        sender, self.sender = self.sender, None
+        if sender is not None:
+            sender.abort()
+
+    def end(self, outcome: str) -> None:
+        """Give the lease back, and count the outcome."""
+        self.over = True
+        self.lease.release()
+        if self._request.parent is not None:
+            self._request.parent.open -= 1
+        self.destination.metrics.done(outcome)
+
+    def __repr__(self) -> str:
+        state = "over" if self.over else "sent" if self.sender is not None else "connecting"
+        return f"<Attempt {self.child.name} {state}>"
 
 
-def _words(error: OSError) -> str:
+def _reason_of(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "no connection in time"
     return error.strerror or str(error) or type(error).__name__

@@ -12,18 +12,16 @@ HOP_S: Final = 1.0  # by which each level gives up before the one above it, so t
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """first_byte: from sending to the first body byte. look: when to look at a request that waits for it, at the entry
-    node, for the first time. idle: between two reads. total: from arrival to the end; None for no limit.
-    """
+class Timeouts:
+    """The time limits of one model's requests."""
 
-    first_byte_s: float
-    look_s: float
-    idle_s: float
-    total_s: float | None
+    first_byte_s: float  # from sending the request to the first byte of the response's body
+    look_s: float  # when the entry node first looks at a request that waits for that byte
+    idle_s: float  # between two reads of a body
+    total_s: float | None  # from the request's arrival to the response's end; None: no limit
 
     @classmethod
-    def of(cls, settings: Settings, model: str) -> Limits:
+    def of(cls, settings: Settings, model: str) -> Timeouts:
         """Those of the settings, and of this model where it has its own."""
         own = settings.models.get(model)
         first_byte_s = (own and own.first_byte_timeout_s) or settings.first_byte_timeout_s
@@ -35,5 +33,5 @@ class Limits:
         )
 
     def below_s(self, hops: int) -> float:
-        """`first_byte_s` at a node below the entry node."""
+        """`first_byte_s` at a node `hops` levels below the entry node."""
         return self.first_byte_s - min(hops * HOP_S, self.first_byte_s / 4)

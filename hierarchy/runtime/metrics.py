@@ -1,8 +1,8 @@
 """What is counted, and how Prometheus sees it.
 
-The lane counts in plain attributes (`Tally`): a prometheus_client instrument takes a lock and a dictionary look-up per
-event, which would cost more than choosing the child. `Metrics` is the collector that turns them into families when
-`/metrics` is read. Gauges that others can tell at any time are asked for then too.
+The lane counts in plain attributes (`ShareMetrics`): an instrument of prometheus_client takes a lock and a dictionary
+look-up per event, which would cost more than choosing the child. `Metrics` is the collector that turns the counts into
+families when `/metrics` is read. Gauges, whose values can be computed at any time, are computed then too.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Histogram:
         return rows
 
 
-class Tally:
+class ShareMetrics:
     """Counts for one (model, api, child). Every request that was sent ends in exactly one of `done`'s outcomes."""
 
     __slots__ = ("outcomes", "total", "ttft")
@@ -79,19 +79,19 @@ class Metrics:
 
     def __init__(self, gauges: Callable[[], Iterable[Sample]] = lambda: ()) -> None:
         self.gauges = gauges
-        self.tallies: dict[tuple[str, str, str], Tally] = {}
+        self.shares: dict[tuple[str, str, str], ShareMetrics] = {}  # by model, api, child
         self.refused: dict[str, int] = {}  # requests answered with an error of our own, by its code
         self.retries = 0
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
-    def tally(self, model: str, api: str, child: str) -> Tally:
+    def of_share(self, model: str, api: str, child: str) -> ShareMetrics:
         """The counts of one (model, api, child); made at first use, never dropped, since counters must not go back."""
         key = model, api, child
-        tally = self.tallies.get(key)
-        if tally is None:
-            tally = self.tallies[key] = Tally()
-        return tally
+        counts = self.shares.get(key)
+        if counts is None:
+            counts = self.shares[key] = ShareMetrics()
+        return counts
 
     def refuse(self, code: str) -> None:
         """A request was answered with an error of our own."""
@@ -117,11 +117,11 @@ class Metrics:
         total = HistogramMetricFamily(
             "hierarchy_request_seconds", "From a request's arrival to its answer's end.", labels=labels
         )
-        for key, tally in self.tallies.items():
-            for outcome, count in tally.outcomes.items():
+        for key, counts in self.shares.items():
+            for outcome, count in counts.outcomes.items():
                 requests.add_metric((*key, outcome), count)
-            ttft.add_metric(key, tally.ttft.cumulative(), tally.ttft.sum)
-            total.add_metric(key, tally.total.cumulative(), tally.total.sum)
+            ttft.add_metric(key, counts.ttft.cumulative(), counts.ttft.sum)
+            total.add_metric(key, counts.total.cumulative(), counts.total.sum)
         refused = CounterMetricFamily("hierarchy_refused", "Requests answered with our own error.", labels=("code",))
         for code, count in self.refused.items():
             refused.add_metric((code,), count)

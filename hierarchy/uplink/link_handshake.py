@@ -1,4 +1,4 @@
-"""Asking a parent to turn a connection round: one GET, and its 101."""
+"""Offering a connection to a parent: one GET, and its 101."""
 
 from __future__ import annotations
 
@@ -10,29 +10,25 @@ from urllib.parse import urlsplit
 import httptools
 
 from hierarchy.errors import HierarchyError
+from hierarchy.http.link_handshake import LINK_PROTOCOL, WANTED, link_request
 from hierarchy.http.request_head import decimal
-from hierarchy.relay.upstream.links import LINK_PATH, LINK_PROTOCOL, WANTED
 from hierarchy.wire.messages import Identity
 
-MAX_ANSWER = 64 * 1024  # bytes until the 101, or of a refusal
-_ASK = (
-    b"GET %b HTTP/1.1\r\nhost: %b\r\nconnection: Upgrade\r\nupgrade: %b\r\n"
-    b"x-hierarchy-node: %b\r\nx-hierarchy-instance: %b\r\nx-hierarchy-auth: %b\r\n\r\n"
-)
+MAX_RESPONSE = 64 * 1024  # bytes until the 101, or of a refusal
 
 
 class RefusedError(HierarchyError):
-    """The parent answered something else than 101."""
+    """The parent did not answer 101."""
 
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(f"it answered {status}: {why}" if status else why)
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"it answered {status}: {reason}" if status else reason)
         self.status = status
 
 
-class Knock(asyncio.Protocol):
+class LinkHandshake(asyncio.Protocol):
     """Sends the request as soon as it is connected.
 
-    take: called with the transport and what came behind the 101, in the same callback, so that no byte is lost.
+    take: called with the transport and the bytes behind the 101, in the same callback, so that no byte is lost.
     answered: how many requests wait at the parent, a `RefusedError`, or the error that broke the connection.
     """
 
@@ -40,7 +36,7 @@ class Knock(asyncio.Protocol):
         self, parent: str, identity: Identity, secret: bytes, take: Callable[[asyncio.Transport, bytes], None]
     ) -> None:
         self.answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.turned = False  # the connection is `take`'s now
+        self.done = False  # the connection is `take`'s now
         self._parent = parent
         self._identity = identity
         self._secret = secret
@@ -58,10 +54,7 @@ class Knock(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         authority = urlsplit(self._parent).netloc.encode()
         identity = self._identity
-        self._transport.write(
-            _ASK
-            % (LINK_PATH, authority, LINK_PROTOCOL, identity.name.encode(), identity.instance.encode(), self._secret)
-        )
+        self._transport.write(link_request(authority, identity.name.encode(), identity.instance.encode(), self._secret))
 
     def data_received(self, data: bytes) -> None:
         if self.answered.done():
@@ -72,10 +65,10 @@ class Knock(asyncio.Protocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._upgraded(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            self._fail(RefusedError(0, f"its answer is no HTTP: {error}"))
+            self._fail(RefusedError(0, f"its answer is not HTTP: {error}"))
         else:
-            if self._size > MAX_ANSWER:
-                self._fail(RefusedError(self._parser.get_status_code(), "and goes on and on"))
+            if self._size > MAX_RESPONSE:
+                self._fail(RefusedError(self._parser.get_status_code(), "with a very long body"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.answered.done():
@@ -96,8 +89,8 @@ class Knock(asyncio.Protocol):
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
         if status != 101 and status >= 200 and not self.answered.done():
-            words = self._body[:200].decode("utf-8", "replace") or "and says no more"
-            self._fail(RefusedError(status, words))
+            reason = self._body[:200].decode("utf-8", "replace") or "without a reason"
+            self._fail(RefusedError(status, reason))
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -105,13 +98,13 @@ class Knock(asyncio.Protocol):
         if self.answered.done():
             return
         if self._parser.get_status_code() != 101 or self._upgrade != LINK_PROTOCOL:
-            self._fail(RefusedError(self._parser.get_status_code(), f"it speaks {self._upgrade[:40]!r} now"))
+            self._fail(RefusedError(self._parser.get_status_code(), f"it switched to {self._upgrade[:40]!r}"))
             return
         self.answered.set_result(self._wanted)
-        self.turned = True
+        self.done = True
         self._take(self._transport, behind)
 
     def _fail(self, error: Exception) -> None:
         self.answered.set_exception(error)
-        self.answered.exception()  # seen: the time may be over, so that nobody waits for it any more
+        self.answered.exception()  # retrieved: the time may be over, so that nothing waits for it any more
         self._transport.abort()

@@ -13,7 +13,7 @@ from hierarchy.api import build_app
 from hierarchy.config.models import NodeConfig, Settings
 from hierarchy.errors import RequestError
 from hierarchy.node import Node
-from hierarchy.relay.downstream.local_handlers import Handler
+from hierarchy.relay.local_handlers import Handler
 from tests.builders import Clock
 
 ME = "http://root:21001"
@@ -29,7 +29,7 @@ class Api:
         self.app = build_app(self.node)
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        if method == "POST" and (handler := self.node.lane.local.get(path.encode())) is not None:
+        if method == "POST" and (handler := self.node.lane.handlers.get(path.encode())) is not None:
             return _at_once(handler, httpx.Request(method, ME + path, **options).content)
 
         async def ask() -> httpx.Response:

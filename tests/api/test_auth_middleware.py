@@ -40,7 +40,7 @@ class Door:
     ) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         content = json.dumps({"model": "m", "node": "n"} if message is None else message)
-        if (handler := self.node.lane.local.get(path.encode())) is not None:
+        if (handler := self.node.lane.handlers.get(path.encode())) is not None:
             answer = handler(content.encode(), named.get("x-hierarchy-auth", "").encode(), peer)
             return httpx.Response(200, content=answer)
 

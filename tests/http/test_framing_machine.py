@@ -174,7 +174,7 @@ class LaneMachine(RuleBasedStateMachine):
                 assert before is None or (before.sent == 0 and number in self.broken), "a request was sent twice"
                 self.last[number] = self.plays[link] = Play(number)
         busy, leases = len(self.plays), self.memory.leases
-        assert busy <= leases <= busy + len(self.memory.lane._tasks)
+        assert busy <= leases <= busy + len(list(self.memory.lane._tasks))
         numbers = [play.number for play in self.plays.values()]
         assert set(Counter(id(self.owners[number]) for number in numbers).values()) <= {1}
         for number in numbers:

@@ -15,7 +15,8 @@ from uvicorn.server import ServerState
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.config.models import NodeConfig, Settings
 from hierarchy.registry import Registry
-from hierarchy.relay.downstream.protocol import LaneProtocol
+from hierarchy.relay.downstream.clients import Clients
+from hierarchy.relay.downstream.protocol import LaneProtocol, protocol_factory
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.upstream.connection import Upstream
 from hierarchy.runtime.metrics import Metrics
@@ -38,9 +39,9 @@ async def ok_app(scope: Any, receive: Receive, send: Send) -> None:
 class Link:
     """A client's connection, or one to the engine: a protocol object and its transport."""
 
-    def __init__(self, protocol: Any) -> None:
+    def __init__(self, protocol: Any, transport: FakeTransport | None = None) -> None:
         self.protocol = protocol
-        self.transport = FakeTransport()
+        self.transport = transport or FakeTransport()
         self.lost = False
         protocol.connection_made(self.transport)
 
@@ -74,10 +75,12 @@ class MemoryLane:
         made = Settings.model_validate(settings)
         dispatch = Dispatch(registry, "shortest_queue", Random(0))
         access = Access(NodeConfig(name="n", advertise="http://n", settings=made))
+        self.clients = Clients()
         self.lane = Lane(registry, dispatch, Metrics(), made, lambda secret, seq: None, lambda: self.now, access)
         self.pool = self.lane.pool(self.child)
         self.state = ServerState()
-        self.config = uvicorn.Config(app, http=self.lane.protocol_factory(), ws="none", log_config=None)  # type: ignore[arg-type]
+        self.protocols = protocol_factory(self.lane, self.clients)
+        self.config = uvicorn.Config(app, http=self.protocols, ws="none", log_config=None)  # type: ignore[arg-type]
         self.upstreams: list[Link] = []
         for _ in range(connections):
             self.add_upstream()
@@ -89,9 +92,7 @@ class MemoryLane:
         return upstream
 
     def connect(self) -> Link:
-        protocol = self.lane.protocol_factory()(
-            config=self.config, server_state=self.state, app_state={}, _loop=self.loop
-        )
+        protocol = self.protocols(config=self.config, server_state=self.state, app_state={}, _loop=self.loop)
         return Link(protocol)
 
     @property
@@ -114,7 +115,8 @@ class MemoryLane:
 
     def sweep(self, seconds: float = 0.0) -> None:
         self.now += seconds
-        self.lane.sweep(self.state.connections)
+        self.lane.sweep()
+        self.clients.sweep(self.now)
 
     async def turn(self) -> None:
         """Let everything run that waits for its turn in the loop."""

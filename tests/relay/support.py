@@ -23,6 +23,7 @@ from hierarchy.api import build_app
 from hierarchy.config.models import EngineConfig, EngineKind, NodeConfig, Settings
 from hierarchy.node import Node
 from hierarchy.registry.child import Child
+from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.downstream.protocol import LaneProtocol
 from hierarchy.relay.exchange import Exchange
 from hierarchy.server import Server, bind
@@ -297,20 +298,26 @@ class Tree:
         """Until no node has an open lease."""
         self.world.eventually(lambda: self.leases() == 0, "all leases to be released")
 
-    def connections(self, level: int = 0) -> list[LaneProtocol]:
-        return [one for one in self.nodes[level].connections if isinstance(one, LaneProtocol)]
+    def connections(self, level: int = 0) -> list[Connection]:
+        return list(self.nodes[level].clients)
+
+    def protocols(self, level: int = 0) -> list[LaneProtocol]:
+        """uvicorn's side of the connections."""
+        found = self.servers[level].server_state.connections
+        return [one for one in found if isinstance(one, LaneProtocol)]
 
     def exchanges(self, level: int = 0) -> list[Exchange]:
         """The newest request of each connection, where that is the lane's and not answered yet."""
-        cycles = [one.cycle for one in self.connections(level)]
-        return [cycle for cycle in cycles if isinstance(cycle, Exchange) and not cycle.response_complete]
+        newest = [one.waiting[0] if one.waiting else one.running for one in self.connections(level)]
+        return [one for one in newest if isinstance(one, Exchange) and not one.response.complete]
 
     def forward(self, seconds: float) -> None:
         """Put the root's clock forward and let it look at its deadlines."""
 
         def work() -> None:
             self.clock.skew += seconds
-            self.root.lane.sweep(self.root.connections)
+            self.root.lane.sweep()
+            self.root.clients.sweep(self.root.lane.clock())
 
         self.world.call(work)
 

@@ -74,7 +74,7 @@ def _pair(world: World) -> Any:
 def pair(_pair: Tree) -> Any:
     def begin() -> None:
         """As a node that has seen nothing fail yet."""
-        _pair.root.lane.budget = RetryBudget(_pair.clock)
+        _pair.root.lane.retry_budget = RetryBudget(_pair.clock)
         for child in _pair.root.registry:
             child.failures, child.ejected_until = None, float("-inf")
         _pair.root.registry.generation += 1

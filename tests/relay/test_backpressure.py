@@ -6,8 +6,9 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from hierarchy.relay.downstream.protocol import LaneProtocol
-from hierarchy.relay.downstream.turns import HIGH_WATER, MAX_WAITING, MAX_WAITING_BYTES
+from hierarchy.relay.downstream.connection import MAX_WAITING, MAX_WAITING_BYTES, Connection
+from hierarchy.relay.downstream.protocol import HIGH_WATER
+from hierarchy.relay.exchange import Exchange
 from tests.relay.raw import BODY, SSE_HEAD, Client, answer, chunk, post
 from tests.relay.support import HOLD, Tree
 
@@ -15,11 +16,15 @@ UVLOOP_READ = 256_000  # bytes that uvloop reads at once
 BUFFERED = 256 * 1024
 
 
-def slow_client(running: Tree) -> tuple[Client, LaneProtocol]:
+def peer_of(connection: Connection) -> object:
+    return connection.transport.get_extra_info("peername")
+
+
+def slow_client(running: Tree) -> tuple[Client, Connection]:
     """A client with small buffers in the kernels of both sides, and its connection."""
     client = Client(running.port, receive_buffer=32 * 1024)
     name = client.sock.getsockname()
-    (connection,) = running.world.eventually(lambda: [one for one in running.connections() if one.client == name])
+    (connection,) = running.world.eventually(lambda: [one for one in running.connections() if peer_of(one) == name])
     sock = connection.transport.get_extra_info("socket")
     running.world.call(lambda: sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024))
     return client, connection
@@ -98,7 +103,7 @@ def test_failing_without_reading_holds_no_more(single: Tree) -> None:
         for number in range(count):
             if number % 500 == 0:
                 most = max(most, single.world.call(connection.transport.get_write_buffer_size))
-                assert len(connection.pipeline) <= MAX_WAITING + UVLOOP_READ / len(failing)
+                assert len(connection.waiting) <= MAX_WAITING + UVLOOP_READ / len(failing)
             assert client.read_answer().status == 400
         assert most <= BUFFERED
         sender.join()
@@ -113,10 +118,12 @@ def test_large_requests_that_wait_are_not_all_taken_in(single: Tree) -> None:
         sender = threading.Thread(target=lambda: client.send(post(body) * 3), daemon=True)
         sender.start()
         name = client.sock.getsockname()
-        (connection,) = [one for one in single.connections() if one.client == name]
+        (connection,) = [one for one in single.connections() if peer_of(one) == name]
         single.world.eventually(lambda: connection.flow.read_paused)
-        assert connection.pipeline[0][0].size <= MAX_WAITING_BYTES + UVLOOP_READ
-        assert len(connection.pipeline) == 1
+        newest = connection.waiting[0]
+        assert isinstance(newest, Exchange)
+        assert newest.request.size <= MAX_WAITING_BYTES + UVLOOP_READ
+        assert len(connection.waiting) == 1
         single.engine.release()
         assert [client.read_answer().status for _ in range(4)] == [200] * 4
         sender.join()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hierarchy.relay.downstream.turns import LINGER_S
+from hierarchy.relay.downstream.connection import LINGER_S
 from tests.relay.raw import BODY, HEALTH, SSE_HEAD, chunk, event, post, post_head
 from tests.relay.support import HOLD, Tree, World, tree
 
@@ -57,7 +57,7 @@ def test_idle_connections_live_for_the_keep_alive_time(single: Tree) -> None:
                 client.send(request)
                 assert client.read_answer().status == 200
                 single.forward(keep_alive - 1)
-            assert all(one.timeout_keep_alive_task is None for one in single.connections())
+            assert all(one.timeout_keep_alive_task is None for one in single.protocols())
             single.forward(1.1)
             assert client.rest() == b""
 

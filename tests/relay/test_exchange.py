@@ -134,7 +134,7 @@ async def test_a_cut_while_the_child_is_dialled() -> None:
     memory = MemoryLane(connections=0)
     client = memory.connect()
     future = await _dialling(memory, client)
-    memory.lane.cut_all(memory.state.connections)
+    memory.clients.cut_all()
     assert statuses(client) == [503]
     late = Link(Upstream(memory.pool))
     future.set_result(late.protocol)
@@ -199,9 +199,9 @@ async def test_the_outcomes_are_counted_once_each() -> None:
             asked.feed(SSE_HEAD + chunk(event("a")))
             asked.lose()
         asked.transport.written.clear()
-    (tally,) = memory.lane.metrics.tallies.values()
-    assert tally.outcomes == {"ok": 1, "cancelled": 1, "cut": 1, "error": 1}
-    assert sum(tally.total.counts) == 4
+    (counts,) = memory.lane.metrics.shares.values()
+    assert counts.outcomes == {"ok": 1, "cancelled": 1, "cut": 1, "error": 1}
+    assert sum(counts.total.counts) == 4
     assert memory.leases == 0
 
 

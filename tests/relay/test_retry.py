@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,22 @@ from hierarchy.errors import ChildFailed
 from hierarchy.http import render
 from hierarchy.http.dialect import FRAMES, OPENAI
 from hierarchy.http.request_head import ATTEMPTS, DEADLINE
+from hierarchy.http.response_head import UpstreamResponse
+from hierarchy.relay.exchange import Exchange
+from hierarchy.relay.retry import (
+    Again,
+    Cause,
+    Decision,
+    Fail,
+    Failure,
+    PassOn,
+    Probe,
+    Refusal,
+    decide,
+    is_free,
+    left_after,
+)
+from hierarchy.relay.upstream.connection import ConnectionPool
 from tests.relay.raw import MODEL, SSE_HEAD, answer, chunk, event, post
 from tests.relay.support import CLOSE, HOLD, RESET, Script, Tree, World, tree
 
@@ -57,16 +74,18 @@ class Level:
         self.children = children
 
     def ask(self, left: int, *, entry: bool, spent: list[int]) -> int:
-        """All of it fails. Returns what is left."""
+        """Everything fails. Returns how many attempts are left."""
         if self.children is None:
             spent.append(1)
             return left - 1
         untried = list(self.children)
-        while untried and left > 0:
+        decision: Decision = Again()
+        while untried and isinstance(decision, Again):
             child = untried.pop()
             lent = 1 if child.children is None else lend(left, entry=entry, rivals=bool(untried))
-            left -= lent
-            left += returned(lent, child.ask(lent, entry=False, spent=spent))
+            failure = Failure(Cause.BROKEN, "failed", lent, child.ask(lent, entry=False, spent=spent))
+            left = left_after(failure, left - lent)
+            decision = decide(failure, left, free=not entry, budget_has_room=True)
         return left
 
 
@@ -81,6 +100,53 @@ def test_however_deep_and_wide_no_request_is_tried_more_often(root: Level) -> No
     left = root.ask(MAX_ATTEMPTS, entry=True, spent=spent)
     assert sum(spent) + left == MAX_ATTEMPTS
     assert sum(spent) <= MAX_ATTEMPTS
+
+
+REFUSED = Refusal(UpstreamResponse(b"HTTP/1.1 503 Full\r\ncontent-length: 0\r\n\r\n"), ConnectionPool(), b"")
+
+
+@pytest.mark.parametrize(
+    ("cause", "refusal", "left", "free", "room", "decision"),
+    [
+        (Cause.STALE, None, 1, True, False, Again(fresh=True)),
+        (Cause.DEAD, None, 1, True, False, Again()),
+        (Cause.BROKEN, None, 2, True, False, Again()),
+        (Cause.BROKEN, None, 2, False, True, Again(counted=True)),
+        (Cause.BROKEN, None, 2, False, False, Probe()),
+        (Cause.BROKEN, None, 0, False, True, Fail()),
+        (Cause.REFUSED, REFUSED, 2, False, True, Again(counted=True)),
+        (Cause.REFUSED, REFUSED, 2, False, False, PassOn(REFUSED)),
+        (Cause.REFUSED, REFUSED, 2, True, False, Again()),
+        (Cause.REFUSED, REFUSED, 0, True, True, PassOn(REFUSED)),
+    ],
+)
+def test_what_follows_a_failure(
+    cause: Cause, refusal: Refusal | None, left: int, free: bool, room: bool, decision: Decision
+) -> None:
+    assert decide(Failure(cause, "", 1, None, refusal), left, free=free, budget_has_room=room) == decision
+
+
+@pytest.mark.parametrize(
+    ("cause", "at_entry", "dead", "free"),
+    [
+        (Cause.STALE, True, False, True),
+        (Cause.DEAD, True, False, True),
+        (Cause.BROKEN, True, False, False),
+        (Cause.BROKEN, True, True, True),
+        (Cause.REFUSED, True, False, False),
+        (Cause.REFUSED, False, False, True),
+    ],
+)
+def test_which_retries_need_no_place_in_the_budget(cause: Cause, at_entry: bool, dead: bool, free: bool) -> None:
+    assert is_free(Failure(cause, ""), at_entry=at_entry, child_is_dead=dead) is free
+
+
+@given(st.sampled_from(Cause), st.integers(0, 3), st.integers(1, 3), st.none() | st.integers(0, 9))
+def test_no_failure_makes_attempts(cause: Cause, left: int, lent: int, unspent: int | None) -> None:
+    after = left_after(Failure(cause, "", lent, unspent), left)
+    assert left <= after <= left + lent
+    if cause is Cause.STALE:
+        assert after >= 1  # it is asked once more, whatever was lent
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------
@@ -155,7 +221,7 @@ def test_attempts_go_down_with_the_request(deep: Tree) -> None:
     """The root keeps one; the nodes below have nobody else to ask, and lend all that they hold."""
     heads: list[int] = []
     rack = deep.nodes[-1]
-    rack.lane.access_log = lambda exchange, outcome: heads.append(exchange.head.attempts)
+    rack.lane.access_log = lambda exchange, outcome: heads.append(cast(Exchange, exchange).head.attempts)
     assert deep.ask(post(b'{"model":"m"}', ATTEMPTS + b": 9")).status == 200  # a client's own counts for nothing
     assert heads == [2]
 
@@ -174,19 +240,19 @@ def test_a_node_that_was_started_again_and_knows_nobody_yet_is_not_believed(worl
 
 def test_beyond_the_budget_the_first_failure_is_the_answer(pair: Tree) -> None:
     answers_with(pair, [REFUSAL])
-    pair.world.call(lambda: setattr(pair.root.lane.budget, "active", 10))
+    pair.world.call(lambda: setattr(pair.root.lane.retry_budget, "active", 10))
     assert pair.ask(post()).status == 503
     assert received(pair) == 1
-    pair.world.call(lambda: setattr(pair.root.lane.budget, "active", 0))
+    pair.world.call(lambda: setattr(pair.root.lane.retry_budget, "active", 0))
     assert pair.ask(post()).status == 503
     assert received(pair) == 3
-    assert pair.root.lane.budget.active == 0
+    assert pair.root.lane.retry_budget.active == 0
 
 
 def test_requests_of_a_child_that_is_dead_are_not_counted(world: World) -> None:
     """Its connections broke; that it refuses new ones tells that it is gone."""
     with tree(world, engines=2) as pair:
-        pair.world.call(lambda: setattr(pair.root.lane.budget, "active", 10))
+        pair.world.call(lambda: setattr(pair.root.lane.retry_budget, "active", 10))
         for number, engine in enumerate(pair.engines):
             engine.plan()
             engine.always([answer()] if number else [RESET])
@@ -208,7 +274,7 @@ def test_requests_without_a_byte_leave_a_child_that_is_found_dead(pair: Tree) ->
         other.always([answer()])
         pair.world.call(lambda: pair.root.engine_manager.mark_down(hung, "no answer"))
         assert client.read_answer().status == 200
-    assert pair.root.lane.budget.active == 0
+    assert pair.root.lane.retry_budget.active == 0
 
 
 def test_the_only_child_keeps_its_requests_even_if_it_looks_dead(single: Tree) -> None:
@@ -344,7 +410,8 @@ def test_the_node_below_says_nothing(chain: Tree) -> None:
         client.send(post())
         chain.world.eventually(lambda: chain.engine.received)
         (below,) = chain.exchanges(1)
-        assert below._protocol.deadline - below._sent_at > render.COMMENT_EVERY_S
+        assert below._attempt is not None
+        assert below._client.deadline - below._attempt.sent_at > render.COMMENT_EVERY_S
         chain.engine.release()
         assert client.read_answer().status == 200
 
@@ -359,14 +426,14 @@ def test_the_time_that_is_left_goes_down_and_is_kept(world: World) -> None:
             for _ in range(2):  # the second time the heads are known
                 client.send(post(b'{"model":"m"}', DEADLINE + b": 1"))  # a client's own counts for nothing
                 running.world.eventually(lambda: running.exchanges(2))
-                ends = [running.exchanges(level)[0].ends_at for level in range(3)]
+                ends = [running.exchanges(level)[0].request.ends_at for level in range(3)]
                 nows = [node.lane.clock() for node in running.nodes]
                 left = [end - now for end, now in zip(ends, nows, strict=True)]
                 assert 25 < left[2] <= left[1] + 0.01 <= left[0] + 0.02 < 30.02
                 running.engine.release()
                 assert client.read_answer().status == 200
         for node in running.nodes:  # one head, whatever time is left
-            assert sum(head.target.startswith(b"/v1/") for head in node.lane.seen._heads.values()) == 1
+            assert sum(head.target.startswith(b"/v1/") for head in node.clients.heads._heads.values()) == 1
 
 
 def test_a_stream_over_its_whole_time_is_cut_with_an_error(world: World) -> None:

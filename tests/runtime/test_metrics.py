@@ -38,13 +38,13 @@ def test_nothing_counted_yet_is_valid_too() -> None:
 def test_requests_are_counted_by_how_they_ended() -> None:
     metrics = Metrics()
     labels = {"model": "m", "api": "openai", "child": "gpu"}
-    tally = metrics.tally(**labels)
+    counts = metrics.of_share(**labels)
     for outcome in ("ok", "ok", "cut"):
-        tally.done(outcome)
-        tally.total.observe(0.3)
-    tally.ttft.observe(0.2)
-    assert metrics.tally(**labels) is tally
-    metrics.tally("m", "fastchat", "gpu").done("ok")
+        counts.done(outcome)
+        counts.total.observe(0.3)
+    counts.ttft.observe(0.2)
+    assert metrics.of_share(**labels) is counts
+    metrics.of_share("m", "fastchat", "gpu").done("ok")
     for code in ("model_not_found", "model_not_found", "bad_request"):
         metrics.refuse(code)
     metrics.retries += 2
@@ -64,7 +64,7 @@ def test_requests_are_counted_by_how_they_ended() -> None:
 def test_names_of_strangers_cannot_break_the_format() -> None:
     metrics = Metrics()
     odd = 'a"b\\c\nd{e="f"} 1'
-    metrics.tally(odd, "openai", odd).done("ok")
+    metrics.of_share(odd, "openai", odd).done("ok")
     assert read(metrics)[key("hierarchy_requests_total", model=odd, api="openai", child=odd, outcome="ok")] == 1
 
 
@@ -113,12 +113,12 @@ def test_a_histogram_is_cumulative_and_complete(seconds: list[float]) -> None:
 def test_a_histogram_reads_back_as_it_was_written() -> None:
     metrics = Metrics()
     labels = {"model": "m", "api": "openai", "child": "gpu"}
-    tally = metrics.tally(**labels)
+    counts = metrics.of_share(**labels)
     for seconds in (0.001, 0.3, 0.3, 1000.0):
-        tally.ttft.observe(seconds)
+        counts.ttft.observe(seconds)
     values = read(metrics)
     name = "hierarchy_time_to_first_byte_seconds"
-    counts = {bound: values[key(f"{name}_bucket", **labels, le=bound)] for bound in ("0.005", "0.25", "0.5", "+Inf")}
-    assert counts == {"0.005": 1, "0.25": 1, "0.5": 3, "+Inf": 4}
+    buckets = {bound: values[key(f"{name}_bucket", **labels, le=bound)] for bound in ("0.005", "0.25", "0.5", "+Inf")}
+    assert buckets == {"0.005": 1, "0.25": 1, "0.5": 3, "+Inf": 4}
     assert values[key(f"{name}_count", **labels)] == 4
     assert values[key(f"{name}_sum", **labels)] == pytest.approx(1000.601)

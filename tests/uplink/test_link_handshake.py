@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.relay.upstream.links import LINK_PROTOCOL, SWITCHING, WANTED, admit, asks_for_link
-from hierarchy.uplink.link_handshake import Knock, RefusedError
+from hierarchy.http.link_handshake import asks_for_link, link_accepted, read_link_request
+from hierarchy.relay.upstream.links import child_of_link
+from hierarchy.uplink.link_handshake import LinkHandshake, RefusedError
 from hierarchy.wire.messages import Identity
 from tests.builders import registration, site
 from tests.http.test_framing import sizes, split
@@ -22,13 +23,15 @@ REFUSED = answer(b'{"error": "no such child"}', b"connection: close", status=b"4
 
 
 class Rig:
-    """A knock on a transport that only remembers."""
+    """A handshake on a transport that only remembers."""
 
     def __init__(self) -> None:
         self.taken: list[bytes] = []
-        self.knock = Knock("http://root:21001", ME, b"secret", lambda transport, behind: self.taken.append(behind))
+        self.handshake = LinkHandshake(
+            "http://root:21001", ME, b"secret", lambda transport, behind: self.taken.append(behind)
+        )
         self.transport = FakeTransport()
-        self.knock.connection_made(self.transport)
+        self.handshake.connection_made(self.transport)
 
 
 def run(work: Any) -> Any:
@@ -46,7 +49,7 @@ def test_the_question_is_one_that_the_parent_takes() -> None:
         pairs = [line.partition(b": ") for line in head.split(b"\r\n")[1:-2]]
         fields = [(name, value) for name, _, value in pairs]
         assert asks_for_link(b"/link", fields)
-        assert admit(b"GET", fields, lane.registry.children) is child
+        assert child_of_link(read_link_request(b"GET", fields), lane.registry.children) is child
 
     run(work)
 
@@ -57,15 +60,15 @@ def test_a_101_is_understood_in_any_pieces_and_no_byte_behind_it_is_lost(
 ) -> None:
     async def work() -> None:
         rig = Rig()
-        data = SWITCHING % (LINK_PROTOCOL, WANTED, wanted)
+        data = link_accepted(wanted)
         late = b""
         for piece in split(data + behind, cuts):
             if rig.taken:
                 late += piece  # would go to the protocol that has taken over
             else:
-                rig.knock.data_received(piece)
-        assert rig.knock.turned
-        assert await rig.knock.answered == wanted
+                rig.handshake.data_received(piece)
+        assert rig.handshake.done
+        assert await rig.handshake.answered == wanted
         assert b"".join(rig.taken) + late == behind
         assert not rig.transport.is_closing()
 
@@ -76,20 +79,20 @@ def test_a_101_is_understood_in_any_pieces_and_no_byte_behind_it_is_lost(
     ("data", "status", "words"),
     [
         (REFUSED, 404, "no such child"),
-        (answer(b"", status=b"200 OK"), 200, "says no more"),
+        (answer(b"", status=b"200 OK"), 200, "without a reason"),
         (b"HTTP/1.1 101 S\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n", 101, "websocket"),
-        (b"SSH-2.0-OpenSSH_9\r\n", 0, "no HTTP"),
-        (answer(b"x" * 100_000, status=b"404 Not Found")[:-1], 404, "on and on"),
+        (b"SSH-2.0-OpenSSH_9\r\n", 0, "not HTTP"),
+        (answer(b"x" * 100_000, status=b"404 Not Found")[:-1], 404, "very long"),
     ],
 )
 def test_anything_else_is_a_refusal(data: bytes, status: int, words: str) -> None:
     async def work() -> None:
         rig = Rig()
-        rig.knock.data_received(data)
-        rig.knock.data_received(b"more")
-        rig.knock.connection_lost(None)
+        rig.handshake.data_received(data)
+        rig.handshake.data_received(b"more")
+        rig.handshake.connection_lost(None)
         with pytest.raises(RefusedError, match=words) as caught:
-            await rig.knock.answered
+            await rig.handshake.answered
         assert caught.value.status == status
         assert rig.transport.state == "aborted"
         assert not rig.taken
@@ -101,10 +104,10 @@ def test_anything_else_is_a_refusal(data: bytes, status: int, words: str) -> Non
 def test_a_connection_that_breaks_before_is_an_os_error(error: Exception | None) -> None:
     async def work() -> None:
         rig = Rig()
-        rig.knock.data_received(b"HTTP/1.1 101 Sw")
-        rig.knock.connection_lost(error)
+        rig.handshake.data_received(b"HTTP/1.1 101 Sw")
+        rig.handshake.connection_lost(error)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            await rig.knock.answered
+            await rig.handshake.answered
 
     run(work)
 
@@ -112,8 +115,8 @@ def test_a_connection_that_breaks_before_is_an_os_error(error: Exception | None)
 def test_interim_answers_are_passed_over() -> None:
     async def work() -> None:
         rig = Rig()
-        rig.knock.data_received(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
-        rig.knock.data_received(SWITCHING % (LINK_PROTOCOL, WANTED, 3))
-        assert await rig.knock.answered == 3
+        rig.handshake.data_received(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
+        rig.handshake.data_received(link_accepted(3))
+        assert await rig.handshake.answered == 3
 
     run(work)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from hierarchy.relay.upstream.links import LEAST_IDLE, PING, SILENT_S
+from hierarchy.http.link_handshake import PING
+from hierarchy.relay.upstream.links import LEAST_IDLE, SILENT_S
 from hierarchy.uplink import links as module
 from hierarchy.uplink.link_handshake import RefusedError
-from hierarchy.uplink.links import MAX_DIALS, SPREAD_S, Reserve, protocol_factory
+from hierarchy.uplink.links import MAX_DIALS, SPREAD_S, LinkReserve, link_factory
 from hierarchy.wire.messages import Accepted, Identity
 from tests.relay.memory import Link as Connection
 from tests.relay.memory import MemoryLane, in_memory, statuses
@@ -34,12 +35,12 @@ class Rig:
         self.asked = 0  # dials, ever
         self.links: list[Connection] = []
         uplink: Any = SimpleNamespace(parent="http://root", secret=b"s", register_again=self.register_again)
-        self.serve = protocol_factory(self.memory.lane, self.memory.config, self.memory.state)
-        self.reserve = Reserve(
+        self.serve = link_factory(self.memory.lane, self.memory.clients, self.memory.config, self.memory.state)
+        self.reserve = LinkReserve(
             uplink, Identity("site", "http://site", "site-1"), self.serve, 1e6,
             tls=None, proxy=None, clock=lambda: self.memory.now, rng=Random(7),
         )  # fmt: skip
-        monkeypatch.setattr(self.reserve, "_knock", self.knock)
+        monkeypatch.setattr(self.reserve, "_open_link", self.knock)
 
     def register_again(self) -> None:
         self.again += 1
@@ -55,7 +56,7 @@ class Rig:
         await self.memory.turn()
         for dial in self.dials[:count]:
             link = Connection(
-                protocol_factory(self.memory.lane, self.memory.config, self.memory.state)(reserve=self.reserve)
+                link_factory(self.memory.lane, self.memory.clients, self.memory.config, self.memory.state)(self.reserve)
             )
             self.links.append(link)
             dial.set_result(wanted)
@@ -365,14 +366,14 @@ def test_a_busy_link_whose_peer_acknowledges_nothing_is_broken(patch: pytest.Mon
         await rig.succeed()
         busy, idle = rig.links[:2]
         busy.feed(post())
-        patch.setattr(module, "unheard_s", lambda transport: 9.0)
+        patch.setattr(module, "unacknowledged_s", lambda transport: 9.0)
         await rig.sweep(3)
         assert not busy.transport.is_closing()
-        patch.setattr(module, "unheard_s", lambda transport: 10.0)
+        patch.setattr(module, "unacknowledged_s", lambda transport: 10.0)
         await rig.sweep(3)
         assert busy.transport.state == "aborted"
         assert not idle.transport.is_closing()
-        assert module.LOOK_S + module.UNHEARD_S <= 12
+        assert module.LOOK_S + module.UNACKNOWLEDGED_S <= 12
 
     run(work)
 
@@ -382,7 +383,9 @@ def test_uvicorn_s_own_pieces_are_what_the_protocol_gets() -> None:
         memory = MemoryLane()
         config, state = uvicorn.Config(memory.config.app, log_config=None), ServerState()
         config.load()
-        protocol = protocol_factory(memory.lane, config, state)(reserve=SimpleNamespace(links=set()))
+        protocol = link_factory(memory.lane, memory.clients, config, state)(
+            cast(LinkReserve, SimpleNamespace(links=set()))
+        )
         assert protocol.server_state is state
         assert protocol.config is config
 

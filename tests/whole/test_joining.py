@@ -63,7 +63,7 @@ def test_a_site_reports_for_long_over_remembered_heads(cluster: Cluster, keys: K
     eventually(lambda: child.seq >= first + 5, "five reports")
     assert root.node.registry.children["site-a"] is child
     assert child.instance == registered
-    assert len(root.node.lane.seen) >= 1, "a beat's head is not parsed again"
+    assert len(root.node.clients.heads) >= 1, "a beat's head is not parsed again"
 
 
 @pytest.mark.parametrize("remembered", [False, True], ids=["parsed", "remembered"])

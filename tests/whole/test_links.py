@@ -152,8 +152,8 @@ def test_many_requests_at_once_on_a_cold_link_are_all_served_and_the_surplus_goe
             return [answer.status_code for answer in await asyncio.gather(*asked)]
 
     assert asyncio.run(burst()) == [200] * count
-    tally = root.node.metrics.tally("simulated", "openai", "site")
-    assert tally.outcomes == {"ok": count}  # no attempt was lost either
+    counts = root.node.metrics.of_share("simulated", "openai", "site")
+    assert counts.outcomes == {"ok": count}  # no attempt was lost either
     assert len(pool.links) >= 20
     root_clock.skew += 1000.0  # idle for long
     eventually(lambda: len(pool.links) <= LEAST_IDLE + 2, "the surplus to be closed")
@@ -236,7 +236,8 @@ def test_a_child_whose_secret_is_wrong_gets_no_link_and_registers_again(
 
 
 async def sweep(node: Running) -> None:
-    node.node.lane.sweep(node.node.connections)
+    node.node.lane.sweep()
+    node.node.clients.sweep(node.node.lane.clock())
 
 
 # -- broken ways ---------------------------------------------------------------------------------------------
@@ -353,7 +354,7 @@ def test_a_client_that_does_not_read_pauses_the_engine_through_a_link(
         http.stream("POST", f"{url}/v1/chat/completions", json={**ASK, "model": MODEL}) as answer,
     ):
         eventually(lambda: any(link._paused for link in pool.links), "the link to be paused")
-        waiting = [link.transport.get_write_buffer_size() for link in root.node.connections]
+        waiting = [link.transport.get_write_buffer_size() for link in root.node.clients]
         assert max(waiting) < 1_000_000
         assert len(answer.read()) == size
     eventually(lambda: len(pool.idle) == len(pool.links), "the link to be given back")

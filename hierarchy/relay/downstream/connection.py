@@ -1,135 +1,224 @@
-"""The fast path of a client's connection: requests whose heads have been seen before, and the end of every exchange.
+"""One client's connection: whose turn it is, what is known of the bytes that come, how long it may take, how it ends.
 
-Each request passes here, so this is a class of its own, which can be compiled (docs/explanation/compiled.md). Its
-attributes are fields of a struct then, also those that uvicorn's class sets. What is rarer stands in `turns` and
-`protocol`, which extend uvicorn's class and are always interpreted. Methods that nobody overrides are called by the
-name of the class, which spares a look at what a subclass may have made of them.
+A connection's requests are answered in the order in which they came, some by an `Exchange`, some by the ASGI app. At
+most one of them is in progress. Bytes that begin with a head that was seen before are taken at once; all others go
+through the parser of `protocol`, the subclass of uvicorn's class that owns this object.
+
+Each request passes here, so this module is compiled (see "Compiled" in the documentation of the architecture). Methods
+that no subclass overrides are called by the name of the class where that spares a look-up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Callable
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 from uvicorn.server import ServerState
 
-from hierarchy.errors import BodyTooLarge, HeadTooLarge, InvalidApiKey, LoopDetected, RequestError
-from hierarchy.http.request_head import RequestHead
-from hierarchy.relay.downstream.head_cache import Split
-from hierarchy.relay.exchange import FOREVER, Exchange
-
-if TYPE_CHECKING:
-    from hierarchy.relay.lane import Lane
+from hierarchy.errors import BodyTooLarge, HeadTooLarge, InvalidApiKey, LoopDetected, ReceiveTimeout, RequestError
+from hierarchy.http import render
+from hierarchy.http.dialect import OPENAI
+from hierarchy.http.request_head import Fields, RequestHead
+from hierarchy.registry.child import Child
+from hierarchy.relay.client import FOREVER, Client
+from hierarchy.relay.downstream.head_cache import HeadCache, Split
+from hierarchy.relay.exchange import Exchange
+from hierarchy.relay.lane import Lane
 
 MAX_HOPS: Final = 32  # levels of nodes; more is a loop
+FRESH_S: Final = 1.0  # how long a connection without a request may still send one when the server stops
+LINGER_S: Final = 2.0  # how long the rest of a refused body is read and thrown away, so that the refusal is not lost
+# How much may wait behind the request in progress before reading stops: requests, and bytes of the newest one's body.
+# Until then reading goes on, since nothing else shows that the client has left.
+MAX_WAITING: Final = 8
+MAX_WAITING_BYTES: Final = 64 * 1024
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class AppRequest:
+    """A request for the ASGI app. cycle: uvicorn's object for it. run: starts the app."""
+
+    def __init__(self, cycle: Any, run: Callable[[], None]) -> None:
+        self.cycle = cycle
+        self.run = run
+
+    @property
+    def complete(self) -> bool:
+        """Is its response written?"""
+        return bool(self.cycle.response_complete)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class FastPath:
-    """What a connection knows of the requests on it. At work is at most one: an exchange, or a cycle of the app's.
+class Observer:
+    """Hears of the requests on one connection: by it reverse links tell which of them are busy."""
 
-    `cycle` is the newest request, `pipeline` holds those that wait for their turn, newest first. `deadline` is the one
-    time limit in force now.
+    def request_begins(self, *, local: bool) -> None:
+        """The head of a lane request is complete. local: this node answers it itself."""
+        raise NotImplementedError
+
+    def request_ends(self, *, last: bool) -> None:
+        """A response is written. last: no other request waits for its turn."""
+        raise NotImplementedError
+
+
+class Connection(Client):
+    """The state of one client's connection.
+
+    heads: seen before, on any connection. parse: takes bytes that begin or continue a head that is not known. observer:
+    of a reverse link.
     """
 
-    # Set by uvicorn's class.
     transport: asyncio.Transport
-    flow: Any
-    client: tuple[str, int] | None
-    server_state: ServerState
-    pipeline: deque[tuple[Any, Any]]
-    cycle: Any
-
-    lane: Lane
-    deadline: float = FOREVER
+    flow: Any  # uvicorn's, which the app's requests use too
     keep_alive_s: float = 0.0
-    blocked: bool = False  # what was written last waits for the client to read
-    running: Exchange | None = None
-    app_cycle: Any = None  # the last one that was started
-    incoming: Any = None  # the request whose body is coming in
+    running: Exchange | None = None  # the exchange in progress
     receiving: bool = False  # a request has begun and is not complete
-    deaf: bool = False  # what comes in is no longer looked at
-    refusal: RequestError | None = None  # to be written after the answers that are still due
-    lingering: bool = False
-    taken: RequestHead | None = None  # the lane request that the last read brought
-    last: Split | None = None  # the head at the start of an earlier read, which mostly comes again
-    counts: bool = False  # call `request_begins` and `request_ends`
+    ignoring: bool = False  # bytes that come in are no longer looked at
+    lingering: bool = False  # closing, but the client gets time to read the last response
+    used: bool = False  # a request has come
     left: int = 0  # bytes of body still to come, of a request whose head was known
-    unread: int = 0
+    unread: int = 0  # bytes that waited for the client when that was looked at last
 
-    # -- elsewhere -----------------------------------------------------------------------------------------------
+    def __init__(
+        self,
+        lane: Lane,
+        heads: HeadCache,
+        server_state: ServerState,
+        loop: asyncio.AbstractEventLoop,
+        parse: Callable[[bytes], None],
+        observer: Observer | None = None,
+    ) -> None:
+        self.lane = lane
+        self.heads = heads
+        self.keep_alive_s = lane.settings.keep_alive_s
+        self.waiting: deque[Exchange | AppRequest] = deque()  # requests whose turn will come, newest first
+        self.app_request: AppRequest | None = None  # the last one that was started
+        self.incoming: Exchange | AppRequest | None = None  # the request whose body is coming
+        self.refusal: RequestError | None = None  # to be written after the responses that are still due
+        self.parsed: RequestHead | None = None  # of the lane request that the last read brought
+        self._last: Split | None = None  # the head at the start of an earlier read, which mostly comes again
+        self._server_state = server_state
+        self._loop = loop
+        self._parse = parse
+        self._observer = observer
 
-    def parse(self, data: bytes) -> None:
-        """Take in bytes that begin or continue a head that is not known."""
-        raise NotImplementedError
+    # -- life ----------------------------------------------------------------------------------------------------
 
-    def refuse(self, error: RequestError) -> None:
-        """A request that cannot be taken."""
-        raise NotImplementedError
+    def opened(self, transport: asyncio.Transport, flow: Any, peer: str) -> None:
+        """The connection is open. peer: the client's IP address."""
+        self.transport = transport
+        self.write = transport.write
+        self.flow = flow
+        self.peer = peer
+        self.deadline = self.lane.clock() + self.lane.settings.receive_timeout_s
 
-    def linger(self) -> None:
-        """Close once the client has had time to read our answer."""
-        raise NotImplementedError
+    def lost(self) -> None:
+        """The connection is gone."""
+        running, self.running = self.running, None
+        if running is not None:
+            running.client_gone()
+        self.waiting.clear()
+        self._drop_app_request()
+        self.deadline = FOREVER
+        self.write = _discard
 
-    def go_on(self) -> None:
-        """An answer is written, and another request or a refusal waits, or reading had stopped."""
-        raise NotImplementedError
+    def shutdown(self) -> None:
+        """The server stops. A connection that was taken, but has not said yet what it wants, may still say it."""
+        in_head = self.receiving and not self.ignoring and self.in_progress is None
+        newest = self.waiting[0] if self.waiting else self.in_progress
+        if in_head or not (self.used or self.lingering):
+            self._close_fresh()
+        elif newest is None:
+            self.transport.close()
+        elif isinstance(newest, AppRequest):
+            newest.cycle.keep_alive = False
+        else:
+            newest.response.keep_alive = False
 
-    def request_begins(self, exchange: Exchange) -> None:
-        """The head of a lane request is complete."""
+    def _close_fresh(self) -> None:
+        """Soon; but a link at once, since its parent was told before, and has nothing more to send."""
+        if self._observer is not None and not self.receiving:
+            self.transport.close()
+        else:
+            self.deadline = min(self.deadline, self.lane.clock() + FRESH_S)
 
-    def request_ends(self) -> None:
-        """An answer, of whomever, is written."""
+    # -- the client of an exchange -------------------------------------------------------------------------------
 
-    def client_reads(self) -> bool:
-        """Has the client taken anything since this was asked last?"""
-        raise NotImplementedError
+    def fields(self) -> Fields:
+        return self._server_state.default_headers
+
+    def has_read(self) -> bool:
+        before, self.unread = self.unread, self.transport.get_write_buffer_size()
+        return self.unread < before
+
+    def abort(self) -> None:
+        self.transport.abort()
 
     def reset(self) -> None:
-        """End the connection so that the client cannot take what it has for the whole: RST, not FIN."""
-        raise NotImplementedError
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
-    # -- requests ------------------------------------------------------------------------------------------------
+    def pause_writing(self) -> None:
+        """The client does not read as fast as this node writes."""
+        self.blocked = True
+        self.unread = self.transport.get_write_buffer_size()
+        if self.running is not None:
+            self.running.pause()
+        elif self.deadline == FOREVER:  # the app waits for its client
+            self.deadline = self.lane.clock() + self.lane.settings.idle_timeout_s
+
+    def resume_writing(self) -> None:
+        """The client has read what was written."""
+        self.blocked = False
+        if self.running is not None:
+            self.running.resume()
+        elif self.waiting or self.refusal:
+            self._loop.call_soon(self._start_next)
+
+    # -- bytes from the client -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
-        if self.deaf:
+        if self.ignoring:
             return
         if self.left:
-            data = FastPath._take_rest(self, data)
-            if not data or self.deaf:
+            data = self._take_rest(data)
+            if not data or self.ignoring:
                 return
-        begun = None
-        app = self.app_cycle
-        busy = self.running is not None or (app is not None and not app.response_complete)
-        if not (busy or self.receiving or self.blocked or self.refusal is not None or self.pipeline):
-            self.last = begun = self.lane.seen.find(data, self.last)
-            if begun is not None and begun.head is not None and FastPath._take_known(self, begun, begun.head, data):
+        found = None
+        if self.is_free and not (self.receiving or self.blocked or self.refusal is not None):
+            self._last = found = self.heads.find(data, self._last)
+            if found is not None and found.head is not None and self._take_known(found, found.head, data):
                 return
-        self.parse(data)
-        head, self.taken = self.taken, None
-        if begun is None or head is None or len(data) > begun.end + begun.length:
+        self._parse(data)
+        head, self.parsed = self.parsed, None
+        if found is None or head is None or len(data) > found.end + found.length:
             return
-        if begun.seq >= 0 or not head.auth:  # a parent's number that stands elsewhere would be remembered with it
-            self.lane.seen.add(begun, head)
+        if found.seq >= 0 or not head.auth:  # a parent's number at an unusual place would be remembered with the head
+            self.heads.add(found, head)
 
-    def _take_known(self, begun: Split, head: RequestHead, data: bytes) -> bool:
+    def _take_known(self, found: Split, head: RequestHead, data: bytes) -> bool:
         """Take a request, or its beginning, if its head is one that the parser has taken before."""
-        left = begun.end + begun.length - len(data)
+        left = found.end + found.length - len(data)
         if left < 0 or self.transport.is_closing():
             return False
         now = self.lane.clock()
-        exchange = self.lane.exchange(self, head, now)
-        self.cycle = self.running = exchange
+        exchange = self._exchange(head, now)
+        self.running = exchange
         exchange.my_turn = True
         try:
-            FastPath.begin(self, exchange, begun.seq, begun.length, begun.left_ms)
+            self.begin(exchange, found.seq, found.length, found.left_ms)
             if left:
-                exchange.body_part(data[begun.end :])
+                exchange.body_part(data[found.end :])
         except RequestError as error:
-            exchange.received, exchange.keep_alive = not left, False  # as if it had been refused while it came
+            exchange.request.complete, exchange.response.keep_alive = not left, False  # as if refused while it came
             exchange.fail(error)
             return True
         if left:
@@ -137,16 +226,18 @@ class FastPath:
             self.deadline = now + self.lane.settings.receive_timeout_s
         else:
             self.deadline = FOREVER
-            exchange.take_whole(data[begun.end :])
+            exchange.take_whole(data[found.end :])
         return True
 
     def _take_rest(self, data: bytes) -> bytes:
-        """More of the body of a request whose head was known. Returns what stands behind it."""
+        """More of the body of a request whose head was known. Returns the bytes behind it."""
         rest = data[self.left :]
         if rest:
             data = data[: self.left]
         self.left -= len(data)
-        exchange = cast(Exchange, self.incoming)
+        exchange = self.incoming
+        if not isinstance(exchange, Exchange):
+            return rest
         try:
             exchange.body_part(data)
         except RequestError as error:
@@ -159,73 +250,294 @@ class FastPath:
             exchange.request_complete()
         return rest
 
+    def _exchange(self, head: RequestHead, now: float) -> Exchange:
+        """For a request whose head has come."""
+        lane = self.lane
+        self.used = True
+        exchange = Exchange(self, lane, head, now, lane.handlers.get(head.target))
+        if lane.draining:
+            exchange.response.keep_alive = False
+        return exchange
+
     def begin(self, exchange: Exchange, seq: int, length: int, left_ms: int) -> None:
-        """The head of a lane request is complete: whom it comes from, and what that means for it.
+        """The head of a lane request is complete: who sends it, and what that means for it.
 
         seq: its number, if it is a parent's, else -1. length: of its body, as far as its head says. left_ms: what the
-        parent leaves of the time for the whole of it; -1 if it sets no limit.
+        parent leaves of the time for the whole request; -1 if it sets no limit.
 
         Raises:
-            RequestError: it is not taken.
+            RequestError: it is not accepted.
         """
-        if self.counts:
-            self.request_begins(exchange)
-        head = exchange.head
-        parent = self.lane.trust(head.auth, seq) if head.auth and seq >= 0 else None
+        if self._observer is not None:
+            self._observer.request_begins(local=exchange.is_local)
+        head, lane = exchange.head, self.lane
+        parent = lane.trust(head.auth, seq) if head.auth and seq >= 0 else None
         if parent is not None:
             exchange.trust(parent)
             if left_ms >= 0:
-                exchange.ends_at = self.lane.clock() + left_ms / 1000
+                exchange.request.ends_at = lane.clock() + left_ms / 1000
             if head.hops > MAX_HOPS:
                 raise LoopDetected(f"the request has passed {head.hops} nodes; the tree has a loop")
         elif not head.within_limits:
-            raise head_too_large(self.lane)
+            raise head_too_large(lane)
         elif head.caller.refusal:
             raise InvalidApiKey(head.caller.refusal)
-        limit = self.lane.settings.max_body_bytes
+        limit = lane.settings.max_body_bytes
         if length > limit:
             raise BodyTooLarge(f"the body of {length} bytes is larger than {limit}, the limit of this node")
+
+    # -- requests that the parser found --------------------------------------------------------------------------
+
+    def message_begins(self) -> None:
+        """The first byte of a request has come."""
+        self.receiving = True
+        if self.is_free:
+            self.deadline = self.lane.clock() + self.lane.settings.receive_timeout_s
+
+    def lane_request(self, head: RequestHead, seq: int, length: int, left_ms: int) -> None:
+        """The head of a lane request is complete. Takes and raises what `begin` does."""
+        exchange = self._exchange(head, self.lane.clock())
+        self.incoming = exchange
+        if self.is_free and not self.blocked:
+            exchange.my_turn = True
+            self.running = exchange
+        else:
+            self.waiting.appendleft(exchange)
+            self.pace()
+        self.begin(exchange, seq, length, left_ms)
+        if head.expects:
+            if exchange.my_turn:
+                self.write(CONTINUE)
+        elif head.keep_alive:
+            self.parsed = head
+
+    def request_for_app(self, request: AppRequest) -> None:
+        """The head of a request for the ASGI app is complete."""
+        free = self.is_free
+        self.used = True
+        self.incoming = request
+        if free:
+            self.app_request = request
+            request.run()
+        else:
+            self.waiting.appendleft(request)
+            self.pace()
+
+    def body_part(self, exchange: Exchange, data: bytes) -> None:
+        """More of the body of the lane request that is coming. Raises as `Exchange.body_part`."""
+        if not exchange.response.complete:
+            exchange.body_part(data)
+            if not exchange.my_turn:
+                self.pace()
+
+    def message_ends(self) -> None:
+        """The last byte of a request has come."""
+        self.receiving = False
+        incoming, self.incoming = self.incoming, None
+        if incoming is self.in_progress:
+            self.deadline = FOREVER  # from here on it is this node, or the app, that takes time, not the client
+        if isinstance(incoming, Exchange) and not incoming.response.complete:
+            incoming.request_complete()
 
     # -- turns ---------------------------------------------------------------------------------------------------
 
     @property
-    def at_work(self) -> Any:
-        """The request that is being answered, or None."""
+    def in_progress(self) -> Exchange | AppRequest | None:
+        """The request that is being answered."""
         if self.running is not None:
             return self.running
-        app = self.app_cycle
-        return None if app is None or app.response_complete else app
+        app = self.app_request
+        return None if app is None or app.complete else app
 
-    def exchange_done(self, exchange: Exchange, now: float) -> None:
-        """An exchange's answer is written."""
-        if self.running is exchange:
-            self.running = None
-        if not exchange.received and not self.transport.is_closing():
+    @property
+    def is_free(self) -> bool:
+        """No request is being answered, and none waits for its turn."""
+        if self.running is not None or self.waiting:
+            return False
+        app = self.app_request
+        return app is None or app.complete
+
+    def response_done(self, now: float, *, request_complete: bool, keep_alive: bool) -> None:
+        """The response of the exchange in progress is written."""
+        self.running = None
+        if not request_complete and not self.transport.is_closing():
             self.linger()
-        elif not exchange.keep_alive:
+        elif not keep_alive:
             self.transport.close()
-        FastPath.turn_ends(self, now)
+        self.turn_ends(now)
 
     def turn_ends(self, now: float) -> None:
-        """An answer, of whomever, is written."""
-        if self.counts:
-            self.request_ends()
-        self.server_state.total_requests += 1
+        """A response is written, by an exchange or by the app."""
+        if self._observer is not None:
+            self._observer.request_ends(last=not self.waiting)
+        self._server_state.total_requests += 1
         if self.lingering:
             return
         if self.blocked or self.transport.is_closing():
-            # What is written must be read first, however slowly: `client_reads` is asked at each deadline.
+            # What is written must be read first, however slowly: `has_read` is asked at each deadline.
             self.unread = self.transport.get_write_buffer_size()
             self.deadline = now + self.lane.settings.idle_timeout_s
-        elif self.pipeline or self.refusal:
-            self.go_on()
+        elif self.waiting or self.refusal:
+            # Not from here: a thousand pipelined requests that fail at once would each be on the stack of the last.
+            self._loop.call_soon(self._start_next)
         else:
             if self.flow.read_paused:
-                self.go_on()
+                self.pace()
             self.deadline = now + (self.lane.settings.receive_timeout_s if self.receiving else self.keep_alive_s)
+
+    def _start_next(self) -> None:
+        if self.lingering or self.blocked or self.transport.is_closing() or self.in_progress is not None:
+            return
+        if self.waiting:
+            request = self.waiting.pop()
+            receive_timeout_s = self.lane.settings.receive_timeout_s
+            self.deadline = self.lane.clock() + receive_timeout_s if request is self.incoming else FOREVER
+            self._start(request)
+            self.pace()
+        elif self.refusal is not None:
+            self._write_refusal(self.refusal)
+
+    def _start(self, request: Exchange | AppRequest) -> None:
+        if isinstance(request, AppRequest):
+            self.app_request = request
+            request.run()
+            return
+        request.my_turn = True
+        self.running = request
+        if request.request.complete:
+            request.go(self.lane.clock())
+        elif request.head.expects:
+            self.write(CONTINUE)
+
+    def pace(self) -> None:
+        """Read from the client, or not: the requests that wait are bounded, in number and in size."""
+        newest = self.waiting[0] if self.waiting else None
+        large = isinstance(newest, Exchange) and newest.request.size > MAX_WAITING_BYTES
+        if len(self.waiting) >= MAX_WAITING or (large and newest is self.incoming):
+            self.flow.pause_reading()
+        else:
+            self.flow.resume_reading()
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def check_clock(self, now: float) -> None:
+        """`deadline` has passed."""
+        self.deadline = FOREVER
+        settings, running, in_progress = self.lane.settings, self.running, self.in_progress
+        if running is not None and running.request.complete:
+            running.check_clock(now)
+        elif self.transport.is_closing() or self.blocked:
+            if self.has_read():
+                self.deadline = now + settings.idle_timeout_s
+            else:
+                self.transport.abort()
+        elif self.receiving and not self.ignoring and (in_progress is None or in_progress is self.incoming):
+            self._check_receiving()
+        elif in_progress is None:  # idle, or lingering
+            self._close_idle(now)
+
+    def _check_receiving(self) -> None:
+        limit_s = self.lane.settings.receive_timeout_s
+        self.refuse(ReceiveTimeout(f"the request was not complete within {limit_s:g} s"))
+
+    def _close_idle(self, now: float) -> None:
+        if self._observer is not None and not self.lingering:
+            self.transport.abort()  # the other end of a half-open link reads no goodbye
+            return
+        self.unread = self.transport.get_write_buffer_size()
+        self.deadline = now + self.lane.settings.idle_timeout_s
+        self.transport.close()
+
+    # -- from outside --------------------------------------------------------------------------------------------
+
+    def give_up_on(self, child: Child, reason: str) -> None:
+        """A child is dead: if the exchange in progress waits for it, it goes to another one."""
+        if self.running is not None:
+            self.running.give_up_on(child, reason)
+
+    def drop_child(self, child: Child, error: RequestError) -> None:
+        """End the exchange in progress if a child has it that is no longer one."""
+        if self.running is not None:
+            self.running.drop_child(child, error)
+
+    def cut(self, error: RequestError) -> None:
+        """End the exchange in progress with an error, and the connection."""
+        if self.running is not None:
+            self.running.response.keep_alive = False
+            self.running.fail(error)
+        else:
+            self.transport.close()
+
+    def hand_over(self) -> None:
+        """From here on the connection is not a client's."""
+        self.ignoring = True
+        self.deadline = FOREVER
+        self.flow.resume_reading()
+
+    # -- refusals ------------------------------------------------------------------------------------------------
+
+    def refuse(self, error: RequestError) -> None:
+        """A request that cannot be taken. Responses that are due are given first, then this one, the last."""
+        if self.ignoring or self.transport.is_closing():
+            return
+        incoming, self.incoming = self.incoming, None
+        if self.running is not None and incoming is self.running:
+            self.running.fail(error)
+            return
+        self.ignoring = True
+        self.refusal = error
+        self.flow.resume_reading()  # for nothing but to see the client leave
+        if incoming is not None:
+            self._refuse_incoming(incoming)
+        if self.refusal is not None and self.is_free:
+            self._write_refusal(error)
+
+    def _refuse_incoming(self, incoming: Exchange | AppRequest) -> None:
+        if self.waiting and self.waiting[0] is incoming:
+            self.waiting.popleft()
+        elif isinstance(incoming, AppRequest) and incoming.cycle.response_started:  # which did not wait for the body
+            self.refusal = None
+            if incoming.complete:
+                self.transport.close()
+            else:
+                incoming.cycle.keep_alive = False
+        else:
+            self._drop_app_request()
+
+    def _write_refusal(self, error: RequestError) -> None:
+        self.refusal = None
+        self.lane.metrics.refuse(error.code)
+        self.write(render.error_response(error, OPENAI, self.fields(), close=True))
+        self.linger()
+
+    def linger(self) -> None:
+        """Close once the client has had time to read the response: closing on unread bytes would reset it away."""
+        self.ignoring = self.lingering = True
+        self.receiving = False
+        self.waiting.clear()
+        self.flow.resume_reading()
+        self.deadline = self.lane.clock() + LINGER_S
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _drop_app_request(self) -> None:
+        """Tell the app, if it is answering a request, that its client is gone."""
+        request, self.app_request = self.app_request, None
+        if request is not None and not request.complete:
+            request.cycle.disconnected = True
+            request.cycle.message_event.set()
+
+    def __repr__(self) -> str:
+        state = "lingering" if self.lingering else "idle" if self.is_free else "busy"
+        return f"<Connection {self.peer} {state} waiting={len(self.waiting)}>"
+
+
+def _discard(data: bytes) -> None:
+    """Where bytes for a client that is gone go."""
 
 
 def head_too_large(lane: Lane) -> HeadTooLarge:
+    """The error for a head over this node's limits."""
     settings = lane.settings
     limits = f"{settings.max_head_bytes} bytes or {settings.max_head_fields} fields"
     return HeadTooLarge(f"the request's head is over the limit of {limits}")

@@ -1,9 +1,8 @@
-"""Requests whose heads have been seen before.
+"""Request heads that were seen before.
 
-A client sends the same head with each request, but for its Content-Length; so does a parent, but for that, for its
-x-hierarchy-seq and for the time that it leaves. What the strict parser and our own checks made of a head holds for the
-same bytes again, so it is remembered, with those numbers cut out. A head that has not been seen, or that did not come
-in one read, is parsed.
+A client sends the same head with each request, but for its Content-Length; so does a parent, but for that, its
+x-hierarchy-seq and the time that it leaves. What the strict parser and this node's checks made of a head holds for the
+same bytes again, so it is cached, without those numbers. A head that is new, or did not come in one read, is parsed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ from typing import Final
 
 from hierarchy.http.request_head import RequestHead, number_at
 
-MAX_KEPT, MAX_HEADS = 2048, 4096  # bytes of one head; heads: each child's reports have one of their own
+MAX_KEPT: Final = 2048  # bytes of one head
+MAX_HEADS: Final = 4096  # each child's reports have one of their own
 _NUMBERS: Final = re.compile(
     rb"\r\n(?:x-hierarchy-seq: ([0-9]{1,18})\r\n(?:x-hierarchy-deadline-ms: ([0-9]{1,12})\r\n)?)?"
     rb"(?i:content-length): ([0-9]{1,15})\r\n"
@@ -21,25 +21,21 @@ _NUMBERS: Final = re.compile(
 
 
 class Split:
-    """A read that begins with a whole head: what stands around its numbers, and the numbers.
-
-    before, between, after: all of the head but the numbers; without a `seq`, `between` is empty and `seq` is -1.
-    left_ms: of the time for the whole request, -1 if the head sets no limit. length: of the body. end: where the body
-    begins. head: what the parser made of it, if it was ever taken.
-    """
+    """A read that begins with a whole head: the bytes around its numbers, and the numbers."""
 
     __slots__ = ("after", "before", "between", "end", "era", "head", "left_ms", "length", "seq")
 
     def __init__(self, before: bytes, seq: int, between: bytes, length: int, after: bytes, end: int) -> None:
+        # All of the head but the numbers; without a `seq`, `between` is empty.
         self.before = before
-        self.seq = seq
         self.between = between
-        self.length = length
         self.after = after
-        self.end = end
-        self.left_ms = -1
-        self.head: RequestHead | None = None
-        self.era = 0  # of `Seen`
+        self.seq = seq  # the request's number, if a parent sends it; else -1
+        self.left_ms = -1  # of the time for the whole request; -1: the head sets no limit
+        self.length = length  # of the body
+        self.end = end  # where the body begins
+        self.head: RequestHead | None = None  # what the parser made of it, if it was ever accepted
+        self.era = 0  # of the `HeadCache`
 
     @property
     def key(self) -> bytes:
@@ -49,8 +45,7 @@ class Split:
     def repeats(self, data: bytes) -> bool:
         """Does `data` begin with this head again, whatever its numbers? Then they are taken over.
 
-        What one connection brings is mostly the same head again and again, which comparing bytes tells more cheaply
-        than looking it up.
+        A connection mostly brings the same head again and again, and comparing bytes is cheaper than a look-up.
         """
         if self.left_ms >= 0 or not data.startswith(self.before):
             return False  # limits on whole requests are rare, and have a third number
@@ -69,7 +64,7 @@ class Split:
 
 
 def split(data: bytes) -> Split | None:
-    """None where there is no whole head with a Content-Length written in the usual way."""
+    """Cut the numbers out of the head at the start of a read. None if it is not whole, or has an unusual length."""
     end = data.find(b"\r\n\r\n", 0, MAX_KEPT)
     if end < 0:
         return None
@@ -90,8 +85,8 @@ def split(data: bytes) -> Split | None:
     return limited
 
 
-class Seen:
-    """The heads that were parsed and taken, by `Split.key`."""
+class HeadCache:
+    """The heads that were parsed and accepted, by `Split.key`."""
 
     def __init__(self) -> None:
         self._heads: dict[bytes, RequestHead] = {}
@@ -101,9 +96,9 @@ class Seen:
         return len(self._heads)
 
     def find(self, data: bytes, last: Split | None) -> Split | None:
-        """The head at the start of a read, with what it means if it was taken before; None if there is no whole one.
+        """The head at the start of a read, with its meaning if it was accepted before; None if it is not whole.
 
-        last: what was found on the same connection before, which most reads repeat; it is changed.
+        last: what was found on the same connection before. Most reads repeat it; then it is changed and returned.
         """
         if last is not None and last.era == self._era and last.repeats(data):
             return last
@@ -114,12 +109,12 @@ class Seen:
         return found
 
     def add(self, found: Split, head: RequestHead) -> None:
-        """Remember what the parser made of a head."""
+        """Keep what the parser made of a head."""
         if len(self._heads) >= MAX_HEADS:
             self._heads.clear()  # heads that never come again fill it; those that do are back at once
         self._heads[found.key] = found.head = head
 
     def forget(self) -> None:
-        """What heads meant holds no longer: parse each of them again."""
+        """The meaning of heads has changed (other keys): parse each of them again."""
         self._heads.clear()
         self._era += 1

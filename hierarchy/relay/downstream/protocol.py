@@ -1,19 +1,24 @@
-"""What comes in on a client's connection: uvicorn's own protocol, with an `Exchange` for each request on a lane path.
+"""Where uvicorn hands over its connections: the parser's callbacks, and the way into the ASGI app.
 
-Requests on other paths fall through to the ASGI app, on the same port. What uvicorn 0.54 and httptools 0.9 do that a
-streaming proxy cannot live with is met here and in `turns`, each with a test (docs/reference/protocol.md lists them).
+The class extends uvicorn's and owns a `Connection`, which gets every byte first. Requests on lane paths become
+exchanges; all others go to the ASGI app, on the same port. Habits of uvicorn 0.54 and httptools 0.9 that a streaming
+proxy cannot live with are corrected here and in `connection`, each with a test (the protocol reference lists them).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, cast
+import functools
+from collections.abc import Callable
+from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from hierarchy.errors import BadRequest, NotImplementedHere, RequestError
+from hierarchy.http.link_handshake import asks_for_link, read_link_request
 from hierarchy.http.request_head import (
     DEADLINE,
     SEQ,
@@ -24,38 +29,78 @@ from hierarchy.http.request_head import (
     origin_form,
     without_upgrade,
 )
-from hierarchy.relay.downstream.connection import head_too_large
-from hierarchy.relay.downstream.turns import CONTINUE, Turns
-from hierarchy.relay.exchange import FOREVER, Exchange
-from hierarchy.relay.upstream.links import admit, asks_for_link
-
-if TYPE_CHECKING:
-    from hierarchy.relay.lane import Lane
+from hierarchy.relay.downstream.clients import Clients
+from hierarchy.relay.downstream.connection import AppRequest, Connection, Observer, head_too_large
+from hierarchy.relay.exchange import Exchange
+from hierarchy.relay.lane import Lane
+from hierarchy.relay.upstream.links import child_of_link
 
 # What a parent adds to a head that was within its limits: its own fields, among them a model's name of at most 256
 # characters, percent-encoded.
 PARENT_FIELDS, PARENT_BYTES = 8, 4096
+#: bytes waiting for a client above which reading from its child stops. Small, since the kernel holds far more before
+#: any wait here, and since one read of uvloop's may still come on top: 256,000 bytes.
+HIGH_WATER = 4096
 
 
-class LaneProtocol(Turns):
-    """One client's connection, from its first byte to its last."""
+class LaneProtocol(HttpToolsProtocol):
+    """One client's connection, from its first byte to its last. observer: of a reverse link."""
 
     def __init__(
         self,
         lane: Lane,
+        clients: Clients,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        observer: Observer | None = None,
     ) -> None:
-        super().__init__(lane, config, server_state, app_state, _loop)
+        super().__init__(config, server_state, app_state, _loop)
+        self.lane = lane
+        self.clients = clients
+        self.connection = Connection(lane, clients.heads, server_state, self.loop, self.parse, observer)
+        # uvloop calls what it finds here, so that a read goes to the compiled object without a step in between.
+        self.data_received = self.connection.data_received  # type: ignore[method-assign]
         # Strict again: what follows a message that ends the connection is not a request.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self._in_head = True
         self._head_bytes = 0
         self._idle_bytes = 0  # fed since something came of it: the head, or a piece of body
 
+    # -- connection ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        self.connection.opened(transport, self.flow, self.client[0] if self.client else "")
+        self.clients.add(self.connection)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.clients.discard(self.connection)
+        self.connection.lost()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        self.connection.shutdown()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.connection.resume_writing()
+
+    def on_response_complete(self) -> None:
+        """The app's response is written. Unlike uvicorn's, sets no timer: keep-alive is one of the swept deadlines."""
+        self.connection.turn_ends(self.lane.clock())
+
+    # -- parser --------------------------------------------------------------------------------------------------
+
     def parse(self, data: bytes) -> None:
+        """Bytes that begin or continue a request."""
         self._idle_bytes += len(data)
         rest: list[bytes | memoryview] = []
         while True:
@@ -63,7 +108,7 @@ class LaneProtocol(Turns):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 if asks_for_link(self.url, self.headers):
-                    self._turn_round(alone=not rest and upgrade.args[0] == len(data))
+                    self._become_link(alone=not rest and upgrade.args[0] == len(data))
                     return
                 if self._asks_for_web_socket():
                     return
@@ -72,30 +117,26 @@ class LaneProtocol(Turns):
             except httptools.HttpParserCallbackError as error:
                 if not isinstance(error.__context__, RequestError):
                     raise
-                self.refuse(error.__context__)
+                self.connection.refuse(error.__context__)
             except httptools.HttpParserError as error:
-                self.refuse(BadRequest(f"the request is not well-formed HTTP: {error}"))
-            if not rest or self.deaf:
+                self.connection.refuse(BadRequest(f"the request is not well-formed HTTP: {error}"))
+            if not rest or self.connection.ignoring:
                 break
             data = cast(bytes, rest.pop())
-        if self._idle_bytes > 2 * self.lane.settings.max_head_bytes and self.receiving:
-            self.refuse(head_too_large(self.lane))
-
-    # -- parser --------------------------------------------------------------------------------------------------
+        if self._idle_bytes > 2 * self.lane.settings.max_head_bytes and self.connection.receiving:
+            self.connection.refuse(head_too_large(self.lane))
 
     def on_message_begin(self) -> None:
-        if self.deaf or self.transport.is_closing():
+        if self.connection.ignoring or self.transport.is_closing():
             raise BadRequest("the connection is being closed")
-        # uvicorn builds an ASGI scope here; for the lane that would be for nothing.
-        self.receiving = True
+        # uvicorn builds an ASGI scope here; for the lane that would be wasted.
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
         self._in_head = True
         self._head_bytes = 0
         self._idle_bytes = 0
-        if not self.pipeline and self.at_work is None:
-            self.deadline = self.lane.clock() + self.lane.settings.receive_timeout_s
+        self.connection.message_begins()
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -119,7 +160,7 @@ class LaneProtocol(Turns):
         if route is None:
             if not self._within_limits():
                 raise head_too_large(self.lane)
-            self._fall_through(found)
+            self._hand_to_app(found)
             return
         head = RequestHead.from_fields(
             route,
@@ -131,95 +172,70 @@ class LaneProtocol(Turns):
             caller=self.lane.caller(route[1], found),
             stripped=self.lane.stripped,
         )
-        exchange = self.lane.exchange(self, head, self.lane.clock())
-        before = self.cycle
-        self.cycle = self.incoming = exchange
-        if (before is None or before.response_complete) and not self.blocked:
-            exchange.my_turn = True
-            self.running = exchange
-        else:
-            self.pipeline.appendleft((exchange, self.app))
-            self._pace()
-        seq, left_ms = found.get(SEQ, b"0"), found.get(DEADLINE, b"")
-        self.begin(
-            exchange,
-            decimal(seq),
-            int(found.get(b"content-length", b"0")),
-            decimal(left_ms),
-        )
-        if head.expects:
-            if exchange.my_turn:
-                self.transport.write(CONTINUE)
-        elif head.keep_alive:
-            self.taken = head
+        length = int(found.get(b"content-length", b"0"))
+        self.connection.lane_request(head, decimal(found.get(SEQ, b"0")), length, decimal(found.get(DEADLINE, b"")))
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
-        incoming = self.incoming
+        incoming = self.connection.incoming
         if isinstance(incoming, Exchange):
-            if not incoming.response_complete:
-                incoming.body_part(body)
-                if not incoming.my_turn:
-                    self._pace()
-        elif not self.parser.should_upgrade():
+            self.connection.body_part(incoming, body)
+        elif incoming is not None and not self.parser.should_upgrade():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        self.receiving = False
-        incoming, self.incoming = self.incoming, None
-        if incoming is self.at_work:
-            self.deadline = FOREVER  # from here on it is ours, or the app's, and no longer the client's
-        if not isinstance(incoming, Exchange):
+        if not isinstance(self.connection.incoming, Exchange):
             super().on_message_complete()
-        elif not incoming.response_complete:
-            incoming.request_complete()
+        self.connection.message_ends()
 
-    # -- requests ------------------------------------------------------------------------------------------------
+    # -- the ASGI app --------------------------------------------------------------------------------------------
 
-    def _fall_through(self, found: dict[bytes, bytes]) -> None:
-        """Hand the request to uvicorn as if nothing had happened."""
+    def _hand_to_app(self, found: dict[bytes, bytes]) -> None:
+        """Let uvicorn make its object for the request; it is started when it is its turn."""
         url, headers = origin_form(self.url), self.headers
         if url is None:
-            raise BadRequest(f"the request target {self.url[:80]!r} is no URL")
+            raise BadRequest(f"the request target {self.url[:80]!r} is not a URL")
         super().on_message_begin()
         self.url = url
         self.headers.extend(headers)
         self.expect_100_continue = found.get(b"expect", b"").lower() == b"100-continue"
-        before = self.cycle
+        self.cycle = None  # type: ignore[assignment]  # so that uvicorn calls `_start_asgi_task` now
         try:
             super().on_headers_complete()
         except httptools.HttpParserInvalidURLError:
-            raise BadRequest(f"the request target {url[:80]!r} is no URL") from None
-        finally:
-            if self.cycle is not before:
-                self.incoming = self.cycle
-                if self.pipeline:
-                    self._pace()
+            raise BadRequest(f"the request target {url[:80]!r} is not a URL") from None
 
-    def _turn_round(self, *, alone: bool) -> None:
-        """A child asks for its connection to be used for our requests. alone: nothing stands behind its request."""
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """uvicorn would start the app; but an earlier request may still be in progress."""
+        run = functools.partial(super()._start_asgi_task, cycle, app)
+        self.connection.request_for_app(AppRequest(cycle, run))
+
+    # -- upgrades ------------------------------------------------------------------------------------------------
+
+    def _become_link(self, *, alone: bool) -> None:
+        """A child asks this node to use its connection for requests. alone: nothing follows its request."""
         try:
-            if not alone or self.pipeline or self.at_work is not None:
-                raise BadRequest("a request for a link has no body, and nothing comes before its answer or behind it")
+            if not alone or not self.connection.is_free:
+                raise BadRequest("a request for a link has no body, and no other request is before or behind it")
             check_request(self.url, self.parser.get_http_version(), self.headers)
-            child = admit(self.parser.get_method(), self.headers, self.lane.registry.children)
+            request = read_link_request(self.parser.get_method(), self.headers)
+            child = child_of_link(request, self.lane.registry.children)
         except RequestError as error:
-            self.refuse(error)
+            self.connection.refuse(error)
             return
-        self.deaf = True
-        self.deadline = FOREVER
-        self.connections.discard(self)  # of clients: from here on it is one to a child
-        self.flow.resume_reading()
-        self.lane.turn_round(self.transport, child)
+        self.connection.hand_over()
+        self.connections.discard(self)
+        self.clients.discard(self.connection)
+        self.lane.accept_link(self.transport, child)
 
     def _asks_for_web_socket(self) -> bool:
         """Refuse a WebSocket on the lane's paths: without its Upgrade it would be a GET of a path that takes none."""
         wanted = b",".join(value for name, value in self.headers if name == b"upgrade").lower()
         if b"websocket" not in wanted or self.parser.get_method() != b"GET" or lane_path(self.url) is None:
             return False
-        self.refuse(
+        self.connection.refuse(
             NotImplementedHere('WebSockets are not relayed here; use the same API over HTTP, with "stream": true')
         )
         return True
@@ -227,12 +243,12 @@ class LaneProtocol(Turns):
     def _without_upgrade(self) -> bytes:
         """The head of the message that asked for an upgrade, without that field, to be parsed again by a new parser.
 
-        Nothing is upgraded here. Left alone, httptools ends the message at its head, and the body is parsed as the
-        next request.
+        Nothing is upgraded here. Left alone, httptools ends the message at its head, and parses the body as the next
+        request.
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self.refuse(BadRequest("CONNECT is not served here: this is no forward proxy"))
+            self.connection.refuse(BadRequest("CONNECT is not served here: this is not a forward proxy"))
             return b""
         head = without_upgrade(method, self.url, self.parser.get_http_version(), self.headers)
         self.parser = httptools.HttpRequestParser(self)
@@ -246,6 +262,11 @@ class LaneProtocol(Turns):
             raise head_too_large(self.lane)
 
     def _within_limits(self) -> bool:
-        """The limits as they are for everyone but a parent, which adds fields of its own to what it let pass."""
+        """The limits for everyone but a parent, which adds fields of its own to a head that it accepted."""
         settings = self.lane.settings
         return self._head_bytes <= settings.max_head_bytes and len(self.headers) <= settings.max_head_fields
+
+
+def protocol_factory(lane: Lane, clients: Clients) -> Callable[..., LaneProtocol]:
+    """For `uvicorn.Config(http=...)`."""
+    return functools.partial(LaneProtocol, lane, clients)

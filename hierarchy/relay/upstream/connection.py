@@ -1,7 +1,7 @@
-"""The connection to a child.
+"""One connection to a child.
 
-An `Upstream` carries one request at a time. It tells its `Sink` what comes back: a head, pieces of body, the end, or
-that it broke. All of that happens in synchronous callbacks; only dialling awaits.
+An `Upstream` carries one request at a time. It reports to a `ResponseHandler` what comes back: a head, pieces of the
+body, the end, or that the connection broke. All of that happens in synchronous callbacks; only dialling awaits.
 """
 
 from __future__ import annotations
@@ -10,53 +10,105 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from hierarchy.http.framing import Framing, FramingError, UntilClose
+from mypy_extensions import mypyc_attr
+
+from hierarchy.http.framing import FramingError, UntilClose
 from hierarchy.http.request_head import HeadError, head_end
 from hierarchy.http.response_head import UpstreamResponse
 
 if TYPE_CHECKING:
-    from hierarchy.relay.upstream.pool import Pool
+    from hierarchy.registry.child import Child
 
-MAX_HEAD: Final = 64 * 1024  # of an answer
-#: a body up to this size is joined to its head, and so goes out in one packet or two
+MAX_HEAD: Final = 64 * 1024  # bytes of a response's head
+#: a body up to this size is joined to its head, so that both leave in one packet or two
 JOINED: Final = 64 * 1024
 
 
-class Sink(Protocol):
-    """Who gets the answer: an exchange."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ResponseHandler:
+    """Receives a child's response: `started`, `body` any number of times and `ended`; or `whole` instead of all three.
 
-    def answer_started(self, answer: UpstreamResponse) -> None:
-        """The head is here; nothing of the body is."""
+    `broken` may come at any moment, and is the last call then.
+    """
 
-    def answer_body(self, data: bytes) -> None:
-        """The next bytes of the body, framing included."""
+    def response_started(self, response: UpstreamResponse) -> None:
+        """The head is complete; nothing of the body has come."""
+        raise NotImplementedError
 
-    def answer_ended(self) -> None:
-        """The body is complete; the connection is no longer the sink's."""
+    def response_body(self, response: UpstreamResponse, data: bytes) -> None:
+        """The next bytes of the body, chunk framing included."""
+        raise NotImplementedError
 
-    def answer_whole(self, answer: UpstreamResponse, body: bytes) -> None:
-        """All three at once: head and body came in one read, and the connection is no longer the sink's."""
+    def response_ended(self, response: UpstreamResponse) -> None:
+        """The body is complete; the connection no longer belongs to the handler."""
+        raise NotImplementedError
 
-    def answer_broken(self, why: str, *, stale: bool = False) -> None:
-        """The connection is gone or unusable before the end.
+    def response_whole(self, response: UpstreamResponse, body: bytes) -> None:
+        """Head and body came in one read, and the connection no longer belongs to the handler."""
+        raise NotImplementedError
 
-        stale: it had served before, and ended without a byte of this answer: most likely the child closed it as idle.
+    def response_broken(self, reason: str, *, stale: bool = False) -> None:
+        """The connection is lost or unusable before the end of the response.
+
+        stale: it had served before, and ended without a byte of this response: most likely the child closed it as idle.
         """
+        raise NotImplementedError
+
+
+class RequestSender(Protocol):
+    """What an attempt sends its request through: an `Upstream`, or a translator in front of one.
+
+    heard: something of the body came since the flag was cleared, which the reader of the flag does.
+    """
+
+    heard: bool
+
+    def send(self, handler: ResponseHandler, head: bytes, body: list[bytes], size: int) -> None:
+        """Write a request; its response goes to `handler`. body: in pieces, of `size` bytes together."""
+
+    def forward_to(self, write: Callable[[bytes], object]) -> None:
+        """Give the rest of the body to `write` instead of the handler, where that is possible."""
+
+    def pause(self) -> None:
+        """Stop reading from the child: the client is slower."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def abort(self) -> None:
+        """Drop the connection, so that the child stops; the handler hears nothing more."""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ConnectionPool:
+    """Where an `Upstream` returns to when its response is complete."""
+
+    child: Child  # that its connections lead to
+    path: bytes  # the child's name, as x-hierarchy-path has it
+    idle_s: float  # how long a connection may be idle
+
+    def put(self, upstream: Upstream) -> None:
+        """Take back a connection whose response is complete."""
+        raise NotImplementedError
+
+    def forget(self, upstream: Upstream) -> None:
+        """A connection was lost."""
+        raise NotImplementedError
 
 
 class Upstream(asyncio.Protocol):
     """One connection to a child."""
 
     __slots__ = (
-        "_answer",
         "_forward",
-        "_framing",
+        "_handler",
         "_head",
+        "_incoming",
+        "_last",
         "_other",
         "_paused",
         "_reusable",
         "_served",
-        "_sink",
         "heard",
         "idle_s",
         "idle_since",
@@ -64,27 +116,27 @@ class Upstream(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: ConnectionPool) -> None:
         self.pool = pool
-        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # until `connection_made`
         self.idle_since = 0.0
         self.idle_s = pool.idle_s
-        self._sink: Sink | None = None
-        self.heard = False  # something of the body was passed on; whoever asks sets it back
-        self._forward: Callable[[bytes], object] | None = None
-        self._framing: Framing | None = None  # of the answer that is coming
-        self._answer: UpstreamResponse | None = None  # the last one here
+        self.heard = False  # something of the body was forwarded; whoever reads this clears it
+        self._handler: ResponseHandler | None = None
+        self._forward: Callable[[bytes], object] | None = None  # gets the body instead of the handler
+        self._incoming: UpstreamResponse | None = None  # the response whose body is coming
+        self._last: UpstreamResponse | None = None  # the last response here, since its head mostly comes again
         self._other: UpstreamResponse | None = None  # the last one with another head: nodes answer for several engines
-        self._head = b""  # of an answer that has come in part
+        self._head = b""  # the beginning of a head that is not complete
         self._reusable = True
-        self._served = 0  # answers
+        self._served = 0  # responses
         self._paused = False
 
-    # -- for the exchange ------------------------------------------------------------------------------------
+    # -- for the attempt (RequestSender) -------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Stop reading: the client is slower than the child. Does nothing once the answer is here."""
-        if self._sink is not None and not self._paused and self.is_open:
+        """Stop reading: the client is slower than the child. Does nothing once the response is complete."""
+        if self._handler is not None and not self._paused and self.is_open:
             self._paused = True
             self.transport.pause_reading()
 
@@ -94,17 +146,14 @@ class Upstream(asyncio.Protocol):
             self._paused = False
             self.transport.resume_reading()
 
-    def pass_on(self, write: Callable[[bytes], object]) -> None:
-        """Give the rest of the body to `write` instead of the sink; `heard` tells whether any came.
-
-        Does nothing once the answer is here.
-        """
-        if self._sink is not None:
+    def forward_to(self, write: Callable[[bytes], object]) -> None:
+        """Give the rest of the body to `write` instead of the handler. Does nothing once the response is complete."""
+        if self._handler is not None:
             self._forward = write
 
-    def send(self, sink: Sink, head: bytes, body: list[bytes], size: int) -> None:
-        """Write a request; its answer goes to `sink`. body: in pieces, of `size` bytes together."""
-        self._sink = sink
+    def send(self, handler: ResponseHandler, head: bytes, body: list[bytes], size: int) -> None:
+        """Write a request; its response goes to `handler`. body: in pieces, of `size` bytes together."""
+        self._handler = handler
         if len(body) == 1 and size <= JOINED:
             self.transport.write(head + body[0])
         elif size <= JOINED:
@@ -113,87 +162,91 @@ class Upstream(asyncio.Protocol):
             self.transport.writelines([head, *body])
 
     def abort(self) -> None:
-        """Drop the connection at once; the child sees that nobody wants the answer. The sink hears nothing more."""
-        self._sink = self._forward = None
+        """Drop the connection at once, so that the child stops. The handler hears nothing more."""
+        self._handler = self._forward = None
         self._reusable = False
         self.transport.abort()
 
     @property
     def is_open(self) -> bool:
+        """Neither closed nor about to be."""
         return not self.transport.is_closing()
 
-    # -- asyncio ---------------------------------------------------------------------------------------------
+    # -- asyncio -------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.pool.forget(self)
-        sink, self._sink = self._sink, None
-        if sink is None:
+        handler, self._handler = self._handler, None
+        if handler is None:
             return
-        if exc is None and isinstance(self._framing, UntilClose):
-            sink.answer_ended()
+        incoming = self._incoming
+        if exc is None and incoming is not None and isinstance(incoming.framing, UntilClose):
+            handler.response_ended(incoming)
             return
-        stale = self._served > 0 and self._framing is None and not self._head
+        stale = self._served > 0 and incoming is None and not self._head
         if exc is None:
-            sink.answer_broken("closed the connection before its answer was complete", stale=stale)
+            handler.response_broken("closed the connection before its response was complete", stale=stale)
         else:
-            sink.answer_broken(f"broke the connection: {exc or type(exc).__name__}", stale=stale)
+            handler.response_broken(f"broke the connection: {exc or type(exc).__name__}", stale=stale)
 
     def data_received(self, data: bytes) -> None:
-        framing = self._framing
-        if framing is None:
+        incoming = self._incoming
+        if incoming is None:
             self._begin(data)
             return
+        framing = incoming.framing
         try:
             size = framing.feed(data)
         except FramingError as error:
             self._refuse(error, data[: error.good])
             return
         if framing.done:
-            self._end(data, size)
+            self._end(incoming, data, size)
         elif self._forward is not None:  # the commonest case
             self.heard = True
             self._forward(data)
-        elif self._sink is not None:
-            self._sink.answer_body(data)
+        elif self._handler is not None:
+            self._handler.response_body(incoming, data)
 
-    # -- inside ----------------------------------------------------------------------------------------------
+    # -- inside --------------------------------------------------------------------------------------------------
 
     def _begin(self, data: bytes) -> None:
-        """An answer begins, or goes on with its head."""
-        sink, answer = self._sink, self._answer
-        if sink is None:  # nobody asked: not a connection to trust with a request
+        """A response begins, or its head continues."""
+        handler, response = self._handler, self._last
+        if handler is None:  # no request was sent: not a connection to trust with one
             self.abort()
             return
-        end = answer.repeats(data) if answer is not None and not self._head else 0
+        end = response.repeats(data) if response is not None and not self._head else 0
         if not end and self._other is not None and not self._head:
             end = self._other.repeats(data)
             if end:
-                answer = self._remember(self._other)
-        if answer is None or not end:
+                response = self._remember(self._other)
+        if response is None or not end:
             try:
                 data = self._take_head(data)
             except HeadError as error:
                 self._refuse(error)
                 return
-            if self._framing is None:
+            response = self._incoming
+            if response is None:
                 return
-        elif answer.head.kind == "length" and len(data) == end + answer.length > end:
+        elif response.head.kind == "length" and len(data) == end + response.length > end:
             self._finish()
-            sink.answer_whole(answer, data[end:])
+            handler.response_whole(response, data[end:])
             return
         else:
-            self._framing = answer.new_framing()
-            answer.framing = self._framing
-            sink.answer_started(answer)
+            response.framing = response.new_framing()
+            self._incoming = response
+            handler.response_started(response)
             data = data[end:]
-        if data or self._framing.done:
+        if data or response.framing.done:
             self.data_received(data)
 
     def _take_head(self, data: bytes) -> bytes:
-        """Read heads, interim ones too. Returns what follows; `_framing` is set once the final head is complete.
+        """Read heads, interim ones too. Returns what follows; `_incoming` is set once the final head is complete.
 
         Raises:
             HeadError: it is malformed, or too long.
@@ -207,54 +260,55 @@ class Upstream(asyncio.Protocol):
                 return b""
             self._refuse_long(end)
             self._head = b""
-            answer = UpstreamResponse(data[:end])
+            response = UpstreamResponse(data[:end])
             data = data[end:]
-            if not answer.head.interim:
+            if not response.head.interim:
                 break
-        self._framing = self._remember(answer).framing
-        if self._sink is not None:
-            self._sink.answer_started(answer)
+        self._incoming = self._remember(response)
+        if self._handler is not None:
+            self._handler.response_started(response)
         return data
 
-    def _remember(self, answer: UpstreamResponse) -> UpstreamResponse:
-        """This one, which is not the last one again, is here; what it says of the connection holds."""
-        self._other, self._answer = self._answer, answer
-        said = answer.head
-        self._reusable = said.keep_alive and said.uses_left != 0
-        if said.idle_s is not None:
-            self.idle_s = min(self.pool.idle_s, max(0.0, said.idle_s - 1.0))
-        return answer
+    def _remember(self, response: UpstreamResponse) -> UpstreamResponse:
+        """A response with another head than the last one: note it, and what it says of the connection."""
+        self._other, self._last = self._last, response
+        head = response.head
+        self._reusable = head.keep_alive and head.uses_left != 0
+        if head.idle_s is not None:
+            self.idle_s = min(self.pool.idle_s, max(0.0, head.idle_s - 1.0))
+        return response
 
     def _refuse(self, error: HeadError | FramingError, good: bytes = b"") -> None:
-        """The answer is malformed behind `good`, the last of its body."""
-        sink = self._sink
+        """The response is malformed behind `good`, the last well-formed bytes of its body."""
+        handler, incoming = self._handler, self._incoming
         self.abort()
-        if sink is not None:
-            if good:
-                sink.answer_body(good)
-            sink.answer_broken(f"sent a malformed answer: {error}")
+        if handler is not None:
+            if good and incoming is not None:
+                handler.response_body(incoming, good)
+            handler.response_broken(f"sent a malformed response: {error}")
 
-    def _end(self, data: bytes, size: int) -> None:
-        """The answer's body ends after `size` bytes of `data`."""
-        sink = self._sink
-        assert sink is not None
+    def _end(self, response: UpstreamResponse, data: bytes, size: int) -> None:
+        """The body of the response ends after `size` bytes of `data`."""
+        handler = self._handler
         if size != len(data):
             data = data[:size]
-            self._reusable = False  # it said more than it was asked for
+            self._reusable = False  # it sent more than it was asked for
         self._finish()
+        if handler is None:
+            return
         if size:
-            sink.answer_body(data)
-        sink.answer_ended()
+            handler.response_body(response, data)
+        handler.response_ended(response)
 
     def _refuse_long(self, size: int) -> None:
         if size > MAX_HEAD:
             raise HeadError(f"its head is longer than {MAX_HEAD} bytes")
 
     def _finish(self) -> None:
-        self._sink = self._framing = self._forward = None
+        self._handler = self._incoming = self._forward = None
         self._served += 1
         if self.transport.get_write_buffer_size():
-            # It answered without taking the whole request, and a close would wait for it to do so.
+            # It answered without reading the whole request, and a close would wait for it to do so.
             self.transport.abort()
         elif self._reusable and not self.transport.is_closing():
             if self._paused:
@@ -262,3 +316,7 @@ class Upstream(asyncio.Protocol):
             self.pool.put(self)
         else:
             self.transport.close()
+
+    def __repr__(self) -> str:
+        state = "idle" if self._handler is None else "receiving" if self._incoming is not None else "waiting"
+        return f"<Upstream {self.pool.child.name} {state} served={self._served}>"

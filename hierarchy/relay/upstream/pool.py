@@ -1,4 +1,4 @@
-"""The connections to one child: idle ones, how a new one is made, and what every request on them begins with."""
+"""The connections to one child: the idle ones, how a new one is made, and the head with which its requests begin."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from typing import Any, Final
 from hierarchy.http import render
 from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, SEQ, RequestHead, request_opening
 from hierarchy.registry.child import Child
-from hierarchy.relay.upstream.connection import Upstream
+from hierarchy.relay.upstream.connection import ConnectionPool, Upstream
 from hierarchy.security.dial_guard import DialGuard, connect
 
-# Engines built on uvicorn or cpp-httplib end idle connections after 5 s; being first avoids a race with their FIN.
+# Engines built on uvicorn or cpp-httplib close idle connections after 5 s; being first avoids a race with their FIN.
 ENGINE_IDLE_S, NODE_IDLE_S = 4.0, 30.0
 MAX_IDLE: Final = 4096  # connections kept
-MAX_OPENINGS: Final = 1024  # of heads of requests, kept
+MAX_OPENINGS: Final = 1024  # beginnings of request heads, kept
 
 
-class Pool:
-    """The connections to one child. Idle ones are taken last in, first out, so that a burst's surplus can age away."""
+class Pool(ConnectionPool):
+    """The connections to one child. Idle ones are taken last in, first out, so that a burst's surplus can age away.
+
+    clock: monotonic seconds. guard: checks the address before it is dialled; None for a declared engine.
+    """
 
     def __init__(
         self,
@@ -32,18 +35,18 @@ class Pool:
     ) -> None:
         self.child = child
         self.url = child.url
-        self.path = render.field_value(child.group or child.name)  # of x-hierarchy-path
-        self.idle: dict[Upstream, None] = {}  # in the order they came back
+        self.path = render.field_value(child.group or child.name)  # for x-hierarchy-path
+        self.idle: dict[Upstream, None] = {}  # in the order in which they came back
         self.idle_s = NODE_IDLE_S if child.is_node else ENGINE_IDLE_S
         self.closed = False
-        self.numbered = child.is_node  # its requests carry a number, and what else a parent says
+        self.numbered = child.is_node  # its requests carry a number, and what else a parent tells a node
+        self.clock = clock
+        self.connect: Callable[..., Awaitable[Any]] = connect  # replaced by tests
         self._openings: dict[tuple[RequestHead, str, int, int], bytes] = {}
-        self._secret = child.secret
+        self._secret = child.secret  # with which `_openings` were made
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls if child.tls else None
-        self.clock = clock
         self._guard = guard
-        self.connect: Callable[..., Awaitable[Any]] = connect  # a seam for tests
 
     def take(self, now: float) -> Upstream | None:
         """An idle connection, or None: then `dial`."""
@@ -54,17 +57,17 @@ class Pool:
             upstream.transport.close()
         return None
 
-    def opening(self, said: RequestHead, model: str, hops: int, lent: int) -> bytes:
+    def opening(self, head: RequestHead, model: str, hops: int, lent: int) -> bytes:
         """A request's head as this child gets it, up to its first number: the request's if `numbered`, else the length.
 
-        model, hops, lent: what a node below is told of the request; `lent` are attempts. Kept, since clients send the
-        same head again and again.
+        model, hops, lent: what a node below is told; `lent` are attempts. Cached, since clients send the same head
+        again and again.
         """
         child = self.child
         if self._secret is not child.secret:
             self._secret = child.secret
             self._openings.clear()
-        key = said, model, hops, lent
+        key = head, model, hops, lent
         opening = self._openings.get(key)
         if opening is None:
             ours = [
@@ -74,9 +77,9 @@ class Pool:
                 (ATTEMPTS, b"%d" % lent),
                 (SEQ, b""),
             ]
-            fields = said.fields + child.credential
+            fields = head.fields + child.credential
             opening = request_opening(
-                child.prefix + said.target, child.authority, fields, ours if self.numbered else ()
+                child.prefix + head.target, child.authority, fields, ours if self.numbered else ()
             )
             if len(self._openings) >= MAX_OPENINGS:
                 self._openings.clear()
@@ -87,7 +90,7 @@ class Pool:
         """A new connection.
 
         Raises:
-            OSError: it could not be made (TimeoutError too is one).
+            OSError: it could not be made, or not in time (TimeoutError is one).
         """
         child = self.child
         try:
@@ -95,14 +98,14 @@ class Pool:
                 upstream: Upstream = await self.connect(
                     lambda: Upstream(self), child.host, child.port, self._tls, self._guard, local=child.local
                 )
-        except (UnicodeError, OverflowError) as error:  # what the resolver says of an impossible name or port
-            raise OSError(f"{child.host}:{child.port} is no address: {error}") from None
+        except (UnicodeError, OverflowError) as error:  # the resolver's answer to an impossible name or port
+            raise OSError(f"{child.host}:{child.port} is not an address: {error}") from None
         if not upstream.is_open:
             raise ConnectionResetError("it closed the new connection at once")
         return upstream
 
     def put(self, upstream: Upstream) -> None:
-        """Give back a connection whose answer is complete."""
+        """Take back a connection whose response is complete."""
         if self.closed or len(self.idle) >= MAX_IDLE:
             upstream.transport.close()
             return
@@ -110,18 +113,18 @@ class Pool:
         self.idle[upstream] = None
 
     def forget(self, upstream: Upstream) -> None:
-        """A connection was lost; if it was idle, nobody shall take it."""
+        """A connection was lost; if it was idle, it is not taken any more."""
         self.idle.pop(upstream, None)
 
     def sweep(self) -> None:
-        """Close what has been idle for too long."""
+        """Close connections that have been idle for too long."""
         now = self.clock()
         for upstream in [one for one in self.idle if now - one.idle_since >= one.idle_s]:
             del self.idle[upstream]
             upstream.transport.close()
 
     def close(self) -> None:
-        """Close the idle ones now, and the busy ones when their answers end."""
+        """Close the idle connections now, and the busy ones when their responses end."""
         self.closed = True
         while self.idle:
             self.idle.popitem()[0].transport.close()

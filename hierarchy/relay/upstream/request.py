@@ -1,4 +1,4 @@
-"""A question to a child, over its pool: one small request, its whole answer. For the control plane."""
+"""One small request to a child over its pool, and its whole response. For the control plane."""
 
 from __future__ import annotations
 
@@ -8,86 +8,85 @@ from hierarchy.errors import ChildFailed, DeadlinePassed
 from hierarchy.http.framing import Dechunker
 from hierarchy.http.request_head import AUTH
 from hierarchy.http.response_head import UpstreamResponse
-from hierarchy.relay.upstream.connection import Upstream
+from hierarchy.relay.upstream.connection import ResponseHandler, Upstream
 from hierarchy.relay.upstream.pool import Pool
 
-MAX_ANSWER = 1024 * 1024  # bytes
+MAX_RESPONSE = 1024 * 1024  # bytes
 
 
-class _Collect:
-    """Keeps an answer. done: its status; or a ConnectionError, whose first argument says why."""
+class _Collector(ResponseHandler):
+    """Keeps a response. limit: bytes of its body."""
 
     def __init__(self, limit: int) -> None:
+        #: its status; or a ConnectionError, whose first argument is the reason
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.body = b""
         self.stale = False
         self._limit = limit
-        self._status = 0
         self._dechunk: Dechunker | None = None
 
-    def answer_started(self, answer: UpstreamResponse) -> None:
-        self._status = answer.head.status
-        self._dechunk = Dechunker() if answer.head.kind == "chunked" else None
+    def response_started(self, response: UpstreamResponse) -> None:
+        self._dechunk = Dechunker() if response.head.kind == "chunked" else None
 
-    def answer_body(self, data: bytes) -> None:
+    def response_body(self, response: UpstreamResponse, data: bytes) -> None:
         self.body += self._dechunk.feed(data) if self._dechunk is not None else data
         if len(self.body) > self._limit and not self.done.done():
-            self.done.set_exception(ConnectionError(f"its answer is longer than {self._limit} bytes"))
+            self.done.set_exception(ConnectionError(f"its response is longer than {self._limit} bytes"))
 
-    def answer_ended(self) -> None:
+    def response_ended(self, response: UpstreamResponse) -> None:
         if not self.done.done():
-            self.done.set_result(self._status)
+            self.done.set_result(response.head.status)
 
-    def answer_whole(self, answer: UpstreamResponse, body: bytes) -> None:
-        self.answer_started(answer)
-        self.answer_body(body)
-        self.answer_ended()
+    def response_whole(self, response: UpstreamResponse, body: bytes) -> None:
+        self.response_started(response)
+        self.response_body(response, body)
+        self.response_ended(response)
 
-    def answer_broken(self, why: str, *, stale: bool = False) -> None:
+    def response_broken(self, reason: str, *, stale: bool = False) -> None:
         self.stale = stale
         if not self.done.done():
-            self.done.set_exception(ConnectionError(why))
+            self.done.set_exception(ConnectionError(reason))
 
 
-async def ask(
-    pool: Pool, method: str, target: str, body: bytes = b"", *, timeout_s: float = 10.0, limit: int = MAX_ANSWER
+async def send_request(
+    pool: Pool, method: str, target: str, body: bytes = b"", *, timeout_s: float = 10.0, limit: int = MAX_RESPONSE
 ) -> tuple[int, bytes]:
-    """Send one request: to a node below with the secret that makes it believe us, to an engine with its own key.
+    """Send one request: to a node with the secret that makes it believe this one, to an engine with its own key.
 
-    target: path and query, in ASCII. Returns its status and body.
+    target: path and query, in ASCII. Returns the status and the body of the response.
 
     Raises:
-        ChildFailed: it could not be reached, or its answer broke or is longer than `limit` bytes.
+        ChildFailed: it could not be reached, or its response broke or is longer than `limit` bytes.
         DeadlinePassed: it did not answer within `timeout_s`.
     """
     child = pool.child
-    kind = b"content-type: application/json\r\n" if body else b""
+    content_type = b"content-type: application/json\r\n" if body else b""
     ours = b"%b: %b\r\n" % (AUTH, child.secret) if child.is_node else child.credential
     head = b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%bcontent-length: %d\r\n\r\n" % (
-        method.encode(), child.prefix + target.encode(), child.authority, ours, kind, len(body),
+        method.encode(), child.prefix + target.encode(), child.authority, ours, content_type, len(body),
     )  # fmt: skip
     try:
         async with asyncio.timeout(timeout_s):
             upstream = pool.take(pool.clock())
             if upstream is not None:
-                answer = _Collect(limit)
+                collector = _Collector(limit)
                 try:
-                    return await _once(upstream, answer, head, body)
+                    return await _once(upstream, collector, head, body)
                 except ConnectionError:
-                    if not answer.stale:
+                    if not collector.stale:
                         raise
-            return await _once(await pool.dial(), _Collect(limit), head, body)
+            return await _once(await pool.dial(), _Collector(limit), head, body)
     except TimeoutError:
         raise DeadlinePassed(f"{child.name} did not answer in time") from None
     except OSError as error:
         raise ChildFailed(f"{child.name} {error.strerror or error}") from None
 
 
-async def _once(upstream: Upstream, answer: _Collect, head: bytes, body: bytes) -> tuple[int, bytes]:
-    upstream.send(answer, head, [body], len(body))
+async def _once(upstream: Upstream, collector: _Collector, head: bytes, body: bytes) -> tuple[int, bytes]:
+    upstream.send(collector, head, [body], len(body))
     try:
-        return await answer.done, answer.body
+        return await collector.done, collector.body
     except BaseException:
-        if not answer.stale:
+        if not collector.stale:
             upstream.abort()
         raise

@@ -1,9 +1,9 @@
-"""Finding out that a busy connection's other end is gone: its machine, or the way to it. The kernel knows first.
+"""Finding out that the other end of a busy connection is gone: its machine, or the path to it.
 
-Where nothing is in flight, TCP's own keep-alive probes find it. Where something is, no probe is sent, and bytes that
-nobody acknowledges are the sign. TCP_USER_TIMEOUT acts on them, but also ends a connection whose peer lives and does
-not read for so long, as a slow client's does (Linux, tcp_timer.c, tcp_probe_timer). So only the end that sends requests
-sets it, and the end that sends answers asks TCP_INFO.
+Where nothing is in flight, TCP's keep-alive probes find it. Where something is, no probe is sent, and the sign is bytes
+that are not acknowledged. TCP_USER_TIMEOUT acts on them, but also ends a connection whose peer is alive and does not
+read for that time, as a slow client does (Linux, tcp_timer.c, tcp_probe_timer). So only the end that sends requests
+sets it, and the end that sends responses reads TCP_INFO.
 
 Source: tcp(7); struct tcp_info in linux/tcp.h, whose beginning has not changed since Linux 2.6.
 """
@@ -16,14 +16,14 @@ import socket
 import struct
 from typing import Any
 
-PROBE_AFTER_S, PROBE_EVERY_S, PROBES = 5, 2, 3  # so that a dead end is found after 11 s
+PROBE_AFTER_S, PROBE_EVERY_S, PROBES = 5, 2, 3  # a dead peer is found after 11 s
 DEAD_MS = 11_000
 _TCP_INFO = struct.Struct("=8B13I")
 _UNACKED, _LAST_ACK = 8 + 4, 8 + 12  # fields: segments in flight; milliseconds since an ACK came
 
 
-def keep_watch(transport: asyncio.BaseTransport, *, sends_answers: bool) -> None:
-    """Let the kernel look after a connection, as far as this system can."""
+def watch_peer(transport: asyncio.BaseTransport, *, sends_responses: bool) -> None:
+    """Let the kernel find out when the peer is gone, as far as this system can."""
     sock = _tcp_socket(transport)
     if sock is None:
         return
@@ -34,7 +34,7 @@ def keep_watch(transport: asyncio.BaseTransport, *, sends_answers: bool) -> None
         (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPINTVL", None), PROBE_EVERY_S),
         (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPCNT", None), PROBES),
     ]
-    if not sends_answers:
+    if not sends_responses:
         options.append((socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", None), DEAD_MS))
     for level, option, value in options:
         if option is not None:
@@ -42,8 +42,8 @@ def keep_watch(transport: asyncio.BaseTransport, *, sends_answers: bool) -> None
                 sock.setsockopt(level, option, value)
 
 
-def unheard_s(transport: asyncio.BaseTransport) -> float:
-    """For how long nothing in flight has been acknowledged; 0 if nothing is in flight, or the system does not tell."""
+def unacknowledged_s(transport: asyncio.BaseTransport) -> float:
+    """For how long nothing in flight has been acknowledged; 0 if nothing is in flight, or the system cannot tell."""
     sock = _tcp_socket(transport)
     option = getattr(socket, "TCP_INFO", None)
     if sock is None or option is None:

@@ -1,8 +1,8 @@
-"""Between an exchange and the connection to an engine of the other API family.
+"""Between an attempt and the connection to an engine of the other API family.
 
-An `Interpreter` is to the exchange what the connection would be, and to the connection what the exchange would be: the
-request goes out in the engine's words, its answer comes back in the client's, and leases, attempts, time limits,
-backpressure and cancellation are the lane's own. What the words mean is `translation`'s matter.
+A `Translator` is to the attempt what the connection would be, and to the connection what the attempt would be: the
+request is sent in the engine's form, and its response comes back in the client's. Leases, attempts, time limits,
+backpressure and cancellation stay the lane's. What the forms mean is in the room `translation`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from hierarchy.http import render
 from hierarchy.http.framing import LAST_CHUNK, Dechunker, chunk
 from hierarchy.http.request_head import Fields, RequestHead, request_opening
 from hierarchy.http.response_head import UpstreamResponse
-from hierarchy.registry.child import Share
-from hierarchy.relay.upstream.connection import Sink, Upstream
+from hierarchy.relay.upstream.connection import RequestSender, ResponseHandler
+from hierarchy.relay.upstream.destination import Destination
 from hierarchy.relay.upstream.pool import Pool
-from hierarchy.relay.upstream.request import ask
+from hierarchy.relay.upstream.request import send_request
 from hierarchy.translation import (
     NO_PROFILE,
     BadEngineResponse,
@@ -33,60 +33,61 @@ from hierarchy.translation import (
     to_openai,
 )
 
-ASK_S = 5.0  # how long a worker may take to say something of itself
-#: of the client's fields: its body and the answer's form are another than it asked for
-_NOT_ON = re.compile(rb"(?im)^(?:accept|accept-encoding|content-type|content-encoding):.*\r\n").sub
+ASK_S = 5.0  # how long a worker may take to describe itself
+#: fields of the client's request that no longer hold: its body and the form of its response change
+_NOT_FORWARDED = re.compile(rb"(?im)^(?:accept|accept-encoding|content-type|content-encoding):.*\r\n").sub
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
-    """A request as the engine gets it. reply: turns the answer's body into the client's words."""
+class TranslatedRequest:
+    """A request as the engine gets it."""
 
     head: bytes
     body: bytes
-    reply: ResponseTranslator
+    translator: ResponseTranslator  # turns the body of the engine's response into the client's form
 
 
-async def prepare(pool: Pool, share: Share, said: RequestHead, model: str, body: bytes) -> Speech:
-    """Put a request into the words of the engine behind `pool`. model: as the client, or its alias, names it.
+async def translate(destination: Destination, head: RequestHead, model: str, body: bytes) -> TranslatedRequest:
+    """Translate a request for the engine at `destination`. model: as the client, or its alias, names it.
 
     Raises:
-        BadRequest: it cannot be said there.
-        ChildFailed, DeadlinePassed, EngineUnreadable: the engine did not tell what has to be known for it.
+        BadRequest: it cannot be expressed in the engine's API.
+        ChildFailed, DeadlinePassed, EngineUnreadable: the engine did not say what has to be known for it.
     """
-    path = said.target.partition(b"?")[0].decode()
+    pool, api = destination.pool, destination.share.key[1]
+    path = head.target.partition(b"?")[0].decode()
     own = pool.child.renames.get(model, model)
-    if share.key[1] == said.dialect.api:
-        return _speech(pool, said, path, body, PassThrough())
-    if share.key[1] == "openai":
+    if api == head.dialect.api:
+        return _request(pool, head, path, body, PassThrough())
+    if api == "openai":
         foreign = to_openai(path, body)
-        return _speech(pool, said, foreign.path, foreign.body(own), foreign.translator(model))
+        return _request(pool, head, foreign.path, foreign.body(own), foreign.translator(model))
     request = to_fastchat(path, body)
     profile, tokens = NO_PROFILE, None
     if request.needs_profile:
-        profile = await profile_of(pool, share, own)
+        profile = await profile_of(destination, own)
         prompt = request.prompt(profile)
         if request.needs_token_count(profile):
-            tokens = await _count(pool, own, prompt)
-    return _speech(pool, said, request.path, request.body(profile, own, tokens), request.translator(profile, model))
+            tokens = await _count_tokens(pool, own, prompt)
+    return _request(pool, head, request.path, request.body(profile, own, tokens), request.translator(profile, model))
 
 
-async def profile_of(pool: Pool, share: Share, model: str) -> WorkerProfile:
-    """What a FastChat worker says of itself for a model; asked once. Raises as `prepare`."""
-    known: WorkerProfile | None = share.profile
-    if known is None:
-        about = {"model": model}
-        conversation = await _asked(pool, "/worker_get_conv_template", about)
-        details = None if conversation is None else await _asked(pool, "/model_details", about)
-        known = share.profile = WorkerProfile.decode(conversation, details)
-    return known
+async def profile_of(destination: Destination, model: str) -> WorkerProfile:
+    """What a FastChat worker says of its model; asked once. Raises as `translate`."""
+    profile = destination.profile
+    if profile is None:
+        pool, about = destination.pool, {"model": model}
+        conversation = await _ask(pool, "/worker_get_conv_template", about)
+        details = None if conversation is None else await _ask(pool, "/model_details", about)
+        profile = destination.profile = WorkerProfile.decode(conversation, details)
+    return profile
 
 
-async def _count(pool: Pool, model: str, prompt: str) -> int | None:
-    """How many tokens a worker makes of a prompt, or None if it does not tell."""
-    answer = await _asked(pool, "/count_token", {"model": model, "prompt": prompt})
+async def _count_tokens(pool: Pool, model: str, prompt: str) -> int | None:
+    """How many tokens a worker makes of a prompt; None if it does not say."""
+    response = await _ask(pool, "/count_token", {"model": model, "prompt": prompt})
     try:
-        count = msgspec.json.decode(answer or b"{}", type=_Count)
+        count = msgspec.json.decode(response or b"{}", type=_Count)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return count.count if count.error_code == 0 else None
@@ -97,139 +98,150 @@ class _Count(msgspec.Struct):
     error_code: int = 0
 
 
-async def _asked(pool: Pool, path: str, about: dict[str, Any]) -> bytes | None:
-    """A worker's answer, or None if it knows no such path."""
-    status, answer = await ask(pool, "POST", path, msgspec.json.encode(about), timeout_s=ASK_S)
+async def _ask(pool: Pool, path: str, about: dict[str, Any]) -> bytes | None:
+    """A worker's response, or None if it does not know the path."""
+    status, body = await send_request(pool, "POST", path, msgspec.json.encode(about), timeout_s=ASK_S)
     if status in (404, 405):
         return None
     if status != 200:
         raise ChildFailed(f"{pool.child.name} answered {path} with {status}")
-    return answer
+    return body
 
 
-def _speech(pool: Pool, said: RequestHead, path: str, body: bytes, reply: ResponseTranslator) -> Speech:
+def _request(
+    pool: Pool, head: RequestHead, path: str, body: bytes, translator: ResponseTranslator
+) -> TranslatedRequest:
     child = pool.child
-    fields = _NOT_ON(b"", said.fields) + b"content-type: application/json\r\n" + child.credential
+    fields = _NOT_FORWARDED(b"", head.fields) + b"content-type: application/json\r\n" + child.credential
     opening = request_opening(child.prefix + path.encode(), child.authority, fields)
-    return Speech(b"%b%d\r\n\r\n" % (opening, len(body)), body, reply)
+    return TranslatedRequest(b"%b%d\r\n\r\n" % (opening, len(body)), body, translator)
 
 
-class Interpreter:
-    """An `Upstream` for an exchange, and the `Sink` of the real one. fields: of every answer (date, server)."""
+class Translator(ResponseHandler):
+    """The `RequestSender` of an attempt, and the `ResponseHandler` of the real connection.
 
-    def __init__(self, upstream: Upstream, speech: Speech, fields: Fields) -> None:
-        self.pool = upstream.pool
+    fields: of every response (date, server).
+    """
+
+    def __init__(self, upstream: RequestSender, request: TranslatedRequest, fields: Fields) -> None:
         self.heard = False
-        self._upstream: Upstream | None = upstream
-        self._speech = speech
+        self._upstream: RequestSender | None = upstream
+        self._request = request
         self._fields = fields
-        self._reply = speech.reply
-        self._sink: Sink | None = None
+        self._translator = request.translator
+        self._handler: ResponseHandler | None = None
         self._dechunk: Dechunker | None = None
-        self._started = False  # the client's answer has
+        self._response: UpstreamResponse | None = None  # the client's, once it has started
 
-    # -- for the exchange ------------------------------------------------------------------------------------
+    # -- for the attempt (RequestSender) -------------------------------------------------------------------------
 
-    def send(self, sink: Sink, head: bytes, body: list[bytes], size: int) -> None:
-        """Write the request in the engine's words, instead of those given."""
-        self._sink = sink
-        assert self._upstream is not None
-        self._upstream.send(self, self._speech.head, [self._speech.body], len(self._speech.body))
+    def send(self, handler: ResponseHandler, head: bytes, body: list[bytes], size: int) -> None:
+        """Write the translated request, instead of the one given."""
+        self._handler = handler
+        if self._upstream is not None:
+            request = self._request
+            self._upstream.send(self, request.head, [request.body], len(request.body))
 
-    def pass_on(self, write: Callable[[bytes], object]) -> None:
-        """Nothing can: each piece has to be put into other words."""
+    def forward_to(self, write: Callable[[bytes], object]) -> None:
+        """Not possible: each piece has to be translated."""
 
     def pause(self) -> None:
+        """Stop reading from the engine."""
         if self._upstream is not None:
             self._upstream.pause()
 
     def resume(self) -> None:
+        """Read again."""
         if self._upstream is not None:
             self._upstream.resume()
 
     def abort(self) -> None:
-        self._sink = None
+        """Drop the connection; the attempt hears nothing more."""
+        self._handler = None
         self._hang_up()
 
-    # -- the engine's answer (Sink) --------------------------------------------------------------------------
+    # -- the engine's response (ResponseHandler) -----------------------------------------------------------------
 
-    def answer_started(self, answer: UpstreamResponse) -> None:
-        if not answer.head.is_plain:
-            self._break("sent a compressed answer, which it was not asked for")
+    def response_started(self, response: UpstreamResponse) -> None:
+        if not response.head.is_plain:
+            self._break("sent a compressed response, which it was not asked for")
             return
-        self._dechunk = Dechunker() if answer.head.kind == "chunked" else None
-        self._reply.begin(answer.head.status)
+        self._dechunk = Dechunker() if response.head.kind == "chunked" else None
+        self._translator.begin(response.head.status)
 
-    def answer_body(self, data: bytes) -> None:
-        if self._sink is None:
+    def response_body(self, response: UpstreamResponse, data: bytes) -> None:
+        if self._handler is None:
             return
         self.heard = True
         try:
-            words = self._reply.feed(data if self._dechunk is None else self._dechunk.feed(data))
+            translated = self._translator.feed(data if self._dechunk is None else self._dechunk.feed(data))
         except BadEngineResponse as error:
             self._break(str(error))
             return
-        if words:
-            self._say(words)
-        if self._reply.done and self._sink is not None:
+        if translated:
+            self._write(translated)
+        if self._translator.done and self._handler is not None:
             self._hang_up()
             self._end()
 
-    def answer_ended(self) -> None:
+    def response_ended(self, response: UpstreamResponse) -> None:
         self._upstream = None
-        if self._sink is not None:
+        if self._handler is not None:
             self._end()
 
-    def answer_whole(self, answer: UpstreamResponse, body: bytes) -> None:
+    def response_whole(self, response: UpstreamResponse, body: bytes) -> None:
         self._upstream = None
-        self.answer_started(answer)
-        self.answer_body(body)
-        self.answer_ended()
+        self.response_started(response)
+        self.response_body(response, body)
+        self.response_ended(response)
 
-    def answer_broken(self, why: str, *, stale: bool = False) -> None:
+    def response_broken(self, reason: str, *, stale: bool = False) -> None:
         self._upstream = None
-        sink, self._sink = self._sink, None
-        if sink is not None:
-            sink.answer_broken(why, stale=stale)
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.response_broken(reason, stale=stale)
 
-    # -- the client's answer ---------------------------------------------------------------------------------
+    # -- the client's response -----------------------------------------------------------------------------------
 
-    def _say(self, words: bytes) -> None:
-        sink = self._sink
-        assert sink is not None
-        if not self._started:
-            self._started = True
-            sink.answer_started(UpstreamResponse(self._head(b"transfer-encoding: chunked")))
-        sink.answer_body(chunk(words))
+    def _write(self, data: bytes) -> None:
+        response = self._response
+        if response is None:
+            response = self._response = UpstreamResponse(self._head(b"transfer-encoding: chunked"))
+            if self._handler is not None:
+                self._handler.response_started(response)
+        if self._handler is not None:
+            self._handler.response_body(response, chunk(data))
 
     def _end(self) -> None:
         try:
-            words = self._reply.end()
+            rest = self._translator.end()
         except BadEngineResponse as error:
             self._break(str(error))
             return
-        if not self._started and not self._reply.streams:
-            sink, self._sink = self._sink, None
-            assert sink is not None
-            sink.answer_whole(UpstreamResponse(self._head(b"content-length: %d" % len(words))), words)
+        if self._response is None and not self._translator.streams:
+            handler, self._handler = self._handler, None
+            if handler is not None:
+                length = b"content-length: %d" % len(rest)
+                handler.response_whole(UpstreamResponse(self._head(length)), rest)
             return
-        if words:
-            self._say(words)
-        sink, self._sink = self._sink, None  # the last words may have ended it
-        if sink is not None:
-            sink.answer_body(LAST_CHUNK)
-            sink.answer_ended()
+        if rest:
+            self._write(rest)
+        handler, self._handler = self._handler, None  # what was written may have ended it
+        if handler is not None and self._response is not None:
+            handler.response_body(self._response, LAST_CHUNK)
+            handler.response_ended(self._response)
 
     def _head(self, framing: bytes) -> bytes:
-        own = [(b"content-type", self._reply.content_type), (b"cache-control", b"no-cache")]
+        translator = self._translator
+        own = [(b"content-type", translator.content_type), (b"cache-control", b"no-cache")]
         lines = b"".join([b"%b: %b\r\n" % field for field in [*self._fields, *own]])
-        return b"%b%b%b\r\n\r\n" % (render.status_line(self._reply.status), lines, framing)
+        return b"%b%b%b\r\n\r\n" % (render.status_line(translator.status), lines, framing)
 
-    def _break(self, why: str) -> None:
+    def _break(self, reason: str) -> None:
         self._hang_up()
-        sink, self._sink = self._sink, None
-        if sink is not None:
-            sink.answer_broken(why)
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.response_broken(reason)
 
     def _hang_up(self) -> None:
         upstream, self._upstream = self._upstream, None

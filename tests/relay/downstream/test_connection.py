@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hierarchy.relay.downstream.turns import FRESH_S, MAX_WAITING
+from hierarchy.relay.downstream.connection import FRESH_S, MAX_WAITING
 from tests.relay.memory import MemoryLane, Receive, Send, in_memory, ok_app, statuses
 from tests.relay.raw import HEALTH, SSE_HEAD, chunk, event, post, post_head
 

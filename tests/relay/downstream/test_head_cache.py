@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hierarchy.errors import BadRequest
 from hierarchy.http.dialect import OPENAI
 from hierarchy.http.request_head import RequestHead
-from hierarchy.relay.downstream.head_cache import MAX_HEADS, Seen, Split, split
+from hierarchy.relay.downstream.head_cache import MAX_HEADS, HeadCache, Split, split
 from hierarchy.security.keys import ANYONE
 from tests.relay.memory import MemoryLane, in_memory
 from tests.relay.raw import answer
@@ -58,7 +58,7 @@ def test_what_is_written_in_an_unusual_way_is_left_to_the_parser(data: bytes) ->
 
 
 def test_the_memory_is_bounded() -> None:
-    seen = Seen()
+    seen = HeadCache()
     head = RequestHead(OPENAI, b"/v1/x", b"", False, True, False, True, b"", "", 0, ANYONE)
     for number in range(3 * MAX_HEADS):
         found = seen.find(request(b"x: %d" % number), None)
@@ -69,7 +69,7 @@ def test_the_memory_is_bounded() -> None:
     assert len(seen) <= MAX_HEADS
 
 
-def meaning(seen: Seen, data: bytes, last: Split | None = None) -> RequestHead | None:
+def meaning(seen: HeadCache, data: bytes, last: Split | None = None) -> RequestHead | None:
     found = seen.find(data, last)
     assert found is not None
     return found.head
@@ -108,7 +108,7 @@ def test_what_is_no_number_repeats_nothing(junk: bytes, seq: int) -> None:
 
 
 def test_heads_that_were_forgotten_are_parsed_again() -> None:
-    seen = Seen()
+    seen = HeadCache()
     head = RequestHead(OPENAI, b"/v1/x", b"", False, True, False, True, b"", "", 0, ANYONE)
     found = seen.find(request(), None)
     assert found is not None
@@ -126,7 +126,7 @@ async def test_a_remembered_head_sends_the_same_to_the_engine_with_its_own_lengt
     client = memory.connect()
     client.feed(request(b"Accept: */*", b"Connection: keep-alive, x-hop", b"x-hop: 1"))
     (first,) = memory.answer_all()
-    assert len(memory.lane.seen) == 1
+    assert len(memory.clients.heads) == 1
     client.feed(request(b"Accept: */*", b"Connection: keep-alive, x-hop", b"x-hop: 1"))
     (second,) = memory.answer_all()
     assert second == first
@@ -134,7 +134,7 @@ async def test_a_remembered_head_sends_the_same_to_the_engine_with_its_own_lengt
     client.feed(request(b"Accept: */*", b"Connection: keep-alive, x-hop", b"x-hop: 1", body=longer))
     (third,) = memory.answer_all()
     assert third == first.replace(b"content-length: 13", b"content-length: 113") + b" " * 100
-    assert len(memory.lane.seen) == 1
+    assert len(memory.clients.heads) == 1
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_heads_that_are_not_remembered(data: bytes, why: str) -> None:
     async def play() -> None:
         memory = MemoryLane()
         memory.connect().feed(data)
-        assert len(memory.lane.seen) == 0, why
+        assert len(memory.clients.heads) == 0, why
 
     play()
 
@@ -196,7 +196,7 @@ async def test_a_function_answers_its_path_at_once_and_in_turn() -> None:
             raise BadRequest("no number")
         return b"%d" % (2 * int(body))
 
-    memory.lane.local[b"/double"] = double
+    memory.lane.handlers[b"/double"] = double
     client = memory.connect()
     ask = LINE.replace(b"/v1/completions", b"/double") + b"content-length: 2\r\n\r\n"
     for body in (b"21", b"21", b"no"):

@@ -7,12 +7,12 @@ import sys
 import time
 from random import Random
 
-from hierarchy.relay.downstream.head_cache import Seen
+from hierarchy.relay.downstream.head_cache import HeadCache
 from tests.relay.fuzz import target
 
 
 async def main(seconds: float) -> int:
-    seed, seen, seeds = time.time_ns(), Seen(), target.corpus()
+    seed, seen, seeds = time.time_ns(), HeadCache(), target.corpus()
     rng, end, count = Random(seed), time.monotonic() + seconds, 0
     while time.monotonic() < end:
         count += 1

@@ -13,7 +13,7 @@ from random import Random
 
 import httptools
 
-from hierarchy.relay.downstream.head_cache import Seen
+from hierarchy.relay.downstream.head_cache import HeadCache
 from tests.relay.fuzz import strict
 from tests.relay.memory import MemoryLane
 from tests.relay.raw import MODEL, OK_BODY, SSE_HEAD, Answer, chunk, event, post
@@ -43,11 +43,11 @@ class Outcome:
         return [int(status) for status in re.findall(rb"HTTP/1\.1 ([0-9]{3}) ", self.output)]
 
 
-async def play(data: bytes, cuts: list[int], seen: Seen | None = None) -> Outcome:
+async def play(data: bytes, cuts: list[int], seen: HeadCache | None = None) -> Outcome:
     """Feed a client's bytes, split at `cuts`, to a lane whose engine answers everything."""
     memory = MemoryLane()
     if seen is not None:
-        memory.lane.seen = seen
+        memory.clients.heads = seen
     client = memory.connect()
     asked: list[bytes] = []
     for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
@@ -68,7 +68,7 @@ async def play(data: bytes, cuts: list[int], seen: Seen | None = None) -> Outcom
     return outcome
 
 
-async def requests(data: bytes, cuts: list[int], seen: Seen) -> None:
+async def requests(data: bytes, cuts: list[int], seen: HeadCache) -> None:
     """A client's bytes: nothing reaches the engine that the strict reading does not hold, however they are split, and
     whatever heads were seen before.
     """

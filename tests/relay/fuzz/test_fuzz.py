@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from hierarchy.relay.downstream.head_cache import Seen
+from hierarchy.relay.downstream.head_cache import HeadCache
 from tests.relay.fuzz import strict, target
 from tests.relay.raw import MODEL, post, post_head
 
@@ -21,7 +21,7 @@ def test_the_corpus(path: object) -> None:
     data = path.read_bytes()
 
     async def replay() -> None:
-        seen = Seen()
+        seen = HeadCache()
         for cuts in ([], [], list(range(1, len(data))), [len(data) // 2]):
             await target.requests(data, cuts, seen)
 
@@ -41,7 +41,7 @@ def test_answers() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_accidents_to_requests(seed: int) -> None:
     async def run() -> None:
-        rng, seeds, seen = Random(seed), target.corpus(), Seen()
+        rng, seeds, seen = Random(seed), target.corpus(), HeadCache()
         for _ in range(RUNS):
             data, cuts = target.mutate(rng, seeds)
             try:
@@ -93,6 +93,6 @@ def test_the_target_finds_what_it_is_for(monkeypatch: pytest.MonkeyPatch, broken
         return outcome
 
     monkeypatch.setattr(target, "play", lying)
-    check: Callable[[], object] = lambda: asyncio.run(target.requests(post(), [], Seen()))  # noqa: E731
+    check: Callable[[], object] = lambda: asyncio.run(target.requests(post(), [], HeadCache()))  # noqa: E731
     with pytest.raises(AssertionError):
         check()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import NODE, Child
-from hierarchy.relay.upstream.connection import JOINED, MAX_HEAD, Upstream
+from hierarchy.relay.upstream.connection import JOINED, MAX_HEAD, ResponseHandler, Upstream
 from hierarchy.relay.upstream.pool import ENGINE_IDLE_S, NODE_IDLE_S, Pool
 from tests.http.test_framing import sizes, split
 from tests.relay.raw import FakeTransport, answer, chunk
@@ -20,7 +20,7 @@ from tests.support import free_port
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-class Sink:
+class Handler(ResponseHandler):
     """Remembers what it was told."""
 
     def __init__(self) -> None:
@@ -28,25 +28,25 @@ class Sink:
         self.body = b""
         self.stale = False
 
-    def answer_started(self, answer: UpstreamResponse) -> None:
-        self.said.append(f"started {answer.head.status}")
+    def response_started(self, response: UpstreamResponse) -> None:
+        self.said.append(f"started {response.head.status}")
 
-    def answer_body(self, data: bytes) -> None:
+    def response_body(self, response: UpstreamResponse, data: bytes) -> None:
         self.body += data
         if self.said[-1] != "body":
             self.said.append("body")
 
-    def answer_ended(self) -> None:
+    def response_ended(self, response: UpstreamResponse) -> None:
         self.said.append("ended")
 
-    def answer_whole(self, answer: UpstreamResponse, body: bytes) -> None:
-        self.answer_started(answer)
-        self.answer_body(body)
-        self.answer_ended()
+    def response_whole(self, response: UpstreamResponse, body: bytes) -> None:
+        self.response_started(response)
+        self.response_body(response, body)
+        self.response_ended(response)
 
-    def answer_broken(self, why: str, *, stale: bool = False) -> None:
+    def response_broken(self, reason: str, *, stale: bool = False) -> None:
         self.said.append("broken")
-        self.why = why
+        self.reason = reason
         self.stale = stale
 
 
@@ -62,12 +62,12 @@ class Rig:
         upstream.connection_made(transport)
         return upstream, transport
 
-    def serve(self, upstream: Upstream, data: bytes) -> Sink:
+    def serve(self, upstream: Upstream, data: bytes) -> Handler:
         """One request, answered with `data`."""
-        sink = Sink()
-        upstream.send(sink, b"head", [b"body"], 4)
+        handler = Handler()
+        upstream.send(handler, b"head", [b"body"], 4)
         upstream.data_received(data)
-        return sink
+        return handler
 
 
 WITH_BODY, WITHOUT = ["started 200", "body", "ended"], ["started 200", "ended"]
@@ -87,14 +87,14 @@ def test_an_answer_is_the_same_however_it_is_split(case: tuple[bytes, bytes, lis
     data, body, said = case
     rig = Rig()
     upstream, _ = rig.connect()
-    sink = Sink()
-    upstream.send(sink, b"", [], 0)
+    handler = Handler()
+    upstream.send(handler, b"", [], 0)
     for piece in split(data, cuts):
         if piece:
-            assert "ended" not in sink.said
+            assert "ended" not in handler.said
             upstream.data_received(piece)
-    assert sink.said == said
-    assert sink.body == body
+    assert handler.said == said
+    assert handler.body == body
     assert rig.pool.take(rig.pool.clock()) is upstream
 
 
@@ -105,26 +105,26 @@ def test_an_answer_cut_anywhere_breaks_exactly_once(
     whole = case[0]
     cut = data.draw(st.integers(0, len(whole) - 1))
     upstream, _ = Rig().connect()
-    sink = Sink()
-    upstream.send(sink, b"", [], 0)
+    handler = Handler()
+    upstream.send(handler, b"", [], 0)
     for piece in split(whole[:cut], cuts):
         if piece:
             upstream.data_received(piece)
     upstream.connection_lost(None)
-    assert sink.said[-1] == "broken"
-    assert sink.said.count("broken") == 1
-    assert "ended" not in sink.said
-    assert not sink.stale  # a new connection
+    assert handler.said[-1] == "broken"
+    assert handler.said.count("broken") == 1
+    assert "ended" not in handler.said
+    assert not handler.stale  # a new connection
 
 
 def test_a_body_without_length_ends_with_the_connection_but_not_with_a_reset() -> None:
     for error, said in ((None, "ended"), (ConnectionResetError(), "broken")):
         upstream, _ = Rig().connect()
-        sink = Sink()
-        upstream.send(sink, b"", [], 0)
+        handler = Handler()
+        upstream.send(handler, b"", [], 0)
         upstream.data_received(OK + b"\r\nabc")
         upstream.connection_lost(error)
-        assert sink.said == ["started 200", "body", said]
+        assert handler.said == ["started 200", "body", said]
 
 
 @pytest.mark.parametrize(
@@ -141,34 +141,34 @@ def test_a_body_without_length_ends_with_the_connection_but_not_with_a_reset() -
 def test_a_malformed_answer_breaks_and_aborts(data: bytes) -> None:
     rig = Rig()
     upstream, transport = rig.connect()
-    sink = rig.serve(upstream, data)
-    assert sink.said == ["broken"]
-    assert "malformed" in sink.why
+    handler = rig.serve(upstream, data)
+    assert handler.said == ["broken"]
+    assert "malformed" in handler.reason
     assert transport.state == "aborted"
     upstream.connection_lost(None)
-    assert sink.said == ["broken"]
+    assert handler.said == ["broken"]
     assert rig.pool.take(rig.pool.clock()) is None
 
 
 def test_bad_chunks_break_behind_the_good_ones() -> None:
     rig = Rig()
     upstream, transport = rig.connect()
-    sink = rig.serve(upstream, OK + b"transfer-encoding: chunked\r\n\r\n" + chunk(b"good") + b"bad\r")
+    handler = rig.serve(upstream, OK + b"transfer-encoding: chunked\r\n\r\n" + chunk(b"good") + b"bad\r")
     upstream.data_received(b"\nxyz\r\n")
-    assert sink.said == ["started 200", "body"]  # 0xbad bytes are still to come
+    assert handler.said == ["started 200", "body"]  # 0xbad bytes are still to come
     upstream, transport = rig.connect()
-    sink = rig.serve(upstream, OK + b"transfer-encoding: chunked\r\n\r\n" + chunk(b"good") + b"x\r\nmore")
-    assert sink.said == ["started 200", "body", "broken"]
-    assert sink.body == chunk(b"good")
+    handler = rig.serve(upstream, OK + b"transfer-encoding: chunked\r\n\r\n" + chunk(b"good") + b"x\r\nmore")
+    assert handler.said == ["started 200", "body", "broken"]
+    assert handler.body == chunk(b"good")
     assert transport.state == "aborted"
 
 
 def test_bytes_behind_an_answer_end_the_connection_but_not_the_answer() -> None:
     rig = Rig()
     upstream, transport = rig.connect()
-    sink = rig.serve(upstream, answer(b"hello") + b"HTTP/1.1 200 OK\r\n")
-    assert sink.said[-1] == "ended"
-    assert sink.body == b"hello"
+    handler = rig.serve(upstream, answer(b"hello") + b"HTTP/1.1 200 OK\r\n")
+    assert handler.said[-1] == "ended"
+    assert handler.body == b"hello"
     assert transport.state == "closed"
     assert rig.pool.take(rig.pool.clock()) is None
 
@@ -186,8 +186,8 @@ def test_an_answer_before_the_request_was_taken_aborts_the_connection() -> None:
     rig = Rig()
     upstream, transport = rig.connect()
     transport.unsent = 1
-    sink = rig.serve(upstream, answer())
-    assert sink.said[-1] == "ended"
+    handler = rig.serve(upstream, answer())
+    assert handler.said[-1] == "ended"
     assert transport.state == "aborted"
     assert rig.pool.take(rig.pool.clock()) is None
 
@@ -198,8 +198,8 @@ def test_an_answer_before_the_request_was_taken_aborts_the_connection() -> None:
 def test_an_answer_that_is_the_last_ends_the_connection(fields: bytes) -> None:
     rig = Rig()
     upstream, transport = rig.connect()
-    sink = rig.serve(upstream, OK + b"content-length: 1\r\n" + fields + b"\r\nx")
-    assert sink.said[-1] == "ended"
+    handler = rig.serve(upstream, OK + b"content-length: 1\r\n" + fields + b"\r\nx")
+    assert handler.said[-1] == "ended"
     assert transport.state == "closed"
 
 
@@ -262,37 +262,37 @@ def test_a_connection_that_ends_between_two_requests_is_called_stale() -> None:
     rig = Rig()
     upstream, _ = rig.connect()
     rig.serve(upstream, answer())
-    sink = Sink()
-    upstream.send(sink, b"", [], 0)
+    handler = Handler()
+    upstream.send(handler, b"", [], 0)
     upstream.connection_lost(None)
-    assert (sink.said, sink.stale) == (["broken"], True)
+    assert (handler.said, handler.stale) == (["broken"], True)
 
     upstream, _ = rig.connect()
     rig.serve(upstream, answer())
-    sink = rig.serve(upstream, b"HTTP/1.1 2")
+    handler = rig.serve(upstream, b"HTTP/1.1 2")
     upstream.connection_lost(None)
-    assert (sink.said, sink.stale) == (["broken"], False)  # it had begun to answer
+    assert (handler.said, handler.stale) == (["broken"], False)  # it had begun to answer
 
 
 def test_abort_tells_the_sink_nothing_more() -> None:
     rig = Rig()
     upstream, transport = rig.connect()
-    sink = rig.serve(upstream, OK + b"content-length: 5\r\n\r\nhe")
+    handler = rig.serve(upstream, OK + b"content-length: 5\r\n\r\nhe")
     upstream.abort()
     upstream.connection_lost(None)
-    assert sink.said == ["started 200", "body"]
+    assert handler.said == ["started 200", "body"]
     assert transport.state == "aborted"
 
 
 def test_a_connection_paused_for_its_client_reads_again_when_it_is_idle() -> None:
     rig = Rig()
     upstream, transport = rig.connect()
-    sink = Sink()
-    upstream.send(sink, b"", [], 0)
+    handler = Handler()
+    upstream.send(handler, b"", [], 0)
     upstream.pause()
     assert not transport.reading
     upstream.data_received(answer())  # read before it was paused
-    assert sink.said[-1] == "ended"
+    assert handler.said[-1] == "ended"
     assert transport.reading
     assert rig.pool.take(rig.pool.clock()) is upstream
 
@@ -301,9 +301,9 @@ def test_a_client_too_slow_for_the_last_piece_does_not_pause_what_is_already_idl
     rig = Rig()
     upstream, transport = rig.connect()
 
-    class Slow(Sink):
-        def answer_body(self, data: bytes) -> None:
-            super().answer_body(data)
+    class Slow(Handler):
+        def response_body(self, response: UpstreamResponse, data: bytes) -> None:
+            super().response_body(response, data)
             upstream.pause()
 
     upstream.send(Slow(), b"", [], 0)
@@ -316,7 +316,7 @@ def test_long_bodies_are_not_copied_once_more() -> None:
     rig = Rig()
     for body, writes in ((b"x" * JOINED, 1), (b"x" * (JOINED + 1), 2)):
         upstream, transport = rig.connect()
-        upstream.send(Sink(), b"head", [body], len(body))
+        upstream.send(Handler(), b"head", [body], len(body))
         assert len(transport.written) == writes
         assert b"".join(transport.written) == b"head" + body
 
@@ -325,7 +325,7 @@ def test_a_closed_pool_keeps_nothing() -> None:
     rig = Rig()
     (idle, idle_transport), (busy, busy_transport) = rig.connect(), rig.connect()
     rig.serve(idle, answer())
-    busy.send(Sink(), b"", [], 0)
+    busy.send(Handler(), b"", [], 0)
     rig.pool.close()
     assert idle_transport.state == "closed"
     assert busy_transport.state == "open"

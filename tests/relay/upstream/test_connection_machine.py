@@ -1,4 +1,4 @@
-"""A state machine for the connections to a child: random pieces, good and bad ends, one answer for each sink."""
+"""A state machine for the connections to a child: random pieces, good and bad ends, one answer for each handler."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hierarchy.relay.upstream.connection import Upstream
 from tests.relay.players import OK_HEAD, RUNS, pieces
 from tests.relay.raw import SSE_HEAD, FakeTransport, answer
-from tests.relay.upstream.test_connection import ANSWERS, Rig, Sink
+from tests.relay.upstream.test_connection import ANSWERS, Handler, Rig
 
 # An answer, whether it ends by itself, and whether the connection may be used again.
 UNTIL_CLOSE = (OK_HEAD + b"\r\nuntil the end", False, False)
@@ -35,12 +35,12 @@ class UpstreamMachine(RuleBasedStateMachine):
         self.upstream: Upstream | None = None  # the one at work
         self.transport = FakeTransport()
         self.transports: dict[Upstream, Any] = {}
-        self.sink = Sink()
-        self.heard: list[Sink] = []
+        self.handler = Handler()
+        self.heard: list[Handler] = []
         self.script = UNTIL_CLOSE
         self.data = b""  # of it, still to come
         self.spent: set[Upstream] = set()  # not to be used again
-        self.aborted: set[int] = set()  # sinks
+        self.aborted: set[int] = set()  # handlers
 
     @precondition(lambda self: self.upstream is None)
     @rule(script=st.sampled_from(SCRIPTS))
@@ -50,11 +50,11 @@ class UpstreamMachine(RuleBasedStateMachine):
         if upstream is None:
             upstream, transport = self.rig.connect()
             self.transports[upstream] = transport
-        self.upstream, self.transport, self.sink = upstream, self.transports[upstream], Sink()
-        self.heard.append(self.sink)
+        self.upstream, self.transport, self.handler = upstream, self.transports[upstream], Handler()
+        self.heard.append(self.handler)
         self.script, self.data = script, script[0]
         self.transport.written.clear()
-        upstream.send(self.sink, b"head", [b"body"], 4)
+        upstream.send(self.handler, b"head", [b"body"], 4)
         assert self.transport.output == b"headbody"
 
     @precondition(lambda self: self.upstream)
@@ -67,33 +67,33 @@ class UpstreamMachine(RuleBasedStateMachine):
                 piece, self.data = self.data[:size], self.data[size:]
                 self.upstream.data_received(piece)
         if not self.data and ends:
-            assert self.sink.said[-1] == "ended"
+            assert self.handler.said[-1] == "ended"
             self._over(again=again)
         elif self.transport.is_closing():
-            assert self.sink.said[-1] == ("ended" if ends else "broken")
+            assert self.handler.said[-1] == ("ended" if ends else "broken")
             self._over(again=False)
 
     @precondition(lambda self: self.upstream)
     @rule(error=st.none() | st.just(ConnectionResetError()))
     def loses(self, error: Exception | None) -> None:
         assert self.upstream is not None
-        over, started = self.sink.said[-1:] == ["ended"], "started 200" in self.sink.said
+        over, started = self.handler.said[-1:] == ["ended"], "started 200" in self.handler.said
         self.transport.state = "closed"
         self.upstream.connection_lost(error)
         if not over:
             good = error is None and started and self.script is UNTIL_CLOSE
-            assert self.sink.said[-1] == ("ended" if good else "broken")
+            assert self.handler.said[-1] == ("ended" if good else "broken")
         self._over(again=False)
 
     @precondition(lambda self: self.upstream)
     @rule()
     def aborts(self) -> None:
         assert self.upstream is not None
-        self.aborted.add(id(self.sink))
-        said = list(self.sink.said)
+        self.aborted.add(id(self.handler))
+        said = list(self.handler.said)
         self.upstream.abort()
         self.upstream.connection_lost(None)
-        assert self.sink.said == said
+        assert self.handler.said == said
         self._over(again=False)
 
     @precondition(lambda self: self.upstream)
@@ -117,15 +117,15 @@ class UpstreamMachine(RuleBasedStateMachine):
 
     @invariant()
     def each_sink_hears_one_answer(self) -> None:
-        for sink in self.heard:
-            said = " ".join(sink.said)
+        for handler in self.heard:
+            said = " ".join(handler.said)
             assert re.fullmatch(r"(started \d+( body)?( ended| broken)?|broken)?", said), said
-            over = sink is not self.sink or self.upstream is None
-            assert not over or id(sink) in self.aborted or said.endswith(("ended", "broken"))
+            over = handler is not self.handler or self.upstream is None
+            assert not over or id(handler) in self.aborted or said.endswith(("ended", "broken"))
 
     @invariant()
     def the_one_at_work_is_nobody_else_s(self) -> None:
-        assert self.upstream is None or self.sink.said[-1:] == ["ended"] or self.upstream not in self.rig.pool.idle
+        assert self.upstream is None or self.handler.said[-1:] == ["ended"] or self.upstream not in self.rig.pool.idle
 
 
 UpstreamMachine.TestCase.settings = RUNS

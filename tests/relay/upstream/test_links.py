@@ -9,16 +9,17 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from hierarchy.http.link_handshake import PING
 from hierarchy.registry.child import NODE, Child
 from hierarchy.relay.upstream.connection import Upstream
-from hierarchy.relay.upstream.links import LEAST_IDLE, PING, PING_S, PONG_S, SILENT_S, Link, LinkPool, reserve_size
+from hierarchy.relay.upstream.links import LEAST_IDLE, PING_S, PONG_S, SILENT_S, Link, LinkPool, reserve_size
 from hierarchy.relay.upstream.pool import NODE_IDLE_S
 from tests.builders import Clock, registration, site
 from tests.relay.memory import Link as Connection
 from tests.relay.memory import MemoryLane, in_memory, statuses
 from tests.relay.players import RUNS
 from tests.relay.raw import HEALTH, FakeTransport, answer, post
-from tests.relay.upstream.test_connection import Sink
+from tests.relay.upstream.test_connection import Handler
 
 PONG = answer(b"{}")
 
@@ -268,7 +269,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def is_done(self, data: st.DataObject) -> None:
         link = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
-        link.send(Sink(), b"", [], 0)
+        link.send(Handler(), b"", [], 0)
         link.data_received(answer(b"x"))
         self.turn()
 
@@ -346,9 +347,9 @@ class Parent(MemoryLane):
         registry.register(registration(site("other", secret=SECRET)))
 
     def knock(self) -> tuple[Connection, Turnable]:
-        link = Connection(self.lane.protocol_factory()(config=self.config, server_state=self.state, app_state={}))
-        link.transport = link.protocol.transport = transport = Turnable()
-        return link, transport
+        transport = Turnable()
+        protocol = self.protocols(config=self.config, server_state=self.state, app_state={})
+        return Connection(protocol, transport), transport
 
 
 @in_memory

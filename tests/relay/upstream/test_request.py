@@ -12,7 +12,7 @@ from hierarchy.errors import ChildFailed, DeadlinePassed
 from hierarchy.registry.child import NODE, Child
 from hierarchy.relay.upstream.connection import Upstream
 from hierarchy.relay.upstream.pool import Pool
-from hierarchy.relay.upstream.request import ask
+from hierarchy.relay.upstream.request import send_request
 from tests.relay.raw import SSE_HEAD, FakeTransport, answer, chunk
 
 Play = Callable[[Upstream], Awaitable[None]]
@@ -58,7 +58,7 @@ class Rig:
         return self.connect()
 
     def ask(self, *arguments: Any, **options: Any) -> tuple[int, bytes]:
-        return asyncio.run(ask(self.pool, *arguments, **options))
+        return asyncio.run(send_request(self.pool, *arguments, **options))
 
 
 def test_it_carries_the_secret_and_brings_the_status_and_body() -> None:
@@ -84,7 +84,7 @@ def test_an_idle_connection_is_used_and_replaced_if_it_was_stale() -> None:
     ("script", "words"),
     [
         (None, "site closed the connection"),
-        (b"HTTP/2 what\r\n\r\n", "site sent a malformed answer"),
+        (b"HTTP/2 what\r\n\r\n", "site sent a malformed response"),
         (answer(b"x" * 101), "longer than 100 bytes"),
     ],
 )

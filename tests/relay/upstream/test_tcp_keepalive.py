@@ -11,7 +11,14 @@ import pytest
 import uvloop
 
 from hierarchy.relay.upstream.links import SILENT_S
-from hierarchy.relay.upstream.tcp_keepalive import DEAD_MS, PROBE_AFTER_S, PROBE_EVERY_S, PROBES, keep_watch, unheard_s
+from hierarchy.relay.upstream.tcp_keepalive import (
+    DEAD_MS,
+    PROBE_AFTER_S,
+    PROBE_EVERY_S,
+    PROBES,
+    unacknowledged_s,
+    watch_peer,
+)
 
 linux = pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux's own options")
 
@@ -33,16 +40,16 @@ async def pair() -> tuple[asyncio.Transport, asyncio.Transport]:
 
 
 @linux
-@pytest.mark.parametrize("sends_answers", [True, False])
-def test_probes_are_sent_and_only_the_end_that_asks_limits_unread_bytes(sends_answers: bool) -> None:
+@pytest.mark.parametrize("sends_responses", [True, False])
+def test_probes_are_sent_and_only_the_end_that_asks_limits_unread_bytes(sends_responses: bool) -> None:
     async def work() -> None:
         transport, other = await pair()
-        keep_watch(transport, sends_answers=sends_answers)
+        watch_peer(transport, sends_responses=sends_responses)
         sock = transport.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
         found = [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
-        assert found == [PROBE_AFTER_S, PROBE_EVERY_S, PROBES, 0 if sends_answers else DEAD_MS]
+        assert found == [PROBE_AFTER_S, PROBE_EVERY_S, PROBES, 0 if sends_responses else DEAD_MS]
         transport.abort()
         other.abort()
 
@@ -62,7 +69,7 @@ def test_a_peer_that_only_does_not_read_is_not_taken_for_dead() -> None:
         transport.write(b"x" * 20_000_000)
         for _ in range(20):
             await asyncio.sleep(0.05)
-            assert unheard_s(transport) < 0.5
+            assert unacknowledged_s(transport) < 0.5
         transport.abort()
         other.abort()
 
@@ -73,7 +80,7 @@ def test_what_is_no_tcp_socket_is_left_alone() -> None:
     left, right = socket.socketpair()
     for sock in (None, left):
         transport: Any = SimpleNamespace(get_extra_info=lambda name, sock=sock: sock)
-        keep_watch(transport, sends_answers=True)
-        assert unheard_s(transport) == 0.0
+        watch_peer(transport, sends_responses=True)
+        assert unacknowledged_s(transport) == 0.0
     left.close()
     right.close()

@@ -50,9 +50,7 @@ def _workers(world: World) -> Iterator[Tree]:
 @pytest.fixture
 def workers(_workers: Tree) -> Iterator[Tree]:
     """Three nodes above a FastChat worker that has told nothing of itself."""
-    child = _workers.child()
-    for share in child.shares.values():
-        share.profile = None
+    _workers.child().process_number += 1
     _workers.engine.plan()
     yield _workers
     _workers.wait_idle()

@@ -1,0 +1,69 @@
+"""The bytes with which a child asks its parent to use a connection for requests, and those of the parent's answer.
+
+    child    GET /link, Upgrade: hierarchy-link/1, and who it is
+    parent   101, and how many requests wait for a link; from here on the parent sends requests
+    parent   POST /link now and then, as a ping
+
+Source: RFC 9110, section 7.8 (Upgrade).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from hierarchy.errors import BadRequest
+from hierarchy.http.request_head import AUTH, OURS, Fields, named_by_connection
+
+LINK_PATH: Final = b"/link"
+LINK_PROTOCOL: Final = b"hierarchy-link/1"
+NODE: Final = OURS + b"node"
+INSTANCE: Final = OURS + b"instance"
+WANTED: Final = OURS + b"wanted"
+PING: Final = b"POST /link HTTP/1.1\r\nhost: link\r\ncontent-length: 0\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRequest:
+    """A child that offers a connection."""
+
+    node: str  # its name
+    instance: bytes
+    secret: bytes  # that it gave this parent when it registered
+
+
+def link_request(authority: bytes, node: bytes, instance: bytes, secret: bytes) -> bytes:
+    """What a child sends on a new connection. authority: the parent's host and port."""
+    return (
+        b"GET %b HTTP/1.1\r\nhost: %b\r\nconnection: Upgrade\r\nupgrade: %b\r\n"
+        b"%b: %b\r\n%b: %b\r\n%b: %b\r\n\r\n"
+    ) % (LINK_PATH, authority, LINK_PROTOCOL, NODE, node, INSTANCE, instance, AUTH, secret)  # fmt: skip
+
+
+def link_accepted(wanted: int) -> bytes:
+    """The parent's 101. wanted: requests that still wait for a link."""
+    head = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: %b\r\n%b: %d\r\n\r\n"
+    return head % (LINK_PROTOCOL, WANTED, wanted)
+
+
+def asks_for_link(target: bytes, fields: Fields) -> bool:
+    """Is a request with an Upgrade field one for a link?"""
+    return target == LINK_PATH and any(
+        name == b"upgrade" and value.strip().lower().startswith(b"hierarchy-link/") for name, value in fields
+    )
+
+
+def read_link_request(method: bytes, fields: Fields) -> LinkRequest:
+    """Who offers a connection.
+
+    Raises:
+        BadRequest: the request does not have the form of one for a link, or asks for a later version.
+    """
+    found = dict(fields)
+    if method != b"GET" or b"upgrade" not in named_by_connection(fields):
+        raise BadRequest("a link is requested with GET /link and `Connection: Upgrade`")
+    if b"transfer-encoding" in found or found.get(b"content-length", b"0") != b"0":
+        raise BadRequest("a request for a link has no body")
+    if found.get(b"upgrade", b"").strip().lower() != LINK_PROTOCOL:
+        raise BadRequest(f"only {LINK_PROTOCOL.decode()} is supported here")
+    return LinkRequest(found.get(NODE, b"").decode("latin-1"), found.get(INSTANCE, b""), found.get(AUTH, b""))

@@ -1,0 +1,55 @@
+"""All open connections of clients, and what is done to all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hierarchy.errors import ChildFailed, Unavailable
+from hierarchy.registry.child import Child
+from hierarchy.relay.downstream.connection import Connection
+from hierarchy.relay.downstream.head_cache import HeadCache
+
+
+class Clients:
+    """The connections on which clients and parents send requests. Each adds itself, and removes itself at its end."""
+
+    def __init__(self) -> None:
+        self.heads = HeadCache()  # of requests, as all connections have seen them
+        self._open: set[Connection] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._open))
+
+    def add(self, connection: Connection) -> None:
+        """A connection is open."""
+        self._open.add(connection)
+
+    def discard(self, connection: Connection) -> None:
+        """A connection is gone, or no longer a client's."""
+        self._open.discard(connection)
+
+    def sweep(self, now: float) -> None:
+        """Look at every deadline. Called twice a second, so a limit is enforced half a second late at most."""
+        for connection in [one for one in self._open if now >= one.deadline]:
+            connection.check_clock(now)
+
+    def rescue(self, child: Child, reason: str) -> None:
+        """The child is known to be dead: its requests that got no byte yet go to other children."""
+        for connection in self:
+            connection.give_up_on(child, reason)
+
+    def drop_child(self, child: Child) -> None:
+        """A child is no longer one: end what it is answering."""
+        for connection in self:
+            connection.drop_child(child, ChildFailed(f"{child.name} was disconnected: its registration is revoked"))
+
+    def cut_all(self) -> None:
+        """The grace is over: end what still runs, with an error that its client can read."""
+        for connection in self:
+            connection.cut(Unavailable("this node is shutting down"))
+
+    def __repr__(self) -> str:
+        return f"<Clients {len(self)}>"

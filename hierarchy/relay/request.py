@@ -1,0 +1,129 @@
+"""A request as it came in, and what may still be spent on it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from hierarchy.balancing.dispatch import Dispatch
+from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS
+from hierarchy.errors import BodyTooLarge, ModelNotAllowed
+from hierarchy.http.model_field import model_of, with_model
+from hierarchy.http.request_head import RETRIED, UNSPENT, RequestHead
+from hierarchy.registry.child import Child
+from hierarchy.relay.client import FOREVER
+from hierarchy.wire.status import Api
+
+
+class Parent(Protocol):
+    """The parent that sent a request."""
+
+    open: int  # how many of its requests have a lease here
+
+
+class Request:
+    """One request: its head, its body as far as it has come, and its allowance of attempts."""
+
+    # What most requests never change has its default here, instead of being set for each.
+    complete: bool = False  # the whole body has come
+    size: int = 0  # bytes of body that have come
+    model: str = ""  # its name after aliases; "" until the body is complete, or a parent told it
+    ends_at: float = FOREVER  # by the limit on the whole request
+    left: int = MAX_ATTEMPTS  # attempts that may still be spent here or lent to a child
+    retried: int = 0  # attempts after a failed one, here and below
+    has_retry_place: bool = False  # one of its attempts is counted in the retry budget
+
+    def __init__(self, head: RequestHead, now: float) -> None:
+        self.head = head
+        self.api: Api = head.dialect.api
+        self.started_at = now
+        self.parent: Parent | None = None  # that sent it, if it is one that this node registered with
+        self.tried: tuple[Child, ...] = ()  # children that failed on it
+        self._parts: list[bytes] = []
+
+    @property
+    def is_at_entry(self) -> bool:
+        """It came from a client, not from a parent."""
+        return self.parent is None
+
+    @property
+    def hops(self) -> int:
+        """Nodes that it has passed."""
+        return 0 if self.parent is None else self.head.hops
+
+    def trust(self, parent: Parent) -> None:
+        """It came from a parent: believe what its head says, rather than read the body again."""
+        self.parent = parent
+        self.model = self.head.model
+        self.left = self.head.attempts
+
+    def lines_for_parent(self, *, gives_back: bool) -> bytes:
+        """Lines beside a response that tell the parent how many attempts were made, and that some come back."""
+        lines = b""
+        if self.retried:
+            lines = b"%b: %d\r\n" % (RETRIED, self.retried)
+        if gives_back:
+            lines += b"%b: %d\r\n" % (UNSPENT, self.left)
+        return lines
+
+    # -- body ----------------------------------------------------------------------------------------------------
+
+    def add(self, data: bytes, limit: int) -> None:
+        """More of the body. limit: bytes.
+
+        Raises:
+            BodyTooLarge: it is over the limit.
+        """
+        self.size += len(data)
+        if self.size > limit:
+            raise BodyTooLarge(f"the body is larger than {limit} bytes, the limit of this node")
+        self._parts.append(data)
+
+    def set_body(self, body: bytes) -> None:
+        """All of the body, which is within the limit."""
+        self.complete = True
+        self.size = len(body)
+        self._parts.append(body)
+
+    @property
+    def parts(self) -> list[bytes]:
+        """The body in pieces, `size` bytes together: a long prompt is not copied where nothing reads it."""
+        return self._parts
+
+    def body(self) -> bytes:
+        """The body in one piece."""
+        if len(self._parts) != 1:
+            self._parts = [b"".join(self._parts)]
+        return self._parts[0]
+
+    def forget_body(self) -> None:
+        """It is not needed any more: no other attempt will follow."""
+        self._parts = []
+
+    # -- model ---------------------------------------------------------------------------------------------------
+
+    def read_model(self, dispatch: Dispatch) -> None:
+        """Find the model in the body, resolve an alias, and check the client's key.
+
+        Raises:
+            BadRequest: the body names no model, or cannot be read.
+            ModelNotAllowed: the key is not for this model.
+        """
+        asked = self.model = model_of(self.body(), self.head.boundary)
+        if asked in dispatch.aliased:
+            self._resolve(asked, dispatch)
+        if self.head.caller.models is not None and self.parent is None:
+            self._check_allowed(asked)
+
+    def _resolve(self, alias: str, dispatch: Dispatch) -> None:
+        """From here on the request is for a model that the alias stands for; no node below knows the alias."""
+        self.model = dispatch.resolve(alias, self.api, translated=self.head.translated)
+        self._parts = [with_model(self.body(), self.model, self.head.boundary)]
+        self.size = len(self._parts[0])
+
+    def _check_allowed(self, asked: str) -> None:
+        """A key for an alias is valid for what the alias stands for; one for a model, whatever name it is asked by."""
+        caller = self.head.caller
+        if not (caller.may_use(asked) or caller.may_use(self.model)):
+            raise ModelNotAllowed(
+                f"this API key is not for model {asked[:100]!r}; GET /v1/models lists those that it is for"
+            )
