@@ -12,24 +12,12 @@ from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
 from hierarchy.wire.messages import HeartBeat, Identity, Registration, decode
 from hierarchy.wire.status import ModelKey, ModelStatus, NodeStatus
+from tests.clocks import Clock
 
 WORKER = "http://w1:21002"
 SITE = "http://site-a:21001"
 OPENAI: ModelKey = ("m", "openai")
 FASTCHAT: ModelKey = ("m", "fastchat")
-
-
-class Clock:
-    """Monotonic seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def tick(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def model(name: str = "m", speed: float = 1.0, queue_length: int = 0, **fields: Any) -> ModelStatus:

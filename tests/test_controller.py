@@ -19,7 +19,7 @@ from hierarchy.balancing.policy import POLICIES
 from hierarchy.engines.simulated.app import create_app
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.errors import UsageError
-from tests.builders import Clock
+from tests.clocks import Clock
 from tests.support import free_port, running_app
 
 W1, W2 = "http://localhost:21002", "http://localhost:21003"

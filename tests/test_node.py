@@ -48,7 +48,7 @@ def test_an_engine_without_a_url_is_started_used_restarted_and_ended(config: Nod
         assert not alive(second)
 
 
-def test_the_gauges_tell_of_children_and_uplinks() -> None:
+def test_the_gauges_tell_of_children_and_uplinks(cluster: Cluster) -> None:
     with Cluster() as cluster:
         engine = cluster.engine()
         root = cluster.node("root")

@@ -14,7 +14,7 @@ from hierarchy.config.models import NodeConfig, Settings
 from hierarchy.errors import RequestError
 from hierarchy.node import Node
 from hierarchy.relay.local_handlers import Handler
-from tests.builders import Clock
+from tests.clocks import Clock
 
 ME = "http://root:21001"
 

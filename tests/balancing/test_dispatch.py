@@ -12,7 +12,8 @@ from hierarchy.balancing.policy import POLICIES
 from hierarchy.errors import ModelNotFound, Unavailable
 from hierarchy.registry import Registry
 from hierarchy.wire.messages import Identity
-from tests.builders import OPENAI, Clock, model, registration, site, status_of, worker
+from tests.builders import OPENAI, model, registration, site, status_of, worker
+from tests.clocks import Clock
 
 
 class Tree:

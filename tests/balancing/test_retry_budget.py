@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.balancing.retry_budget import FLOOR, SHARE, WINDOW_S, RetryBudget, allows
-from tests.builders import Clock
+from tests.clocks import Clock
 
 
 @pytest.mark.parametrize(

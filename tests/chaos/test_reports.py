@@ -19,7 +19,8 @@ from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Lease
 from hierarchy.wire.messages import Identity
-from tests.builders import OPENAI, Clock, heart_beat, model, registration, report, site
+from tests.builders import OPENAI, heart_beat, model, registration, report, site
+from tests.clocks import Clock
 from tests.chaos.conftest import Record
 from tests.chaos.load import Load
 from tests.chaos.processes import Processes, wait_for

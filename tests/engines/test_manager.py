@@ -16,7 +16,8 @@ from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
 from hierarchy.wire.messages import Identity
 from hierarchy.wire.status import ModelStatus, NodeStatus
-from tests.builders import WORKER, Clock, registration, worker
+from tests.builders import WORKER, registration, worker
+from tests.clocks import Clock
 from tests.support import free_port
 
 

@@ -11,7 +11,6 @@ import contextlib
 import json
 import re
 import threading
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.downstream.protocol import LaneProtocol
 from hierarchy.relay.exchange import Exchange
 from hierarchy.server import Server, bind
+from tests.clocks import SkewedClock
 from tests.relay.raw import MODEL, Answer, Client, answer, reset
 from tests.support import DEADLINE_S, eventually
 
@@ -218,16 +218,6 @@ class Engine:
             raise ConnectionResetError
 
 
-class Clock:
-    """Monotonic seconds that a test can put forward."""
-
-    def __init__(self) -> None:
-        self.skew = 0.0
-
-    def __call__(self) -> float:
-        return time.monotonic() + self.skew
-
-
 class Tree:
     """Nodes one above the other, `nodes[0]` the root, and the engines below the last."""
 
@@ -238,7 +228,7 @@ class Tree:
         self.engines = engines
         self.engine = engines[0]
         self.kind = kind
-        self.clock = Clock()  # the root's
+        self.clock = SkewedClock()  # the root's
         self.nodes: list[Node] = []
         self.servers: list[Server] = []
         self._tasks: list[asyncio.Task[None]] = []

@@ -9,7 +9,7 @@ from hierarchy.errors import UsageError
 from hierarchy.security.credential_store import JOIN_TOKEN, CredentialStore
 from hierarchy.security.secret import read_secret, write_private_file
 from hierarchy.security.state import State
-from tests.builders import Clock
+from tests.clocks import Clock
 
 
 def test_a_secret_comes_from_a_file_of_its_owner_or_the_environment(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hierarchy.errors import InvalidToken, UsageError
 from hierarchy.security.tokens import CREDENTIAL_S, Signer, create_tree_key, derive_parent_key, parent_key
-from tests.builders import Clock
+from tests.clocks import Clock
 
 TREE = create_tree_key()
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)

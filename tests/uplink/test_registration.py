@@ -18,7 +18,7 @@ from hierarchy.uplink.registration import JITTER, MAX_WAIT_S, PLAIN_INTERVAL_S, 
 from hierarchy.wire.messages import Accepted
 from hierarchy.wire.status import NodeStatus
 from tests.builders import OPENAI, SITE, model, status_of, subtrees
-from tests.uplinks import Answer, Bench, load, refuse
+from tests.uplink.support import Answer, Bench, load, refuse
 
 # -- registering -----------------------------------------------------------------------------------------------------
 

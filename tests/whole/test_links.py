@@ -18,12 +18,13 @@ from hierarchy.config.blocks import TlsSpec
 from hierarchy.config.models import Settings
 from hierarchy.relay.upstream.links import LEAST_IDLE
 from tests.certificates import Authority
+from tests.clocks import SkewedClock
 from tests.cluster import QUICK, Cluster, Running, chat, models_at, wait_for_model
-from tests.links import Hole, Skewed, counters, pool_of, reserve_of, wait_for_links
 from tests.relay.proxy import Proxy
 from tests.relay.raw import MODEL, SSE_HEAD, chunk
 from tests.relay.support import Engine
 from tests.support import DEADLINE_S, eventually, free_port
+from tests.whole.links import LossyRelay, counters, pool_of, reserve_of, wait_for_links
 
 ASK = {"model": "simulated", "messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 8}
 
@@ -137,7 +138,7 @@ def test_admin_commands_go_down_the_links(cluster: Cluster) -> None:
 
 
 def test_many_requests_at_once_on_a_cold_link_are_all_served_and_the_surplus_goes(cluster: Cluster) -> None:
-    root_clock = Skewed()
+    root_clock = SkewedClock()
     engine, root = cluster.engine(slots=1000, decode_tokens_per_s=5.0), cluster.node("root", clock=root_clock)
     linked(cluster, root.url, engine)
     wait_for_model(root.url, "simulated")
@@ -244,9 +245,9 @@ async def sweep(node: Running) -> None:
 
 
 def test_a_black_hole_is_found_by_both_ends_and_dialled_round(cluster: Cluster) -> None:
-    root_clock, site_clock = Skewed(), Skewed()
+    root_clock, site_clock = SkewedClock(), SkewedClock()
     engine, root = cluster.engine(), cluster.node("root", clock=root_clock)
-    hole = Hole(cluster, root.url)
+    hole = LossyRelay(cluster, root.url)
     site = linked(cluster, hole.url, engine, clock=site_clock)
     pool = wait_for_links(root)
     lost_above, lost_below = set(pool.links), set(reserve_of(site).links)
@@ -267,7 +268,7 @@ def test_a_black_hole_is_found_by_both_ends_and_dialled_round(cluster: Cluster) 
 
 def test_a_stream_cut_in_the_middle_of_a_link_ends_in_an_error_event_and_frees_the_engine(cluster: Cluster) -> None:
     engine, root = cluster.engine(decode_tokens_per_s=10.0), cluster.node("root")
-    hole = Hole(cluster, root.url)
+    hole = LossyRelay(cluster, root.url)
     linked(cluster, hole.url, engine)
     wait_for_model(root.url, "simulated")
     content = asyncio.run(streamed(root.url, hole.cut))

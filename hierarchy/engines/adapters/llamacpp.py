@@ -3,7 +3,7 @@
 Source: llama.cpp, tools/server/README.md. `GET /health` is 503 while the model loads; `GET /metrics` has the gauges
 `llamacpp:requests_processing` and `llamacpp:requests_deferred`, or is 501 without `--metrics`; `GET /slots` lists the
 slots with `is_processing`, or is 501 with `--no-slots`; `GET /props` has `total_slots`. Answers recorded
-from xllamacpp 2026.10.11549 are in tests/engines/data.
+from xllamacpp 2026.10.11549 are in tests/engines/adapters/data.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from hierarchy.registry.child import NODE, Child
 from hierarchy.relay.upstream.connection import Upstream
 from hierarchy.relay.upstream.links import LEAST_IDLE, PING_S, PONG_S, SILENT_S, Link, LinkPool, reserve_size
 from hierarchy.relay.upstream.pool import NODE_IDLE_S
-from tests.builders import Clock, registration, site
+from tests.builders import registration, site
+from tests.clocks import Clock
 from tests.relay.memory import Link as Connection
 from tests.relay.memory import MemoryLane, in_memory, statuses
 from tests.relay.players import RUNS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -142,12 +141,6 @@ def test_an_engine_that_each_would_start_is_refused() -> None:
     engine = {"kind": "simulated", "parent": "site"}
     (problem,) = problems_of(from_data({"nodes": NODES, "engines": {"gpu": engine}}))
     assert "each of site, site-b would start its own copy" in problem
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    with Cluster() as running:
-        yield running
 
 
 def has_children(node: Running, count: int) -> bool:

@@ -13,7 +13,7 @@ from hierarchy.engines.adapters import sglang
 from hierarchy.engines.adapters.reading import serve_as
 from hierarchy.errors import EngineUnreadable
 from hierarchy.wire.status import ModelStatus, NodeStatus
-from tests.engines.test_adapters import DATA, MODELS, URL, Answers, read
+from tests.engines.adapters.test_adapters import DATA, MODELS, URL, Answers, read
 
 LLAMA = {"data": [{"id": "meta-llama/Llama-3.1-8B-Instruct"}]}
 

@@ -1,9 +1,8 @@
-"""What the tests of reverse links need: trees with them, an engine of bytes, a relay that can stop forwarding."""
+"""Support for the tests of reverse links: their pools at both ends, and a TCP relay that can lose data."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import httpx
@@ -25,49 +24,39 @@ def pool_of(parent: Running, child: str = "site") -> LinkPool:
 
 
 def wait_for_links(parent: Running, child: str = "site", count: int = 8) -> LinkPool:
-    """Until so many idle links of the child stand in the parent's pool."""
+    """Wait until the parent's pool has that many idle links of the child."""
 
-    def there() -> bool:  # a child that was dropped meanwhile has another pool
+    def enough() -> bool:  # a child that was dropped and came back has another pool
         return child in parent.node.registry.children and len(pool_of(parent, child).idle) >= count
 
-    eventually(there, f"{count} links of {child}")
+    eventually(enough, f"{count} links of {child}")
     return pool_of(parent, child)
 
 
 def counters(engine: Running) -> dict[str, int]:
-    """What a simulated engine is doing."""
-    answer: dict[str, int] = httpx.get(f"{engine.url}/simulated").json()
-    return answer
+    """The counters of a simulated engine, such as `running`."""
+    found: dict[str, int] = httpx.get(f"{engine.url}/simulated").json()
+    return found
 
 
-class Skewed:
-    """Monotonic seconds that a test can put forward."""
-
-    def __init__(self) -> None:
-        self.skew = 0.0
-
-    def __call__(self) -> float:
-        return time.monotonic() + self.skew
-
-
-class Hole:
-    """A TCP relay in front of a port, in the cluster's loop, which can lose what passes through it."""
+class LossyRelay:
+    """A TCP relay in front of a node, in the cluster's loop, which can lose or break its connections."""
 
     def __init__(self, cluster: Cluster, url: str) -> None:
         self.cluster = cluster
         self._port = int(url.rpartition(":")[2])
         self._writers: set[asyncio.StreamWriter] = set()
-        self._lost: set[asyncio.StreamWriter] = set()  # nothing reaches them any more, not even an end
+        self._lost: set[asyncio.StreamWriter] = set()  # these get no more data, not even the end of the connection
         self._tasks: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server = cluster.call(asyncio.start_server(self._serve, "127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def swallow(self) -> None:
-        """Forward nothing more of the connections that there are; both ends stay open."""
+        """Lose everything that comes on the present connections; both ends stay open."""
         self._lost |= self._writers
 
     def cut(self) -> None:
-        """Break the connections that there are."""
+        """Abort the present connections."""
 
         def work() -> None:
             for writer in list(self._writers):
