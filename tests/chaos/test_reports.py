@@ -20,11 +20,11 @@ from hierarchy.registry import Registry
 from hierarchy.registry.child import Lease
 from hierarchy.wire.messages import Identity
 from tests.builders import OPENAI, heart_beat, model, registration, report, site
-from tests.clocks import Clock
 from tests.chaos.conftest import Record
 from tests.chaos.load import Load
 from tests.chaos.processes import Processes, wait_for
 from tests.chaos.test_engines import addresses
+from tests.clocks import Clock
 from tests.cluster import Cluster, chat, wait_for_model
 
 PARENTS, CHILDREN, SLOTS = 4, 32, 8
