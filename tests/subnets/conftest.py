@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.subnets.network import Network, why_not
+from tests.subnets.network import Network, obstacle
 from tests.subnets.tree import ISOLATED, UP, Tree
 
 
 @pytest.fixture(scope="session")
 def namespaces() -> None:
-    """Skips where there are none."""
-    reason = why_not()
+    """Skips the test if this machine cannot make network namespaces."""
+    reason = obstacle()
     if reason:
         pytest.skip(reason)
 
@@ -24,7 +24,7 @@ def network(namespaces: None) -> Iterator[Network]:
 
 @pytest.fixture(scope="package")
 def tree(tmp_path_factory: pytest.TempPathFactory, namespaces: None) -> Iterator[Tree]:
-    """A tree that is up, in a network of its own in which nobody may dial down."""
+    """A running tree, in a network in which no node may dial downwards."""
     with Network() as network:
         tree = Tree(network, tmp_path_factory.mktemp("tree"), UP, ISOLATED)
         tree.wait()

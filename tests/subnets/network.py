@@ -1,4 +1,4 @@
-"""Machines, routers and firewalls as Linux network namespaces: a network of the tests' own, on real TCP.
+"""A network for tests, on real TCP: machines, routers and firewalls as Linux network namespaces.
 
     client  root                        dmz     10.0.0.0/24
         └────┴──── border               a router between three subnets
@@ -7,9 +7,9 @@
                    │            └── rack  gpu-rack    rack  10.3.0.0/24
                    └── site-b  gpu-b    site-b  10.2.0.0/24
 
-Each router's firewall drops what was not opened to new connections, and lets replies pass. A machine has routes only to
-its own subnet and to those one router away: in the dmz there is none into the rack, nor back. Nobody has a default
-route. All devices are made inside the namespaces, so the host sees nothing but their names, which are a run's own.
+Each router's firewall drops new connections that were not allowed, and lets replies pass. A machine has routes only to
+its own subnet and to those one router away: there is none between the dmz and the rack, and no default route. All
+devices are created inside the namespaces, so the host sees only the namespaces' names, which are unique to a run.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ROUTERS = {  #: name: {subnet: last number of its address there}
     "border": {"dmz": 254, "site-a": 254, "site-b": 254},
     "inner": {"site-a": 253, "rack": 254},
 }
-#: where a subnet's switch is: in a router, as a bridge that is its leg in that subnet
+#: name of a subnet: the router whose bridge is the subnet's switch
 SWITCHES = {"dmz": "border", "site-a": "border", "site-b": "border", "rack": "inner"}
 
 RULESET = """\
@@ -58,8 +58,8 @@ table inet firewall {{
 }}
 """
 PREFIX = "hier"
-INSIDE = Path(__file__).parent / "inside.py"
-COMMAND_S = 10.0
+INSIDE = Path(__file__).parent / "agent.py"
+COMMAND_TIMEOUT_S = 10.0
 
 
 def address(machine: str) -> str:
@@ -68,10 +68,10 @@ def address(machine: str) -> str:
     return f"{SUBNETS[subnet]}.{number}"
 
 
-def why_not() -> str | None:
-    """What keeps this machine from having namespaces with firewalls; None if nothing does."""
+def obstacle() -> str | None:
+    """Why this machine cannot have namespaces with firewalls; None if it can."""
     if sys.platform != "linux":
-        return "network namespaces are Linux's"
+        return "network namespaces exist on Linux only"
     missing = {"ip": "iproute2", "nft": "nftables"}
     missing = {command: package for command, package in missing.items() if shutil.which(command) is None}
     if missing:
@@ -83,15 +83,15 @@ def why_not() -> str | None:
         with network:
             return None
     except subprocess.CalledProcessError as error:
-        said = (error.stderr or "").strip().splitlines() or ["no reason given"]
-        return f"network namespaces cannot be made here: `{' '.join(error.cmd[:4])} …` said {said[0]!r}"
+        output = (error.stderr or "").strip().splitlines() or ["no error message"]
+        return f"network namespaces cannot be made here: `{' '.join(error.cmd[:4])} …`: {output[0]}"
 
 
 class Network:
-    """Builds the network and takes it down again, with all that still runs in it.
+    """Creates the network; at its end, kills all that still runs in it and removes it.
 
     Raises:
-        subprocess.CalledProcessError: a command of iproute2 or nftables failed; `stderr` says why.
+        subprocess.CalledProcessError: a command of iproute2 or nftables failed; `stderr` has the reason.
     """
 
     def __init__(
@@ -102,13 +102,13 @@ class Network:
     ) -> None:
         self._machines, self._routers, self._switches = machines, routers, switches
         self._run = f"{PREFIX}-{os.getpid()}-{secrets.token_hex(2)}"
-        self._made: list[str] = []
+        self._namespaces: list[str] = []
         self._processes: list[subprocess.Popen[str]] = []
-        self._opened: set[tuple[str, str]] = set()
-        self._muted: set[tuple[str, str]] = set()
+        self._allowed: set[tuple[str, str]] = set()
+        self._blackholed: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Self:
-        _sweep()
+        _remove_leftovers()
         try:
             self._build()
         except BaseException:
@@ -120,34 +120,34 @@ class Network:
         self.close()
 
     def close(self) -> None:
-        """Kill what runs inside, and remove the namespaces, whose devices go with them."""
+        """Kill what runs inside, and remove the namespaces with their devices."""
         while self._processes:
             self.end(self._processes[-1])
-        while self._made:
-            _run(["ip", "netns", "del", self._made.pop()], check=False)
+        while self._namespaces:
+            _run(["ip", "netns", "del", self._namespaces.pop()], check=False)
 
-    # ---- what happens in it ----
+    # ---- use ----
 
-    def open(self, pairs: Pairs) -> None:
-        """Let new connections pass from one subnet to another, for these pairs and no others. Replies always pass."""
-        self._opened = set(pairs)
+    def allow(self, pairs: Pairs) -> None:
+        """Allow new connections between these pairs of subnets and no others. Replies always pass."""
+        self._allowed = set(pairs)
         self._load_rules()
 
     @contextlib.contextmanager
-    def muted(self, one: str, other: str) -> Iterator[None]:
-        """Nothing passes between two subnets, and nobody is told: as at a NAT that forgot its connections."""
+    def blackholed(self, one: str, other: str) -> Iterator[None]:
+        """Packets between two subnets are silently dropped, as by a NAT that forgot its connections."""
         pairs = {(one, other), (other, one)}
-        self._muted |= pairs
+        self._blackholed |= pairs
         self._load_rules()
         try:
             yield
         finally:
-            self._muted -= pairs
+            self._blackholed -= pairs
             self._load_rules()
 
     @contextlib.contextmanager
     def unplugged(self, name: str) -> Iterator[None]:
-        """The cable between a machine, or the router `inner`, and its subnet's switch is pulled."""
+        """Pull the cable between a machine, or the router `inner`, and its subnet's switch."""
         subnet = self._machines[name][0] if name in self._machines else "site-a"
         namespace = self.namespace(self._switches[subnet])
         _run(["ip", "-n", namespace, "link", "set", f"to-{name}", "down"])
@@ -157,17 +157,17 @@ class Network:
             _run(["ip", "-n", namespace, "link", "set", f"to-{name}", "up"])
 
     def start(self, machine: str, command: Sequence[str], **streams: IO[str] | int) -> subprocess.Popen[str]:
-        """Run a command on a machine. Its stdin is a pipe, whose end tells it that we are gone."""
+        """Run a command on a machine. Its stdin is a pipe, which ends with this process."""
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, **streams}
         environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         inside = ["ip", "netns", "exec", self.namespace(machine), *command]
-        # Ctrl-C is for us; what runs inside is ended in order.
+        # A new session: Ctrl-C is for the tests, which end what runs inside.
         process = subprocess.Popen(inside, text=True, start_new_session=True, env=environment, **pipes)
         self._processes.append(process)
         return process
 
     def end(self, process: subprocess.Popen[str]) -> None:
-        """Kill a process that `start` gave, and close its pipes. Once is enough."""
+        """Kill a process that `start` returned, and close its pipes. Does nothing the second time."""
         if process not in self._processes:
             return
         process.kill()
@@ -178,36 +178,37 @@ class Network:
                     pipe.close()
         self._processes.remove(process)
 
-    def inside(self, machine: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start `inside.py` on a machine; it prints JSON lines."""
+    def start_agent(self, machine: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start `agent.py` on a machine. It prints lines of JSON."""
         return self.start(machine, [sys.executable, "-I", "-S", str(INSIDE), *arguments], stdout=subprocess.PIPE)
 
-    def one_line(self, process: subprocess.Popen[str]) -> dict[str, Any]:
-        """The one line that an `inside` prints."""
+    def read_line(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        """The only line that an agent prints. Ends the agent."""
         assert process.stdout is not None
         line = process.stdout.readline()
         self.end(process)
         return dict(json.loads(line))
 
     def dial(self, targets: Mapping[str, Iterable[str]]) -> dict[str, dict[str, str]]:
-        """How it goes when each machine dials its HOST:PORTs, all at once: "open", "refused", "silent", "no route" …"""
-        dialling = {machine: self.inside(machine, "dial", *those) for machine, those in targets.items()}
-        return {machine: self.one_line(process) for machine, process in dialling.items()}
+        """Let each machine dial its HOST:PORTs, all at once. Returns machine → HOST:PORT → result of `agent.dial`."""
+        dialling = {machine: self.start_agent(machine, "dial", *hosts) for machine, hosts in targets.items()}
+        return {machine: self.read_line(process) for machine, process in dialling.items()}
 
     def ports(self, machine: str) -> dict[str, Any]:
-        """`listening`: TCP ports on which somebody listens there; `opened`: connections, as [local, remote]."""
-        return self.one_line(self.inside(machine, "ports"))
+        """`listening`: TCP ports that are listened on; `opened`: connections as [local, remote]."""
+        return self.read_line(self.start_agent(machine, "ports"))
 
     def namespace(self, name: str) -> str:
+        """The namespace of a machine or router."""
         return f"{self._run}-{name}"
 
-    # ---- how it is made ----
+    # ---- creation ----
 
     def _build(self) -> None:
         for name in [*self._routers, *self._machines]:
             namespace = self.namespace(name)
             _run(["ip", "netns", "add", namespace])
-            self._made.append(namespace)
+            self._namespaces.append(namespace)
             self._ip(name, ["link set lo up"])
         for subnet, router in self._switches.items():
             number = self._routers[router][subnet]
@@ -224,7 +225,7 @@ class Network:
         self._load_rules()
 
     def _plug(self, name: str, subnet: str, device: str, number: int) -> None:
-        """A cable from a machine's or router's device to the switch of a subnet."""
+        """Connect a device of a machine or router to the switch of a subnet."""
         switch = self._switches[subnet]
         plug = f"to-{name}"
         self._ip(name, [f"link add {device} type veth peer name {plug} netns {self.namespace(switch)}"])
@@ -232,7 +233,7 @@ class Network:
         self._ip(name, _leg(device, subnet, number))
 
     def _routes(self, subnet: str) -> list[str]:
-        """To what is one router away."""
+        """Routes from a subnet to those one router away."""
         return [
             f"route add {SUBNETS[other]}.0/24 via {SUBNETS[subnet]}.{legs[subnet]}"
             for legs in self._routers.values()
@@ -243,11 +244,11 @@ class Network:
 
     def _load_rules(self) -> None:
         for router, legs in self._routers.items():
-            rules = [_rule(pair, "drop") for pair in self._muted if set(pair) <= legs.keys()]
+            rules = [_rule(pair, "drop") for pair in self._blackholed if set(pair) <= legs.keys()]
             rules.append("ct state established,related accept")
-            # On hosts that filter bridges too, a subnet's own traffic passes here.
+            # On hosts that also filter bridges, traffic inside a subnet passes here.
             rules += [_rule((leg, leg), "accept") for leg in legs]
-            rules += [_rule(pair, "ct state new accept") for pair in sorted(self._opened) if set(pair) <= legs.keys()]
+            rules += [_rule(pair, "ct state new accept") for pair in sorted(self._allowed) if set(pair) <= legs.keys()]
             ruleset = RULESET.format(rules="\n        ".join(rules))
             _run(["ip", "netns", "exec", self.namespace(router), "nft", "-f", "-"], input=ruleset)
 
@@ -256,15 +257,16 @@ class Network:
 
 
 def _leg(device: str, subnet: str, number: int) -> list[str]:
+    """Commands that give a device its address."""
     return [f"addr add {SUBNETS[subnet]}.{number}/24 dev {device}", f"link set {device} up"]
 
 
-def _rule(pair: tuple[str, str], verdict: str) -> str:
-    return f'iifname "{pair[0]}" oifname "{pair[1]}" {verdict}'
+def _rule(pair: tuple[str, str], action: str) -> str:
+    return f'iifname "{pair[0]}" oifname "{pair[1]}" {action}'
 
 
-def _sweep() -> None:
-    """Remove what runs that were killed have left."""
+def _remove_leftovers() -> None:
+    """Remove the namespaces of runs that were killed."""
     for line in _run(["ip", "netns", "list"]).stdout.splitlines():
         name = line.split()[0]
         prefix, _, rest = name.partition("-")
@@ -273,4 +275,4 @@ def _sweep() -> None:
 
 
 def _run(command: list[str], *, check: bool = True, input: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, input=input, check=check, capture_output=True, text=True, timeout=COMMAND_S)
+    return subprocess.run(command, input=input, check=check, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)

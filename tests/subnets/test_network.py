@@ -1,4 +1,4 @@
-"""The network itself: it is what the other tests take it for, and nothing of it stays."""
+"""The test network: it is as the other tests expect, and is removed completely."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def ip(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_a_machine_has_routes_to_its_neighbours_alone(network: Network, machine: str) -> None:
+def test_a_machine_has_routes_only_to_subnets_one_router_away(network: Network, machine: str) -> None:
     near = {"dmz": {"site-a", "site-b"}, "site-a": {"dmz", "site-b", "rack"}, "site-b": {"dmz", "site-a"}}
     near["rack"] = {"site-a"}
     own = MACHINES[machine][0]
@@ -24,7 +24,7 @@ def test_a_machine_has_routes_to_its_neighbours_alone(network: Network, machine:
     assert routes == {f"{SUBNETS[subnet]}.0/24" for subnet in {own} | near[own]}
 
 
-def test_nothing_of_it_stays(namespaces: None) -> None:
+def test_it_is_removed_completely(namespaces: None) -> None:
     devices = ip("-br", "link")
     network = Network()
     sleeping: list[subprocess.Popen[str]] = []
@@ -46,29 +46,29 @@ def test_nothing_of_it_stays(namespaces: None) -> None:
     assert ip("-br", "link") == devices
 
 
-def test_what_a_killed_run_has_left_is_removed_by_the_next(namespaces: None) -> None:
+def test_the_namespaces_of_a_killed_run_are_removed_by_the_next_run(namespaces: None) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    left, own = f"{PREFIX}-{dead.pid}-0000-root", f"{PREFIX}-{os.getpid()}-0000-root"
-    for name in (left, own):
+    leftover, own = f"{PREFIX}-{dead.pid}-0000-root", f"{PREFIX}-{os.getpid()}-0000-root"
+    for name in (leftover, own):
         ip("netns", "add", name)
     try:
         with Network():
             names = ip("netns", "list").split()
-        assert left not in names
+        assert leftover not in names
         assert own in names
     finally:
         ip("netns", "del", own)
 
 
-def test_a_cut_is_felt_and_mended(network: Network) -> None:
-    there = f"{address('root')}:9"
-    network.open([("site-a", "dmz"), ("site-b", "dmz")])
+def test_a_cut_has_an_effect_until_it_ends(network: Network) -> None:
+    target = f"{address('root')}:9"
+    network.allow([("site-a", "dmz"), ("site-b", "dmz")])
 
-    def felt() -> list[str]:
-        return [verdicts[there] for verdicts in network.dial({"site-a": [there], "site-b": [there]}).values()]
+    def dial() -> list[str]:
+        return [results[target] for results in network.dial({"site-a": [target], "site-b": [target]}).values()]
 
-    assert felt() == ["refused", "refused"]
-    with network.unplugged("site-a"), network.muted("dmz", "site-b"):
-        assert set(felt()) <= {"silent", "no such host"}
-    assert felt() == ["refused", "refused"]
+    assert dial() == ["refused", "refused"]
+    with network.unplugged("site-a"), network.blackholed("dmz", "site-b"):
+        assert set(dial()) <= {"silent", "no such host"}
+    assert dial() == ["refused", "refused"]

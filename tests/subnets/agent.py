@@ -1,12 +1,12 @@
-"""What the tests do from inside a namespace; a program of its own, of the standard library alone, that starts at once.
+"""The program that tests run inside a namespace. It uses the standard library only, so it starts fast.
 
-    inside.py listen PORT                 accept TCP connections at all addresses; one line when it does
-    inside.py dial HOST:PORT ...          connect to all at once; one line, {"HOST:PORT": how it went}
-    inside.py ports                       one line: TCP ports on which somebody listens, open connections
-    inside.py ask URL [BODY]              GET or POST; a line for the answer's head, each line of its body, its end
-    inside.py poll SECONDS URL TEXT ...   GET until the answer holds all the texts; one line, {"after": s} or null
+    agent.py listen PORT                 accept TCP connections at all addresses; prints one line when it listens
+    agent.py dial HOST:PORT ...          connect to all at once; prints one line, {"HOST:PORT": result}
+    agent.py ports                       prints one line: TCP ports that are listened on, open connections
+    agent.py request URL [BODY]          GET or POST; prints a line each for the head, each body line, and the end
+    agent.py poll SECONDS URL TEXT ...   GET until the response has all texts; prints one line, {"after": s} or null
 
-Times are of the system's monotonic clock, which all namespaces share.
+Times are those of the system's monotonic clock, which all namespaces share.
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-DIAL_S = 1.5  # one SYN that was lost is sent again after a second
+DIAL_S = 1.5  # enough to send a lost SYN again, after a second
 POLL_S = 0.05
-SILENCE_S = 30.0  # longer than the tests wait for anything
+TIMEOUT_S = 30.0  # longer than any test waits
 
 
-def say(**what: object) -> None:
-    print(json.dumps(what), flush=True)  # noqa: T201
+def emit(**fields: object) -> None:
+    """Print a line of JSON."""
+    print(json.dumps(fields), flush=True)  # noqa: T201
 
 
 def listen(port: str) -> None:
+    """Accept connections until stdin ends."""
     with socket.create_server(("0.0.0.0", int(port))) as listener:
-        say(listening=int(port))
+        emit(listening=int(port))
         waiting = selectors.DefaultSelector()
         waiting.register(listener, selectors.EVENT_READ)
-        waiting.register(sys.stdin, selectors.EVENT_READ)  # its end says that the test is gone
+        waiting.register(sys.stdin, selectors.EVENT_READ)  # it ends with the test
         while all(key.fileobj is listener for key, _ in waiting.select()):
             listener.accept()[0].close()
 
 
 def dial(*targets: str) -> None:
-    """ "open" or "refused" by the machine itself; "no route"; or "silent", which is a firewall that drops."""
-    verdicts = dict.fromkeys(targets, "silent")
+    """Result per target: "open", "refused" (by the machine), "no route", or "silent" (a firewall drops packets)."""
+    results = dict.fromkeys(targets, "silent")
     waiting = selectors.DefaultSelector()
     for target in targets:
         host, _, port = target.rpartition(":")
@@ -53,18 +55,19 @@ def dial(*targets: str) -> None:
         if error == errno.EINPROGRESS:
             waiting.register(sock, selectors.EVENT_WRITE, target)
         else:
-            verdicts[target] = verdict(error)
+            results[target] = name_of(error)
     end = time.monotonic() + DIAL_S
     while waiting.get_map() and (left := end - time.monotonic()) > 0:
         for key, _ in waiting.select(left):
             waiting.unregister(key.fileobj)
             assert isinstance(key.fileobj, socket.socket)
-            verdicts[key.data] = verdict(key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            results[key.data] = name_of(key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
             key.fileobj.close()
-    say(**verdicts)
+    emit(**results)
 
 
-def verdict(error: int) -> str:
+def name_of(error: int) -> str:
+    """A result in words."""
     known = {
         0: "open",
         errno.ECONNREFUSED: "refused",
@@ -75,6 +78,7 @@ def verdict(error: int) -> str:
 
 
 def ports() -> None:
+    """Listening ports and open connections, from /proc/net/tcp."""
     listening, opened = [], []
     with open("/proc/net/tcp") as table:  # noqa: PTH123
         for line in table.readlines()[1:]:
@@ -83,46 +87,48 @@ def ports() -> None:
                 listening.append(int(local.partition(":")[2], 16))
             elif state == "01":
                 opened.append([address(local), address(remote)])
-    say(listening=sorted(listening), opened=opened)
+    emit(listening=sorted(listening), opened=opened)
 
 
-def address(written: str) -> str:
-    host, _, port = written.partition(":")
+def address(entry: str) -> str:
+    """HOST:PORT for an entry of /proc/net/tcp."""
+    host, _, port = entry.partition(":")
     return f"{socket.inet_ntoa(int(host, 16).to_bytes(4, sys.byteorder))}:{int(port, 16)}"
 
 
-def ask(url: str, body: str | None = None) -> None:
+def request(url: str, body: str | None = None) -> None:
+    """Send a request and print the response as it comes."""
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=SILENCE_S)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=TIMEOUT_S)
     try:
         target = f"{parts.path}?{parts.query}" if parts.query else parts.path
         connection.request("POST" if body else "GET", target, body, {"content-type": "application/json"})
-        answer = connection.getresponse()
-        say(status=answer.status, headers={name.lower(): value for name, value in answer.getheaders()})
-        while line := answer.readline():
+        response = connection.getresponse()
+        emit(status=response.status, headers={name.lower(): value for name, value in response.getheaders()})
+        while line := response.readline():
             if line.strip():
-                say(line=line.decode().rstrip(), at=time.monotonic())
+                emit(line=line.decode().rstrip(), at=time.monotonic())
     except (OSError, http.client.HTTPException) as error:
-        say(end=f"{type(error).__name__}: {error}", at=time.monotonic())
+        emit(end=f"{type(error).__name__}: {error}", at=time.monotonic())
     else:
-        say(end="complete", at=time.monotonic())
+        emit(end="complete", at=time.monotonic())
 
 
 def poll(seconds: str, url: str, *texts: str) -> None:
-    """Spaces in the answer do not count."""
+    """Wait until a response has all texts. Spaces in it are ignored."""
     parts = urlsplit(url)
-    begun = time.monotonic()
-    while time.monotonic() - begun < float(seconds):
-        connection = http.client.HTTPConnection(parts.netloc, timeout=SILENCE_S)
+    start = time.monotonic()
+    while time.monotonic() - start < float(seconds):
+        connection = http.client.HTTPConnection(parts.netloc, timeout=TIMEOUT_S)
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", parts.path)
             body = connection.getresponse().read().decode().replace(" ", "")
             if all(text in body for text in texts):
-                say(after=time.monotonic() - begun)
+                emit(after=time.monotonic() - start)
                 return
         connection.close()
         time.sleep(POLL_S)
-    say(after=None)
+    emit(after=None)
 
 
 if __name__ == "__main__":
@@ -130,7 +136,7 @@ if __name__ == "__main__":
         "listen": listen,
         "dial": dial,
         "ports": ports,
-        "ask": ask,
+        "request": request,
         "poll": poll,
     }
     commands[sys.argv[1]](*sys.argv[2:])
