@@ -24,7 +24,7 @@ from hierarchy.config.blocks import TlsSpec
 from hierarchy.errors import InvalidAdminKey, UsageError
 from hierarchy.runtime.logs import escape
 from hierarchy.security.secret import check_secret, read_secret_file
-from hierarchy.security.tls import Tls
+from hierarchy.security.tls import TlsContexts
 
 ADMIN_KEY = "HIERARCHY_ADMIN_KEY"  #: environment variable with an operator's key
 API_KEY = "HIERARCHY_API_KEY"  #: environment variable with a client's key
@@ -198,7 +198,7 @@ def readable_tls(spec: TlsSpec) -> TlsSpec:
 
 
 def _trust(spec: TlsSpec) -> ssl.SSLContext | bool:
-    return Tls(spec).node if spec.ca or spec.cert else True
+    return TlsContexts(spec).node if spec.ca or spec.cert else True
 
 
 def _decoded(response: httpx.Response) -> Any:

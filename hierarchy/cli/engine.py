@@ -51,15 +51,15 @@ def run_local(
     exit_with_parent: ExitWithParent = False,
 ) -> None:
     """Serve a model on this machine's CPU with llama.cpp's own server (needs the extra `local`)."""
-    alias = alias or model_store.name_of(model)
+    alias = alias or model_store.model_name(model)
     _prepare(name or f"local:{port}", exit_with_parent)
     local.import_xllamacpp()  # before anything is fetched for it
     with _listen(host, port) as listener:
         port = listener.getsockname()[1]
-    options = local.LocalOptions(model_store.resolve(model), alias, host, port, threads, slots, context)
+    options = local.LocalOptions(model_store.find_model(model), alias, host, port, threads, slots, context)
     logger.info("loading %s", options.path)
     _on_signals(_vanish)
-    server = local.start(options)
+    server = local.start_server(options)
     logger.info("serving %s at %s (%d slots, %d threads)", alias, server.listening_address, slots, threads)
     while True:
         time.sleep(1)  # a signal ends it at once; one that came just before it sleeps, after a second
@@ -109,7 +109,7 @@ def fetch(
     model: Annotated[str, typer.Argument(help=f"One of: {', '.join(model_store.KNOWN)}.")] = model_store.DEFAULT,
 ) -> None:
     """Fetch a model ahead of time and print where it is."""
-    typer.echo(model_store.resolve(model))
+    typer.echo(model_store.find_model(model))
 
 
 def _prepare(name: str, exit_with_parent: bool) -> None:
@@ -130,7 +130,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _vanish(number: int, frame: FrameType | None) -> NoReturn:
-    """End without unwinding, which would run the destructor of llama.cpp's server (see `local.start`)."""
+    """End without unwinding, which would run the destructor of llama.cpp's server (see `local.start_server`)."""
     os._exit(0)
 
 

@@ -12,7 +12,8 @@ from hierarchy.cli import flags
 from hierarchy.cli.client import ADMIN_KEY, NodeClient, client_tls, read_key
 from hierarchy.errors import UsageError
 from hierarchy.names import is_node_name
-from hierarchy.security.secret import read_secret_file, write_private_file
+from hierarchy.runtime.files import write_private_file
+from hierarchy.security.secret import read_secret_file
 from hierarchy.security.tokens import Signer, create_tree_key, derive_parent_key, parent_key
 
 token_app = typer.Typer(no_args_is_help=True, help="The tree's key, and the tokens with which nodes join.")

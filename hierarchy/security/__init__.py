@@ -1,1 +1,1 @@
-"""Who may join, who may ask, who may operate, and where a node may dial."""
+"""Access rules: which children may join, which clients and operators have access, which addresses may be dialled."""

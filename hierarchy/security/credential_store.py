@@ -1,4 +1,4 @@
-"""What a node shows to its parents: the credential that it was given, or the join token that it was started with."""
+"""What a node shows to its parents: the credential that it received, or the join token that it was started with."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hierarchy.errors import UsageError
-from hierarchy.security.secret import check_secret, read_secret, read_secret_file, write_private_file
-from hierarchy.security.state import stamp_of
+from hierarchy.runtime.files import file_version, write_private_file
+from hierarchy.security.secret import check_secret, read_secret, read_secret_file
 
-JOIN_TOKEN = "HIERARCHY_JOIN_TOKEN"
+JOIN_TOKEN = "HIERARCHY_JOIN_TOKEN"  # environment variable
 log = logging.getLogger("hierarchy.security")
 
 
 class CredentialStore:
-    """A credential in a file of mode 0600, and a join token. Shared by a node's uplinks, whose parents are replicas.
+    """A credential in a file of mode 0600, and a join token; false if there is neither.
 
-    path: of the credential; it need not exist yet.
+    All uplinks of a node share it, since their parents are replicas.
     """
 
     def __init__(self, path: Path, credential: str = "", token: str = "") -> None:
+        """
+        Args:
+            path: of the credential's file, which need not exist yet.
+        """
         self._path = path
         self._credential = credential
         self._token = token
@@ -28,13 +32,13 @@ class CredentialStore:
 
     @classmethod
     def open(cls, path: Path, ref: str | None, environ: Mapping[str, str]) -> CredentialStore:
-        """ref: where the join token is.
+        """Read the credential at `path` and the join token at `ref` (`file:PATH` or `env:NAME`).
 
         Raises:
-            UsageError: the credential or the token cannot be read. A token that is missing is none, once there is a
+            UsageError: the credential or the token cannot be read. A missing token is no error if there is a
                 credential: its file may be removed after it was used.
         """
-        credential = read_secret_file(path) if stamp_of(path) else ""
+        credential = read_secret_file(path) if file_version(path) else ""
         token = ""
         try:
             if ref is not None:
@@ -49,20 +53,20 @@ class CredentialStore:
     def __bool__(self) -> bool:
         return bool(self._credential or self._token)
 
-    def bearer(self) -> str:
-        """What to show now; "" for nothing."""
+    def current(self) -> str:
+        """What to show to a parent now; "" if there is nothing."""
         first, second = self._credential, self._token
         if self._token_first:
             first, second = second, first
         return first or second
 
-    def refused(self, shown: str) -> None:
-        """It was not accepted: show the other one next, since a revoked node is let in again with a new token."""
-        if shown and shown == self.bearer():
+    def mark_refused(self, shown: str) -> None:
+        """A parent did not accept `shown`: show the other one next. A revoked node rejoins with a new token."""
+        if shown and shown == self.current():
             self._token_first = not self._token_first
 
-    def keep(self, credential: str) -> None:
-        """From now on show this one, also after a restart."""
+    def save(self, credential: str) -> None:
+        """Show this credential from now on, also after a restart."""
         if not credential or credential == self._credential:
             return
         self._credential = credential
@@ -71,5 +75,7 @@ class CredentialStore:
             write_private_file(self._path, check_secret(credential, "the parent's credential") + "\n")
         except (OSError, UsageError) as error:
             log.error(
-                "%s: the credential could not be kept (%s): after a restart a new token is needed", self._path, error
+                "%s: the credential cannot be saved (%s): this node needs a new token after a restart",
+                self._path,
+                error,
             )

@@ -1,7 +1,7 @@
-"""Where a node may dial. The address that was checked is the one that is dialled, so a name cannot change in between.
+"""Which addresses a node may dial. The address that was checked is dialled, so that a name cannot change in between.
 
-What stands in a configuration is dialled as it stands. A child that registered chose its URL itself, and could point it
-at whatever this machine can reach: the services of a cloud's host, say (CVE-2024-10044 is this hole).
+URLs of the configuration are dialled as they are. A child that registered chose its URL itself, and could name any
+address that this machine can reach, such as a cloud's metadata service (CVE-2024-10044 is such a hole).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]  #: the IP addresses of
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_COMPATIBLE = ipaddress.IPv6Network("::/96")
-#: beside what is link-local, multicast or unspecified: "this network", broadcast, and the services of a cloud's host
+_IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
+#: beside link-local, multicast and unspecified addresses: "this network", broadcast, and metadata services of clouds
 #: that are not link-local (AWS over IPv6, Alibaba, Azure, Oracle, Google over IPv6)
-_NEVER = tuple(
+_FORBIDDEN = tuple(
     map(
         ipaddress.ip_network,
         (
@@ -37,52 +37,60 @@ _NEVER = tuple(
 
 
 class ForbiddenAddress(ConnectionError):
-    """The address is one that this node may not dial."""
+    """This node may not dial the address."""
 
 
-def plain(ip: IPAddress) -> IPAddress:
-    """The address that is really meant: an IPv4 address that stands inside an IPv6 one, where it does."""
+def effective_ip(ip: IPAddress) -> IPAddress:
+    """The IPv4 address that an IPv6 address contains, if it contains one; else the address itself."""
     if isinstance(ip, ipaddress.IPv6Address):
         inside = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inside is None and (ip in _NAT64 or (ip in _COMPATIBLE and int(ip) > 0xFFFF)):
+        # `::` and `::1` to `::ffff` are no IPv4 addresses
+        if inside is None and (ip in _NAT64 or (ip in _IPV4_COMPATIBLE and int(ip) > 0xFFFF)):
             inside = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         return inside or ip
     return ip
 
 
-def networks(texts: Iterable[str]) -> tuple[IPNetwork, ...]:
+def parse_networks(texts: Iterable[str]) -> tuple[IPNetwork, ...]:
+    """Networks in CIDR notation. Raises ValueError."""
     return tuple(map(ipaddress.ip_network, texts))
 
 
-def is_in(ip: IPAddress, among: Iterable[IPNetwork]) -> bool:
-    return any(ip in network for network in among if network.version == ip.version)
+def is_in_any(ip: IPAddress, networks: Iterable[IPNetwork]) -> bool:
+    """Whether one of the networks contains the address."""
+    return any(ip in network for network in networks if network.version == ip.version)
 
 
 class DialGuard:
-    """Says which addresses of registered children may be dialled. allow: networks; () for anywhere not forbidden."""
+    """Decides which addresses of registered children may be dialled."""
 
     def __init__(self, allow: tuple[IPNetwork, ...] = (), resolve: Resolve | None = None) -> None:
+        """
+        Args:
+            allow: the only networks that may be dialled; () for all that are not forbidden.
+            resolve: looks up host names; None for the system's resolver.
+        """
         self.allow = allow
         self._resolve = resolve or _resolve
 
-    def flaw(self, address: str, *, local: bool) -> str:
+    def refusal(self, address: str, *, local: bool) -> str:
         """Why this IP address may not be dialled; "" if it may. local: the child registered from this machine."""
         ip = literal_ip(address)
         if ip is None:
-            return "is no IP address"
-        ip = plain(ip)
-        if ip.is_link_local or ip.is_multicast or ip.is_unspecified or is_in(ip, _NEVER):
+            return "is not an IP address"
+        ip = effective_ip(ip)
+        if ip.is_link_local or ip.is_multicast or ip.is_unspecified or is_in_any(ip, _FORBIDDEN):
             return "is never dialled: it is link-local, multicast, unspecified or a cloud's metadata service"
         if self.allow:
-            return "" if is_in(ip, self.allow) else "is not in `security.allow` of this node"
+            return "" if is_in_any(ip, self.allow) else "is not in `security.allow` of this node"
         if ip.is_loopback and not local:
-            return "is loopback, and the child is on another machine"
+            return "is loopback, but the child is on another machine"
         return ""
 
-    def permits(self, address: str) -> bool:
-        """Does `allow` name this address? Nothing is permitted by an empty one."""
+    def is_allowed(self, address: str) -> bool:
+        """Whether `allow` contains this address; an empty `allow` contains none."""
         ip = literal_ip(address.partition("%")[0])
-        return ip is not None and is_in(plain(ip), self.allow)
+        return ip is not None and is_in_any(effective_ip(ip), self.allow)
 
     async def addresses(self, host: str, port: int, *, local: bool) -> list[str]:
         """The IP addresses of `host`, all of them checked.
@@ -93,8 +101,8 @@ class DialGuard:
         """
         found = [host] if literal_ip(host) else await self._resolve(host, port)
         for address in found:
-            if flaw := self.flaw(address, local=local):
-                raise ForbiddenAddress(f"{host} ({address}) {flaw}" if address != host else f"{host} {flaw}")
+            if refusal := self.refusal(address, local=local):
+                raise ForbiddenAddress(f"{host} ({address}) {refusal}" if address != host else f"{host} {refusal}")
         if not found:
             raise OSError(f"{host} has no address")
         return list(found)
@@ -108,28 +116,35 @@ async def _resolve(host: str, port: int) -> Sequence[str]:
 async def connect(
     make: Callable[[], P], host: str, port: int, tls: ssl.SSLContext | None, guard: DialGuard | None, *, local: bool
 ) -> P:
-    """A TCP connection, over TLS with the certificate of `host` if `tls`. guard: None for a host of the configuration.
+    """Open a TCP connection; tries the addresses of `host` in turn.
+
+    Args:
+        make: creates the protocol of a connection.
+        tls: the certificate must be for `host`; None for cleartext.
+        guard: None for a host of the configuration.
+        local: the child registered from this machine.
 
     Raises:
-        OSError: it cannot be made; `ForbiddenAddress` if it must not.
+        OSError: no connection can be made; `ForbiddenAddress` if it is not allowed.
     """
     loop = asyncio.get_running_loop()
     if guard is None:
         return (await loop.create_connection(make, host, port, ssl=tls))[1]
+    server_hostname = host if tls else None
     problem: OSError | None = None
     for address in await guard.addresses(host, port, local=local):
         try:
-            return (await loop.create_connection(make, address, port, ssl=tls, server_hostname=host if tls else None))[
-                1
-            ]
+            _, protocol = await loop.create_connection(make, address, port, ssl=tls, server_hostname=server_hostname)
         except OSError as error:
             problem = error
+        else:
+            return protocol
     assert problem is not None
     raise problem
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
-    """For requests to a registered child. inner: who sends them; stays open."""
+    """Sends httpx requests to a registered child through `inner`, whose connections stay open."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport, guard: DialGuard, *, local: bool) -> None:
         self._inner = inner
@@ -137,13 +152,14 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._local = local
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to a checked address of its host. Raises `httpx.ConnectError` if it may not be dialled."""
         host = request.url.host
         port = request.url.port or (443 if request.url.scheme == "https" else 80)
         try:
             address = (await self._guard.addresses(host, port, local=self._local))[0]
         except (OSError, UnicodeError) as error:
             raise httpx.ConnectError(str(error), request=request) from None
-        # The Host field was set from the name already; TLS asks for the name and checks the certificate against it.
+        # The Host field was set from the name already; TLS checks the certificate against the name, too.
         request.url = request.url.copy_with(host=address)
         request.extensions = {**request.extensions, "sni_hostname": host}
         return await self._inner.handle_async_request(request)

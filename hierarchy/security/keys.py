@@ -1,18 +1,19 @@
-"""Keys of clients and of operators: a file of their hashes, and who shows which.
+"""API keys and admin keys: a file of their hashes, and the callers that they belong to.
 
-A key is 256 random bits. Nobody can guess one, however fast the hash, so SHA-256 is right here; the slow hashes that
-passwords need would cost milliseconds a request and protect nothing more.
+A key has 256 random bits, which cannot be guessed however fast the hash is. So SHA-256 is right here; the slow hashes
+that passwords need would cost milliseconds a request and protect nothing more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import io
 import logging
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,46 +24,49 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from hierarchy.errors import UsageError
-from hierarchy.security.secret import write_private_file
-from hierarchy.security.state import stamp_of
+from hierarchy.runtime.files import FileWatch, locked, write_private_file
 
 PREFIX = "hk-"
 KEY_BYTES = 32
-MAX_PER_NAME = 2  # the old and the new one, while they are exchanged
-ID_CHARS = 8  # of the hash, to name a key by
+MAX_KEYS_PER_NAME = 2  # the old one and the new one, while clients change over
+ID_CHARS = 8  # of the hash; enough to name a key by
+LOCK_TIMEOUT_S = 10.0
+HINT = "`hierarchy key create` writes such files"
 log = logging.getLogger("hierarchy.security")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. models: those it may use; None for all. refusal: why it may use nothing, of a stranger; else ""."""
+    """The client that sent a request."""
 
     name: str
-    models: frozenset[str] | None = None
-    refusal: str = ""
+    models: frozenset[str] | None = None  # that it may use; None for all
+    refusal: str = ""  # why it may not use anything; "" if it is known
 
     def may_use(self, model: str) -> bool:
+        """Whether the caller may use a model (or an alias) of this name."""
         return self.models is None or model in self.models
 
 
-ANYONE = Caller("")  #: where no keys are in force
+ANYONE = Caller("")  #: where no keys are required
 
 
-def stranger(why: str) -> Caller:
-    """Somebody without a key that is known."""
-    return Caller("", frozenset(), why)
+def refused_caller(reason: str) -> Caller:
+    """A caller without a known key, which may not use any model."""
+    return Caller("", frozenset(), reason)
 
 
 class Entry(msgspec.Struct, omit_defaults=True):
     """One key in the file."""
 
-    name: str
-    sha256: str
-    models: list[str] | None = None
-    created: str = ""
+    name: str  # of its owner
+    sha256: str  # of the key, 64 hex digits
+    models: list[str] | None = None  # None for all
+    created: str = ""  # date, ISO 8601
 
     @property
     def id(self) -> str:
+        """A short name of the key, which reveals nothing."""
         return self.sha256[:ID_CHARS]
 
 
@@ -71,41 +75,40 @@ class _File(msgspec.Struct):
 
 
 def digest(key: bytes) -> str:
+    """The SHA-256 of a key, in hex."""
     return hashlib.sha256(key).hexdigest()
 
 
 class KeyFile:
-    """The keys in a file, read again when it changes.
-
-    Raises:
-        UsageError: it cannot be read, or is no such file.
-    """
+    """The keys in a file, which is read again when it changes."""
 
     def __init__(self, path: Path) -> None:
+        """Raises `UsageError` if the file cannot be read or is not a file of keys."""
         self.path = path
-        self._stamp = stamp_of(path)
+        self._watch = FileWatch(path)
         self._callers = _callers(read_keys(path))
 
     def __len__(self) -> int:
         return len(self._callers)
 
     def find(self, key: bytes) -> Caller | None:
-        """Who shows this key; None for one that is not in the file."""
+        """The owner of a key; None if the key is not in the file."""
         shown = digest(key)
         found = self._callers.get(shown)
         return found[1] if found is not None and hmac.compare_digest(found[0], shown) else None
 
     def refresh(self) -> bool:
-        """Read the file again if it was changed; returns whether it was. A file that has become unreadable changes
-        nothing, and is told once: a slip of the editor must not shut everybody out, nor let anybody in."""
-        stamp = stamp_of(self.path)
-        if stamp == self._stamp:
+        """Read the file again if it changed; returns whether its keys changed.
+
+        A file that became unreadable is logged once and changes nothing: a slip in an editor must neither lock out all
+        clients nor let any in.
+        """
+        if not self._watch.changed():
             return False
-        self._stamp = stamp
         try:
             self._callers = _callers(read_keys(self.path))
         except UsageError as error:
-            log.error("%s; the keys that were read before stay in force", error)
+            log.error("%s; the keys that were read before stay valid", error)
             return False
         log.info("%s: %d keys", self.path, len(self._callers))
         return True
@@ -120,7 +123,6 @@ def _callers(entries: Iterable[Entry]) -> dict[str, tuple[str, Caller]]:
 
 def read_keys(path: Path) -> list[Entry]:
     """The entries of a file of keys. Raises `UsageError`."""
-    mend = "`hierarchy key create` writes such files"
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o022:
@@ -128,52 +130,70 @@ def read_keys(path: Path) -> list[Entry]:
         data: Any = YAML(typ="safe").load(path.read_text("utf-8"))
         entries = msgspec.convert({} if data is None else data, _File).keys
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); {mend}") from None
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); {HINT}") from None
     except (YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         where = str(error).partition("\n")[0] if isinstance(error, msgspec.ValidationError) else "not YAML"
-        raise UsageError(f"{path}: is no file of keys ({where}); {mend}") from None
+        raise UsageError(f"{path}: is not a file of keys ({where}); {HINT}") from None
     for entry in entries:
         if len(entry.sha256) != 64 or entry.sha256.strip("0123456789abcdef"):
-            raise UsageError(f'{path}: a key of "{entry.name}" has no SHA-256 of 64 hex digits; {mend}')
+            raise UsageError(f'{path}: a key of "{entry.name}" has no SHA-256 of 64 hex digits; {HINT}')
     return entries
 
 
 def create_key(path: Path, name: str, models: list[str] | None, today: datetime | None = None) -> str:
-    """Add a key to the file, which need not exist; returns the key, which is nowhere else.
+    """Add a key to a file, which need not exist. Returns the key, which is stored nowhere.
+
+    Args:
+        name: of its owner.
+        models: that the key is for; None for all.
 
     Raises:
-        UsageError: `name` has two already.
+        UsageError: `name` has two keys already, or the file cannot be read or written.
     """
-    entries = read_keys(path) if path.exists() else []
-    own = [entry for entry in entries if entry.name == name]
-    if len(own) >= MAX_PER_NAME:
+    key = PREFIX + secrets.token_urlsafe(KEY_BYTES)
+    created = (today or datetime.now(UTC)).date().isoformat()
+    with _exclusive(path):
+        entries = read_keys(path) if path.exists() else []
+        _check_key_count(path, name, [entry for entry in entries if entry.name == name])
+        _write(path, [*entries, Entry(name, digest(key.encode()), models, created)])
+    return key
+
+
+def _check_key_count(path: Path, name: str, own: list[Entry]) -> None:
+    if len(own) >= MAX_KEYS_PER_NAME:
         ids = " or ".join(entry.id for entry in own)
         raise UsageError(
             f'{path}: "{name}" has {len(own)} keys already; first run: hierarchy key revoke --file {path} --id {ids}'
         )
-    key = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    created = (today or datetime.now(UTC)).date().isoformat()
-    _write(path, [*entries, Entry(name, digest(key.encode()), models, created)])
-    return key
 
 
 def revoke_keys(path: Path, *, name: str | None = None, key_id: str | None = None) -> list[Entry]:
-    """Take out the keys of a name, or the one of an id; returns what was taken out. Raises `UsageError` if nothing."""
-    entries = read_keys(path)
-    gone = [entry for entry in entries if entry.name == name or (key_id and entry.id == key_id)]
-    if not gone:
-        raise UsageError(f"{path}: no such key; `hierarchy key list --file {path}` shows those there are")
-    _write(path, [entry for entry in entries if entry not in gone])
-    return gone
+    """Remove the keys of a name, or the one with an id. Returns them. Raises `UsageError` if there are none."""
+    read_keys(path)  # a wrong path is an error before a lock file is created beside it
+    with _exclusive(path):
+        entries = read_keys(path)
+        removed = [entry for entry in entries if entry.name == name or (key_id and entry.id == key_id)]
+        if not removed:
+            raise UsageError(f"{path}: no such key; `hierarchy key list --file {path}` lists the keys")
+        _write(path, [entry for entry in entries if entry not in removed])
+    return removed
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """No other process edits the file meanwhile. Raises `UsageError` if it cannot be locked or written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with locked(path.with_name(f"{path.name}.lock"), LOCK_TIMEOUT_S):
+            yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); check its folder") from None
 
 
 def _write(path: Path, entries: list[Entry]) -> None:
     out = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
-    out.write("# Hashes of keys, by `hierarchy key`. The keys themselves are nowhere.\n")
+    out.write("# Hashes of keys, by `hierarchy key`. The keys themselves are stored nowhere.\n")
     yaml.dump({"keys": [msgspec.to_builtins(entry) for entry in entries]}, out)
-    try:
-        write_private_file(path, out.getvalue())
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror}); check its folder") from None
+    write_private_file(path, out.getvalue())

@@ -1,4 +1,4 @@
-"""Who may be a child: what a registration must show, and what a child must show after it."""
+"""Which children may register: what a registration must show, and what a child must show after it."""
 
 from __future__ import annotations
 
@@ -11,130 +11,130 @@ from urllib.parse import urlsplit
 from hierarchy.config.address import is_loopback, literal_ip
 from hierarchy.errors import InvalidToken, NotPermitted, Unavailable, UsageError
 from hierarchy.security.dial_guard import DialGuard
-from hierarchy.security.state import State
+from hierarchy.security.token_store import TokenStore
 from hierarchy.security.tokens import Grant, Signer
 from hierarchy.wire.checks import check_url
 from hierarchy.wire.messages import HeartBeat, Registration
 
-UNAUTHENTICATED_BODY_BYTES = 64 * 1024  # of a message that are read from somebody who has shown nothing
+UNAUTHENTICATED_BODY_BYTES = 64 * 1024  # read of a message whose sender has shown no valid token or secret
+NEW_TOKEN = "make a new one: hierarchy token create"
 log = logging.getLogger("hierarchy.security")
 
 
 class RegistrationPolicy:
-    """The rules of one parent.
-
-    signer, state: None without a key. in_force: nobody is taken without a token. cleartext: children may be dialled
-    without TLS. tokenless: original workers in `guard.allow` are taken.
-    """
+    """The rules of one parent."""
 
     def __init__(
         self,
         signer: Signer | None,
-        state: State | None,
-        guard: DialGuard,
+        store: TokenStore | None,
+        dial_guard: DialGuard,
         *,
         in_force: bool,
         cleartext: bool,
         tokenless: bool,
     ) -> None:
+        """
+        Args:
+            signer, store: None if the parent has no key.
+            in_force: nodes need a token or credential to register.
+            cleartext: children may be dialled without TLS.
+            tokenless: FastChat's own workers need no token if `dial_guard.allow` contains their address.
+        """
         self.in_force = in_force
         self._signer = signer
-        self._state = state
-        self._guard = guard
+        self._store = store
+        self._dial_guard = dial_guard
         self._cleartext = cleartext
         self._tokenless = tokenless
-        self._grants: dict[str, Grant] = {}  # of the children that are registered, by name
+        self._grants: dict[str, Grant] = {}  # of the registered children, by name
 
     @property
     def keeps_state(self) -> bool:
-        """Is there something that this parent must not forget?"""
-        return self._state is not None
+        """Whether this parent needs a folder for used tokens and revocations."""
+        return self._store is not None
 
-    def body_limit(self, bearer: str, peer: str, most: int) -> int:
-        """How many bytes of a registration are read; `most` from whoever may have one, so that nobody fills memory."""
+    def body_limit(self, bearer: str, peer: str, limit: int) -> int:
+        """How many bytes of a registration may be read: fewer than `limit` without a valid token, to protect memory."""
         if not self.in_force or self.is_trusted_peer(peer):
-            return most
+            return limit
         try:
             if self._signer is not None and self._signer.check(bearer):
-                return most
+                return limit
         except InvalidToken:
-            pass  # told by `check`, with the rest
-        return min(most, UNAUTHENTICATED_BODY_BYTES)
+            pass  # `check` reports it, with everything else that is wrong
+        return min(limit, UNAUTHENTICATED_BODY_BYTES)
 
     def check(self, message: Registration, bearer: str, peer: str) -> Grant | None:
-        """May this child be registered? Returns what it showed; None where nothing had to be. peer: its IP address.
+        """Check whether a child may register.
+
+        Args:
+            bearer: the token or credential that it shows; "" for none.
+            peer: the IP address that the message came from.
+
+        Returns:
+            What the token or credential says; None where none is needed.
 
         Raises:
-            InvalidField: its URL is none.
-            InvalidToken: it showed nothing that holds.
-            NotPermitted: it claims what it was not given.
+            InvalidField: its URL is malformed.
+            InvalidToken: it shows no valid token or credential.
+            NotPermitted: its name, URL or models are not what it was granted.
         """
         check_url("worker_name", message.worker_name)
         if not message.node or message.link == "direct":
-            self._check_place(message.worker_name, peer)
+            self._check_url(message.worker_name, peer)
         if not self.in_force:
             return None
         if not message.node:
             self._check_worker(message.worker_name, peer)
             return None
-        if self._signer is None or self._state is None:
-            raise NotPermitted("this node takes no registrations of nodes: it has no key; set `security.key`")
-        if not bearer:
-            raise InvalidToken("a join token is needed here; make one with: hierarchy token create")
-        grant = self._signer.check(bearer)
-        if grant.node != message.node:
-            raise NotPermitted(f'the {grant.title} is for node "{grant.node}", not for "{message.node}"')
-        if self._state.is_revoked(grant.node, grant.issued):
-            raise InvalidToken(
-                f'the {grant.title} of "{grant.node}" was revoked; make a new one: hierarchy token create'
-            )
-        if grant.kind == "join" and self._state.used_by(grant.identity) not in (None, _user(message)):
-            raise InvalidToken(
-                f'the join token of "{grant.node}" was used already; make a new one: hierarchy token create'
-            )
+        grant = self._grant_of(message, bearer)
         _check_models(grant, _models(message))
         return grant
 
     def redeem(self, message: Registration, grant: Grant) -> str:
-        """It was registered: its token is used up. Returns the credential to send, "" if it keeps the one it has.
+        """Use up the join token of a child that has just been registered.
+
+        Returns:
+            The credential to send to the child; "" if it keeps the one that it has.
 
         Raises:
-            InvalidToken: another process used the token in this moment.
-            Unavailable: that could not be written down.
+            InvalidToken: another process used the token at this moment.
+            Unavailable: the use of the token could not be recorded.
         """
         assert self._signer is not None
-        assert self._state is not None
+        assert self._store is not None
         try:
-            if grant.kind == "join" and not self._state.use(grant.identity, grant.expires, _user(message)):
+            if grant.kind == "join" and not self._store.use(grant.identity, grant.expires, _process(message)):
                 raise InvalidToken(f'the join token of "{grant.node}" was used already')
         except (OSError, UsageError) as error:
-            log.error("%s: cannot be written: %s; nobody can join with a token", self._state.path, error)
-            raise Unavailable("this node cannot remember that the token was used; see its log") from None
+            log.error("%s: cannot be written: %s; no child can join with a token", self._store.path, error)
+            raise Unavailable("this node cannot record that the token was used; see its log") from None
         self._grants[grant.node] = grant
-        return self._signer.credential(grant) if self._signer.is_stale(grant) else ""
+        return self._signer.credential(grant) if self._signer.needs_renewal(grant) else ""
 
     def may_dial(self, url: str, peer: str) -> bool:
-        """May a child be dialled at this URL, which it named from the address `peer`?"""
+        """Whether this node may dial a URL that a child at the address `peer` registered."""
         try:
-            self._check_place(url, peer)
+            self._check_url(url, peer)
         except NotPermitted:
             return False
         return True
 
     def secret_matches(self, secret: bytes, shown: bytes) -> bool:
-        """Is this the secret that the child handed over when it registered? secret: b"" of an original worker."""
+        """Whether `shown` is the secret of a child's registration. secret: b"" for FastChat's own workers."""
         return not self.in_force or (bool(secret) and hmac.compare_digest(secret, shown))
 
     def may_report(self, message: HeartBeat, secret: bytes, shown: bytes, peer: str) -> bool:
-        """Does a report come from the child it names? An original worker's must come from where those are taken.
+        """Whether a report comes from the child that it names; for FastChat's own workers, from a trusted address.
 
         Raises:
-            NotPermitted: the child reports models that it may not serve.
+            NotPermitted: it reports models that the child may not serve.
         """
         if not self.in_force:
             return True
         if not message.node:
-            return self._tokenless and self._guard.permits(peer)
+            return self.is_trusted_peer(peer)
         if not self.secret_matches(secret, shown):
             return False
         grant = self._grants.get(message.node)
@@ -143,48 +143,61 @@ class RegistrationPolicy:
         return True
 
     def is_trusted_peer(self, peer: str) -> bool:
-        """May an original worker, API server or controller at this address use FastChat's endpoints without a key?"""
-        return self._tokenless and self._guard.permits(peer)
+        """Whether FastChat's own programs at this address may use FastChat's endpoints without a token or key."""
+        return self._tokenless and self._dial_guard.is_allowed(peer)
 
     def revoke(self, node: str) -> None:
-        """All that was issued to `node` is void from now on.
+        """Make everything void that was issued to `node` until now.
 
         Raises:
-            NotPermitted: this node issues nothing. Unavailable: it could not be written down.
+            NotPermitted: this node has no key, so it issues nothing.
+            Unavailable: the revocation could not be recorded.
         """
-        if self._state is None:
+        if self._store is None:
             raise NotPermitted("this node has no key, so there is nothing to revoke; set `security.key`")
         try:
-            self._state.revoke(node)
+            self._store.revoke(node)
         except (OSError, UsageError) as error:
-            log.error("%s: cannot be written: %s", self._state.path, error)
-            raise Unavailable("the revocation could not be written down; see this node's log") from None
+            log.error("%s: cannot be written: %s", self._store.path, error)
+            raise Unavailable("the revocation could not be recorded; see this node's log") from None
 
     def revoked(self, present: Iterable[str]) -> list[str]:
-        """Of the children that are registered, those whose credentials have been revoked since."""
-        here = set(present)
-        self._grants = {name: grant for name, grant in self._grants.items() if name in here}
-        state = self._state
-        return [n for n, grant in self._grants.items() if state is not None and state.is_revoked(n, grant.issued)]
+        """Of the registered children, whose names are `present`, those whose credentials were revoked."""
+        names = set(present)
+        self._grants = {name: grant for name, grant in self._grants.items() if name in names}
+        store = self._store
+        return [n for n, grant in self._grants.items() if store is not None and store.is_revoked(n, grant.issued)]
 
     def refresh(self) -> bool:
-        """Look whether another process changed what is remembered; returns whether it did."""
+        """Read the stored tokens and revocations again if another process changed them; returns whether it did."""
         try:
-            return self._state is not None and self._state.refresh()
+            return self._store is not None and self._store.refresh()
         except UsageError as error:
             log.error("%s; what was read before stays in force", error)
             return False
 
-    # -- inside ------------------------------------------------------------------------------------------------
+    def _grant_of(self, message: Registration, bearer: str) -> Grant:
+        if self._signer is None or self._store is None:
+            raise NotPermitted("this node accepts no registrations of nodes: it has no key; set `security.key`")
+        if not bearer:
+            raise InvalidToken("a join token is required here; make one with: hierarchy token create")
+        grant = self._signer.check(bearer)
+        if grant.node != message.node:
+            raise NotPermitted(f'the {grant.title} is for node "{grant.node}", not for "{message.node}"')
+        if self._store.is_revoked(grant.node, grant.issued):
+            raise InvalidToken(f'the {grant.title} of "{grant.node}" was revoked; {NEW_TOKEN}')
+        if grant.kind == "join" and self._store.used_by(grant.identity) not in (None, _process(message)):
+            raise InvalidToken(f'the join token of "{grant.node}" was used already; {NEW_TOKEN}')
+        return grant
 
-    def _check_place(self, url: str, peer: str) -> None:
-        """The URL, as far as it can be judged by its spelling; a name is judged when it is dialled."""
+    def _check_url(self, url: str, peer: str) -> None:
+        """Check the URL's text; a host name is checked when it is dialled."""
         parts = urlsplit(url)
         host = parts.hostname or ""
-        if literal_ip(host) and (flaw := self._guard.flaw(host, local=is_loopback(peer))):
-            raise NotPermitted(f"worker_name: {host} {flaw}")
+        if literal_ip(host) and (refusal := self._dial_guard.refusal(host, local=is_loopback(peer))):
+            raise NotPermitted(f"worker_name: {host} {refusal}")
         if host.lower() == "localhost" and not is_loopback(peer):
-            raise NotPermitted("worker_name: localhost is loopback, and the child is on another machine")
+            raise NotPermitted("worker_name: localhost is loopback, but the child is on another machine")
         if self.in_force and parts.scheme == "http" and not self._cleartext and not is_loopback(host):
             raise NotPermitted(
                 f"worker_name: {url[:100]} is not https; give the child `tls`, or set `security.cleartext` on this node"
@@ -194,16 +207,16 @@ class RegistrationPolicy:
         host = urlsplit(url).hostname or ""
         if not self._tokenless:
             raise InvalidToken(
-                "no token; to take in FastChat's own workers, set `security.tokenless_workers` and `allow`"
+                "no token; to accept FastChat's own workers, set `security.tokenless_workers` and `security.allow`"
             )
-        if not self._guard.permits(peer):
+        if not self._dial_guard.is_allowed(peer):
             raise NotPermitted(f"{peer} is not in `security.allow` of this node")
-        if literal_ip(host) and not self._guard.permits(host):
+        if literal_ip(host) and not self._dial_guard.is_allowed(host):
             raise NotPermitted(f"worker_name: {host} is not in `security.allow` of this node")
 
 
-def _user(message: Registration) -> str:
-    """Tells one process from another: a child that did not hear our answer may use its token again, nobody else."""
+def _process(message: Registration) -> str:
+    """Identifies the process that registers: only it may use its token again, if it did not get the response."""
     return hashlib.sha256(f"{message.instance}:{message.secret}".encode()).hexdigest()
 
 
@@ -217,5 +230,5 @@ def _check_models(grant: Grant, models: Iterable[str]) -> None:
         return
     outside = sorted(set(models) - grant.models)
     if outside:
-        shown = ", ".join(outside[:10]) + (", ..." if len(outside) > 10 else "")
-        raise NotPermitted(f'"{grant.node}" may not serve {shown}: its {grant.title} is bound to other models')
+        names = ", ".join(outside[:10]) + (", ..." if len(outside) > 10 else "")
+        raise NotPermitted(f'"{grant.node}" may not serve {names}: its {grant.title} is for other models only')

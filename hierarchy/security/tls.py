@@ -10,114 +10,109 @@ from pathlib import Path
 
 from hierarchy.config.blocks import TlsSpec
 from hierarchy.errors import UsageError
-from hierarchy.security.state import stamp_of
+from hierarchy.runtime.files import FileWatch
 
 log = logging.getLogger("hierarchy.security")
 
 
-class Tls:
-    """The contexts of one node.
+class TlsContexts:
+    """The TLS contexts of one node.
 
-    server: for its listeners, None without a certificate. node: for connections to other nodes; only `ca` vouches for
-    those, if it is set. engine: for engines of the configuration, which may be anybody's servers.
-
-    Raises:
-        UsageError: a file that is missing, or is not what it should be.
+    Attributes:
+        server: for its listeners; None without a certificate.
     """
 
     def __init__(self, spec: TlsSpec) -> None:
+        """Raises `UsageError` if a file is missing, or is not a PEM file of the right kind."""
         self._spec = spec
-        self.server = _server(spec)
+        self.server = _server_context(spec)
         if spec.cert or spec.ca:
-            _ = self.node, self.engine  # what is wrong with the files is told at the start
-        self._stamps = self._look()
+            _ = self.node, self.engine  # reports errors in the files at the start
+        self._watch = FileWatch(*(_path(file) for file in (spec.cert, spec.key) if file))
 
-    # Made when they are needed: the system's certificates take some milliseconds to load.
+    # Both are created at first use, since loading the system's certificates takes some milliseconds.
     @functools.cached_property
     def node(self) -> ssl.SSLContext:
-        return _node(self._spec)
+        """For connections to other nodes; if `ca` is set, only certificates that it signed are accepted."""
+        return _node_context(self._spec)
 
     @functools.cached_property
     def engine(self) -> ssl.SSLContext:
+        """For engines of the configuration, which may have certificates of public authorities beside those of `ca`."""
         context = ssl.create_default_context()
         if self._spec.ca:
-            _trust(context, self._spec.ca)
+            _load_authority(context, self._spec.ca)
         return context
 
     def refresh(self) -> None:
-        """Take a renewed certificate into use, for new connections. One that cannot be used is told of."""
-        stamps = self._look()
-        if stamps == self._stamps:
+        """Use a renewed certificate for new connections. An error in the files is logged and changes nothing."""
+        if not self._watch.changed():
             return
-        self._stamps = stamps
         try:
-            _server(self._spec)  # on trial: a context that failed half-way could not serve any more
+            _server_context(self._spec)  # a trial: a context in use that failed half-way could not serve any more
         except UsageError as error:
             log.error("%s; the certificate that was read before stays in use", error)
             return
         for context in (self.server, self.node):
             if context is not None:
-                _identify(context, self._spec)
+                _load_certificate(context, self._spec)
         log.info("%s: the new certificate is in use", self._spec.cert)
 
-    def _look(self) -> list[object]:
-        return [stamp_of(_path(file)) for file in (self._spec.cert, self._spec.key) if file]
 
-
-def _server(spec: TlsSpec) -> ssl.SSLContext | None:
+def _server_context(spec: TlsSpec) -> ssl.SSLContext | None:
     if not spec.cert:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    _identify(context, spec)
+    _load_certificate(context, spec)
     if spec.require_client_cert and spec.ca:
-        _trust(context, spec.ca)
+        _load_authority(context, spec.ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
-def _node(spec: TlsSpec) -> ssl.SSLContext:
+def _node_context(spec: TlsSpec) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificates and host names
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     if spec.ca:
-        _trust(context, spec.ca)
+        _load_authority(context, spec.ca)
     else:
         context.load_default_certs()
     if spec.cert:
-        _identify(context, spec)
+        _load_certificate(context, spec)
     return context
 
 
-def _identify(context: ssl.SSLContext, spec: TlsSpec) -> None:
+def _load_certificate(context: ssl.SSLContext, spec: TlsSpec) -> None:
     assert spec.cert
     assert spec.key
     cert, key = _path(spec.cert), _path(spec.key)
-    _read(cert)
-    mode = _read(key)
-    # A group may read it: that is how certificates are handed to daemons on many systems.
+    _readable_mode(cert)
+    mode = _readable_mode(key)
+    # The group may read it: many systems give daemons their certificates that way.
     if mode & 0o007:
-        raise UsageError(f"{key}: everybody may read this private key (mode {mode:04o}); run: chmod 600 {key}")
+        raise UsageError(f"{key}: all users may read this private key (mode {mode:04o}); run: chmod 600 {key}")
     try:
-        # A password is never asked for: a daemon would wait for it for ever.
+        # No password prompt: a daemon would wait for an answer for ever.
         context.load_cert_chain(cert, key, password=lambda: "")
     except ssl.SSLError as error:
-        words = "do not belong together" if "MISMATCH" in str(error) else "are no PEM certificate and private key"
-        raise UsageError(f"{cert} and {key} {words}; check the files") from None
+        problem = "do not belong together" if "MISMATCH" in str(error) else "are not a PEM certificate and private key"
+        raise UsageError(f"{cert} and {key} {problem}; check the files") from None
     except (ValueError, OSError):
-        raise UsageError(f"{cert} and {key} are no PEM certificate and private key; check the files") from None
+        raise UsageError(f"{cert} and {key} are not a PEM certificate and private key; check the files") from None
 
 
-def _trust(context: ssl.SSLContext, file: str) -> None:
+def _load_authority(context: ssl.SSLContext, file: str) -> None:
     path = _path(file)
-    _read(path)
+    _readable_mode(path)
     try:
         context.load_verify_locations(path)
     except (ssl.SSLError, ValueError, OSError):
-        raise UsageError(f"{path}: holds no PEM certificates; check the file") from None
+        raise UsageError(f"{path}: contains no PEM certificates; check the file") from None
 
 
-def _read(path: Path) -> int:
-    """The mode of a file that can be read."""
+def _readable_mode(path: Path) -> int:
+    """The mode of a file. Raises `UsageError` if it cannot be read."""
     try:
         with path.open("rb"):
             return stat.S_IMODE(path.stat().st_mode)

@@ -1,9 +1,9 @@
-"""The tree's key, and what is signed with it: join tokens, used once, and the credentials that they are exchanged for.
+"""The tree key, and what is signed with it: join tokens, used once, and the credentials that replace them.
 
     tree key ──HMAC──▶ the key of each parent ──HS256──▶ tokens and credentials of that parent's children
 
-A parent needs its own key alone, and cannot make credentials for the rest of the tree with it. Tokens are JSON Web
-Tokens (RFC 7519). Claims: sub (the child's name), aud (the parent's), exp, iat, jti, kind, and models if bound.
+A parent needs only its own key, and cannot sign credentials for the rest of the tree with it. Tokens are JSON Web
+Tokens (RFC 7519). Claims: sub (the child's name), aud (the parent's), exp, iat, jti, kind, and models if restricted.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ from hierarchy.errors import InvalidToken, UsageError
 
 ALGORITHM = "HS256"
 KEY_BYTES = 32
-#: a credential past half of this is exchanged for a new one when its node registers, so only one that stays away for
-#: long has to be given a token again
+#: In its second half a credential is replaced at the next registration, so only a node that was away for long needs a
+#: new token.
 CREDENTIAL_S = 90 * 86400.0
-MAX_TOKEN = 16 * 1024
+MAX_TOKEN = 16 * 1024  # characters
+NOT_A_TOKEN = "this is not a token; make one with: hierarchy token create"
 Kind = Literal["join", "credential"]
 _TITLES: dict[Kind, str] = {"join": "join token", "credential": "credential"}
 
 
 class _Claims(msgspec.Struct):
+    """The payload, whose types msgspec checks."""
+
     sub: str
     aud: str
     exp: float
@@ -45,19 +48,19 @@ class _Claims(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Grant:
-    """What a token or credential says. issued, expires: Unix seconds. identity: the same for a token, the credential
-    that it was exchanged for, and those that replaced it. models: None for any."""
+    """What a token or credential says."""
 
     kind: Kind
-    node: str
-    parent: str
-    identity: str
-    issued: float
-    expires: float
-    models: frozenset[str] | None
+    node: str  # the child's name
+    parent: str  # the parent's name
+    identity: str  # the same for a token, for the credential that replaced it, and for all later ones
+    issued: float  # Unix seconds
+    expires: float  # Unix seconds
+    models: frozenset[str] | None  # that the child may serve; None for any
 
     @property
     def title(self) -> str:
+        """`join token` or `credential`, for messages."""
         return _TITLES[self.kind]
 
 
@@ -67,10 +70,10 @@ def create_tree_key() -> str:
 
 
 def parent_key(text: str, parent: str) -> bytes:
-    """The key of the parent `parent`, from the tree's key or from its own as `derive_parent_key` returned it.
+    """The key of the parent `parent`, from the tree key or from what `derive_parent_key` returned.
 
     Raises:
-        UsageError: it is no such key, or another node's.
+        UsageError: it is not such a key, or it is the key of another node.
     """
     kind, _, rest = text.partition(":")
     if kind == "tree":
@@ -80,11 +83,11 @@ def parent_key(text: str, parent: str) -> bytes:
         if name != parent:
             raise UsageError(f'this is the key of node "{name}", and this node is "{parent}"; each needs its own')
         return _decoded(key)
-    raise UsageError("this is no key of a tree; make one with: hierarchy token key --out tree.key")
+    raise UsageError("this is not a tree key; make one with: hierarchy token key --out tree.key")
 
 
 def derive_parent_key(tree_key: str, parent: str) -> str:
-    """The key for `parent` alone, to be given to its machine. Raises `UsageError`."""
+    """The key for `parent` alone, to be copied to its machine. Raises `UsageError`."""
     return f"node:{parent}:{_encoded(parent_key(tree_key, parent))}"
 
 
@@ -98,38 +101,44 @@ def _decoded(text: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if len(key) != KEY_BYTES:
-        raise UsageError("this key is damaged: it does not have the length of one; copy it again")
+        raise UsageError("this key is damaged: its length is wrong; copy it again")
     return key
 
 
 class Signer:
-    """Makes and checks the tokens of one parent's children. now: Unix seconds."""
+    """Signs and checks the tokens and credentials of one parent's children."""
 
     def __init__(self, parent: str, key: bytes, now: Callable[[], float] = time.time) -> None:
+        """
+        Args:
+            parent: its name.
+            key: from `parent_key`.
+            now: Unix seconds.
+        """
         self.parent = parent
         self._key = key
         self._now = now
 
     def join_token(self, node: str, ttl_s: float, models: Iterable[str] | None = None) -> str:
-        """A token with which the node `node` can join once, within `ttl_s` seconds."""
+        """A token with which the node `node` can join once, within `ttl_s` seconds. models: None for any."""
         return self._sign("join", node, secrets.token_urlsafe(16), ttl_s, models)
 
     def credential(self, grant: Grant) -> str:
-        """What a child keeps instead of the token, or the older credential, that it showed."""
+        """A credential that replaces the token or older credential that a child showed."""
         return self._sign("credential", grant.node, grant.identity, CREDENTIAL_S, grant.models)
 
-    def is_stale(self, grant: Grant) -> bool:
-        """Should the child be given a new credential?"""
+    def needs_renewal(self, grant: Grant) -> bool:
+        """Whether the child should get a new credential."""
         return grant.kind == "join" or grant.expires - self._now() < CREDENTIAL_S / 2
 
     def check(self, token: str) -> Grant:
-        """What a token says, if it was signed for this parent and has not expired.
+        """What a token or credential says.
 
         Raises:
-            InvalidToken: anything else.
+            InvalidToken: it was not signed for this parent, or it has expired.
         """
         if len(token) > MAX_TOKEN or not token.isascii():
-            raise InvalidToken("this is no token; make one with: hierarchy token create")
+            raise InvalidToken(NOT_A_TOKEN)
         try:
             # Times are compared below, with a clock that can be injected.
             options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
@@ -140,7 +149,7 @@ class Signer:
                 f'the token was signed with another key, or for another parent than "{self.parent}"'
             ) from None
         except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError, RecursionError):
-            raise InvalidToken("this is no token; make one with: hierarchy token create") from None
+            raise InvalidToken(NOT_A_TOKEN) from None
         if not self._now() < claims.exp:
             raise InvalidToken(
                 f'the {_TITLES[claims.kind]} of "{claims.sub}" has expired; make a new one: hierarchy token create'

@@ -207,12 +207,12 @@ class Uplink:
             link=self._link,
             **self._fields(status),
         )
-        shown = self._credentials.bearer() if self._credentials is not None else ""
+        shown = self._credentials.current() if self._credentials is not None else ""
         try:
             answer = await self._post("/register_worker", message, bearer=shown)
         except _RefusedError as error:
             if self._credentials is not None and error.status in (401, 403):
-                self._credentials.refused(shown)
+                self._credentials.mark_refused(shown)
             raise
         self._plain = answer is None
         accepted = Accepted(interval_s=PLAIN_INTERVAL_S) if answer is None else self._understand(answer)
@@ -221,7 +221,7 @@ class Uplink:
             self.seen = self._seen_lately  # it counts anew, and may have begun before its answer reached us
         self._interval_s = accepted.interval_s
         if self._credentials is not None and accepted.credential:
-            self._credentials.keep(accepted.credential)
+            self._credentials.save(accepted.credential)
         self._sent, self._sent_others, self._known = status, others, children
         self._note_told(message)
         self.registered = True

@@ -20,7 +20,7 @@ from hierarchy.cli.client import (
 )
 from hierarchy.config.blocks import TlsSpec
 from hierarchy.errors import UsageError
-from hierarchy.security.secret import write_private_file
+from hierarchy.runtime.files import write_private_file
 from tests.certificates import Authority
 from tests.cli.program import fails, program
 from tests.cluster import Cluster

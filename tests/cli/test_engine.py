@@ -148,7 +148,7 @@ def real_model() -> Path:
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("the real engine: xllamacpp is not installed (the extra `local`)")
     try:
-        return model_store.resolve(model_store.DEFAULT)
+        return model_store.find_model(model_store.DEFAULT)
     except UsageError as error:
         pytest.skip(f"the real engine: {error}")
 

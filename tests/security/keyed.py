@@ -1,4 +1,4 @@
-"""Nodes with keys in force, on loopback: what the tests of who may join and who may ask have in common."""
+"""Keys for nodes on loopback, as the tests of access rules need them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hierarchy.config.models import NodeConfig, Settings
+from hierarchy.runtime.files import write_private_file
 from hierarchy.security.keys import create_key
-from hierarchy.security.secret import write_private_file
 from hierarchy.security.tokens import Signer, create_tree_key, parent_key
 
 ME = "http://127.0.0.1:0"
@@ -16,7 +16,7 @@ ME = "http://127.0.0.1:0"
 
 @dataclass
 class Keys:
-    """A folder with a tree's key, keys of clients and of an operator."""
+    """A folder with a tree key, an API key and an admin key."""
 
     folder: Path
 
@@ -27,13 +27,13 @@ class Keys:
         self.admin = create_key(self.folder / "admin.yaml", "ops", None)
 
     def spec(self, **fields: Any) -> dict[str, Any]:
-        """A `security` block with all of them in force."""
+        """A `security` block that uses all of them."""
         files = {"key": "tree.key", "api_keys": "api.yaml", "admin_keys": "admin.yaml"}
         block = {name: f"file:{self.folder / file}" for name, file in files.items()}
         return {**block, "state_dir": str(self.folder / "state"), **fields}
 
     def settings(self, *, without: tuple[str, ...] = (), **fields: Any) -> Settings:
-        """Quick ones for a whole tree."""
+        """Settings of a tree whose reports and probes are quick."""
         block = {name: value for name, value in self.spec(**fields).items() if name not in without}
         return Settings.model_validate(
             {"report_interval_s": 0.2, "probe_interval_s": 0.1, "grace_s": 5.0, "security": block}
@@ -46,7 +46,7 @@ class Keys:
         return Signer(parent, parent_key(self.tree, parent)).join_token(node, ttl_s, models)
 
     def token_file(self, node: str, parent: str = "root", **options: Any) -> str:
-        """Where a join token is, for `security.join_token`."""
+        """A value of `security.join_token`: a file with a new join token."""
         path = self.folder / f"{node}.token"
         write_private_file(path, self.token(node, parent, **options))
         return f"file:{path}"

@@ -1,3 +1,5 @@
+"""Which addresses of registered children are dialled, and that the checked address is the one dialled."""
+
 from __future__ import annotations
 
 import asyncio
@@ -10,7 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.security.dial_guard import DialGuard, ForbiddenAddress, GuardedTransport, connect, networks, plain
+from hierarchy.security.dial_guard import (
+    DialGuard,
+    ForbiddenAddress,
+    GuardedTransport,
+    connect,
+    effective_ip,
+    parse_networks,
+)
 from tests.support import free_port, running_app
 
 OPEN = DialGuard()
@@ -21,8 +30,8 @@ NEVER = [
 ]  # fmt: skip
 
 
-def disguises(address: str) -> list[str]:
-    """IPv6 addresses that lead to an IPv4 one."""
+def embeddings(address: str) -> list[str]:
+    """IPv6 addresses that contain an IPv4 address."""
     number = int(ipaddress.IPv4Address(address))
     six = [
         0xFFFF << 32 | number,
@@ -34,54 +43,54 @@ def disguises(address: str) -> list[str]:
 
 
 @pytest.mark.parametrize("address", NEVER)
-@pytest.mark.parametrize("guard", [OPEN, DialGuard(networks(["0.0.0.0/0", "::/0"]))], ids=["open", "allows all"])
-def test_some_addresses_are_never_dialled_whatever_is_allowed(address: str, guard: DialGuard) -> None:
+@pytest.mark.parametrize("guard", [OPEN, DialGuard(parse_networks(["0.0.0.0/0", "::/0"]))], ids=["open", "allows all"])
+def test_some_addresses_are_never_dialled_even_if_allowed(address: str, guard: DialGuard) -> None:
     for local in (True, False):
-        assert "never" in guard.flaw(address, local=local)
+        assert "never" in guard.refusal(address, local=local)
         if ":" not in address:
-            for disguised in disguises(address):
-                assert "never" in guard.flaw(disguised, local=local), disguised
+            for embedded in embeddings(address):
+                assert "never" in guard.refusal(embedded, local=local), embedded
 
 
 @given(st.ip_addresses(v=4))
-def test_an_ipv4_address_inside_an_ipv6_one_is_judged_as_itself(ip: ipaddress.IPv4Address) -> None:
-    guard = DialGuard(networks(["10.0.0.0/8"]))
-    for disguised in disguises(str(ip)):
-        assert plain(ipaddress.ip_address(disguised)) == ip
-        assert guard.flaw(disguised, local=False) == guard.flaw(str(ip), local=False)
-        assert guard.permits(disguised) == guard.permits(str(ip))
+def test_an_ipv4_address_inside_an_ipv6_address_is_checked_as_ipv4(ip: ipaddress.IPv4Address) -> None:
+    guard = DialGuard(parse_networks(["10.0.0.0/8"]))
+    for embedded in embeddings(str(ip)):
+        assert effective_ip(ipaddress.ip_address(embedded)) == ip
+        assert guard.refusal(embedded, local=False) == guard.refusal(str(ip), local=False)
+        assert guard.is_allowed(embedded) == guard.is_allowed(str(ip))
 
 
 @given(st.ip_addresses())
-def test_allow_admits_what_is_in_it_and_nothing_else(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    guard = DialGuard(networks([str(plain(ip))]))
-    other = DialGuard(networks(["192.0.2.7/32"]))
-    if OPEN.flaw(str(ip), local=True) == "":
-        assert guard.flaw(str(ip), local=False) == ""
-        assert other.flaw(str(ip), local=True) or plain(ip) == ipaddress.ip_address("192.0.2.7")
+def test_allow_admits_its_networks_and_nothing_else(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    guard = DialGuard(parse_networks([str(effective_ip(ip))]))
+    other = DialGuard(parse_networks(["192.0.2.7/32"]))
+    if OPEN.refusal(str(ip), local=True) == "":
+        assert guard.refusal(str(ip), local=False) == ""
+        assert other.refusal(str(ip), local=True) or effective_ip(ip) == ipaddress.ip_address("192.0.2.7")
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", *disguises("127.0.0.1")])
-def test_loopback_is_for_children_of_this_machine(address: str) -> None:
-    assert OPEN.flaw(address, local=True) == ""
-    assert "loopback" in OPEN.flaw(address, local=False)
-    assert DialGuard(networks(["127.0.0.0/8", "::1/128"])).flaw(address, local=False) == ""
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", *embeddings("127.0.0.1")])
+def test_loopback_is_only_for_children_on_this_machine(address: str) -> None:
+    assert OPEN.refusal(address, local=True) == ""
+    assert "loopback" in OPEN.refusal(address, local=False)
+    assert DialGuard(parse_networks(["127.0.0.0/8", "::1/128"])).refusal(address, local=False) == ""
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "localhost", "0"])
-def test_other_spellings_of_loopback_are_found_out_when_they_are_resolved(host: str) -> None:
+def test_other_spellings_of_loopback_are_refused(host: str) -> None:
     with pytest.raises(OSError):  # noqa: PT011
         asyncio.run(OPEN.addresses(host, 80, local=False))
 
 
 @pytest.mark.parametrize("host", ["2852039166", "0xa9fea9fe", "0251.0376.0251.0376"])
-def test_other_spellings_of_a_metadata_address_are_found_out(host: str) -> None:
+def test_other_spellings_of_a_metadata_address_are_refused(host: str) -> None:
     with pytest.raises(OSError):  # noqa: PT011
         asyncio.run(OPEN.addresses(host, 80, local=True))
 
 
 class Names:
-    """A resolver that gives another answer each time, as a hostile name server does."""
+    """A resolver with another result each time, like a hostile name server."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self.answers = list(answers)
@@ -92,7 +101,7 @@ class Names:
         return self.answers.pop(0)
 
 
-def test_a_name_is_resolved_once_and_what_was_checked_is_dialled() -> None:
+def test_a_name_is_resolved_once_and_the_checked_address_is_dialled() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         names = Names(["127.0.0.1"], ["169.254.169.254"])
@@ -106,13 +115,13 @@ def test_a_name_is_resolved_once_and_what_was_checked_is_dialled() -> None:
             asyncio.run(dial())
 
 
-def test_one_bad_address_among_good_ones_spoils_the_name() -> None:
+def test_a_name_with_one_forbidden_address_is_refused() -> None:
     names = Names(["127.0.0.1", "169.254.169.254"])
     with pytest.raises(ForbiddenAddress):
         asyncio.run(DialGuard((), names).addresses("mixed.example", 80, local=True))
 
 
-def test_the_next_address_is_tried_where_one_does_not_answer() -> None:
+def test_the_next_address_is_tried_if_one_refuses_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         guard = DialGuard((), Names(["127.0.0.2", "127.0.0.1"]))
         asyncio.run(connect(asyncio.Protocol, "two.example", server.getsockname()[1], None, guard, local=True))
@@ -122,10 +131,10 @@ def test_the_next_address_is_tried_where_one_does_not_answer() -> None:
 
 
 def test_a_probe_goes_to_the_checked_address_with_the_name_as_host() -> None:
-    heard = []
+    hosts = []
 
     async def app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
-        heard.append(dict(scope["headers"])[b"host"])
+        hosts.append(dict(scope["headers"])[b"host"])
         await send(
             {"type": "http.response.start", "status": 307, "headers": [(b"location", b"http://169.254.169.254/")]}
         )
@@ -141,8 +150,8 @@ def test_a_probe_goes_to_the_checked_address_with_the_name_as_host() -> None:
     with running_app(app, lifespan="off") as url:
         port = int(url.rpartition(":")[2])
         answer = asyncio.run(probe(DialGuard((), Names(["127.0.0.1"])), port))
-        assert answer.status_code == 307  # told, and not followed
-        assert heard == [f"worker.example:{port}".encode()]
+        assert answer.status_code == 307  # returned, not followed
+        assert hosts == [f"worker.example:{port}".encode()]
         with pytest.raises(httpx.ConnectError, match="never dialled"):
             asyncio.run(probe(DialGuard((), Names(["169.254.169.254"])), port))
-    assert len(heard) == 1
+    assert len(hosts) == 1

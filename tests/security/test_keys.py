@@ -1,7 +1,10 @@
+"""API keys: creating, finding, exchanging and revoking them, and reading changed files again."""
+
 from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -10,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.errors import UsageError
+from hierarchy.runtime.files import locked
 from hierarchy.security.keys import KeyFile, create_key, digest, read_keys, revoke_keys
+from tests.support import DEADLINE_S
 
 
-def test_a_key_is_in_no_file_and_is_found_by_its_hash(tmp_path: Path) -> None:
+def test_a_key_is_stored_nowhere_and_found_by_its_hash(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     key = create_key(path, "alice", ["a", "b"])
     assert key not in path.read_text()
@@ -33,7 +38,7 @@ def test_no_other_key_is_found(tmp_path_factory: pytest.TempPathFactory, shown: 
         create_key(path, "alice", None)
     keys = KeyFile(path)
     assert keys.find(shown) is None
-    assert keys.find(read_keys(path)[0].sha256.encode()) is None  # whoever reads the file has no key
+    assert keys.find(read_keys(path)[0].sha256.encode()) is None  # a hash is not a key
 
 
 def test_two_keys_are_valid_at_once_and_a_third_is_refused(tmp_path: Path) -> None:
@@ -56,7 +61,7 @@ def test_two_keys_are_valid_at_once_and_a_third_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "text", ["keys: [", "keys: 3", "[1]", "keys: [{name: a}]", "keys: [{name: a, sha256: xy}]", "\x00"]
 )
-def test_a_file_that_is_none_is_refused_and_a_running_node_keeps_what_it_had(
+def test_a_malformed_file_is_refused_and_a_running_node_keeps_the_keys_it_had(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "keys.yaml"
@@ -74,7 +79,7 @@ def test_a_file_that_is_none_is_refused_and_a_running_node_keeps_what_it_had(
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_any_text_is_either_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(text, "utf-8", "surrogatepass")
     path.chmod(0o600)
@@ -97,3 +102,29 @@ def test_a_file_that_is_gone_changes_nothing(tmp_path: Path) -> None:
     os.unlink(path)  # noqa: PTH108
     assert not keys.refresh()
     assert keys.find(key.encode())
+
+
+def _create(path: Path, number: int) -> None:
+    create_key(path, f"client-{number}", None)
+
+
+def test_processes_that_create_keys_at_the_same_time_lose_none(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_create, args=(path, number), daemon=True) for number in range(3)]
+    with locked(tmp_path / "keys.yaml.lock"):
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(0.2)
+            assert process.exitcode is None
+    for process in processes:
+        process.join(DEADLINE_S)
+        assert process.exitcode == 0
+    assert {entry.name for entry in read_keys(path)} == {"client-0", "client-1", "client-2"}
+
+
+def test_a_wrong_path_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot be read \(No such file"):
+        revoke_keys(tmp_path / "no" / "keys.yaml", name="alice")
+    assert list(tmp_path.iterdir()) == []

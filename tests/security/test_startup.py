@@ -1,3 +1,5 @@
+"""Which configurations a node starts with, and what it says about the others."""
+
 from __future__ import annotations
 
 import logging
@@ -8,6 +10,7 @@ import pytest
 
 from hierarchy.config.models import EngineConfig, NodeConfig, Settings
 from hierarchy.errors import UsageError
+from hierarchy.runtime import folders
 from hierarchy.security.access import Access, state_dir
 from hierarchy.security.credential_store import JOIN_TOKEN
 from hierarchy.security.startup import check_start, check_state_dir, log_risks
@@ -33,28 +36,28 @@ def start(security: dict[str, Any] | None = None, environ: dict[str, str] | None
 
 
 @pytest.mark.parametrize("listen", [(), (("127.0.0.1", 1),), (("::1", 1), ("localhost", 1)), (("127.9.9.9", 1),)])
-def test_on_loopback_all_is_open_without_set_up(listen: Any) -> None:
+def test_on_loopback_everything_is_open_without_configuration(listen: Any) -> None:
     access = start(**({"listen": listen} if listen else {}))
-    assert not (access.exposed)
-    assert not (access.requires_api_key)
-    assert not (access.requires_admin_key)
-    assert not (access.registration_policy.in_force)
+    assert not access.exposed
+    assert not access.requires_api_key
+    assert not access.requires_admin_key
+    assert not access.registration_policy.in_force
     assert access.stripped_fields == frozenset()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.10", "fe80::1", "node.example", "192.0.2.1"])
-def test_anywhere_else_nothing_starts_without_keys(host: str) -> None:
+def test_a_node_that_others_can_reach_does_not_start_without_keys(host: str) -> None:
     with pytest.raises(
-        UsageError, match=r"node root does not start: others can reach .* no keys of clients; .*insecure"
+        UsageError, match=r"node root does not start: others can reach .* no API keys for clients; .*insecure"
     ):
         start(listen=(("127.0.0.1", 1), (host, 21001)))
 
 
-def test_what_is_missing_is_asked_for_one_by_one(keys: Keys) -> None:
+def test_each_missing_setting_is_named_in_turn(keys: Keys) -> None:
     api = {"api_keys": keys.spec()["api_keys"]}
-    with pytest.raises(UsageError, match=r"no key to know its children by; .*hierarchy token key"):
+    with pytest.raises(UsageError, match=r"no key to check its children's tokens; .*hierarchy token key"):
         start(api, listen=OUTSIDE)
-    with pytest.raises(UsageError, match="no key to know its children by"):
+    with pytest.raises(UsageError, match="no key to check its children's tokens"):
         start(api, listen=OUTSIDE, engines=(GPU,), children=("site-a",))
     with pytest.raises(UsageError, match=r"without TLS; set `tls`.*--cleartext"):
         start(api | {"key": keys.spec()["key"]}, listen=OUTSIDE)
@@ -70,28 +73,28 @@ def test_an_admin_address_that_others_can_reach_counts_too(keys: Keys) -> None:
         start(admin=OUTSIDE)
 
 
-def test_a_node_with_a_token_and_no_keys_serves_its_parents_alone() -> None:
+def test_a_node_with_a_token_and_no_keys_serves_only_its_parents() -> None:
     access = start(
         {"cleartext": True}, {JOIN_TOKEN: "t"}, listen=OUTSIDE, engines=(GPU,), parents=("https://10.0.0.1:1",)
     )
     assert access.requires_api_key
     assert "serves no clients" in access.identify_caller({b"authorization": b"Bearer x"}).refusal
-    with pytest.raises(UsageError, match="no keys of clients"):
+    with pytest.raises(UsageError, match="no API keys for clients"):
         start({"cleartext": True}, listen=OUTSIDE, engines=(GPU,), parents=("https://10.0.0.1:1",))
 
 
-def test_a_parent_in_the_clear_needs_leave() -> None:
-    with pytest.raises(UsageError, match=r"its parent http://10.0.0.1:1 would be spoken to without TLS"):
+def test_a_parent_without_tls_needs_cleartext() -> None:
+    with pytest.raises(UsageError, match=r"it would connect to its parent http://10.0.0.1:1 without TLS"):
         start(parents=("http://10.0.0.1:1",))
     start(parents=("http://127.0.0.1:1", "https://10.0.0.1:1"))
     start({"cleartext": True}, parents=("http://10.0.0.1:1",))
 
 
-def test_insecure_is_said_in_the_log_and_keys_that_are_set_hold(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+def test_insecure_is_logged_and_keys_that_are_set_are_enforced(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
     open_access = start({"insecure": True}, listen=OUTSIDE, parents=("http://10.0.0.1:1",))
-    assert not (open_access.requires_api_key)
-    assert not (open_access.requires_admin_key)
-    assert not (open_access.registration_policy.in_force)
+    assert not open_access.requires_api_key
+    assert not open_access.requires_admin_key
+    assert not open_access.registration_policy.in_force
     assert start({"insecure": True, "api_keys": keys.spec()["api_keys"]}, listen=OUTSIDE).requires_api_key
     settings = Settings.model_validate({"security": {"insecure": True}})
     config = NodeConfig(name="root", advertise="http://x", listen=OUTSIDE, settings=settings)
@@ -101,28 +104,28 @@ def test_insecure_is_said_in_the_log_and_keys_that_are_set_hold(keys: Keys, capl
     assert caplog.text.count("insecure") == 1
 
 
-def test_workers_without_tokens_need_networks() -> None:
-    with pytest.raises(UsageError, match="`tokenless_workers` takes workers by their addresses; set `allow`"):
+def test_workers_without_tokens_need_allow() -> None:
+    with pytest.raises(UsageError, match="`tokenless_workers` accepts workers by their addresses; set `allow`"):
         start({"tokenless_workers": True})
 
 
 @pytest.mark.parametrize(
-    ("security", "said"),
+    ("security", "message"),
     [
         ({"key": "env:NOPE"}, "NOPE"),
-        ({"key": "env:BAD"}, "no key of a tree"),
+        ({"key": "env:BAD"}, "not a tree key"),
         ({"api_keys": "file:/no/keys.yaml"}, "/no/keys.yaml"),
         ({"admin_keys": "file:/no/keys.yaml"}, "/no/keys.yaml"),
     ],
 )
-def test_keys_that_cannot_be_used_are_one_line(security: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said) as caught:
+def test_the_error_for_an_unusable_key_is_one_line(security: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
         start(security, {"BAD": "s3cr3t"})
     assert "\n" not in str(caught.value)
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_files_of_certificates_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
+def test_the_error_for_an_unusable_certificate_is_one_line(tmp_path: Path) -> None:
     good, other = Authority(tmp_path).issue("good"), Authority(tmp_path / "o").issue("other")
     text = tmp_path / "text"
     text.write_text("no PEM")
@@ -132,40 +135,41 @@ def test_files_of_certificates_that_cannot_be_used_are_one_line(tmp_path: Path) 
         ({**good, "key": "/no/key.pem"}, "/no/key.pem: cannot be read"),
         ({**good, "ca": "/no/ca.pem"}, "/no/ca.pem: cannot be read"),
         ({**good, "key": other["key"]}, "do not belong together"),
-        ({**good, "cert": str(text)}, "are no PEM certificate and private key"),
-        ({**good, "key": str(text)}, "are no PEM certificate and private key"),
-        ({"ca": str(text)}, "holds no PEM certificates"),
+        ({**good, "cert": str(text)}, "are not a PEM certificate and private key"),
+        ({**good, "key": str(text)}, "are not a PEM certificate and private key"),
+        ({"ca": str(text)}, "contains no PEM certificates"),
     ]
-    for tls, said in cases:
-        with pytest.raises(UsageError, match=said) as caught:
+    for tls, message in cases:
+        with pytest.raises(UsageError, match=message) as caught:
             start(tls=tls)
         assert "\n" not in str(caught.value)
     Path(good["key"]).chmod(0o644)
-    with pytest.raises(UsageError, match="everybody may read this private key"):
+    with pytest.raises(UsageError, match="all users may read this private key"):
         start(tls=good)
 
 
-def test_what_a_node_remembers_has_a_folder_of_its_own() -> None:
+def test_each_node_has_its_own_state_folder() -> None:
     config = NodeConfig(name="n", advertise="http://n")
     assert state_dir(config, {"STATE_DIRECTORY": "/var/lib/h:/x"}) == Path("/var/lib/h/n")
     assert state_dir(config, {"XDG_STATE_HOME": "/s"}) == Path("/s/hierarchy/n")
     assert state_dir(config, {}) == Path.home() / ".local/state/hierarchy/n"
 
 
-def test_a_user_without_a_home_needs_none_until_there_is_something_to_remember(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+def _no_home(*_: object) -> Path:
+    raise UsageError("this user has no home folder for its state; set `security.state_dir`")
 
-    monkeypatch.setattr(Path, "home", nobody)
+
+def test_a_home_folder_is_needed_only_for_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "_in_home", _no_home)
     Access(NodeConfig(name="n", advertise="http://n"), {})
     with pytest.raises(UsageError, match=r"set `security\.state_dir`"):
         Access(NodeConfig(name="n", advertise="http://n", parents=("http://127.0.0.1:1",)), {})
 
 
 @pytest.mark.parametrize("who", ["parent", "child"])
-def test_where_nothing_can_be_remembered_nothing_starts(keys: Keys, who: str) -> None:
+def test_a_node_that_cannot_write_its_state_does_not_start(keys: Keys, who: str) -> None:
     (keys.folder / "bad").mkdir()
-    (keys.folder / "bad" / "root").symlink_to("nowhere")  # root, who may write anywhere, cannot write there either
+    (keys.folder / "bad" / "root").symlink_to("nowhere")  # even root cannot write there
     security: dict[str, Any] = {"state_dir": str(keys.folder / "bad")}
     if who == "parent":
         security |= {"key": keys.spec()["key"]}
@@ -174,7 +178,7 @@ def test_where_nothing_can_be_remembered_nothing_starts(keys: Keys, who: str) ->
     parents = ("http://127.0.0.1:1",) if who == "child" else ()
     settings = Settings.model_validate({"security": security})
     config = NodeConfig(name="root", advertise="http://127.0.0.1:1", settings=settings, parents=parents)
-    with pytest.raises(UsageError, match=r"nothing can be remembered in .*bad/root .*; set `state_dir`"):
+    with pytest.raises(UsageError, match=r"its state cannot be written to .*bad/root .*; set `state_dir`"):
         check_state_dir(config, Access(config, {}), {})
     good = security | {"state_dir": str(keys.folder / "good")}
     config = config.model_copy(update={"settings": Settings.model_validate({"security": good})})

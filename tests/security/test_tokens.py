@@ -1,3 +1,5 @@
+"""Tree keys, join tokens and credentials: what they contain, and what is refused."""
+
 from __future__ import annotations
 
 import base64
@@ -21,7 +23,7 @@ def signer(parent: str = "root", tree: str = TREE, clock: Clock | None = None) -
 
 
 @given(names, names, st.none() | st.lists(st.text(min_size=1, max_size=10), max_size=4))
-def test_a_token_says_what_it_was_made_for(node: str, parent: str, models: list[str] | None) -> None:
+def test_a_token_contains_what_it_was_created_for(node: str, parent: str, models: list[str] | None) -> None:
     one = signer(parent)
     grant = one.check(one.join_token(node, 60, models))
     assert (grant.kind, grant.node, grant.parent) == ("join", node, parent)
@@ -32,13 +34,13 @@ def test_a_token_says_what_it_was_made_for(node: str, parent: str, models: list[
 
 
 @given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
-def test_what_is_no_token_is_refused_and_nothing_else_happens(text: str) -> None:
+def test_any_text_that_is_not_a_token_is_refused(text: str) -> None:
     with pytest.raises(InvalidToken):
         signer().check(text)
 
 
 @given(st.data())
-def test_no_changed_byte_goes_unnoticed(data: st.DataObject) -> None:
+def test_a_token_with_a_changed_byte_is_refused(data: st.DataObject) -> None:
     token = signer().join_token("site-a", 60)
     place = data.draw(st.integers(0, len(token) - 2))  # base64's last character has bits that mean nothing
     other = data.draw(st.characters(codec="ascii").filter(lambda char: char != token[place]))
@@ -52,7 +54,7 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["sub", "exp", "iat", "jti", "kind", "models", "nbf"]), json_values))
-def test_claims_of_any_kind_are_refused_with_a_good_signature_too(claims: dict[str, object]) -> None:
+def test_malformed_claims_are_refused_even_if_well_signed(claims: dict[str, object]) -> None:
     token = jwt.encode({"aud": "root", **claims}, parent_key(TREE, "root"), "HS256")
     with pytest.raises(InvalidToken):
         signer().check(token)
@@ -67,7 +69,7 @@ def test_a_token_without_signature_or_of_another_algorithm_is_refused() -> None:
             signer().check(forged)
 
 
-def test_times_are_the_injected_clocks() -> None:
+def test_expiry_is_checked_with_the_injected_clock() -> None:
     clock = Clock()
     one = signer(clock=clock)
     token = one.join_token("site-a", 60)
@@ -81,14 +83,14 @@ def test_times_are_the_injected_clocks() -> None:
 def test_a_credential_is_replaced_in_the_second_half_of_its_life() -> None:
     clock = Clock()
     one = signer(clock=clock)
-    assert one.is_stale(one.check(one.join_token("site-a", 60)))
+    assert one.needs_renewal(one.check(one.join_token("site-a", 60)))
     credential = one.check(one.credential(one.check(one.join_token("site-a", 60))))
-    assert not one.is_stale(credential)
+    assert not one.needs_renewal(credential)
     clock.tick(CREDENTIAL_S / 2 + 1)
-    assert one.is_stale(credential)
+    assert one.needs_renewal(credential)
 
 
-def test_a_parent_with_its_own_key_is_no_other_parent() -> None:
+def test_a_parents_own_key_signs_nothing_for_another_parent() -> None:
     own = derive_parent_key(TREE, "site-a")
     assert parent_key(own, "site-a") == parent_key(TREE, "site-a") != parent_key(TREE, "root")
     with pytest.raises(UsageError, match='the key of node "site-a"'):
@@ -104,7 +106,7 @@ def test_a_parent_with_its_own_key_is_no_other_parent() -> None:
     "text",
     ["", "tree:", "tree:abc", "node:root", "node:root:abc", "secret", pytest.param(TREE[:-2], id="cut"), "tree:" + "é"],
 )
-def test_what_is_no_key_is_refused_without_showing_it(text: str) -> None:
+def test_a_text_that_is_not_a_key_is_refused_without_showing_it(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parent_key(text, "root")
     assert len(text) < 5 or text.partition(":")[2] not in str(caught.value) or not text.partition(":")[2]

@@ -1,0 +1,141 @@
+"""Files: noticing a change, locking, and writing without a half-written moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from hierarchy.runtime.files import FileWatch, locked, write_private_file
+from tests.support import DEADLINE_S
+
+
+def replace(path: Path, text: str) -> None:
+    """As many editors save: write another file, and rename it."""
+    new = path.with_name("new")
+    new.write_text(text)
+    new.replace(path)
+
+
+# watching
+
+
+def test_a_change_is_reported_once(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("a")
+    watch = FileWatch(path)
+    assert not watch.changed()
+    path.write_text("longer")
+    assert watch.changed()
+    assert not watch.changed()
+
+
+def test_a_file_that_is_replaced_appears_or_disappears_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    watch = FileWatch(path)
+    for _ in range(3):
+        replace(path, "same")
+        assert watch.changed()
+    path.unlink()
+    assert watch.changed()
+    assert not watch.changed()
+
+
+def test_a_symbolic_link_that_points_elsewhere_has_changed(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "file").write_text(version)
+    current = tmp_path / "current"
+    current.symlink_to("1")
+    watch = FileWatch(current / "file")
+    (tmp_path / "next").symlink_to("2")
+    (tmp_path / "next").replace(current)  # as Kubernetes updates a ConfigMap
+    assert watch.changed()
+
+
+def test_several_files_are_watched_together(tmp_path: Path) -> None:
+    watch = FileWatch(tmp_path / "a", tmp_path / "b")
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+        assert watch.changed()
+    assert not watch.changed()
+
+
+# locking
+
+
+def hold(path: Path, held: threading.Event, release: threading.Event) -> None:
+    with locked(path):
+        held.set()
+        release.wait(DEADLINE_S)
+
+
+@pytest.fixture
+def other_process(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """A process that holds the lock `tmp_path/lock`; yields it and the event that releases the lock."""
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path / "lock", held, release), daemon=True)
+    process.start()
+    assert held.wait(DEADLINE_S)
+    yield process, release
+    process.kill()
+    process.join(DEADLINE_S)
+
+
+def test_a_lock_waits_for_another_process_and_reports_it(tmp_path: Path, other_process) -> None:  # type: ignore[no-untyped-def]
+    _, release = other_process
+    with locked(tmp_path / "lock", on_wait=release.set):
+        assert release.is_set()
+    with locked(tmp_path / "lock", on_wait=lambda: pytest.fail("the lock was not released")):
+        pass
+
+
+def test_a_lock_is_given_up_after_its_timeout(tmp_path: Path, other_process) -> None:  # type: ignore[no-untyped-def]
+    with (
+        pytest.raises(TimeoutError, match="another process keeps it locked") as caught,
+        locked(tmp_path / "lock", 0.05),
+    ):
+        pytest.fail("two processes hold the lock")
+    assert caught.value.filename == str(tmp_path / "lock")
+
+
+def test_the_lock_of_a_killed_process_is_released(tmp_path: Path, other_process) -> None:  # type: ignore[no-untyped-def]
+    process, _ = other_process
+    process.kill()
+    with locked(tmp_path / "lock", DEADLINE_S):
+        pass
+
+
+def test_a_lock_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"), locked(tmp_path / "file" / "lock"):
+        pytest.fail("a file has no files in it")
+
+
+# writing
+
+
+def test_a_private_file_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    write_private_file(path, "ü")
+    assert path.read_text("utf-8") == "ü"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_is_whole_even_if_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "secret"
+    write_private_file(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="space"):
+        write_private_file(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["secret"]  # noqa: PTH208
