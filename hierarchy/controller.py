@@ -1,7 +1,7 @@
-"""The programmatic face of the original controller, over our registry and policies.
+"""The Python API of FastChat's controller, with this package's registry and policies.
 
-Source: FastChat's `fastchat/serve/controller.py` and TinyChat's copy of it. Synchronous, for use without a server;
-`hierarchy serve` offers the same over HTTP, without blocking.
+It is synchronous and needs no server; `hierarchy serve` offers the same over HTTP, without blocking. Methods have the
+original names and arguments. Source: FastChat's `fastchat/serve/controller.py` and TinyChat's copy of it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import msgspec
 
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.policy import POLICIES
-from hierarchy.errors import BadRequest, ChildFailed, DeadlinePassed, InvalidField, RequestError, UsageError
+from hierarchy.errors import BadRequest, ChildFailed, DeadlinePassed, InvalidField, RequestError, UnknownDispatchMethod
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
 from hierarchy.wire.messages import HeartBeat, Identity, Registration, convert
 
-STATUS_TIMEOUT_S = 5.0
-STREAM_TIMEOUT_S = 100.0  # FastChat's WORKER_API_TIMEOUT
+STATUS_TIMEOUT_S = 5.0  # for a worker's status
+STREAM_TIMEOUT_S = 100.0  # for each read of a worker's stream; FastChat's WORKER_API_TIMEOUT
 log = logging.getLogger(__name__)
 
 
 class DispatchMethod(Enum):
-    """The policies by their names on the command line."""
+    """The policies; each value is the name on the command line."""
 
     LOTTERY = "lottery"
     SHORTEST_QUEUE = "shortest_queue"
@@ -40,30 +40,40 @@ class DispatchMethod(Enum):
 
     @classmethod
     def from_str(cls, name: str) -> DispatchMethod:
-        """Raises `UsageError` for a name that is none."""
+        """The method of that name.
+
+        Raises:
+            UnknownDispatchMethod: a `ValueError`, as in FastChat; there is no such method.
+        """
         try:
             return cls(name)
         except ValueError:
-            raise UsageError(f"unknown dispatch method {name!r}; choose one of {', '.join(POLICIES)}") from None
+            known = ", ".join(POLICIES)
+            raise UnknownDispatchMethod(f"unknown dispatch method {name!r}; choose one of {known}") from None
 
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """A worker as the originals show it. `last_heart_beat` is local time, `2026-01-31 12:00:00`."""
+    """A worker, in FastChat's fields."""
 
     model_names: list[str]
-    speed: float
-    queue_length: int
-    check_heart_beat: bool
-    last_heart_beat: str
+    speed: float  #: capacity relative to other workers
+    queue_length: int  #: requests running or waiting
+    check_heart_beat: bool  #: whether it expires when it falls silent
+    last_heart_beat: str  #: local time, `2026-01-31 12:00:00`
 
 
 class Controller:
-    """Registers workers and chooses among them.
+    """Registers workers, and chooses one for each request.
 
     Args:
-        dispatch_method: a policy's name.
-        http, clock, rng: injected by tests.
+        dispatch_method: name of a policy.
+        http: client for requests to workers; injected by tests, as are `clock` and `rng`.
+        clock: monotonic seconds.
+        rng: randomness of the policies.
+
+    Raises:
+        UnknownDispatchMethod: a `ValueError`; there is no such method.
     """
 
     def __init__(
@@ -75,21 +85,27 @@ class Controller:
         rng: Random | None = None,
     ) -> None:
         self.dispatch_method = DispatchMethod.from_str(dispatch_method)
-        self._http = http or httpx.Client(trust_env=False)  # workers are never behind the internet's proxy
+        self._http = http or httpx.Client(trust_env=False)  # workers are not behind a proxy to the internet
         self._clock = clock
         self._registry = Registry(Identity("controller", "", "controller"), clock)
         self._dispatch = Dispatch(self._registry, self.dispatch_method.value, rng or Random())
 
     @property
     def worker_info(self) -> dict[str, WorkerInfo]:
-        """All workers by name (their URL)."""
+        """All workers by name, which is their URL."""
         return {child.name: self._info(child) for child in self._registry}
 
     def register_worker(
         self, worker_name: str, check_heart_beat: bool, worker_status: Mapping[str, Any] | None
     ) -> bool:
-        """List a worker; without a status it is asked itself. False, with a line in the log, if it is refused."""
-        asked = worker_status is None
+        """Register a worker. Returns False, and logs why, if it is refused.
+
+        Args:
+            worker_name: its URL.
+            check_heart_beat: whether it expires after 90 s without a heartbeat.
+            worker_status: `{model_names, speed, queue_length}`; None to request it from the worker.
+        """
+        requested = worker_status is None
         if worker_status is None:
             worker_status = self.get_worker_status(worker_name) or None
             if worker_status is None:
@@ -99,7 +115,7 @@ class Controller:
             message = convert(fields, Registration)
             child = self._registry.register(message)
             status = message.check(self._registry.max_speed)
-            if asked and status is not None:  # it told all its models: those it had before are gone
+            if requested and status is not None:  # it is complete: models that are not in it are gone
                 self._registry.report(child, status)
         except RequestError as error:
             log.warning("registration of %r refused: %s", worker_name, error)
@@ -107,7 +123,7 @@ class Controller:
         return True
 
     def get_worker_status(self, worker_name: str) -> dict[str, Any]:
-        """Ask a worker for `{model_names, speed, queue_length}`; `{}` if it does not answer."""
+        """A worker's `{model_names, speed, queue_length}`, requested from it; `{}` if it does not respond."""
         try:
             response = self._http.post(f"{worker_name.rstrip('/')}/worker_get_status", timeout=STATUS_TIMEOUT_S)
             response.raise_for_status()
@@ -118,47 +134,49 @@ class Controller:
         return status if isinstance(status, dict) else {}
 
     def remove_worker(self, worker_name: str) -> None:
-        """Forget a worker; no error if it is not listed."""
+        """Remove a worker, if it is registered."""
         child = self._registry.find(worker_name)
         if child is not None:
             self._registry.remove(child.name)
 
     def refresh_all_workers(self) -> None:
-        """Ask every worker for its status again; those that do not answer are forgotten. The table is never empty
-        meanwhile."""
+        """Request the status of every worker again, and remove those that do not respond.
+
+        Meanwhile all workers stay registered.
+        """
         for child in list(self._registry):
             if not self.register_worker(child.name, child.check_heart_beat, None):
                 self._registry.remove(child.name)
 
     def list_models(self) -> list[str]:
-        """Sorted names of all models that some worker serves."""
+        """Sorted names of all models that the workers serve."""
         return self._registry.model_names()
 
     def get_worker_address(self, model_name: str) -> str:
-        """The URL of the worker that gets the next request for a model; "" if there is none."""
+        """The URL of the worker for the next request to a model; "" if there is none."""
         share = self._dispatch.hand_out(model_name)
         return share.child.url if share else ""
 
     def receive_heart_beat(self, worker_name: str, queue_length: int) -> bool:
-        """Note that a worker lives. False: it is not listed and must register again."""
+        """Record a worker's heartbeat. Returns False if it is not registered, so that it registers again."""
         try:
             message = convert({"worker_name": worker_name, "queue_length": queue_length}, HeartBeat)
             return self._registry.heart_beat(message)
         except InvalidField as error:
-            log.warning("heart beat of %r refused: %s", worker_name, error)
+            log.warning("heartbeat of %r refused: %s", worker_name, error)
             return self._registry.find(worker_name) is not None
 
     def remove_stable_workers_by_expiration(self) -> None:
-        """Forget the workers that have not been heard of for 90 s (the name is the original's)."""
+        """Remove the workers that sent no heartbeat for 90 s. (The name is FastChat's.)"""
         for child in self._registry.sweep():
             log.info("worker %s expired", child.name)
 
     def worker_api_generate_stream(self, params: Mapping[str, Any]) -> Iterator[bytes]:
-        """Send a generate request to a worker; yields its frames, each `JSON\\0`. Errors are frames too."""
+        """Send a generate request to a worker, and yield its frames, each `JSON\\0`. An error is a frame too."""
         model = params.get("model")
         try:
             if not isinstance(model, str):
-                raise BadRequest("the request has no 'model'; name one that list_models tells", param="model")
+                raise BadRequest("the request has no 'model'; name one of list_models()", param="model")
             lease = self._dispatch.lease((model, "fastchat"))
         except RequestError as error:
             yield _frame(error)
@@ -186,7 +204,7 @@ class Controller:
                 yield _frame(ChildFailed(f"worker {child.name} ended in the middle of a frame"))
 
     def worker_api_get_status(self) -> dict[str, Any]:
-        """This controller as a worker: `{model_names, speed, queue_length}`, summed over its workers."""
+        """`{model_names, speed, queue_length}` of this controller as a worker: the sums over its workers."""
         return self._registry.status().fastchat()
 
     def _info(self, child: Child) -> WorkerInfo:

@@ -1,79 +1,80 @@
-"""The one tree of errors.
+"""The tree of errors.
 
     HierarchyError
-    ├── RequestError            an answer for a client: status, OpenAI type and code, FastChat code
-    │   ├── BadRequest          400  malformed request
-    │   │   ├── InvalidField    422  a registration or report with a bad field
-    │   ├── InvalidApiKey       401  a client without a key that is known here
-    │   ├── InvalidToken        401  a child without a token or credential that holds
-    │   ├── InvalidAdminKey     401  an operator without a key that is known here
-    │   ├── ModelNotAllowed     403  the client's key is not for that model
-    │   ├── NotPermitted        403  a child claims what its credential or this node's configuration does not give it
-    │   ├── ModelNotFound       404  nobody serves that model
-    │   ├── UnknownChild        404  no such child is registered
-    │   ├── ReceiveTimeout      408  the request did not come in time
-    │   ├── NameTaken           409  another live child holds that name
-    │   ├── BodyTooLarge        413
-    │   ├── TooManyRequests     429  over a limit of the caller's
-    │   ├── HeadTooLarge        431
-    │   ├── NotImplementedHere  501  WebSockets
-    │   ├── ChildFailed         502  the child broke
-    │   ├── Unavailable         503  served, but nobody can take it now
-    │   ├── DeadlinePassed      504
-    │   └── LoopDetected        508
-    ├── EngineUnreadable        an engine's own endpoints did not say what they should
-    └── UsageError              bad configuration or command line: one line, exit status 2
+    ├── RequestError                    the response to a request: status, OpenAI's type and code, FastChat's code
+    │   ├── BadRequest             400  malformed request
+    │   │   └── InvalidField       422  a registration or report with a bad field
+    │   ├── InvalidApiKey          401  no API key, or one that this node does not know
+    │   ├── InvalidToken           401  no token or credential, or one that is not valid
+    │   ├── InvalidAdminKey        401  no admin key, or one that this node does not know
+    │   ├── ModelNotAllowed        403  the client's key does not allow that model
+    │   ├── NotPermitted           403  a child uses a name, model or address that it was not given
+    │   ├── ModelNotFound          404  no child serves that model
+    │   ├── UnknownChild           404  no such child is registered
+    │   ├── ReceiveTimeout         408  the request did not arrive in time
+    │   ├── NameTaken              409  another live child has that name or address
+    │   ├── BodyTooLarge           413  the body is over a limit of this node
+    │   ├── HeadTooLarge           431  the head is over a limit of this node
+    │   ├── NotImplementedHere     501  WebSockets
+    │   ├── ChildFailed            502  the child broke
+    │   ├── Unavailable            503  children serve the model, but none is available now
+    │   ├── DeadlinePassed         504  a timeout of this node is over
+    │   └── LoopDetected           508  the request or registration goes round in a circle
+    ├── EngineUnreadable                an engine's response to a probe cannot be understood
+    └── UsageError                      bad configuration or command line: one line, exit status 2
+        └── UnknownDispatchMethod       the name of a policy that does not exist; also a ValueError
 
-Each request error carries its HTTP status, the `type` and `code` of OpenAI's error object, and the `error_code`
-of FastChat's frame; the edge (lane and api) renders it, nobody else does.
+A request error has an HTTP status, the `type` and `code` of OpenAI's error object, and the `error_code` of FastChat's
+frame. Only the lane and `api` turn it into a response. Modules with errors of their own derive them from these.
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
+#: Anthropic's error types by status; others follow from the status's class. https://docs.anthropic.com/en/api/errors
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
 
 class HierarchyError(Exception):
-    """Root of everything this package raises on purpose. `str(error)` says what, where and how to mend it."""
+    """Base of all errors that this package raises on purpose. `str(error)` says what, where, and how to fix it."""
 
 
 class RequestError(HierarchyError):
-    """An error that is the answer to somebody's request."""
+    """An error that is the response to a request."""
 
-    status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
-    code: ClassVar[str] = "internal_error"
-    fastchat_code: ClassVar[int] = 50001
-    retry_after_s: ClassVar[int | None] = None
-    param: str | None = None
+    status: ClassVar[int] = 500  #: of HTTP
+    type: ClassVar[str] = "server_error"  #: of OpenAI's error object
+    code: ClassVar[str] = "internal_error"  #: of OpenAI's error object; each class has its own
+    fastchat_code: ClassVar[int] = 50001  #: `error_code` of FastChat's error frame
+    retry_after_s: ClassVar[int | None] = None  #: of the `Retry-After` header; None for no such header
+    param: str | None = None  #: of OpenAI's error object: the field of the request that is wrong
 
     def openai(self) -> dict[str, Any]:
         """OpenAI's error object, `{"error": {message, type, param, code}}`."""
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
     def anthropic(self) -> dict[str, Any]:
-        """Anthropic's error object, `{"type": "error", "error": {type, message}}`; its types go by the status."""
-        kind = _ANTHROPIC.get(self.status) or ("api_error" if self.status >= 500 else "invalid_request_error")
+        """Anthropic's error object, `{"type": "error", "error": {type, message}}`."""
+        other = "api_error" if self.status >= 500 else "invalid_request_error"
+        kind = _ANTHROPIC_TYPES.get(self.status, other)
         return {"type": "error", "error": {"type": kind, "message": str(self)}}
 
     def fastchat(self) -> dict[str, Any]:
-        """FastChat's error frame, without its closing NUL."""
+        """FastChat's error frame, without the NUL at its end."""
         return {"text": str(self), "error_code": self.fastchat_code}
 
 
-#: https://docs.anthropic.com/en/api/errors
-_ANTHROPIC = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-
-
 class BadRequest(RequestError):
+    """The request is malformed. `param` is the field that is wrong, if it is one."""
+
     status = 400
     type = "invalid_request_error"
     code = "bad_request"
@@ -85,7 +86,12 @@ class BadRequest(RequestError):
 
 
 class InvalidField(BadRequest):
-    """A registration or report whose field `param` has a value that is not allowed."""
+    """A field of a registration or report has a value that is not allowed.
+
+    Args:
+        field: its name, which is also `param`.
+        reason: what is wrong with it, and how to fix it.
+    """
 
     status = 422
     code = "invalid_field"
@@ -96,6 +102,8 @@ class InvalidField(BadRequest):
 
 
 class InvalidApiKey(RequestError):
+    """The client sent no API key, or one that this node does not know."""
+
     status = 401
     type = "invalid_request_error"  # as OpenAI's own
     code = "invalid_api_key"
@@ -103,18 +111,24 @@ class InvalidApiKey(RequestError):
 
 
 class InvalidToken(RequestError):
+    """The child sent no token or credential, or one that is malformed, expired, used or revoked."""
+
     status = 401
     type = "invalid_request_error"
     code = "invalid_token"
 
 
 class InvalidAdminKey(RequestError):
+    """The operator sent no admin key, or one that this node does not know."""
+
     status = 401
     type = "invalid_request_error"
     code = "invalid_admin_key"
 
 
 class ModelNotAllowed(RequestError):
+    """The client's API key does not allow the model."""
+
     status = 403
     type = "invalid_request_error"
     code = "model_not_allowed"
@@ -123,12 +137,16 @@ class ModelNotAllowed(RequestError):
 
 
 class NotPermitted(RequestError):
+    """A child uses a name, model or address that neither its credential nor the configuration gives it."""
+
     status = 403
     type = "invalid_request_error"
     code = "not_permitted"
 
 
 class ModelNotFound(RequestError):
+    """No child serves the model."""
+
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
@@ -137,55 +155,64 @@ class ModelNotFound(RequestError):
 
 
 class UnknownChild(RequestError):
+    """No child of that name is registered."""
+
     status = 404
     type = "invalid_request_error"
     code = "unknown_child"
 
 
 class ReceiveTimeout(RequestError):
+    """The request was not complete within `receive_timeout_s`."""
+
     status = 408
     type = "invalid_request_error"
     code = "receive_timeout"
 
 
 class NameTaken(RequestError):
+    """Another live child has the name or the address."""
+
     status = 409
     type = "invalid_request_error"
     code = "name_taken"
 
 
 class BodyTooLarge(RequestError):
+    """The body is larger than `max_body_bytes`."""
+
     status = 413
     type = "invalid_request_error"
     code = "body_too_large"
 
 
-class TooManyRequests(RequestError):
-    status = 429
-    type = "rate_limit_error"
-    code = "rate_limit_exceeded"
-    retry_after_s = 1
-
-
 class HeadTooLarge(RequestError):
+    """The head is larger than `max_head_bytes`, or has more fields than `max_head_fields`."""
+
     status = 431
     type = "invalid_request_error"
     code = "head_too_large"
 
 
 class NotImplementedHere(RequestError):
+    """A WebSocket, which nodes do not relay."""
+
     status = 501
     type = "invalid_request_error"
     code = "not_implemented"
 
 
 class ChildFailed(RequestError):
+    """The child broke, and retries did not help."""
+
     status = 502
     type = "upstream_error"
     code = "child_failed"
 
 
 class Unavailable(RequestError):
+    """Children serve the model, but none is available now."""
+
     status = 503
     type = "overloaded_error"
     code = "no_child_available"
@@ -194,6 +221,8 @@ class Unavailable(RequestError):
 
 
 class DeadlinePassed(RequestError):
+    """A timeout of this node is over before the response is."""
+
     status = 504
     type = "timeout_error"
     code = "deadline_passed"
@@ -201,14 +230,20 @@ class DeadlinePassed(RequestError):
 
 
 class LoopDetected(RequestError):
+    """The request or the registration goes round in a circle of nodes."""
+
     status = 508
     type = "server_error"
     code = "loop_detected"
 
 
 class EngineUnreadable(HierarchyError):
-    """An engine answered its health, model or metrics endpoint with something that is not what its kind sends."""
+    """An engine's response to a probe is not what an engine of its kind sends."""
 
 
 class UsageError(HierarchyError):
     """Bad configuration or command line. The command prints `str(error)` and ends with status 2."""
+
+
+class UnknownDispatchMethod(UsageError, ValueError):
+    """A policy of that name does not exist. FastChat's controller raises `ValueError` here, so this is one too."""
