@@ -31,7 +31,7 @@ _TRAILER_LINE: Final = re.compile(
 class FramingError(HierarchyError):
     """The bytes break the rules of their framing."""
 
-    good = 0  # how many of the bytes given are valid; the tracker's state is the one behind them
+    valid_bytes = 0  # how many of the bytes given are valid; the tracker's state is the one behind them
 
 
 def chunk(data: bytes) -> bytes:
@@ -159,7 +159,7 @@ class Chunked(Framing):
                 else:
                     break
         except FramingError as error:
-            error.good = at
+            error.valid_bytes = at
             raise
         finally:
             self._state = state

@@ -1,7 +1,7 @@
-"""The bytes with which a child asks its parent to use a connection for requests, and those of the parent's answer.
+"""The bytes with which a child offers a connection to its parent, and those of the parent's response. Pure.
 
-    child    GET /link, Upgrade: hierarchy-link/1, and who it is
-    parent   101, and how many requests wait for a link; from here on the parent sends requests
+    child    GET /link, Upgrade: hierarchy-link/1; the child's name, instance and secret
+    parent   101, and how many requests wait for a link; from now on the parent sends requests
     parent   POST /link now and then, as a ping
 
 Source: RFC 9110, section 7.8 (Upgrade).
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from hierarchy.errors import BadRequest
-from hierarchy.http.request_head import AUTH, OURS, Fields, named_by_connection
+from hierarchy.http.request_head import AUTH, Fields, named_by_connection
 
 LINK_PATH: Final = b"/link"
 LINK_PROTOCOL: Final = b"hierarchy-link/1"
-NODE: Final = OURS + b"node"
-INSTANCE: Final = OURS + b"instance"
-WANTED: Final = OURS + b"wanted"
+NODE: Final = b"x-hierarchy-node"  # the name of the child
+INSTANCE: Final = b"x-hierarchy-instance"  # of the child
+WANTED: Final = b"x-hierarchy-wanted"  # in the 101: requests that wait for a link
 PING: Final = b"POST /link HTTP/1.1\r\nhost: link\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -33,7 +33,7 @@ class LinkRequest:
 
 
 def link_request(authority: bytes, node: bytes, instance: bytes, secret: bytes) -> bytes:
-    """What a child sends on a new connection. authority: the parent's host and port."""
+    """The head that a child sends on a new connection. authority: the parent's host and port."""
     return (
         b"GET %b HTTP/1.1\r\nhost: %b\r\nconnection: Upgrade\r\nupgrade: %b\r\n"
         b"%b: %b\r\n%b: %b\r\n%b: %b\r\n\r\n"
@@ -47,17 +47,17 @@ def link_accepted(wanted: int) -> bytes:
 
 
 def asks_for_link(target: bytes, fields: Fields) -> bool:
-    """Is a request with an Upgrade field one for a link?"""
+    """Whether a request with an Upgrade field offers a connection."""
     return target == LINK_PATH and any(
         name == b"upgrade" and value.strip().lower().startswith(b"hierarchy-link/") for name, value in fields
     )
 
 
 def read_link_request(method: bytes, fields: Fields) -> LinkRequest:
-    """Who offers a connection.
+    """The child that offers a connection.
 
     Raises:
-        BadRequest: the request does not have the form of one for a link, or asks for a later version.
+        BadRequest: it is not a valid request for a link, or one of a later version.
     """
     found = dict(fields)
     if method != b"GET" or b"upgrade" not in named_by_connection(fields):

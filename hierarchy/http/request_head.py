@@ -39,7 +39,7 @@ HOP_BY_HOP: Final = frozenset(
 )
 # Each node writes these itself: the body is forwarded whole, with one length, to another host.
 _REWRITTEN: Final = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
-OURS: Final = b"x-hierarchy-"
+FIELD_PREFIX: Final = b"x-hierarchy-"  # of all fields that nodes write for each other
 # Of requests from a parent:
 AUTH: Final = b"x-hierarchy-auth"  # the secret of this child
 SEQ: Final = b"x-hierarchy-seq"  # the number of the request, counted by the parent
@@ -87,7 +87,7 @@ class RequestHead:
     fields: bytes  # those that are forwarded, ready to be written
     http10: bool
     keep_alive: bool
-    expects: bool  # the client waits for a 100 before it sends the body
+    expects_continue: bool  # the client waits for a 100 before it sends the body
     within_limits: bool  # the head is not larger than a client's may be; a parent's may
     # What a parent says; believed only if `auth` is the secret that this node gave it.
     auth: bytes
@@ -167,7 +167,7 @@ def request_fields(fields: Fields, stripped: frozenset[bytes] = frozenset()) -> 
     """
     drop = named_by_connection(fields) | _REWRITTEN | stripped
     return b"".join(
-        [b"%b: %b\r\n" % field for field in fields if field[0] not in drop and not field[0].startswith(OURS)]
+        [b"%b: %b\r\n" % field for field in fields if field[0] not in drop and not field[0].startswith(FIELD_PREFIX)]
     )
 
 

@@ -17,8 +17,8 @@ import httptools
 
 from hierarchy.http.framing import Chunked, Framing, Length, UntilClose
 from hierarchy.http.request_head import (
+    FIELD_PREFIX,
     HOP_BY_HOP,
-    OURS,
     PATH,
     RETRIED,
     UNSPENT,
@@ -85,15 +85,15 @@ class UpstreamResponse:
             return Length(self.length)
         return Chunked() if kind == "chunked" else Length(0) if kind == "none" else UntilClose()
 
-    def forward(self, *, path: bytes, framing: bytes | None, close: bool, ours: bytes = b"") -> bytes:
+    def forward(self, *, path: bytes, framing: bytes | None, close: bool, parent_lines: bytes = b"") -> bytes:
         """The head as the client, or the parent, receives it.
 
         path: the value of x-hierarchy-path. framing: a `name: value` line that replaces the response's own framing; b""
-        for no framing (until close), None to keep it. close: add `connection: close`. ours: complete `name: value`
-        lines for a parent.
+        for no framing (until close), None to keep it. close: add `connection: close`. parent_lines: complete
+        `name: value` lines for a parent.
         """
-        head = self.head.forward(path, framing, close) + ours
-        ordinary = self.head.is_ordinary and framing is None and not close and not ours
+        head = self.head.forward(path, framing, close) + parent_lines
+        ordinary = self.head.is_ordinary and framing is None and not close and not parent_lines
         if framing is not None or not self.head.has_length:
             head += b"\r\n"
             if ordinary:
@@ -216,7 +216,9 @@ class ResponseHead:
             return known
         drop = HOP_BY_HOP | {b"content-length"} | (self._named - {b"content-type"})
         lines = [
-            b"%b: %b\r\n" % field for field in self.fields if field[0] not in drop and not field[0].startswith(OURS)
+            b"%b: %b\r\n" % field
+            for field in self.fields
+            if field[0] not in drop and not field[0].startswith(FIELD_PREFIX)
         ]
         if framing is not None:
             lines.append(framing)

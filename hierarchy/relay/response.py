@@ -85,7 +85,7 @@ class Response:
         path = pool.path
         if source.head.path and pool.child.kind == NODE:
             path = b"%b/%b" % (path, source.head.path)
-        return source.forward(path=path, framing=framing, close=not self.keep_alive, ours=for_parent)
+        return source.forward(path=path, framing=framing, close=not self.keep_alive, parent_lines=for_parent)
 
     # -- comments while the request waits ------------------------------------------------------------------------
 

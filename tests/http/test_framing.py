@@ -147,7 +147,7 @@ def test_bytes_before_an_error_are_valid_and_can_be_completed(data: st.DataObjec
         try:
             sent += piece[: tracker.feed(piece)]
         except FramingError as error:
-            sent += piece[: error.good]
+            sent += piece[: error.valid_bytes]
             break
     assert broken.startswith(sent)
     tail = tracker.completion(b"\n")

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.http.model_field import with_model
+from hierarchy.errors import BadRequest
+from hierarchy.http.model_field import model_of, with_model
 
 blanks = st.text(alphabet=" \t\r\n", max_size=3)
 json_values = st.recursive(
@@ -46,6 +47,23 @@ def bodies(draw: st.DrawFn) -> tuple[str, str, str]:
     before = "".join(written(field) + "," for field in fields[:place])
     behind = "".join("," + written(field) for field in fields[place:])
     return f"{gap}{{{before}{gap}{key}{gap}:{gap}", value, f"{gap}{behind}}}{gap}"
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"model":"m"}', b'{"messages":[{"x":[1,2.5e3,null,true]}],"model":"m"}', b' {"model" : "\\u006d"} ']
+)
+def test_model_of(body: bytes) -> None:
+    assert model_of(body) == "m"
+
+
+def test_model_of_takes_the_last_of_two_as_every_engine_does() -> None:
+    assert model_of(b'{"model":"a","model":"b"}') == "b"
+
+
+@pytest.mark.parametrize("body", [b'{"model":1}', b'{"model":"m"', b"\xef\xbb\xbf{}", b'{"model":"m"}\0', b'"\\ud800"'])
+def test_model_of_refuses(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        model_of(body)
 
 
 @given(bodies(), st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12))

@@ -145,3 +145,16 @@ def test_a_childs_refusal_ends_a_stream_that_waits() -> None:
     found = parsed(head + render.waiting_refusal(b'{"error":\n{}}', OPENAI, http10=False))
     assert found.complete
     assert json.loads(found.body.partition(b"data: ")[2]) == {"error": {}}
+
+
+def test_wants_stream() -> None:
+    assert render.wants_stream(b'{"model":"m","stream":true}', OPENAI)
+    for body in (b"{}", b"[]", b"\xff", b'{"stream":1}', b'{"stream":false}'):
+        assert not render.wants_stream(body, OPENAI)
+        assert render.wants_stream(body, FRAMES)
+
+
+def test_the_bytes_of_refusals_and_errors_in_a_stream_that_waits() -> None:
+    assert render.waiting_refusal(b'{"a":\n1}', OPENAI, http10=True) == b'\n\nevent: error\ndata: {"a": 1}\n\n'
+    assert render.waiting_refusal(b"{}\0", FRAMES, http10=True) == b"\0{}\0"
+    assert render.waiting_error(ChildFailed("x"), FRAMES, http10=True).count(b"\0") == 2

@@ -198,4 +198,4 @@ def test_engines_that_can_serve_a_request(
 def test_http_10_knows_neither_keep_alive_nor_expect(http10: bool, keep_alive: bool, expects: bool) -> None:
     found = {b"expect": b"100-Continue"}
     head = RequestHead.from_fields((OPENAI, b"/v1/x"), [], found, http10=http10, keep_alive=True, within_limits=True)
-    assert (head.keep_alive, head.expects) == (keep_alive, expects)
+    assert (head.keep_alive, head.expects_continue) == (keep_alive, expects)

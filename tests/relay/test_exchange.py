@@ -5,31 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import pytest
-
 from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS
-from hierarchy.errors import BadRequest
 from hierarchy.http.model_field import model_of
 from hierarchy.relay.upstream.connection import Upstream
 from tests.relay.memory import Link, MemoryLane, in_memory, statuses
 from tests.relay.raw import OK_BODY, SSE_HEAD, answer, chunk, event, post
-
-
-@pytest.mark.parametrize(
-    "body", [b'{"model":"m"}', b'{"messages":[{"x":[1,2.5e3,null,true]}],"model":"m"}', b' {"model" : "\\u006d"} ']
-)
-def test_model_of(body: bytes) -> None:
-    assert model_of(body) == "m"
-
-
-def test_model_of_takes_the_last_of_two_as_every_engine_does() -> None:
-    assert model_of(b'{"model":"a","model":"b"}') == "b"
-
-
-@pytest.mark.parametrize("body", [b'{"model":1}', b'{"model":"m"', b"\xef\xbb\xbf{}", b'{"model":"m"}\0', b'"\\ud800"'])
-def test_model_of_refuses(body: bytes) -> None:
-    with pytest.raises(BadRequest):
-        model_of(body)
 
 
 @in_memory

@@ -6,8 +6,6 @@ import json
 
 import pytest
 
-from hierarchy.errors import BadRequest, ChildFailed, ModelNotFound, RequestError, Unavailable
-from hierarchy.http.dialect import ANTHROPIC, FRAMES, OBJECT, OPENAI, Dialect
 from tests.relay.raw import BODY, OK_BODY, SSE_HEAD, answer, chunk, event, post
 from tests.relay.support import CLOSE, Tree, World, tree
 
@@ -20,32 +18,6 @@ OBJECTS = (
     b"/model_details",
     b"/count_token",
 )
-
-
-@pytest.mark.parametrize("dialect", [OPENAI, ANTHROPIC])
-def test_an_event_ends_what_was_cut_and_says_the_error(dialect: Dialect) -> None:
-    said = dialect.error_event(ChildFailed("gone"))
-    assert said.startswith(b"\n\nevent: error\ndata: ")
-    assert json.loads(said.partition(b"data: ")[2]) == json.loads(dialect.error(ChildFailed("gone")))
-
-
-def test_frames_and_objects_have_fastchats_code() -> None:
-    assert json.loads(FRAMES.error(Unavailable("x"))[:-1]) == {"text": "x", "error_code": 50005}
-    assert json.loads(OBJECT.error(Unavailable("x"))) == {"text": "x", "error_code": 50005}
-    assert FRAMES.as_event(b"{}\0") == b"\0{}\0"
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (BadRequest("x"), "invalid_request_error"),
-        (ModelNotFound("x"), "not_found_error"),
-        (Unavailable("x"), "overloaded_error"),
-        (ChildFailed("x"), "api_error"),
-    ],
-)
-def test_anthropics_types_go_by_the_status(error: RequestError, kind: str) -> None:
-    assert json.loads(ANTHROPIC.error(error)) == {"type": "error", "error": {"type": kind, "message": "x"}}
 
 
 def test_a_model_that_nobody_serves_in_each_dialect(chain: Tree) -> None:

@@ -11,9 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS, lend, returned
-from hierarchy.errors import ChildFailed
 from hierarchy.http import render
-from hierarchy.http.dialect import FRAMES, OPENAI
 from hierarchy.http.request_head import ATTEMPTS, DEADLINE
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.relay.exchange import Exchange
@@ -454,13 +452,3 @@ def test_a_models_own_first_byte_limit(world: World) -> None:
             running.world.eventually(lambda: running.engine.received)
             running.forward(5.1)
             assert client.read_answer().status == 504
-
-
-def test_words_for_those_who_wait() -> None:
-    assert render.wants_stream(b'{"model":"m","stream":true}', OPENAI)
-    for body in (b"{}", b"[]", b"\xff", b'{"stream":1}', b'{"stream":false}'):
-        assert not render.wants_stream(body, OPENAI)
-        assert render.wants_stream(body, FRAMES)
-    assert render.waiting_refusal(b'{"a":\n1}', OPENAI, http10=True) == b'\n\nevent: error\ndata: {"a": 1}\n\n'
-    assert render.waiting_refusal(b"{}\0", FRAMES, http10=True) == b"\0{}\0"
-    assert render.waiting_error(ChildFailed("x"), FRAMES, http10=True).count(b"\0") == 2

@@ -305,7 +305,7 @@ class Connection(Client):
             self.waiting.appendleft(exchange)
             self.pace()
         self.begin(exchange, seq, length, left_ms)
-        if head.expects:
+        if head.expects_continue:
             if exchange.my_turn:
                 self.write(CONTINUE)
         elif head.keep_alive:
@@ -406,7 +406,7 @@ class Connection(Client):
         self.running = request
         if request.request.complete:
             request.go(self.lane.clock())
-        elif request.head.expects:
+        elif request.head.expects_continue:
             self.write(CONTINUE)
 
     def pace(self) -> None:

@@ -201,7 +201,7 @@ class Upstream(asyncio.Protocol):
         try:
             size = framing.feed(data)
         except FramingError as error:
-            self._refuse(error, data[: error.good])
+            self._refuse(error, data[: error.valid_bytes])
             return
         if framing.done:
             self._end(incoming, data, size)
