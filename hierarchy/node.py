@@ -170,7 +170,7 @@ class Node:
         self.lane.renew(settings)
         self.engine_manager.apply_settings(settings)
         for uplink in self.uplinks:
-            uplink.pace(settings.report_interval_s)
+            uplink.propose_interval(settings.report_interval_s)
 
     def _renew_keys(self) -> None:
         """The engines' own keys were read before, by whoever calls `apply`."""
@@ -184,11 +184,11 @@ class Node:
             for reserve in [reserve for reserve in self.reserves if reserve is uplink.listener]:
                 self.reserves.remove(reserve)
                 reserve.close()
-            self._tasks.spawn(self._part(uplink), f"farewell to {parent}")
+            self._tasks.spawn(self._part(uplink), f"deregistration from {parent}")
 
     async def _part(self, uplink: Uplink) -> None:
         """Its requests that still run are believed until they have ended."""
-        await uplink.farewell()
+        await uplink.deregister()
         await asyncio.sleep(self.settings.grace_s)
         self.uplinks.remove(uplink)
 
@@ -199,7 +199,9 @@ class Node:
         """
         self.draining = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*(uplink.until_told() for uplink in self.uplinks)), TOLD_S)
+            await asyncio.wait_for(
+                asyncio.gather(*(uplink.wait_until_draining_is_known() for uplink in self.uplinks)), TOLD_S
+            )
         for reserve in self.reserves:
             reserve.close()
         self.lane.drain()
@@ -208,7 +210,7 @@ class Node:
         """End everything that `start` began."""
         for task in [task for task in self._tasks if task.get_name().startswith("uplink")]:
             task.cancel()
-        await asyncio.gather(*(uplink.farewell() for uplink in self.uplinks))
+        await asyncio.gather(*(uplink.deregister() for uplink in self.uplinks))
         for task in self._tasks:
             if not task.get_name().startswith("engine "):  # those end in good order, by `stop`
                 task.cancel()

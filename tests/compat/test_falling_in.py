@@ -16,7 +16,7 @@ import pytest
 from hierarchy.http import render
 from hierarchy.registry.child import FASTCHAT_EXPIRY_S
 from hierarchy.relay import timeouts
-from hierarchy.uplink.registration import JITTER, PLAIN_INTERVAL_S
+from hierarchy.uplink.registration import FASTCHAT_INTERVAL_S, JITTER
 from tests.cluster import CALM, Cluster, wait_for_model
 from tests.compat.conftest import Levels, ask, frames
 from tests.compat.programs import Program, Programs, needs_fastchat
@@ -163,4 +163,4 @@ from fastchat import constants
 print(*[getattr(constants, name) for name in {names}])"""
     beat_s, expiration_s = map(int, programs.run("-c", script).split())
     assert beat_s < expiration_s <= FASTCHAT_EXPIRY_S
-    assert min(expiration_s, TINYCHAT_EXPIRY_S) > PLAIN_INTERVAL_S * (1 + JITTER)
+    assert min(expiration_s, TINYCHAT_EXPIRY_S) > FASTCHAT_INTERVAL_S * (1 + JITTER)

@@ -1,4 +1,4 @@
-"""An uplink whose time is the test's, below a real registry behind a transport that can fail."""
+"""An uplink with a clock of the test's, below a real registry behind a transport that can fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Answer = Callable[[str, dict[str, Any]], Any]
 
 
 class Source:
-    """What the uplink tells of; the test changes it."""
+    """What the uplink reports; the test changes it."""
 
     def __init__(self) -> None:
         self.now = status_of(model())
@@ -69,7 +69,7 @@ class Bench:
     # -- time --------------------------------------------------------------------------------------------------------
 
     def at(self, seconds: float, action: Callable[[], Any]) -> None:
-        """Do something then; the actions of one instant in their order."""
+        """Call `action` then; several at one time in their order."""
         self.plan.append((self.start + seconds - 1e-6, action))
 
     async def sleep(self, seconds: float) -> None:

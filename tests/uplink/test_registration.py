@@ -1,4 +1,4 @@
-"""The tie to a parent: registering, reporting, losing touch, and the parent's side of it."""
+"""The relation to a parent: registration, reports, lost contact, and the parent's side of all that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.security.credential_store import CredentialStore
-from hierarchy.uplink.registration import JITTER, MAX_WAIT_S, PLAIN_INTERVAL_S, RENEW_S, TICK_S
+from hierarchy.uplink.registration import FASTCHAT_INTERVAL_S, JITTER, MAX_WAIT_S, RENEW_S, TICK_S
 from hierarchy.wire.messages import Accepted
 from hierarchy.wire.status import NodeStatus
 from tests.builders import OPENAI, SITE, model, status_of, subtrees
@@ -23,7 +23,7 @@ from tests.uplink.support import Answer, Bench, load, refuse
 # -- registering -----------------------------------------------------------------------------------------------------
 
 
-def test_a_registration_tells_everything() -> None:
+def test_a_registration_contains_everything() -> None:
     bench = Bench()
     bench.source.now = status_of(model("a", 4, 2, slots=8), model("b", 1, api="fastchat"))
     bench.run(0.1)
@@ -37,7 +37,7 @@ def test_a_registration_tells_everything() -> None:
     assert bench.uplink.believes(child.secret, 1)
 
 
-def test_it_tries_for_ever_with_jitter_and_complains_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_it_retries_for_ever_with_jitter_and_logs_each_reason_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "hierarchy.uplink")
     bench = Bench()
     bench.answer = refuse
@@ -47,28 +47,28 @@ def test_it_tries_for_ever_with_jitter_and_complains_once(caplog: pytest.LogCapt
     assert len(waits) > 150
     assert all(0 <= wait <= MAX_WAIT_S for wait in waits)
     assert len(set(waits)) == len(waits)
-    assert sum(waits[-50:]) / 50 > 1  # not in a hurry any more
+    assert sum(waits[-50:]) / 50 > 1  # no longer in a hurry
     assert (len(bench.table), bench.uplink.registered) == (1, True)
     assert [record.getMessage() for record in caplog.records] == [
-        "cannot register with http://root:21001: connection refused; trying on",
+        "cannot register with http://root:21001: connection refused; retrying",
         "registered with http://root:21001 (root 1.0)",
     ]
 
 
-def test_another_reason_is_worth_another_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_another_reason_is_logged_too(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
     taken = {"error": {"message": "name 'site-a' is taken", "type": "invalid_request_error"}}
     bench.answer = refuse
     bench.at(20, lambda: setattr(bench, "answer", lambda *_: httpx.Response(409, json=taken)))
     bench.run(40)
     assert [record.getMessage() for record in caplog.records] == [
-        "cannot register with http://root:21001: connection refused; trying on",
-        "cannot register with http://root:21001: it answered 409: name 'site-a' is taken; trying on",
+        "cannot register with http://root:21001: connection refused; retrying",
+        "cannot register with http://root:21001: it answered 409: name 'site-a' is taken; retrying",
     ]
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("answer", "reason"),
     [
         (httpx.Response(502, text="<html>"), "it answered 502"),
         (httpx.Response(404, json={"detail": "Not Found"}), "it answered 404"),
@@ -83,8 +83,8 @@ def test_another_reason_is_worth_another_line(caplog: pytest.LogCaptureFixture) 
         (httpx.Response(200, content=b'{"instance": "root-1", "interval_s": NaN}'), "every nan s"),
     ],
 )
-def test_an_answer_that_is_no_controllers_is_no_registration(
-    answer: httpx.Response, words: str, caplog: pytest.LogCaptureFixture
+def test_a_response_that_is_not_a_controllers_is_not_a_registration(
+    answer: httpx.Response, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = Bench()
     bench.answer = lambda *_: answer
@@ -93,21 +93,21 @@ def test_an_answer_that_is_no_controllers_is_no_registration(
     assert bench.reports == []
     assert len(bench.registrations) > 3
     (record,) = caplog.records
-    assert words in record.getMessage()
+    assert reason in record.getMessage()
 
 
-def test_one_that_speaks_another_scheme_is_hinted_at(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_parent_that_may_expect_https_is_mentioned(caplog: pytest.LogCaptureFixture) -> None:
     def hang_up(*_: Any) -> Any:
         raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
 
     bench = Bench()
     bench.answer = hang_up
     bench.run(5)
-    assert caplog.messages[0].endswith("without sending a response.; is it https:// there?; trying on")
+    assert caplog.messages[0].endswith("without sending a response.; does the parent expect https?; retrying")
 
 
 def test_a_node_with_a_credential_registers_again_once_a_day(tmp_path: Path) -> None:
-    """Else one whose parent never restarts would be locked out by the first restart after 90 days."""
+    """Otherwise a node whose parent never restarts would be locked out by the first restart after 90 days."""
     bench = Bench(interval_s=600.0)
     bench.uplink._credentials = CredentialStore(tmp_path / "credential", "old")
     bench.run(3 * RENEW_S + 60)
@@ -130,16 +130,16 @@ def test_quiet_nodes_report_at_their_interval_with_jitter() -> None:
     assert all("children" not in message or message["children"] is None for _, _, message in bench.heard[1:])
 
 
-def test_the_parent_can_stretch_the_interval_and_still_takes_the_child_for_alive() -> None:
+def test_the_parent_may_ask_for_a_longer_interval_and_still_counts_the_child_as_alive() -> None:
     bench = Bench()
     bench.stretched_s = 5.0
     alive: list[bool] = []
 
-    def look() -> None:
-        # As the endpoint does when it answers; a report must not undo it.
+    def agree() -> None:
+        # As the endpoint does; a report must not undo it.
         bench.table.children["site-a"].interval_s = bench.stretched_s
 
-    bench.at(0.1, look)
+    bench.at(0.1, agree)
     for second in range(10, 100):
         bench.at(second, lambda: alive.append("site-a" in bench.table.who()))
     bench.run(100)
@@ -148,30 +148,30 @@ def test_the_parent_can_stretch_the_interval_and_still_takes_the_child_for_alive
     assert len(alive) == 90
 
 
-def test_a_move_of_over_ten_percent_is_told_at_once() -> None:
+def test_a_change_of_load_by_over_ten_percent_is_reported_at_once() -> None:
     bench = Bench(interval_s=1000)
     for second, queue_length in enumerate([100, 110, 111, 122, 123, 110, 1, 2, 1, 0], 1):
         bench.at(second, lambda queue_length=queue_length: setattr(bench.source, "now", load(queue_length)))  # type: ignore[misc]
     bench.run(20)
-    told = [message["queue_length"] for _, path, message in bench.heard if path == "/receive_heart_beat"]
-    assert told == [100, 111, 123, 110, 1, 2, 1, 0]
+    reported = [message["queue_length"] for _, path, message in bench.heard if path == "/receive_heart_beat"]
+    assert reported == [100, 111, 123, 110, 1, 2, 1, 0]
     assert bench.reports == pytest.approx([1, 3, 5, 6, 7, 8, 9, 10], abs=TICK_S + 1e-3)
 
 
-def test_a_parents_own_requests_are_no_news_to_it() -> None:
+def test_the_parents_own_requests_are_no_reason_for_a_report() -> None:
     bench = Bench(interval_s=1000)
 
-    def at_work(own: int, others: int) -> None:
+    def running(own: int, others: int) -> None:
         bench.uplink.open = own
         bench.source.now = load(own + others)
 
     for second, (own, others) in enumerate([(50, 0), (3, 0), (90, 0), (90, 12), (10, 12), (10, 12)], 1):
-        bench.at(second, lambda own=own, others=others: at_work(own, others))  # type: ignore[misc]
+        bench.at(second, lambda own=own, others=others: running(own, others))  # type: ignore[misc]
     bench.run(10)
     assert bench.reports == pytest.approx([4], abs=TICK_S + 1e-3)
 
 
-def test_not_more_than_ten_reports_a_second_however_load_moves() -> None:
+def test_at_most_ten_reports_a_second_however_load_changes() -> None:
     bench = Bench()
     for tick in range(1000):
         bench.at(tick / 100, lambda tick=tick: setattr(bench.source, "now", load(tick // 10 % 2 * 1000 + tick)))  # type: ignore[misc]
@@ -181,7 +181,7 @@ def test_not_more_than_ten_reports_a_second_however_load_moves() -> None:
 
 
 @pytest.mark.parametrize("after", [status_of(model(speed=1.01)), status_of(model("n")), NodeStatus()])
-def test_a_change_of_capacity_is_told_at_once(after: NodeStatus) -> None:
+def test_a_change_of_capacity_is_reported_at_once(after: NodeStatus) -> None:
     bench = Bench(interval_s=1000)
     bench.at(5, lambda: setattr(bench.source, "now", after))
     bench.run(10)
@@ -189,7 +189,7 @@ def test_a_change_of_capacity_is_told_at_once(after: NodeStatus) -> None:
     assert bench.table.children["site-a"].status == after
 
 
-def test_what_a_report_has_seen_goes_up_with_it() -> None:
+def test_a_report_contains_the_highest_number_seen() -> None:
     bench = Bench()
 
     def send() -> None:
@@ -204,10 +204,10 @@ def test_what_a_report_has_seen_goes_up_with_it() -> None:
     assert (bench.uplink.seen, child.load(OPENAI), child.total.uncounted) == (1, 1, 0)
 
 
-# -- losing touch ----------------------------------------------------------------------------------------------------
+# -- lost contact ------------------------------------------------------------------------------------------------------
 
 
-def test_a_parent_that_forgot_is_registered_with_again() -> None:
+def test_the_node_registers_again_if_the_parent_forgot_it() -> None:
     bench = Bench()
     bench.at(10, lambda: bench.table.remove("site-a"))
     bench.run(20)
@@ -217,7 +217,7 @@ def test_a_parent_that_forgot_is_registered_with_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
         refuse,
         lambda *_: httpx.Response(503),
@@ -226,9 +226,9 @@ def test_a_parent_that_forgot_is_registered_with_again() -> None:
         lambda *_: [],
     ],
 )
-def test_after_a_report_that_was_lost_everything_is_told_again(trouble: Answer) -> None:
+def test_after_a_lost_report_the_next_message_contains_everything(failure: Answer) -> None:
     bench = Bench()
-    bench.at(10, lambda: setattr(bench, "answer", trouble))
+    bench.at(10, lambda: setattr(bench, "answer", failure))
     bench.at(10, lambda: setattr(bench.source, "below", {"new": {"state": "up"}}))
     bench.at(30, lambda: setattr(bench, "answer", bench.as_node))
     bench.run(40)
@@ -239,7 +239,7 @@ def test_after_a_report_that_was_lost_everything_is_told_again(trouble: Answer) 
     assert last["children"] == bench.source.below
 
 
-def test_draining_is_told_at_once_and_reports_go_on() -> None:
+def test_draining_is_reported_at_once_and_reports_continue() -> None:
     bench = Bench(interval_s=5.0)
 
     def drain() -> None:
@@ -248,24 +248,24 @@ def test_draining_is_told_at_once_and_reports_go_on() -> None:
 
     bench.at(10, drain)
     bench.run(9.9)
-    assert not bench.uplink.told_draining
+    assert not bench.uplink.reported_draining
     bench.run(60)
     assert 10 <= next(when for when, _, message in bench.heard if message["draining"]) <= 10.2
-    assert bench.uplink.told_draining
+    assert bench.uplink.reported_draining
     child = bench.table.children["site-a"]
     assert child.state(bench.clock()) == "draining"
     assert bench.table.who() == set()
     assert len(bench.reports) >= 2
 
 
-def test_while_the_parent_cannot_be_reached_the_node_is_not_registered() -> None:
+def test_a_node_whose_parent_cannot_be_reached_is_not_registered() -> None:
     bench = Bench()
     bench.at(10, lambda: setattr(bench, "answer", refuse))
     bench.run(20)
     assert not bench.uplink.registered
 
 
-def test_a_parent_that_restarted_counts_its_requests_anew() -> None:
+def test_a_parent_that_restarted_counts_its_requests_from_one() -> None:
     bench = Bench()
     bench.at(1, lambda: bench.uplink.believes(bench.table.children["site-a"].secret, 500))
     instance = {"node": "root", "instance": "root-2", "interval_s": 1.0}
@@ -276,7 +276,7 @@ def test_a_parent_that_restarted_counts_its_requests_anew() -> None:
     assert bench.uplink.seen == 0
 
 
-def test_a_request_that_comes_before_the_registrations_answer_is_not_forgotten() -> None:
+def test_a_request_that_arrives_before_the_response_to_the_registration_counts() -> None:
     bench = Bench()
     bench.run(0.1)
     secret = bench.table.children["site-a"].secret
@@ -297,14 +297,14 @@ steps = st.lists(st.tuples(subtrees, st.sampled_from(["fine", "before", "after",
 
 
 @given(steps)
-def test_after_each_message_the_parent_has_the_subtree_as_it_is(changes: list[tuple[dict[str, Any], str]]) -> None:
+def test_after_each_message_the_parent_has_the_current_subtree(changes: list[tuple[dict[str, Any], str]]) -> None:
     bench = Bench()
-    trouble = "fine"
+    failure = "fine"
     checked = 0
 
     def answer(path: str, message: dict[str, Any]) -> Any:
-        nonlocal trouble, checked
-        kind, trouble = trouble, "fine"
+        nonlocal failure, checked
+        kind, failure = failure, "fine"
         if kind == "before":
             raise httpx.ConnectTimeout("")
         if kind == "forgot":
@@ -318,8 +318,8 @@ def test_after_each_message_the_parent_has_the_subtree_as_it_is(changes: list[tu
         return taken
 
     def change(below: dict[str, Any], what: str) -> None:
-        nonlocal trouble
-        bench.source.below, trouble = below, what
+        nonlocal failure
+        bench.source.below, failure = below, what
 
     bench.answer = answer
     for second, (below, what) in enumerate(changes, 1):
@@ -329,19 +329,19 @@ def test_after_each_message_the_parent_has_the_subtree_as_it_is(changes: list[tu
     assert checked > len(changes)
 
 
-# -- original parents, farewell, belief ------------------------------------------------------------------------------
+# -- FastChat's controller, deregistration, secrets --------------------------------------------------------------------
 
 
-def test_an_original_controller_gets_beats_and_a_registration_when_capacity_changes() -> None:
+def test_fastchats_controller_gets_heartbeats_and_a_registration_when_capacity_changes() -> None:
     bench = Bench()
     bench.answer = bench.as_fastchat
     bench.at(100, lambda: setattr(bench.source, "now", load(7)))
     bench.at(200, lambda: setattr(bench.source, "now", status_of(model(queue_length=7), model("n"))))
     bench.run(300)
     assert bench.registrations == pytest.approx([0, 200], abs=TICK_S + 1e-3)
-    assert len(bench.reports) <= 300 / (PLAIN_INTERVAL_S * (1 - JITTER)) + 1
+    assert len(bench.reports) <= 300 / (FASTCHAT_INTERVAL_S * (1 - JITTER)) + 1
     assert all(
-        later - sooner <= PLAIN_INTERVAL_S * (1 + JITTER) + 2 * TICK_S
+        later - sooner <= FASTCHAT_INTERVAL_S * (1 + JITTER) + 2 * TICK_S
         for sooner, later in pairwise(sorted([*bench.reports, *bench.registrations]))
     )
     assert bench.reports[-1] > 270
@@ -353,26 +353,26 @@ def test_an_original_controller_gets_beats_and_a_registration_when_capacity_chan
             assert isinstance(message["queue_length"], int)
     statuses = [message["worker_status"] for _, path, message in bench.heard if path == "/register_worker"]
     assert [status["model_names"] for status in statuses] == [["m"], ["m", "n"]]
-    asyncio.run(bench.uplink.farewell())
+    asyncio.run(bench.uplink.deregister())
     assert bench.count("/deregister_worker") == 0
 
 
-def test_farewell_is_said_once_and_only_by_who_was_there() -> None:
+def test_only_a_registered_node_deregisters_and_only_once() -> None:
     bench = Bench()
-    asyncio.run(bench.uplink.farewell())
+    asyncio.run(bench.uplink.deregister())
     assert bench.heard == []
     bench.run(1)
     for _ in range(2):
-        asyncio.run(bench.uplink.farewell())
+        asyncio.run(bench.uplink.deregister())
     assert bench.count("/deregister_worker") == 1
     assert (len(bench.table), bench.uplink.registered) == (0, False)
 
 
-@pytest.mark.parametrize("trouble", [refuse, lambda *_: httpx.Response(500), lambda *_: httpx.Response(200, text="x")])
-def test_a_farewell_that_nobody_hears_is_no_error(trouble: Answer) -> None:
+@pytest.mark.parametrize("failure", [refuse, lambda *_: httpx.Response(500), lambda *_: httpx.Response(200, text="x")])
+def test_a_failed_deregistration_is_not_an_error(failure: Answer) -> None:
     bench = Bench().run(1)
-    bench.answer = trouble
-    asyncio.run(bench.uplink.farewell())
+    bench.answer = failure
+    asyncio.run(bench.uplink.deregister())
     assert bench.count("/deregister_worker") == 1
 
 
@@ -389,27 +389,27 @@ def test_only_the_parents_secret_is_believed() -> None:
         assert bench.uplink.seen == seen
 
 
-# reverse links
+# -- reverse links ---------------------------------------------------------------------------------------------------
 
 
 class Listener:
-    """Remembers what it was told, and when."""
+    """Records its calls, and when they came."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.said: list[tuple[float, str]] = []
+        self.calls: list[tuple[float, str]] = []
 
     def accepted(self, accepted: Accepted) -> None:
-        self.say(f"accepted {accepted.link} {accepted.links_per_s:g} {accepted.wanted}")
+        self.record(f"accepted {accepted.link} {accepted.links_per_s:g} {accepted.wanted}")
 
     def lost(self) -> None:
-        self.say("lost")
+        self.record("lost")
 
-    def say(self, what: str) -> None:
-        self.said.append((round(self.bench.clock.now - self.bench.start, 1), what))
+    def record(self, what: str) -> None:
+        self.calls.append((round(self.bench.clock.now - self.bench.start, 1), what))
 
 
-def test_whoever_listens_hears_of_the_terms_and_of_every_loss() -> None:
+def test_the_listener_gets_the_terms_and_each_loss() -> None:
     bench = Bench()
     bench.uplink.listener = listener = Listener(bench)
     terms = {"node": "root", "instance": "i", "interval_s": 1.0, "link": "reverse", "links_per_s": 2.5, "wanted": 3}
@@ -417,13 +417,13 @@ def test_whoever_listens_hears_of_the_terms_and_of_every_loss() -> None:
     bench.at(3, lambda: setattr(bench, "answer", refuse))
     bench.at(6, lambda: setattr(bench, "answer", lambda path, message: {**terms, "link": "direct"}))
     bench.run(15)
-    words = [what for _, what in listener.said]
-    assert words[:3] == ["accepted reverse 2.5 3", "lost", "accepted direct 2.5 3"]
-    assert listener.said[0][0] == 0
-    assert 3 <= listener.said[1][0] < 4.5
+    calls = [what for _, what in listener.calls]
+    assert calls[:3] == ["accepted reverse 2.5 3", "lost", "accepted direct 2.5 3"]
+    assert listener.calls[0][0] == 0
+    assert 3 <= listener.calls[1][0] < 4.5
 
 
-def test_it_registers_again_when_it_is_told_that_the_parent_does_not_know_it() -> None:
+def test_it_registers_again_on_request() -> None:
     bench = Bench(interval_s=60.0)
     bench.at(2, bench.uplink.register_again)
     bench.run(10)
@@ -432,7 +432,7 @@ def test_it_registers_again_when_it_is_told_that_the_parent_does_not_know_it() -
 
 
 @pytest.mark.parametrize("field", [{"links_per_s": "fast"}, {"link": "sideways"}, {"wanted": -1}, {"wanted": 1e99}])
-def test_terms_that_make_no_sense_are_no_registration(field: dict[str, Any]) -> None:
+def test_terms_that_make_no_sense_are_refused(field: dict[str, Any]) -> None:
     bench = Bench()
     bench.answer = lambda path, message: {"node": "root", "instance": "i", **field}
     bench.run(5)
@@ -441,12 +441,12 @@ def test_terms_that_make_no_sense_are_no_registration(field: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("as_what", ["fastchat", "older"])
-def test_a_parent_that_takes_no_links_is_complained_of(as_what: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_parent_without_reverse_links_is_logged(as_what: str, caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
     bench.uplink._link = "reverse"
     if as_what == "fastchat":
         bench.answer = bench.as_fastchat
     bench.run(2)
     assert bench.uplink.registered
-    assert "does not take links that we dial: it must be able to dial http://site-a:21001" in caplog.text
+    assert "does not accept reverse links, so it must be able to dial http://site-a:21001" in caplog.text
     assert all(message["link"] == "reverse" for _, path, message in bench.heard if path == "/register_worker")

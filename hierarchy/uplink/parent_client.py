@@ -1,0 +1,111 @@
+"""Posts messages to one parent, and turns each bad response into a `ParentError`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import httpx
+import msgspec
+
+from hierarchy.errors import HierarchyError
+from hierarchy.wire.checks import MAX_INTERVAL_S
+from hierarchy.wire.messages import Accepted
+
+TIMEOUT_S = 5.0
+MAX_WANTED = 2**31  # links; more cannot be meant
+
+
+class ParentError(HierarchyError):
+    """The message had no effect at the parent, or may have had none.
+
+    Attributes:
+        status: HTTP status of the response; 0 if there was none.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ParentClient:
+    """HTTP requests to the parent at the URL `parent`.
+
+    secret: shown in each message, to prove that all of them come from one child.
+    """
+
+    def __init__(self, parent: str, http: httpx.AsyncClient, secret: bytes) -> None:
+        self._parent = parent
+        self._http = http
+        self._secret = secret.decode()
+
+    async def post(self, path: str, message: msgspec.Struct, *, timeout_s: float = TIMEOUT_S, bearer: str = "") -> Any:
+        """The decoded JSON of a 200 response. bearer: token or credential to show; "" for none.
+
+        Raises:
+            ParentError: no response, another status, or not JSON.
+        """
+        content = msgspec.json.encode(message)
+        try:
+            response = await self._http.post(
+                self._parent + path, content=content, headers=self._headers(content, bearer), timeout=timeout_s
+            )
+        except httpx.HTTPError as error:
+            raise ParentError(self._explain(error)) from error
+        return _decoded(response)
+
+    def _headers(self, content: bytes, bearer: str) -> dict[str, str]:
+        authorization = {"authorization": f"Bearer {bearer}"} if bearer else {}
+        return {
+            "content-type": "application/json",
+            **authorization,
+            "x-hierarchy-auth": self._secret,
+            # Means nothing here, but a parent caches heads by all but this number, so that a report's head is parsed
+            # once (`relay.downstream.head_cache`).
+            "x-hierarchy-seq": "0",
+            "content-length": str(len(content)),
+        }
+
+    def _explain(self, error: httpx.HTTPError) -> str:
+        reason = str(error) or type(error).__name__
+        if self._parent.startswith("http:") and isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
+            return f"{reason}; does the parent expect https?"
+        return reason
+
+
+def _decoded(response: httpx.Response) -> Any:
+    try:
+        answer = response.json()
+    except (ValueError, RecursionError):
+        if response.status_code == 200:  # it must not pass for FastChat's original controller, which answers `null`
+            raise ParentError("the response is not JSON; is there a controller at that address?", 200) from None
+        answer = None
+    if response.status_code != 200:
+        raise ParentError(f"it answered {response.status_code}: {_message(answer)}".rstrip(": "), response.status_code)
+    return answer
+
+
+def _message(answer: Any) -> str:
+    """The message of OpenAI's error object; "" if there is none."""
+    error = answer.get("error") if isinstance(answer, dict) else None
+    message = error.get("message") if isinstance(error, dict) else None
+    return message if isinstance(message, str) else ""
+
+
+def parse_accepted(answer: Any) -> Accepted:
+    """A node's response to a registration.
+
+    Raises:
+        ParentError: it is not one, or has values that make no sense.
+    """
+    try:
+        accepted = msgspec.convert(answer, Accepted)
+    except msgspec.ValidationError as error:
+        raise ParentError(f"the response is not understood: {error}", 200) from None
+    if not accepted.instance:  # otherwise any JSON object would do
+        raise ParentError("the response names no instance; is there a controller at that address?", 200)
+    if not (math.isfinite(accepted.links_per_s) and 0 <= accepted.wanted < MAX_WANTED):
+        raise ParentError(f"it wants {accepted.wanted} links, {accepted.links_per_s} a second", 200)
+    if not (math.isfinite(accepted.interval_s) and 0 < accepted.interval_s <= MAX_INTERVAL_S):
+        raise ParentError(f"it wants a report every {accepted.interval_s} s", 200)
+    return accepted
