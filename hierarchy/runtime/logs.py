@@ -1,7 +1,7 @@
-"""Logs on stderr: a line that a person can read, or one JSON object a line.
+"""Logs on stderr: text lines for people, or one JSON object a line.
 
-Whatever a client sent may end up in a message, so control characters are escaped: nobody can forge a line, or send the
-operator's terminal a command.
+Text from a client may be part of a message, so control characters are escaped: no client can forge a line or send a
+command to the operator's terminal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 LogFormat = Literal["text", "json"]
 
-_BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # reorder what the eye sees of a line
+_BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # these change the order in which a line is displayed
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\t")}
 _CONTROL |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *_BIDI)}
 _CONTROL |= {ord("\n"): "\\n", ord("\r"): "\\r"}
@@ -24,21 +24,27 @@ _CONTROL |= {ord("\n"): "\\n", ord("\r"): "\\r"}
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 _TEXT_LINE = re.compile(r"(?P<time>\d\d:\d\d:\d\d) (?P<level>[A-Z]+) (?P<name>\S+): (?P<message>.*)")
 _NOT_EXTRA = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "color_message"})
-_CHATTY = ("httpx", "httpcore", "asyncio")  # a line a request, or a line a connection, at INFO
+_VERBOSE = ("httpx", "httpcore", "asyncio")  # loggers that write a line for each request or connection at INFO
 
 
 class Stream(Protocol):
-    """Where log lines go; any text file, or what `hierarchy up` puts in place of one."""
+    """Where log lines go: any text file, or the console of `hierarchy up`."""
 
-    def write(self, text: str, /) -> object: ...
-    def flush(self) -> object: ...
+    def write(self, text: str, /) -> object:
+        """Take the text of one or more lines."""
+
+    def flush(self) -> object:
+        """Pass on what was buffered."""
 
 
 def setup(format: LogFormat, name: str, level: int | str = "INFO", stream: Stream | None = None) -> None:
-    """Send every logger of this process, uvicorn's among them, to `stream` (default: stderr).
+    """Send all loggers of this process, including uvicorn's, to `stream` (default: stderr).
 
-    `name` is the node's. Give `uvicorn.Config` `log_config=None`, or it puts its own handlers back. Calling this again
-    replaces what the last call set up.
+    Another call replaces the set-up of the last one. `uvicorn.Config` needs `log_config=None`, or it adds its own
+    handlers again.
+
+    Args:
+        name: the node's name, which is in each line.
     """
     target = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(target)
@@ -51,31 +57,31 @@ def setup(format: LogFormat, name: str, level: int | str = "INFO", stream: Strea
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
-    for chatty in _CHATTY:
-        logging.getLogger(chatty).setLevel(max(root.level, logging.WARNING))
+    for verbose in _VERBOSE:
+        logging.getLogger(verbose).setLevel(max(root.level, logging.WARNING))
     logging.captureWarnings(True)
 
 
 def wants_colour(stream: object) -> bool:
-    """Whether `stream` is a terminal whose user did not ask for plain text (https://no-color.org)."""
+    """Whether `stream` is a terminal whose user did not switch colours off (https://no-color.org)."""
     isatty = getattr(stream, "isatty", None)
     return isatty is not None and bool(isatty()) and not os.environ.get("NO_COLOR")
 
 
 def escape(text: str) -> str:
-    """`text` with control characters written out as `\\n`, `\\x1b`...; what is escaped already stays as it is."""
+    """`text` with control characters written as `\\n`, `\\x1b`...; escaping a text twice changes nothing."""
     return text.translate(_CONTROL)
 
 
 def paint(text: str, code: str, colour: bool) -> str:
-    """`text` in the ANSI colour `code`, when `colour`."""
+    """`text` in the ANSI colour `code` if `colour`, else as it is."""
     return f"\x1b[{code}m{text}\x1b[0m" if colour else text
 
 
 def relabel(line: str, name: str, colour: bool) -> str:
-    """A line that another process logged as `name`, without the name and in colour; for who puts a prefix before it.
+    """A text line of another process, `name`, without the name and in colour, for output with a prefix of its own.
 
-    A line that is not of our text format only has its control characters escaped.
+    A line in another format is only escaped.
     """
     line = escape(line)
     match = _TEXT_LINE.fullmatch(line)
@@ -85,7 +91,7 @@ def relabel(line: str, name: str, colour: bool) -> str:
 
 
 def parse(line: str, name: str) -> tuple[int, str]:
-    """Level and message of a line that another process logged as `name`; INFO and the whole line if it is not such."""
+    """Level and message of a text line of another process, `name`; INFO and the whole line if the format is another."""
     match = _TEXT_LINE.fullmatch(escape(line))
     if match is None or match["name"] != name:
         return logging.INFO, line
@@ -98,7 +104,7 @@ def _text(time: str, level: str, name: str, message: str, colour: bool) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """`12:31:04 INFO site-a: message`; a traceback follows, indented, so that none of its lines passes for another."""
+    """`12:31:04 INFO site-a: message`. The lines of a traceback are indented, so that none looks like a log line."""
 
     def __init__(self, name: str, colour: bool = False) -> None:
         super().__init__(datefmt="%H:%M:%S")
@@ -106,6 +112,7 @@ class TextFormatter(logging.Formatter):
         self.colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
+        """The line, and the lines of a traceback."""
         time = self.formatTime(record, self.datefmt)
         line = _text(time, record.levelname, self.name, escape(record.getMessage()), self.colour)
         trace = _trace(self, record)
@@ -113,13 +120,18 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: `ts` (ISO 8601, UTC), `level`, `node`, `logger`, `message`, `exception` if any, and extras."""
+    """One JSON object a line: `ts` (ISO 8601, UTC), `level`, `node`, `logger`, `message`, `exception`, and extras.
+
+    Extras never replace these fields. python-json-logger would let them: it also merges a message that is a dict into
+    the top level.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
 
     def format(self, record: logging.LogRecord) -> str:
+        """The object, without a line end."""
         trace = _trace(self, record)
         extras = {key: value for key, value in vars(record).items() if key not in _NOT_EXTRA}
         fields: dict[str, object] = {

@@ -1,7 +1,7 @@
-"""Dying with one's parent, portably.
+"""Noticing on every platform that the parent process died.
 
-A parent that was killed with -9 cannot tell its children. But it held the writing end of their stdin, and the kernel
-closes that for it: whoever reads stdin to its end knows. (Linux's `PR_SET_PDEATHSIG` does the same on Linux alone.)
+A parent that is killed with -9 cannot notify its children. But it holds the writing end of their stdin, which the
+kernel then closes, so a child that reads its stdin reaches the end. (`PR_SET_PDEATHSIG` exists on Linux only.)
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import threading
 from collections.abc import Callable
 
 
-def call_on_parent_death(on_gone: Callable[[], None], fd: int = 0) -> None:
-    """Call `on_gone` once, **in another thread**, when `fd` (stdin) reaches its end or cannot be read.
+def call_on_parent_death(callback: Callable[[], None], fd: int = 0) -> None:
+    """Call `callback` once, **in another thread**, when `fd` (stdin) reaches its end or cannot be read.
 
-    Only for a process whose parent holds a pipe to its stdin: with stdin at `/dev/null` it is gone at once.
+    Only for a process whose parent holds a pipe to its stdin: if stdin is `/dev/null`, the callback comes at once.
     """
 
     def watch() -> None:
-        # Not sys.stdin.read: its lock, held by a daemon thread, would make the interpreter abort at exit.
+        # Not sys.stdin.read: a daemon thread that holds its lock makes the interpreter abort at exit.
         try:
             while os.read(fd, 4096):
                 pass
         except OSError:
-            pass  # closed or never open: nobody holds the other end
-        on_gone()
+            pass  # closed, or never open: no process holds the other end
+        callback()
 
-    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+    threading.Thread(target=watch, name="parent-death", daemon=True).start()

@@ -1,8 +1,8 @@
-"""Child processes that are started again when they die, and that do not outlive us.
+"""Child processes that are restarted when they die and do not outlive this process.
 
-Two facts shape this module. asyncio's `Process.wait()` can wait for the pipes too, which a grandchild may hold open
-for ever: so the pipes are our own. And whoever does not read a child's output stops the child, once the pipe is full:
-so its lines are always read, however long they are, and handed to a callback that must not block.
+Two facts shape this module. asyncio's `Process.wait()` may wait for its pipes too, which a grandchild can hold open for
+ever: so the pipes are created here. And a child blocks when the pipe for its output is full: so its output is always
+read, however long a line is, and passed to a callback that must not block.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ log = logging.getLogger(__name__)
 OnLine = Callable[[str, str], None]  #: (name of the process, one line of its output without the line end)
 
 USAGE_ERROR = 2  #: exit status of a process whose configuration or command line is wrong
-MAX_LINE_CHARS = 16 * 1024  #: a longer line is handed on in pieces
+MAX_LINE_CHARS = 16 * 1024  #: a longer line is passed on in pieces
 _READ_BYTES = 64 * 1024
-_LAST_WORDS_S = 1.0  # for output still in the pipe when the process has ended
-_REAP_S = 2.0  # a killed process is gone in milliseconds, unless the kernel itself is stuck
+_LAST_OUTPUT_S = 1.0  # for reading what is still in the pipe when the process has ended
+_KILL_S = 2.0  # a killed process ends in milliseconds, unless it hangs in the kernel
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """The wait before a restart: `first_s`, doubling to `longest_s`; anew after a life of `settled_s`."""
+    """How long to wait before a restart."""
 
-    first_s: float = 0.5
-    longest_s: float = 10.0
-    settled_s: float = 10.0
+    first_s: float = 0.5  # after the first failure; doubled after each further one
+    max_s: float = 10.0
+    stable_after_s: float = 10.0  # a process that ran this long starts again from `first_s`
 
     def delay_s(self, failures: int) -> float:
-        """After the `failures`-th short life in a row, counted from 1."""
-        return float(min(self.longest_s, self.first_s * 2 ** min(failures - 1, 32)))
+        """The wait after a number of failures in a row, at least 1."""
+        return float(min(self.max_s, self.first_s * 2 ** min(failures - 1, 32)))
 
 
 def describe_exit(status: int) -> str:
@@ -52,20 +52,20 @@ def describe_exit(status: int) -> str:
 
 
 class LineSplitter:
-    """Bytes as they come, to lines of text; pure. `\\r\\n` ends a line too; what is not UTF-8 is replaced."""
+    """Splits bytes as they arrive into lines of text. `\\r\\n` ends a line too; invalid UTF-8 is replaced."""
 
     def __init__(self, max_chars: int = MAX_LINE_CHARS) -> None:
         self.max_chars = max_chars
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._rest = ""
+        self._incomplete = ""
 
     def feed(self, data: bytes, final: bool = False) -> Iterator[str]:
-        """The lines that `data` completes; with `final`, the last one too though nothing ended it."""
-        *lines, self._rest = (self._rest + self._decode(data, final)).split("\n")
+        """The lines that `data` completes; if `final`, also the last line without an end."""
+        *lines, self._incomplete = (self._incomplete + self._decode(data, final)).split("\n")
         for line in lines:
             yield from self._pieces(line.removesuffix("\r"))
-        if len(self._rest) > self.max_chars or (final and self._rest):
-            line, self._rest = self._rest, ""
+        if len(self._incomplete) > self.max_chars or (final and self._incomplete):
+            line, self._incomplete = self._incomplete, ""
             yield from self._pieces(line.removesuffix("\r") if final else line)
 
     def _pieces(self, line: str) -> Iterator[str]:
@@ -74,12 +74,13 @@ class LineSplitter:
 
 
 class SupervisedProcess:
-    """One child process, kept running. `run()` it in a task; `stop()` ends it.
+    """One child process that is kept running: `run()` in a task, and `stop()`.
 
-    It gets a session of its own, so a terminal's Ctrl-C reaches only us, and a stdin that stays open as long as we
-    live: a child that was told `--exit-with-parent` ends when it reads the end of it, even after our `kill -9`.
-    `env` is set on top of our own environment. A status in `fatal` before any life of `backoff.settled_s` says that
-    starting it again cannot help, and `run` returns it.
+    The process gets its own session, so that a terminal's Ctrl-C reaches only this process. Its stdin stays open as
+    long as this process lives: with `--exit-with-parent` it ends when it reads the end of stdin, even after `kill -9`.
+
+    Attributes:
+        starts: how often it was started.
     """
 
     def __init__(
@@ -93,16 +94,25 @@ class SupervisedProcess:
         fatal: frozenset[int] = frozenset({USAGE_ERROR}),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """
+        Args:
+            name: for the log and `on_line`.
+            on_line: called with each line of output; must not block.
+            env: set in addition to the environment of this process.
+            fatal: exit statuses after which a restart cannot help, unless the process ran for
+                `backoff.stable_after_s` once.
+            clock: monotonic seconds.
+        """
         self.name = name
         self.argv = tuple(argv)
-        self.starts = 0  #: how often it was started
+        self.starts = 0
         self._on_line = on_line
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._backoff = backoff or Backoff()
         self._fatal = fatal
         self._clock = clock
         self._process: Process | None = None
-        self._settled = False
+        self._was_stable = False
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -112,30 +122,30 @@ class SupervisedProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that runs now."""
+        """Process id; None while it does not run."""
         return self._process.pid if self._process else None
 
     async def run(self) -> int | None:
-        """Keep it running until `stop` (returns None), or until it ends with a fatal status (returns that)."""
+        """Keep it running until `stop` (returns None), or until it ends with a fatal status (returns the status)."""
         self._idle.clear()
         failures = 0
         try:
             while not self._stopping.is_set():
-                born = self._clock()
-                status = await self._live()
-                lived_s = self._clock() - born
+                started = self._clock()
+                status = await self._run_once()
+                ran_s = self._clock() - started
                 if self._stopping.is_set():
                     break
-                settled = lived_s >= self._backoff.settled_s
-                self._settled = self._settled or settled
-                if status in self._fatal and not self._settled:
-                    log.error("%s %s, so it is not started again", self.name, describe_exit(status))
+                stable = ran_s >= self._backoff.stable_after_s
+                self._was_stable = self._was_stable or stable
+                if status in self._fatal and not self._was_stable:
+                    log.error("%s %s and is not restarted", self.name, describe_exit(status))
                     return status
-                failures = 1 if settled else failures + 1
+                failures = 1 if stable else failures + 1
                 delay_s = self._backoff.delay_s(failures)
                 if status is not None:
-                    log.warning("%s %s after %.1f s", self.name, describe_exit(status), lived_s)
-                log.info("%s: starting it again in %g s", self.name, delay_s)
+                    log.warning("%s %s after %.1f s", self.name, describe_exit(status), ran_s)
+                log.info("%s: restarting it in %g s", self.name, delay_s)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), delay_s)
             return None
@@ -144,17 +154,17 @@ class SupervisedProcess:
             self._idle.set()
 
     async def stop(self, grace_s: float) -> bool:
-        """SIGTERM, and after `grace_s` SIGKILL; no restart. False if the process is still there after that."""
+        """Send SIGTERM, and SIGKILL after `grace_s`; no restart. Returns False if the process survives that."""
         self._stopping.set()
         self._terminate()
         if not await self._ended_within(grace_s):
             log.warning("%s did not end within %g s, killing it", self.name, grace_s)
             self.kill()
-            return await self._ended_within(_REAP_S + _LAST_WORDS_S)
+            return await self._ended_within(_KILL_S + _LAST_OUTPUT_S)
         return True
 
     def kill(self) -> None:
-        """SIGKILL to the process and to what it started in its own group; no restart."""
+        """Send SIGKILL to the process and the other processes of its group; no restart."""
         self._stopping.set()
         if self._process and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -172,17 +182,17 @@ class SupervisedProcess:
             return False
         return True
 
-    async def _live(self) -> int | None:
-        """One life: start, read to the end, reap. The exit status, or None if it could not be started."""
+    async def _run_once(self) -> int | None:
+        """Start the process and read its output to the end. Returns the exit status; None if it could not start."""
         self.starts += 1
         try:
             async with self._started() as (process, output):
-                if self._stopping.is_set():  # asked while it was being started
+                if self._stopping.is_set():  # `stop` was called while it was starting
                     self._terminate()
                 reading = asyncio.create_task(self._read(output))
                 try:
                     status = await process.wait()
-                    await asyncio.wait({reading}, timeout=_LAST_WORDS_S)
+                    await asyncio.wait({reading}, timeout=_LAST_OUTPUT_S)
                 finally:
                     reading.cancel()
                 return status
@@ -192,18 +202,18 @@ class SupervisedProcess:
 
     @contextlib.asynccontextmanager
     async def _started(self) -> AsyncIterator[tuple[Process, asyncio.StreamReader]]:
-        with contextlib.ExitStack() as ours:
-            with contextlib.ExitStack() as theirs:
+        with contextlib.ExitStack() as own_ends:
+            with contextlib.ExitStack() as child_ends:
                 stdin, held_open = os.pipe()
-                theirs.callback(os.close, stdin)
-                ours.callback(os.close, held_open)
+                child_ends.callback(os.close, stdin)
+                own_ends.callback(os.close, held_open)
                 output, stdout = os.pipe()
-                theirs.callback(os.close, stdout)
+                child_ends.callback(os.close, stdout)
                 reader = asyncio.StreamReader()
                 transport, _ = await asyncio.get_running_loop().connect_read_pipe(
                     lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(output, "rb", 0)
                 )
-                ours.callback(transport.close)
+                own_ends.callback(transport.close)
                 self._process = await asyncio.create_subprocess_exec(
                     *self.argv,
                     stdin=stdin,
@@ -226,5 +236,5 @@ class SupervisedProcess:
             for line in splitter.feed(data, final=not data):
                 try:
                     self._on_line(self.name, line)
-                except Exception:  # whatever the callback does, an unread pipe would stop the child
+                except Exception:  # an unread pipe would block the child, so reading continues
                     log.exception("a line of %s is lost", self.name)

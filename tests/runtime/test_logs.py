@@ -1,3 +1,5 @@
+"""Log lines: both formats, and that no message can forge a line."""
+
 from __future__ import annotations
 
 import io
@@ -20,7 +22,7 @@ LINE = re.compile(r"\d\d:\d\d:\d\d [A-Z]+ \S+: .*")
 
 @pytest.fixture(autouse=True)
 def restore() -> Iterator[None]:
-    """Leaves the process's loggers as they were."""
+    """Restores the loggers of this process."""
     names = ("", "uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "httpx", "httpcore", "asyncio")
     loggers = [logging.getLogger(name) for name in names]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
@@ -39,7 +41,7 @@ def lines_of(stream: io.StringIO) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-def test_text_is_one_readable_line() -> None:
+def test_a_text_record_is_one_readable_line() -> None:
     out = io.StringIO()
     logs.setup("text", "site-a", stream=out)
     logging.getLogger("hierarchy.uplink").info("registered with %s", "root")
@@ -58,14 +60,14 @@ def test_default_stream_is_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.out == ""
 
 
-def test_json_is_one_object_a_line_with_extras() -> None:
+def test_a_json_record_is_one_object_with_extras() -> None:
     out = io.StringIO()
     logs.setup("json", "site-a", stream=out)
     logging.getLogger("hierarchy.lane").warning("slow\n%s", "child", extra={"child": "gpu-1", "ms": 12, "path": object})
     (line,) = lines_of(out)
     record = json.loads(line)
     assert datetime.fromisoformat(record.pop("ts")).utcoffset() is not None
-    assert record.pop("path").startswith("<class")  # what JSON does not know is written as text
+    assert record.pop("path").startswith("<class")  # values that JSON cannot represent are written as text
     assert record == {
         "level": "WARNING",
         "node": "site-a",
@@ -85,7 +87,7 @@ def test_json_extras_cannot_replace_its_own_fields() -> None:
     assert record["ts"] != 0
 
 
-def test_exceptions() -> None:
+def test_a_traceback_is_indented_in_text_and_a_field_in_json() -> None:
     text, as_json = io.StringIO(), io.StringIO()
     for format, out in (("text", text), ("json", as_json)):
         logs.setup(format, "a", stream=out)  # type: ignore[arg-type]
@@ -126,7 +128,7 @@ def test_escape(raw: str, escaped: str) -> None:
     assert logs.escape(raw) == escaped
 
 
-def test_colour_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_are_used_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert logs.wants_colour(Terminal())
     assert not logs.wants_colour(io.StringIO())
@@ -135,7 +137,7 @@ def test_colour_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not logs.wants_colour(Terminal())
 
 
-def test_coloured_line_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_coloured_line_has_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     out = Terminal()
     logs.setup("text", "site-a", stream=out)
@@ -146,7 +148,7 @@ def test_coloured_line_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("access_log", [True, False])
-def test_uvicorn_logs_through_it(access_log: bool) -> None:
+def test_uvicorns_records_use_the_same_format(access_log: bool) -> None:
     out = io.StringIO()
     logs.setup("text", "root", stream=out)
     uvicorn.Config("x:y", log_config=None, access_log=access_log)
@@ -158,7 +160,7 @@ def test_uvicorn_logs_through_it(access_log: bool) -> None:
     ]
 
 
-def test_again_replaces_what_was_set_up() -> None:
+def test_a_second_set_up_replaces_the_first() -> None:
     first, second = io.StringIO(), io.StringIO()
     logs.setup("text", "a", stream=first)
     logs.setup("text", "b", stream=second)
@@ -167,7 +169,7 @@ def test_again_replaces_what_was_set_up() -> None:
     assert len(lines_of(second)) == 1
 
 
-def test_clients_requests_are_not_announced() -> None:
+def test_requests_of_http_clients_are_not_logged() -> None:
     out = io.StringIO()
     logs.setup("text", "a", stream=out)
     logging.getLogger("httpx").info("HTTP Request: POST http://x")
@@ -207,5 +209,12 @@ def test_relabel(line: str, shown: str) -> None:
         ("main: loading", (logging.INFO, "main: loading")),
     ],
 )
-def test_parse_takes_apart_what_another_process_logged(line: str, expected: tuple[int, str]) -> None:
+def test_parse_reads_the_line_of_another_process(line: str, expected: tuple[int, str]) -> None:
     assert logs.parse(line, "a-1") == expected
+
+
+def test_a_message_that_is_a_dict_cannot_replace_the_fields_of_json() -> None:
+    record = logging.makeLogRecord({"msg": {"node": "root", "level": "forged"}, "levelname": "INFO"})
+    fields = json.loads(logs.JsonFormatter("site-a").format(record))
+    assert (fields["node"], fields["level"]) == ("site-a", "INFO")
+    assert "forged" in fields["message"]

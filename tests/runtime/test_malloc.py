@@ -1,3 +1,5 @@
+"""The allocator settings, each applied in a process of its own."""
+
 from __future__ import annotations
 
 import subprocess
@@ -8,16 +10,16 @@ import pytest
 CALL = "from hierarchy.runtime.malloc import keep_freed_memory; print(keep_freed_memory())"
 
 
-def said(**env: str) -> str:
-    """In a process of its own, since it cannot be undone."""
+def printed(**env: str) -> str:
+    """What a process prints that applies the settings; they cannot be undone."""
     done = subprocess.run([sys.executable, "-c", CALL], capture_output=True, text=True, env=env, timeout=30, check=True)
     return done.stdout.strip()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has the setting")
-def test_it_is_applied() -> None:
-    assert said() == "True"
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has the settings")
+def test_the_settings_are_applied() -> None:
+    assert printed() == "True"
 
 
-def test_the_users_own_settings_win() -> None:
-    assert said(MALLOC_ARENA_MAX="1") == "False"
+def test_environment_variables_take_precedence() -> None:
+    assert printed(MALLOC_ARENA_MAX="1") == "False"

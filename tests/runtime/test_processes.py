@@ -1,3 +1,5 @@
+"""Child processes: restarts, output, and that none is left behind."""
+
 from __future__ import annotations
 
 import asyncio
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from hierarchy.runtime.processes import Backoff, LineSplitter, SupervisedProcess, describe_exit
 
-QUICK = Backoff(first_s=0.01, longest_s=0.05)
+QUICK = Backoff(first_s=0.01, max_s=0.05)
 DEADLINE_S = 20.0
 PROC = Path("/proc")
 
@@ -48,7 +50,7 @@ class Lines(list[str]):
 
 async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - what other processes do sets no event of ours
+        while not condition():  # noqa: ASYNC110 - other processes set no event here
             await asyncio.sleep(0.005)
 
 
@@ -57,7 +59,7 @@ def script(code: str) -> list[str]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs (a zombie, which its init has still to reap, does not)."""
+    """Whether a process runs; a zombie that its parent has not reaped yet does not."""
     try:
         os.kill(pid, 0)
         return not PROC.exists() or (PROC / str(pid) / "stat").read_text().rsplit(") ", 1)[1][0] != "Z"
@@ -65,18 +67,18 @@ def alive(pid: int) -> bool:
         return False
 
 
-# --- pure parts
+# pure functions
 
 
 @pytest.mark.parametrize(
     ("failures", "delay_s"), [(1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0), (5, 8.0), (6, 10.0), (7, 10.0), (10_000, 10.0)]
 )
-def test_backoff_doubles_up_to_its_longest(failures: int, delay_s: float) -> None:
+def test_the_wait_doubles_up_to_its_maximum(failures: int, delay_s: float) -> None:
     assert Backoff().delay_s(failures) == delay_s
 
 
 @pytest.mark.parametrize(
-    ("status", "words"),
+    ("status", "text"),
     [
         (0, "ended with status 0"),
         (1, "ended with status 1"),
@@ -85,8 +87,8 @@ def test_backoff_doubles_up_to_its_longest(failures: int, delay_s: float) -> Non
         (-99, "was ended by signal 99"),
     ],
 )
-def test_exit_in_words(status: int, words: str) -> None:
-    assert describe_exit(status) == words
+def test_describe_exit(status: int, text: str) -> None:
+    assert describe_exit(status) == text
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200)), st.integers(1, 30))
@@ -103,16 +105,16 @@ def test_lines_do_not_depend_on_how_bytes_arrive(data: bytes, cuts: list[int], m
         assert lines == [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n") if text]
 
 
-def test_a_line_without_end_is_not_hoarded() -> None:
+def test_a_long_line_without_an_end_is_passed_on_in_pieces() -> None:
     splitter = LineSplitter(max_chars=10)
     assert list(splitter.feed(b"x" * 25)) == ["x" * 10, "x" * 10, "x" * 5]
     assert list(splitter.feed(b"", final=True)) == []
 
 
-# --- real processes
+# real processes
 
 
-def test_merges_stdout_and_stderr_with_a_partial_last_line(run: Runner) -> None:
+def test_stdout_and_stderr_are_merged_with_a_partial_last_line(run: Runner) -> None:
     async def body() -> None:
         lines = Lines()
         code = "import sys; print('out'); print('err', file=sys.stderr); print('last', end=''); sys.exit(2)"
@@ -123,7 +125,7 @@ def test_merges_stdout_and_stderr_with_a_partial_last_line(run: Runner) -> None:
     run(body())
 
 
-def test_a_usage_error_at_the_start_is_not_tried_again(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_with_a_usage_error_is_not_restarted(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         child = SupervisedProcess("a", script("raise SystemExit(2)"), Lines(), backoff=QUICK)
         assert await child.run() == 2
@@ -131,15 +133,15 @@ def test_a_usage_error_at_the_start_is_not_tried_again(run: Runner, caplog: pyte
         assert child.pid is None
 
     run(body())
-    assert "a ended with status 2 (usage error), so it is not started again" in caplog.text
+    assert "a ended with status 2 (usage error) and is not restarted" in caplog.text
 
 
-def test_a_usage_error_after_a_settled_life_is_tried_again(run: Runner) -> None:
+def test_a_usage_error_after_a_stable_run_leads_to_a_restart(run: Runner) -> None:
     async def body() -> None:
         now = [0.0]
 
         def on_line(name: str, line: str) -> None:
-            now[0] += 11.0  # the first life is a long one
+            now[0] += 11.0  # each process seems to run for 11 s
 
         code = "print('hello'); raise SystemExit(2)"
         child = SupervisedProcess("a", script(code), on_line, backoff=QUICK, clock=lambda: now[0])
@@ -151,7 +153,7 @@ def test_a_usage_error_after_a_settled_life_is_tried_again(run: Runner) -> None:
     run(body())
 
 
-def test_restarts_what_dies_and_says_how(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_that_dies_is_restarted_and_the_reason_logged(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     async def body() -> None:
@@ -170,12 +172,12 @@ def test_restarts_what_dies_and_says_how(run: Runner, caplog: pytest.LogCaptureF
 
     run(body())
     assert "gpu was ended by SIGKILL after 0." in caplog.text
-    assert "gpu: starting it again in 0.01 s" in caplog.text
+    assert "gpu: restarting it in 0.01 s" in caplog.text
 
 
-@pytest.mark.parametrize(("life_s", "delays"), [(1.0, ["0.01", "0.02", "0.04"]), (10.0, ["0.01", "0.01", "0.01"])])
-def test_backoff_starts_over_after_a_settled_life(
-    life_s: float, delays: list[str], run: Runner, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("ran_s", "delays"), [(1.0, ["0.01", "0.02", "0.04"]), (10.0, ["0.01", "0.01", "0.01"])])
+def test_the_wait_starts_over_after_a_stable_run(
+    ran_s: float, delays: list[str], run: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
 
@@ -183,7 +185,7 @@ def test_backoff_starts_over_after_a_settled_life(
         now = [0.0]
 
         def on_line(name: str, line: str) -> None:
-            now[0] += life_s
+            now[0] += ran_s
 
         child = SupervisedProcess(
             "a", script("print('hello'); raise SystemExit(1)"), on_line, backoff=QUICK, clock=lambda: now[0]
@@ -194,11 +196,11 @@ def test_backoff_starts_over_after_a_settled_life(
         await task
 
     run(body())
-    said = [record.args for record in caplog.records if "starting it again" in record.msg]
-    assert [f"{args[1]:g}" for args in said if isinstance(args, tuple)][:3] == delays
+    delays_logged = [record.args for record in caplog.records if "restarting it" in record.msg]
+    assert [f"{args[1]:g}" for args in delays_logged if isinstance(args, tuple)][:3] == delays
 
 
-def test_what_cannot_be_started_is_reported_and_tried_again(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_that_cannot_start_is_reported_and_tried_again(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         child = SupervisedProcess("a", ["/nonexistent/program"], Lines(), backoff=QUICK)
         task = asyncio.create_task(child.run())
@@ -210,7 +212,7 @@ def test_what_cannot_be_started_is_reported_and_tried_again(run: Runner, caplog:
     assert "cannot start a (/nonexistent/program): No such file or directory" in caplog.text
 
 
-def test_stop_lets_it_finish(run: Runner) -> None:
+def test_stop_lets_the_process_finish(run: Runner) -> None:
     async def body() -> None:
         lines = Lines()
         code = (
@@ -228,7 +230,7 @@ def test_stop_lets_it_finish(run: Runner) -> None:
     run(body())
 
 
-def test_stop_kills_what_ignores_sigterm(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+def test_stop_kills_a_process_that_ignores_sigterm(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         lines = Lines()
         code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); time.sleep(60)"
@@ -245,19 +247,17 @@ def test_stop_kills_what_ignores_sigterm(run: Runner, caplog: pytest.LogCaptureF
     assert "a did not end within 0.05 s, killing it" in caplog.text
 
 
-@pytest.mark.parametrize("when", ["before run", "while it starts", "between two lives"])
-def test_stop_at_any_moment_leaves_nothing(when: str, run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("when", ["before run", "while it starts", "before a restart"])
+def test_stop_at_any_moment_leaves_no_process(when: str, run: Runner, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     async def body() -> None:
-        child = SupervisedProcess(
-            "a", script("raise SystemExit(1)"), Lines(), backoff=Backoff(first_s=60, longest_s=60)
-        )
+        child = SupervisedProcess("a", script("raise SystemExit(1)"), Lines(), backoff=Backoff(first_s=60, max_s=60))
         run_task = asyncio.create_task(child.run())
         if when == "while it starts":
             await eventually(lambda: child.starts == 1)
-        elif when == "between two lives":
-            await eventually(lambda: "starting it again in 60 s" in caplog.text)
+        elif when == "before a restart":
+            await eventually(lambda: "restarting it in 60 s" in caplog.text)
         assert await child.stop(10)
         assert await run_task is None
         assert child.pid is None
@@ -300,7 +300,7 @@ def test_a_flood_of_output_and_a_broken_callback_do_not_stop_it(run: Runner, cap
     assert "a line of a is lost" in caplog.text
 
 
-def test_a_grandchild_that_holds_the_output_does_not_hold_us(run: Runner) -> None:
+def test_a_grandchild_that_holds_the_output_open_does_not_block(run: Runner) -> None:
     async def body() -> None:
         lines = Lines()
         code = (
@@ -311,7 +311,7 @@ def test_a_grandchild_that_holds_the_output_does_not_hold_us(run: Runner) -> Non
         async with asyncio.timeout(DEADLINE_S):
             assert await SupervisedProcess("a", script(code), lines).run() == 2
         grandchild = int(lines[0].split()[1])
-        await eventually(lambda: not alive(grandchild))  # its stdin was ours, and it is closed now
+        await eventually(lambda: not alive(grandchild))  # it shared the stdin, which is closed now
 
     run(body())
 
@@ -340,15 +340,13 @@ def test_kill_9_of_the_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
-def test_env_is_added_to_ours_and_the_session_is_its_own(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OURS", "1")
+def test_env_is_added_to_the_environment_and_the_session_is_new(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INHERITED", "1")
 
     async def body() -> None:
         lines = Lines()
-        code = (
-            "import os, sys; print(os.environ['OURS'], os.environ['THEIRS'], os.getsid(0) == os.getpid()); sys.exit(2)"
-        )
-        await SupervisedProcess("a", script(code), lines, env={"THEIRS": "2"}).run()
+        code = "import os, sys; print(os.environ['INHERITED'], os.environ['ADDED'], os.getsid(0) == os.getpid()); sys.exit(2)"
+        await SupervisedProcess("a", script(code), lines, env={"ADDED": "2"}).run()
         assert lines == ["1 2 True"]
 
     run(body())
@@ -361,7 +359,7 @@ def test_no_descriptor_leaks(run: Runner) -> None:
         await eventually(lambda: child.starts >= 2)
         before = len(os.listdir("/dev/fd"))  # noqa: PTH208
         await eventually(lambda: child.starts >= 8)
-        assert len(os.listdir("/dev/fd")) <= before + 6  # noqa: PTH208 - one life's own may be open at either moment
+        assert len(os.listdir("/dev/fd")) <= before + 6  # noqa: PTH208 - one process may be open
         assert await child.stop(5)
         await task
 
