@@ -1,4 +1,4 @@
-"""A configuration that changes while its node runs: read and checked whole, then swapped at once, or not at all."""
+"""A changed configuration of a running node: read and checked completely, then applied at once, or not at all."""
 
 from __future__ import annotations
 
@@ -10,73 +10,83 @@ from pathlib import Path
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.node import Node
+from hierarchy.runtime.files import FileWatch
 
-CHECK_S = 1.0  # between two looks at the file; it is read when two in a row saw the same change
+CHECK_INTERVAL_S = 1.0  # between two checks of the file
+FIXED_FIELDS = ("name", "listen", "advertise", "admin", "link", "proxy", "replica_of")
+# What the files that these blocks name contain may change at any time.
+FIXED_SETTINGS = ("security", "tls")
 log = logging.getLogger("hierarchy.reload")
-
-Signature = tuple[int, int, int] | None  # of a file: when it was written, its size, its inode
 
 
 class Reloader:
-    """Watches one file for one node.
+    """Watches the configuration file of a node. It is read when it has changed and then stayed the same for a check.
 
-    read: from the file to the node's configuration, raising UsageError; called in a thread. current: what it said at
-    the start.
+    The file is polled: see `FileWatch`.
     """
 
-    def __init__(self, node: Node, path: Path, read: Callable[[], NodeConfig], current: NodeConfig) -> None:
+    def __init__(
+        self,
+        node: Node,
+        path: Path,
+        read: Callable[[], NodeConfig],
+        current: NodeConfig,
+        *,
+        check_interval_s: float = CHECK_INTERVAL_S,
+    ) -> None:
+        """
+        Args:
+            read: reads the node's configuration from the file; raises UsageError; is called in a thread.
+            current: the configuration that the node runs with.
+        """
         self._node = node
         self._path = path
         self._read = read
         self._current = current
-        self._seen = self._signature()
-        self._wanted = asyncio.Event()
+        self._check_interval_s = check_interval_s
+        self._watch = FileWatch(path)
+        self._requested = asyncio.Event()
 
-    def wish(self) -> None:
-        """Read it now, changed or not (SIGHUP)."""
-        self._wanted.set()
+    def request(self) -> None:
+        """Read the file now, whether it changed or not (SIGHUP)."""
+        self._requested.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
-        before = self._seen
+        """Reload until cancelled."""
+        pending = False  # it changed at the last check, and may still be being written
         while True:
             try:
-                await asyncio.wait_for(self._wanted.wait(), CHECK_S)
+                await asyncio.wait_for(self._requested.wait(), self._check_interval_s)
             except TimeoutError:
-                now = self._signature()
-                settled, before = now == before, now
-                if now == self._seen or not settled:
+                changed = self._watch.changed()
+                if changed or not pending:
+                    pending = changed
                     continue
-            self._wanted.clear()
-            self._seen = before = self._signature()
+            self._requested.clear()
+            self._watch.changed()  # this version is read now
+            pending = False
             await self.reload()
 
     async def reload(self) -> bool:
-        """Returns whether the new configuration is in force."""
+        """Read and apply the configuration. Returns False if it cannot be applied; the log has the reason."""
         try:
             config = await asyncio.to_thread(self._read)
-            self._refuse_unchangeable(config)
+            self._check_fixed(config)
             self._node.access.load_engine_keys(config)
         except UsageError as error:
-            log.error("%s is not taken over, the old configuration stays in force: %s", self._path, error)
+            log.error("%s is not applied, the old configuration stays in force: %s", self._path, error)
             return False
-        done = self._node.apply(config)
+        changes = self._node.apply(config)
         self._current = config
-        log.info("%s was read again: %s", self._path, ", ".join(done) or "nothing changed for this node")
+        log.info("%s was read again: %s", self._path, ", ".join(changes) or "nothing changed for this node")
         return True
 
-    def _refuse_unchangeable(self, config: NodeConfig) -> None:
-        for field in ("name", "listen", "advertise", "admin", "link", "proxy", "replica_of"):
+    def _check_fixed(self, config: NodeConfig) -> None:
+        """Raise `UsageError` if something changed that a running node cannot change."""
+        for field in FIXED_FIELDS:
             old, new = getattr(self._current, field), getattr(config, field)
             if old != new:
-                raise UsageError(f"{field} changed from {old!r} to {new!r}, which needs a restart of this node")
-        for field in ("security", "tls"):  # what the files that they name hold may change at any time
+                raise UsageError(f"{field} changed from {old!r} to {new!r}; restart this node to apply it")
+        for field in FIXED_SETTINGS:
             if getattr(self._current.settings, field) != getattr(config.settings, field):
-                raise UsageError(f"{field} changed, which needs a restart of this node")
-
-    def _signature(self) -> Signature:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+                raise UsageError(f"{field} changed; restart this node to apply it")

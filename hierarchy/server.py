@@ -20,6 +20,7 @@ from hierarchy.errors import UsageError
 from hierarchy.node import Node
 from hierarchy.relay.downstream.protocol import protocol_factory
 from hierarchy.reload import Reloader
+from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.uplink.links import link_factory
 
 BACKLOG = 4096
@@ -48,7 +49,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.node = node
         self._reloader = reloader
-        self._reloading: asyncio.Task[None] | None = None
+        self._background = BackgroundTasks()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -57,15 +58,13 @@ class Server(uvicorn.Server):
         log.info("%s %s listens on %s%s", self.node.identity.name, self.node.identity.version, where, admin)
         await self.node.start(link_factory(self.node.lane, self.node.clients, self.config, self.server_state))
         if self._reloader is not None:
-            loop = asyncio.get_running_loop()
-            self._reloading = loop.create_task(self._reloader.run(), name="reload")
+            self._background.spawn(self._reloader.run(), "reload")
             if threading.current_thread() is threading.main_thread():
-                loop.add_signal_handler(signal.SIGHUP, self._reloader.wish)
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloader.request)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Parents are told first, while the listeners are still open; then running streams may finish."""
-        if self._reloading is not None:
-            self._reloading.cancel()
+        self._background.cancel_all()
         await self.node.leave()
         self.config.timeout_graceful_shutdown = max(1, round(self.node.settings.grace_s))
         waiting = _accept_waiting(sockets or [])

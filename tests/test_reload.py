@@ -1,20 +1,24 @@
-"""A configuration that changes under a running node: swapped whole or not at all, and streams notice nothing."""
+"""A configuration that changes while its node runs: applied completely or not at all, without effect on streams."""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from hierarchy.cli.serve import from_file
-from hierarchy.reload import CHECK_S, Reloader
+from hierarchy.reload import Reloader
 from tests.cluster import Cluster, Running, chat, models_at, wait_for_model
 from tests.support import eventually
 
+CHECK_INTERVAL_S = 0.05
 TREE = """\
 version: 1
 defaults: {{probe_interval_s: 0.1, dispatch: {dispatch}}}
@@ -25,7 +29,7 @@ engines:
 
 
 class Bench:
-    """A node whose file the test writes."""
+    """A node whose configuration file the test writes."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster = cluster
@@ -34,14 +38,15 @@ class Bench:
         self.write(a=self.a, b=self.b)
         config = from_file(self.path, "root")
         self.running = cluster.serve(config)
-        self.reloader = Reloader(self.running.node, self.path, lambda: from_file(self.path, "root"), config)
+        read = partial(from_file, self.path, "root")
+        self.reloader = Reloader(self.running.node, self.path, read, config, check_interval_s=CHECK_INTERVAL_S)
         self.url = self.running.url
         wait_for_model(self.url, "a")
         wait_for_model(self.url, "b")
 
-    def write(self, dispatch: str = "shortest_queue", **engines: Running) -> None:
+    def write(self, dispatch: str = "shortest_queue", *, path: Path | None = None, **engines: Running) -> None:
         lines = [f'  {name}: {{parent: root, kind: simulated, url: "{at.url}"}}\n' for name, at in engines.items()]
-        self.path.write_text(TREE.format(dispatch=dispatch) + "".join(lines))
+        (path or self.path).write_text(TREE.format(dispatch=dispatch) + "".join(lines))
 
     def reload(self) -> bool:
         return bool(self.cluster.call(self.reloader.reload()))
@@ -53,7 +58,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         yield Bench(cluster, tmp_path)
 
 
-def test_what_changed_is_taken_over_and_what_did_not_stays(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_what_changed_is_applied(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     kept = bench.running.node.registry.children["a"]
     c = bench.cluster.engine(models=("c",))
@@ -67,7 +72,7 @@ def test_what_changed_is_taken_over_and_what_did_not_stays(bench: Bench, caplog:
     assert chat(bench.url, "b").status_code == 404
 
 
-def test_a_stream_goes_on_though_its_engine_was_removed(bench: Bench) -> None:
+def test_a_stream_continues_after_its_engine_was_removed(bench: Bench) -> None:
     body = {"model": "b", "messages": [{"role": "user", "content": "x"}], "max_tokens": 12, "stream": True}
     with httpx.stream("POST", f"{bench.url}/v1/chat/completions", json=body) as answer:
         parts = answer.iter_raw()
@@ -88,7 +93,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD.keys())
-def test_a_bad_file_leaves_the_old_one_in_force_and_says_why(
+def test_a_bad_file_leaves_the_old_one_in_force_and_logs_the_reason(
     bench: Bench, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.path.write_text(text)
@@ -101,27 +106,82 @@ def test_a_bad_file_leaves_the_old_one_in_force_and_says_why(
     assert bench.reload()
 
 
-def test_a_file_that_is_gone_changes_nothing(bench: Bench) -> None:
+def test_a_deleted_file_changes_nothing(bench: Bench) -> None:
     bench.path.unlink()
     assert not bench.reload()
     assert chat(bench.url, "a").status_code == 200
 
 
-def test_the_file_is_watched(bench: Bench) -> None:
+@contextlib.contextmanager
+def watching(bench: Bench) -> Iterator[None]:
+    """Runs the reloader."""
+
     async def start() -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(bench.reloader.run())
 
     task = bench.cluster.call(start())
-    bench.write("lottery", a=bench.a)
-    eventually(lambda: bench.running.node.settings.dispatch == "lottery", "the file to be read", 4 * CHECK_S + 2)
-    bench.write("p2c", a=bench.a)
-    bench.cluster.loop.call_soon_threadsafe(bench.reloader.wish)  # what SIGHUP does
-    eventually(lambda: bench.running.node.settings.dispatch == "p2c", "the file to be read", CHECK_S + 2)
+    yield
     bench.cluster.loop.call_soon_threadsafe(task.cancel)
     eventually(task.done)
 
 
-def test_parents_come_and_go(bench: Bench) -> None:
+def dispatch_becomes(bench: Bench, method: str) -> None:
+    eventually(lambda: bench.running.node.settings.dispatch == method, "the file to be read")
+
+
+def test_the_file_is_watched(bench: Bench) -> None:
+    with watching(bench):
+        bench.write("lottery", a=bench.a)
+        dispatch_becomes(bench, "lottery")
+
+
+def test_a_file_that_is_replaced_by_renaming_another_is_read_each_time(bench: Bench) -> None:
+    new = bench.path.with_name("tree.yaml.new")
+    with watching(bench):
+        for method in ("lottery", "p2c", "round_robin"):
+            bench.write(method, path=new, a=bench.a)
+            new.replace(bench.path)
+            dispatch_becomes(bench, method)
+
+
+def test_a_symbolic_link_that_points_elsewhere_is_read(bench: Bench) -> None:
+    target, link = bench.path.with_name("new.yaml"), bench.path.with_name("link")
+    with watching(bench):
+        bench.write("lottery", path=target, a=bench.a)
+        link.symlink_to(target)
+        link.replace(bench.path)
+        dispatch_becomes(bench, "lottery")
+
+
+def test_a_file_that_still_changes_is_not_read_yet(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = iter([True, True, False, False, True, False])
+
+    class Watch:
+        def changed(self) -> bool:
+            return next(checks)
+
+    monkeypatch.setattr(bench.reloader, "_watch", Watch())
+    reads: list[int] = []
+
+    async def reload() -> bool:
+        reads.append(len(list(checks)))
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(bench.reloader, "reload", reload)
+    with pytest.raises(concurrent.futures.CancelledError):
+        bench.cluster.call(bench.reloader.run())
+    assert reads == [2]  # the first three checks, and one that takes note of the version that is read
+
+
+def test_a_reload_is_done_at_once_on_request(bench: Bench) -> None:
+    bench.reloader._check_interval_s = 60.0
+    with watching(bench):
+        bench.write("p2c", a=bench.a)
+        bench.cluster.loop.call_soon_threadsafe(bench.reloader.request)  # as SIGHUP does
+        dispatch_becomes(bench, "p2c")
+
+
+def test_parents_are_added_and_removed(bench: Bench) -> None:
     one, two = bench.cluster.node("one"), bench.cluster.node("two")
     node = bench.running.node
 
@@ -132,4 +192,4 @@ def test_parents_come_and_go(bench: Bench) -> None:
     wait_for_model(one.url, "a")
     bench.cluster.call(apply(two.url))
     wait_for_model(two.url, "a")
-    eventually(lambda: not models_at(one.url), "the farewell to be heard")
+    eventually(lambda: not models_at(one.url), "the first parent to know")

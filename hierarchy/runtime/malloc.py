@@ -19,7 +19,7 @@ MMAP_THRESHOLD_BYTES = 4 * 1024 * 1024  # such a block has a mapping of its own,
 
 
 def keep_freed_memory() -> bool:
-    """Apply the settings to this process. Returns False without effect if the C library lacks them or MALLOC_* is set."""
+    """Apply the settings to this process, unless MALLOC_* is set. Returns whether they were applied."""
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     try:

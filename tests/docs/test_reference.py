@@ -74,7 +74,10 @@ def test_the_http_pages_have_every_path() -> None:
 
 
 def test_the_error_page_has_every_code_with_its_status_and_type() -> None:
-    listed = {code.strip("`"): (status, kind.strip("`")) for status, code, kind, *_ in rows(page("reference/errors.md"), "## Error codes")}
+    listed = {
+        code.strip("`"): (status, kind.strip("`"))
+        for status, code, kind, *_ in rows(page("reference/errors.md"), "## Error codes")
+    }
     errors = {one.code: (str(one.status), one.type) for one in _kinds(RequestError)}
     assert {code for code in errors if listed.get(code) != errors[code]} == set()
     assert set(listed) - set(errors) == FRAMEWORK_CODES
@@ -87,7 +90,9 @@ def test_the_error_page_has_every_code_of_fastchat() -> None:
 
 
 def test_the_metrics_page_has_every_metric_with_its_type_and_labels() -> None:
-    listed = {name.strip("`"): (kind, labels) for name, kind, labels, _ in rows(page("reference/metrics.md"), "# Metrics")}
+    listed = {
+        name.strip("`"): (kind, labels) for name, kind, labels, _ in rows(page("reference/metrics.md"), "# Metrics")
+    }
     found: dict[str, Any] = {}
     for family in Metrics().collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -96,7 +101,9 @@ def test_the_metrics_page_has_every_metric_with_its_type_and_labels() -> None:
 
 
 def test_the_log_page_has_every_logger() -> None:
-    listed = {name for cells in rows(page("reference/logs.md"), "## Loggers") for name in re.findall(r"`(.+?)`", cells[0])}
+    listed = {
+        name for cells in rows(page("reference/logs.md"), "## Loggers") for name in re.findall(r"`(.+?)`", cells[0])
+    }
     found = set()
     for source in SOURCES:
         module = ".".join(source.relative_to(ROOT).with_suffix("").parts)
@@ -142,7 +149,9 @@ def test_every_test_that_a_page_names_exists(path: Path) -> None:
 
 def test_every_tree_that_a_page_shows_is_one(tmp_path: Path) -> None:
     file = tmp_path / "tree.yaml"
-    shown = [tree for path in PAGES for tree in re.findall(r"^```yaml\n(.*?)^```", path.read_text("utf-8"), re.S | re.M)]
+    shown = [
+        tree for path in PAGES for tree in re.findall(r"^```yaml\n(.*?)^```", path.read_text("utf-8"), re.S | re.M)
+    ]
     trees = [tree for tree in shown if re.search(r"^version: 1$", tree, re.M)]
     assert len(trees) >= 4
     for tree in trees:

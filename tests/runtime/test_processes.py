@@ -345,7 +345,8 @@ def test_env_is_added_to_the_environment_and_the_session_is_new(run: Runner, mon
 
     async def body() -> None:
         lines = Lines()
-        code = "import os, sys; print(os.environ['INHERITED'], os.environ['ADDED'], os.getsid(0) == os.getpid()); sys.exit(2)"
+        shown = "os.environ['INHERITED'], os.environ['ADDED'], os.getsid(0) == os.getpid()"
+        code = f"import os, sys; print({shown}); sys.exit(2)"
         await SupervisedProcess("a", script(code), lines, env={"ADDED": "2"}).run()
         assert lines == ["1 2 True"]
 
