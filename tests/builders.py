@@ -1,4 +1,4 @@
-"""What the tests of the core build again and again: a clock, statuses, and the messages that peers send."""
+"""Builders of statuses, of messages from workers and nodes, and of random JSON."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ FASTCHAT: ModelKey = ("m", "fastchat")
 
 
 def model(name: str = "m", speed: float = 1.0, queue_length: int = 0, **fields: Any) -> ModelStatus:
+    """The status of one model. speed: relative to one engine."""
     return ModelStatus(name, speed=speed, queue_length=queue_length, **fields)
 
 
 def status_of(*models: ModelStatus) -> NodeStatus:
-    """As of one GPU that serves all of them from one queue each."""
+    """The status of one GPU that serves all these models, each with a queue of its own."""
     return NodeStatus(models, max((m.speed for m in models), default=0.0), sum(m.queue_length for m in models))
 
 
@@ -38,20 +39,21 @@ def worker(
 
 
 def site(name: str = "site-a", *models: ModelStatus, url: str = "", **fields: Any) -> dict[str, Any]:
-    """One of our nodes' registrations; one model `m` unless told otherwise."""
+    """A node's registration; it has one model `m` if none is given."""
     status = status_of(*(models or (model(),)))
-    ours = {"node": name, "instance": f"{name}-1", "seq": 1, "path": [f"{name}-1"], "models": rows(status)}
-    return {**worker(url or f"http://{name}:21001"), "worker_status": status.fastchat(), **ours, **fields}
+    own = {"node": name, "instance": f"{name}-1", "seq": 1, "path": [f"{name}-1"], "models": rows(status)}
+    return {**worker(url or f"http://{name}:21001"), "worker_status": status.fastchat(), **own, **fields}
 
 
 def report(name: str = "site-a", *models: ModelStatus, url: str = "", **fields: Any) -> dict[str, Any]:
-    """One of our nodes' reports."""
+    """A node's report."""
     message = site(name, *models, url=url, **{"seq": 2, **fields})
     status = message.pop("worker_status")
     return {**message, "speed": status["speed"], "queue_length": status["queue_length"], **fields}
 
 
 def rows(status: NodeStatus) -> list[dict[str, Any]]:
+    """The field `models` of a node's registration or report."""
     return [
         {"name": m.name, "api": m.api, "speed": m.speed, "queue_length": m.queue_length, "slots": m.slots}
         for m in status.models
@@ -59,38 +61,43 @@ def rows(status: NodeStatus) -> list[dict[str, Any]]:
 
 
 def registration(message: dict[str, Any]) -> Registration:
+    """The message as the registry receives it."""
     return decode(json.dumps(message).encode(), Registration)
 
 
 def heart_beat(message: dict[str, Any]) -> HeartBeat:
+    """The message as the registry receives it."""
     return decode(json.dumps(message).encode(), HeartBeat)
 
 
 class Table(Registry):
-    """The registry of a node `root` with a clock of its own, which takes messages as plain objects."""
+    """The registry of a node `root`: it has a clock that the test moves, and accepts messages as plain dictionaries."""
 
     def __init__(self) -> None:
         self.clock = Clock()
         super().__init__(Identity("root", "http://root:21001", "root-1"), self.clock)
 
     def take(self, message: dict[str, Any]) -> Child:
+        """Register."""
         return self.register(registration(message))
 
     def beat(self, message: dict[str, Any] | None = None, **fields: Any) -> bool:
+        """Receive a report or heartbeat; a worker's, with these fields, if no message is given."""
         return self.heart_beat(heart_beat(message or {"worker_name": WORKER, "queue_length": 0, **fields}))
 
     def who(self, key: ModelKey = OPENAI) -> set[str]:
+        """The names of the children that are available for a model."""
         return {share.child.name for share in self.available(key)}
 
 
 def nested(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """JSON made of such leaves."""
+    """Nested JSON arrays and objects with these leaves."""
     keys = st.sampled_from(["a", "b", "c", "children", "models"])
     return st.recursive(
         leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4), max_leaves=12
     )
 
 
-#: subtrees as a merge patch can carry them: without null
 scalars = st.booleans() | st.integers(-3, 3) | st.sampled_from(["", "up", "down"])
+#: without null, which means "remove" in a merge patch
 subtrees = st.dictionaries(st.sampled_from(["a", "b", "children"]), nested(scalars), max_size=4)

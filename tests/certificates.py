@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority of their own, and what it made, as files."""
+"""Certificates for tests: a certificate authority, and files of what it issued."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support import DEADLINE_S
 
 
 class Authority:
-    """A CA and the certificates that it made, as files."""
+    """A certificate authority whose certificates and keys are files in one folder."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -22,7 +22,7 @@ class Authority:
         self.ca.cert_pem.write_to_path(self.ca_file)
 
     def issue(self, name: str, *hosts: str) -> dict[str, str]:
-        """`cert`, `key` and `ca` of a node."""
+        """Issue a certificate. Returns the paths `cert`, `key` and `ca`, as the block `tls` of a node names them."""
         made = self.ca.issue_cert(*(hosts or ("127.0.0.1", "localhost")))
         cert, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         cert.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
@@ -31,6 +31,7 @@ class Authority:
         return {"cert": str(cert), "key": str(key), "ca": str(self.ca_file)}
 
     def client(self, identity: dict[str, str] | None = None) -> httpx.Client:
+        """A client that trusts this authority. identity: the certificate that it shows, from `issue`."""
         context = ssl.create_default_context(cafile=self.ca_file)
         if identity:
             context.load_cert_chain(identity["cert"], identity["key"])

@@ -1,4 +1,4 @@
-"""Whole trees in one process: real nodes and simulated engines on real sockets, in an event loop of a thread."""
+"""Whole trees in one process: real nodes and simulated engines on real sockets. Their event loop runs in a thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hierarchy.server import Server, bind
 from tests.support import DEADLINE_S, eventually
 
 QUICK = Settings(report_interval_s=0.4, probe_interval_s=0.1, grace_s=5.0)
-#: for what is looked at in peace: a node that the machine holds up for a second does not fall silent
+#: for tests that do not wait for reports: a busy machine may delay a node for seconds before it counts as silent
 CALM = QUICK.model_copy(update={"report_interval_s": 5.0})
 
 
@@ -40,7 +40,7 @@ class Running:
 
 
 class Cluster:
-    """Starts nodes and engines, and ends all of them."""
+    """Starts nodes and engines, and stops all of them at its end."""
 
     def __init__(self) -> None:
         self.loop = uvloop.new_event_loop()
@@ -59,7 +59,7 @@ class Cluster:
         self.loop.close()
 
     def call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run something in the cluster's loop and wait for it."""
+        """Run a coroutine in the cluster's loop and wait for its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(DEADLINE_S)
 
     def node(
@@ -77,7 +77,7 @@ class Cluster:
         port: int = 0,
         **options: Any,
     ) -> Running:
-        """A node that listens; engines are URLs. options: of `serve`."""
+        """Start a node. engines: URLs. port: 0 for any. options: as for `serve`."""
         config = NodeConfig(
             name=name,
             listen=(("127.0.0.1", port),),
@@ -95,14 +95,14 @@ class Cluster:
         return self.serve(config, **options)
 
     def serve(self, config: NodeConfig, **options: Any) -> Running:
-        """A node from its configuration; its port is best 0. options: of `Node`."""
+        """Start a node from its configuration, best with port 0. options: passed to `Node`."""
         config, sockets = bind(config)
         node = Node(config, **options)
         scheme = "https" if config.settings.tls.cert else "http"
         return self._serve(f"{scheme}://127.0.0.1:{config.listen[0][1]}", Server(node, build_app(node)), sockets)
 
     def engine(self, **options: Any) -> Running:
-        """A simulated engine; quick unless told otherwise."""
+        """Start a simulated engine, a fast one by default. options: of `SimulatedOptions`."""
         settings: dict[str, Any] = {"decode_tokens_per_s": 2000.0, "prefill_tokens_per_s": 1e6, **options}
         config, sockets = bind(NodeConfig(name="e", listen=(("127.0.0.1", 0),), advertise="http://127.0.0.1:0"))
         app = create_app(SimulatedOptions(**{"address": config.advertise, **settings}))
@@ -110,7 +110,7 @@ class Cluster:
         return self._serve(config.advertise, server, sockets)
 
     def stop(self, running: Running) -> None:
-        """End one server in good order."""
+        """Stop one server gracefully."""
         if running in self._running:
             self._running.remove(running)
             running.server.should_exit = True
@@ -127,17 +127,17 @@ class Cluster:
 
 
 def models_at(url: str) -> dict[str, list[str]]:
-    """What a node lists: model -> who serves it."""
+    """The models that a node lists, each with the names of its engines."""
     rows = httpx.get(f"{url}/v1/models").json()["data"]
     return {row["id"]: row["served_by"] for row in rows}
 
 
 def wait_for_model(url: str, model: str, count: int = 1) -> None:
-    """Until a node lists the model with that many engines."""
+    """Wait until a node lists the model with that many engines."""
     eventually(lambda: len(models_at(url).get(model, ())) >= count, f"{url} to list {model} {count} times")
 
 
 def chat(url: str, model: str = "simulated", **fields: Any) -> httpx.Response:
-    """One chat completion."""
+    """Request one chat completion."""
     body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, **fields}
     return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=DEADLINE_S)

@@ -1,4 +1,4 @@
-"""What several test files need: a real server around an ASGI app, free ports, and waiting without sleeping blindly."""
+"""Support for many tests: serve an ASGI app, find a free port, wait for a condition."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TICK_S = 0.005
 
 @contextlib.contextmanager
 def running_app(app: Any, port: int = 0, **config: Any) -> Iterator[str]:
-    """Serve an ASGI app with uvicorn on 127.0.0.1 in a thread; yields its URL without a closing slash.
+    """Serve an ASGI app with uvicorn on 127.0.0.1 in a thread; yields its URL without a slash at the end.
 
-    `config` goes to `uvicorn.Config`. At the end open requests get half a second before they are cancelled.
+    `config` is passed to `uvicorn.Config`. At the end, running requests get half a second before they are cancelled.
     """
     settings: dict[str, Any] = {"log_level": "critical", "timeout_graceful_shutdown": 0.5, **config}
     listener = socket.create_server(("127.0.0.1", port))
@@ -39,16 +39,16 @@ def running_app(app: Any, port: int = 0, **config: Any) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens now."""
+    """A port of 127.0.0.1 that no process uses now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def eventually(condition: Callable[[], Any], what: str = "the condition", deadline_s: float = DEADLINE_S) -> Any:
-    """Poll `condition` until it returns something true, and return that; fail after `deadline_s`."""
+    """Poll `condition` until it returns a true value, and return that; fail after `deadline_s`."""
     end = time.monotonic() + deadline_s
     while not (value := condition()):
-        assert time.monotonic() < end, f"waited {deadline_s} s in vain for {what}"
+        assert time.monotonic() < end, f"waited {deadline_s} s for {what}"
         time.sleep(TICK_S)
     return value
 
@@ -56,7 +56,7 @@ def eventually(condition: Callable[[], Any], what: str = "the condition", deadli
 async def eventually_async(
     condition: Callable[[], Awaitable[Any] | Any], what: str = "the condition", deadline_s: float = DEADLINE_S
 ) -> Any:
-    """`eventually` for inside an event loop; `condition` may be a coroutine function."""
+    """As `eventually`, inside an event loop; `condition` may be a coroutine function."""
     end = time.monotonic() + deadline_s
     while True:
         value = condition()
@@ -64,5 +64,5 @@ async def eventually_async(
             value = await value
         if value:
             return value
-        assert time.monotonic() < end, f"waited {deadline_s} s in vain for {what}"
+        assert time.monotonic() < end, f"waited {deadline_s} s for {what}"
         await asyncio.sleep(TICK_S)

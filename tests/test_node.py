@@ -1,3 +1,5 @@
+"""A node as a whole: the engines that it starts, and its gauges."""
+
 from __future__ import annotations
 
 import os
@@ -28,36 +30,34 @@ def config() -> NodeConfig:
     )
 
 
-def test_an_engine_without_a_url_is_started_used_restarted_and_ended(config: NodeConfig) -> None:
-    with Cluster() as cluster:
-        running = cluster.serve(config)
-        node = running.node
-        wait_for_model(running.url, "m")
-        assert chat(running.url, "m").headers["x-hierarchy-path"] == "gpu"
-        share = node.registry.children["gpu"].shares["m", "openai"]
-        assert (share.speed, share.slots) == (2.0, 3)
-        (process,) = node.engine_manager.processes
-        first = process.pid
-        assert first is not None
-        os.kill(first, signal.SIGKILL)
-        eventually(lambda: node.registry.children["gpu"].down, "the node to see that it is down")
-        wait_for_model(running.url, "m")
-        second = process.pid
-        assert second not in (None, first)
-        cluster.stop(running)
-        assert not alive(second)
+def test_an_engine_without_a_url_is_started_used_restarted_and_stopped(config: NodeConfig, cluster: Cluster) -> None:
+    running = cluster.serve(config)
+    node = running.node
+    wait_for_model(running.url, "m")
+    assert chat(running.url, "m").headers["x-hierarchy-path"] == "gpu"
+    share = node.registry.children["gpu"].shares["m", "openai"]
+    assert (share.speed, share.slots) == (2.0, 3)
+    (process,) = node.engine_manager.processes
+    first = process.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: node.registry.children["gpu"].down, "the node to see that it is down")
+    wait_for_model(running.url, "m")
+    second = process.pid
+    assert second not in (None, first)
+    cluster.stop(running)
+    assert not alive(second)
 
 
-def test_the_gauges_tell_of_children_and_uplinks(cluster: Cluster) -> None:
-    with Cluster() as cluster:
-        engine = cluster.engine()
-        root = cluster.node("root")
-        site = cluster.node("site", parents=(root.url,), engines=(engine.url, "http://127.0.0.1:9"))
-        wait_for_model(root.url, "simulated")
-        samples = {(name, labels): value for name, labels, value in site.node.gauges()}
-        assert samples["hierarchy_child_up", ("site-1", "simulated", "up")] == 1
-        assert samples["hierarchy_child_up", ("site-2", "simulated", "down")] == 0
-        assert samples["hierarchy_uplink_up", (root.url,)] == 1
-        assert samples["hierarchy_requests_in_flight", ("site-1",)] == 0
-        text = site.node.metrics.render().decode()
-        assert 'hierarchy_child_speed{child="site-1"} 1.0' in text
+def test_the_gauges_show_children_and_uplinks(cluster: Cluster) -> None:
+    engine = cluster.engine()
+    root = cluster.node("root")
+    site = cluster.node("site", parents=(root.url,), engines=(engine.url, "http://127.0.0.1:9"))
+    wait_for_model(root.url, "simulated")
+    samples = {(name, labels): value for name, labels, value in site.node.gauges()}
+    assert samples["hierarchy_child_up", ("site-1", "simulated", "up")] == 1
+    assert samples["hierarchy_child_up", ("site-2", "simulated", "down")] == 0
+    assert samples["hierarchy_uplink_up", (root.url,)] == 1
+    assert samples["hierarchy_requests_in_flight", ("site-1",)] == 0
+    text = site.node.metrics.render().decode()
+    assert 'hierarchy_child_speed{child="site-1"} 1.0' in text

@@ -1,3 +1,5 @@
+"""The sockets of a server: ports, addresses, and the messages for those that cannot be used."""
+
 from __future__ import annotations
 
 import socket
@@ -18,7 +20,7 @@ def close(sockets: list[socket.socket]) -> None:
         sock.close()
 
 
-def test_port_0_becomes_a_real_one_in_what_is_advertised() -> None:
+def test_port_0_is_replaced_in_the_advertised_address() -> None:
     bound, sockets = bind(config(("127.0.0.1", 0)))
     port = sockets[0].getsockname()[1]
     close(sockets)
@@ -27,7 +29,7 @@ def test_port_0_becomes_a_real_one_in_what_is_advertised() -> None:
     assert bound.advertise == f"http://127.0.0.1:{port}"
 
 
-def test_localhost_is_one_port_on_each_ip_version_that_there_is() -> None:
+def test_localhost_is_the_same_port_for_ipv4_and_ipv6() -> None:
     _, sockets = bind(config(("localhost", 0)))
     ports = {sock.getsockname()[1] for sock in sockets}
     close(sockets)
@@ -41,18 +43,18 @@ def test_several_addresses() -> None:
     assert hosts == ["127.0.0.1", "127.0.0.2"]
 
 
-def test_a_taken_port_is_named_and_nothing_stays_open() -> None:
+def test_a_taken_port_is_named_and_no_socket_stays_open() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{port}: port {port} is taken"):
             bind(config(("127.0.0.2", port), ("127.0.0.1", port)))
-        again = socket.create_server(("127.0.0.2", port))  # would fail, had the first one stayed open
+        again = socket.create_server(("127.0.0.2", port))  # fails if the first socket is still open
         again.close()
 
 
 @pytest.mark.parametrize(
-    ("host", "words"), [("no.such.host.invalid", "check the host name"), ("192.0.2.1", "no such address")]
+    ("host", "message"), [("no.such.host.invalid", "check the host name"), ("192.0.2.1", "no such address")]
 )
-def test_a_host_that_is_not_ours(host: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
+def test_a_host_that_is_not_this_machine(host: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         bind(config((host, 0)))
