@@ -1,3 +1,5 @@
+"""Fixtures for tests with FastChat's and TinyChat's programs: a tree of three levels, and the programs."""
+
 from __future__ import annotations
 
 import json
@@ -12,42 +14,44 @@ from tests.cluster import CALM, Cluster, Running
 from tests.compat.programs import Programs, programs_in
 from tests.support import DEADLINE_S
 
-OWN = CALM.model_copy(update={"address": "self"})
+OWN_ADDRESS = CALM.model_copy(update={"address": "self"})
 
 
 class Levels:
-    """Three nodes, one above the other; each gives its own address to FastChat's clients."""
+    """Three nodes, one above the other. Each returns its own address to FastChat's clients."""
 
     def __init__(self, cluster: Cluster, *above: str) -> None:
-        self.root = cluster.node("root", parents=above, settings=OWN)
-        self.site = cluster.node("site", parents=(self.root.url,), settings=OWN)
-        self.rack = cluster.node("rack", parents=(self.site.url,), settings=OWN)
+        self.root = cluster.node("root", parents=above, settings=OWN_ADDRESS)
+        self.site = cluster.node("site", parents=(self.root.url,), settings=OWN_ADDRESS)
+        self.rack = cluster.node("rack", parents=(self.site.url,), settings=OWN_ADDRESS)
 
     @property
     def nodes(self) -> tuple[Running, Running, Running]:
+        """From the root down."""
         return self.root, self.site, self.rack
 
 
-def ask(url: str, path: str, **body: Any) -> Any:
-    """What a POST of JSON is answered, which has status 200 on FastChat's paths."""
-    answer = httpx.post(url + path, json=body, timeout=2 * DEADLINE_S)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+def post(url: str, path: str, **body: Any) -> Any:
+    """The JSON that a POST returns. The status must be 200, as always on FastChat's paths."""
+    response = httpx.post(url + path, json=body, timeout=2 * DEADLINE_S)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
-def frames(answer: httpx.Response) -> list[dict[str, Any]]:
-    assert answer.status_code == 200, answer.text
-    return [json.loads(frame) for frame in answer.content.split(b"\0") if frame]
+def frames(response: httpx.Response) -> list[dict[str, Any]]:
+    """The decoded frames of a stream."""
+    assert response.status_code == 200, response.text
+    return [json.loads(frame) for frame in response.content.split(b"\0") if frame]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What the programs said stands in the report of a test that failed."""
+    """Adds the logs of the programs to the report of a failed test."""
     report = yield
     if report.failed:
         for value in getattr(item, "funcargs", {}).values():
             if isinstance(value, Programs):
-                report.sections += [(name, said) for name, said in value.logs().items()]
+                report.sections += list(value.logs().items())
     return report
 
 

@@ -1,4 +1,4 @@
-"""FastChat's own programs as processes, from the environment that `make test` makes for them."""
+"""Runs FastChat's own programs, from the environment that `make test` creates for them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv" / "compat" / "bin" / "python"
 
 
-def _why_not() -> str:
-    """Why FastChat's programs cannot be run here; "" if they can."""
+def _obstacle() -> str:
+    """Why FastChat's programs cannot run here; "" if they can."""
     failed = PYTHON.parents[1] / "failed"
     if failed.exists():
         return f"FastChat's own package could not be installed: {failed.read_text().strip()}"
     if not (PYTHON.parents[1] / ".made").exists():
-        return f"FastChat's own package is not there: `make test` installs it into {PYTHON.parents[1]}"
+        return f"FastChat's own package is not installed: `make test` installs it into {PYTHON.parents[1]}"
     return ""
 
 
-WHY_NOT = _why_not()
-needs_fastchat = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
-START_S = 30.0  # a busy machine imports FastChat's programs for some seconds
+OBSTACLE = _obstacle()
+needs_fastchat = pytest.mark.skipif(bool(OBSTACLE), reason=OBSTACLE)
+START_S = 30.0  # importing FastChat's programs takes some seconds on a busy machine
 
 
 class Program:
-    """One process. url: where it listens, "" if it does not."""
+    """A process. url: where it listens; "" if it does not."""
 
     def __init__(self, folder: Path, name: str, arguments: list[str], port: int = 0) -> None:
         self.url = f"http://127.0.0.1:{port}" if port else ""
@@ -45,27 +45,29 @@ class Program:
             )
 
     def wait_for(self, path: str, method: str = "POST") -> None:
-        """Until it answers there."""
+        """Wait until it responds to a request."""
 
-        def answers() -> bool:
-            assert self.process.poll() is None, self.said()
+        def responds() -> bool:
+            assert self.process.poll() is None, self.log_end()
             try:
                 return httpx.request(method, self.url + path, json={}).status_code < 500
             except httpx.HTTPError:
                 return False
 
-        eventually(answers, f"{self.url}{path}: {self.said()}", START_S)
+        eventually(responds, f"{self.url}{path}: {self.log_end()}", START_S)
 
-    def said(self) -> str:
+    def log_end(self) -> str:
+        """The end of its log."""
         return self.log.read_text(errors="replace")[-3000:]
 
     def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
         self.process.kill()
         self.process.wait()
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Of FastChat's programs: quick beats, their logs in `folder`, and no proxy, which `requests` would believe."""
+    """For FastChat's programs: short intervals, logs in `folder`, and no proxy, which `requests` would use."""
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     return kept | {
         "FASTCHAT_WORKER_HEART_BEAT_INTERVAL": "1",
@@ -78,7 +80,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 class Programs:
-    """Starts them, and ends all."""
+    """Starts programs and ends them all."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -86,9 +88,9 @@ class Programs:
         self._held: list[socket.socket] = []
 
     def port(self) -> int:
-        """One on which a program may listen, sooner or later, and again.
+        """A port for a program, which may listen on it later and more than once.
 
-        It stays bound here, without listening: nobody else gets it meanwhile, not even a connection that goes out.
+        It stays bound here, without listening, so that no other socket gets it, not even one of a client.
         """
         held = socket.socket()
         self._held.append(held)
@@ -98,13 +100,14 @@ class Programs:
         return number
 
     def controller(self, port: int = 0) -> Program:
+        """Start FastChat's controller."""
         port = port or self.port()
         program = self._start("controller", ["-m", "fastchat.serve.controller", *_address(port)], port)
         program.wait_for("/test_connection", "GET")
         return program
 
     def worker(self, controller: str, *models: str, port: int = 0, each: bool = False) -> Program:
-        """each: as FastChat's multi-model worker, in which every model registers for itself."""
+        """Start the tests' worker. each: as FastChat's multi-model worker, in which each model registers separately."""
         port = port or self.port()
         options = ["--controller", controller, "--port", str(port), "--models", ",".join(models)]
         options += ["--each"] if each else []
@@ -113,6 +116,7 @@ class Programs:
         return program
 
     def api_server(self, controller: str) -> Program:
+        """Start FastChat's OpenAI API server."""
         port = self.port()
         arguments = ["-m", "fastchat.serve.openai_api_server", *_address(port), "--controller-address", controller]
         program = self._start("api_server", arguments, port)
@@ -120,16 +124,16 @@ class Programs:
         return program
 
     def test_message(self, controller: str, model: str, message: str, *, worker: str = "") -> str:
-        """What FastChat's test client prints. worker: the address to go to, without asking the controller."""
+        """Run FastChat's test client. Returns its output. worker: the address to use instead of the controller's."""
         options = ["--controller-address", controller, "--model-name", model, "--message", message]
         options += ["--worker-address", worker] if worker else []
         return self.run("-m", "fastchat.serve.test_message", *options)
 
-    def run(self, *arguments: str, told: str = "") -> str:
-        """What a program prints that ends by itself. told: its standard input."""
+    def run(self, *arguments: str, stdin: str = "") -> str:
+        """Run a program to its end. Returns its output."""
         done = subprocess.run(
             [str(PYTHON), *arguments],
-            input=told,
+            input=stdin,
             capture_output=True,
             text=True,
             encoding="utf-8",
@@ -142,8 +146,8 @@ class Programs:
         return done.stdout
 
     def logs(self) -> dict[str, str]:
-        """What each said last, by the name of its log."""
-        return {program.log.name: program.said() for program in self._running}
+        """The end of each log, by its name."""
+        return {program.log.name: program.log_end() for program in self._running}
 
     def _start(self, name: str, arguments: list[str], port: int) -> Program:
         program = Program(self._folder, name, arguments, port)
@@ -151,6 +155,7 @@ class Programs:
         return program
 
     def stop(self) -> None:
+        """End all programs."""
         for program in self._running:
             program.kill()
         for held in self._held:
@@ -159,6 +164,7 @@ class Programs:
 
 @contextlib.contextmanager
 def programs_in(folder: Path) -> Iterator[Programs]:
+    """Programs whose logs are in `folder`."""
     started = Programs(folder)
     try:
         yield started

@@ -1,4 +1,4 @@
-"""Our rendering of FastChat's conversation templates against FastChat's own, and what is recorded of that."""
+"""Chat templates: our rendering compared with FastChat's, and the recorded test data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.compat.programs import ROOT, Programs, needs_fastchat
 pytestmark = needs_fastchat
 RENDERER = Path(__file__).parent / "fastchat_conversations.py"
 CHATS = 200
-SAID = [
+FRAGMENTS = [
     " ",
     "\n",
     "\n\n",
@@ -34,18 +34,18 @@ SAID = [
 ]
 
 
-def test_the_recorded_conversations_are_fastchats(programs: Programs, tmp_path: Path) -> None:
+def test_the_recorded_prompts_are_fastchats(programs: Programs, tmp_path: Path) -> None:
     found = tmp_path / "conversations.json"
     programs.run(str(RENDERER), str(found))
     assert found.read_text("utf-8") == (ROOT / "tests" / "data" / "fastchat" / "conversations.json").read_text("utf-8")
 
 
 def some_chats() -> list[list[tuple[str, str]]]:
-    """Made up, and the same each time: turns in any order, texts with whatever a template could stumble over."""
+    """Random chats, the same each time: turns in any order, and texts that are difficult for templates."""
     rng = random.Random(7)
 
     def text() -> str:
-        return "x" + "".join(rng.choices(SAID, k=rng.randrange(6)))
+        return "x" + "".join(rng.choices(FRAGMENTS, k=rng.randrange(6)))
 
     chats = []
     for _ in range(CHATS):
@@ -57,9 +57,9 @@ def some_chats() -> list[list[tuple[str, str]]]:
 
 
 def test_any_chat_is_rendered_as_fastchat_does(programs: Programs) -> None:
-    """In each of its templates, those with long examples too, which are not recorded."""
+    """With each template, including those that are too large to be recorded."""
     chats = some_chats()
-    rendered = json.loads(programs.run(str(RENDERER), told=json.dumps(chats)))
+    rendered = json.loads(programs.run(str(RENDERER), stdin=json.dumps(chats)))
     assert len(rendered) > 50
     different = []
     for one in rendered:

@@ -1,7 +1,7 @@
-"""TinyChat's worker re-enacted: what llm-awq's model_worker does on the wire, and when.
+"""An imitation of TinyChat's worker: the messages of llm-awq's model_worker, and their order.
 
-It knows two paths, registers before it listens, says the prompt before its answer, reports neither usage nor why it
-ends, and sends its beats from inside its handlers, where nothing else of it runs until they are answered.
+It has two paths, registers before it listens, begins its text with the prompt, and reports neither usage nor a finish
+reason. It sends heartbeats from inside its handlers, which blocks it until they get a response.
 """
 
 from __future__ import annotations
@@ -18,21 +18,19 @@ from fastapi.responses import StreamingResponse
 
 from tests.support import DEADLINE_S, free_port, running_app
 
-BEAT_S = 15.0
-BEAT_TIMEOUT_S = 5.0
+HEARTBEAT_S = 15.0
+HEARTBEAT_TIMEOUT_S = 5.0
 
 
 class TinyChatWorker:
-    """beats: how each of its heart beats was answered. hold: an answer stops behind its first word until it is set.
-    code: of an error that its answer ends with behind that word; 0 for none.
-    """
+    """A worker of one model."""
 
-    def __init__(self, controller: str, model: str, interval_s: float = BEAT_S) -> None:
+    def __init__(self, controller: str, model: str, interval_s: float = HEARTBEAT_S) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
-        self.beats: list[object] = []
-        self.hold = threading.Event()  # set by another thread than the one that waits
+        self.heartbeats: list[object] = []  # the response to each: `exist`, or an error
+        self.hold = threading.Event()  # while it is not set, a stream stops after its first word
         self.hold.set()
-        self.code = 0
+        self.code = 0  # error_code with which a stream ends after its first word; 0: none
         self._controller = controller
         self._model = model
         self._interval_s = interval_s
@@ -44,29 +42,33 @@ class TinyChatWorker:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[TinyChatWorker]:
+        """Register, then listen and send heartbeats."""
         self.register()
-        thread = threading.Thread(target=self._keep_beating, daemon=True)
+        thread = threading.Thread(target=self._send_heartbeats, daemon=True)
         thread.start()
         try:
             with running_app(self.app, port=int(self.url.rpartition(":")[2])):
                 yield self
         finally:
             self._ended.set()
-            thread.join(BEAT_TIMEOUT_S)
+            thread.join(HEARTBEAT_TIMEOUT_S)
 
     def register(self) -> None:
+        """Register with the controller."""
         message = {"worker_name": self.url, "check_heart_beat": True, "worker_status": self.status()}
         assert httpx.post(f"{self._controller}/register_worker", json=message).status_code == 200
 
     def send_heart_beat(self) -> None:
+        """Send a heartbeat, and register again if the controller does not know this worker."""
         message = {"worker_name": self.url, "queue_length": self._serving}
         try:
-            answer = httpx.post(f"{self._controller}/receive_heart_beat", json=message, timeout=BEAT_TIMEOUT_S).json()
+            response = httpx.post(f"{self._controller}/receive_heart_beat", json=message, timeout=HEARTBEAT_TIMEOUT_S)
+            exist = response.json()["exist"]
         except httpx.HTTPError as error:
-            self.beats.append(error)
+            self.heartbeats.append(error)
             return
-        self.beats.append(answer["exist"])
-        if not answer["exist"]:
+        self.heartbeats.append(exist)
+        if not exist:
             self.register()
 
     def status(self) -> dict[str, object]:
@@ -81,13 +83,13 @@ class TinyChatWorker:
         self.send_heart_beat()
         tasks = BackgroundTasks()
         tasks.add_task(self._release)
-        return StreamingResponse(self._answer(params), background=tasks)
+        return StreamingResponse(self._stream(params), background=tasks)
 
     async def _release(self) -> None:
         self._serving -= 1
         self.send_heart_beat()
 
-    async def _answer(self, params: dict[str, str]) -> AsyncIterator[bytes]:
+    async def _stream(self, params: dict[str, str]) -> AsyncIterator[bytes]:
         text = params["prompt"]
         for word in (" one", " two", " three"):
             text += word
@@ -97,6 +99,6 @@ class TinyChatWorker:
                 return
             await asyncio.to_thread(self.hold.wait, DEADLINE_S)
 
-    def _keep_beating(self) -> None:
+    def _send_heartbeats(self) -> None:
         while not self._ended.wait(self._interval_s):
             self.send_heart_beat()

@@ -1,10 +1,10 @@
-"""A model worker on FastChat's own `BaseModelWorker`: everything of a real one but the model. Runs in .venv/compat.
+"""A FastChat worker without a model, based on FastChat's own `BaseModelWorker`. Runs in .venv/compat.
 
-It says what the user said, word by word. Words in the prompt change that: FAIL reports an error after the first word,
-DIE ends the process there, RAISE is a defect before it, WAIT waits for SIGUSR1 before it, SLOW takes a tenth of a
-second for each word.
+It repeats the user's words one by one. Words in the prompt change that: FAIL reports an error after the first word, DIE
+ends the process there, RAISE raises an exception before it, WAIT waits for SIGUSR1 before it, and SLOW takes a tenth of
+a second for each word.
 
-With `--each` it is FastChat's multi-model worker: its paths, and each model registers for itself alone.
+With `--each` it is FastChat's multi-model worker: it has the same paths, and each model registers separately.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ import fastchat.serve.base_model_worker as base
 import uvicorn
 
 CONTEXT, CONCURRENCY = 2048, 5
-GO_ON = threading.Event()
-MOST = 256  # new tokens, unless told otherwise: as FastChat's
+CONTINUE = threading.Event()  # ends WAIT
+MAX_NEW_TOKENS = 256  # FastChat's default
 
 
 class Tokenizer:
-    """One token a word."""
+    """One token per word."""
 
     def __call__(self, text: str) -> Any:
         return type("Tokens", (), {"input_ids": text.split()})
 
 
 class Worker(base.BaseModelWorker):
+    """The worker."""
+
     def __init__(self, controller: str, address: str, models: list[str]) -> None:
         super().__init__(controller, address, "test", "toy", models, CONCURRENCY, conv_template="vicuna_v1.1")
         self.context_len = CONTEXT
@@ -42,23 +44,23 @@ class Worker(base.BaseModelWorker):
             self.init_heart_beat()
 
     def frames(self, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """What a model's worker says, object by object."""
+        """The frames of a response."""
         prompt: str = params["prompt"]
-        said = prompt.rpartition("USER:")[2].partition("ASSISTANT:")[0].split()
-        words = ["you", "said", *said]
-        if "RAISE" in said:
-            raise ValueError("told to")
-        if "WAIT" in said:
-            GO_ON.wait()
-            GO_ON.clear()
-        most = int(params.get("max_new_tokens", MOST))
+        user = prompt.rpartition("USER:")[2].partition("ASSISTANT:")[0].split()
+        words = ["you", "said", *user]
+        if "RAISE" in user:
+            raise ValueError("RAISE")
+        if "WAIT" in user:
+            CONTINUE.wait()
+            CONTINUE.clear()
+        limit = int(params.get("max_new_tokens", MAX_NEW_TOKENS))
         stops = params.get("stop") or []
         stops = [stops] if isinstance(stops, str) else stops
         text = prompt if params.get("echo", True) else ""
-        for number, word in enumerate(words[:most], 1):
+        for number, word in enumerate(words[:limit], 1):
             text += word if number == 1 else " " + word
             stop = next((stop for stop in stops if stop in text), None)
-            reason = "stop" if stop or number == len(words) else "length" if number == most else None
+            reason = "stop" if stop or number == len(words) else "length" if number == limit else None
             usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": number}
             usage["total_tokens"] = sum(usage.values())
             yield {
@@ -69,31 +71,35 @@ class Worker(base.BaseModelWorker):
             }
             if stop:
                 return
-            if "SLOW" in said:
+            if "SLOW" in user:
                 time.sleep(0.1)
-            if "FAIL" in said:
+            if "FAIL" in user:
                 yield {"text": "out of memory, says the worker", "error_code": 50002}
                 return
-            if "DIE" in said:
-                time.sleep(0.2)  # so that the first words are on their way
+            if "DIE" in user:
+                time.sleep(0.2)  # until the first words have been sent
                 os._exit(9)
 
     def generate_stream_gate(self, params: dict[str, Any]) -> Iterator[bytes]:
+        """The response of `/worker_generate_stream`."""
         self.call_ct += 1
         for frame in self.frames(params):
             yield json.dumps(frame).encode() + b"\0"
 
     def generate_gate(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The response of `/worker_generate`."""
         *_, last = self.frames(params)
         return last
 
     def get_embeddings(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The response of `/worker_get_embeddings`: the length of each text, and 1."""
         texts: list[str] = params["input"]
         count = sum(len(text.split()) for text in texts)
         return {"embedding": [[float(len(text)), 1.0] for text in texts], "token_num": count}
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--controller", default="")
     parser.add_argument("--port", type=int, required=True)
@@ -101,7 +107,7 @@ def main() -> None:
     parser.add_argument("--each", action="store_true")
     options = parser.parse_args()
     address, names = f"http://127.0.0.1:{options.port}", options.models.split(",")
-    signal.signal(signal.SIGUSR1, lambda *_: GO_ON.set())
+    signal.signal(signal.SIGUSR1, lambda *_: CONTINUE.set())
     app = base.app
     if options.each:
         from fastchat.serve import multi_model_worker

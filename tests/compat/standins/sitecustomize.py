@@ -1,7 +1,7 @@
-"""Stand-ins for torch and transformers, which FastChat's programs import at their beginning and never use here.
+"""Stand-ins for torch and transformers, which FastChat's programs import but do not use in these tests.
 
-Python loads a module of this name at its start wherever it stands on the path. FastChat's controller, API server and
-test client run no model; the tests' worker has one of its own. Whatever of these packages is named is an empty class.
+Python imports a module of this name at its start if it is on the path. FastChat's controller, API server and test
+client run no model, and the tests' worker has none. Each attribute of these packages is an empty class.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ ABSENT = ("torch", "transformers", "psutil", "accelerate", "huggingface_hub", "p
 
 
 class StandIn(types.ModuleType):
+    """A package that is not installed."""
+
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -23,6 +25,8 @@ class StandIn(types.ModuleType):
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the packages in `ABSENT` and their modules."""
+
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
@@ -37,4 +41,4 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
-sys.meta_path.append(Finder())  # behind all others: what is installed is used
+sys.meta_path.append(Finder())  # after all others: installed packages are preferred

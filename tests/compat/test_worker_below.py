@@ -1,4 +1,4 @@
-"""FastChat's own worker below our tree, its API server and its test client on our root: through three levels."""
+"""FastChat's worker below a tree of three levels, and FastChat's API server and test client above it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def levels(cluster: Cluster) -> Levels:
 
 @pytest.fixture(scope="module")
 def worker(levels: Levels, programs: Programs) -> Program:
-    """FastChat's worker; its second model is on a worker of its own, which no other test needs."""
+    """FastChat's worker, below the rack."""
     worker = programs.worker(levels.rack.url, "vicuna")
     wait_for_model(levels.root.url, "vicuna")
     return worker
@@ -40,21 +40,21 @@ def chat(url: str, content: str = "red green blue", **fields: Any) -> httpx.Resp
     return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=DEADLINE_S)
 
 
-def text_of(answer: httpx.Response) -> str:
-    found: str = answer.json()["choices"][0]["message"]["content"]
+def text_of(response: httpx.Response) -> str:
+    found: str = response.json()["choices"][0]["message"]["content"]
     return found
 
 
 def test_fastchats_test_client_streams_through_three_levels(
     levels: Levels, worker: Program, programs: Programs
 ) -> None:
-    said = programs.test_message(levels.root.url, "vicuna", "red green blue")
-    assert "Models: ['vicuna']" in said
-    assert f"worker_addr: {levels.root.url}" in said
-    assert "you said red green blue" in said
+    output = programs.test_message(levels.root.url, "vicuna", "red green blue")
+    assert "Models: ['vicuna']" in output
+    assert f"worker_addr: {levels.root.url}" in output
+    assert "you said red green blue" in output
 
 
-def test_fastchats_api_server_answers_through_three_levels(levels: Levels, api_server: Program) -> None:
+def test_fastchats_api_server_works_through_three_levels(levels: Levels, api_server: Program) -> None:
     url = api_server.url
     assert [row["id"] for row in httpx.get(f"{url}/v1/models").json()["data"]] == ["vicuna"]
     assert text_of(chat(url)) == "you said red green blue"
@@ -74,26 +74,24 @@ def test_fastchats_api_server_answers_through_three_levels(levels: Levels, api_s
     assert all(child.in_flight == 0 for running in levels.nodes for child in running.node.registry)
 
 
-def test_asking_for_the_models_refreshes_all_workers_and_never_empties_the_table(
-    levels: Levels, api_server: Program
-) -> None:
+def test_listing_models_refreshes_all_workers_and_never_empties_the_table(levels: Levels, api_server: Program) -> None:
     for _ in range(20):
         assert [row["id"] for row in httpx.get(f"{api_server.url}/v1/models").json()["data"]] == ["vicuna"]
         assert httpx.post(f"{levels.root.url}/list_models").json() == {"models": ["vicuna"]}
 
 
 def test_a_stream_is_chunked_and_never_compressed(levels: Levels, worker: Program) -> None:
-    """Else `requests`, which FastChat's clients read with, shows it in blocks of 512 bytes."""
+    """Otherwise `requests`, which FastChat's clients use, would return it in blocks of 512 bytes."""
     body = {"model": "vicuna", "prompt": "USER: a b ASSISTANT:", "echo": False}
     accepts = {"accept-encoding": "gzip, br"}
-    with httpx.stream("POST", f"{levels.root.url}/worker_generate_stream", json=body, headers=accepts) as answer:
-        assert answer.headers["transfer-encoding"] == "chunked"
-        assert "content-encoding" not in answer.headers
-        assert "content-length" not in answer.headers
-        assert answer.read().count(b"\0") == 4
+    with httpx.stream("POST", f"{levels.root.url}/worker_generate_stream", json=body, headers=accepts) as response:
+        assert response.headers["transfer-encoding"] == "chunked"
+        assert "content-encoding" not in response.headers
+        assert "content-length" not in response.headers
+        assert response.read().count(b"\0") == 4
 
 
-def test_an_error_of_the_workers_reaches_the_api_servers_client(api_server: Program) -> None:
+def test_an_error_of_the_worker_reaches_the_api_servers_client(api_server: Program) -> None:
     assert chat(api_server.url, "FAIL").json()["message"] == "out of memory, says the worker"
     last = [
         line for line in chat(api_server.url, "FAIL", stream=True).text.split("\n\n") if line.startswith("data: {")
@@ -107,7 +105,7 @@ def test_openais_clients_reach_the_worker_through_three_levels(levels: Levels, w
         whole = client.chat.completions.create(model="vicuna", messages=messages)
         assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == ("you said red green", "stop")
         assert whole.usage is not None
-        assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (6, 4)  # the template's words are counted
+        assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (6, 4)  # with the words of the template
         stream = client.chat.completions.create(
             model="vicuna", messages=messages, stream=True, max_tokens=3, stream_options={"include_usage": True}
         )
@@ -126,25 +124,25 @@ def test_openais_clients_reach_the_worker_through_three_levels(levels: Levels, w
             client.completions.create(model="vicuna", prompt="word " * 3000)
 
 
-def test_what_a_workers_death_in_mid_stream_leaves(levels: Levels, programs: Programs) -> None:
+def test_a_worker_that_dies_in_mid_stream_leaves_an_error_frame(levels: Levels, programs: Programs) -> None:
     programs.worker(levels.rack.url, "doomed")
     wait_for_model(levels.root.url, "doomed")
     body = {"model": "doomed", "prompt": "USER: DIE ASSISTANT:", "echo": False}
-    answer = httpx.post(f"{levels.root.url}/worker_generate_stream", json=body, timeout=DEADLINE_S)
-    frames = [json.loads(frame) for frame in answer.content.split(b"\0") if frame]
+    response = httpx.post(f"{levels.root.url}/worker_generate_stream", json=body, timeout=DEADLINE_S)
+    frames = [json.loads(frame) for frame in response.content.split(b"\0") if frame]
     assert frames[0]["text"] == "you"
     assert frames[-1]["error_code"] == 50001
 
 
-def test_workers_that_share_an_address_and_one_that_registers_anew(levels: Levels, programs: Programs) -> None:
+def test_a_worker_of_two_models_registers_again(levels: Levels, programs: Programs) -> None:
     both = programs.worker(levels.rack.url, "one", "two")
     for model in ("one", "two"):
         wait_for_model(levels.root.url, model)
-    levels.rack.node.registry.remove(both.url)  # as if the rack's node had been started anew
+    levels.rack.node.registry.remove(both.url)  # as if the rack had been restarted
 
     def listed() -> bool:
         models: list[str] = httpx.post(f"{levels.root.url}/list_models").json()["models"]
         return {"one", "two"} <= set(models)
 
-    eventually(lambda: not listed(), "them to be forgotten")
-    eventually(listed, "its next beat, after which it registers again")
+    eventually(lambda: not listed(), "both models to disappear")
+    eventually(listed, "its next heartbeat, after which it registers again")

@@ -1,4 +1,4 @@
-"""FastChat's own programs at the edge of each trap: what they make of what our nodes do there."""
+"""How FastChat's programs react to what nodes do in each of the cases that `test_traps` lists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hierarchy.registry.child import FASTCHAT_EXPIRY_S
 from hierarchy.relay import timeouts
 from hierarchy.uplink.registration import FASTCHAT_INTERVAL_S, JITTER
 from tests.cluster import CALM, Cluster, wait_for_model
-from tests.compat.conftest import Levels, ask, frames
+from tests.compat.conftest import Levels, frames, post
 from tests.compat.programs import Program, Programs, needs_fastchat
 from tests.support import DEADLINE_S, eventually
 
@@ -29,8 +29,8 @@ WORDS = "a b c d e f g h"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_signs_of_life() -> Iterator[None]:
-    """Who waits for a first word gets one every 0.2 s."""
+def short_comment_interval() -> Iterator[None]:
+    """A client that waits for the first token gets an empty frame every 0.2 s."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timeouts, "COMMENT_EVERY_S", 0.2)
         patch.setattr(render, "COMMENT_EVERY_S", 0.2)
@@ -54,7 +54,7 @@ def body(words: str, model: str = MODEL) -> dict[str, object]:
 
 
 def test_a_worker_that_was_away_leaves_no_template_behind(levels: Levels, programs: Programs) -> None:
-    """Whatever has another status FastChat's API server keeps as the template, and every later chat fails."""
+    """FastChat's API server keeps the text of any other status as the template, and all later chats fail."""
     mortal = programs.worker(levels.rack.url, "mortal")
     wait_for_model(levels.root.url, "mortal")
     server = programs.api_server(levels.root.url)
@@ -62,91 +62,89 @@ def test_a_worker_that_was_away_leaves_no_template_behind(levels: Levels, progra
         mortal.kill()
         with pytest.raises(openai.APIError):
             client.chat.completions.create(model="mortal", messages=[{"role": "user", "content": "a"}])
-        told = ask(levels.root.url, "/worker_get_conv_template", model="mortal")
-        assert ("conv" in told, told["error_code"]) == (False, 50001)
+        response = post(levels.root.url, "/worker_get_conv_template", model="mortal")
+        assert ("conv" in response, response["error_code"]) == (False, 50001)
         programs.worker(levels.rack.url, "mortal", port=int(mortal.url.rpartition(":")[2]))
-        answer = client.chat.completions.create(model="mortal", messages=[{"role": "user", "content": "a"}])
-        assert answer.choices[0].message.content == "you said a"
+        completion = client.chat.completions.create(model="mortal", messages=[{"role": "user", "content": "a"}])
+        assert completion.choices[0].message.content == "you said a"
 
 
-def test_a_reader_of_streams_shows_our_error(levels: Levels, programs: Programs) -> None:
-    said = programs.test_message("", "nope", "a", worker=levels.root.url)
-    assert "nope" in said.partition("Assistant: ")[2]
+def test_a_stream_client_shows_the_nodes_error(levels: Levels, programs: Programs) -> None:
+    output = programs.test_message("", "nope", "a", worker=levels.root.url)
+    assert "nope" in output.partition("Assistant: ")[2]
 
 
-def test_signs_of_life_are_read_over(levels: Levels, worker: Program, programs: Programs) -> None:
-    said: list[str] = []
-    client = threading.Thread(target=lambda: said.append(programs.test_message(levels.root.url, MODEL, "WAIT a")))
+def test_empty_frames_are_ignored(levels: Levels, worker: Program, programs: Programs) -> None:
+    output: list[str] = []
+    client = threading.Thread(target=lambda: output.append(programs.test_message(levels.root.url, MODEL, "WAIT a")))
     client.start()
     child = levels.root.node.registry.children["site"]
     eventually(lambda: child.in_flight == 1, "its request", 2 * DEADLINE_S)
     url = f"{levels.root.url}/worker_generate_stream"
-    with httpx.stream("POST", url, json=body("WAIT b"), timeout=DEADLINE_S) as answer:  # which came later, and so waits
-        pieces = answer.iter_raw()
+    with httpx.stream("POST", url, json=body("WAIT b"), timeout=DEADLINE_S) as response:  # it comes second, so it waits
+        pieces = response.iter_raw()
         content = next(pieces)
-        assert content == b"\0"  # before the worker said a word
+        assert content == b"\0"  # before the worker sent a token
         worker.process.send_signal(signal.SIGUSR1)
         content += b"".join(pieces)
     assert json.loads(content.split(b"\0")[-2])["text"] == "you said WAIT b"
     client.join()
-    assert said[0].endswith("ASSISTANT: you said WAIT a\n")
+    assert output[0].endswith("ASSISTANT: you said WAIT a\n")
 
 
-def test_each_frame_arrives_when_it_was_sent(levels: Levels, worker: Program) -> None:
+def test_each_frame_arrives_when_it_is_sent(levels: Levels, worker: Program) -> None:
     arrived: list[float] = []
     url = f"{levels.root.url}/worker_generate_stream"
-    with httpx.stream("POST", url, json=body("SLOW " + WORDS), timeout=DEADLINE_S) as answer:
-        for piece in answer.iter_raw():
+    with httpx.stream("POST", url, json=body("SLOW " + WORDS), timeout=DEADLINE_S) as response:
+        for piece in response.iter_raw():
             arrived += [time.monotonic()] * piece.count(b"}\0")
     assert len(arrived) == 11
-    assert arrived[-1] - arrived[0] > 0.3  # the worker took 1 s between its first frame and its last
+    assert arrived[-1] - arrived[0] > 0.3  # the worker takes 1 s from its first frame to its last
 
 
 @pytest.mark.parametrize("link", ["direct", "reverse"])
-def test_a_client_of_another_subnet_is_given_the_roots_address(cluster: Cluster, programs: Programs, link: str) -> None:
-    """By its setting, or as it knows that the child cannot be dialled; the client streams from there."""
+def test_a_client_in_another_subnet_gets_the_roots_address(cluster: Cluster, programs: Programs, link: str) -> None:
+    """Because of the setting, or because the child cannot be dialled. The client streams from that address."""
     settings = CALM.model_copy(update={"address": "self" if link == "direct" else "worker"})
     root = cluster.node("root", settings=settings)
     site = cluster.node("site", parents=(root.url,), link=link)  # type: ignore[arg-type]
     programs.worker(site.url, MODEL)
     wait_for_model(root.url, MODEL)
-    said = programs.test_message(root.url, MODEL, "a")
-    assert f"worker_addr: {root.url}\n" in said
-    assert said.endswith("ASSISTANT: you said a\n")
+    output = programs.test_message(root.url, MODEL, "a")
+    assert f"worker_addr: {root.url}\n" in output
+    assert output.endswith("ASSISTANT: you said a\n")
 
 
-def test_a_worker_that_says_nothing_before_it_listens_is_asked_until_it_does(
-    levels: Levels, programs: Programs
-) -> None:
+def test_a_worker_without_a_status_is_probed_until_it_listens(levels: Levels, programs: Programs) -> None:
     port = programs.port()
     url = f"http://127.0.0.1:{port}"
-    began = time.monotonic()
-    assert ask(levels.rack.url, "/register_worker", worker_name=url, check_heart_beat=True, worker_status=None) is None
-    assert time.monotonic() - began < 1.0
-    # It registers with another controller, so that our rack hears nothing more from it.
+    start = time.monotonic()
+    assert post(levels.rack.url, "/register_worker", worker_name=url, check_heart_beat=True, worker_status=None) is None
+    assert time.monotonic() - start < 1.0
+    # The worker registers with another controller, so the rack gets no heartbeat from it.
     programs.worker(programs.controller().url, "late", port=port)
     wait_for_model(levels.root.url, "late")
 
 
-def test_a_queue_that_sticks_high_is_not_all_that_is_looked_at(cluster: Cluster, programs: Programs) -> None:
-    """FastChat's worker loses a place at each defect. Who believes reports alone sends all to the other worker."""
+def test_a_reported_queue_that_stays_too_high_does_not_decide_alone(cluster: Cluster, programs: Programs) -> None:
+    """FastChat's worker loses a slot at each exception. A node that uses only reports would avoid it from then on."""
     rack = cluster.node("rack")
     stuck = programs.worker(rack.url, MODEL)
     eventually(lambda: stuck.url in rack.node.registry.children, "the first worker")
-    assert ask(rack.url, "/worker_generate", **body("RAISE"))["error_code"] == 50001
-    assert ask(stuck.url, "/worker_get_status")["queue_length"] == 1  # nothing runs there
+    assert post(rack.url, "/worker_generate", **body("RAISE"))["error_code"] == 50001
+    assert post(stuck.url, "/worker_get_status")["queue_length"] == 1  # nothing runs there
     child = rack.node.registry.children[stuck.url]
-    eventually(lambda: child.current().queue_length == 1 and child.in_flight == 0, "a beat that tells of it")
+    eventually(lambda: child.current().queue_length == 1 and child.in_flight == 0, "a heartbeat with that queue")
     programs.worker(rack.url, MODEL)
     wait_for_model(rack.url, MODEL, 2)
     served: Counter[str] = Counter()
 
-    def ask_it() -> None:
-        answer = httpx.post(f"{rack.url}/worker_generate_stream", json=body("SLOW " + WORDS), timeout=DEADLINE_S)
-        assert frames(answer)[-1]["error_code"] == 0
-        served[answer.headers["x-hierarchy-path"]] += 1
+    def send() -> None:
+        response = httpx.post(f"{rack.url}/worker_generate_stream", json=body("SLOW " + WORDS), timeout=DEADLINE_S)
+        assert frames(response)[-1]["error_code"] == 0
+        served[response.headers["x-hierarchy-path"]] += 1
 
-    threads = [threading.Thread(target=ask_it) for _ in range(5)]
+    threads = [threading.Thread(target=send) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -154,13 +152,13 @@ def test_a_queue_that_sticks_high_is_not_all_that_is_looked_at(cluster: Cluster,
     assert (len(served), served.total()) == (2, 5)
 
 
-def test_our_terms_are_theirs(programs: Programs) -> None:
-    """A worker of theirs may miss a beat here, and our beats come in time for the stricter of their controllers."""
+def test_intervals_and_expiry_are_compatible(programs: Programs) -> None:
+    """A FastChat worker may miss a heartbeat, and a node's heartbeats come in time for the stricter controller."""
     names = "WORKER_HEART_BEAT_INTERVAL", "CONTROLLER_HEART_BEAT_EXPIRATION"
     script = f"""import os
 for name in {names}: os.environ.pop("FASTCHAT_" + name, None)
 from fastchat import constants
 print(*[getattr(constants, name) for name in {names}])"""
-    beat_s, expiration_s = map(int, programs.run("-c", script).split())
-    assert beat_s < expiration_s <= FASTCHAT_EXPIRY_S
+    heartbeat_s, expiration_s = map(int, programs.run("-c", script).split())
+    assert heartbeat_s < expiration_s <= FASTCHAT_EXPIRY_S
     assert min(expiration_s, TINYCHAT_EXPIRY_S) > FASTCHAT_INTERVAL_S * (1 + JITTER)
