@@ -23,7 +23,7 @@ def post(controller: str, path: str, **body: object) -> httpx.Response:
 def test_the_root_is_a_worker_of_fastchats_controller(
     cluster: Cluster, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registration, "PLAIN_INTERVAL_S", 0.5)
+    monkeypatch.setattr(registration, "FASTCHAT_INTERVAL_S", 0.5)
     controller = programs.controller()
     levels = Levels(cluster, controller.url)
     programs.worker(levels.rack.url, "vicuna")

@@ -69,7 +69,7 @@ def test_requests_do_not_wait_for_a_killed_worker(cluster: Cluster, programs: Pr
 @pytest.fixture
 def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     """FastChat's controller expires workers after 3 s here, instead of 90."""
-    monkeypatch.setattr(registration, "PLAIN_INTERVAL_S", 0.5)
+    monkeypatch.setattr(registration, "FASTCHAT_INTERVAL_S", 0.5)
 
 
 def test_fastchats_controller_gets_changes_and_is_found_after_a_restart(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.subnets.network import Network, why_not
+from tests.subnets.network import Network, obstacle
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tutorial" / "three-sites.md"
@@ -98,13 +98,13 @@ class Machines:
 
 
 def test_every_command_of_the_page_works_as_typed(tmp_path: Path) -> None:
-    reason = why_not()
+    reason = obstacle()
     if reason:
         pytest.skip(reason)
     outputs: list[str] = []
     routers = {"border": dict.fromkeys(SUBNETS, 254)}
     with Network(MACHINES, routers, dict.fromkeys(SUBNETS, "border")) as network:
-        network.open({(site, "dmz") for site in SUBNETS[1:]})
+        network.allow({(site, "dmz") for site in SUBNETS[1:]})
         machines = Machines(network, tmp_path)
         for machine, kind, block in steps(PAGE.read_text("utf-8")):
             if kind == "yaml":
