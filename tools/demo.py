@@ -18,17 +18,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape as literally
-from show_tree import Entry, declared, fetch
 
 from hierarchy.cli.client import NodeClient, NodeError
+from hierarchy.cli.tree import declared_tree
 from hierarchy.config.models import TreeConfig, load
 from hierarchy.errors import HierarchyError
 from hierarchy.runtime.logs import escape
+from hierarchy.wire.tree_entry import TreeEntry, decode
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -58,7 +59,7 @@ def demo(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     try:
-        tree, spec = declared(config), load(config).config
+        tree, spec = decode(declared_tree(config)), load(config).config
         _check_ports(spec, config)
         for model in sorted(
             {engine.model for engine in spec.engines.values() if engine.kind == "local" and engine.model}
@@ -66,10 +67,10 @@ def demo(
             _run(BIN / "hierarchy", "engine", "fetch", model)
         with _tree_up(config, log) as process:
             _wait_until_up(process, tree)
-            _run(sys.executable, "tools/show_tree.py", tree["url"])
-            _run(BIN / "hierarchy", "chat", tree["url"], question, "--max-tokens", 64, "--temperature", 0)
+            _run(BIN / "hierarchy", "tree", tree.url)
+            _run(BIN / "hierarchy", "chat", tree.url, question, "--max-tokens", 64, "--temperature", 0)
             if not once:
-                _stay(process, tree["url"], tree["models"][0]["name"])
+                _stay(process, tree.url, tree.models[0].name)
     except HierarchyError as error:
         console.print(f"[red]error:[/] {literally(escape(str(error)))}", soft_wrap=True)
         raise typer.Exit(1) from None
@@ -153,12 +154,12 @@ def _stop(process: Process) -> None:
         process.communicate()
 
 
-def _wait_until_up(process: Process, tree: Entry) -> None:
+def _wait_until_up(process: Process, tree: TreeEntry) -> None:
     """Until every node and engine is up and lists the models that the file promises."""
     began = time.monotonic()
     seen: set[str] = set()
     everything = set(_names(tree))
-    with console.status("starting") as status, NodeClient(tree["url"]) as node:
+    with console.status("starting") as status, NodeClient(tree.url) as node:
         while seen != everything:
             if process.poll() is not None:
                 raise DemoError(f"`hierarchy up` ended with status {process.returncode}; its last lines are above")
@@ -167,9 +168,9 @@ def _wait_until_up(process: Process, tree: Entry) -> None:
                 missing = ", ".join(sorted(everything - seen))
                 raise DemoError(f"not up after {START_DEADLINE_S:.0f} s: {missing}; the last log lines are above")
             try:
-                live = fetch(node)
+                live = decode(node.get("/tree"))
             except NodeError:
-                live = {}  # the root does not listen yet
+                live = decode({})  # the root does not listen yet
             for name in _up(tree, live):
                 if name not in seen:
                     seen.add(name)
@@ -178,21 +179,19 @@ def _wait_until_up(process: Process, tree: Entry) -> None:
             time.sleep(POLL_S)
 
 
-def _names(tree: Entry) -> Iterator[str]:
-    yield tree["name"]
-    for child in tree["children"].values():
+def _names(tree: TreeEntry) -> Iterator[str]:
+    yield tree.name
+    for child in tree.children.values():
         yield from _names(child)
 
 
-def _up(tree: Entry, live: Any) -> Iterator[str]:
-    """Names in the declared `tree` that the `live` one has up, with all their models."""
-    if not isinstance(live, dict):
-        return
-    models = {model.get("name") for model in live.get("models") or []}
-    if live.get("state") == "up" and all(model["name"] in models for model in tree["models"]):
-        yield tree["name"]
-    for name, child in tree["children"].items():
-        yield from _up(child, (live.get("children") or {}).get(name))
+def _up(tree: TreeEntry, live: TreeEntry) -> Iterator[str]:
+    """Names in the declared `tree` that are up in the `live` one, with all their models."""
+    if live.state == "up" and all(live.serves(model.name) for model in tree.models):
+        yield tree.name
+    for name, child in tree.children.items():
+        if name in live.children:
+            yield from _up(child, live.children[name])
 
 
 def _stay(process: Process, url: str, model: str) -> None:
@@ -201,7 +200,7 @@ def _stay(process: Process, url: str, model: str) -> None:
     console.print("\n[bold green]It is up.[/] Try in another terminal:")
     for command in (
         f'{there}/hierarchy chat {url} "Why is the sky blue?"',
-        f"{there}/python tools/show_tree.py {url} --watch",
+        f"{there}/hierarchy tree {url} --watch",
         f"curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
     ):
         console.print(f"  {literally(command)}", soft_wrap=True)

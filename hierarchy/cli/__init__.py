@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serve, slice, token, up
+from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serve, slice, token, tree, up
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.runtime.logs import escape
 
@@ -20,6 +20,7 @@ app.command()(check.check)
 app.command("slice")(slice.slice_)
 app.command()(slice.schema)
 app.command()(chat.chat)
+app.command()(tree.tree)
 app.command()(explain.why)
 app.command()(doctor.doctor)
 app.command()(drain.drain)

@@ -1,4 +1,4 @@
-"""A tree as a picture for other programs: Graphviz's dot, Mermaid, SVG. Entries are as in `GET /tree`."""
+"""Pictures of a tree, as text for a terminal (`text`) and for other programs: Graphviz's dot, Mermaid, SVG."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from hierarchy.topology.drawing.dot import dot
 from hierarchy.topology.drawing.mermaid import mermaid
-from hierarchy.topology.drawing.parts import Entry
 from hierarchy.topology.drawing.svg import svg
+from hierarchy.wire.tree_entry import TreeEntry
 
-#: name of a format -> how to write a tree in it
-FORMATS: Mapping[str, Callable[[Entry], str]] = {"dot": dot, "mermaid": mermaid, "svg": svg}
+#: name of a format for other programs -> function that writes a tree in it
+FORMATS: Mapping[str, Callable[[TreeEntry], str]] = {"dot": dot, "mermaid": mermaid, "svg": svg}
 
-__all__ = ["FORMATS", "Entry"]
+__all__ = ["FORMATS"]

@@ -6,10 +6,11 @@ a backslash begins an escape, and `\\n` is a line break.
 
 from __future__ import annotations
 
-from hierarchy.topology.drawing.parts import Entry, Part, parts
+from hierarchy.topology.drawing.boxes import Box, boxes
+from hierarchy.wire.tree_entry import TreeEntry
 
 
-def dot(tree: Entry) -> str:
+def dot(tree: TreeEntry) -> str:
     """A digraph, from left to right. Names are in labels only, so any text is harmless."""
     lines = [
         "digraph hierarchy {",
@@ -17,21 +18,21 @@ def dot(tree: Entry) -> str:
         '  node [fontname="Helvetica", fontsize=11, style=filled];',
         "  edge [arrowsize=0.6];",
     ]
-    drawn = parts(tree)
-    lines += [f"  n{part.number} [{_look(part)}];" for part in drawn]
-    lines += [f"  n{part.above} -> n{part.number}{_edge(part)};" for part in drawn if part.above is not None]
+    drawn = boxes(tree)
+    lines += [f"  n{box.number} [{_attributes(box)}];" for box in drawn]
+    lines += [f"  n{box.above} -> n{box.number}{_edge_style(box)};" for box in drawn if box.above is not None]
     return "\n".join([*lines, "}", ""])
 
 
-def _look(part: Part) -> str:
-    fill, line = part.colours
-    label = r"\n".join(map(_quoted, (part.name, *part.words)))
-    shape = "box" if part.is_node else "ellipse"
-    return f'label="{label}", shape={shape}, fillcolor="{fill}", color="{line}"'
+def _attributes(box: Box) -> str:
+    fill, outline = box.colours
+    label = r"\n".join(map(_quoted, box.lines))
+    shape = "box" if box.is_node else "ellipse"
+    return f'label="{label}", shape={shape}, fillcolor="{fill}", color="{outline}"'
 
 
-def _edge(part: Part) -> str:
-    return "" if part.state in ("up", "declared") else " [style=dashed]"
+def _edge_style(box: Box) -> str:
+    return "" if box.is_connected else " [style=dashed]"
 
 
 def _quoted(text: str) -> str:

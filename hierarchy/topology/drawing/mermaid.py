@@ -1,37 +1,38 @@
 """Mermaid, as GitHub and many wikis draw it.
 
-Source: mermaid.js.org, "Flowcharts": text in double quotes may hold anything but a quote, written as the entity
+Source: mermaid.js.org, "Flowcharts": text in double quotes may contain anything but a quote, written as the entity
 `#quot;`; `#` itself as `#35;`, and `<br/>` is a line break.
 """
 
 from __future__ import annotations
 
-from hierarchy.topology.drawing.parts import BROKEN, COLOURS, Entry, Part, parts
+from hierarchy.topology.drawing.boxes import BROKEN, COLOURS, Box, boxes
+from hierarchy.wire.tree_entry import TreeEntry
 
-_CODES = {sign: f"#{ord(sign)};" for sign in '#"<>&;`\\[]{}()|'}
-_CODES["\n"] = " "
+_ENTITIES = {char: f"#{ord(char)};" for char in '#"<>&;`\\[]{}()|'}
+_ENTITIES["\n"] = " "
 
 
-def mermaid(tree: Entry) -> str:
-    """A flowchart, from left to right. Names are in quoted labels only, with what has a meaning written as a code."""
-    drawn = parts(tree)
+def mermaid(tree: TreeEntry) -> str:
+    """A flowchart, from left to right. Names are in quoted labels only, with each special character as an entity."""
+    drawn = boxes(tree)
     lines = ["flowchart LR"]
-    lines += [f"  n{part.number}{_shape(part)}:::{_class(part)}" for part in drawn]
-    lines += [f"  n{part.above} {_arrow(part)} n{part.number}" for part in drawn if part.above is not None]
-    for state, (fill, line) in {**COLOURS, "broken": BROKEN}.items():
-        if any(_class(part) == state for part in drawn):
-            lines.append(f"  classDef {state} fill:{fill},stroke:{line},color:#212121")
+    lines += [f"  n{box.number}{_shape(box)}:::{_class(box)}" for box in drawn]
+    lines += [f"  n{box.above} {_arrow(box)} n{box.number}" for box in drawn if box.above is not None]
+    for state, (fill, outline) in {**COLOURS, "broken": BROKEN}.items():
+        if any(_class(box) == state for box in drawn):
+            lines.append(f"  classDef {state} fill:{fill},stroke:{outline},color:#212121")
     return "\n".join([*lines, ""])
 
 
-def _shape(part: Part) -> str:
-    label = "<br/>".join("".join(_CODES.get(sign, sign) for sign in line) for line in (part.name, *part.words))
-    return f'["{label}"]' if part.is_node else f'(["{label}"])'
+def _shape(box: Box) -> str:
+    label = "<br/>".join("".join(_ENTITIES.get(char, char) for char in line) for line in box.lines)
+    return f'["{label}"]' if box.is_node else f'(["{label}"])'
 
 
-def _class(part: Part) -> str:
-    return part.state if part.state in COLOURS else "broken"
+def _class(box: Box) -> str:
+    return box.state if box.state in COLOURS else "broken"
 
 
-def _arrow(part: Part) -> str:
-    return "-->" if part.state in ("up", "declared") else "-.->"
+def _arrow(box: Box) -> str:
+    return "-->" if box.is_connected else "-.->"

@@ -1,61 +1,25 @@
+"""`hierarchy tree`, and `tools/show_tree.py`, which is the same."""
+
 from __future__ import annotations
 
-import importlib.util
 import json
-import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+
+from hierarchy.cli import main
+from tests.topology.drawing.trees import LIVE
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "show_tree.py"
 DEADLINE_S = 20.0
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("show_tree", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["show_tree"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-show_tree = load_script()
-
-
-def model(name: str, api: str = "openai") -> dict[str, Any]:
-    return {"name": name, "api": api, "speed": 1.0, "queue_length": 0, "slots": 4}
-
-
-LIVE: dict[str, Any] = {
-    "name": "root", "kind": "node", "url": "http://10.0.0.10:21001", "state": "up", "detail": "", "speed": 5.0,
-    "queue_length": 7, "in_flight": 4, "models": [model("smol"), model("smol", "fastchat"), model("big/Llama-70B")],
-    "future_field": {"ignored": True},
-    "children": {
-        "site-a": {
-            "name": "site-a", "kind": "node", "url": "http://10.1.0.1:21001", "state": "up", "speed": 4.0,
-            "queue_length": 6, "in_flight": 3, "models": [model("big/Llama-70B")],
-            "children": {
-                "a1": {"name": "a1", "kind": "vllm", "state": "up", "speed": 3.5, "queue_length": 6, "in_flight": 3,
-                       "models": [model("big/Llama-70B")], "children": {}},
-                "a2": {"name": "a2", "kind": "vllm", "state": "down", "detail": "connection refused"},
-            },
-        },
-        "site-b": {"kind": "node", "link": "reverse", "state": "silent", "detail": "no report for 12 s",
-                   "models": [model("old", "fastchat")]},
-    },
-}  # fmt: skip
 
 TREE = """
 version: 1
@@ -69,20 +33,20 @@ engines:
 
 
 class Node:
-    """A node that answers `GET /tree` with what the test set."""
+    """A node that answers `GET /tree` as the test sets it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.status = 200
         self.body = json.dumps(LIVE)
-        self.asked = 0
+        self.requests = 0
 
 
 @pytest.fixture
 def node() -> Iterator[Node]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            state.asked += 1
+            state.requests += 1
             self.send_response(state.status if self.path == "/tree" else 404)
             self.end_headers()
             self.wfile.write(state.body.encode())
@@ -100,18 +64,36 @@ def node() -> Iterator[Node]:
     thread.join()
 
 
-def run(*args: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    env = {"COLUMNS": str(columns), "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path), "PYTHONUTF8": "1"}
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *args], capture_output=True, text=True, env=env, timeout=DEADLINE_S, check=False
-    )
+@dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `hierarchy tree` in this process, in a terminal of `columns`."""
+
+    def run_tree(*args: str, columns: int = 80) -> Result:
+        monkeypatch.setattr(sys, "argv", ["hierarchy", "tree", *args])
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output = capsys.readouterr()
+        return Result(int(ended.value.code or 0), output.out, output.err)
+
+    return run_tree
 
 
 def words(line: str) -> list[str]:
     return line.replace("│", " ").split()
 
 
-def test_a_live_tree(node: Node) -> None:
+def test_a_live_tree(node: Node, run: Run) -> None:
     result = run(node.url)
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
@@ -132,7 +114,7 @@ def test_a_live_tree(node: Node) -> None:
     assert "3 nodes · 2 engines · 2 not up" in text
 
 
-def test_a_declared_tree_needs_no_network(tmp_path: Path) -> None:
+def test_a_declared_tree_needs_no_network(tmp_path: Path, run: Run) -> None:
     config = tmp_path / "tree.yaml"
     config.write_text(TREE)
     result = run(str(config))
@@ -145,7 +127,7 @@ def test_a_declared_tree_needs_no_network(tmp_path: Path) -> None:
     ]
 
 
-def test_json_has_the_same_shape_for_both(tmp_path: Path, node: Node) -> None:
+def test_json_has_the_same_shape_for_both(tmp_path: Path, node: Node, run: Run) -> None:
     assert json.loads(run(node.url, "--json").stdout) == LIVE
     config = tmp_path / "tree.yaml"
     config.write_text(TREE)
@@ -168,14 +150,14 @@ def test_json_has_the_same_shape_for_both(tmp_path: Path, node: Node) -> None:
 
 
 @pytest.mark.parametrize(("name", "start"), [("dot", "digraph"), ("mermaid", "flowchart"), ("svg", "<svg")])
-def test_pictures_for_other_programs(node: Node, name: str, start: str) -> None:
+def test_pictures_for_other_programs(node: Node, name: str, start: str, run: Run) -> None:
     result = run(node.url, "--format", name)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith(start)
     assert "site-a" in result.stdout
 
 
-def test_addresses_where_there_is_room(node: Node) -> None:
+def test_addresses_where_there_is_room(node: Node, run: Run) -> None:
     assert "http://10.1.0.1:21001" in run(node.url, columns=120).stdout
     assert "http://10.1.0.1:21001" not in run(node.url).stdout
 
@@ -192,7 +174,7 @@ def test_addresses_where_there_is_room(node: Node) -> None:
         (["127.0.0.1:1", "--format", "png"], 2, "--format png: choose text, dot, mermaid, svg"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(args: list[str], status: int, message: str) -> None:
+def test_an_error_is_one_line(args: list[str], status: int, message: str, run: Run) -> None:
     result = run(*args)
     assert (result.returncode, result.stdout) == (status, "")
     assert message in result.stderr
@@ -208,15 +190,15 @@ def test_what_cannot_be_read_is_one_line(args: list[str], status: int, message: 
         (200, "[" * 99999, "not JSON"),
     ],
 )
-def test_what_is_no_node_is_one_line(node: Node, status: int, body: str, message: str) -> None:
+def test_a_response_that_is_not_a_nodes_is_one_line(node: Node, status: int, body: str, message: str, run: Run) -> None:
     node.status, node.body = status, body
     result = run(node.url)
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (2, "")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_all_problems_of_a_file(tmp_path: Path) -> None:
+def test_all_problems_of_a_file(tmp_path: Path, run: Run) -> None:
     config = tmp_path / "tree.yaml"
     config.write_text(
         TREE.replace("parent: site-a", "parent: nowhere").replace("parent: root, kind", "parent: lost, kind")
@@ -225,23 +207,24 @@ def test_all_problems_of_a_file(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "nowhere" in result.stderr
     assert "lost" in result.stderr
-    assert all(line.startswith("error: ") for line in result.stderr.splitlines())
+    assert result.stderr.startswith("hierarchy: ")
+    assert result.stderr.count("tree.yaml:") == result.stderr.count("\n") == 3
+
+
+def wait_for(requests: int, node: Node) -> None:
+    waiting = threading.Event()
+    for _ in range(int(DEADLINE_S / 0.02)):
+        if node.requests >= requests:
+            return
+        waiting.wait(0.02)
 
 
 def test_watch_draws_again_until_ctrl_c(node: Node) -> None:
-    command = [sys.executable, str(SCRIPT), node.url, "--watch", "--interval", "0.1"]
+    command = [sys.executable, "-m", "hierarchy", "tree", node.url, "--watch", "--interval", "0.1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        deadline = threading.Event()
-        for _ in range(int(DEADLINE_S / 0.02)):
-            if node.asked >= 3:
-                break
-            deadline.wait(0.02)
-        node.status = 500  # it keeps the last picture, and says so
-        asked = node.asked
-        for _ in range(int(DEADLINE_S / 0.02)):
-            if node.asked >= asked + 3:
-                break
-            deadline.wait(0.02)
+        wait_for(3, node)
+        node.status = 500  # the last picture stays, with the error below it
+        wait_for(node.requests + 3, node)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, err) == (0, "")
@@ -249,55 +232,9 @@ def test_watch_draws_again_until_ctrl_c(node: Node) -> None:
     assert "answered 500" in out
 
 
-def test_a_hostile_tree_is_harmless() -> None:
-    entry = {"name": "a\x1b[2J\n[red]", "state": "up\r", "detail": "\x07", "models": [{"name": "m\n[/]"}], "url": 7}
-    plain = show_tree.draw(entry, 80).plain
-    assert not re.search(r"[\x00-\x09\x0b-\x1f]", plain)
-    assert "a\\x1b[2J\\n[red]" in plain
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
-FIELDS = ["name", "kind", "url", "state", "detail", "speed", "queue_length", "in_flight", "models", "children"]
-entries = st.recursive(
-    st.dictionaries(st.sampled_from(FIELDS), json_values),
-    lambda inner: st.builds(
-        lambda entry, children: entry | {"children": children},
-        st.dictionaries(st.sampled_from(FIELDS), json_values),
-        st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    ),
-    max_leaves=6,
-)
-
-
-@given(entries, st.integers(40, 200))
-def test_any_json_object_can_be_drawn(entry: dict[str, Any], width: int) -> None:
-    assert show_tree.draw(entry, width).plain.count("\n") >= 3
-
-
-def test_a_deep_tree_is_drawn_to_a_limit() -> None:
-    entry: dict[str, Any] = {}
-    for _ in range(500):
-        entry = {"children": {"x": entry}}
-    assert len(list(show_tree.rows(entry))) == show_tree.MAX_DEPTH + 1
-
-
-@pytest.mark.parametrize("width", [70, 80, 100, 120, 200])
-def test_nothing_is_wider_than_the_terminal(width: int) -> None:
-    *lines, _legend = show_tree.draw(LIVE, width).plain.split("\n")
-    assert max(map(len, lines)) <= width
-
-
-@pytest.mark.parametrize(
-    ("models", "names"),
-    [
-        ([model("a"), model("a", "fastchat"), model("b", "fastchat")], ["a (openai, fastchat)", "b (fastchat)"]),
-        ([{"name": "a"}, "nonsense", {}], ["a"]),
-        (None, []),
-    ],
-)
-def test_model_names(models: object, names: list[str]) -> None:
-    assert show_tree.model_names(models) == names
+def test_the_script_is_the_same_command(node: Node) -> None:
+    env = {"COLUMNS": "80", "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path), "PYTHONUTF8": "1"}
+    command = [sys.executable, str(SCRIPT), node.url]
+    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=DEADLINE_S, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "3 nodes · 2 engines · 2 not up" in result.stdout

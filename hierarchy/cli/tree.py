@@ -1,0 +1,146 @@
+"""`hierarchy tree [CONFIG|URL]`: draw a tree of controllers, declared or live."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from hierarchy.cli import flags
+from hierarchy.cli.client import ADMIN_KEY, NodeClient, client_tls, read_key
+from hierarchy.config.blocks import TlsSpec
+from hierarchy.config.models import NodeSpec, TreeConfig, load
+from hierarchy.errors import UsageError
+from hierarchy.runtime.logs import escape
+from hierarchy.topology.declared import DeclaredTree
+from hierarchy.topology.drawing import FORMATS
+from hierarchy.topology.drawing.text import draw
+from hierarchy.wire.tree_entry import decode
+
+Entry = dict[str, Any]  #: one node or engine in the JSON of `GET /tree`
+Read = Callable[[], Entry]
+
+
+def tree(
+    target: Annotated[
+        str, typer.Argument(metavar="[CONFIG|URL]", help="YAML file, or URL of a node")
+    ] = "http://localhost:21001",
+    picture: Annotated[str, typer.Option("--format", help="text, dot, mermaid or svg")] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON in the shape of GET /tree")] = False,
+    keep_watching: Annotated[bool, typer.Option("--watch", help="draw again and again until Ctrl-C")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="seconds between two drawings")] = 1.0,
+    admin_key_file: flags.AdminKeyFile = None,
+    tls_ca: flags.ClientTlsCa = None,
+    tls_cert: flags.ClientTlsCert = None,
+    tls_key: flags.ClientTlsKey = None,
+) -> None:
+    """Draw a tree of controllers.
+
+    From a YAML file: what it declares, without any network. From a node's URL: what that node knows of the tree below
+    it now, with each node and engine that is not up marked so.
+
+    Status 0, or 2 if the file or the node cannot be read.
+    """
+    _check_options(picture, as_json=as_json, keep_watching=keep_watching)
+    console = Console(highlight=False)
+    with _reader(target, read_key(admin_key_file, ADMIN_KEY), client_tls(tls_ca, tls_cert, tls_key)) as read:
+        if keep_watching:
+            with suppress(KeyboardInterrupt):
+                _watch(read, console, interval)
+        elif as_json:
+            typer.echo(json.dumps(read(), indent=2))
+        elif picture in FORMATS:
+            typer.echo(FORMATS[picture](decode(read())), nl=False)
+        else:
+            console.print(draw(decode(read()), console.width), soft_wrap=True)
+
+
+def _check_options(picture: str, *, as_json: bool, keep_watching: bool) -> None:
+    if as_json and keep_watching:
+        raise UsageError("--json and --watch exclude each other: use one of them")
+    if picture != "text" and (as_json or keep_watching):
+        raise UsageError("--format is for one picture: leave out --json and --watch")
+    if picture not in ("text", *FORMATS):
+        raise UsageError(f"--format {picture}: choose text, {', '.join(FORMATS)}")
+
+
+@contextmanager
+def _reader(target: str, key: str, tls: TlsSpec) -> Iterator[Read]:
+    """How to read `target`: a file if it exists or is named like one, else the node at that URL."""
+    path = Path(target)
+    if "://" not in target and (path.suffix in (".yaml", ".yml") or path.exists()):
+        yield partial(declared_tree, path)
+        return
+    with NodeClient(target, key=key, tls=tls) as node:
+        yield partial(node.get, "/tree")
+
+
+def _watch(read: Read, console: Console, interval_s: float) -> None:
+    """Draw again every `interval_s`, for ever. While the tree cannot be read, the last picture stays."""
+    entry, read_at = read(), time.strftime("%X")
+    status = Text()
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(Group(draw(decode(entry), console.width), status), refresh=True)
+            time.sleep(interval_s)
+            try:
+                entry, read_at = read(), time.strftime("%X")
+                status = Text(f"{read_at}, again every {interval_s:g} s, Ctrl-C ends it", "dim")
+            except UsageError as error:
+                status = Text(f"as of {read_at}: {escape(str(error))}", "red")
+
+
+def declared_tree(path: Path) -> Entry:
+    """The tree that a YAML file declares, in the shape of `GET /tree`, each state `declared`.
+
+    Raises:
+        UsageError: the file cannot be read, or has problems.
+    """
+    declared = DeclaredTree(load(path))
+    declared.require_valid()
+    nodes = declared.config.nodes
+    root = next(name for name in nodes if not nodes[name].parents and not nodes[name].replica_of)
+    return _declared_node(root, declared.config)
+
+
+def _declared_node(name: str, config: TreeConfig) -> Entry:
+    children = {child: _declared_node(child, config) for child, spec in config.nodes.items() if name in spec.parents}
+    for engine, spec in config.engines.items():
+        if name in spec.parents:
+            models = [{"name": spec.model, "api": "openai", "speed": spec.speed}] if spec.model else []
+            children[engine] = _declared_entry(engine, spec.kind, spec.url or "", spec.speed, models, {})
+    models = [model for child in children.values() for model in child["models"]]
+    speed = sum(child["speed"] for child in children.values())
+    entry = _declared_entry(name, "node", _declared_url(config.nodes[name]), speed, models, children)
+    return {**entry, "link": config.nodes[name].link}
+
+
+def _declared_url(node: NodeSpec) -> str:
+    host, port = node.listen[0]
+    return node.advertise or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _declared_entry(
+    name: str, kind: str, url: str, speed: float, models: list[dict[str, Any]], children: dict[str, Entry]
+) -> Entry:
+    return {
+        "name": name,
+        "kind": kind,
+        "url": url,
+        "state": "declared",
+        "detail": "",
+        "speed": speed,
+        "queue_length": 0,
+        "in_flight": 0,
+        "models": models,
+        "children": children,
+    }

@@ -1,0 +1,170 @@
+"""A tree as text for a terminal: one row for each node and engine, with its state, numbers and models."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from hierarchy.runtime.logs import escape
+from hierarchy.topology.drawing.boxes import format_number
+from hierarchy.wire.tree_entry import MAX_DEPTH, ModelEntry, TreeEntry
+
+#: state -> (mark, colour)
+STATES = {
+    "up": ("●", "green"),
+    "starting": ("◐", "yellow"),
+    "draining": ("◒", "yellow"),
+    "silent": ("◌", "red"),
+    "down": ("✗", "red"),
+    "ejected": ("⊘", "red"),
+    "gone": ("✗", "red"),
+    "declared": ("○", "cyan"),
+}
+UNKNOWN_STATE = ("?", "magenta")
+HEADINGS = ("", "state", "speed", "queue", "in flight", "models")
+NUMBER_COLUMNS = range(2, 5)  # aligned right
+SHOWN_LINKS = ("reverse", "auto")  # after a node's name; a direct link is the usual one
+LEGEND = "speed: capacity weight · queue: running + waiting · in flight: sent by the node above"
+LEGEND_LINK = " · reverse: it dials the node above"
+GAP = "  "
+MIN_NAME_WIDTH = 10
+MIN_MODELS_WIDTH = 20
+MIN_WIDTH_WITH_URL = 110  # columns of the terminal
+
+
+@dataclass(frozen=True)
+class Row:
+    """One node or engine as text that is harmless to a terminal."""
+
+    lead: str  #: tree lines before its name
+    below: str  #: tree lines before further lines of its row
+    name: str
+    kind: str
+    link: str  #: one of `SHOWN_LINKS`, or empty
+    state: str
+    numbers: tuple[str, ...]  #: speed, queue length, in flight; of a declared one only the speed
+    models: str
+    detail: str
+    url: str
+
+    @property
+    def label(self) -> Text:
+        """Its place and name; of an engine also the kind, of a node the link."""
+        label = Text(self.lead, "dim").append(self.name, "not dim" if self.kind != "node" else "not dim bold")
+        note = self.link if self.kind == "node" else self.kind
+        return label.append(f" {note}", "cyan") if note else label
+
+    @property
+    def mark(self) -> Text:
+        """Its state, in colour."""
+        mark, colour = STATES.get(self.state, UNKNOWN_STATE)
+        return Text(f"{mark} {self.state}", colour)
+
+
+def draw(tree: TreeEntry, width: int) -> Text:
+    """The whole picture for a terminal of `width` columns: headings, rows, summary and legend."""
+    drawn = list(rows(tree))
+    live = any(row.state != "declared" for row in drawn)
+    with_url = width >= MIN_WIDTH_WITH_URL
+    headings = [*(HEADINGS[:-1] if live else HEADINGS[:3]), *(["url"] if with_url else [])]
+    cells = [_cells(row, with_url=with_url) for row in drawn]
+    widths, room = _widths(headings, cells, width)
+    lines = [_line([Text(heading, "dim") for heading in (*headings, HEADINGS[-1])], widths)]
+    for row, line in zip(drawn, cells, strict=True):
+        lines += _row_lines(row, line, widths, room)
+    legend = LEGEND + (LEGEND_LINK if any(row.link == "reverse" for row in drawn) else "")
+    return Text("\n").join([*lines, Text(), _summary(drawn), *([Text(legend, "dim")] if live else [])])
+
+
+def rows(entry: TreeEntry, lead: str = "", below: str = "", depth: int = 0) -> Iterator[Row]:
+    """The tree from top to bottom, at most `MAX_DEPTH` levels of children. An unknown number is `-`."""
+    children = list(entry.children.values()) if depth < MAX_DEPTH else []
+    counts = () if entry.state == "declared" else (entry.queue_length, entry.in_flight)
+    yield Row(
+        lead=lead,
+        below=below + ("│  " if children else "   "),
+        name=escape(entry.name),
+        kind=escape(entry.kind),
+        link=entry.link if entry.link in SHOWN_LINKS else "",
+        state=escape(entry.state),
+        numbers=tuple(map(format_number, (entry.speed, *counts))),
+        models=", ".join(map(escape, model_names(entry.models))),
+        detail=escape(entry.detail),
+        url=escape(entry.url),
+    )
+    for number, child in enumerate(children, 1):
+        last = number == len(children)
+        yield from rows(child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "), depth + 1)
+
+
+def model_names(models: tuple[ModelEntry, ...]) -> list[str]:
+    """Each model once, with its API families unless OpenAI's is the only one."""
+    families: dict[str, set[str]] = {}
+    for model in models:
+        families.setdefault(model.name, set()).add(model.api)
+    return [name + _families(apis) for name, apis in families.items()]
+
+
+def _families(apis: set[str]) -> str:
+    return "" if apis == {"openai"} else f" ({', '.join(sorted(apis, key=lambda api: (api != 'openai', api)))})"
+
+
+def _cells(row: Row, *, with_url: bool) -> list[Text]:
+    """All columns but the last."""
+    numbers = [Text(number, "dim" if number in ("0", "-") else "") for number in row.numbers]
+    return [row.label, row.mark, *numbers, *([Text(row.url, "dim")] if with_url else [])]
+
+
+def _widths(headings: list[str], cells: list[list[Text]], width: int) -> tuple[list[int], int]:
+    """The widths of all columns but the last, and that of the last one. Long names in a deep tree are cut."""
+    widths = [
+        max([cell_len(heading), *(line[column].cell_len for line in cells if column < len(line))])
+        for column, heading in enumerate(headings)
+    ]
+    room = width - sum(widths) - len(GAP) * len(widths)
+    if room < MIN_MODELS_WIDTH:
+        widths[0] = max(MIN_NAME_WIDTH, widths[0] + room - MIN_MODELS_WIDTH)
+        room = MIN_MODELS_WIDTH
+    return widths, room
+
+
+def _row_lines(row: Row, cells: list[Text], widths: list[int], room: int) -> Iterator[Text]:
+    colour = STATES.get(row.state, UNKNOWN_STATE)[1]
+    last = [Text(line, "" if row.kind != "node" else "dim") for line in _wrap(row.models, room)]
+    last += [Text(line, colour) for line in _wrap(row.detail, room)]
+    yield _line([*cells, *[Text()] * (len(widths) - len(cells)), *(last[:1] or [Text("-", "dim")])], widths)
+    for line in last[1:]:
+        yield _line([Text(row.below, "dim"), *[Text()] * (len(widths) - 1), line], widths)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Lines of at most `width` columns; model names and URLs break after a slash or a hyphen."""
+    wrapper = textwrap.TextWrapper(width)
+    wrapper.wordsep_re = re.compile(r"(\s+)|(?<=[/-])")
+    return wrapper.wrap(text)
+
+
+def _line(cells: list[Text], widths: list[int]) -> Text:
+    """One line. The last cell has no width of its own."""
+    padded = []
+    for column, (cell, width) in enumerate(zip(cells, widths, strict=False)):
+        cell.truncate(width, overflow="ellipsis")
+        padding = Text(" " * (width - cell.cell_len))
+        padded.append(padding + cell if column in NUMBER_COLUMNS else cell + padding)
+    line = Text(GAP).join([*padded, *cells[len(widths) :]])
+    line.rstrip()
+    return line
+
+
+def _summary(drawn: list[Row]) -> Text:
+    nodes = sum(row.kind == "node" for row in drawn)
+    engines = len(drawn) - nodes
+    text = Text(f"{nodes} node{'s'[: nodes != 1]} · {engines} engine{'s'[: engines != 1]}")
+    if not_up := sum(row.state not in ("up", "declared") for row in drawn):
+        return text.append(" · ").append(f"{not_up} not up", "red")
+    return text.append(" · ").append("all up", "green") if any(row.state == "up" for row in drawn) else text

@@ -1,0 +1,51 @@
+"""Trees drawn for a terminal: within its width, and harmless whatever the JSON contains."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierarchy.topology.drawing.text import draw, model_names, rows
+from hierarchy.wire.tree_entry import MAX_DEPTH, decode
+from tests.topology.drawing.trees import LIVE, malformed_entries, model
+
+
+def test_a_hostile_tree_is_harmless() -> None:
+    entry = {"name": "a\x1b[2J\n[red]", "state": "up\r", "detail": "\x07", "models": [{"name": "m\n[/]"}], "url": 7}
+    plain = draw(decode(entry), 80).plain
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", plain)
+    assert "a\\x1b[2J\\n[red]" in plain
+
+
+@given(malformed_entries, st.integers(40, 200))
+def test_any_json_object_can_be_drawn(entry: dict[str, Any], width: int) -> None:
+    assert draw(decode(entry), width).plain.count("\n") >= 3
+
+
+def test_a_deep_tree_is_drawn_to_a_limit() -> None:
+    entry: dict[str, Any] = {}
+    for _ in range(500):
+        entry = {"children": {"x": entry}}
+    assert len(list(rows(decode(entry)))) == MAX_DEPTH + 1
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 120, 200])
+def test_nothing_is_wider_than_the_terminal(width: int) -> None:
+    *lines, _legend = draw(decode(LIVE), width).plain.split("\n")
+    assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        ([model("a"), model("a", "fastchat"), model("b", "fastchat")], ["a (openai, fastchat)", "b (fastchat)"]),
+        ([{"name": "a"}, "nonsense", {}], ["a"]),
+        (None, []),
+    ],
+)
+def test_model_names(models: object, names: list[str]) -> None:
+    assert model_names(decode({"models": models}).models) == names
