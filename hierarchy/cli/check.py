@@ -12,7 +12,7 @@ from rich.text import Text
 
 from hierarchy.cli.client import ADMIN_KEY, NodeClient, read_key, readable_tls
 from hierarchy.cli.flags import AdminKeyFile
-from hierarchy.cli.risks import show_risks
+from hierarchy.cli.risks import count, show_risks
 from hierarchy.config.models import ConfigError, UnreadableConfigError, load
 from hierarchy.runtime.logs import escape
 from hierarchy.topology.declared import DeclaredTree
@@ -76,7 +76,7 @@ def _compare(tree: DeclaredTree, running: TreeGraph, url: str) -> bool:
 
 
 def _summary(graph: TreeGraph, running: TreeGraph | None) -> str:
-    nodes, engines = _count(len(graph.nodes), "node"), _count(len(graph.engines), "engine")
+    nodes, engines = count(len(graph.nodes), "node"), count(len(graph.engines), "engine")
     summary = f"OK: {nodes}, {engines}, depth {graph.depth}"
     if running is None:
         return summary
@@ -88,7 +88,3 @@ def _print(lines: Iterable[tuple[str, str]]) -> None:
     console = Console(highlight=False, soft_wrap=True)  # a problem is one line, however narrow the terminal
     for where, what in lines:
         console.print(Text.assemble((where, "red"), f": {what}"))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""`hierarchy doctor CONFIG --node N`: run on the node's machine, it tells what keeps the node from its work."""
+"""`hierarchy doctor CONFIG --node N`, run on a node's machine: can the node do its work there?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from hierarchy.cli.client import ADMIN_KEY, authorization, read_key
 from hierarchy.cli.flags import AdminKeyFile
 from hierarchy.config.models import load
 from hierarchy.doctor import Finding, Mark, Report, examine
-from hierarchy.errors import UsageError
 from hierarchy.runtime.logs import escape
 from hierarchy.topology.declared import DeclaredTree
 
@@ -29,22 +28,20 @@ MARKS = {
 
 def doctor(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a tree, or a slice of one.")],
-    node: Annotated[str | None, typer.Option(help="which node this machine is for; default: a slice's")] = None,
+    node: Annotated[
+        str | None, typer.Option(help="the node for this machine; default: a slice's, or the only one")
+    ] = None,
     admin_key_file: AdminKeyFile = None,
 ) -> None:
-    """Examine this machine: its addresses and limits, the way to the parent and back, the engines' health; and
-    recommend a `link`.
+    """Examine this machine: its addresses and limits, the path to the parent and back, and the engines.
 
-    Status 0 if nothing keeps the node from its work, 1 if something does, 2 if the configuration is wrong.
+    Recommends a `link`. Status 0 if the node can work here, 1 if a check failed, 2 if the configuration is wrong.
     """
     tree = DeclaredTree(load(config))
-    names = list(tree.config.nodes)
-    name = node or tree.config.slice or (names[0] if len(names) == 1 else None)
-    if name is None:
-        raise UsageError(f"{config} has {len(names)} nodes; say which one with --node: {', '.join(names)}")
+    name = tree.choose_node(node)
     report = asyncio.run(examine(tree, name, admin=authorization(read_key(admin_key_file, ADMIN_KEY))))
     _show(report)
-    if not report.good:
+    if not report.passed:
         raise typer.Exit(1)
 
 
@@ -68,5 +65,5 @@ def _add(table: Table, finding: Finding) -> None:
     quiet = finding.mark in (Mark.OK, Mark.SKIP)
     what = Text(escape(finding.what), "dim" if finding.mark is Mark.SKIP else "" if quiet else style)
     table.add_row(Text(mark, style), Text(escape(finding.check)), what)
-    if finding.mend:
-        table.add_row("", "", Text(escape(finding.mend), "italic"))
+    if finding.hint:
+        table.add_row("", "", Text(escape(finding.hint), "italic"))

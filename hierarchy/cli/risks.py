@@ -1,4 +1,4 @@
-"""`hierarchy check CONFIG --risks`, as tables."""
+"""The tables of `hierarchy check CONFIG --risks`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,19 @@ from hierarchy.runtime.logs import escape
 from hierarchy.topology.graph import TreeGraph
 from hierarchy.topology.risks import Bottleneck, Capacity, Risk, Risks, describe
 
-MANY = 0.5  # of the tree's speed, from which a loss is shown in red
+LARGE_LOSS = 0.5  # part of the tree's speed; a larger loss is shown in red
 
 
 def show_risks(graph: TreeGraph, root: str) -> None:
-    """Print what each node and link takes away, and each model's bottleneck."""
+    """Print what the loss of each node and link takes away, and the bottleneck of each model."""
     risks = Risks(graph, root)
     console = Console(highlight=False)
-    whole = risks.capacity(risks.engines)
-    console.print(
-        Text.assemble(
-            ("node ", ""),
-            (escape(root), "bold"),
-            f" takes everything: {_engines(whole)}, {_count(len(risks.models), 'model')}. Besides it, the loss of one",
-        )
-    )
+    whole = f"{_engines(risks.capacity(risks.engines))}, {count(len(risks.models), 'model')}"
+    console.print(Text.assemble("Without node ", (escape(root), "bold"), f" everything is lost: {whole}."))
+    console.print(Text("\nWhat the loss of another node or link takes away"))
     console.print(_losses(risks.all()))
     if risks.models:
-        console.print(Text("\nWhat each model hangs on"))
+        console.print(Text("\nWhat each model depends on"))
         console.print(_bottlenecks(risks.bottlenecks()))
     if risks.unknown_models:
         names = ", ".join(map(escape, risks.unknown_models))
@@ -39,7 +34,7 @@ def show_risks(graph: TreeGraph, root: str) -> None:
 def _losses(found: list[Risk]) -> Table:
     table = _table("node or link", "engines", "speed", "of all", "models lost", "models weakened")
     for risk in found:
-        colour = "red" if risk.lost_models or risk.lost.part >= MANY else ""
+        colour = "red" if risk.lost_models or risk.lost.part >= LARGE_LOSS else ""
         table.add_row(
             Text(escape(" or ".join(map(describe, risk.points))), colour),
             str(risk.lost.count),
@@ -72,12 +67,13 @@ def _table(first: str, *heads: str) -> Table:
 
 
 def _engines(engines: Capacity) -> str:
-    return f"{_count(engines.count, 'engine')} of speed {engines.speed:g}"
+    return f"{count(engines.count, 'engine')} of speed {engines.speed:g}"
 
 
 def _percent(part: float) -> str:
     return f"{part:.0%}"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """`1 node`, `2 nodes`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

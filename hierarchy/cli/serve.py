@@ -125,11 +125,7 @@ def with_log_format(config: NodeConfig, log_format: str | None) -> NodeConfig:
 def from_file(path: Path, name: str | None) -> NodeConfig:
     """The part of a tree that one node needs; its name may be left out where there is only one, and in a slice."""
     tree = DeclaredTree(load(path))
-    names = list(tree.config.nodes)
-    name = name or tree.config.slice
-    if name is None and len(names) != 1:
-        raise UsageError(f"{path} has {len(names)} nodes; say which one with --node: {', '.join(names)}")
-    return node_config.from_tree(tree, name or names[0])
+    return node_config.from_tree(tree, tree.choose_node(name))
 
 
 def run(

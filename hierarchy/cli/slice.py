@@ -1,4 +1,4 @@
-"""`hierarchy slice CONFIG --node N` and `hierarchy schema`: what is made of the configuration for others to read."""
+"""`hierarchy slice CONFIG --node N` and `hierarchy schema`: what other machines and editors need of the format."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hierarchy.topology.slice import as_yaml, slice_of
 
 def slice_(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a tree.")],
-    node: Annotated[str, typer.Option(help="the node whose machine it is for")],
+    node: Annotated[str, typer.Option(help="the node of that machine")],
 ) -> None:
     """Print the part of a tree that one machine needs, as a file for `hierarchy serve` there.
 
-    Nothing of other sites is in it but where the node's parent and the nodes right below it stand.
+    Of other nodes it contains only where the parent and the nodes right below are.
     """
     part = slice_of(DeclaredTree(load(config)), node)
-    comment = f"What node {node} needs of {config.name}, by `hierarchy slice`. Run it: hierarchy serve FILE"
+    comment = f"The part of {config.name} for node {node}, written by `hierarchy slice`. Run it: hierarchy serve FILE"
     typer.echo(as_yaml(part, comment), nl=False)
 
 

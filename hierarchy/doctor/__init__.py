@@ -1,4 +1,4 @@
-"""Examining one machine: can the node that the configuration puts there do its work?"""
+"""Examines one machine: can the node that the configuration puts on it do its work there?"""
 
 from __future__ import annotations
 

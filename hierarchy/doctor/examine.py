@@ -1,4 +1,4 @@
-"""All checks of one node's machine, in the order in which their causes follow from each other."""
+"""All checks of one node's machine, with causes before their effects."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hierarchy.config.blocks import TlsSpec
 from hierarchy.config.models import EngineConfig, NodeConfig
 from hierarchy.doctor.finding import Finding, Mark, fail, ok, skip, warn
 from hierarchy.doctor.machine import check_files, check_listen, check_proxy
-from hierarchy.doctor.path_back import recommend, way_back
-from hierarchy.doctor.path_to_parent import TIMEOUT_S, walk
+from hierarchy.doctor.path_back import check_path_back, recommend_link
+from hierarchy.doctor.path_to_parent import TIMEOUT_S, check_path
 from hierarchy.engines import ADAPTERS
 from hierarchy.engines.adapters.reading import serve_as
 from hierarchy.engines.prober import PROBE_TIMEOUT_S
@@ -29,15 +29,18 @@ from hierarchy.uplink.dial import proxy_for
 
 @dataclass(frozen=True)
 class Report:
-    """sections: title -> what was found; link: the recommendation."""
+    """The results of all checks of one machine."""
 
+    #: name of the node
     node: str
+    #: title -> findings
     sections: Mapping[str, list[Finding]]
+    #: which `link` to configure
     link: Finding
 
     @property
-    def good(self) -> bool:
-        """Is there nothing that keeps the node from its work?"""
+    def passed(self) -> bool:
+        """Whether no check failed, so the node can work."""
         found = [finding for section in self.sections.values() for finding in section]
         return not any(finding.mark is Mark.FAIL for finding in [*found, self.link])
 
@@ -45,42 +48,45 @@ class Report:
 async def examine(
     tree: DeclaredTree, name: str, environ: Mapping[str, str] = os.environ, admin: Mapping[str, str] | None = None
 ) -> Report:
-    """Look at the machine, the parent and the engines of one node.
+    """Check the machine, the parent and the engines of one node.
 
-    admin: header fields with an admin key, which are shown to the node itself and to its parent, and to no engine.
+    Args:
+        name: of the node.
+        environ: environment variables.
+        admin: header fields with an admin key, for requests to the node itself and to its parent, not to engines.
 
     Raises:
-        UsageError: there is no such node, the configuration has problems, or a proxy's URL has.
+        UsageError: there is no such node, or the URL of a proxy is not valid.
+        ConfigError: the tree has problems.
     """
     config = node_config.from_tree(tree, name)
     tls, certificates = _open_tls(config.settings.tls)
     parent = config.parents[0] if config.parents else None
     proxy = proxy_for(parent, config.proxy, environ, config.link) if parent else None
-    own = httpx.AsyncClient(trust_env=False, verify=tls.node, headers=admin)
-    above = httpx.AsyncClient(trust_env=False, verify=tls.node, headers=admin, proxy=proxy.url if proxy else None)
-    async with own, above:
+    to_node = httpx.AsyncClient(trust_env=False, verify=tls.node, headers=admin)
+    to_parent = httpx.AsyncClient(trust_env=False, verify=tls.node, headers=admin, proxy=proxy.url if proxy else None)
+    async with to_node, to_parent:
         machine = [
-            *check_listen([address for address in config.listen if address[1]], await _running(config, own)),
+            *check_listen([address for address in config.listen if address[1]], await _running(config, to_node)),
             check_files(*resource.getrlimit(resource.RLIMIT_NOFILE)),
             check_proxy(proxy, environ),
             *certificates,
         ]
-        engines = [_check_engine(engine, tls, environ) for engine in config.engines]
-        found = list(await asyncio.gather(*engines))
+        engines = list(await asyncio.gather(*(_check_engine(engine, tls, environ) for engine in config.engines)))
         sections = {"machine": machine}
-        way = back = None
+        path = back = None
         if parent is not None:
-            way = await walk(parent, above, tls=tls.node, proxy=proxy)
+            path = await check_path(parent, to_parent, tls=tls.node, proxy=proxy)
             allowed = tree.may_dial(tree.graph.members[name].parents[0], name)
-            back = await way_back(name, config.advertise, way, allowed, above, config.link)
-            sections[f"parent {parent}"] = [*way.findings, *([back.finding] if way.reached else [])]
-    if found:
-        sections["engines"] = found
-    return Report(name, sections, recommend(config.link, way, back))
+            back = await check_path_back(name, config.advertise, path, allowed, to_parent, config.link)
+            sections[f"parent {parent}"] = [*path.findings, *([back.finding] if path.reached else [])]
+    if engines:
+        sections["engines"] = engines
+    return Report(name, sections, recommend_link(config.link, path, back))
 
 
 def _open_tls(spec: TlsSpec) -> tuple[TlsContexts, list[Finding]]:
-    """The node's certificates; what is wrong with them is a finding, and the rest goes on with the system's."""
+    """The node's certificates. If they are invalid, that is a finding, and the other checks use the system's CAs."""
     try:
         return TlsContexts(spec), []
     except UsageError as error:
@@ -88,7 +94,7 @@ def _open_tls(spec: TlsSpec) -> tuple[TlsContexts, list[Finding]]:
 
 
 async def _running(config: NodeConfig, http: httpx.AsyncClient) -> str:
-    """The node's name if it runs here already, at the address that it advertises; "a node" if it tells nobody."""
+    """What runs at the URL that the node advertises: its name, "a node" if that one hides its name, else ""."""
     try:
         page = (await http.get(f"{config.advertise}/health", timeout=TIMEOUT_S)).json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
@@ -99,7 +105,7 @@ async def _running(config: NodeConfig, http: httpx.AsyncClient) -> str:
 
 
 async def _check_engine(engine: EngineConfig, tls: TlsContexts, environ: Mapping[str, str]) -> Finding:
-    """With the engine's own key, as the node asks it."""
+    """Check one engine with the key that the node uses for it."""
     try:
         key = read_secret(engine.api_key, environ) if engine.api_key else ""
     except UsageError as error:
@@ -110,25 +116,24 @@ async def _check_engine(engine: EngineConfig, tls: TlsContexts, environ: Mapping
 
 
 async def check_engine(engine: EngineConfig, http: httpx.AsyncClient) -> Finding:
-    """Ask one engine what the node will ask it."""
+    """Probe one engine as the node will."""
     check = f"{engine.name} ({engine.kind})"
     if engine.url is None:
         return skip(check, "is started by the node itself")
+    unreachable = "is the engine running, and may this machine dial it?"
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
             listed = await ADAPTERS[engine.kind].read(http, engine.url, engine.speed)
     except TimeoutError:
-        mend = "is the engine up, and may this machine dial it?"
-        return fail(check, f"{engine.url} did not answer within {PROBE_TIMEOUT_S:g} s", mend)
+        return fail(check, f"{engine.url} did not respond within {PROBE_TIMEOUT_S:g} s", unreachable)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        mend = "is the engine up, and may this machine dial it?"
-        return fail(check, f"{engine.url}: {str(error) or type(error).__name__}", mend)
+        return fail(check, f"{engine.url}: {str(error) or type(error).__name__}", unreachable)
     except HierarchyError as error:
         return fail(check, str(error), "check the engine's log, and `kind`")
     status, missing = serve_as(listed, engine.models)
     if missing:
         lists = ", ".join(listed.model_names) or "nothing"
-        return warn(check, f"lists {lists}, but not {', '.join(missing)}", "mend `models` of this engine")
+        return warn(check, f"lists {lists}, but not {', '.join(missing)}", "correct `models` of this engine")
     if not status.models:
-        return warn(check, "answers, but serves no model yet")
+        return warn(check, "responds, but serves no model yet")
     return ok(check, f"{', '.join(status.model_names)}; {status.queue_length} running or waiting")

@@ -1,4 +1,4 @@
-"""What one check found."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -7,33 +7,42 @@ from enum import Enum
 
 
 class Mark(Enum):
+    """The verdict of a check."""
+
     OK = "ok"
-    WARN = "warn"  # it works, but not as it could, or cannot be told from here
+    WARN = "warn"  # it works, but not well; or this machine cannot find out
     FAIL = "fail"
     SKIP = "skip"  # does not apply
 
 
 @dataclass(frozen=True)
 class Finding:
-    """check: its name; what: in words; mend: what to do, where there is something."""
+    """The result of one check."""
 
+    #: name of the check
     check: str
     mark: Mark
+    #: what was found
     what: str
-    mend: str = ""
+    #: how to fix it; "" if there is nothing to fix
+    hint: str = ""
 
 
 def ok(check: str, what: str) -> Finding:
+    """A check that passed."""
     return Finding(check, Mark.OK, what)
 
 
-def warn(check: str, what: str, mend: str = "") -> Finding:
-    return Finding(check, Mark.WARN, what, mend)
+def warn(check: str, what: str, hint: str = "") -> Finding:
+    """A check that passed with reservations, or could not find out."""
+    return Finding(check, Mark.WARN, what, hint)
 
 
-def fail(check: str, what: str, mend: str = "") -> Finding:
-    return Finding(check, Mark.FAIL, what, mend)
+def fail(check: str, what: str, hint: str = "") -> Finding:
+    """A check that failed: the node cannot work like that."""
+    return Finding(check, Mark.FAIL, what, hint)
 
 
 def skip(check: str, what: str) -> Finding:
+    """A check that does not apply."""
     return Finding(check, Mark.SKIP, what)

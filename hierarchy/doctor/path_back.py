@@ -1,4 +1,4 @@
-"""The parent's way back to this node, as far as it can be told from here; and which `link` follows from it."""
+"""The path from the parent back to this node, as far as this machine can find out, and which `link` follows from it."""
 
 from __future__ import annotations
 
@@ -10,79 +10,95 @@ import httpx
 
 from hierarchy.config.address import parse_url
 from hierarchy.doctor.finding import Finding, fail, ok, skip, warn
-from hierarchy.doctor.path_to_parent import TIMEOUT_S, Way
+from hierarchy.doctor.path_to_parent import TIMEOUT_S, PathToParent
 from hierarchy.engines.adapters.reading import Answer
 from hierarchy.errors import EngineUnreadable
+from hierarchy.wire.tree_entry import TreeEntry, decode
+
+CHECK = "path back"
+NOT_NEEDED = "not needed: requests come over links from here"
 
 
 @dataclass(frozen=True)
-class Back:
-    """works: True if it was seen to, False if it cannot, None if nobody knows."""
+class PathBack:
+    """Whether the parent can dial this node."""
 
+    #: None if that is unknown
     works: bool | None
     finding: Finding
 
 
-async def way_back(
-    name: str, advertise: str, way: Way, allowed: bool | None, http: httpx.AsyncClient, link: str = "direct"
-) -> Back:
-    """allowed: what `subnets` and `reach` say of the parent dialling this node; None if they say nothing.
+async def check_path_back(
+    name: str,
+    advertise: str,
+    path: PathToParent,
+    allowed: bool | None,
+    http: httpx.AsyncClient,
+    link: str = "direct",
+) -> PathBack:
+    """Find out whether the parent can dial this node.
 
-    link: as it is written. With `auto` the parent has dialled back when the node registered, and its tree tells how
-    that went.
+    Args:
+        name: of this node.
+        advertise: the URL at which it registers.
+        path: what is known of the parent.
+        allowed: whether `subnets` and `reach` let the parent dial this node; None if they do not say.
+        http: client for requests to the parent.
+        link: as configured. With `auto`, the parent dials back when the node registers, and its tree shows the result.
     """
-    test = f"on the parent's machine: curl -m 5 {advertise}/health"
     if allowed is False:
-        what = "`subnets` and `reach` let nobody dial this node from there"
-        if link != "direct":
-            return Back(False, ok("way back", f"{what}; none is needed: requests come over links from here"))
-        return Back(False, fail("way back", what))
-    if way.here:
-        return await _from_here(advertise)
-    if not way.answers:
-        return Back(None, warn("way back", "not known", f"test it {test}"))
-    state, detail, seen = await _as_the_parent_sees(name, way.url, http)
-    if state == "ejected":
-        return Back(False, fail("way back", f"the parent has just failed: {detail or 'ejected'}", f"test it {test}"))
-    if state == "up" and link == "auto" and seen == "direct":
-        return Back(True, ok("way back", "the parent dialled this node when it registered"))
-    if state == "up" and seen == "reverse":
-        if link == "auto":
-            why = "the parent tried when this node registered, and could not dial it"
-            return Back(False, ok("way back", f"{why}: requests come over links from here"))
-        return Back(None, ok("way back", "none is needed: requests come over links from here"))
-    answered = await _answered(name, way.url, http)
-    if answered:
-        return Back(True, ok("way back", f"{answered} requests of the parent have been answered by this node"))
-    known = f"registered, {state}, but no request has come down yet" if state else "this node is not registered yet"
-    return Back(None, warn("way back", known, f"test it {test}"))
+        what = "`subnets` and `reach` do not let the parent dial this node"
+        return PathBack(False, fail(CHECK, what) if link == "direct" else ok(CHECK, f"{what}; {NOT_NEEDED}"))
+    if path.same_machine:
+        return await _dial_here(advertise)
+    test = f"on the parent's machine, run: curl -m 5 {advertise}/health"
+    if not path.is_node:
+        return PathBack(None, warn(CHECK, "unknown", test))
+    entry = await _entry_at_parent(name, path.url, http)
+    if entry is not None and entry.state == "ejected":
+        return PathBack(
+            False, fail(CHECK, f"requests of the parent have just failed: {entry.detail or 'ejected'}", test)
+        )
+    if entry is not None and entry.state == "up" and (entry.link == "reverse" or link == "auto"):
+        return _as_registered(entry, link)
+    succeeded = await _succeeded_requests(name, path.url, http)
+    if succeeded:
+        return PathBack(True, ok(CHECK, f"this node has responded to {succeeded} requests of the parent"))
+    known = f"registered, {entry.state}, but no request has come yet" if entry else "this node is not registered yet"
+    return PathBack(None, warn(CHECK, known, test))
 
 
-async def _from_here(advertise: str) -> Back:
-    """The parent is on this machine, so that its way is the same as ours."""
+def _as_registered(entry: TreeEntry, link: str) -> PathBack:
+    """What the link shows that a node which is up uses now. link: as configured."""
+    if entry.link != "reverse":
+        return PathBack(True, ok(CHECK, "the parent dialled this node when it registered"))
+    if link == "auto":
+        what = "the parent could not dial this node when it registered: requests come over links from here"
+        return PathBack(False, ok(CHECK, what))
+    return PathBack(None, ok(CHECK, NOT_NEEDED))
+
+
+async def _dial_here(advertise: str) -> PathBack:
+    """Dial this node from here, as a parent on this machine would."""
     _, (host, port) = parse_url(advertise)
     try:
         async with asyncio.timeout(TIMEOUT_S):
             _, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError):
         what = f"the parent is on this machine, but nothing listens at {advertise} yet"
-        return Back(None, skip("way back", f"{what}: start the node and ask again"))
+        return PathBack(None, skip(CHECK, f"{what}: start the node and run this command again"))
     writer.close()
-    return Back(True, ok("way back", f"the parent is on this machine, and {advertise} can be dialled from it"))
+    return PathBack(True, ok(CHECK, f"the parent is on this machine, and {advertise} can be dialled from it"))
 
 
-async def _as_the_parent_sees(name: str, url: str, http: httpx.AsyncClient) -> tuple[str, str, str]:
-    """(state, detail, link) of this node in the parent's tree; all "" if it is not there or may not be seen."""
+async def _entry_at_parent(name: str, url: str, http: httpx.AsyncClient) -> TreeEntry | None:
+    """This node in the parent's tree; None if it is not there, or the tree may not be seen."""
     page = await _json(http, f"{url}/tree")
-    children = page.get("children") if isinstance(page, dict) else None
-    entry = children.get(name) if isinstance(children, dict) else None
-    if not isinstance(entry, dict):
-        return "", "", ""
-    return str(entry.get("state", "")), str(entry.get("detail", "")), str(entry.get("link", ""))
+    return decode(page).children.get(name) if isinstance(page, dict) else None
 
 
-async def _answered(name: str, url: str, http: httpx.AsyncClient) -> int:
-    """Requests that the parent sent to this node and got an answer to, by its metrics."""
+async def _succeeded_requests(name: str, url: str, http: httpx.AsyncClient) -> int:
+    """Requests that the parent sent to this node with success, from its metrics; 0 if they may not be seen."""
     try:
         response = await http.get(f"{url}/metrics", timeout=TIMEOUT_S)
         samples = Answer(url, response.status_code, response.content).samples("hierarchy_requests_total")
@@ -98,31 +114,29 @@ async def _json(http: httpx.AsyncClient, url: str) -> Any:
         return None
 
 
-def recommend(link: str, way: Way | None, back: Back | None) -> Finding:
-    """Which `link` to write. link: the one that is written."""
-    if way is None or back is None:
-        return skip("link", "none is needed: this node has no parent")
-    if not way.reached:
-        return fail("link", "none can work before the parent can be reached from here")
+def recommend_link(link: str, path: PathToParent | None, back: PathBack | None) -> Finding:
+    """Which `link` to configure. link: the present one. path, back: None for a node without a parent."""
+    if path is None or back is None:
+        return skip("link", "not needed: this node has no parent")
+    if not path.reached:
+        return fail("link", "none works until this machine can reach the parent")
     if back.works:
         return _advice("direct", link, "the parent can dial this node")
+    if back.works is False and path.allows_links:
+        return _advice("reverse", link, "the parent cannot dial this node, and links from here reach the parent")
     if back.works is False:
-        if not way.upgrades:
-            mend = "let the parent's side dial this node, or let an Upgrade pass to the parent"
-            return fail(
-                "link", "neither way is open: the parent cannot dial this node, and no link arrives there", mend
-            )
-        return _advice("reverse", link, "the parent cannot dial this node, and a link from here arrives")
-    if not way.upgrades:
-        return _advice("direct", link, "a link from here does not arrive; make sure that the parent can dial this node")
-    if way.here:
+        what = "none works: the parent cannot dial this node, and links from here do not reach the parent"
+        return fail("link", what, "let the parent dial this node, or let Upgrade pass on the path to the parent")
+    if not path.allows_links:
+        return _advice("direct", link, "links from here do not reach the parent; make sure that it can dial this node")
+    if path.same_machine:
         return _advice("direct", link, "the parent is on this machine")
-    return _advice("auto", link, "whether the parent can dial this node is not known here; it finds out by itself")
+    return _advice("auto", link, "it is unknown whether the parent can dial this node; with `auto` it finds out")
 
 
-def _advice(link: str, written: str, why: str) -> Finding:
-    if written == link or written == "auto":
-        return ok("link", f"{written}, as it is written: {why}")
-    if written == "reverse":
-        return ok("link", f"{link} would do: {why}; `reverse` is written, and works as well")
-    return warn("link", f"{link}: {why}", f"write `link: {link}` at this node; `{written}` is written now")
+def _advice(best: str, configured: str, reason: str) -> Finding:
+    if configured in (best, "auto"):
+        return ok("link", f"{configured}, as configured: {reason}")
+    if configured == "reverse":
+        return ok("link", f"{configured}, as configured; {best} would work too: {reason}")
+    return warn("link", f"{best}: {reason}", f"write `link: {best}` at this node, which has `{configured}` now")

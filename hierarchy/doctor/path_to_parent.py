@@ -1,4 +1,4 @@
-"""The way from this machine to the parent, step by step: name, TCP, TLS, a node that answers, an Upgrade, its clock."""
+"""The path from this machine to the parent, step by step: name, TCP, TLS, a node that responds, its clock, a link."""
 
 from __future__ import annotations
 
@@ -18,31 +18,38 @@ import httpx
 import msgspec
 
 from hierarchy.config.address import join_address, parse_url
-from hierarchy.doctor.finding import Finding, fail, ok, warn
+from hierarchy.doctor.finding import Finding, Mark, fail, ok, warn
 from hierarchy.http.link_handshake import link_request
 from hierarchy.uplink.dial import Proxy, open_connection
 
 TIMEOUT_S = 5.0
-MAX_ANSWER = 16 * 1024
-#: what a child asks for that opens a link, see docs/reference/protocol.md
-CLOCK_OFF_S = 5.0  # more is worth a word: logs of two machines cannot be laid side by side, certificates expire early
+MAX_RESPONSE = 16 * 1024  # bytes of the head, and of the body, of the response to a request for a link
+MAX_CLOCK_OFFSET_S = 5.0  # with more, the logs of two machines cannot be compared, and certificates expire early
+DATE_ROUNDING_S = 0.5  # the Date field has whole seconds, rounded down; this is the middle of the second
 
 
 @dataclass
-class Way:
-    """What was found out on the way; later steps are left out once one has failed."""
+class PathToParent:
+    """What was found on the path. After a step that failed, the later ones are left out."""
 
+    #: of the parent
     url: str
-    proxy: Proxy | None = None  #: on the way
+    #: the proxy on the path
+    proxy: Proxy | None = None
+    #: one for each step that was tried
     findings: list[Finding] = field(default_factory=list)
+    #: IP addresses of the parent, or of the proxy
     addresses: list[str] = field(default_factory=list)
-    reached: bool = False  #: TCP, and TLS where there is any
-    upgrades: bool = False
-    answers: bool = False  #: a node of ours answers there
+    #: a TCP connection can be made, and TLS for an https URL
+    reached: bool = False
+    #: a node responds there
+    is_node: bool = False
+    #: a request for a link reaches the node
+    allows_links: bool = False
 
     @property
-    def here(self) -> bool:
-        """Does the parent stand on this very machine, as its addresses say?"""
+    def same_machine(self) -> bool:
+        """Whether the parent is on this machine: all its addresses are loopback."""
         return (
             self.proxy is None
             and bool(self.addresses)
@@ -50,185 +57,192 @@ class Way:
         )
 
 
-async def walk(
+async def check_path(
     url: str,
     http: httpx.AsyncClient,
     now: Callable[[], float] = time.time,
     tls: ssl.SSLContext | None = None,
     proxy: Proxy | None = None,
-) -> Way:
-    """Try each step to the node at `url`. tls: for an https one; default: what this machine trusts. proxy: on the way;
-    `http` goes through it too."""
-    way = Way(url, proxy)
+) -> PathToParent:
+    """Try each step of the path to the node at `url`.
+
+    Args:
+        http: client for requests to the node; it uses `proxy` too.
+        now: the time in seconds since 1970.
+        tls: for an https URL; default: trusts the CAs of the system.
+        proxy: on the path.
+    """
+    path = PathToParent(url, proxy)
     tls = (tls or ssl.create_default_context()) if url.startswith("https:") else None
     _, (host, port) = parse_url(url)
-    # Through a proxy it is the proxy that must resolve the parent's name.
-    first = (proxy.host, proxy.port) if proxy is not None else (host, port)
-    if not await _resolve(way, *first) or not await _connect(way, host, port):
-        return way
-    if tls is not None and not await _handshake(way, host, port, tls):
-        return way
-    way.reached = True
-    await _greet(way, http, now)
-    await _upgrade(way, host, port, tls)
-    return way
+    resolved = (proxy.host, proxy.port) if proxy is not None else (host, port)  # the proxy resolves the parent's name
+    if not await _resolve(path, *resolved) or not await _connect(path, host, port):
+        return path
+    if tls is not None and not await _handshake(path, host, port, tls):
+        return path
+    path.reached = True
+    await _get_health(path, http, now)
+    await _request_link(path, host, port, tls)
+    return path
 
 
 async def _open(
-    way: Way, host: str, port: int, tls: ssl.SSLContext | None = None
+    path: PathToParent, host: str, port: int, tls: ssl.SSLContext | None = None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """As the node itself connects to its parent."""
+    """Connect as the node itself connects to its parent."""
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
     url = f"{'https' if tls else 'http'}://{join_address((host, port))}"
-    transport = await open_connection(url, lambda: protocol, tls=tls, proxy=way.proxy)
+    transport = await open_connection(url, lambda: protocol, tls=tls, proxy=path.proxy)
     return reader, asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
 
 
-async def _resolve(way: Way, host: str, port: int) -> bool:
+async def _resolve(path: PathToParent, host: str, port: int) -> bool:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        mend = "check the name in `listen` or `advertise` of the parent, and this machine's DNS"
-        way.findings.append(fail("name", f"{host}: {_words(error)}", mend))
+        hint = "check the name in `listen` or `advertise` of the parent, and the DNS of this machine"
+        path.findings.append(fail("name", f"{host}: {_reason(error)}", hint))
         return False
-    way.addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-    way.findings.append(ok("name", f"{host} is {', '.join(way.addresses)}"))
+    path.addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+    path.findings.append(ok("name", f"{host} is {', '.join(path.addresses)}"))
     return True
 
 
-async def _connect(way: Way, host: str, port: int) -> bool:
+async def _connect(path: PathToParent, host: str, port: int) -> bool:
     began = time.perf_counter()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            _, writer = await _open(way, host, port)
+            _, writer = await _open(path, host, port)
     except TimeoutError:
-        what, mend = f"no answer within {TIMEOUT_S:g} s", "a firewall drops it: open the port in this direction"
+        reason, hint = f"no response within {TIMEOUT_S:g} s", "a firewall drops it: open the port in this direction"
     except OSError as error:
-        what, mend = _words(error), "is the parent up, and does it listen on that address?"
+        reason, hint = _reason(error), "is the parent running, and does it listen at that address?"
     else:
         took = f"{(time.perf_counter() - began) * 1000:.1f} ms"
-        by = "" if way.proxy is None else f", through the proxy {join_address((way.proxy.host, way.proxy.port))}"
-        way.findings.append(ok("tcp", f"{host}:{port} in {took}{by}"))
+        by = "" if path.proxy is None else f", through the proxy {join_address((path.proxy.host, path.proxy.port))}"
+        path.findings.append(ok("tcp", f"{host}:{port} in {took}{by}"))
         writer.close()
         return True
-    way.findings.append(fail("tcp", f"{host}:{port}: {what}", mend))
+    path.findings.append(fail("tcp", f"{host}:{port}: {reason}", hint))
     return False
 
 
-async def _handshake(way: Way, host: str, port: int, tls: ssl.SSLContext) -> bool:
+async def _handshake(path: PathToParent, host: str, port: int, tls: ssl.SSLContext) -> bool:
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            _, writer = await _open(way, host, port, tls)
+            _, writer = await _open(path, host, port, tls)
     except ssl.SSLCertVerificationError as error:
-        mend = "give this machine the certificate of the parent's authority, or the parent one for that name"
-        way.findings.append(fail("tls", f"its certificate is not accepted: {error.verify_message}", mend))
+        hint = "give this machine the certificate of the parent's CA, or the parent a certificate for that name"
+        path.findings.append(fail("tls", f"the parent's certificate is not accepted: {error.verify_message}", hint))
         return False
     except (OSError, TimeoutError) as error:
-        way.findings.append(fail("tls", f"no handshake: {_words(error)}", "is that port served with TLS?"))
+        path.findings.append(fail("tls", f"no handshake: {_reason(error)}", "does that port use TLS?"))
         return False
     certificate, cipher = writer.get_extra_info("peercert") or {}, writer.get_extra_info("cipher") or ("?", "?")
     writer.close()
     until = str(certificate.get("notAfter", "an unknown day"))
-    way.findings.append(ok("tls", f"{cipher[1]}, its certificate is good until {until}"))
+    path.findings.append(ok("tls", f"{cipher[1]}, the parent's certificate is valid until {until}"))
     return True
 
 
-async def _greet(way: Way, http: httpx.AsyncClient, now: Callable[[], float]) -> None:
-    """Is it one of our nodes, and does its clock agree with ours?"""
+async def _get_health(path: PathToParent, http: httpx.AsyncClient, now: Callable[[], float]) -> None:
+    """Is it a node, and does its clock agree with that of this machine?"""
     try:
         before = now()
-        answer = await http.get(f"{way.url}/health", timeout=TIMEOUT_S)
+        response = await http.get(f"{path.url}/health", timeout=TIMEOUT_S)
         after = now()
-        page = answer.json()
+        page = response.json()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        way.findings.append(
-            fail("node", f"/health: {_words(error)}", "what listens there does not speak HTTP as a node does")
-        )
+        hint = "what listens there does not speak HTTP as a node does"
+        path.findings.append(fail("node", f"/health: {_reason(error)}", hint))
         return
     except ValueError:
         page = None
-    if answer.is_success and page == {"status": "ok"}:
-        way.answers = True
-        way.findings.append(ok("node", "a node, which tells its name to nobody without a key"))
-    elif not answer.is_success or not isinstance(page, dict) or "node" not in page:
-        server = answer.headers.get("server", "")
-        said = f"/health answered {answer.status_code}" + (f" by {server}" if server else "")
-        way.findings.append(
-            warn("node", f"{said}: no node of ours", "is this an original controller, or a proxy's page?")
-        )
-    else:
-        way.answers = True
-        way.findings.append(ok("node", f"{page['node']} {page.get('version', '')}".rstrip()))
-    way.findings.append(_clock(answer.headers.get("date"), (before + after) / 2))
+    finding = _judge_health(response, page)
+    path.is_node = finding.mark is Mark.OK
+    path.findings += [finding, _judge_clock(response.headers.get("date"), (before + after) / 2)]
 
 
-def _clock(date: str | None, now: float) -> Finding:
+def _judge_health(response: httpx.Response, page: object) -> Finding:
+    """Whether a node sent the response to /health. page: its JSON; None if it is none."""
+    if response.is_success and page == {"status": "ok"}:
+        return ok("node", "a node, which shows its name only with a key")
+    if response.is_success and isinstance(page, dict) and "node" in page:
+        return ok("node", f"{page['node']} {page.get('version', '')}".rstrip())
+    server = response.headers.get("server", "")
+    what = f"/health answered {response.status_code}" + (f" by {server}" if server else "")
+    return warn("node", f"{what}: not a node", "is it FastChat's controller, or a page of a proxy?")
+
+
+def _judge_clock(date: str | None, now: float) -> Finding:
+    """Compare the parent's `Date` field with this machine's clock at that moment."""
     try:
-        theirs: datetime | None = parsedate_to_datetime(date or "")
+        parents_time: datetime | None = parsedate_to_datetime(date or "")
     except ValueError:
-        theirs = None
-    if theirs is None:
-        return warn("clock", "the parent's answer has no Date to compare with")
-    # The header has whole seconds, cut off: half a second is its middle.
-    off = now - (theirs.timestamp() + 0.5)
-    if abs(off) <= CLOCK_OFF_S:
-        return ok("clock", "agrees with the parent's" if abs(off) < 1.5 else f"{abs(off):.0f} s off the parent's")
-    order = "ahead of" if off > 0 else "behind"
-    return warn("clock", f"{abs(off):.0f} s {order} the parent's", "let both machines follow NTP")
+        parents_time = None
+    if parents_time is None:
+        return warn("clock", "the parent's response has no Date to compare with")
+    offset_s = now - (parents_time.timestamp() + DATE_ROUNDING_S)
+    if abs(offset_s) <= MAX_CLOCK_OFFSET_S:
+        agrees = abs(offset_s) < 1.5
+        return ok("clock", "agrees with the parent's" if agrees else f"{abs(offset_s):.0f} s off the parent's")
+    order = "ahead of" if offset_s > 0 else "behind"
+    return warn("clock", f"{abs(offset_s):.0f} s {order} the parent's", "synchronize both machines with NTP")
 
 
-async def _upgrade(way: Way, host: str, port: int, tls: ssl.SSLContext | None) -> None:
-    """Does a request to turn the connection round arrive at the node, and its answer here?"""
+async def _request_link(path: PathToParent, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    """Does a request for a link reach the node, and its response this machine?"""
+    authority = path.url.partition("://")[2].encode()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            reader, writer = await _open(way, host, port, tls)
+            reader, writer = await _open(path, host, port, tls)
             try:
-                writer.write(link_request(way.url.partition("://")[2].encode(), b"", b"", b""))
-                answer = await _answer(reader)
+                writer.write(link_request(authority, b"", b"", b""))  # from no child that the parent knows
+                response = await _read_response(reader)
             finally:
                 writer.close()
     except (OSError, TimeoutError, EOFError) as error:
-        mend = "something on the way closes such connections: `link: reverse` cannot work through it"
-        way.findings.append(fail("upgrade", f"no answer to a request for a link: {_words(error)}", mend))
+        hint = "something on the path closes such connections: `link: reverse` cannot work through it"
+        path.findings.append(fail("upgrade", f"no response to a request for a link: {_reason(error)}", hint))
         return
-    finding = judge_upgrade(*answer)
-    way.upgrades = finding.mark.value == "ok"
-    way.findings.append(finding)
+    finding = judge_upgrade(*response)
+    path.allows_links = finding.mark is Mark.OK
+    path.findings.append(finding)
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, Mapping[str, str], bytes]:
-    """(status, fields with names in lower case, body) of one answer; a body without a length is left out."""
-    head = (await reader.readuntil(b"\r\n\r\n"))[:MAX_ANSWER].decode("latin-1")
+async def _read_response(reader: asyncio.StreamReader) -> tuple[int, Mapping[str, str], bytes]:
+    """(status, fields with names in lower case, body) of one response; a body without a length is left out."""
+    head = (await reader.readuntil(b"\r\n\r\n"))[:MAX_RESPONSE].decode("latin-1")
     first, *lines = head.split("\r\n")
-    words = first.split()
-    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
-        raise EOFError(f"what came is no HTTP: {first[:40]!r}")
+    parts = first.split()
+    if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdigit():
+        raise EOFError(f"the response is not HTTP: {first[:40]!r}")
     fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     length = fields.get("content-length", "0")
-    body = await reader.readexactly(min(int(length), MAX_ANSWER)) if length.isdigit() else b""
-    return int(words[1]), fields, body
+    body = await reader.readexactly(min(int(length), MAX_RESPONSE)) if length.isdigit() else b""
+    return int(parts[1]), fields, body
 
 
 def judge_upgrade(status: int, fields: Mapping[str, str], body: bytes) -> Finding:
-    """What an answer to a request for a link means. A node refuses a stranger's, but in its own words."""
+    """What a response to a request for a link means. A node refuses an unknown child, with an error object."""
     if status == httpx.codes.SWITCHING_PROTOCOLS:
-        return ok("upgrade", "answered 101: a link would come up")
+        return ok("upgrade", "answered 101: links work")
     try:
         page: Any = msgspec.json.decode(body)
     except msgspec.DecodeError:
         page = None
     error = page.get("error") if isinstance(page, dict) else None
     if 400 <= status < 500 and isinstance(error, dict) and {"message", "type", "code"} <= error.keys():
-        return ok("upgrade", f"arrives at the node, which answers {status} to a stranger, as it should")
+        return ok("upgrade", f"reaches the node, which refuses an unknown child with {status}, as it should")
     by = f" by {fields['server']}" if fields.get("server") else ""
-    mend = "a proxy on the way answers instead of the node: let it pass Upgrade on, or go round it"
-    return fail("upgrade", f"answered {status}{by}, not by a node", mend)
+    hint = "a proxy on the path responds instead of the node: let it pass Upgrade on, or bypass it"
+    return fail("upgrade", f"answered {status}{by}, not by a node", hint)
 
 
-def _words(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return f"nothing within {TIMEOUT_S:g} s"
-    if isinstance(error, ConnectionError) and error.errno:  # asyncio puts words of its own into these
+    if isinstance(error, ConnectionError) and error.errno:  # asyncio puts its own text into these
         return os.strerror(error.errno)
     return (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__

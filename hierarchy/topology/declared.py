@@ -40,6 +40,18 @@ class DeclaredTree:
         if self.problems:
             raise ConfigError(self.problems)
 
+    def choose_node(self, name: str | None) -> str:
+        """The node that a command is about: the named one, else that of a slice, else the only one.
+
+        Raises:
+            UsageError: none is named, and there is not exactly one.
+        """
+        names = list(self.config.nodes)
+        name = name or self.config.slice
+        if name is None and len(names) != 1:
+            raise UsageError(f"{self.source.file} has {len(names)} nodes; choose one with --node: {', '.join(names)}")
+        return name or names[0]
+
     def may_dial(self, source: str, target: str) -> bool | None:
         """Whether `subnets` and `reach` let the machine of one member open a connection to another's.
 

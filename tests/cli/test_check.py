@@ -88,7 +88,7 @@ def test_risks_are_tables() -> None:
     result = run_args(str(CONFIGS / "three-tiers.yaml"), "--risks")
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.output.splitlines()]
-    assert lines[0].startswith("node root takes everything: 7 engines of speed 10.5, 3 models.")
+    assert lines[0].startswith("Without node root everything is lost: 7 engines of speed 10.5, 3 models.")
     assert "node oslo or link root - oslo 3 5.5 52% sim-code sim-large, sim-small" in lines
     assert "sim-code 1 0.5 oslo > oslo-2 > oslo-2-b nothing" in lines
     assert "sim-large 2 5 oslo 1 engine of speed 1 (20%)" in lines

@@ -44,42 +44,42 @@ def test_a_node_that_runs(cluster: Cluster, tmp_path: Path) -> None:
     wait_for_model(root.url, "m")
     path = config(tmp_path, root.url, site.url, engine.url)
     result = run(path, "--node", "site")
-    told = lines(result)
+    found = lines(result)
     assert result.exit_code == 0, result.output
-    assert told[0] == "node site"
+    assert found[0] == "node site"
     where = site.url.removeprefix("http://")
-    assert f"✓ listen {where} is taken by site, which runs already" in told
-    assert f"parent {root.url}" in told
-    assert "✓ upgrade arrives at the node, which answers 404 to a stranger, as it should" in told
-    assert f"✓ way back the parent is on this machine, and {site.url} can be dialled from it" in told
-    assert "✓ gpu (vllm) m; 0 running or waiting" in told
-    assert told[-1] == "✓ link direct, as it is written: the parent can dial this node"
+    assert f"✓ listen {where} is used by site, which is running already" in found
+    assert f"parent {root.url}" in found
+    assert "✓ upgrade reaches the node, which refuses an unknown child with 404, as it should" in found
+    assert f"✓ path back the parent is on this machine, and {site.url} can be dialled from it" in found
+    assert "✓ gpu (vllm) m; 0 running or waiting" in found
+    assert found[-1] == "✓ link direct, as configured: the parent can dial this node"
     result = run(path, "--node", "root")
-    assert (result.exit_code, lines(result)[-1]) == (0, "- link none is needed: this node has no parent")
+    assert (result.exit_code, lines(result)[-1]) == (0, "- link not needed: this node has no parent")
 
 
 def test_a_dead_parent_and_a_dead_engine(tmp_path: Path) -> None:
     urls = [f"http://127.0.0.1:{free_port()}" for _ in range(3)]
     result = run(config(tmp_path, *urls), "--node", "site")
-    told = lines(result)
+    found = lines(result)
     assert result.exit_code == 1
-    assert f"✓ listen {urls[1].removeprefix('http://')} is free" in told
-    assert any(line.startswith("✗ tcp") for line in told)
-    assert any(line.startswith("✗ gpu (vllm)") for line in told)
-    assert "is the engine up, and may this machine dial it?" in told
-    assert told[-1] == "✗ link none can work before the parent can be reached from here"
+    assert f"✓ listen {urls[1].removeprefix('http://')} is free" in found
+    assert any(line.startswith("✗ tcp") for line in found)
+    assert any(line.startswith("✗ gpu (vllm)") for line in found)
+    assert "is the engine running, and may this machine dial it?" in found
+    assert found[-1] == "✗ link none works until this machine can reach the parent"
 
 
 def test_an_engine_that_does_not_list_what_it_should(cluster: Cluster, tmp_path: Path) -> None:
     engine = cluster.engine(models=("n",))
     root, site = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
-    told = lines(run(config(tmp_path, root, site, engine.url), "--node", "site"))
-    assert "! gpu (vllm) lists n, but not m" in told
-    assert "mend `models` of this engine" in told
+    found = lines(run(config(tmp_path, root, site, engine.url), "--node", "site"))
+    assert "! gpu (vllm) lists n, but not m" in found
+    assert "correct `models` of this engine" in found
 
 
-def test_it_must_be_told_which_node() -> None:
-    with pytest.raises(UsageError, match="has 3 nodes; say which one with --node: root, site-a, site-b"):
+def test_the_node_must_be_named() -> None:
+    with pytest.raises(UsageError, match="has 3 nodes; choose one with --node: root, site-a, site-b"):
         run(str(CONFIGS / "demo.yaml"))
     with pytest.raises(UsageError, match='no node "x"'):
         run(str(CONFIGS / "demo.yaml"), "--node", "x")

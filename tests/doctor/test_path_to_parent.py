@@ -1,4 +1,4 @@
-"""The way to a parent, against servers on loopback that behave well, badly or not at all."""
+"""The path to a parent, with servers on loopback that respond well, badly or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from hierarchy.doctor import path_to_parent
 from hierarchy.doctor.finding import Mark
-from hierarchy.doctor.path_to_parent import Way, judge_upgrade, walk
+from hierarchy.doctor.path_to_parent import PathToParent, check_path, judge_upgrade
 from hierarchy.uplink.dial import parse_proxy
 from tests.cluster import Cluster
 from tests.relay.proxy import Proxy
@@ -31,13 +31,13 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 REFUSAL = {"error": {"message": "no such path", "type": "invalid_request_error", "param": None, "code": "not_found"}}
 
 
-def http_answer(status: str, body: str, **fields: str) -> bytes:
+def http_response(status: str, body: str, **fields: str) -> bytes:
     head = [f"HTTP/1.1 {status}", f"content-length: {len(body)}", "connection: close"]
     return "\r\n".join([*head, *(f"{name}: {value}" for name, value in fields.items()), "", body]).encode()
 
 
 def served(pages: dict[str, bytes | None]) -> Serve:
-    """Answers by path, @NOW@ being the date; None: closes without a word; a path that is missing: never answers."""
+    """Responds by path, with the date for @NOW@. None: closes the connection; a path that is missing: no response."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -56,45 +56,49 @@ def served(pages: dict[str, bytes | None]) -> Serve:
     return serve
 
 
-def walked(
-    serve: Serve, scheme: str = "http", tls: ssl.SSLContext | None = None, off_s: float = 0.0, trust: Path | None = None
-) -> Way:
+def checked(
+    serve: Serve,
+    scheme: str = "http",
+    tls: ssl.SSLContext | None = None,
+    offset_s: float = 0.0,
+    trust: Path | None = None,
+) -> PathToParent:
     trusting = ssl.create_default_context(cafile=trust)
 
-    async def run() -> Way:
+    async def run() -> PathToParent:
         server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
         async with httpx.AsyncClient(trust_env=False, verify=trusting) as http:
             url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            way = await walk(url, http, lambda: time.time() + off_s, trusting)
+            path = await check_path(url, http, lambda: time.time() + offset_s, trusting)
         server.close()
-        return way
+        return path
 
     return asyncio.run(run())
 
 
-def marks(way: Way) -> dict[str, str]:
-    return {finding.check: finding.mark.value for finding in way.findings}
+def marks(path: PathToParent) -> dict[str, str]:
+    return {finding.check: finding.mark.value for finding in path.findings}
 
 
-def said(way: Way, check: str) -> str:
-    return next(finding.what for finding in way.findings if finding.check == check)
+def found(path: PathToParent, check: str) -> str:
+    return next(finding.what for finding in path.findings if finding.check == check)
 
 
-NODE = http_answer("200 OK", json.dumps({"node": "root", "version": "1"}), date="@NOW@")
-LINK = http_answer("404 Not Found", json.dumps(REFUSAL))
+NODE = http_response("200 OK", json.dumps({"node": "root", "version": "1"}), date="@NOW@")
+LINK = http_response("404 Not Found", json.dumps(REFUSAL))
 
 
 def test_a_real_node(cluster: Cluster) -> None:
     node = cluster.node("root")
 
-    async def run() -> Way:
+    async def run() -> PathToParent:
         async with httpx.AsyncClient(trust_env=False) as http:
-            return await walk(node.url, http)
+            return await check_path(node.url, http)
 
-    way = asyncio.run(run())
-    assert marks(way) == dict.fromkeys(["name", "tcp", "node", "clock", "upgrade"], "ok")
-    assert said(way, "node").startswith("root ")
-    assert (way.reached, way.answers, way.upgrades, way.here) == (True, True, True, True)
+    path = asyncio.run(run())
+    assert marks(path) == dict.fromkeys(["name", "tcp", "node", "clock", "upgrade"], "ok")
+    assert found(path, "node").startswith("root ")
+    assert (path.reached, path.is_node, path.allows_links, path.same_machine) == (True, True, True, True)
 
 
 @pytest.mark.parametrize("refuse", [False, True])
@@ -103,36 +107,36 @@ def test_through_a_proxy(cluster: Cluster, refuse: bool) -> None:
     with Proxy(cluster, refuse=refuse) as between:
         proxy = parse_proxy(between.url)
 
-        async def run() -> Way:
+        async def run() -> PathToParent:
             async with httpx.AsyncClient(trust_env=False, proxy=proxy.url) as http:
-                return await walk(node.url, http, proxy=proxy)
+                return await check_path(node.url, http, proxy=proxy)
 
-        way = asyncio.run(run())
-    assert (way.reached, way.here) == (not refuse, False)
+        path = asyncio.run(run())
+    assert (path.reached, path.same_machine) == (not refuse, False)
     if refuse:
-        assert marks(way) == {"name": "ok", "tcp": "fail"}
-        assert "answered CONNECT with 'HTTP/1.1 403 Forbidden'" in said(way, "tcp")
+        assert marks(path) == {"name": "ok", "tcp": "fail"}
+        assert "answered CONNECT with 'HTTP/1.1 403 Forbidden'" in found(path, "tcp")
     else:
-        assert marks(way) == dict.fromkeys(["name", "tcp", "node", "clock", "upgrade"], "ok")
-        assert f"through the proxy 127.0.0.1:{proxy.port}" in said(way, "tcp")
+        assert marks(path) == dict.fromkeys(["name", "tcp", "node", "clock", "upgrade"], "ok")
+        assert f"through the proxy 127.0.0.1:{proxy.port}" in found(path, "tcp")
 
 
-def test_nobody_listens() -> None:
-    async def run(url: str) -> Way:
+def test_nothing_listens() -> None:
+    async def run(url: str) -> PathToParent:
         async with httpx.AsyncClient(trust_env=False) as http:
-            return await walk(url, http)
+            return await check_path(url, http)
 
-    way = asyncio.run(run(f"http://127.0.0.1:{free_port()}"))
-    assert (marks(way), way.reached) == ({"name": "ok", "tcp": "fail"}, False)
-    assert "refused" in said(way, "tcp").lower()
+    path = asyncio.run(run(f"http://127.0.0.1:{free_port()}"))
+    assert (marks(path), path.reached) == ({"name": "ok", "tcp": "fail"}, False)
+    assert "refused" in found(path, "tcp").lower()
     assert marks(asyncio.run(run("http://a..b:1"))) == {"name": "fail"}
 
 
-def test_one_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_responds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(path_to_parent, "TIMEOUT_S", 0.1)
-    way = walked(served({}))
-    assert marks(way) == {"name": "ok", "tcp": "ok", "node": "fail", "upgrade": "fail"}
-    assert "nothing within 0.1 s" in said(way, "upgrade")
+    path = checked(served({}))
+    assert marks(path) == {"name": "ok", "tcp": "ok", "node": "fail", "upgrade": "fail"}
+    assert "nothing within 0.1 s" in found(path, "upgrade")
 
 
 @pytest.mark.parametrize(
@@ -143,35 +147,38 @@ def test_one_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"/health": NODE, "/link": b"SSH-2.0\r\n\r\n"}, {"node": "ok", "clock": "ok", "upgrade": "fail"}),
         (
             {
-                "/health": http_answer("200 OK", "<html>", server="nginx"),
-                "/link": http_answer("502 Bad Gateway", "<p>"),
+                "/health": http_response("200 OK", "<html>", server="nginx"),
+                "/link": http_response("502 Bad Gateway", "<p>"),
             },
             {"node": "warn", "clock": "warn", "upgrade": "fail"},
         ),
-        ({"/health": http_answer("200 OK", "null"), "/link": LINK}, {"node": "warn", "clock": "warn", "upgrade": "ok"}),
+        (
+            {"/health": http_response("200 OK", "null"), "/link": LINK},
+            {"node": "warn", "clock": "warn", "upgrade": "ok"},
+        ),
         ({"/health": b"garbage\r\n\r\n", "/link": LINK}, {"node": "fail", "upgrade": "ok"}),
     ],
 )
-def test_what_stands_there(pages: dict[str, bytes | None], expected: dict[str, str]) -> None:
-    way = walked(served(pages))
-    assert {check: mark for check, mark in marks(way).items() if check not in ("name", "tcp")} == expected
-    assert way.answers == (expected["node"] == "ok")
+def test_what_responds_there(pages: dict[str, bytes | None], expected: dict[str, str]) -> None:
+    path = checked(served(pages))
+    assert {check: mark for check, mark in marks(path).items() if check not in ("name", "tcp")} == expected
+    assert path.is_node == (expected["node"] == "ok")
 
 
 @pytest.mark.parametrize(
-    ("off_s", "mark", "says"),
+    ("offset_s", "mark", "what"),
     [(3, "ok", "[234] s off"), (90, "warn", "(89|9[01]) s ahead of"), (-90, "warn", "(89|9[01]) s behind")],
 )
-def test_clocks(off_s: float, mark: str, says: str) -> None:
-    way = walked(served({"/health": http_answer("200 OK", "{}", date="@NOW@"), "/link": LINK}), off_s=off_s)
-    assert marks(way)["clock"] == mark
-    assert re.match(says, said(way, "clock"))
+def test_clocks(offset_s: float, mark: str, what: str) -> None:
+    path = checked(served({"/health": http_response("200 OK", "{}", date="@NOW@"), "/link": LINK}), offset_s=offset_s)
+    assert marks(path)["clock"] == mark
+    assert re.match(what, found(path, "clock"))
 
 
-def test_tls_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_https_at_a_port_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(path_to_parent, "TIMEOUT_S", 0.3)
-    way = walked(served({"/health": NODE, "/link": LINK}), scheme="https")
-    assert (marks(way), way.reached) == ({"name": "ok", "tcp": "ok", "tls": "fail"}, False)
+    path = checked(served({"/health": NODE, "/link": LINK}), scheme="https")
+    assert (marks(path), path.reached) == ({"name": "ok", "tcp": "ok", "tls": "fail"}, False)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
@@ -186,11 +193,11 @@ def test_a_certificate_and_whether_it_is_accepted(tmp_path: Path) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(cert, key)
     pages: dict[str, bytes | None] = {"/health": NODE, "/link": LINK}
-    way = walked(served(pages), "https", tls)
-    assert (marks(way)["tls"], way.reached) == ("fail", False)
-    assert "self" in said(way, "tls")
-    way = walked(served(pages), "https", tls, trust=cert)
-    assert (marks(way)["tls"], marks(way)["upgrade"], way.reached) == ("ok", "ok", True)
+    path = checked(served(pages), "https", tls)
+    assert (marks(path)["tls"], path.reached) == ("fail", False)
+    assert "self" in found(path, "tls")
+    path = checked(served(pages), "https", tls, trust=cert)
+    assert (marks(path)["tls"], marks(path)["upgrade"], path.reached) == ("ok", "ok", True)
 
 
 @pytest.mark.parametrize(
@@ -205,10 +212,10 @@ def test_a_certificate_and_whether_it_is_accepted(tmp_path: Path) -> None:
         (200, b"", Mark.FAIL),
     ],
 )
-def test_what_an_answer_to_an_upgrade_means(status: int, body: bytes, mark: Mark) -> None:
+def test_what_a_response_to_a_request_for_a_link_means(status: int, body: bytes, mark: Mark) -> None:
     assert judge_upgrade(status, {}, body).mark is mark
 
 
 @given(st.integers(100, 599), st.dictionaries(st.text(max_size=6), st.text(max_size=6)), st.binary(max_size=40))
-def test_any_answer_is_judged(status: int, fields: dict[str, Any], body: bytes) -> None:
+def test_any_response_is_judged(status: int, fields: dict[str, Any], body: bytes) -> None:
     assert judge_upgrade(status, fields, body).what

@@ -77,10 +77,10 @@ def test_with_the_key_and_the_ca_all_is_seen(guarded: Guarded) -> None:
     doctor = run("doctor", guarded.config, "--node", "site", key=guarded.key)
     assert doctor.exit_code == 0, doctor.output
     told = [" ".join(line.split()) for line in doctor.output.splitlines()]
-    assert "✓ node a node, which tells its name to nobody without a key" in told
+    assert "✓ node a node, which shows its name only with a key" in told
     assert any(line.startswith("✓ tls TLSv1.3") for line in told)
-    assert any(line.startswith("✓ upgrade arrives at the node") for line in told)
-    assert any(line.endswith("is taken by a node, which runs already") for line in told)
+    assert any(line.startswith("✓ upgrade reaches the node") for line in told)
+    assert any(line.endswith("is used by a node, which is running already") for line in told)
 
 
 def test_without_the_key_it_says_so(guarded: Guarded) -> None:
