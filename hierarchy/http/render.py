@@ -23,6 +23,7 @@ from hierarchy.http.response_head import UpstreamResponse
 # Seconds between comments, as the HTML standard advises for server-sent events ("every 15 seconds or so", against
 # proxies with short timeouts). Not Final: tests replace it.
 COMMENT_EVERY_S = 15.0
+_SAFE: Final = "/:.,@+=-_~"  # characters that `field_value` leaves as they are
 
 
 # -- whole responses -----------------------------------------------------------------------------------------
@@ -68,11 +69,11 @@ def status_line(status: int) -> bytes:
 
 def field_value(text: str) -> bytes:
     """A text as the value of a header field, percent-encoded where it is not plain ASCII; `unquote` reverses it."""
-    return quote(text, safe="/:.,@+=-_~ ").encode() if not _is_plain(text) else text.encode()
-
-
-def _is_plain(text: str) -> bool:
-    return text.isascii() and text.isprintable() and "%" not in text and text == text.strip()
+    if text != text.strip():  # readers of fields remove blanks at both ends, so these have to be encoded too
+        return quote(text, safe=_SAFE).encode()
+    if text.isascii() and text.isprintable() and "%" not in text:
+        return text.encode()
+    return quote(text, safe=_SAFE + " ").encode()
 
 
 # -- the end of a response that was cut ----------------------------------------------------------------------

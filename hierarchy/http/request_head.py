@@ -117,7 +117,7 @@ class RequestHead:
         route: from `lane_path`. found: from `check_request`. stripped: names of fields that are for this node alone.
         """
         boundary = boundary_of(found.get(b"content-type", b""))
-        attempts = decimal(found.get(ATTEMPTS, b""))
+        hops, attempts = decimal(found.get(HOPS, b"")), decimal(found.get(ATTEMPTS, b""))
         return cls(
             *route,
             request_fields(fields, stripped),
@@ -127,7 +127,7 @@ class RequestHead:
             within_limits,
             found.get(AUTH, b""),
             unquote(found.get(MODEL, b"").decode("ascii", "replace")),
-            max(0, decimal(found.get(HOPS, b""))),
+            hops if hops > 0 else 0,
             caller,
             max(1, attempts) if attempts >= 0 else UNSAID,
             boundary,

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import httptools
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hierarchy.errors import BadRequest, ChildFailed, InvalidApiKey, RequestError, Unavailable
@@ -69,6 +69,10 @@ def test_status_line(status: int, line: bytes) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+@example(" ")
+@example("a b ")
+@example("a b é")
+@example("50%")
 def test_field_value_is_printable_ascii_that_unquote_reverses(text: str) -> None:
     value = render.field_value(text).decode("ascii")
     assert value.isprintable()
