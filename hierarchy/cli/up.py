@@ -1,4 +1,4 @@
-"""`hierarchy up CONFIG`: a whole tree on this machine, one supervised process a node."""
+"""`hierarchy up CONFIG`: a whole tree on this machine, one supervised process per node."""
 
 from __future__ import annotations
 
@@ -29,41 +29,41 @@ from hierarchy.topology.declared import DeclaredTree
 
 log = logging.getLogger(__name__)
 
-OWN_NAME = "up"
+OWN_NAME = "up"  # before the log lines of this process
 _LABEL_COLOURS = ("36", "32", "33", "35", "34", "96", "92", "93", "95", "94")
-_MARGIN_S = 5.0  # a node ends its streams within its own grace_s, then itself
+_MARGIN_S = 5.0  # a node ends its streams within its own grace_s, and then itself
 
 
 def up(
-    config: Annotated[Path, typer.Argument(help="YAML of the tree", show_default=False)],
+    config: Annotated[Path, typer.Argument(help="YAML file of a tree", show_default=False)],
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="end when stdin reaches its end", hidden=True)
     ] = False,
     insecure: flags.Insecure = False,
     cleartext: flags.Cleartext = False,
 ) -> None:
-    """Run a whole tree on this machine: one process a node, started again if it dies. Ctrl-C ends them all.
+    """Run a whole tree on this machine: one process per node, restarted if it dies. Ctrl-C ends them all.
 
-    Ends with status 0 when it was told to end, 1 if a process could not be ended, 2 if the configuration is wrong or a
-    node cannot start with it (its port is taken, say).
+    Status 0 after a signal, 1 if a process could not be ended, 2 if the configuration is wrong or a node cannot start
+    with it, for example because its port is in use.
     """
-    declared = DeclaredTree(load(config))
-    declared.require_valid()
-    tree = declared.config
-    guards = flags.flags_of(insecure, cleartext)
-    for name in tree.nodes:
-        mine = guards.over(node_config.from_tree(declared, name))
-        check_start(mine, Access(mine))
+    tree = DeclaredTree(load(config))
+    tree.require_valid()
+    names, defaults = list(tree.config.nodes), tree.config.defaults
+    given = flags.flags_of(insecure, cleartext)
+    for name in names:
+        node = given.over(node_config.from_tree(tree, name))
+        check_start(node, Access(node))
     printer = LinePrinter()
-    console = Console(printer.write, list(tree.nodes), tree.defaults.log_format, logs.wants_colour(printer))
-    logs.setup(tree.defaults.log_format, OWN_NAME, stream=console)
-    nodes = [
-        SupervisedProcess(name, [*serve_command(config, name), *guards.as_arguments()], console.on_line)
-        for name in tree.nodes
+    console = Console(printer.write, names, defaults.log_format, logs.wants_colour(printer))
+    logs.setup(defaults.log_format, OWN_NAME, stream=console)
+    processes = [
+        SupervisedProcess(name, [*serve_command(config, name), *given.as_arguments()], console.on_line)
+        for name in names
     ]
-    grace_s = max(node.settings(tree.defaults).grace_s for node in tree.nodes.values()) + _MARGIN_S
+    grace_s = max(spec.settings(defaults).grace_s for spec in tree.config.nodes.values()) + _MARGIN_S
     try:
-        status = asyncio.run(supervise(nodes, grace_s, exit_with_parent=exit_with_parent))
+        status = asyncio.run(supervise(processes, grace_s, exit_with_parent=exit_with_parent))
     finally:
         printer.close()
     raise typer.Exit(status)
@@ -75,57 +75,66 @@ def serve_command(config: Path, node: str) -> list[str]:
 
 
 async def supervise(nodes: Sequence[SupervisedProcess], grace_s: float, *, exit_with_parent: bool = False) -> int:
-    """Run `nodes` until a signal comes or one of them cannot start, then end them all. Returns our exit status.
+    """Run `nodes` until a signal comes or one of them cannot start, then end them all.
 
     The first SIGINT, SIGTERM or SIGHUP lets them finish for up to `grace_s`, the second kills them.
+
+    Returns:
+        The exit status: 0 after a signal, 1 if a process could not be ended, else that of the node that cannot start.
     """
-    told = asyncio.Event()
+    ending = _event_of_signals(nodes, grace_s, exit_with_parent)
+    log.info("starting %s: %s", _count(nodes), ", ".join(node.name for node in nodes))
+    runs = [asyncio.create_task(node.run()) for node in nodes]
+    signalled = asyncio.create_task(ending.wait())
+    await asyncio.wait({signalled, *runs}, return_when=asyncio.FIRST_COMPLETED)
+    fatal_status = next((run.result() for run in runs if run.done()), None)
+    if fatal_status is not None:
+        log.error("ending the other nodes")
+    ending.set()
+    signalled.cancel()
+    ended = await asyncio.gather(*(node.stop(grace_s) for node in nodes))
+    left = [f"{node.name} (pid {node.pid})" for node, has_ended in zip(nodes, ended, strict=True) if not has_ended]
+    if left:
+        log.error("could not be ended: %s", ", ".join(left))
+        return 1
+    log.info("ended all %s", _count(nodes))
+    return fatal_status or 0
+
+
+def _event_of_signals(nodes: Sequence[SupervisedProcess], grace_s: float, exit_with_parent: bool) -> asyncio.Event:
+    """An event that the first signal sets, or the parent's death; while it is set, a signal kills the nodes."""
+    ending = asyncio.Event()
 
     def on_signal() -> None:
-        if told.is_set():
-            log.warning("killing what still runs")
+        if ending.is_set():
+            log.warning("killing all that still run")
             for node in nodes:
                 node.kill()
         else:
-            log.info("ending; what streams may finish for %g s, another Ctrl-C kills it", grace_s)
-            told.set()
+            log.info("ending; running streams may finish for %g s, another Ctrl-C kills them", grace_s)
+            ending.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, on_signal)
     if exit_with_parent:
-        call_on_parent_death(partial(_set_from_thread, loop, told))
-    log.info("starting %d %s: %s", len(nodes), _nodes(len(nodes)), ", ".join(node.name for node in nodes))
-    runs = [asyncio.create_task(node.run()) for node in nodes]
-    telling = asyncio.create_task(told.wait())
-    await asyncio.wait({telling, *runs}, return_when=asyncio.FIRST_COMPLETED)
-    failed = next((run.result() for run in runs if run.done()), None)
-    if failed is not None:
-        log.error("ending the rest")
-    told.set()
-    telling.cancel()
-    ended = await asyncio.gather(*(node.stop(grace_s) for node in nodes))
-    left = [f"{node.name} (pid {node.pid})" for node, gone in zip(nodes, ended, strict=True) if not gone]
-    if left:
-        log.error("could not be ended: %s", ", ".join(left))
-        return 1
-    log.info("ended all %d %s", len(nodes), _nodes(len(nodes)))
-    return failed or 0
+        call_on_parent_death(partial(_set_from_thread, loop, ending))
+    return ending
 
 
 def _set_from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending anyway
+    with contextlib.suppress(RuntimeError):  # the loop is closed: this process is ending anyway
         loop.call_soon_threadsafe(event.set)
 
 
-def _nodes(count: int) -> str:
-    return "node" if count == 1 else "nodes"
+def _count(nodes: Sequence[SupervisedProcess]) -> str:
+    return f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
 
 
 class Console:
-    """Puts the name of its node before each line of a log; a stream for our own log lines, too.
+    """Puts the name of the node before each line of its log. Also a stream, for the log lines of this process.
 
-    In JSON the lines name their node themselves, and what is no JSON (a traceback, say) is wrapped.
+    In the format "json" the lines contain the node already; a line that is not JSON, as of a traceback, is wrapped.
     """
 
     def __init__(
@@ -138,6 +147,7 @@ class Console:
         self._colours = {name: _LABEL_COLOURS[i % len(_LABEL_COLOURS)] for i, name in enumerate(names)}
 
     def on_line(self, name: str, line: str) -> None:
+        """Write a line of the node `name`."""
         if self._format == "text":
             label = logs.paint(f"{name:{self._width}} │", self._colours.get(name, "2"), self._colour)
             line = f"{label} {logs.relabel(line, name, self._colour)}"
@@ -147,19 +157,19 @@ class Console:
         self._write(line + "\n")
 
     def write(self, text: str) -> None:
-        """Take lines that we logged ourselves."""
+        """Write log lines of this process."""
         for line in text.splitlines():
             self.on_line(OWN_NAME, line)
 
     def flush(self) -> None:
-        """Nothing is held here."""
+        """Does nothing: no line is held back."""
 
 
 class LinePrinter:
-    """Writes lines to stderr in a thread: a terminal that is held (Ctrl-S) must hold neither us nor the nodes.
+    """Writes lines to stderr in a thread, so that a stopped terminal (Ctrl-S) stops neither this process nor the nodes.
 
-    Beyond `max_lines` waiting ones, lines are dropped and counted. It writes to the descriptor, since a daemon thread
-    that holds the lock of `sys.stderr` makes the interpreter abort at exit.
+    If `max_lines` wait already, further lines are dropped and counted. It writes to the descriptor, since a daemon
+    thread that holds the lock of `sys.stderr` makes the interpreter abort at exit.
     """
 
     def __init__(self, fd: int = 2, max_lines: int = 10_000) -> None:
@@ -170,16 +180,18 @@ class LinePrinter:
         self._thread.start()
 
     def write(self, text: str) -> None:
+        """Print lines later; never waits."""
         try:
             self._lines.put_nowait(text)
         except queue.Full:
             self._dropped += 1
 
     def isatty(self) -> bool:
+        """Whether the lines go to a terminal."""
         return os.isatty(self._fd)
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Print what waits, for at most `timeout_s`."""
+        """Print the lines that wait, for at most `timeout_s`."""
         with contextlib.suppress(queue.Full):
             self._lines.put(None, timeout=timeout_s)
             self._thread.join(timeout_s)
@@ -188,8 +200,8 @@ class LinePrinter:
         while (text := self._lines.get()) is not None:
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
-                text += f"{OWN_NAME}: {dropped} lines were dropped here, the terminal did not take them\n"
+                text += f"{OWN_NAME}: {dropped} lines were dropped here, since the terminal did not accept them\n"
             data = text.encode("utf-8", "backslashreplace")
-            with contextlib.suppress(OSError):  # the reader is gone: nobody is left to tell
+            with contextlib.suppress(OSError):  # the reader is gone
                 while data:
                     data = data[os.write(self._fd, data) :]

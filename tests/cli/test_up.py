@@ -1,3 +1,5 @@
+"""`hierarchy up`: signals, restarts, and its output."""
+
 from __future__ import annotations
 
 import json
@@ -30,7 +32,7 @@ engines:
   gpu: {parent: site-a, kind: simulated, model: m}
 """
 
-# Runs `up` with stand-ins for its nodes: NODES maps a name to the code of its process.
+# Runs `up` with other processes as its nodes: {nodes} maps a name to the code of its process.
 LAUNCHER = """
 import sys, typer
 from hierarchy.cli import up as module
@@ -56,7 +58,7 @@ time.sleep(60)
 
 
 class Up:
-    """A running `up`, and what it has written so far."""
+    """A running `up`, and its output so far."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -70,7 +72,7 @@ class Up:
         return match
 
     def ends(self) -> int:
-        """Wait for its end; the exit status."""
+        """Wait for its end. Returns the exit status."""
         deadline = time.monotonic() + DEADLINE_S
         while self._read_more(deadline):
             pass
@@ -106,7 +108,7 @@ def run_up(tmp_path: Path, nodes: dict[str, str], *args: str, format: str = "tex
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_one_signal_lets_all_finish(tmp_path: Path, number: signal.Signals) -> None:
+def test_the_first_signal_lets_all_nodes_finish(tmp_path: Path, number: signal.Signals) -> None:
     with run_up(tmp_path, {"root": FINISHES, "site-a": FINISHES}) as tree:
         tree.read_until(r"^root   │ ready$")
         tree.read_until(r"^site-a │ ready$")
@@ -121,15 +123,15 @@ def test_a_second_ctrl_c_kills_at_once(tmp_path: Path) -> None:
     with run_up(tmp_path, {"root": IGNORES, "site-a": FINISHES}) as tree:
         pid = int(tree.read_until(r"root +│ ready (\d+)")[1])
         tree.process.send_signal(signal.SIGINT)
-        tree.read_until("another Ctrl-C kills it")
+        tree.read_until("another Ctrl-C kills them")
         tree.process.send_signal(signal.SIGINT)
         assert tree.ends() == 0
-        assert "killing what still runs" in tree.output
+        assert "killing all that still run" in tree.output
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 
 
-def test_what_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launcher = LAUNCHER.replace("typer.run", "module._MARGIN_S = 0\ntyper.run")
     monkeypatch.setattr(sys.modules[__name__], "LAUNCHER", launcher)
     with run_up(tmp_path, {"root": IGNORES, "site-a": STAYS}) as tree:
@@ -141,7 +143,7 @@ def test_what_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path, monkeypa
             os.kill(pid, 0)
 
 
-def test_starts_again_what_dies(tmp_path: Path) -> None:
+def test_a_node_that_dies_is_restarted(tmp_path: Path) -> None:
     with run_up(tmp_path, {"root": "import os\n" + STAYS.replace("'ready'", "os.getpid()"), "site-a": STAYS}) as tree:
         pid = int(tree.read_until(r"root +│ (\d+)$")[1])
         os.kill(pid, signal.SIGKILL)
@@ -168,7 +170,7 @@ def test_ends_with_its_parent(tmp_path: Path) -> None:
         assert tree.ends() == 0
 
 
-def test_json_lines_pass_and_others_are_wrapped(tmp_path: Path) -> None:
+def test_json_lines_pass_unchanged_and_others_are_wrapped(tmp_path: Path) -> None:
     line = json.dumps({"node": "root", "message": "structured"})
     root = f"import sys; print({line!r}); print('plain %s', flush=True); sys.stdin.read()"
     with run_up(tmp_path, {"root": root, "site-a": FINISHES}, format="json") as tree:
@@ -196,7 +198,7 @@ def test_serve_command() -> None:
     assert command[1:] == ["-m", "hierarchy", "serve", "configs/demo.yaml", "--node", "root", "--exit-with-parent"]
 
 
-def test_console_aligns_and_colours() -> None:
+def test_the_console_aligns_and_colours_lines() -> None:
     written: list[str] = []
     console = Console(written.append, ["root", "site-a"], "text", colour=True)
     console.on_line("root", "12:31:04 WARNING root: slow")
@@ -212,11 +214,11 @@ def test_console_aligns_and_colours() -> None:
     assert written[0].split("root")[0] != written[1].split("site-a")[0]
 
 
-def test_a_held_terminal_holds_nobody() -> None:
+def test_a_stopped_terminal_stops_no_node() -> None:
     read, write = os.pipe()
     try:
         printer = LinePrinter(write, max_lines=5)
-        for i in range(100_000):  # far more than a pipe holds, and nobody reads
+        for i in range(100_000):  # far more than a pipe holds, and nothing reads it
             printer.write(f"line {i} {'x' * 100}\n")
         drained = b""
         closing = threading.Thread(target=printer.close, args=(DEADLINE_S,))
@@ -230,11 +232,11 @@ def test_a_held_terminal_holds_nobody() -> None:
         os.close(write)
 
 
-def test_a_reader_that_left_is_no_error() -> None:
+def test_a_closed_terminal_is_not_an_error() -> None:
     read, write = os.pipe()
     os.close(read)
     printer = LinePrinter(write)
-    printer.write("nobody reads this\n")
+    printer.write("nothing reads this\n")
     printer.close(DEADLINE_S)
     assert not printer._thread.is_alive()
     os.close(write)
