@@ -1,4 +1,4 @@
-"""Whom the app serves: each path is for children, clients or operators, and what is not named is for clients."""
+"""Access rules of the HTTP API: which paths are for children, for operators, and (all others) for clients."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from hierarchy.errors import InvalidApiKey, RequestError
 from hierarchy.node import Node
 from hierarchy.security.keys import ANYONE, Caller
 
-OPEN = frozenset({"/health", "/ready"})
-#: children show what they have to the endpoint itself
-CHILDREN = frozenset({"/register_worker", "/deregister_worker"})
-OPERATORS = frozenset({"/tree", "/route", "/metrics", "/admin"})
-_CALLER = "hierarchy.caller"
+PUBLIC_PATHS = frozenset({"/health", "/ready"})
+#: the endpoints themselves check what a child shows
+CHILD_PATHS = frozenset({"/register_worker", "/deregister_worker"})
+OPERATOR_PATHS = frozenset({"/tree", "/route", "/metrics", "/admin"})  # and all below /admin/
+_CALLER = "hierarchy.caller"  # key in the ASGI scope
 
 
 class AuthMiddleware:
-    """ASGI middleware in front of all of a node's endpoints."""
+    """ASGI middleware in front of all endpoints of a node."""
 
     def __init__(self, app: ASGIApp, node: Node) -> None:
         self._app = app
         self._node = node
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on to the endpoints, or answer it with 401 or 404."""
         if scope["type"] == "http":
             try:
-                found = self._admit(scope)
+                found = self._check(scope)
             except RequestError as error:
                 self._node.metrics.refuse(error.code)
                 await error_response(error)(scope, receive, send)
@@ -41,17 +42,21 @@ class AuthMiddleware:
                 return
         await self._app(scope, receive, send)
 
-    def _admit(self, scope: Scope) -> bool:
-        """Whether there is such a path at the address that was asked. Raises RequestError for who may not ask."""
+    def _check(self, scope: Scope) -> bool:
+        """Whether the path exists at the address that received the request.
+
+        Raises:
+            RequestError: the caller has no access.
+        """
         access, path = self._node.access, scope["path"]
-        if path in OPERATORS or path.startswith("/admin/"):
+        if path in OPERATOR_PATHS or path.startswith("/admin/"):
             fields = dict(scope["headers"])
             if self._node.is_parent(fields.get(b"x-hierarchy-auth", b"").decode("latin-1")):
-                return True  # an operator asked it, who showed a key there
-            if not is_among(scope.get("server"), self._node.config.admin):
+                return True  # the parent has checked the operator's key
+            if not is_admin_address(scope.get("server"), self._node.config.admin):
                 return False
             access.check_admin(fields)
-        elif path not in OPEN and path not in CHILDREN and access.requires_api_key:
+        elif path not in PUBLIC_PATHS and path not in CHILD_PATHS and access.requires_api_key:
             caller = access.identify_caller(dict(scope["headers"]))
             if caller.refusal and not access.registration_policy.is_trusted_peer(peer_of(scope)):
                 raise InvalidApiKey(caller.refusal)
@@ -60,19 +65,19 @@ class AuthMiddleware:
 
 
 def caller_of(request: Request) -> Caller:
-    """Who asks, on a path for clients."""
+    """The client that sent a request to a path for clients."""
     caller: Caller = request.scope.get(_CALLER, ANYONE)
     return caller
 
 
 def peer_of(scope: Mapping[str, Any]) -> str:
-    """The IP address at the other end."""
+    """The IP address that a request came from; "" if it is unknown."""
     client = scope.get("client")
     return client[0] if client else ""
 
 
-def is_among(server: tuple[str, int | None] | None, admin: tuple[Address, ...]) -> bool:
-    """Did the request come to one of these addresses? () are all."""
+def is_admin_address(server: tuple[str, int | None] | None, admin: tuple[Address, ...]) -> bool:
+    """Whether the address `server`, which received a request, is one of `admin`; () means all addresses."""
     if server is None:
         return not admin
     return not admin or any(server[1] == port and (server[0] == host or is_wildcard(host)) for host, port in admin)

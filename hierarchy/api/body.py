@@ -1,4 +1,4 @@
-"""Reading request bodies and writing JSON for the control plane."""
+"""Reading request bodies and writing JSON responses of the HTTP API."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hierarchy.wire.messages import decode
 M = TypeVar("M")
 
 
-async def read(request: Request, kind: type[M], limit_bytes: int) -> M:
-    """Read and decode a message.
+async def read_message(request: Request, kind: type[M], limit_bytes: int) -> M:
+    """Read and decode the body of a request.
 
     Raises:
-        BodyTooLarge: while it streams, at the first byte over the limit.
-        BadRequest, InvalidField: as `wire.decode`.
+        BodyTooLarge: at the first byte over the limit.
+        BadRequest, InvalidField: as `hierarchy.wire.messages.decode`.
     """
     body = bytearray()
     try:
@@ -29,12 +29,12 @@ async def read(request: Request, kind: type[M], limit_bytes: int) -> M:
             if len(body) > limit_bytes:
                 raise BodyTooLarge(f"the body is larger than {limit_bytes} bytes, the limit of this node")
     except ClientDisconnect:
-        raise BadRequest("the client left before its request was complete") from None
+        raise BadRequest("the client disconnected before its request was complete") from None
     return decode(bytes(body), kind)
 
 
 def error_response(error: RequestError) -> Response:
-    """An error in OpenAI's shape."""
+    """An error in OpenAI's format."""
     headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
@@ -42,12 +42,12 @@ def error_response(error: RequestError) -> Response:
 
 
 def not_found(method: str, path: str) -> Response:
-    """There is no such path."""
+    """The response for a path that does not exist."""
     body = BadRequest(f"no such path: {method} {path}").openai()
     body["error"]["code"] = "not_found"
     return json_response(body, 404)
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON without FastAPI's own encoding pass: what we answer is plain already."""
+    """A JSON response without FastAPI's conversion of its content, which is plain data already."""
     return Response(json.dumps(content).encode(), status, headers, media_type="application/json")

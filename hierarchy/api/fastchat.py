@@ -1,6 +1,7 @@
-"""The endpoints of FastChat's controller, for unmodified workers, clients and other controllers; and our nodes'.
+"""The endpoints of FastChat's controller, for unmodified workers, clients and other controllers, and for nodes.
 
-`/worker_generate_stream` is the lane's. Nothing here waits for a child: what a worker is asked goes on behind.
+`/worker_generate_stream` and `/receive_heart_beat` are the relay's. No endpoint here waits for a worker's response:
+workers are asked for their status in the background.
 """
 
 from __future__ import annotations
@@ -11,89 +12,106 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from hierarchy.api.auth_middleware import caller_of, peer_of
-from hierarchy.api.body import json_response, read
+from hierarchy.api.body import json_response, read_message
 from hierarchy.config.address import is_loopback
 from hierarchy.errors import ModelNotAllowed, RequestError
 from hierarchy.node import Node
-from hierarchy.registry.child import Share
+from hierarchy.registry.child import Child, Share
+from hierarchy.security.access import bearer_token
+from hierarchy.security.tokens import Grant
 from hierarchy.wire.messages import Accepted, Deregistration, ModelRequest, Registration
 
 log = logging.getLogger("hierarchy.api")
 
 
 def router(node: Node) -> APIRouter:
-    """Routes over one node's registry."""
+    """Routes for the children and clients of a node."""
     routes = APIRouter()
-    _for_workers(routes, node)
-    _for_clients(routes, node)
+    _add_child_routes(routes, node)
+    _add_client_routes(routes, node)
     return routes
 
 
-def _for_workers(routes: APIRouter, node: Node) -> None:
-    """What children call: to register, to report, to leave."""
-    registry, limit = node.registry, node.settings.max_body_bytes
-    policy = node.access.registration_policy
+# -- for children -------------------------------------------------------------------------------------------------
 
+
+def _add_child_routes(routes: APIRouter, node: Node) -> None:
     @routes.post("/register_worker")
     async def register_worker(request: Request) -> Response:
-        peer = peer_of(request.scope)
-        message = await read(request, Registration, policy.body_limit(bearer_of(request), peer, limit))
-        grant = policy.check(message, bearer_of(request), peer)
-        reverse = bool(message.node) and await node.wants_reverse(message, peer)
-        if message.link == "auto":  # its URL was tried meanwhile, and what it showed may have been revoked or used
-            grant = policy.check(message, bearer_of(request), peer)
-        known = registry.find(message.node or message.worker_name)
-        child = registry.register(message, grant.identity if grant else "", reverse=reverse)
-        child.local = is_loopback(peer)
-        credential = ""
-        if grant is not None:
-            try:
-                credential = policy.redeem(message, grant)
-            except RequestError:
-                registry.remove(child.name)
-                raise
-        if known is not child:
-            log.info("%s registered from %s with %s", child.name, child.url, child.status.model_names or "no model yet")
+        child, credential = await _register(node, request)
         if not child.is_node:
             node.ask_status(child)
-            return json_response(None)  # FastChat's own answer
-        identity = node.identity
-        interval_s = max(message.interval_s, node.settings.report_interval_s)
-        child.interval_s = interval_s
-        accepted = Accepted(
-            identity.name,
-            identity.instance,
-            identity.version,
-            interval_s,
-            link="reverse" if child.reverse else "direct",
-            links_per_s=node.links_per_s() if child.reverse else 0.0,
-            wanted=node.lane.registered(child),
-            credential=credential,
-        )
-        return Response(msgspec.json.encode(accepted), media_type="application/json")
+            return json_response(None)  # as FastChat's controller answers
+        return Response(msgspec.json.encode(_accepted(node, child, credential)), media_type="application/json")
 
     @routes.post("/deregister_worker")
     async def deregister_worker(request: Request) -> Response:
-        message = await read(request, Deregistration, policy.body_limit("", peer_of(request.scope), limit))
-        known = registry.sender(message) or registry.find(message.worker_name)
-        shown = request.headers.get("x-hierarchy-auth", "").encode("latin-1")
-        if known is not None and (known.declared or not policy.secret_matches(known.secret, shown)):
-            known = None
-        child = registry.depart(known.name, message.instance) if known is not None else None
+        child = await _deregister(node, request)
         if child is not None:
-            log.info("%s left", child.name)
+            log.info("%s deregistered", child.name)
         return json_response({"exist": child is not None})
 
 
-def bearer_of(request: Request) -> str:
-    """The token in `authorization: Bearer TOKEN`; "" if there is none."""
-    scheme, _, token = request.headers.get("authorization", "").strip().partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+async def _register(node: Node, request: Request) -> tuple[Child, str]:
+    """Register a child. Returns it and the credential to send to it; "" for none."""
+    policy, registry, peer = node.access.registration_policy, node.registry, peer_of(request.scope)
+    token = bearer_token(request.headers.get("authorization", "").encode("latin-1")).decode("latin-1")
+    message = await read_message(request, Registration, policy.body_limit(token, peer, node.settings.max_body_bytes))
+    grant = policy.check(message, token, peer)
+    reverse = bool(message.node) and await node.wants_reverse(message, peer)
+    if message.link == "auto":  # while its URL was tried, the token may have been used or the credential revoked
+        grant = policy.check(message, token, peer)
+    known = registry.find(message.node or message.worker_name)
+    child = registry.register(message, grant.identity if grant else "", reverse=reverse)
+    child.local = is_loopback(peer)
+    credential = _redeem(node, child, message, grant) if grant is not None else ""
+    if child.is_node:
+        child.interval_s = max(message.interval_s, node.settings.report_interval_s)
+    if known is not child:
+        log.info("%s registered from %s with %s", child.name, child.url, child.status.model_names or "no model yet")
+    return child, credential
 
 
-def _for_clients(routes: APIRouter, node: Node) -> None:
-    """What clients and other controllers call: to see what there is, and where."""
-    registry, limit = node.registry, node.settings.max_body_bytes
+def _redeem(node: Node, child: Child, message: Registration, grant: Grant) -> str:
+    """Use up the child's token and return its credential, or remove the child again."""
+    try:
+        return node.access.registration_policy.redeem(message, grant)
+    except RequestError:
+        node.registry.remove(child.name)
+        raise
+
+
+def _accepted(node: Node, child: Child, credential: str) -> Accepted:
+    """The response to the registration of a node."""
+    identity = node.identity
+    return Accepted(
+        identity.name,
+        identity.instance,
+        identity.version,
+        child.interval_s or node.settings.report_interval_s,
+        link="reverse" if child.reverse else "direct",
+        links_per_s=node.links_per_s() if child.reverse else 0.0,
+        wanted=node.lane.registered(child),
+        credential=credential,
+    )
+
+
+async def _deregister(node: Node, request: Request) -> Child | None:
+    """Remove a child that proves that it registered. Returns it; None if there is no such child."""
+    policy, registry, peer = node.access.registration_policy, node.registry, peer_of(request.scope)
+    message = await read_message(request, Deregistration, policy.body_limit("", peer, node.settings.max_body_bytes))
+    child = registry.sender(message) or registry.find(message.worker_name)
+    secret = request.headers.get("x-hierarchy-auth", "").encode("latin-1")
+    if child is None or child.declared or not policy.secret_matches(child.secret, secret):
+        return None
+    return registry.depart(child.name, message.instance)
+
+
+# -- for clients and other controllers ----------------------------------------------------------------------------
+
+
+def _add_client_routes(routes: APIRouter, node: Node) -> None:
+    registry = node.registry
 
     @routes.post("/refresh_all_workers")
     async def refresh_all_workers() -> Response:
@@ -116,9 +134,9 @@ def _for_clients(routes: APIRouter, node: Node) -> None:
 
     @routes.post("/get_worker_address")
     async def get_worker_address(request: Request) -> Response:
-        message = await read(request, ModelRequest, limit)
+        message = await read_message(request, ModelRequest, node.settings.max_body_bytes)
         if not caller_of(request).may_use(message.model):
-            raise ModelNotAllowed("this API key is not for that model; /list_models lists those that it is for")
+            raise ModelNotAllowed("this API key is not for that model; /list_models lists the models that it is for")
         dispatch = node.dispatch
         share = dispatch.hand_out(dispatch.resolve(message.model, "fastchat", translated=True))
         return json_response({"address": _address(node, share, message.model) if share is not None else ""})
@@ -133,14 +151,14 @@ def _for_clients(routes: APIRouter, node: Node) -> None:
         return json_response("success")
 
 
-def _address(node: Node, share: Share, asked: str) -> str:
-    """Where a client shall go: to the child itself, or to this node, where the child alone would not do.
+def _address(node: Node, share: Share, requested: str) -> str:
+    """The URL for a client's requests: the child's own, or this node's if the client cannot use the child directly.
 
-    That is one that nobody can dial, one that speaks another API, and one that does not know what an alias stands for.
+    That is the case if the child cannot be dialled, speaks another API, or does not know the requested alias.
     """
     child = share.child
-    own = child.reverse or asked != share.key[0] or (share.key[1] != "fastchat" and not child.is_node)
-    return node.identity.url if own or node.settings.address == "self" else child.url
+    unusable = child.reverse or requested != share.key[0] or (share.key[1] != "fastchat" and not child.is_node)
+    return node.identity.url if unusable or node.settings.address == "self" else child.url
 
 
 def _models(request: Request, names: list[str]) -> Response:
@@ -148,5 +166,6 @@ def _models(request: Request, names: list[str]) -> Response:
 
 
 def _usable(request: Request, names: list[str]) -> list[str]:
+    """The models that the caller may use."""
     caller = caller_of(request)
     return [name for name in names if caller.may_use(name)]

@@ -1,4 +1,4 @@
-"""OpenAI's model list. Every `POST /v1/*` is the lane's."""
+"""OpenAI's model list. Every `POST /v1/*` goes through the relay instead."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from hierarchy.security.keys import Caller
 
 
 def router(node: Node) -> APIRouter:
-    """Routes over one node's view."""
+    """Routes for the models below a node."""
     routes = APIRouter()
 
     @routes.get("/v1/models")
     async def models(request: Request) -> Response:
-        return json_response(_listed(node, caller_of(request)))
+        return json_response(_models_for(node, caller_of(request)))
 
     @routes.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> Response:
-        for row in _listed(node, caller_of(request))["data"]:
+        for row in _models_for(node, caller_of(request))["data"]:
             if row["id"] == name:
                 return json_response(row)
-        raise ModelNotFound(f"no child serves model {name!r}; GET /v1/models lists those there are")
+        raise ModelNotFound(f"no child serves model {name!r}; GET /v1/models lists the available models")
 
     return routes
 
 
-def _listed(node: Node, caller: Caller) -> dict[str, Any]:
-    """The models that the caller may use."""
-    listed = node.view.models()
-    return listed | {"data": [row for row in listed["data"] if caller.may_use(row["id"])]}
+def _models_for(node: Node, caller: Caller) -> dict[str, Any]:
+    """The list of the models that the caller may use."""
+    models = node.view.models()
+    return models | {"data": [row for row in models["data"] if caller.may_use(row["id"])]}

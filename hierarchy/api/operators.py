@@ -1,4 +1,7 @@
-"""What people and their machines look at: `/tree`, `/route`, `/health`, `/ready`, `/metrics`, from memory; `/admin`."""
+"""Endpoints for operators and their monitoring: `/tree`, `/route`, `/health`, `/ready`, `/metrics`, `/admin/revoke`.
+
+All are answered from memory.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import get_args
 
 from fastapi import APIRouter, Request, Response
 
-from hierarchy.api.body import json_response, read
+from hierarchy.api.body import json_response, read_message
 from hierarchy.errors import BadRequest
 from hierarchy.introspection.explain import explain
 from hierarchy.node import Node
@@ -18,9 +21,9 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def router(node: Node) -> APIRouter:
-    """Routes over one node."""
+    """Routes for the state of a node."""
     routes = APIRouter()
-    guarded = node.access.requires_api_key or node.access.requires_admin_key
+    uses_keys = node.access.requires_api_key or node.access.requires_admin_key
 
     @routes.get("/tree")
     async def tree() -> Response:
@@ -28,31 +31,31 @@ def router(node: Node) -> APIRouter:
 
     @routes.get("/route")
     async def route(model: str = "", api: str = "openai") -> Response:
-        """Who would get the next request for a model, and why nobody else; nothing is claimed."""
+        """Which child would get the next request for a model, and why the others would not. Takes no lease."""
         if not model:
-            raise BadRequest("name a model: /route?model=NAME", param="model")
+            raise BadRequest("the parameter `model` is missing: /route?model=NAME", param="model")
         family = next((known for known in get_args(Api) if known == api), None)
         if family is None:
-            raise BadRequest(f"no API family {api[:40]!r}: give openai or fastchat", param="api")
+            raise BadRequest(f"unknown API family {api[:40]!r}: use openai or fastchat", param="api")
         resolved = node.dispatch.resolve(model, family)
         if not node.registry.listed(resolved):
-            node.dispatch.choose((resolved, family))  # which says what there is instead
+            node.dispatch.choose((resolved, family))  # raises an error that lists the available models
         return json_response({"asked": model, **explain(decode(node.view.tree()), resolved, family)})
 
     @routes.get("/health")
     async def health(request: Request) -> Response:
-        """The process lives. Where keys are asked for only a parent, which may have dialled back, learns more."""
-        me = node.identity
-        open_to_all = not guarded or node.is_parent(request.headers.get("x-hierarchy-auth", ""))
-        who = {"node": me.name, "instance": me.instance, "version": me.version} if open_to_all else {}
-        return json_response({"status": "ok", **who})
+        """The process lives. On a node with keys only its parents, which may be dialling back, learn its name."""
+        identity = node.identity
+        is_open = not uses_keys or node.is_parent(request.headers.get("x-hierarchy-auth", ""))
+        names = {"node": identity.name, "instance": identity.instance, "version": identity.version} if is_open else {}
+        return json_response({"status": "ok", **names})
 
     @routes.get("/ready")
     async def ready() -> Response:
-        """A request could be served now: 200, else 503."""
+        """200 if a request could be served now, else 503."""
         models = node.registry.model_names()
-        what = {} if guarded else {"models": models}
-        return json_response({"ready": bool(models), **what}, 200 if models else 503)
+        names = {} if uses_keys else {"models": models}
+        return json_response({"ready": bool(models), **names}, 200 if models else 503)
 
     @routes.get("/metrics")
     async def metrics() -> Response:
@@ -60,8 +63,8 @@ def router(node: Node) -> APIRouter:
 
     @routes.post("/admin/revoke")
     async def revoke(request: Request) -> Response:
-        """What was issued to a child is void, and the child is shut out."""
-        message = await read(request, Revocation, node.settings.max_body_bytes)
+        """Make void what was issued to a child, and disconnect it."""
+        message = await read_message(request, Revocation, node.settings.max_body_bytes)
         return json_response({"node": message.node, "was_here": node.revoke(message.node)})
 
     return routes

@@ -1,4 +1,4 @@
-"""A node that is put together but not started, asked over ASGI without a socket."""
+"""A node that is not started, and requests to its app over ASGI, without sockets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ME = "http://root:21001"
 
 
 class Api:
-    """Requests to one node's app; its clock is the test's."""
+    """Requests to the app of a node, whose clock the test controls."""
 
     def __init__(self, **settings: Any) -> None:
         self.clock = Clock()
@@ -28,32 +28,32 @@ class Api:
         self.node = Node(config, clock=self.clock, rng=Random(7))
         self.app = build_app(self.node)
 
-    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         if method == "POST" and (handler := self.node.lane.handlers.get(path.encode())) is not None:
-            return _at_once(handler, httpx.Request(method, ME + path, **options).content)
+            return _handle(handler, httpx.Request(method, ME + path, **options).content)
 
-        async def ask() -> httpx.Response:
-            # raise_app_exceptions: a defect fails the test, instead of looking like an answer of 500.
+        async def send() -> httpx.Response:
+            # raise_app_exceptions: a defect fails the test instead of looking like a response with status 500.
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=True)
             async with httpx.AsyncClient(transport=transport, base_url=ME) as http:
                 return await http.request(method, path, **options)
 
-        return asyncio.run(ask())
+        return asyncio.run(send())
 
     def get(self, path: str) -> httpx.Response:
-        return self.ask("GET", path)
+        return self.request("GET", path)
 
     def post(self, path: str, message: Any = None) -> Any:
-        """The JSON of an answer that must be 200. No message: no body, as FastChat's peers send it."""
+        """The JSON of a response, whose status must be 200. No message: no body, as FastChat's programs send it."""
         options = {} if message is None else {"content": json.dumps(message)}
-        answer = self.ask("POST", path, **options)
-        assert answer.status_code == 200, answer.text
-        assert answer.headers["content-type"] == "application/json"
-        return answer.json()
+        response = self.request("POST", path, **options)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == "application/json"
+        return response.json()
 
 
-def _at_once(handler: Handler, body: bytes) -> httpx.Response:
-    """What the lane makes of a path that it answers by a function."""
+def _handle(handler: Handler, body: bytes) -> httpx.Response:
+    """The response to a path that the relay answers with a function."""
     headers = {"content-type": "application/json"}
     try:
         return httpx.Response(200, headers=headers, content=handler(body, b"", "127.0.0.1"))
@@ -61,11 +61,11 @@ def _at_once(handler: Handler, body: bytes) -> httpx.Response:
         return httpx.Response(error.status, headers=headers, json=error.openai())
 
 
-def error_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """OpenAI's error object, after checking that it is one and nothing besides."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/json"
-    body = answer.json()
+def error_of(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """OpenAI's error object, after a check that the response contains nothing else."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
     assert body.keys() == {"error"}
     error: dict[str, Any] = body["error"]
     assert error.keys() == {"message", "type", "param", "code"}

@@ -1,4 +1,4 @@
-"""The controller endpoints, as unmodified peers and our own nodes use them."""
+"""The endpoints of FastChat's controller, as unmodified peers and nodes use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.builders import SITE, WORKER, model, report, site, status_of, worker
 W2 = "http://w2:21002"
 
 
-def test_a_fastchat_workers_life() -> None:
+def test_the_life_of_a_fastchat_worker() -> None:
     api = Api()
     assert api.post("/list_models") == {"models": []}
     assert api.post("/receive_heart_beat", {"worker_name": WORKER, "queue_length": 0}) == {"exist": False}
@@ -35,21 +35,21 @@ def test_a_fastchat_workers_life() -> None:
     assert api.get("/test_connection").json() == "success"
 
 
-def test_answers_are_the_bytes_that_fastchats_peers_look_for() -> None:
+def test_responses_are_the_bytes_that_fastchats_programs_compare() -> None:
     api = Api()
-    assert api.ask("POST", "/register_worker", json=worker()).content == b"null"
-    assert api.ask("POST", "/refresh_all_workers").content == b"null"
+    assert api.request("POST", "/register_worker", json=worker()).content == b"null"
+    assert api.request("POST", "/refresh_all_workers").content == b"null"
     assert api.get("/test_connection").content == b'"success"'
 
 
-def test_a_worker_without_status_is_listed_once_it_has_told() -> None:
+def test_a_worker_that_registers_without_a_status_has_no_models_yet() -> None:
     api = Api()
     assert api.post("/register_worker", {**worker(), "worker_status": None}) is None
     assert api.post("/list_models") == {"models": []}
     assert api.post("/receive_heart_beat", {"worker_name": WORKER, "queue_length": 0}) == {"exist": True}
 
 
-def test_refreshing_never_empties_the_table() -> None:
+def test_refreshing_never_empties_the_registry() -> None:
     """FastChat's own API server does it with every GET /v1/models."""
     api = Api()
     api.post("/register_worker", worker())
@@ -68,7 +68,7 @@ def test_multimodal_workers_are_listed_apart() -> None:
     assert api.post("/list_language_models") == {"models": ["vicuna"]}
 
 
-def test_addresses_spread_and_are_this_nodes_own_if_so_configured() -> None:
+def test_addresses_alternate_or_are_this_nodes_own_if_configured() -> None:
     api, proxied = Api(), Api(address="self")
     for each in (api, proxied):
         each.post("/register_worker", worker())
@@ -79,22 +79,26 @@ def test_addresses_spread_and_are_this_nodes_own_if_so_configured() -> None:
     assert proxied.post("/get_worker_address", {"model": "nope"}) == {"address": ""}
 
 
-def test_the_address_is_this_nodes_own_where_the_child_alone_would_not_do() -> None:
+def test_the_address_is_this_nodes_own_if_the_client_cannot_use_the_child() -> None:
     api = Api()
     engine = api.node.registry.declare("gpu", "http://gpu:1", "vllm")
     api.node.registry.report(engine, status_of(model()))
     api.post("/register_worker", site("site-a", model("n")))
     api.node.dispatch.set_aliases({"alias": parse_targets("n")})
-    wanted = {"m": ME, "n": SITE, "alias": ME}  # no FastChat client can speak to an engine; the child knows no alias
-    assert {name: api.post("/get_worker_address", {"model": name})["address"] for name in wanted} == wanted
+    expected = {
+        "m": ME,
+        "n": SITE,
+        "alias": ME,
+    }  # FastChat clients do not speak an engine's API, and the child does not know the alias
+    assert {name: api.post("/get_worker_address", {"model": name})["address"] for name in expected} == expected
 
 
-def test_a_nodes_life() -> None:
+def test_the_life_of_a_node() -> None:
     api = Api()
-    answer = api.post("/register_worker", site("site-a", model(speed=4)))
+    response = api.post("/register_worker", site("site-a", model(speed=4)))
     identity = api.node.identity
     known = {"node": "root", "instance": identity.instance, "version": identity.version, "interval_s": 1.0}
-    assert answer == {**known, "link": "direct", "links_per_s": 0.0, "wanted": 0, "credential": ""}
+    assert response == {**known, "link": "direct", "links_per_s": 0.0, "wanted": 0, "credential": ""}
     assert api.post("/receive_heart_beat", report("site-a", model("n", 2, 3))) == {"exist": True}
     assert api.post("/worker_get_status") == {"model_names": ["n"], "speed": 2.0, "queue_length": 3}
     assert api.post("/deregister_worker", {"worker_name": SITE, "instance": "site-a-0"}) == {"exist": False}
@@ -104,7 +108,7 @@ def test_a_nodes_life() -> None:
     assert api.post("/receive_heart_beat", report(seq=9)) == {"exist": False}
 
 
-def test_a_node_reports_no_more_often_than_its_parent_wants_and_counts_as_alive() -> None:
+def test_a_node_reports_no_more_often_than_its_parent_wants() -> None:
     api = Api(report_interval_s=5.0)
     assert api.post("/register_worker", site(interval_s=1.0))["interval_s"] == 5.0
     api.clock.tick(6)
@@ -116,7 +120,7 @@ def test_a_node_reports_no_more_often_than_its_parent_wants_and_counts_as_alive(
     assert Api().post("/register_worker", site(interval_s=7.0))["interval_s"] == 7.0
 
 
-def test_an_engine_of_the_configuration_cannot_be_deregistered() -> None:
+def test_a_configured_engine_cannot_be_deregistered() -> None:
     api = Api()
     engine = api.node.registry.declare("gpu", "http://gpu:1", "vllm")
     api.node.registry.report(engine, status_of(model()))
@@ -125,7 +129,7 @@ def test_an_engine_of_the_configuration_cannot_be_deregistered() -> None:
     assert api.post("/worker_get_status")["model_names"] == ["m"]
 
 
-# -- bad input -------------------------------------------------------------------------------------------------------
+# invalid messages
 
 BAD_STATUS: list[tuple[str, Any]] = [
     ("worker_status.model_names", ...),
@@ -148,7 +152,7 @@ BAD_STATUS: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("field", "value"), BAD_STATUS)
-def test_a_bad_registration_is_422_names_its_field_and_registers_nothing(field: str, value: Any) -> None:
+def test_an_invalid_registration_is_422_and_registers_nothing(field: str, value: Any) -> None:
     api, message = Api(), worker()
     target = message["worker_status"] if "." in field else message
     last = field.rpartition(".")[2]
@@ -156,8 +160,8 @@ def test_a_bad_registration_is_422_names_its_field_and_registers_nothing(field: 
         del target[last]
     else:
         target[last] = value
-    answer = api.ask("POST", "/register_worker", content=json.dumps(message))
-    error = error_of(answer, 422, "invalid_field")
+    response = api.request("POST", "/register_worker", content=json.dumps(message))
+    error = error_of(response, 422, "invalid_field")
     assert error["param"] == field
     assert field in error["message"]
     assert error["type"] == "invalid_request_error"
@@ -166,41 +170,41 @@ def test_a_bad_registration_is_422_names_its_field_and_registers_nothing(field: 
 
 def test_a_number_too_large_for_a_float_is_422() -> None:
     body = json.dumps(worker()).replace('"speed": 1', '"speed": 1e400').encode()
-    error = error_of(Api().ask("POST", "/register_worker", content=body), 422, "invalid_field")
+    error = error_of(Api().request("POST", "/register_worker", content=body), 422, "invalid_field")
     assert error["param"] == "worker_status.speed"
 
 
 @pytest.mark.parametrize(
     "path", ["/register_worker", "/receive_heart_beat", "/get_worker_address", "/deregister_worker"]
 )
-def test_malformed_json_is_400_and_what_is_no_object_422(path: str) -> None:
+def test_malformed_json_is_400_and_json_that_is_not_an_object_422(path: str) -> None:
     for body in (b"", b"{", b"\xff", b"[" * 100_000):
-        error_of(Api().ask("POST", path, content=body), 400, "bad_request")
+        error_of(Api().request("POST", path, content=body), 400, "bad_request")
     for body in (b"[]", b"null", b"7", b'"x"'):
-        assert error_of(Api().ask("POST", path, content=body), 422, "invalid_field")["param"] == "body"
+        assert error_of(Api().request("POST", path, content=body), 422, "invalid_field")["param"] == "body"
 
 
-def test_a_bad_beat_is_422_and_changes_nothing() -> None:
+def test_an_invalid_heartbeat_is_422_and_changes_nothing() -> None:
     api = Api()
     api.post("/register_worker", worker(queue_length=2))
-    answer = api.ask("POST", "/receive_heart_beat", json={"worker_name": WORKER, "queue_length": -1})
-    assert error_of(answer, 422, "invalid_field")["param"] == "queue_length"
+    response = api.request("POST", "/receive_heart_beat", json={"worker_name": WORKER, "queue_length": -1})
+    assert error_of(response, 422, "invalid_field")["param"] == "queue_length"
     assert api.post("/worker_get_status")["queue_length"] == 2
 
 
 @pytest.mark.parametrize("body", [{}, {"model": None}, {"model": 7}, {"model": ["m"]}])
-def test_asking_for_an_address_needs_a_model(body: dict[str, Any]) -> None:
-    assert error_of(Api().ask("POST", "/get_worker_address", json=body), 422, "invalid_field")["param"] == "model"
+def test_a_request_for_an_address_needs_a_model(body: dict[str, Any]) -> None:
+    assert error_of(Api().request("POST", "/get_worker_address", json=body), 422, "invalid_field")["param"] == "model"
 
 
-def test_taken_names_and_loops_are_said_so() -> None:
+def test_taken_names_and_loops_are_errors() -> None:
     api = Api()
     api.post("/register_worker", site())
     other = site(url="http://other:1", instance="other-1")
-    assert "is taken" in error_of(api.ask("POST", "/register_worker", json=other), 409, "name_taken")["message"]
+    assert "is taken" in error_of(api.request("POST", "/register_worker", json=other), 409, "name_taken")["message"]
     loop = site("site-b", path=["site-b-1", api.node.identity.instance])
-    error_of(api.ask("POST", "/register_worker", json=loop), 508, "loop_detected")
-    error_of(api.ask("POST", "/register_worker", json=worker(ME)), 508, "loop_detected")
+    error_of(api.request("POST", "/register_worker", json=loop), 508, "loop_detected")
+    error_of(api.request("POST", "/register_worker", json=worker(ME)), 508, "loop_detected")
     assert [child.name for child in api.node.registry] == ["site-a"]
 
 
@@ -213,11 +217,11 @@ def test_a_body_over_the_limit_is_413_while_it_streams() -> None:
             sent += 1
             yield b"x" * 100
 
-    error_of(api.ask("POST", "/register_worker", content=endless()), 413, "body_too_large")
+    error_of(api.request("POST", "/register_worker", content=endless()), 413, "body_too_large")
     assert sent == 11
     fits = json.dumps(worker()).encode().ljust(1024)
-    assert api.ask("POST", "/register_worker", content=fits).status_code == 200
-    error_of(api.ask("POST", "/register_worker", content=fits + b" "), 413, "body_too_large")
+    assert api.request("POST", "/register_worker", content=fits).status_code == 200
+    error_of(api.request("POST", "/register_worker", content=fits + b" "), 413, "body_too_large")
 
 
 values = st.recursive(
@@ -233,13 +237,13 @@ known = st.sampled_from(
 
 
 @given(st.dictionaries(known, values, max_size=3), st.booleans())
-def test_whatever_comes_is_answered_and_what_is_shown_stays_json(odd: dict[str, Any], ours: bool) -> None:
+def test_any_message_gets_a_response_and_the_tree_stays_json(odd: dict[str, Any], from_node: bool) -> None:
     api = Api()
-    content = json.dumps({**(site() if ours else worker()), **report(), **odd})
+    content = json.dumps({**(site() if from_node else worker()), **report(), **odd})
     for path in ("/register_worker", "/receive_heart_beat", "/get_worker_address", "/deregister_worker"):
-        answer = api.ask("POST", path, content=content)
-        assert answer.status_code in (200, 400, 409, 422, 508)
-        json.loads(answer.content)
+        response = api.request("POST", path, content=content)
+        assert response.status_code in (200, 400, 409, 422, 508)
+        json.loads(response.content)
     for path in ("/tree", "/v1/models"):
         json.loads(api.get(path).content, parse_constant=pytest.fail)
     assert api.get("/metrics").status_code == 200

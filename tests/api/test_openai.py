@@ -1,4 +1,4 @@
-"""OpenAI's model list, and the shape of errors on every path."""
+"""OpenAI's model list, and the format of errors on every path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_an_empty_node_lists_no_models() -> None:
     assert Api().get("/v1/models").json() == {"object": "list", "data": []}
 
 
-def test_models_are_the_union_below_with_who_serves_them() -> None:
+def test_models_are_listed_with_the_paths_that_serve_them() -> None:
     api = Api()
     engine = api.node.registry.declare("gpu", "http://gpu:1", "vllm")
     api.node.registry.report(engine, status_of(model(), model("org/name:tag")))
@@ -39,20 +39,20 @@ def test_models_are_the_union_below_with_who_serves_them() -> None:
     assert api.get("/v1/models/m").json()["served_by"] == ["gpu", WORKER]
 
 
-def test_a_model_that_nobody_serves_is_404() -> None:
+def test_a_model_without_a_child_is_404() -> None:
     error = error_of(Api().get("/v1/models/nope"), 404, "model_not_found")
     assert (error["param"], error["type"]) == ("model", "invalid_request_error")
     assert "'nope'" in error["message"]
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/nope"), ("POST", "/v2/chat"), ("GET", "/"), ("GET", "/docs")])
-def test_an_unknown_path_is_404_in_openais_shape(method: str, path: str) -> None:
-    error = error_of(Api().ask(method, path), 404, "not_found")
+def test_an_unknown_path_is_404_in_openais_format(method: str, path: str) -> None:
+    error = error_of(Api().request(method, path), 404, "not_found")
     assert f"{method} {path}" in error["message"]
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/register_worker"), ("POST", "/tree"), ("DELETE", "/v1/models")])
-def test_a_wrong_method_is_405_and_says_which_are_right(method: str, path: str) -> None:
-    answer = Api().ask(method, path)
-    assert path in error_of(answer, 405, "method_not_allowed")["message"]
-    assert answer.headers["allow"] in ("POST", "GET")
+def test_a_wrong_method_is_405_and_lists_the_right_ones(method: str, path: str) -> None:
+    response = Api().request(method, path)
+    assert path in error_of(response, 405, "method_not_allowed")["message"]
+    assert response.headers["allow"] in ("POST", "GET")

@@ -1,4 +1,4 @@
-"""What operators and their machines look at."""
+"""The endpoints for operators and their monitoring."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from tests.api.support import ME, Api
 from tests.builders import WORKER, site, worker
 
 
-def test_health_says_that_the_process_lives_whatever_is_below() -> None:
+def test_health_is_ok_without_any_children() -> None:
     api = Api()
-    answer = api.get("/health")
-    assert answer.status_code == 200
+    response = api.get("/health")
+    assert response.status_code == 200
     me = api.node.identity
-    assert answer.json() == {"status": "ok", "node": "root", "instance": me.instance, "version": me.version}
+    assert response.json() == {"status": "ok", "node": "root", "instance": me.instance, "version": me.version}
 
 
-def test_ready_says_whether_a_request_could_be_served_now() -> None:
+def test_ready_is_200_if_a_request_could_be_served_now() -> None:
     api = Api()
-    answer = api.get("/ready")
-    assert (answer.status_code, answer.json()) == (503, {"ready": False, "models": []})
+    response = api.get("/ready")
+    assert (response.status_code, response.json()) == (503, {"ready": False, "models": []})
     assert not api.node.ready
     api.post("/register_worker", site())
-    answer = api.get("/ready")
-    assert (answer.status_code, answer.json()) == (200, {"ready": True, "models": ["m"]})
+    response = api.get("/ready")
+    assert (response.status_code, response.json()) == (200, {"ready": True, "models": ["m"]})
     assert api.node.ready
     api.clock.tick(3)
     assert api.get("/ready").status_code == 503
@@ -42,16 +42,16 @@ def test_the_tree_is_answered_from_memory() -> None:
     assert (tree["speed"], tree["queue_length"]) == (1.0, 0)
 
 
-def test_metrics_tell_of_children_uplinks_and_connections() -> None:
+def test_metrics_cover_children_uplinks_and_connections() -> None:
     api = Api()
     api.post("/register_worker", worker(speed=2, queue_length=3))
     share = api.node.dispatch.choose(("m", "fastchat"))
     lease = share.child.lease(share)
-    answer = api.get("/metrics")
-    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    response = api.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     values = {
         (sample.name, sample.labels.get("child")): sample.value
-        for family in text_string_to_metric_families(answer.text)
+        for family in text_string_to_metric_families(response.text)
         for sample in family.samples
     }
     lease.release()
@@ -62,7 +62,7 @@ def test_metrics_tell_of_children_uplinks_and_connections() -> None:
     assert values["hierarchy_connections", None] == 0
 
 
-def test_a_child_that_is_not_up_is_a_zero_with_its_state() -> None:
+def test_a_child_that_is_not_up_is_zero_with_its_state() -> None:
     api = Api()
     api.post("/register_worker", site())
     api.clock.tick(3)

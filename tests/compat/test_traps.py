@@ -38,14 +38,14 @@ TRAPS = {
     # Each GET /v1/models of FastChat's API server refreshes all workers.
     "a refresh empties the table, or waits": (
         "compat/test_worker_below.py::test_listing_models_refreshes_all_workers_and_never_empties_the_table",
-        "whole/test_fastchat_peers.py::test_refreshing_never_empties_the_table",
+        "whole/test_fastchat_peers.py::test_refreshing_never_empties_the_registry",
     ),
     # The client dials the address that it gets. Across subnets that has to be the node's own.
     "an address that the client cannot dial": (
         "whole/test_links.py::test_get_worker_address_is_this_node_s_own_for_a_child_that_cannot_be_dialled",
         "whole/test_fastchat_peers.py::test_a_node_may_give_its_own_address",
         "compat/test_fastchat_traps.py::test_a_client_in_another_subnet_gets_the_roots_address",
-        "api/test_fastchat.py::test_the_address_is_this_nodes_own_where_the_child_alone_would_not_do",
+        "api/test_fastchat.py::test_the_address_is_this_nodes_own_if_the_client_cannot_use_the_child",
     ),
     # TinyChat's workers have two paths, echo the prompt, and block until a heartbeat gets its response.
     "a heartbeat waits for its own worker": (

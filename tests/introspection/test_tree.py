@@ -80,7 +80,7 @@ def test_nothing_in_a_subtree_is_null_so_that_differences_carry_it() -> None:
     assert merge(before, diff(before, view.children())) == view.children()
 
 
-def test_models_are_the_union_below_with_who_serves_them() -> None:
+def test_models_are_listed_with_the_paths_that_serve_them() -> None:
     table = Table()
     engine = table.declare("gpu", "http://gpu:1", "vllm")
     table.report(engine, status_of(model(), model("n")))

@@ -54,7 +54,7 @@ def test_a_worker_that_declares_no_status_is_asked_for_it(cluster: Cluster) -> N
     eventually(lambda: httpx.post(f"{site.url}/list_models").json() == {"models": ["one", "two"]}, "its models")
 
 
-def test_refreshing_never_empties_the_table(cluster: Cluster) -> None:
+def test_refreshing_never_empties_the_registry(cluster: Cluster) -> None:
     site = cluster.node("site")
     message = {
         "worker_name": "http://127.0.0.1:9",  # nobody there: its status cannot be read
