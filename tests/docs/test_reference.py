@@ -1,7 +1,8 @@
-"""The reference pages name all that there is, and nothing else: commands, paths, metrics, errors, loggers, rooms, files."""
+"""The documentation names what exists and nothing else: commands, paths, metrics, errors, log lines, rooms, files."""
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 SOURCES = sorted((ROOT / "hierarchy").rglob("*.py"))
+PROGRAMS = ("controller.py", "engines/simulated", "cli/engine.py")  # that are no nodes
 FRAMEWORK_CODES = {"not_found", "method_not_allowed"}  # of FastAPI's own errors, see `hierarchy.api`
 
 
@@ -62,7 +64,8 @@ def test_the_command_line_page_has_every_command_and_every_flag() -> None:
     assert [name for name in known if name not in text] == []
     named = set(re.findall(r"--[a-z][a-z-]*", text))
     assert {flag for command in known.values() for flag in flags(command)} - named == {"--exit-with-parent"}
-    assert named - {flag for command in known.values() for flag in flags(command)} <= {"--help", "--version"}
+    coming = set() if "hierarchy tree" in known else {"--watch", "--interval", "--format"}
+    assert named - {flag for command in known.values() for flag in flags(command)} <= {"--help", "--version"} | coming
 
 
 def test_the_http_pages_have_every_path() -> None:
@@ -111,6 +114,41 @@ def test_the_log_page_has_every_logger() -> None:
         found |= {module if name == "__name__" else name.strip('"') for name in names}
     of_programs = {name for name in found if name.startswith(("hierarchy.controller", "hierarchy.engines.simulated"))}
     assert listed == found - of_programs - {"hierarchy.cli.engine"}
+
+
+def _pattern(line: str) -> str:
+    return line.rstrip("*() `")
+
+
+def test_the_log_page_has_every_line() -> None:
+    lines = re.findall(r"^\| [A-Z]+ \| `+(.+?)`+ \|", page("reference/logs.md"), flags=re.MULTILINE)
+    listed = {_pattern(re.sub(r"\b[A-Z]{3,}\b", "*", line)) for line in lines}
+    found = set()
+    for source in SOURCES:
+        if any(part in str(source) for part in PROGRAMS):
+            continue
+        for call in ast.walk(ast.parse(source.read_text("utf-8"))):
+            match call:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="log" | "logger"), attr=_), args=args):
+                    texts = [arg.value for arg in args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+                    found |= {_pattern(re.sub(r"%[\d.]*[a-z]", "*", text)) for text in texts[:1]}
+    assert listed == found - {_pattern("*: *")}  # the lines of other processes
+
+
+@pytest.mark.parametrize(
+    "heading", ["A node does not start", "A node does not register", "Reverse links", "A change has no effect"]
+)
+def test_the_messages_of_the_troubleshooting_page_exist(heading: str) -> None:
+    nodes = [node for source in SOURCES for node in ast.walk(ast.parse(source.read_text("utf-8")))]
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    quoted = [text for cells in rows(page("how-to/troubleshooting.md"), f"## {heading}") for text in _quoted(cells[0])]
+    assert quoted
+    for part in (part.strip() for text in quoted for part in re.split(r"…|: |\b[A-Z]{4,}\b", text)):
+        assert any(part in text for text in texts), part
+
+
+def _quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+ [^`]+)`", cell)
 
 
 def test_the_architecture_page_has_every_room_in_the_order_of_the_layers() -> None:

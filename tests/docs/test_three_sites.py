@@ -1,4 +1,4 @@
-"""The tutorial on three sites behind firewalls, run as it is written: each command on the machine that the page names."""
+"""Runs the tutorial on three sites behind firewalls: each command, as typed, on the machine that the page names."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Machines:
         folder.mkdir()
         copy = f'for to; do :; done; case "$to" in root:*) to={self._folders["root"]}/hierarchy/;; *) '
         copy += f'to={self._home}/${{to%:}}/;; esac; while [ $# -gt 1 ]; do cp -p "$1" "$to"; shift; done\n'
-        commands = {"hierarchy": f'exec {sys.executable} -m hierarchy "$@"\n', "scp": copy}
+        tree = f'if [ "$1" = tree ]; then shift; exec {sys.executable} {ROOT}/tools/show_tree.py "$@"; fi\n'
+        commands = {"hierarchy": f'{tree}exec {sys.executable} -m hierarchy "$@"\n', "scp": copy}
         for name, text in commands.items():
             (folder / name).write_text(f"#!/bin/sh\n{text}")
             (folder / name).chmod(0o755)
@@ -97,9 +98,9 @@ class Machines:
             time.sleep(0.05)
 
 
+@pytest.mark.slow  # some thirty programs are started one after another
 def test_every_command_of_the_page_works_as_typed(tmp_path: Path) -> None:
-    reason = obstacle()
-    if reason:
+    if reason := obstacle():
         pytest.skip(reason)
     outputs: list[str] = []
     routers = {"border": dict.fromkeys(SUBNETS, 254)}
