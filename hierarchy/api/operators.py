@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+import msgspec
 from fastapi import APIRouter, Request, Response
 
 from hierarchy.api.body import json_response, read_message
@@ -40,7 +41,7 @@ def router(node: Node) -> APIRouter:
         resolved = node.dispatch.resolve(model, family)
         if not node.registry.listed(resolved):
             node.dispatch.choose((resolved, family))  # raises an error that lists the available models
-        return json_response({"asked": model, **explain(decode(node.view.tree()), resolved, family)})
+        return json_response(msgspec.to_builtins(explain(decode(node.view.tree()), resolved, family, asked=model)))
 
     @routes.get("/health")
     async def health(request: Request) -> Response:

@@ -7,7 +7,8 @@ open leases. The loads further down are those of the last report, so the choice 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+
+import msgspec
 
 from hierarchy.wire.status import OTHER_API, Api
 from hierarchy.wire.tree_entry import MAX_DEPTH, ModelEntry, TreeEntry
@@ -16,68 +17,103 @@ MAX_NAMED = 3  # engines that one reason names; more are counted
 Scores = Sequence[tuple[float, float]]  #: (score, speed) of each candidate
 
 
-def explain(tree: TreeEntry, model: str, api: Api) -> dict[str, Any]:
-    """The path of the next request for a model through one API family, as plain JSON.
+class Candidate(msgspec.Struct, frozen=True):
+    """A child that may get the request."""
 
-    `{model, api, levels, path}`: each level `{node, dispatch, api, candidates, passed_over, next}` with candidates
-    `{name, kind, link, load, speed, score, chance}` (link: `direct` or `reverse`; chance: 0 to 1, of being chosen now),
-    those passed over `{name, kind, link, reason}`, and next the likeliest; path: "site-a/gpu-1", or "" where it would
-    end before an engine. A level's api is the other one if no child serves the model through the requested one: the
-    last node then translates the request.
-    """
-    levels: list[dict[str, Any]] = []
+    name: str
+    #: `node`, or the kind of an engine
+    kind: str = "?"
+    #: `direct` or `reverse`
+    link: str = "direct"
+    #: requests running plus waiting there for this model
+    load: float = 0
+    #: capacity weight
+    speed: float = 0.0
+    #: load / speed
+    score: float = 0.0
+    #: probability, 0 to 1, that the policy takes it now
+    chance: float = 0.0
+
+
+class PassedOver(msgspec.Struct, frozen=True):
+    """A child that may not get the request."""
+
+    name: str
+    kind: str = "?"
+    link: str = "direct"
+    #: why not
+    reason: str = ""
+
+
+class Level(msgspec.Struct, frozen=True):
+    """The choice at one node."""
+
+    node: str
+    #: the node's policy; "" if it is not known
+    dispatch: str = ""
+    #: API family through which the children are compared; not the requested one if only the other is served
+    api: str = ""
+    candidates: list[Candidate] = []
+    passed_over: list[PassedOver] = []
+    #: name of the likeliest candidate; "" if there is none
+    next: str = ""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """The path of the next request for a model: the response of `GET /route`."""
+
+    #: the name in the request: a model's or an alias
+    asked: str
+    model: str
+    #: requested API family
+    api: str
+    levels: list[Level] = []
+    #: to the likeliest engine, such as "site-a/gpu-1"; "" if no engine can take the request
+    path: str = ""
+
+
+def explain(tree: TreeEntry, model: str, api: Api, asked: str = "") -> Route:
+    """Where the next request for a model through one API family goes. asked: the alias, if the request names one."""
+    levels: list[Level] = []
     path: list[str] = []
     entry: TreeEntry | None = tree
     while entry is not None and entry.is_node and len(levels) < MAX_DEPTH:
         level = _level(entry, model, api)
         levels.append(level)
-        entry = entry.children.get(level["next"]) if level["candidates"] else None
-        path.append(level["next"])
+        entry = entry.children.get(level.next) if level.candidates else None
+        path.append(level.next)
     reached_engine = entry is not None and not entry.is_node
-    return {"model": model, "api": api, "levels": levels, "path": "/".join(path) if reached_engine else ""}
+    return Route(asked or model, model, api, levels, "/".join(path) if reached_engine else "")
 
 
-def _level(entry: TreeEntry, model: str, api: Api) -> dict[str, Any]:
+def _level(entry: TreeEntry, model: str, api: Api) -> Level:
     candidates, passed_over = _split(entry, model, api)
     if not candidates:
         translated = _split(entry, model, OTHER_API[api])
         if translated[0]:
             (candidates, passed_over), api = translated, OTHER_API[api]
-    odds = chances(entry.dispatch, [(item["score"], item["speed"]) for item in candidates])
-    for item, chance in zip(candidates, odds, strict=True):
-        item["chance"] = chance
-    likeliest = max(candidates, key=lambda item: item["chance"], default=None)
-    return {
-        "node": entry.name,
-        "dispatch": entry.dispatch,
-        "api": api,
-        "candidates": candidates,
-        "passed_over": passed_over,
-        "next": likeliest["name"] if likeliest else "",
-    }
+    odds = chances(entry.dispatch, [(one.score, one.speed) for one in candidates])
+    candidates = [msgspec.structs.replace(one, chance=chance) for one, chance in zip(candidates, odds, strict=True)]
+    likeliest = max(candidates, key=lambda one: one.chance, default=None)
+    return Level(entry.name, entry.dispatch, api, candidates, passed_over, likeliest.name if likeliest else "")
 
 
-def _split(entry: TreeEntry, model: str, api: Api) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _split(entry: TreeEntry, model: str, api: Api) -> tuple[list[Candidate], list[PassedOver]]:
     """A node's children: those that may get a request for the model through this API family, and all others."""
-    candidates: list[dict[str, Any]] = []
-    passed_over: list[dict[str, Any]] = []
+    candidates: list[Candidate] = []
+    passed_over: list[PassedOver] = []
     for name, child in entry.children.items():
         row = _row(child, model, api)
-        item = {"name": name, "kind": child.kind, "link": child.link}
         if child.state == "up" and row is not None:
-            candidates.append({**item, **_scored(row)})
+            load, speed = row.queue_length or 0, row.speed or 0.0
+            candidates.append(Candidate(name, child.kind, child.link, load, speed, load / speed if speed else 0.0))
         else:
-            passed_over.append({**item, "reason": _reason(child, model, api)})
+            passed_over.append(PassedOver(name, child.kind, child.link, _reason(child, model, api)))
     return candidates, passed_over
 
 
 def _row(entry: TreeEntry, model: str, api: str) -> ModelEntry | None:
     return next((row for row in entry.models if (row.name, row.api) == (model, api)), None)
-
-
-def _scored(row: ModelEntry) -> dict[str, float]:
-    load, speed = row.queue_length or 0, row.speed or 0.0
-    return {"load": load, "speed": speed, "score": load / speed if speed else 0.0}
 
 
 # -- chances -------------------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from hierarchy.cli.explain import why
+from hierarchy.cli.client import NodeClient
+from hierarchy.cli.explain import _conclusion, why
 from hierarchy.errors import UsageError
+from hierarchy.introspection.explain import Candidate, Level, Route
 from tests.api.support import Api, error_of
 from tests.builders import model, status_of
 from tests.cluster import CALM, Cluster, wait_for_model
@@ -26,7 +28,7 @@ def lines(result: Result) -> list[str]:
     return [" ".join(line.split()) for line in result.output.splitlines()]
 
 
-def test_level_by_level(cluster: Cluster) -> None:
+def test_each_level_is_shown(cluster: Cluster) -> None:
     root = cluster.node("root", settings=CALM)
     engines = tuple(cluster.engine(models=(name,)).url for name in ("m", "n"))
     cluster.node("site", parents=(root.url,), engines=engines, settings=CALM)
@@ -34,20 +36,20 @@ def test_level_by_level(cluster: Cluster) -> None:
     wait_for_model(root.url, "n")
     result = run("m", "--url", root.url)
     assert result.exit_code == 0
-    told = lines(result)
-    assert told[0] == "m through the openai API"
-    assert "root chooses by shortest_queue" in told
-    assert "→ site 0 1 0 100%" in told
-    assert "→ site-1 0 1 0 100% simulated" in told
-    assert "· site-2 does not serve m" in told
-    assert told[-1] == "the next request goes to site/site-1"
+    shown = lines(result)
+    assert shown[0] == "m through the openai API"
+    assert "root chooses by shortest_queue" in shown
+    assert "→ site 0 1 0 100%" in shown
+    assert "→ site-1 0 1 0 100% simulated" in shown
+    assert "· site-2 does not serve m" in shown
+    assert shown[-1] == "the next request goes to site/site-1"
     answer = json.loads(run("m", "--url", root.url, "--json").output)
     assert answer == httpx.get(f"{root.url}/route", params={"model": "m"}).json()
     with pytest.raises(UsageError, match="answered 404: no child serves model 'x'; models here: m, n"):
         run("x", "--url", root.url)
 
 
-def test_a_model_that_nobody_can_take_now_is_status_1(cluster: Cluster) -> None:
+def test_a_model_that_no_engine_can_take_now_is_status_1(cluster: Cluster) -> None:
     node = cluster.node("node", engines=(cluster.engine(models=("m",)).url,))
     wait_for_model(node.url, "m")
     child = next(iter(node.node.registry))
@@ -55,16 +57,41 @@ def test_a_model_that_nobody_can_take_now_is_status_1(cluster: Cluster) -> None:
     result = run("m", "--url", node.url)
     assert result.exit_code == 1
     assert "· node-1 draining" in lines(result)
-    assert lines(result)[-1] == "the next request goes to nobody"
+    assert lines(result)[-1] == "no engine can take the request now"
+
+
+LIKELY = Candidate("a", chance=0.6)
+
+
+@pytest.mark.parametrize(
+    ("route", "conclusion"),
+    [
+        (Route("m", "m", "openai"), "no engine can take the request now"),
+        (Route("m", "m", "openai", [Level("root", "", "openai", [Candidate("a", chance=1.0)])], "a"), "goes to a"),
+        (Route("m", "m", "openai", [Level("root", "", "openai", [LIKELY])], "a"), "most likely goes to a"),
+        (
+            Route("m", "m", "openai", [Level("root", "", "fastchat")], "a"),
+            "through the fastchat API, so the node above",
+        ),
+    ],
+)
+def test_the_conclusion(route: Route, conclusion: str) -> None:
+    assert conclusion in _conclusion(route).plain
+
+
+def test_a_response_that_is_not_a_route_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NodeClient, "get", lambda *_args, **_params: {"model": "m", "path": 7})
+    with pytest.raises(UsageError, match="not understood"):
+        run("m")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "ftp://a"])
-def test_a_node_that_cannot_be_asked_is_a_usage_error(url: str) -> None:
+def test_a_node_that_cannot_be_read_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError):
         run("m", "--url", url)
 
 
-def test_the_endpoint_wants_a_model_and_an_api_that_there_is() -> None:
+def test_the_endpoint_requires_a_model_and_a_known_api() -> None:
     api = Api()
     error_of(api.get("/route"), 400, "bad_request")
     error_of(api.get("/route?model=m&api=x"), 400, "bad_request")

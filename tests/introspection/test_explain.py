@@ -1,4 +1,4 @@
-"""Why a request would go where: the odds are those of the policies themselves, and every reason has its words."""
+"""Where a request would go: the chances are those of the policies themselves, and each reason is given."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections import Counter
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.balancing.policy import POLICIES, Candidates
-from hierarchy.introspection.explain import chances, explain
+from hierarchy.introspection.explain import Route, chances, explain
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry.child import Child, Share
 from hierarchy.wire.status import Api
@@ -49,13 +50,13 @@ def test_chances_are_those_of_the_policy(policy: str, pairs: list[tuple[float, f
     st.sampled_from([*POLICIES, "", "new"]),
     st.lists(st.tuples(st.floats(0, 100), st.floats(0.01, 100)), min_size=1, max_size=6),
 )
-def test_somebody_is_always_taken(policy: str, pairs: list[tuple[float, float]]) -> None:
+def test_the_chances_of_all_candidates_add_up(policy: str, pairs: list[tuple[float, float]]) -> None:
     odds = chances(policy, pairs)
     assert sum(odds) == pytest.approx(1)
     assert all(0 <= chance <= 1 + 1e-9 for chance in odds)
 
 
-def test_nobody_has_no_chances() -> None:
+def test_no_candidates_have_no_chances() -> None:
     assert [chances(policy, []) for policy in [*POLICIES, ""]] == [[]] * 5
 
 
@@ -64,8 +65,14 @@ def test_a_candidate_without_speed_has_a_score_and_a_chance() -> None:
     assert chances("lottery", [(0.0, 0.0), (0.0, 0.0)]) == [0.5, 0.5]
 
 
+def as_json(route: Route) -> dict[str, Any]:
+    """The response of `GET /route`."""
+    answer: dict[str, Any] = msgspec.to_builtins(route)
+    return answer
+
+
 def explained(table: Table, name: str = "m", api: Api = "openai") -> dict[str, Any]:
-    return explain(decode(TreeView(table, table.clock, 0).tree()), name, api)
+    return as_json(explain(decode(TreeView(table, table.clock, 0).tree()), name, api))
 
 
 def reasons(answer: dict[str, Any], level: int = 0) -> dict[str, str]:
@@ -77,7 +84,7 @@ def leaf(name: str, state: str = "up", queue_length: int = 0, speed: float = 1.0
     return {"name": name, "kind": "vllm", "state": state, "models": [row], "children": {}, **fields}
 
 
-def test_level_by_level_down_to_an_engine() -> None:
+def test_each_level_down_to_an_engine() -> None:
     table = Table()
     engine = table.declare("slow", "http://slow:1", "vllm")
     table.report(engine, status_of(model(queue_length=4)))
@@ -103,7 +110,7 @@ def test_level_by_level_down_to_an_engine() -> None:
     ]
 
 
-def test_our_own_leases_count_at_once() -> None:
+def test_open_leases_of_this_node_count_at_once() -> None:
     table = Table()
     for name in "ab":
         table.report(table.declare(name, f"http://{name}:1", "vllm"), status_of(model()))
@@ -114,7 +121,7 @@ def test_our_own_leases_count_at_once() -> None:
     lease.release()
 
 
-def test_every_way_to_be_passed_over_has_its_words() -> None:
+def test_each_reason_for_which_a_child_is_passed_over() -> None:
     table = Table()
     table.report(table.declare("good", "http://good:1", "vllm"), status_of(model()))
     table.report(table.declare("other", "http://other:1", "vllm"), status_of(model("n")))
@@ -129,20 +136,20 @@ def test_every_way_to_be_passed_over_has_its_words() -> None:
     table.take(site("left", model(), children={"gpu": leaf("gpu")}))
     table.depart("left")
     answer = explained(table)
-    told = reasons(answer)
+    given = reasons(answer)
     assert answer["path"] in ("good", "starting")
-    assert told["other"] == told["new"] == "does not serve m"
-    assert told["down"] == "down: refused"
-    assert told["ejected"] == "ejected: cannot be reached"
-    assert told["draining"] == "draining"
-    assert told["http://w1:21002"] == (
+    assert given["other"] == given["new"] == "does not serve m"
+    assert given["down"] == "down: refused"
+    assert given["ejected"] == "ejected: cannot be reached"
+    assert given["draining"] == "draining"
+    assert given["http://w1:21002"] == (
         "serves m through the fastchat API only; other children serve it through the openai API"
     )
-    assert told["held"] == "no engine below it can take m now: gpu is down (dead)"
-    assert told["left"].startswith("gone: left, or fell silent")
+    assert given["held"] == "no engine below it can take m now: gpu is down (dead)"
+    assert given["left"].startswith("gone: left, or fell silent")
 
 
-def test_the_other_family_where_nobody_can_be_had_in_the_one_asked_for() -> None:
+def test_the_other_api_family_if_no_child_is_available_through_the_requested_one() -> None:
     table = Table()
     table.take(worker(models=["m"]))
     answer = explained(table)
@@ -150,7 +157,7 @@ def test_the_other_family_where_nobody_can_be_had_in_the_one_asked_for() -> None
     assert answer["levels"][0]["passed_over"] == []
 
 
-def test_a_silent_node_is_passed_over_for_its_silence() -> None:
+def test_a_silent_node_is_passed_over() -> None:
     table = Table()
     table.take(site("site", model(), children={"gpu": leaf("gpu")}))
     table.clock.tick(3)
@@ -160,7 +167,7 @@ def test_a_silent_node_is_passed_over_for_its_silence() -> None:
     assert explained(table)["path"] == "site/gpu"
 
 
-def test_many_held_engines_are_counted() -> None:
+def test_many_unavailable_engines_are_counted() -> None:
     table = Table()
     table.take(site("site", model("n"), children={f"g{n}": leaf(f"g{n}", "down") for n in range(5)}))
     assert reasons(explained(table))["site"] == (
@@ -175,17 +182,16 @@ def test_any_json_is_explained(junk: Any) -> None:
         "name": "root",
         "children": {"x": junk, "y": {"kind": "node", "state": "up", "children": junk}},
     }
-    answer = explain(decode(tree), "m", "openai")
-    assert answer["path"] == ""
+    assert explain(decode(tree), "m", "openai").path == ""
 
 
 def test_a_child_without_a_name_is_not_taken_for_the_end() -> None:
-    answer = explain(decode({"kind": "node", "children": {"": leaf("", "down")}}), "m", "openai")
-    assert (answer["path"], len(answer["levels"])) == ("", 1)
+    route = explain(decode({"kind": "node", "children": {"": leaf("", "down")}}), "m", "openai")
+    assert (route.path, len(route.levels)) == ("", 1)
 
 
-def test_a_tree_that_goes_round_is_followed_to_a_limit() -> None:
+def test_a_tree_that_contains_itself_is_followed_to_a_limit() -> None:
     row = {"name": "m", "api": "openai", "speed": 1.0, "queue_length": 0}
     entry: dict[str, Any] = {"kind": "node", "name": "x", "state": "up", "models": [row], "children": {}}
     entry["children"]["x"] = entry
-    assert len(explain(decode(entry), "m", "openai")["levels"]) == 64
+    assert len(explain(decode(entry), "m", "openai").levels) == 64

@@ -76,7 +76,7 @@ def draw(tree: TreeEntry, width: int) -> Text:
     widths, room = _widths(headings, cells, width)
     lines = [_line([Text(heading, "dim") for heading in (*headings, HEADINGS[-1])], widths)]
     for row, line in zip(drawn, cells, strict=True):
-        lines += _row_lines(row, line, widths, room)
+        lines += _row_lines(row, line, widths, room, width)
     legend = LEGEND + (LEGEND_LINK if any(row.link == "reverse" for row in drawn) else "")
     return Text("\n").join([*lines, Text(), _summary(drawn), *([Text(legend, "dim")] if live else [])])
 
@@ -133,19 +133,22 @@ def _widths(headings: list[str], cells: list[list[Text]], width: int) -> tuple[l
     return widths, room
 
 
-def _row_lines(row: Row, cells: list[Text], widths: list[int], room: int) -> Iterator[Text]:
+def _row_lines(row: Row, cells: list[Text], widths: list[int], room: int, width: int) -> Iterator[Text]:
+    """The row, further lines for its models, and below it the reason for its state, from the second column on."""
+    below, empty = Text(row.below, "dim"), [Text()] * (len(widths) - 1)
+    models = [Text(line, "dim" if row.kind == "node" else "") for line in _wrap(row.models, room)]
+    yield _line([*cells, *empty[len(cells) - 1 :], *(models[:1] or [Text("-", "dim")])], widths)
+    for line in models[1:]:
+        yield _line([below, *empty, line], widths)
     colour = STATES.get(row.state, UNKNOWN_STATE)[1]
-    last = [Text(line, "" if row.kind != "node" else "dim") for line in _wrap(row.models, room)]
-    last += [Text(line, colour) for line in _wrap(row.detail, room)]
-    yield _line([*cells, *[Text()] * (len(widths) - len(cells)), *(last[:1] or [Text("-", "dim")])], widths)
-    for line in last[1:]:
-        yield _line([Text(row.below, "dim"), *[Text()] * (len(widths) - 1), line], widths)
+    for detail in _wrap(row.detail, max(MIN_MODELS_WIDTH, width - widths[0] - len(GAP))):
+        yield _line([below, Text(detail, colour)], widths[:1])
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    """Lines of at most `width` columns; model names and URLs break after a slash or a hyphen."""
+    """Lines of at most `width` columns; model names and URLs break after a hyphen or a slash, but not in "://"."""
     wrapper = textwrap.TextWrapper(width)
-    wrapper.wordsep_re = re.compile(r"(\s+)|(?<=[/-])")
+    wrapper.wordsep_re = re.compile(r"(\s+)|(?<=-)|(?<=[^:/]/)")
     return wrapper.wrap(text)
 
 

@@ -26,6 +26,14 @@ def test_any_json_object_can_be_drawn(entry: dict[str, Any], width: int) -> None
     assert draw(decode(entry), width).plain.count("\n") >= 3
 
 
+def test_the_reason_for_a_state_has_lines_of_its_own() -> None:
+    reason = "http://10.0.0.2:8000: All connection attempts failed"
+    gpu = {"kind": "vllm", "state": "down", "detail": reason, "models": [{"name": "m"}]}
+    lines = draw(decode({"name": "root", "kind": "node", "children": {"a": gpu, "b": gpu}}), 80).plain.split("\n")
+    assert lines[3] == f"│          {reason}"
+    assert lines[5] == f"           {reason}"
+
+
 def test_a_deep_tree_is_drawn_to_a_limit() -> None:
     entry: dict[str, Any] = {}
     for _ in range(500):
