@@ -19,9 +19,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from hierarchy.cli import engine as engine_commands
 from hierarchy.engines import ADAPTERS, local, model_store
 from hierarchy.errors import UsageError
 from hierarchy.wire.status import NodeStatus
+from tests.cli.program import fails
 from tests.support import DEADLINE_S, eventually, eventually_async, free_port
 
 RUN = """
@@ -114,27 +116,34 @@ def test_simulated_ends_with_its_parent() -> None:
         assert engine.ended() == 0
 
 
+def test_a_mistake_is_one_line_without_traceback() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with command("simulated", "--port", str(port)) as engine:
+            assert engine.ended() != 0
+            eventually(lambda: engine.log)
+    assert len(engine.log) == 1
+    assert re.search(rf"cannot listen on 127\.0\.0\.1:{port}: Address already in use", engine.log[0])
+
+
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "part"),
     [
-        (["simulated", "--port", "{taken}"], r"cannot listen on 127\.0\.0\.1:{taken}: Address already in use"),
-        (["simulated", "--port", "0", "--host", "no.such.host.invalid"], r"cannot listen on no\.such\.host\.invalid:0"),
+        (["simulated", "--port", "0", "--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid:0"),
         (["simulated", "--port", "0", "--fault", '{"statu": 503}'], "--fault: statu"),
-        (["local", "--port", "{taken}"], r"cannot listen on 127\.0\.0\.1:{taken}"),
+        (["local", "--port", "{taken}"], "cannot listen on 127.0.0.1:{taken}"),
         (["local", "--port", "0", "--model", "no-such-model"], "smollm2-135m"),
         (["fetch", "no-such-model"], "smollm2-135m"),
     ],
 )
-def test_mistakes_get_one_line_and_no_traceback(arguments: list[str], says: str) -> None:
+def test_mistakes_are_named(arguments: list[str], part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if arguments[0] == "local":
         pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
+    monkeypatch.setattr(engine_commands, "_prepare", lambda *_: None)  # the logs and signals of this process
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = str(other.getsockname()[1])
-        with command(*(argument.replace("{taken}", taken) for argument in arguments)) as engine:
-            assert engine.ended() != 0
-            eventually(lambda: engine.log)
-    assert len(engine.log) == 1
-    assert re.search(says.replace("{taken}", taken), engine.log[0])
+        line = fails("engine", *(argument.replace("{taken}", taken) for argument in arguments), status=2)
+    assert part.replace("{taken}", taken) in line
 
 
 def test_local_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
