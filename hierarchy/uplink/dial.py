@@ -1,4 +1,4 @@
-"""Opening a connection to a parent, through an HTTP proxy where one stands between.
+"""Connections to a parent, through an HTTP proxy if there is one.
 
 Source: RFC 9110, section 9.3.6 (CONNECT); the variables `https_proxy`, `http_proxy` and `no_proxy` as curl reads them.
 """
@@ -18,25 +18,31 @@ from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined
 
 from hierarchy.errors import UsageError
 
-MAX_ANSWER = 16 * 1024  # of a proxy to CONNECT
+MAX_RESPONSE = 16 * 1024  # bytes of a proxy's response to CONNECT
+DEFAULT_PROXY_PORT = 3128
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """An HTTP proxy, spoken to in clear. auth: `user:password`, or empty."""
+    """An HTTP proxy, to which the connection itself is without TLS."""
 
-    url: str
+    url: str  #: as configured
     host: str
     port: int
-    auth: str = ""
+    auth: str = ""  #: `user:password`, or empty
+
+    @property
+    def name(self) -> str:
+        """For messages; without the password."""
+        return f"the proxy {self.host}:{self.port}"
 
 
 def parse_proxy(text: str) -> Proxy:
-    """`http://[user:password@]host:port`; a scheme may be left out, as curl allows.
+    """`http://[user:password@]host:port`; the scheme may be left out, as curl allows.
 
     Raises:
-        UsageError: no such URL, or a scheme that is not spoken.
+        UsageError: not such a URL, or another scheme.
     """
     url = text if "://" in text else f"http://{text}"
     try:
@@ -46,18 +52,19 @@ def parse_proxy(text: str) -> Proxy:
         host, port, parts = None, None, urlsplit("")
     if not host or parts.scheme != "http":
         shown = re.sub(r"//[^/@]*@", "//", text)  # without a password
-        raise UsageError(f"proxy {shown!r}: write http://host:port; the proxy itself is spoken to in clear")
+        raise UsageError(f"proxy {shown!r}: write http://host:port; TLS to the proxy itself is not supported")
     user = unquote(parts.username or "")
-    return Proxy(url, host, port or 3128, f"{user}:{unquote(parts.password or '')}" if user else "")
+    auth = f"{user}:{unquote(parts.password or '')}" if user else ""
+    return Proxy(url, host, port or DEFAULT_PROXY_PORT, auth)
 
 
 def proxy_for(url: str, setting: str, environ: Mapping[str, str], link: str = "reverse") -> Proxy | None:
-    """The proxy on the way to `url`. setting: `env`, `none`, or a proxy's URL.
+    """The proxy on the path to `url`. setting: `env`, `none`, or a proxy's URL.
 
-    link: with `direct` the environment says nothing, since the parent then dials this node without any proxy.
+    link: with `direct` the environment is not read, since the parent dials this node without any proxy.
 
     Raises:
-        UsageError: as `parse_proxy`, whether the setting or the environment names it.
+        UsageError: as `parse_proxy`, for the setting or the environment.
     """
     if setting == "none" or (setting == "env" and link == "direct"):
         return None
@@ -65,13 +72,13 @@ def proxy_for(url: str, setting: str, environ: Mapping[str, str], link: str = "r
         return parse_proxy(setting)
     parts = urlsplit(url)
 
-    def named(variable: str) -> str:
+    def value(variable: str) -> str:
         return environ.get(variable) or environ.get(variable.upper()) or ""
 
-    # HTTP_PROXY in upper case is a CGI's name for a header that a client sends: curl does not read it, nor do we.
-    found = environ.get("http_proxy", "") if parts.scheme == "http" else named("https_proxy")
-    found = found or named("all_proxy")
-    if not found or proxy_bypass_environment(parts.netloc.rpartition("@")[2], {"no": named("no_proxy")}):
+    # A web server sets HTTP_PROXY from a client's header `Proxy` (CGI), so curl does not read it in upper case.
+    found = environ.get("http_proxy", "") if parts.scheme == "http" else value("https_proxy")
+    found = found or value("all_proxy")
+    if not found or proxy_bypass_environment(parts.netloc.rpartition("@")[2], {"no": value("no_proxy")}):
         return None
     return parse_proxy(found)
 
@@ -79,23 +86,23 @@ def proxy_for(url: str, setting: str, environ: Mapping[str, str], link: str = "r
 async def open_connection(
     url: str, factory: Callable[[], P], *, tls: ssl.SSLContext | None, proxy: Proxy | None
 ) -> asyncio.Transport:
-    """Connect to the host of `url`; the caller sets a time limit.
+    """Connect to the host of `url`; the caller sets a timeout.
+
+    factory: makes the protocol. tls: for an https URL; None: the system's CAs. proxy: None to connect directly.
 
     Raises:
-        OSError: it could not be made, or the proxy refused.
+        OSError: the connection failed, or the proxy refused it.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
     is_tls = parts.scheme == "https"
     port = parts.port or (443 if is_tls else 80)
+    context = (tls or ssl.create_default_context()) if is_tls else None
     loop = asyncio.get_running_loop()
-    context = tls if is_tls else None
-    if is_tls and context is None:
-        context = ssl.create_default_context()
     if proxy is None:
         transport, _ = await loop.create_connection(factory, host, port, ssl=context)
         return transport
-    sock = await _tunnel(proxy, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    sock = await _connect_through(proxy, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     try:
         transport, _ = await loop.create_connection(
             factory, sock=sock, ssl=context, server_hostname=host if context else None
@@ -106,8 +113,8 @@ async def open_connection(
     return transport
 
 
-async def _tunnel(proxy: Proxy, authority: str) -> socket.socket:
-    """A socket that is connected to `authority` by way of the proxy."""
+async def _connect_through(proxy: Proxy, authority: str) -> socket.socket:
+    """A socket that the proxy has connected to `authority`. Raises `OSError`."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(proxy.host, proxy.port, type=socket.SOCK_STREAM)
     family, kind, protocol, _, address = found[0]
@@ -115,21 +122,34 @@ async def _tunnel(proxy: Proxy, authority: str) -> socket.socket:
     try:
         sock.setblocking(False)
         await loop.sock_connect(sock, address)
-        auth = base64.b64encode(proxy.auth.encode()).decode()
-        fields = f"proxy-authorization: Basic {auth}\r\n" if proxy.auth else ""
-        await loop.sock_sendall(sock, f"CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n{fields}\r\n".encode())
-        answer = b""
-        # The other end says nothing before we do, so nothing of it can stand behind the proxy's answer.
-        while b"\r\n\r\n" not in answer:
-            data = await loop.sock_recv(sock, 4096)
-            answer += data
-            if not data or len(answer) > MAX_ANSWER:
-                raise ConnectionResetError(f"the proxy {proxy.host}:{proxy.port} gave no answer to CONNECT")
-        if not re.match(rb"HTTP/1\.[01] 2\d\d[ \r]", answer):
-            line = answer.split(b"\r\n", 1)[0][:100].decode("ascii", "replace")
-            raise ConnectionRefusedError(f"the proxy {proxy.host}:{proxy.port} answered CONNECT with {line!r}")
+        await loop.sock_sendall(sock, _connect_request(proxy, authority))
+        _check_connected(proxy, await _read_head(proxy, sock))
     except BaseException:
         sock.close()
         raise
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
+
+
+def _connect_request(proxy: Proxy, authority: str) -> bytes:
+    auth = base64.b64encode(proxy.auth.encode()).decode()
+    fields = f"proxy-authorization: Basic {auth}\r\n" if proxy.auth else ""
+    return f"CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n{fields}\r\n".encode()
+
+
+async def _read_head(proxy: Proxy, sock: socket.socket) -> bytes:
+    """The proxy's response. The parent sends nothing before this node does, so no bytes of it can follow."""
+    loop = asyncio.get_running_loop()
+    head = b""
+    while b"\r\n\r\n" not in head:
+        data = await loop.sock_recv(sock, 4096)
+        head += data
+        if not data or len(head) > MAX_RESPONSE:
+            raise ConnectionResetError(f"{proxy.name} did not answer CONNECT")
+    return head
+
+
+def _check_connected(proxy: Proxy, head: bytes) -> None:
+    if not re.match(rb"HTTP/1\.[01] 2\d\d[ \r]", head):
+        line = head.split(b"\r\n", 1)[0][:100].decode("ascii", "replace")
+        raise ConnectionRefusedError(f"{proxy.name} answered CONNECT with {line!r}")

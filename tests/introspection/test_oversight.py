@@ -1,4 +1,4 @@
-"""A node tells what is wrong with the tree below it: once, and only when it has changed."""
+"""A node logs what is wrong with the tree below it: once, and checks only when the tree has changed."""
 
 from __future__ import annotations
 
@@ -8,57 +8,56 @@ from typing import Any
 
 import pytest
 
-from hierarchy.introspection import oversight
 from hierarchy.introspection.oversight import Oversight
 from hierarchy.introspection.tree import TreeView
 from tests.builders import Table, model, site, status_of
 from tests.topology.test_live import entry
 
 
-def looking_at(tree: dict[str, Any]) -> Oversight:
+def oversight_of(tree: dict[str, Any]) -> Oversight:
     return Oversight(lambda: tree, "http://root:1")
 
 
-def test_one_address_at_two_places_is_told_once_and_that_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_address_at_two_places_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "hierarchy.tree")
     gpu = entry("gpu", "vllm", "http://10.0.0.11:8000")
     tree = entry("root", below=[entry("a", below=[gpu]), entry("b", below=[{**gpu, "name": "same"}])])
-    eye = looking_at(tree)
+    oversight = oversight_of(tree)
     for _ in range(2):
-        asyncio.run(eye.check())
-    (found,) = eye.problems
+        asyncio.run(oversight.check())
+    (found,) = oversight.problems
     assert found.endswith('root/b/same: 10.0.0.11:8000 is already the address of engine "gpu"; choose another address')
     tree["children"]["b"]["children"].clear()
-    asyncio.run(eye.check())
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2
-    assert told[0].startswith("the running tree: ")
-    assert told[1] == "the running tree is in order again"
+    asyncio.run(oversight.check())
+    logged = [record.getMessage() for record in caplog.records]
+    assert len(logged) == 2
+    assert logged[0].startswith("the running tree: ")
+    assert logged[1] == "the running tree is in order again"
 
 
-def test_a_node_without_engines_is_no_oversight() -> None:
-    eye = looking_at(entry("root", below=[entry("a")]))
-    asyncio.run(eye.check())
-    assert eye.problems == []
+def test_a_node_without_engines_is_not_a_problem() -> None:
+    oversight = oversight_of(entry("root", below=[entry("a")]))
+    asyncio.run(oversight.check())
+    assert oversight.problems == []
 
 
-def test_what_did_not_change_is_not_examined_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_tree_is_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table()
     table.report(table.declare("gpu", "http://gpu:1", "vllm"), status_of(model()))
     table.take(site("site", model(), children={"rack": entry("rack")}))
-    looks = 0
+    checks = 0
 
     def counted(*_: object) -> list[Any]:
-        nonlocal looks
-        looks += 1
+        nonlocal checks
+        checks += 1
         return []
 
-    monkeypatch.setattr(oversight, "conflicts", counted)
-    eye = Oversight(TreeView(table, table.clock, 0).tree, "http://root:1")
-    asyncio.run(eye.check())
+    monkeypatch.setattr("hierarchy.introspection.oversight.conflicts", counted)
+    oversight = Oversight(TreeView(table, table.clock, 0).tree, "http://root:1")
+    asyncio.run(oversight.check())
     table.report(table.children["gpu"], status_of(model(queue_length=5)))
-    asyncio.run(eye.check())
-    assert looks == 1
+    asyncio.run(oversight.check())
+    assert checks == 1
     table.mark_down(table.children["gpu"], "refused")
-    asyncio.run(eye.check())
-    assert looks == 2
+    asyncio.run(oversight.check())
+    assert checks == 2

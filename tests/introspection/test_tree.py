@@ -1,4 +1,4 @@
-"""What a node shows: `/tree` and `/v1/models`, from memory."""
+"""What a node shows: `/tree` and `/v1/models`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIELDS = {
 
 
 def shown(table: Table) -> dict[str, list[str]]:
-    """/v1/models: model -> who serves it."""
+    """/v1/models: model -> engines that serve it."""
     listing = TreeView(table, table.clock, 1234).models()
     assert listing["object"] == "list"
     for row in listing["data"]:
@@ -66,7 +66,7 @@ def test_the_tree_shows_every_child_with_its_state_and_load() -> None:
     lease.release()
 
 
-def test_nothing_in_a_subtree_is_null_so_that_differences_carry_it() -> None:
+def test_nothing_in_a_subtree_is_null_so_merge_patches_can_carry_it() -> None:
     table = Table()
     view = TreeView(table, table.clock, 0)
     table.declare("gpu", "http://gpu:1", "vllm")
@@ -91,14 +91,14 @@ def test_models_are_listed_with_the_paths_that_serve_them() -> None:
     assert apis(table) == {"m": ["fastchat", "openai"], "n": ["openai"]}
 
 
-def test_who_cannot_be_asked_now_serves_nothing_now() -> None:
+def test_an_unavailable_child_serves_no_model() -> None:
     table = Table()
     engine = table.declare("gpu", "http://gpu:1", "vllm")
     table.report(engine, status_of(model()))
     table.take(site("site-a", children={"gpu-1": GPU}))
     worker_child = table.take(worker(models=["m", "w"]))
     assert shown(table)["m"] == ["gpu", "site-a/gpu-1", WORKER]
-    table.clock.tick(3)  # site-a is silent: its last word, that gpu-1 is up, counts no more
+    table.clock.tick(3)  # site-a is silent, so its last report, in which gpu-1 was up, no longer counts
     assert shown(table)["m"] == ["gpu", WORKER]
     table.eject(worker_child, 10.0, "broke")
     assert shown(table) == {"m": ["gpu"]}

@@ -1,4 +1,4 @@
-"""Proxies by configuration and environment, and connections through them."""
+"""Proxies from the configuration and the environment, and connections through them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_proxy_as_people_write_it(text: str, proxy: Proxy) -> None:
 @pytest.mark.parametrize(
     "text", ["https://proxy:1", "socks5://proxy:1", "http://", "http://joe:secret@:1", "http://a:b"]
 )
-def test_what_is_no_proxy_is_said_without_its_password(text: str) -> None:
+def test_an_error_about_a_proxy_does_not_contain_its_password(text: str) -> None:
     with pytest.raises(UsageError, match="write http://host:port") as caught:
         parse_proxy(text)
     assert "secret" not in str(caught.value)
@@ -48,15 +48,15 @@ def test_what_is_no_proxy_is_said_without_its_password(text: str) -> None:
         ("https://root.lab:21001", "env", None),
         ("https://10.0.0.9:21001", "env", None),
         ("https://10.0.0.9:21002", "env", "tls"),
-        ("https://localhost:21001", "http://own:1", "own"),  # whoever names one means it
+        ("https://localhost:21001", "http://own:1", "own"),  # a proxy that is configured is always used
     ],
 )
-def test_which_proxy_stands_on_the_way(url: str, setting: str, host: str | None) -> None:
+def test_the_proxy_on_the_path(url: str, setting: str, host: str | None) -> None:
     proxy = proxy_for(url, setting, ENV)
     assert (proxy.host if proxy else None) == host
 
 
-def test_a_node_that_its_parent_dials_asks_the_environment_for_no_proxy() -> None:
+def test_the_environment_is_not_read_for_a_direct_link() -> None:
     env = {"http_proxy": "http://plain:3128"}
     assert proxy_for("http://root", "env", env, "direct") is None
     for setting, link in (("http://p:1", "direct"), ("env", "reverse"), ("env", "auto")):
@@ -74,7 +74,7 @@ def test_the_environment_as_curl_reads_it() -> None:
 
 @contextlib.asynccontextmanager
 async def answering(answer: bytes) -> AsyncIterator[tuple[Proxy, list[bytes]]]:
-    """A proxy that says `answer` to whatever it is asked, and closes."""
+    """A proxy that sends `answer` to any request, and closes."""
     heads: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,26 +89,26 @@ async def answering(answer: bytes) -> AsyncIterator[tuple[Proxy, list[bytes]]]:
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("answer", "message"),
     [
         (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "answered CONNECT with 'HTTP/1.1 407 Proxy"),
-        (b"", "gave no answer"),
-        (b"x" * 20_000, "gave no answer"),
+        (b"", "did not answer CONNECT"),
+        (b"x" * 20_000, "did not answer CONNECT"),
         (b"SSH-2.0-x\r\n\r\n", "answered CONNECT with 'SSH-2.0-x'"),
         (b"HTTP/1.1 2000\r\n\r\n", "answered CONNECT"),
     ],
 )
-def test_a_proxy_that_does_not_connect_is_an_error_that_names_it(answer: bytes, words: str) -> None:
+def test_an_error_names_the_proxy_that_does_not_connect(answer: bytes, message: str) -> None:
     async def work() -> None:
         async with answering(answer) as (proxy, _):
-            with pytest.raises(OSError, match=words) as caught:
+            with pytest.raises(OSError, match=message) as caught:
                 await open_connection("http://root:1", asyncio.Protocol, tls=None, proxy=proxy)
             assert str(proxy.port) in str(caught.value)
 
     asyncio.run(work())
 
 
-def test_what_a_proxy_is_asked() -> None:
+def test_the_request_to_a_proxy() -> None:
     async def work() -> None:
         for url, authority in (("http://root", "root:80"), ("http://[fd00::1]:5", "[fd00::1]:5")):
             async with answering(b"HTTP/1.1 200 OK\r\n\r\n") as (proxy, heads):
@@ -120,7 +120,7 @@ def test_what_a_proxy_is_asked() -> None:
     asyncio.run(work())
 
 
-def test_nobody_there() -> None:
+def test_a_refused_connection() -> None:
     async def work() -> None:
         port = free_port()
         for proxy in (None, Proxy("", "127.0.0.1", port)):

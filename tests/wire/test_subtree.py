@@ -20,7 +20,7 @@ anything = nested(scalars | st.none() | st.floats() | st.text(st.characters(), m
 
 
 @given(subtrees, subtrees)
-def test_the_difference_makes_the_new_of_the_old(old: dict[str, Any], new: dict[str, Any]) -> None:
+def test_the_patch_turns_the_old_subtree_into_the_new_one(old: dict[str, Any], new: dict[str, Any]) -> None:
     before = copy.deepcopy((old, new))
     patch = diff(old, new)
     assert merge(old, patch) == new
@@ -29,19 +29,19 @@ def test_the_difference_makes_the_new_of_the_old(old: dict[str, Any], new: dict[
 
 
 @given(subtrees, subtrees, subtrees)
-def test_differences_follow_each_other(first: dict[str, Any], second: dict[str, Any], third: dict[str, Any]) -> None:
+def test_patches_can_follow_each_other(first: dict[str, Any], second: dict[str, Any], third: dict[str, Any]) -> None:
     known = merge(merge({}, first), diff(first, second))
     assert merge(known, diff(second, third)) == third
 
 
 @given(subtrees, anything)
-def test_any_patch_leaves_the_target_as_it_was(target: dict[str, Any], patch: Any) -> None:
+def test_no_patch_changes_its_target_in_place(target: dict[str, Any], patch: Any) -> None:
     before = copy.deepcopy(target)
     merge(target, patch)
     assert target == before
 
 
-def test_what_did_not_change_stays_the_same_object_and_is_not_sent() -> None:
+def test_an_unchanged_part_stays_the_same_object_and_is_not_sent() -> None:
     same = {"name": "b", "models": [{"name": "m"}]}
     old = {"a": {"queue_length": 1, "state": "up"}, "b": same, "gone": {}}
     new = {"a": {"queue_length": 2, "state": "up"}, "b": same}
@@ -81,7 +81,7 @@ def chain(levels: int) -> dict[str, Any]:
     return tree
 
 
-def test_a_tree_as_deep_as_allowed_is_fine_and_an_endless_one_is_not() -> None:
+def test_the_depth_of_a_subtree_is_limited() -> None:
     assert rejection_reason(chain(MAX_DEPTH)) == ""
     deep: Any = 0
     for _ in range(3 * MAX_DEPTH):
@@ -91,13 +91,13 @@ def test_a_tree_as_deep_as_allowed_is_fine_and_an_endless_one_is_not() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, "\ud800", "x\udfff", {"\udc00": 1}])
-def test_what_json_cannot_carry_is_found_at_any_depth(bad: Any) -> None:
+def test_values_that_json_cannot_carry_are_found_at_any_depth(bad: Any) -> None:
     for value in (bad, {"a": bad}, {"a": {"b": [0, bad]}}):
         assert "JSON cannot carry" in rejection_reason(value)
 
 
 @given(anything)
-def test_what_is_not_rejected_can_be_shown_and_sent_on(value: Any) -> None:
+def test_json_that_is_not_rejected_can_be_encoded(value: Any) -> None:
     try:
         sent = msgspec.json.encode(value)
         json.dumps(value, allow_nan=False)
@@ -130,7 +130,7 @@ def test_a_model_is_listed_whether_its_engine_is_available_or_not() -> None:
     assert listed_models(SITES) == {("m", "openai"), ("n", "fastchat"), ("x", "openai")}
 
 
-def test_all_that_a_child_had_below_it_is_gone_with_it() -> None:
+def test_the_whole_subtree_of_a_child_that_left_is_gone() -> None:
     gone = all_gone({**SITES, "malformed": 5})
     assert gone.keys() == SITES.keys()
     assert gone["site-a"]["children"]["gpu-2"] == {
