@@ -26,7 +26,7 @@ help:
 demo: .venv/.demo
 	@$(BIN)/python tools/demo.py $(if $(ONCE),--once)
 
-test: .venv/.dev .venv/compat/.made
+test: .venv/.dev
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --quick $(ARGS)
 
 test-all: .venv/.dev .venv/compat/.made

@@ -22,7 +22,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--quick"):
         for item in items:
             if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason=SLOW))
+                # In front, so that this is the reason even where a program is missing too.
+                item.add_marker(pytest.mark.skipif(True, reason=SLOW), append=False)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -14,6 +14,8 @@ from tests.chaos.load import Load, send
 from tests.chaos.processes import Process, Processes, wait_for
 from tests.support import eventually_async
 
+pytestmark = pytest.mark.slow
+
 
 def addresses(*nodes: Process) -> list[tuple[str, int]]:
     """The addresses for a load."""

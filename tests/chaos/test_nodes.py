@@ -15,6 +15,8 @@ from tests.chaos.processes import Process, Processes, wait_for
 from tests.chaos.test_engines import addresses
 from tests.support import eventually, eventually_async
 
+pytestmark = pytest.mark.slow
+
 
 def test_kill_9_a_site_controller(processes: Processes, full: bool, record: Record) -> None:
     root = processes.node("root")

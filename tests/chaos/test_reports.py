@@ -174,6 +174,7 @@ def false_report(rng: random.Random, url: str) -> bytes:
     return json.dumps(message).encode()
 
 
+@pytest.mark.slow
 def test_child_with_false_reports(processes: Processes, full: bool, record: Record) -> None:
     """It gets no more requests than `max_speed` allows, however fast it claims to be."""
     honest, liar = processes.engines("e", 2)

@@ -6,11 +6,15 @@ import asyncio
 import random
 import time
 
+import pytest
+
 from hierarchy.registry.ejection import MAX_S
 from tests.chaos.conftest import Record
 from tests.chaos.load import Load
 from tests.chaos.processes import Process, Processes, wait_for
 from tests.chaos.test_engines import addresses
+
+pytestmark = pytest.mark.slow
 
 MB = 1 << 20
 

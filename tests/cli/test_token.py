@@ -49,6 +49,7 @@ def serving(*arguments: str, stdin: str = "", **environ: str) -> Iterator[subpro
             process.wait(10)
 
 
+@pytest.mark.slow
 def test_a_site_joins_from_the_commands_of_the_documentation_and_is_revoked(tmp_path: Path) -> None:
     key, api, admin = (str(tmp_path / name) for name in ("tree.key", "api.yaml", "admin.yaml"))
     run("token", "key", "--out", key)

@@ -1,4 +1,4 @@
-"""Runs FastChat's own programs, from the environment that `make test` creates for them."""
+"""Runs FastChat's own programs, from the environment that `make test-all` creates for them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def _obstacle() -> str:
     if failed.exists():
         return f"FastChat's own package could not be installed: {failed.read_text().strip()}"
     if not (PYTHON.parents[1] / ".made").exists():
-        return f"FastChat's own package is not installed: `make test` installs it into {PYTHON.parents[1]}"
+        return f"FastChat's own package is not installed: `make test-all` installs it into {PYTHON.parents[1]}"
     return ""
 
 
 OBSTACLE = _obstacle()
-needs_fastchat = pytest.mark.skipif(bool(OBSTACLE), reason=OBSTACLE)
+needs_fastchat = [pytest.mark.slow, pytest.mark.skipif(bool(OBSTACLE), reason=OBSTACLE)]
 START_S = 30.0  # importing FastChat's programs takes some seconds on a busy machine
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.subnets.network import Network, obstacle
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tutorial" / "three-sites.md"
 MACHINES = {"client": ("dmz", 99), "root": ("dmz", 10)} | {

@@ -9,6 +9,8 @@ import pytest
 
 from tests.subnets.tree import Response, Tree
 
+pytestmark = pytest.mark.slow
+
 DETECTION_S = 12.0  # both ends of a link have detected by then that it is dead
 AGENT_S = 1.0  # to start the agent and send a request, on a busy machine
 RECOVERY_S = 20.0

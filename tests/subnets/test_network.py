@@ -10,6 +10,8 @@ import pytest
 
 from tests.subnets.network import MACHINES, PREFIX, SUBNETS, Network, address
 
+pytestmark = pytest.mark.slow
+
 
 def ip(*arguments: str) -> str:
     return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=10).stdout

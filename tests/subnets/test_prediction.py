@@ -15,6 +15,8 @@ from tests.subnets.network import Network, Pairs, address
 from tests.subnets.tree import BOTH, DIRECT, ENGINES, ISOLATED, NODES, REVERSE, UP, write_yaml
 from tests.trees import load_tree
 
+pytestmark = pytest.mark.slow
+
 PORT = 21009
 MACHINES = [*NODES, *ENGINES]
 FIREWALLS = {

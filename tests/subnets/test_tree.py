@@ -10,6 +10,8 @@ from tests.subnets.network import SUBNETS, address
 from tests.subnets.tree import ENGINE_PORT, ENGINES, ISOLATED, NODE_PORT, NODES, UP, Tree
 from tests.support import eventually
 
+pytestmark = pytest.mark.slow
+
 PATHS = {"gpu-a": "site-a/gpu-a", "gpu-b": "site-b/gpu-b", "gpu-rack": "site-a/rack/gpu-rack"}
 
 

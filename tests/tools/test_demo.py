@@ -64,6 +64,7 @@ def test_once(command: list[str], ports: list[int], tmp_path: Path) -> None:
     assert_nothing_listens(ports)
 
 
+@pytest.mark.slow
 def test_stays_up_until_ctrl_c(command: list[str], ports: list[int]) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
@@ -79,6 +80,7 @@ def test_stays_up_until_ctrl_c(command: list[str], ports: list[int]) -> None:
     assert_nothing_listens(ports)
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_named(command: list[str], ports: list[int]) -> None:
     with socket.create_server(("127.0.0.1", ports[1])):
         result = subprocess.run([*command, "--once"], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
@@ -87,6 +89,7 @@ def test_a_taken_port_is_named(command: list[str], ports: list[int]) -> None:
     assert_nothing_listens(ports)
 
 
+@pytest.mark.slow
 def test_what_went_wrong_is_shown(command: list[str], ports: list[int], tmp_path: Path) -> None:
     config = tmp_path / "demo.yaml"
     config.write_text(config.read_text().replace("parent: root", "parent: nowhere"))
