@@ -17,7 +17,7 @@ from hierarchy.doctor.machine import check_files, check_listen, check_proxy
 from hierarchy.doctor.path_back import check_path_back, recommend_link
 from hierarchy.doctor.path_to_parent import TIMEOUT_S, check_path
 from hierarchy.engines import ADAPTERS
-from hierarchy.engines.adapters.reading import serve_as
+from hierarchy.engines.adapters.reading import select_models
 from hierarchy.engines.prober import PROBE_TIMEOUT_S
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.security.secret import read_secret
@@ -130,7 +130,7 @@ async def check_engine(engine: EngineConfig, http: httpx.AsyncClient) -> Finding
         return fail(check, f"{engine.url}: {str(error) or type(error).__name__}", unreachable)
     except HierarchyError as error:
         return fail(check, str(error), "check the engine's log, and `kind`")
-    status, missing = serve_as(listed, engine.models)
+    status, missing = select_models(listed, engine.models)
     if missing:
         lists = ", ".join(listed.model_names) or "nothing"
         return warn(check, f"lists {lists}, but not {', '.join(missing)}", "correct `models` of this engine")

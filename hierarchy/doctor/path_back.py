@@ -11,7 +11,7 @@ import httpx
 from hierarchy.config.address import parse_url
 from hierarchy.doctor.finding import Finding, fail, ok, skip, warn
 from hierarchy.doctor.path_to_parent import TIMEOUT_S, PathToParent
-from hierarchy.engines.adapters.reading import Answer
+from hierarchy.engines.adapters.reading import EngineResponse
 from hierarchy.errors import EngineUnreadable
 from hierarchy.wire.tree_entry import TreeEntry, decode
 
@@ -101,7 +101,7 @@ async def _succeeded_requests(name: str, url: str, http: httpx.AsyncClient) -> i
     """Requests that the parent sent to this node with success, from its metrics; 0 if they may not be seen."""
     try:
         response = await http.get(f"{url}/metrics", timeout=TIMEOUT_S)
-        samples = Answer(url, response.status_code, response.content).samples("hierarchy_requests_total")
+        samples = EngineResponse(url, response.status_code, response.content).samples("hierarchy_requests_total")
     except (httpx.HTTPError, EngineUnreadable):
         return 0
     return sum(s.value for s in samples if s.labels.get("child") == name and s.labels.get("outcome") == "ok")

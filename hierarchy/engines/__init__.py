@@ -1,4 +1,4 @@
-"""Engines: the leaves, inference servers that we did not write. One adapter per kind reads its models and load."""
+"""Engines: inference servers, the leaves of the tree. An adapter for each kind reads its models and load."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hierarchy.engines.adapters.tgi import TgiAdapter
 from hierarchy.engines.adapters.vllm import VllmAdapter
 from hierarchy.engines.simulated.adapter import SimulatedAdapter
 
+#: by kind
 ADAPTERS: dict[str, Adapter] = {
     adapter.kind: adapter
     for adapter in (

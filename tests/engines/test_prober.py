@@ -1,4 +1,4 @@
-"""The prober: what its owner hears, what the log says, how long it waits. Its clock and its engine are the test's."""
+"""The prober: what it passes to its owner and logs, and how long it waits, with a clock and an engine of the test."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ UP = NodeStatus((ModelStatus("m"),), 1.0)
 MORE = NodeStatus((ModelStatus("m"), ModelStatus("n")), 1.0)
 DOWN = EngineUnreadable("its metrics are odd")
 
-NOWHERE = httpx.MockTransport(lambda request: httpx.Response(404))  # and quicker to make than a real one
+NOWHERE = httpx.MockTransport(lambda request: httpx.Response(404))  # quicker to create than a real transport
 
 Outcome = NodeStatus | BaseException
 
 
 class Script:
-    """An adapter that gives these outcomes in turn, then cancels whoever asks on."""
+    """An adapter that returns or raises these outcomes in turn, and then cancels the prober."""
 
     kind = "openai"
 
@@ -46,8 +46,10 @@ class Script:
 
 
 class Owner:
+    """Runs a prober, and records what it passes on and how long it sleeps."""
+
     def __init__(self) -> None:
-        self.readings: list[NodeStatus] = []
+        self.statuses: list[NodeStatus] = []
         self.failures: list[str] = []
         self.slept: list[float] = []
 
@@ -67,7 +69,7 @@ class Owner:
                     engine,
                     Script(*outcomes),
                     http,
-                    self.readings.append,
+                    self.statuses.append,
                     self.failures.append,
                     interval_s,
                     sleep=self.sleep,
@@ -79,14 +81,14 @@ class Owner:
         return self
 
 
-def test_readings_and_failures_reach_the_owner() -> None:
+def test_statuses_and_failures_are_passed_to_the_owner() -> None:
     owner = Owner().run(UP, DOWN, MORE)
-    assert owner.readings == [UP, MORE]
+    assert owner.statuses == [UP, MORE]
     assert owner.failures == ["its metrics are odd"]
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "reason"),
     [
         (httpx.ConnectError("refused"), f"{URL}: refused"),
         (httpx.ReadTimeout(""), f"{URL}: ReadTimeout"),
@@ -94,8 +96,8 @@ def test_readings_and_failures_reach_the_owner() -> None:
         (TimeoutError(), f"{URL} did not answer within 2.5 s"),
     ],
 )
-def test_every_way_not_to_answer_is_a_failure_that_says_so(error: Exception, says: str) -> None:
-    assert Owner().run(error).failures == [says]
+def test_each_kind_of_missing_response_is_a_failure_with_its_reason(error: Exception, reason: str) -> None:
+    assert Owner().run(error).failures == [reason]
 
 
 def test_a_status_that_the_owner_refuses_is_a_failure() -> None:
@@ -113,7 +115,7 @@ def test_a_status_that_the_owner_refuses_is_a_failure() -> None:
     assert failures == ["speed: too much"]
 
 
-def test_an_engine_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_of_an_engine_that_hangs_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prober, "PROBE_TIMEOUT_S", 0.02)
     owner = Owner()
 
@@ -125,13 +127,13 @@ def test_an_engine_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatc
     async def run() -> None:
         async with httpx.AsyncClient() as http:
             engine = EngineConfig(name="a1", kind="openai", url=URL)
-            await Prober(engine, Hanging(), http, owner.readings.append, owner.failures.append, 1.0).probe_once()
+            await Prober(engine, Hanging(), http, owner.statuses.append, owner.failures.append, 1.0).probe_once()
 
     asyncio.run(run())
     assert owner.failures == [f"{URL} did not answer within 0.02 s"]
 
 
-def test_failures_are_asked_again_soon_and_then_less_often() -> None:
+def test_a_failed_probe_is_repeated_soon_and_then_less_often() -> None:
     assert Owner().run(UP, *[DOWN] * 6, UP, DOWN, interval_s=60).slept == [60, 0.5, 1, 2, 4, 5, 5, 60, 0.5]
     assert Owner().run(*[DOWN] * 4, interval_s=1.5).slept == [0.5, 1, 1.5, 1.5]
     assert Owner().run(UP, DOWN, interval_s=0.1).slept == [0.1, 0.1]
@@ -142,33 +144,33 @@ def test_a_night_without_the_engine_does_not_overflow() -> None:
 
 
 def test_the_interval_is_jittered() -> None:
-    asked: list[tuple[float, float]] = []
+    limits: list[tuple[float, float]] = []
 
     def uniform(low: float, high: float) -> float:
-        asked.append((low, high))
+        limits.append((low, high))
         return high
 
     assert Owner().run(UP, interval_s=10, uniform=uniform).slept == [12]
-    assert asked == [(0.8, 1.2)]
+    assert limits == [(0.8, 1.2)]
 
 
 def test_only_changes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "hierarchy.health")
     Owner().run(DOWN, DOWN, UP, UP, MORE, MORE, DOWN, DOWN, NodeStatus(), UP)
     assert [record.getMessage() for record in caplog.records] == [
-        "engine a1 is not up yet (its metrics are odd); asking it again until it is",
+        "engine a1 is not up yet (its metrics are odd); probing it until it is up",
         f"engine a1 is up at {URL} and serves m",
         "engine a1 changed its models: m, n, was m",
-        "engine a1 went down (its metrics are odd); asking it again until it is",
+        "engine a1 went down (its metrics are odd); probing it until it is up",
         f"engine a1 is up at {URL} and serves no model yet",
         "engine a1 changed its models: m, was none",
     ]
 
 
 @given(st.lists(st.sampled_from([UP, MORE, DOWN]), max_size=30))
-def test_the_owner_hears_of_each_probe_exactly_once(outcomes: list[Outcome]) -> None:
+def test_each_probe_is_passed_to_the_owner_exactly_once(outcomes: list[Outcome]) -> None:
     owner = Owner().run(*outcomes)
-    assert len(owner.readings) + len(owner.failures) == len(owner.slept) == len(outcomes)
+    assert len(owner.statuses) + len(owner.failures) == len(owner.slept) == len(outcomes)
 
 
 def test_an_engine_without_a_url_cannot_be_probed() -> None:
@@ -176,7 +178,7 @@ def test_an_engine_without_a_url_cannot_be_probed() -> None:
         Prober(EngineConfig(name="a1", kind="local"), Script(), None, print, print, 1.0)  # type: ignore[arg-type]
 
 
-def test_a_real_engine_is_noticed_when_it_comes_changes_and_goes() -> None:
+def test_a_real_engine_is_noticed_when_it_starts_changes_and_stops() -> None:
     port = free_port()
     engine = EngineConfig(name="a1", kind="simulated", url=f"http://127.0.0.1:{port}", speed=4)
     seen: list[list[str] | None] = []

@@ -2,7 +2,7 @@
 
 Source: llama.cpp, tools/server/README.md. `GET /health` is 503 while the model loads; `GET /metrics` has the gauges
 `llamacpp:requests_processing` and `llamacpp:requests_deferred`, or is 501 without `--metrics`; `GET /slots` lists the
-slots with `is_processing`, or is 501 with `--no-slots`; `GET /props` has `total_slots`. Answers recorded
+slots with `is_processing`, or is 501 with `--no-slots`; `GET /props` has `total_slots`. Responses recorded
 from xllamacpp 2026.10.11549 are in tests/engines/adapters/data.
 """
 
@@ -13,38 +13,41 @@ from typing import Any
 
 import httpx
 
-from hierarchy.engines.adapters.reading import engine_status, get, openai_models
+from hierarchy.engines.adapters.reading import get, openai_model_names, status_of_engine
 from hierarchy.wire.status import NodeStatus
 
-PROCESSING = "llamacpp:requests_processing"
-DEFERRED = "llamacpp:requests_deferred"
+RUNNING = "llamacpp:requests_processing"
+WAITING = "llamacpp:requests_deferred"
 
-#: /metrics and /slots are answered by the inference loop, between two batches: a long prompt holds them up for
-#: seconds. That is a busy engine, not a dead one, so they get less time than a probe has in all.
+#: The inference loop responds to /metrics and /slots between two batches, so a long prompt delays them for seconds.
+#: Such an engine is busy, not dead: these requests get less time than a whole probe.
 LOAD_TIMEOUT_S = 1.0
 
 
 class LlamaCppAdapter:
+    """An `Adapter` for `kind: llamacpp` and `kind: local`."""
+
     def __init__(self, kind: str = "llamacpp") -> None:
         self.kind = kind
 
     async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
-        (await get(http, url, "/health")).ok()
-        names = await openai_models(http, url)
-        slots = _total_slots((await get(http, url, "/props")).ok().json())
+        """See `Adapter.read`. The queue of an engine that is too busy to report it is 1."""
+        (await get(http, url, "/health")).require_ok()
+        names = await openai_model_names(http, url)
+        slots = _total_slots((await get(http, url, "/props")).require_ok().json())
         try:
             async with asyncio.timeout(LOAD_TIMEOUT_S):
                 queue_length = await _queue_length(http, url)
         except (TimeoutError, httpx.TimeoutException):
-            queue_length = 1  # at least the one that keeps it from answering
-        return engine_status(names, speed, queue_length, slots=slots)
+            queue_length = 1  # at least the request that keeps it from responding
+        return status_of_engine(names, speed, queue_length, slots=slots)
 
 
 async def _queue_length(http: httpx.AsyncClient, url: str) -> int:
-    if samples := (await get(http, url, "/metrics")).samples(PROCESSING, DEFERRED):
+    if samples := (await get(http, url, "/metrics")).samples(RUNNING, WAITING):
         return sum(sample.value for sample in samples)
-    answer = await get(http, url, "/slots")  # without --metrics: what is running can be seen, what waits cannot
-    slots = answer.json() if answer.status == httpx.codes.OK else []
+    response = await get(http, url, "/slots")  # without --metrics only running requests are known, not waiting ones
+    slots = response.json() if response.status == httpx.codes.OK else []
     return sum(bool(slot.get("is_processing")) for slot in slots if isinstance(slot, dict))
 
 

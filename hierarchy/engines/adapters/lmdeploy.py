@@ -3,8 +3,8 @@
 Source: LMDeploy, lmdeploy/metrics/loggers.py: gauges `lmdeploy:num_requests_running` and
 `lmdeploy:num_requests_waiting` (in the engine), and `lmdeploy:num_api_requests_waiting` (before it, for a free request
 handle), labels `model_name` and `engine`, one for each data-parallel rank. `lmdeploy:num_api_requests_routed` counts
-again what runs and waits in the engine. Current releases have them unless started with
-`--disable-metrics`, older ones with `--enable-metrics`.
+what runs and waits in the engine a second time, so it is not read. Current releases have these gauges unless started
+with `--disable-metrics`, older ones with `--enable-metrics`.
 `GET /health` is 200 while it lives, `GET /v1/models` has the model and its adapters.
 """
 
@@ -14,17 +14,21 @@ from typing import ClassVar
 
 import httpx
 
-from hierarchy.engines.adapters.reading import engine_status, get, openai_models
-from hierarchy.wire.status import MAX_QUEUE, NodeStatus
+from hierarchy.engines.adapters.reading import get, openai_model_names, status_of_engine
+from hierarchy.wire.status import NodeStatus
 
-COUNTED = ("lmdeploy:num_requests_running", "lmdeploy:num_requests_waiting", "lmdeploy:num_api_requests_waiting")
+RUNNING = "lmdeploy:num_requests_running"
+WAITING = ("lmdeploy:num_requests_waiting", "lmdeploy:num_api_requests_waiting")
 
 
 class LmdeployAdapter:
+    """An `Adapter` for `kind: lmdeploy`."""
+
     kind: ClassVar[str] = "lmdeploy"
 
     async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
-        (await get(http, url, "/health")).ok()
-        names = await openai_models(http, url)
-        samples = (await get(http, url, "/metrics")).samples(*COUNTED)
-        return engine_status(names, speed, min(sum(sample.value for sample in samples), MAX_QUEUE))
+        """See `Adapter.read`."""
+        (await get(http, url, "/health")).require_ok()
+        names = await openai_model_names(http, url)
+        samples = (await get(http, url, "/metrics")).samples(RUNNING, *WAITING)
+        return status_of_engine(names, speed, sum(sample.value for sample in samples))

@@ -1,12 +1,12 @@
 """Ollama.
 
-Source: Ollama docs, "OpenAI compatibility" and the API reference (docs.ollama.com/api): `GET /v1/models` lists what has
-been pulled, under names with a tag (`llama3.2:latest`), and a request loads what is not in memory yet. `GET
-/api/version` is how it is told from other servers. It has no metrics, and `GET /api/ps` says what is loaded, not what
-runs: the queue is reported as 0, and our own leases are all that counts.
+Source: Ollama docs, "OpenAI compatibility" and the API reference (docs.ollama.com/api): `GET /v1/models` lists the
+models that were pulled, under names with a tag (`llama3.2:latest`), and a request loads one that is not in memory.
+`GET /api/version` identifies Ollama. It has no metrics, and `GET /api/ps` lists loaded models, not running requests:
+the queue is reported as 0, and only this node's own leases count.
 
-It takes `llama3.2` for `llama3.2:latest` too, but lists only the latter: `models: {llama3.2: "llama3.2:latest"}` gives
-the short name. Models of Ollama's cloud are listed like local ones; `models` keeps them out.
+Ollama accepts `llama3.2` for `llama3.2:latest` too, but lists only the latter: `models: {llama3.2: "llama3.2:latest"}`
+adds the short name. Models of Ollama's cloud are listed like local ones; `models` leaves them out.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from typing import ClassVar
 
 import httpx
 
-from hierarchy.engines.adapters.reading import engine_status, get, openai_models
+from hierarchy.engines.adapters.reading import get, openai_model_names, status_of_engine
 from hierarchy.errors import EngineUnreadable
 from hierarchy.wire.status import NodeStatus
 
 
 class OllamaAdapter:
+    """An `Adapter` for `kind: ollama`."""
+
     kind: ClassVar[str] = "ollama"
 
     async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
-        answer = (await get(http, url, "/api/version")).ok()
-        page = answer.json()
+        """See `Adapter.read`."""
+        response = (await get(http, url, "/api/version")).require_ok()
+        page = response.json()
         if not isinstance(page, dict) or not isinstance(page.get("version"), str):
-            raise EngineUnreadable(f"{answer.url} tells no version: is this Ollama?")
-        return engine_status(await openai_models(http, url), speed, queue_length=0)
+            raise EngineUnreadable(f"{response.url} has no version: is this Ollama?")
+        return status_of_engine(await openai_model_names(http, url), speed, queue_length=0)

@@ -1,7 +1,7 @@
-"""Any server of OpenAI's API: `GET /v1/models` and nothing else.
+"""Any server of OpenAI's API: only `GET /v1/models` is used.
 
 Source: OpenAI API reference, "List models": `{"object": "list", "data": [{"id", "object", "created", "owned_by"}]}`.
-The API has no word for load, so the queue is reported as 0 and our own leases are all that counts.
+The API does not report load: the queue is reported as 0, and only this node's own leases count.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from typing import ClassVar
 
 import httpx
 
-from hierarchy.engines.adapters.reading import engine_status, openai_models
+from hierarchy.engines.adapters.reading import openai_model_names, status_of_engine
 from hierarchy.wire.status import NodeStatus
 
 
 class OpenAIAdapter:
+    """An `Adapter` for `kind: openai`."""
+
     kind: ClassVar[str] = "openai"
 
     async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
-        return engine_status(await openai_models(http, url), speed, queue_length=0)
+        """See `Adapter.read`."""
+        return status_of_engine(await openai_model_names(http, url), speed, queue_length=0)

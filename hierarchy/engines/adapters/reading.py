@@ -1,6 +1,6 @@
-"""What the adapters share: asking an engine, and taking apart what came back.
+"""What the adapters share: the interface, requests to an engine, and checks of its responses.
 
-Engines are other people's programs: everything here either gives a checked value or raises `EngineUnreadable`.
+Engines are other programs: each function here returns a checked value or raises `EngineUnreadable`.
 """
 
 from __future__ import annotations
@@ -18,59 +18,77 @@ from hierarchy.errors import EngineUnreadable
 from hierarchy.names import is_printable_name
 from hierarchy.wire.status import MAX_QUEUE, Api, ModelStatus, NodeStatus
 
-MAX_ANSWER_BYTES = 8 * 1024 * 1024  # a vLLM with many histograms sends some 100 kB
+MAX_RESPONSE_BYTES = 8 * 1024 * 1024  # a vLLM with many histograms sends some 100 kB of metrics
 
 
 class Adapter(Protocol):
-    """How to read one kind of engine."""
+    """Reads the models and load of one kind of engine."""
 
     @property
     def kind(self) -> str:
         """Its name in the configuration."""
 
     async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
-        """Ask the engine at `url` for its models and load; `speed` is its declared capacity weight.
+        """Read the models and load of the engine at `url`.
 
-        An engine without models has speed 0. Where it does not tell its models' queues apart, each has the whole
-        queue: they wait for the same GPU.
+        An engine without models has speed 0. If it does not report a queue for each model, each has the whole queue,
+        since all wait for the same GPU.
+
+        Args:
+            speed: the capacity weight in the configuration.
 
         Raises:
-            EngineUnreadable: it answered, but not as its kind does, or said that it is not ready.
-            httpx.HTTPError: it did not answer.
+            EngineUnreadable: its response is not one that this kind sends, or says that it is not ready.
+            httpx.HTTPError: it did not respond.
         """
 
 
-class Answer(NamedTuple):
-    url: str
+class Sample(NamedTuple):
+    """One value of a Prometheus metric."""
+
+    name: str
+    labels: dict[str, str]
+    value: int  # rounded up, 0 to MAX_QUEUE
+
+
+class EngineResponse(NamedTuple):
+    """An engine's complete response."""
+
+    url: str  # of the request
     status: int
     body: bytes
 
-    def ok(self) -> Answer:
-        """Itself, if the status is 200; else `EngineUnreadable` with what the engine said."""
+    def require_ok(self) -> EngineResponse:
+        """This response if its status is 200. Raises `EngineUnreadable` with the beginning of its body otherwise."""
         if self.status == HTTPStatus.OK:
             return self
-        said = " ".join(self.body[:200].decode(errors="replace").split())
-        raise EngineUnreadable(f"{self.url} answered {self.status}" + (f": {said}" if said else ""))
+        text = " ".join(self.body[:200].decode(errors="replace").split())
+        raise EngineUnreadable(f"{self.url} answered {self.status}" + (f": {text}" if text else ""))
 
     def json(self) -> Any:
+        """The decoded body. Raises `EngineUnreadable` if it is not JSON."""
         try:
             return msgspec.json.decode(self.body)
         except (msgspec.DecodeError, RecursionError) as error:
             raise EngineUnreadable(f"{self.url} did not send JSON: {error}") from None
 
     def samples(self, *names: str) -> list[Sample]:
-        """The samples of these Prometheus metrics; none if the engine has no metrics, or this is no such text.
+        """The samples of some Prometheus metrics; none if the engine has no metrics. Negative and infinite values are
+        left out.
 
-        Only the lines wanted are parsed: whole, a vLLM's page would hold up the event loop for many milliseconds.
+        Only the lines of these metrics are parsed: all of a vLLM's would block the event loop for many milliseconds.
+
+        Raises:
+            EngineUnreadable: one of these lines is malformed.
         """
         if self.status != HTTPStatus.OK:
             return []
-        wanted = tuple(f"{name}{end}" for name in names for end in "{ \t")
-        lines = [line for line in self.body.decode(errors="replace").splitlines() if line.startswith(wanted)]
+        prefixes = tuple(f"{name}{end}" for name in names for end in "{ \t")
+        lines = [line for line in self.body.decode(errors="replace").splitlines() if line.startswith(prefixes)]
         try:
             families = list(text_string_to_metric_families("\n".join(lines) + "\n"))
         except (ValueError, IndexError, KeyError) as error:
-            raise EngineUnreadable(f"{self.url} is no Prometheus text: {error}") from None
+            raise EngineUnreadable(f"{self.url} did not send Prometheus text: {error}") from None
         return [
             Sample(sample.name, sample.labels, min(math.ceil(sample.value), MAX_QUEUE))
             for family in families
@@ -79,79 +97,94 @@ class Answer(NamedTuple):
         ]
 
 
-class Sample(NamedTuple):
-    name: str
-    labels: dict[str, str]
-    value: int
+async def get(http: httpx.AsyncClient, url: str, path: str) -> EngineResponse:
+    """GET `path` of the engine at `url`. Raises `EngineUnreadable` if the response is too large."""
+    return await _send(http, "GET", url, path)
 
 
-async def get(http: httpx.AsyncClient, url: str, path: str) -> Answer:
-    return await _ask(http, "GET", url, path)
+async def post(http: httpx.AsyncClient, url: str, path: str) -> EngineResponse:
+    """POST without a body to `path` of the engine at `url`. Raises `EngineUnreadable` if the response is too large."""
+    return await _send(http, "POST", url, path)
 
 
-async def post(http: httpx.AsyncClient, url: str, path: str) -> Answer:
-    return await _ask(http, "POST", url, path)
-
-
-async def _ask(http: httpx.AsyncClient, method: str, url: str, path: str) -> Answer:
-    where = url.rstrip("/") + path
+async def _send(http: httpx.AsyncClient, method: str, url: str, path: str) -> EngineResponse:
+    target = url.rstrip("/") + path
     body = bytearray()
-    async with http.stream(method, where) as response:
+    async with http.stream(method, target) as response:
         async for piece in response.aiter_bytes():
             body += piece
-            if len(body) > MAX_ANSWER_BYTES:
-                raise EngineUnreadable(f"{where} sent more than {MAX_ANSWER_BYTES} bytes")
-        return Answer(where, response.status_code, bytes(body))
+            if len(body) > MAX_RESPONSE_BYTES:
+                raise EngineUnreadable(f"{target} sent more than {MAX_RESPONSE_BYTES} bytes")
+        return EngineResponse(target, response.status_code, bytes(body))
 
 
-async def openai_models(http: httpx.AsyncClient, url: str) -> list[str]:
-    """The model ids of `GET /v1/models`, in the engine's order; entries without a usable id are left out."""
-    answer = (await get(http, url, "/v1/models")).ok()
-    payload = answer.json()
-    entries = payload.get("data") if isinstance(payload, dict) else None
+async def openai_model_names(http: httpx.AsyncClient, url: str) -> list[str]:
+    """The model ids of `GET /v1/models`, in the engine's order; entries without a usable id are left out.
+
+    Raises:
+        EngineUnreadable: there is no model list, or it is that of a node.
+    """
+    response = (await get(http, url, "/v1/models")).require_ok()
+    page = response.json()
+    entries = page.get("data") if isinstance(page, dict) else None
     if not isinstance(entries, list):
-        raise EngineUnreadable(f'{answer.url} is no model list: it has no array "data"')
+        raise EngineUnreadable(f'{response.url} is not a model list: it has no array "data"')
     if any(isinstance(entry, dict) and "served_by" in entry for entry in entries):
-        # Taken for an engine, a node could be given its own answers back, and a request would go round for ever.
+        # A node as an engine could list this node's own models, and a request would go round for ever.
         raise EngineUnreadable(f"{url} is a node, not an engine: start it with --parent, or with `parent` in the YAML")
-    return model_names(entry.get("id") for entry in entries if isinstance(entry, dict))
+    return usable_model_names(entry.get("id") for entry in entries if isinstance(entry, dict))
 
 
-def model_names(names: Iterable[object]) -> list[str]:
-    """Those that can name a model, each once."""
+def usable_model_names(names: Iterable[object]) -> list[str]:
+    """The values that can be the name of a model, each once."""
     usable = (name for name in names if isinstance(name, str) and is_printable_name(name))
     return list(dict.fromkeys(usable))
 
 
-def engine_status(
+def status_of_engine(
     names: Iterable[str],
     speed: float,
     queue_length: int,
     *,
-    queues: dict[str, int] | None = None,
+    queues: Mapping[str, int] | None = None,
     slots: int = 0,
     apis: tuple[Api, ...] = ("openai",),
 ) -> NodeStatus:
-    """One engine's status: all its models share its speed and slots, and its queue unless `queues` counts theirs."""
+    """The status of an engine, all of whose models have its speed and slots.
+
+    Args:
+        names: of its models.
+        queue_length: requests running plus waiting in the whole engine.
+        queues: the same for single models; the others have the whole queue.
+        slots: requests that can run at the same time; 0 if unknown.
+        apis: API families of each model.
+    """
+    queue_length = min(queue_length, MAX_QUEUE)
     queues = queues or {}
     models = tuple(
-        ModelStatus(name, api, speed, queues.get(name, queue_length), slots) for name in names for api in apis
+        ModelStatus(name, api, speed, min(queues.get(name, queue_length), MAX_QUEUE), slots)
+        for name in names
+        for api in apis
     )
     return NodeStatus(models, speed if models else 0.0, queue_length)
 
 
-def serve_as(status: NodeStatus, models: Mapping[str, str]) -> tuple[NodeStatus, list[str]]:
-    """An engine's status with only the models that `models` names, under the names that it gives them.
+def select_models(status: NodeStatus, models: Mapping[str, str]) -> tuple[NodeStatus, list[str]]:
+    """Select and rename the models of an engine's status.
 
-    Returns it with the engine's names that it does not list. No `models`: the status as it is.
+    Args:
+        models: the name under which a model is served, to the engine's own name for it. Empty: all as they are.
+
+    Returns:
+        The status with the selected models, and the engine's names in `models` that it does not list.
     """
     if not models:
         return status, []
     served = tuple(
         msgspec.structs.replace(model, name=name)
-        for name, own in models.items()
+        for name, own_name in models.items()
         for model in status.models
-        if model.name == own
+        if model.name == own_name
     )
     missing = sorted(set(models.values()) - set(status.model_names))
     return NodeStatus(served, status.speed if served else 0.0, status.queue_length), missing

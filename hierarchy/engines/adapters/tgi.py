@@ -11,18 +11,21 @@ from typing import ClassVar
 
 import httpx
 
-from hierarchy.engines.adapters.reading import engine_status, get, openai_models
-from hierarchy.wire.status import MAX_QUEUE, NodeStatus
+from hierarchy.engines.adapters.reading import get, openai_model_names, status_of_engine
+from hierarchy.wire.status import NodeStatus
 
 RUNNING = "tgi_batch_current_size"
 WAITING = "tgi_queue_size"
 
 
 class TgiAdapter:
+    """An `Adapter` for `kind: tgi`."""
+
     kind: ClassVar[str] = "tgi"
 
     async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
-        (await get(http, url, "/health")).ok()
-        names = await openai_models(http, url)
+        """See `Adapter.read`."""
+        (await get(http, url, "/health")).require_ok()
+        names = await openai_model_names(http, url)
         samples = (await get(http, url, "/metrics")).samples(RUNNING, WAITING)
-        return engine_status(names, speed, min(sum(sample.value for sample in samples), MAX_QUEUE))
+        return status_of_engine(names, speed, sum(sample.value for sample in samples))

@@ -23,10 +23,10 @@ class SimulatedAdapter:
 
     async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
         status = await self._vllm.read(http, url, speed)
-        answer = (await get(http, url, "/simulated")).ok()
-        state = answer.json()
+        response = (await get(http, url, "/simulated")).require_ok()
+        state = response.json()
         slots = state.get("slots") if isinstance(state, dict) else None
         if not isinstance(slots, int) or not 0 < slots < 2**31:
-            raise EngineUnreadable(f"{answer.url} is not the state of a simulated engine: it has no number of slots")
+            raise EngineUnreadable(f"{response.url} is not the state of a simulated engine: it has no number of slots")
         models = tuple(msgspec.structs.replace(model, slots=slots) for model in status.models)
         return msgspec.structs.replace(status, models=models)
