@@ -21,7 +21,7 @@ TRAPS = {
     ),
     # Clients of streams ignore the status, so an error has to be a frame.
     "a stream's error is a status": (
-        "whole/test_fastchat_peers.py::test_errors_on_fastchat_paths_are_frames_under_status_200",
+        "whole/test_fastchat_peers.py::test_errors_on_fastchat_paths_are_frames_with_status_200",
         "relay/upstream/test_translating.py::test_an_engines_refusal_is_a_frame",
         "compat/test_fastchat_traps.py::test_a_stream_client_shows_the_nodes_error",
     ),
@@ -42,8 +42,8 @@ TRAPS = {
     ),
     # The client dials the address that it gets. Across subnets that has to be the node's own.
     "an address that the client cannot dial": (
-        "whole/test_links.py::test_get_worker_address_is_this_node_s_own_for_a_child_that_cannot_be_dialled",
-        "whole/test_fastchat_peers.py::test_a_node_may_give_its_own_address",
+        "whole/test_links.py::test_get_worker_address_returns_the_nodes_own_for_a_child_that_cannot_be_dialled",
+        "whole/test_fastchat_peers.py::test_a_node_can_return_its_own_address",
         "compat/test_fastchat_traps.py::test_a_client_in_another_subnet_gets_the_roots_address",
         "api/test_fastchat.py::test_the_address_is_this_nodes_own_if_the_client_cannot_use_the_child",
     ),

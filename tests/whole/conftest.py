@@ -9,4 +9,5 @@ from tests.certificates import Authority
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
+    """A certificate authority."""
     return Authority(tmp_path / "ca")

@@ -14,10 +14,12 @@ from tests.support import eventually
 
 
 def reserve_of(node: Running, number: int = 0) -> LinkReserve:
+    """The links of a child to one of its parents."""
     return node.node.reserves[number]
 
 
 def pool_of(parent: Running, child: str = "site") -> LinkPool:
+    """A parent's pool of links of a child."""
     pool = parent.node.lane.pool(parent.node.registry.children[child])
     assert isinstance(pool, LinkPool)
     return pool
@@ -86,6 +88,8 @@ class LossyRelay:
                 writer.close()
 
     def close(self) -> None:
+        """Stop the relay and abort its connections."""
+
         async def end() -> None:
             self._server.close()
             for task in list(self._tasks):

@@ -1,4 +1,4 @@
-"""Nodes that join with a token, keep a credential, and are shut out: real nodes on real sockets."""
+"""Nodes that join with a token, use a credential and are revoked, and clients with keys: real nodes on real sockets."""
 
 from __future__ import annotations
 
@@ -30,104 +30,104 @@ def models(url: str, key: str) -> list[str]:
     return [row["id"] for row in rows]
 
 
-def ask(url: str, key: str, model: str = "m", **fields: Any) -> httpx.Response:
+def complete(url: str, key: str, model: str = "m", **fields: Any) -> httpx.Response:
     body = {"model": model, "prompt": "x", "max_tokens": 4, **fields}
     return httpx.post(f"{url}/v1/completions", json=body, headers=bearer(key) if key else {}, timeout=DEADLINE_S)
 
 
 def joined(cluster: Cluster, keys: Keys, **engine: Any) -> tuple[Running, Running]:
     """A root with keys, and a site that joined it with a token."""
-    made = cluster.engine(models=("m",), **engine)
+    engine_node = cluster.engine(models=("m",), **engine)
     root = cluster.node("root", settings=keys.settings())
     settings = keys.settings(join_token=keys.token_file("site-a"))
-    site = cluster.node("site-a", parents=(root.url,), engines=(made.url,), settings=settings)
+    site = cluster.node("site-a", parents=(root.url,), engines=(engine_node.url,), settings=settings)
     eventually(lambda: models(root.url, keys.client) == ["m"], "the site to join")
     return root, site
 
 
-def test_a_site_joins_once_with_a_token_and_comes_back_with_its_credential(cluster: Cluster, keys: Keys) -> None:
+def test_a_site_joins_with_a_token_and_later_uses_its_credential(cluster: Cluster, keys: Keys) -> None:
     root, site = joined(cluster, keys)
     credential = keys.folder / "state" / "site-a" / "credential"
     assert credential.stat().st_mode & 0o777 == 0o600
     cluster.stop(site)
-    eventually(lambda: models(root.url, keys.client) == [], "the farewell, which shows the site's secret")
+    eventually(lambda: models(root.url, keys.client) == [], "the site to deregister, which needs its secret")
     engine = cluster.engine(models=("m",))
     cluster.node("site-a", parents=(root.url,), engines=(engine.url,), settings=keys.settings())
-    eventually(lambda: models(root.url, keys.client) == ["m"], "the site to come back without a token")
+    eventually(lambda: models(root.url, keys.client) == ["m"], "the site to register without a token")
 
 
-def test_a_site_reports_for_long_over_remembered_heads(cluster: Cluster, keys: Keys) -> None:
+def test_a_site_sends_many_reports_with_cached_heads(cluster: Cluster, keys: Keys) -> None:
     root, _ = joined(cluster, keys)
     child = root.node.registry.children["site-a"]
     registered, first = child.instance, child.seq
     eventually(lambda: child.seq >= first + 5, "five reports")
     assert root.node.registry.children["site-a"] is child
     assert child.instance == registered
-    assert len(root.node.clients.heads) >= 1, "a beat's head is not parsed again"
+    assert len(root.node.clients.heads) >= 1, "the head of a heartbeat is not parsed again"
 
 
-@pytest.mark.parametrize("remembered", [False, True], ids=["parsed", "remembered"])
-def test_a_strangers_report_is_not_held(cluster: Cluster, keys: Keys, remembered: bool) -> None:
+@pytest.mark.parametrize("cached", [False, True], ids=["parsed", "cached"])
+def test_a_report_without_a_valid_secret_is_not_buffered(cluster: Cluster, keys: Keys, cached: bool) -> None:
     root, _ = joined(cluster, keys)
     head = b"POST /receive_heart_beat HTTP/1.1\r\nhost: x\r\nx-hierarchy-auth: %b\r\ncontent-length: %d\r\n\r\n"
     small, large = b'{"worker_name": "x", "queue_length": 0}', b" " * 1_000_000
     with Client(int(root.url.rpartition(":")[2])) as client:
-        if remembered:
+        if cached:
             client.send(head % (b"wrong", len(small)) + small)
             assert client.read_answer().body == b'{"exist": false}'
         client.send(head % (b"wrong", len(large)))
-        client.send(large[:200_000])  # and no more
+        client.send(large[:200_000])  # and then nothing
         assert client.read_answer().status == 413
     secret = root.node.registry.children["site-a"].secret
     with Client(int(root.url.rpartition(":")[2])) as client:
         client.send(head % (secret, len(large)) + large)
-        assert client.read_answer().status == 400, "a child's may be as large as any"
+        assert client.read_answer().status == 400, "a report of a child may have the usual size"
 
 
-def test_revoked_is_shut_out_within_five_seconds_and_its_streams_end(cluster: Cluster, keys: Keys) -> None:
+def test_a_revoked_site_is_disconnected_within_five_seconds_and_its_streams_end(cluster: Cluster, keys: Keys) -> None:
     root, site = joined(cluster, keys, decode_tokens_per_s=5.0)
     body = b'{"model": "m", "prompt": "x", "max_tokens": 1000, "stream": true}'
     head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n"
     with Client(int(root.url.rpartition(":")[2])) as client:
         client.send(head % (keys.client.encode(), len(body)) + body)
-        eventually(lambda: root.node.registry.children["site-a"].in_flight == 1, "the stream to begin")
+        eventually(lambda: root.node.registry.children["site-a"].in_flight == 1, "the stream to start")
         client.sock.settimeout(DEADLINE_S)
         assert client.sock.recv(16).startswith(b"HTTP/1.1 200")
-        begun = time.monotonic()
+        start = time.monotonic()
         admin = httpx.post(f"{root.url}/admin/revoke", json={"node": "site-a"}, headers=bearer(keys.admin))
         assert admin.json() == {"node": "site-a", "was_here": True}
         rest = client.rest()
-        assert time.monotonic() - begun < 5.0
+        assert time.monotonic() - start < 5.0
     assert b"event: error" in rest
-    assert b"shut out" in rest
+    assert b"revoked" in rest
     assert b"[DONE]" not in rest
     assert root.node.registry.children == {}
-    eventually(lambda: not site.node.uplinks[0].registered, "the site to learn of it")
-    assert ask(root.url, keys.client).status_code == 404
+    eventually(lambda: not site.node.uplinks[0].registered, "the site to notice")
+    assert complete(root.url, keys.client).status_code == 404
 
 
-def test_a_revoked_site_is_let_in_again_with_a_new_token(cluster: Cluster, keys: Keys) -> None:
+def test_a_revoked_site_can_join_again_with_a_new_token(cluster: Cluster, keys: Keys) -> None:
     root, site = joined(cluster, keys)
     httpx.post(f"{root.url}/admin/revoke", json={"node": "site-a"}, headers=bearer(keys.admin)).raise_for_status()
     cluster.stop(site)
-    void = (keys.folder / "state" / "site-a" / "credential").read_text()
+    old = (keys.folder / "state" / "site-a" / "credential").read_text()
     engine = cluster.engine(models=("m",))
     settings = keys.settings(join_token=keys.token_file("site-a"))
-    again = cluster.node("site-a", parents=(root.url,), engines=(engine.url,), settings=settings)
-    eventually(lambda: models(root.url, keys.client) == ["m"], "it to show the token when its credential is refused")
-    assert (keys.folder / "state" / "site-a" / "credential").read_text() != void
-    assert again.node.uplinks[0].registered
+    new_site = cluster.node("site-a", parents=(root.url,), engines=(engine.url,), settings=settings)
+    eventually(lambda: models(root.url, keys.client) == ["m"], "the site to use its token")
+    assert (keys.folder / "state" / "site-a" / "credential").read_text() != old
+    assert new_site.node.uplinks[0].registered
 
 
-def test_the_lane_and_probes_dial_a_registered_name_at_the_address_that_was_checked(cluster: Cluster) -> None:
-    """On an open node, too: a worker may call itself what it likes, and its name lead where it likes."""
+def test_requests_and_probes_dial_the_address_that_was_checked(cluster: Cluster) -> None:
+    """Also on a node without keys: a worker may register any name, which may resolve to any address."""
     engine = cluster.engine(models=("m",))
     root = cluster.node("root")
-    leads_to = ["169.254.169.254"]
+    addresses = ["169.254.169.254"]
 
     async def resolve(host: str, port: int) -> list[str]:
         assert host == "worker.example"
-        return leads_to
+        return addresses
 
     root.node.access.dial_guard._resolve = resolve
     url = f"http://worker.example:{engine.url.rpartition(':')[2]}"
@@ -136,42 +136,42 @@ def test_the_lane_and_probes_dial_a_registered_name_at_the_address_that_was_chec
     assert httpx.post(f"{root.url}/register_worker", json=worker).status_code == 200
     frame = httpx.post(f"{root.url}/worker_generate_stream", json={"model": "m", "prompt": "x"}).content
     assert b"worker.example (169.254.169.254) is never dialled" in frame
-    leads_to[:] = ["127.0.0.1"]
+    addresses[:] = ["127.0.0.1"]
 
-    def answers() -> bool:
-        answer = httpx.post(
+    def is_served() -> bool:
+        response = httpx.post(
             f"{root.url}/worker_generate_stream", json={"model": "m", "prompt": "x", "max_new_tokens": 2}
         )
-        return b'"error_code": 0' in answer.content
+        return b'"error_code": 0' in response.content
 
-    eventually(answers, "the same worker at a good address, once it is no longer passed over")
+    eventually(is_served, "the same worker at an allowed address, after its ejection")
 
 
-def test_a_replica_that_shares_the_state_shuts_out_too(cluster: Cluster, keys: Keys) -> None:
+def test_a_revocation_by_a_replica_with_the_same_state_has_effect(cluster: Cluster, keys: Keys) -> None:
     root, _ = joined(cluster, keys)
-    replica = keys.config()  # another process of the root, here only to be told
+    replica = keys.config()  # another process of the root, used only to revoke
 
     Node(replica).access.registration_policy.revoke("site-a")
-    eventually(lambda: "site-a" not in root.node.registry.children, "the root to see it", 5.0)
+    eventually(lambda: "site-a" not in root.node.registry.children, "the root to read it", 5.0)
 
 
 # clients
 
 
 @contextlib.contextmanager
-def listening(seen: list[dict[bytes, bytes]]) -> Iterator[str]:
-    """An engine of OpenAI's API that wants a key of its own and notes what it is sent."""
+def engine_with_key(seen: list[dict[bytes, bytes]]) -> Iterator[str]:
+    """An engine of OpenAI's API that requires its own key and records the header fields that it gets."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         fields = dict(scope["headers"])
-        good = fields.get(b"authorization") == b"Bearer engine-key"
+        valid = fields.get(b"authorization") == b"Bearer engine-key"
         if scope["method"] == "POST":
             seen.append(fields)
         while (await receive()).get("more_body"):
             pass
-        body = b'{"object": "list", "data": [{"id": "m"}, {"id": "n"}]}' if good else b"{}"
+        body = b'{"object": "list", "data": [{"id": "m"}, {"id": "n"}]}' if valid else b"{}"
         kind = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200 if good else 401, "headers": kind})
+        await send({"type": "http.response.start", "status": 200 if valid else 401, "headers": kind})
         await send({"type": "http.response.body", "body": body})
 
     with running_app(app, lifespan="off") as url:
@@ -182,11 +182,11 @@ def listening(seen: list[dict[bytes, bytes]]) -> Iterator[str]:
 def deep(
     cluster: Cluster, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Running, Keys, list[dict[bytes, bytes]]]]:
-    """Three levels with keys above an engine that has one of its own; and what the engine was sent."""
+    """Three levels with keys above an engine with its own key; and the header fields that the engine got."""
 
     monkeypatch.setenv("ENGINE_KEY", "engine-key")
     seen: list[dict[bytes, bytes]] = []
-    with listening(seen) as engine:
+    with engine_with_key(seen) as engine:
         root = cluster.node("root", settings=keys.settings())
         site = cluster.node("site", parents=(root.url,), settings=keys.settings(join_token=keys.token_file("site")))
         settings = keys.settings(join_token=keys.token_file("rack", parent="site"))
@@ -206,11 +206,11 @@ def test_a_clients_key_ends_at_the_entry_node_and_the_engine_gets_its_own(
     deep: tuple[Running, Keys, list[dict[bytes, bytes]]],
 ) -> None:
     root, keys, seen = deep
-    for _ in range(2):  # parsed, then remembered
+    for _ in range(2):  # parsed, then cached
         headers = {**bearer(keys.client), "x-api-key": keys.client, "cookie": "kept=1"}
-        answer = httpx.post(f"{root.url}/v1/completions", json={"model": "m"}, headers=headers)
-        assert answer.status_code == 200
-        assert answer.headers["x-hierarchy-path"] == "site/rack/gpu"
+        response = httpx.post(f"{root.url}/v1/completions", json={"model": "m"}, headers=headers)
+        assert response.status_code == 200
+        assert response.headers["x-hierarchy-path"] == "site/rack/gpu"
         fields = seen.pop()
         assert fields[b"authorization"] == b"Bearer engine-key"
         assert b"x-api-key" not in fields
@@ -219,36 +219,36 @@ def test_a_clients_key_ends_at_the_entry_node_and_the_engine_gets_its_own(
         assert keys.client.encode() not in b"".join(fields.values())
 
 
-def test_keys_are_asked_for_on_the_lane_and_bound_to_models(
+def test_requests_need_a_key_that_allows_the_model(
     deep: tuple[Running, Keys, list[dict[bytes, bytes]]],
 ) -> None:
     root, keys, seen = deep
     bound = create_key(keys.folder / "api.yaml", "bob", ["n"])
-    eventually(lambda: ask(root.url, bound, "n").status_code == 200, "the new key to be read")
+    eventually(lambda: complete(root.url, bound, "n").status_code == 200, "the new key to be loaded")
     for _ in range(2):
         for key in ("", "hk-wrong", keys.admin):
-            answer = ask(root.url, key)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
-            assert answer.headers["www-authenticate"] == "Bearer"
-        answer = ask(root.url, bound, "m")
-        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "model_not_allowed")
+            response = complete(root.url, key)
+            assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+            assert response.headers["www-authenticate"] == "Bearer"
+        response = complete(root.url, bound, "m")
+        assert (response.status_code, response.json()["error"]["code"]) == (403, "model_not_allowed")
     frame = httpx.post(f"{root.url}/worker_generate_stream", json={"model": "m"})
     assert frame.status_code == 200
     assert b'"error_code": 40102' in frame.content
     assert models(root.url, bound) == ["n"]
     assert len(seen) == 1
-    with httpx.Client(headers=bearer(bound)) as client:  # one connection, whose head is remembered
+    with httpx.Client(headers=bearer(bound)) as client:  # one connection, whose head is cached
         assert client.post(f"{root.url}/v1/completions", json={"model": "n"}).status_code == 200
         revoke_keys(keys.folder / "api.yaml", name="bob")
         eventually(
             lambda: client.post(f"{root.url}/v1/completions", json={"model": "n"}).status_code == 401,
-            "it to be void",
+            "the key to be void",
             5.0,
         )
-    assert ask(root.url, keys.client).status_code == 200
+    assert complete(root.url, keys.client).status_code == 200
 
 
-def test_a_node_below_takes_no_clients_word_for_a_parents(
+def test_a_node_does_not_accept_a_parents_fields_from_a_client(
     deep: tuple[Running, Keys, list[dict[bytes, bytes]]],
 ) -> None:
     root, _, seen = deep
@@ -259,16 +259,16 @@ def test_a_node_below_takes_no_clients_word_for_a_parents(
     assert seen == []
 
 
-def test_no_secret_is_shown_in_the_tree_the_metrics_or_the_log(
+def test_no_secret_is_in_the_tree_the_metrics_or_the_log(
     deep: tuple[Running, Keys, list[dict[bytes, bytes]]], caplog: pytest.LogCaptureFixture
 ) -> None:
     root, keys, _ = deep
-    ask(root.url, keys.client)
-    ask(root.url, "hk-a-wrong-one")
-    shown = "".join(httpx.get(f"{root.url}{path}", headers=bearer(keys.admin)).text for path in ("/tree", "/metrics"))
+    complete(root.url, keys.client)
+    complete(root.url, "hk-a-wrong-one")
+    visible = "".join(httpx.get(f"{root.url}{path}", headers=bearer(keys.admin)).text for path in ("/tree", "/metrics"))
     child = root.node.registry.children["site"]
     credential = (keys.folder / "state" / "site" / "credential").read_text().strip()
-    shown += caplog.text + repr(child) + repr(root.node) + repr(root.node.access)
+    visible += caplog.text + repr(child) + repr(root.node) + repr(root.node.access)
     for secret in (
         keys.client,
         keys.admin,
@@ -278,10 +278,10 @@ def test_no_secret_is_shown_in_the_tree_the_metrics_or_the_log(
         "engine-key",
         "hk-a-wrong-one",
     ):
-        assert secret not in shown
+        assert secret not in visible
 
 
-def test_operators_have_an_address_of_their_own(cluster: Cluster, keys: Keys) -> None:
+def test_operators_have_a_separate_address(cluster: Cluster, keys: Keys) -> None:
     config = keys.config().model_copy(update={"admin": (("127.0.0.1", 0),)})
     root = cluster.serve(config)
     host, port = root.node.config.admin[0]
@@ -292,7 +292,7 @@ def test_operators_have_an_address_of_their_own(cluster: Cluster, keys: Keys) ->
         assert httpx.get(f"http://{host}:{port}{path}").status_code == 401
 
 
-def test_a_forwarding_field_does_not_change_who_asks(cluster: Cluster, keys: Keys) -> None:
+def test_forwarding_fields_do_not_change_the_clients_address(cluster: Cluster, keys: Keys) -> None:
     root = cluster.node("root", settings=keys.settings(allow=["10.1.0.0/24"], tokenless_workers=True))
     forged = {"x-forwarded-for": "10.1.0.7", "forwarded": "for=10.1.0.7"}
     assert httpx.post(f"{root.url}/list_models", headers=forged).status_code == 401

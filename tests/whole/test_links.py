@@ -1,4 +1,4 @@
-"""Trees with reverse links: real nodes, real sockets, and what breaks between them."""
+"""Trees with reverse links: real nodes on real sockets, and connections that break between them."""
 
 from __future__ import annotations
 
@@ -26,34 +26,35 @@ from tests.relay.support import Engine
 from tests.support import DEADLINE_S, eventually, free_port
 from tests.whole.links import LossyRelay, counters, pool_of, reserve_of, wait_for_links
 
-ASK = {"model": "simulated", "messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 8}
+REQUEST = {"model": "simulated", "messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 8}
 
 
 def over_tls(files: dict[str, str]) -> Settings:
+    """Settings with these certificates."""
     return QUICK.model_copy(update={"tls": TlsSpec.model_validate(files)})
 
 
 def linked(cluster: Cluster, root: str, engine: Running, **options: object) -> Running:
-    """A site above an engine, which dials its parent."""
+    """A site that dials its parent, and is above an engine."""
     return cluster.node("site", parents=(root,), engines=(engine.url,), link="reverse", **options)  # type: ignore[arg-type]
 
 
-def never_dialled(parent: Running, child: str = "site") -> None:
-    """Make the child's own URL lead nowhere: whoever dials it all the same is found out."""
+def make_undialable(parent: Running, child: str = "site") -> None:
+    """Change the child's URL to one where nothing listens, so that dialling it fails."""
     parent.node.registry.children[child].move_to("http://127.0.0.1:9")
 
 
-def test_requests_go_down_the_connections_that_the_child_dialled(cluster: Cluster) -> None:
+def test_requests_use_the_connections_that_the_child_dialled(cluster: Cluster) -> None:
     engine, root = cluster.engine(), cluster.node("root")
     site = linked(cluster, root.url, engine)
     wait_for_model(root.url, "simulated")
-    never_dialled(root)
-    direct = httpx.post(f"{engine.url}/v1/chat/completions", json=ASK).content
-    answer = httpx.post(f"{root.url}/v1/chat/completions", json=ASK)
-    assert answer.status_code == 200
-    assert answer.headers["x-hierarchy-path"] == "site/site-1"
-    assert answer.content.count(b"data: ") == direct.count(b"data: ")
-    assert answer.content.endswith(b"data: [DONE]\n\n")
+    make_undialable(root)
+    direct = httpx.post(f"{engine.url}/v1/chat/completions", json=REQUEST).content
+    response = httpx.post(f"{root.url}/v1/chat/completions", json=REQUEST)
+    assert response.status_code == 200
+    assert response.headers["x-hierarchy-path"] == "site/site-1"
+    assert response.content.count(b"data: ") == direct.count(b"data: ")
+    assert response.content.endswith(b"data: [DONE]\n\n")
     entry = httpx.get(f"{root.url}/tree").json()["children"]["site"]
     assert (entry["link"], entry["children"]["site-1"]["link"]) == ("reverse", "direct")
     pool = wait_for_links(root)
@@ -62,38 +63,41 @@ def test_requests_go_down_the_connections_that_the_child_dialled(cluster: Cluste
     assert samples["hierarchy_links", ("site", "idle")] >= LEAST_IDLE
 
 
-def test_two_levels_of_links_and_a_cancel_that_goes_all_the_way(cluster: Cluster) -> None:
+def test_two_levels_of_links_pass_a_cancel_on_to_the_engine(cluster: Cluster) -> None:
     engine, root = cluster.engine(decode_tokens_per_s=1.0), cluster.node("root")
     site = cluster.node("site", parents=(root.url,), link="reverse")
     cluster.node("rack", parents=(site.url,), engines=(engine.url,), link="reverse")
     wait_for_model(root.url, "simulated")
-    with httpx.stream("POST", f"{root.url}/v1/chat/completions", json={**ASK, "max_tokens": 1000}) as answer:
-        assert answer.headers["x-hierarchy-path"] == "site/rack/rack-1"
-        eventually(lambda: counters(engine)["running"] == 1, "the engine to be at work")
+    with httpx.stream("POST", f"{root.url}/v1/chat/completions", json={**REQUEST, "max_tokens": 1000}) as response:
+        assert response.headers["x-hierarchy-path"] == "site/rack/rack-1"
+        eventually(lambda: counters(engine)["running"] == 1, "the engine to be busy")
     eventually(lambda: counters(engine)["running"] == 0, "the engine to be free")
-    eventually(lambda: all(not child.in_flight for one in (root, site) for child in one.node.registry), "the leases")
+    eventually(
+        lambda: all(not child.in_flight for one in (root, site) for child in one.node.registry),
+        "the leases to end",
+    )
 
 
-def test_a_child_of_two_parents_has_a_reserve_for_each(cluster: Cluster) -> None:
+def test_a_child_of_two_parents_has_links_to_each(cluster: Cluster) -> None:
     engine, one, two = cluster.engine(), cluster.node("one"), cluster.node("two")
     site = cluster.node("site", parents=(one.url, two.url), engines=(engine.url,), link="reverse")
     for parent in (one, two):
         wait_for_links(parent)
         wait_for_model(parent.url, "simulated")
-        never_dialled(parent)
+        make_undialable(parent)
         assert chat(parent.url).status_code == 200
     cluster.stop(one)
     assert chat(two.url).status_code == 200
     assert [reserve.open for reserve in site.node.reserves] != [False, False]
 
 
-def test_auto_is_direct_where_the_parent_can_dial_and_reverse_where_it_cannot(cluster: Cluster) -> None:
+def test_auto_is_direct_if_the_parent_can_dial_and_otherwise_reverse(cluster: Cluster) -> None:
     engine, root = cluster.engine(), cluster.node("root")
     near = cluster.node("near", parents=(root.url,), engines=(engine.url,), link="auto")
     other = cluster.node("other")
     far = cluster.node("far", parents=(root.url,), engines=(engine.url,), link="auto", advertise=other.url)
-    nowhere = f"http://127.0.0.1:{free_port()}"
-    cluster.node("farther", parents=(root.url,), engines=(engine.url,), link="auto", advertise=nowhere)
+    unused = f"http://127.0.0.1:{free_port()}"
+    cluster.node("farther", parents=(root.url,), engines=(engine.url,), link="auto", advertise=unused)
     wait_for_model(root.url, "simulated", 3)
     links = {name: entry["link"] for name, entry in httpx.get(f"{root.url}/tree").json()["children"].items()}
     assert links == {"near": "direct", "far": "reverse", "farther": "reverse"}
@@ -104,26 +108,26 @@ def test_auto_is_direct_where_the_parent_can_dial_and_reverse_where_it_cannot(cl
     assert reserve_of(far).open
 
 
-def test_get_worker_address_is_this_node_s_own_for_a_child_that_cannot_be_dialled(cluster: Cluster) -> None:
+def test_get_worker_address_returns_the_nodes_own_for_a_child_that_cannot_be_dialled(cluster: Cluster) -> None:
     engine, root = cluster.engine(), cluster.node("root")
     linked(cluster, root.url, engine)
     wait_for_model(root.url, "simulated")
-    answer = httpx.post(f"{root.url}/get_worker_address", json={"model": "simulated"})
-    assert answer.json() == {"address": root.url}
+    response = httpx.post(f"{root.url}/get_worker_address", json={"model": "simulated"})
+    assert response.json() == {"address": root.url}
 
 
-def test_admin_commands_go_down_the_links(cluster: Cluster) -> None:
+def test_admin_commands_use_the_links(cluster: Cluster) -> None:
     engine, root = cluster.engine(), cluster.node("root")
     site = cluster.node("site", parents=(root.url,), link="reverse")
     rack = cluster.node("rack", parents=(site.url,), engines=(engine.url,), link="reverse")
     wait_for_model(root.url, "simulated")
-    never_dialled(root)
+    make_undialable(root)
     for path, holder in (("site/rack/rack-1", rack), ("site/rack", site), ("site", root)):
-        answer = httpx.post(f"{root.url}/admin/drain", json={"path": path})
+        response = httpx.post(f"{root.url}/admin/drain", json={"path": path})
         name = path.rpartition("/")[2]
-        assert answer.json() == {"node": holder.node.identity.name, "child": name, "draining": True}
+        assert response.json() == {"node": holder.node.identity.name, "child": name, "draining": True}
         assert holder.node.registry.children[name].draining
-        eventually(lambda: not models_at(root.url), "the drain to be reported up")
+        eventually(lambda: not models_at(root.url), "the drain to be reported to the root")
         assert chat(root.url).status_code == 503
         assert httpx.post(f"{root.url}/admin/undrain", json={"path": path}).status_code == 200
         wait_for_model(root.url, "simulated")
@@ -137,7 +141,7 @@ def test_admin_commands_go_down_the_links(cluster: Cluster) -> None:
 # -- bursts --------------------------------------------------------------------------------------------------
 
 
-def test_many_requests_at_once_on_a_cold_link_are_all_served_and_the_surplus_goes(cluster: Cluster) -> None:
+def test_a_burst_on_a_cold_link_is_served_and_surplus_links_are_closed(cluster: Cluster) -> None:
     root_clock = SkewedClock()
     engine, root = cluster.engine(slots=1000, decode_tokens_per_s=5.0), cluster.node("root", clock=root_clock)
     linked(cluster, root.url, engine)
@@ -148,33 +152,33 @@ def test_many_requests_at_once_on_a_cold_link_are_all_served_and_the_surplus_goe
     async def burst() -> list[int]:
         limits = httpx.Limits(max_connections=count)
         async with httpx.AsyncClient(limits=limits, timeout=DEADLINE_S) as client:
-            body = {**ASK, "stream": False, "max_tokens": 3}
-            asked = [client.post(f"{root.url}/v1/chat/completions", json=body) for _ in range(count)]
-            return [answer.status_code for answer in await asyncio.gather(*asked)]
+            body = {**REQUEST, "stream": False, "max_tokens": 3}
+            requests = [client.post(f"{root.url}/v1/chat/completions", json=body) for _ in range(count)]
+            return [response.status_code for response in await asyncio.gather(*requests)]
 
     assert asyncio.run(burst()) == [200] * count
     counts = root.node.metrics.of_share("simulated", "openai", "site")
-    assert counts.outcomes == {"ok": count}  # no attempt was lost either
+    assert counts.outcomes == {"ok": count}  # no attempt failed either
     assert len(pool.links) >= 20
-    root_clock.skew += 1000.0  # idle for long
+    root_clock.skew += 1000.0  # the links are idle for long
     eventually(lambda: len(pool.links) <= LEAST_IDLE + 2, "the surplus to be closed")
-    wait_for_model(root.url, "simulated")  # after so long a silence it may have been dropped
+    wait_for_model(root.url, "simulated")  # the site may have expired after so long a silence
     assert chat(root.url).status_code == 200
 
 
-# -- ends ----------------------------------------------------------------------------------------------------
+# -- restarts ----------------------------------------------------------------------------------------------------
 
 
-async def streamed(url: str, meanwhile: Callable[[], object]) -> bytes:
-    """A stream's whole content; `meanwhile()` is called at its first bytes."""
+async def streamed(url: str, on_first_bytes: Callable[[], object]) -> bytes:
+    """The content of a stream. Calls `on_first_bytes()` when it starts."""
     async with (
         httpx.AsyncClient(timeout=DEADLINE_S) as client,
-        client.stream("POST", f"{url}/v1/chat/completions", json={**ASK, "max_tokens": 20}) as answer,
+        client.stream("POST", f"{url}/v1/chat/completions", json={**REQUEST, "max_tokens": 20}) as response,
     ):
         parts: list[bytes] = []
-        async for part in answer.aiter_raw():
+        async for part in response.aiter_raw():
             if not parts:
-                meanwhile()
+                on_first_bytes()
             parts.append(part)
         return b"".join(parts)
 
@@ -187,24 +191,24 @@ def test_sigterm_of_either_end_finishes_running_streams(cluster: Cluster, end: s
     ending = site if end == "child" else root
     content = asyncio.run(streamed(root.url, lambda: setattr(ending.server, "should_exit", True)))
     assert content.endswith(b"data: [DONE]\n\n")
-    eventually(ending.task.done, "it to end once its stream was finished")
-    eventually(lambda: not reserve_of(site).links, "the links to be gone")
+    eventually(ending.task.done, "the node to end after its stream")
+    eventually(lambda: not reserve_of(site).links, "the links to be closed")
 
 
-def test_a_parent_that_restarts_is_dialled_again(cluster: Cluster) -> None:
+def test_a_restarted_parent_is_dialled_again(cluster: Cluster) -> None:
     engine, root = cluster.engine(), cluster.node("root")
     site = linked(cluster, root.url, engine)
     wait_for_links(root)
     port = root.node.config.listen[0][1]
     cluster.stop(root)
-    eventually(lambda: not reserve_of(site).links, "the links to be gone")
-    again = cluster.node("root", port=port)
-    wait_for_model(again.url, "simulated")
-    assert chat(again.url).status_code == 200
-    wait_for_links(again)
+    eventually(lambda: not reserve_of(site).links, "the links to be closed")
+    restarted = cluster.node("root", port=port)
+    wait_for_model(restarted.url, "simulated")
+    assert chat(restarted.url).status_code == 200
+    wait_for_links(restarted)
 
 
-def test_a_parent_that_forgot_its_child_hears_of_it_again_by_its_links(cluster: Cluster) -> None:
+def test_a_child_registers_again_when_its_links_are_closed(cluster: Cluster) -> None:
     engine = cluster.engine()
     root = cluster.node("root")
     site = cluster.node(
@@ -212,7 +216,7 @@ def test_a_parent_that_forgot_its_child_hears_of_it_again_by_its_links(cluster: 
         parents=(root.url,),
         engines=(engine.url,),
         link="reverse",
-        settings=Settings(report_interval_s=60.0, probe_interval_s=0.1),  # no report would tell it soon
+        settings=Settings(report_interval_s=60.0, probe_interval_s=0.1),  # no report would reveal it soon
     )
     wait_for_links(root)
     root.node.registry.remove("site")
@@ -222,7 +226,7 @@ def test_a_parent_that_forgot_its_child_hears_of_it_again_by_its_links(cluster: 
     assert chat(root.url).status_code == 200
 
 
-def test_a_child_whose_secret_is_wrong_gets_no_link_and_registers_again(
+def test_a_child_with_a_wrong_secret_gets_no_link_and_registers_again(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine, root = cluster.engine(), cluster.node("root")
@@ -237,46 +241,47 @@ def test_a_child_whose_secret_is_wrong_gets_no_link_and_registers_again(
 
 
 async def sweep(node: Running) -> None:
+    """Apply the timeouts of a node now."""
     node.node.lane.sweep()
     node.node.clients.sweep(node.node.lane.clock())
 
 
-# -- broken ways ---------------------------------------------------------------------------------------------
+# -- broken connections ---------------------------------------------------------------------------------------------
 
 
-def test_a_black_hole_is_found_by_both_ends_and_dialled_round(cluster: Cluster) -> None:
+def test_both_ends_detect_a_black_hole_and_new_links_are_dialled(cluster: Cluster) -> None:
     root_clock, site_clock = SkewedClock(), SkewedClock()
     engine, root = cluster.engine(), cluster.node("root", clock=root_clock)
-    hole = LossyRelay(cluster, root.url)
-    site = linked(cluster, hole.url, engine, clock=site_clock)
+    relay = LossyRelay(cluster, root.url)
+    site = linked(cluster, relay.url, engine, clock=site_clock)
     pool = wait_for_links(root)
     lost_above, lost_below = set(pool.links), set(reserve_of(site).links)
-    hole.swallow()  # what there is; new connections work, as behind a NAT that was restarted
+    relay.swallow()  # open connections; new ones work, as behind a restarted NAT
     assert lost_above
     assert lost_below
-    for _ in range(24):  # twelve seconds, of which no more than half a one passes between two looks
+    for _ in range(24):  # twelve seconds, in steps of half a second
         for clock, running in ((root_clock, root), (site_clock, site)):
             clock.skew += 0.5
             cluster.call(sweep(running))
     assert not (lost_above & pool.links)
-    eventually(lambda: not (lost_below & reserve_of(site).links), "the child to have dropped its ends")
+    eventually(lambda: not (lost_below & reserve_of(site).links), "the child to drop its ends")
     wait_for_links(root)
     wait_for_model(root.url, "simulated")
     assert chat(root.url).status_code == 200
-    hole.close()
+    relay.close()
 
 
 def test_a_stream_cut_in_the_middle_of_a_link_ends_in_an_error_event_and_frees_the_engine(cluster: Cluster) -> None:
     engine, root = cluster.engine(decode_tokens_per_s=10.0), cluster.node("root")
-    hole = LossyRelay(cluster, root.url)
-    linked(cluster, hole.url, engine)
+    relay = LossyRelay(cluster, root.url)
+    linked(cluster, relay.url, engine)
     wait_for_model(root.url, "simulated")
-    content = asyncio.run(streamed(root.url, hole.cut))
+    content = asyncio.run(streamed(root.url, relay.cut))
     assert b"event: error\ndata: " in content
     assert b"[DONE]" not in content
     eventually(lambda: counters(engine)["running"] == 0, "the engine to be free")
-    eventually(lambda: chat(root.url).status_code == 200, "it to heal")
-    hole.close()
+    eventually(lambda: chat(root.url).status_code == 200, "a new link")
+    relay.close()
 
 
 # -- proxies and TLS -----------------------------------------------------------------------------------------
@@ -294,7 +299,7 @@ def test_links_and_registrations_go_through_a_proxy(cluster: Cluster) -> None:
         assert f"CONNECT {authority} HTTP/1.1" in proxy.asked
 
 
-def test_the_environment_s_proxy_is_used_unless_no_proxy_says_otherwise(cluster: Cluster) -> None:
+def test_the_environments_proxy_is_used_unless_no_proxy_excludes_the_parent(cluster: Cluster) -> None:
     engine, root = cluster.engine(), cluster.node("root")
     with Proxy(cluster) as proxy:
         environ = {"http_proxy": proxy.url, "no_proxy": "elsewhere"}
@@ -312,7 +317,7 @@ def test_a_proxy_that_refuses_is_named_in_the_log(cluster: Cluster, caplog: pyte
     engine, root = cluster.engine(), cluster.node("root")
     with Proxy(cluster, refuse=True) as proxy:
         linked(cluster, root.url, engine, proxy=proxy.url)
-        eventually(lambda: "answered CONNECT with 'HTTP/1.1 403 Forbidden'" in caplog.text, "the complaint")
+        eventually(lambda: "answered CONNECT with 'HTTP/1.1 403 Forbidden'" in caplog.text, "the warning")
 
 
 @pytest.mark.parametrize("through_proxy", [False, True])
@@ -326,14 +331,14 @@ def test_links_over_tls(cluster: Cluster, authority: Authority, through_proxy: b
         wait_for_links(root)
         with authority.client() as http:
             eventually(lambda: root.node.ready, "the model")
-            answer = http.post(f"{url}/v1/chat/completions", json=ASK)
-            assert answer.content.endswith(b"data: [DONE]\n\n")
-            assert answer.headers["x-hierarchy-path"] == "site/site-1"
-            big = {**ASK, "messages": [{"role": "user", "content": "x" * 2_000_000}]}
+            response = http.post(f"{url}/v1/chat/completions", json=REQUEST)
+            assert response.content.endswith(b"data: [DONE]\n\n")
+            assert response.headers["x-hierarchy-path"] == "site/site-1"
+            big = {**REQUEST, "messages": [{"role": "user", "content": "x" * 2_000_000}]}
             assert http.post(f"{url}/v1/chat/completions", json=big).content.endswith(b"data: [DONE]\n\n")
-            with http.stream("POST", f"{url}/v1/chat/completions", json={**ASK, "max_tokens": 1000}):
-                eventually(lambda: counters(engine)["running"] == 1, "the engine to be at work")
-            eventually(lambda: counters(engine)["running"] == 0, "the cancel to have gone down")
+            with http.stream("POST", f"{url}/v1/chat/completions", json={**REQUEST, "max_tokens": 1000}):
+                eventually(lambda: counters(engine)["running"] == 1, "the engine to be busy")
+            eventually(lambda: counters(engine)["running"] == 0, "the cancel to reach the engine")
         assert bool(proxy.asked) == through_proxy
         cluster.stop(site)
 
@@ -342,7 +347,7 @@ def test_links_over_tls(cluster: Cluster, authority: Authority, through_proxy: b
 def test_a_client_that_does_not_read_pauses_the_engine_through_a_link(
     cluster: Cluster, authority: Authority, secure: bool
 ) -> None:
-    size = 30_000_000  # more than the kernel takes of it at three connections
+    size = 30_000_000  # more than the kernel buffers for three connections
     engine = Engine(cast(Any, None), otherwise=(SSE_HEAD, chunk(b"x" * size), chunk(b"")))
     cluster.call(engine.start())
     root = cluster.node("root", settings=over_tls(authority.issue("root")) if secure else QUICK)
@@ -352,13 +357,13 @@ def test_a_client_that_does_not_read_pauses_the_engine_through_a_link(
     eventually(lambda: root.node.ready, "the model")
     with (
         authority.client() as http,
-        http.stream("POST", f"{url}/v1/chat/completions", json={**ASK, "model": MODEL}) as answer,
+        http.stream("POST", f"{url}/v1/chat/completions", json={**REQUEST, "model": MODEL}) as response,
     ):
         eventually(lambda: any(link._paused for link in pool.links), "the link to be paused")
         waiting = [link.transport.get_write_buffer_size() for link in root.node.clients]
         assert max(waiting) < 1_000_000
-        assert len(answer.read()) == size
-    eventually(lambda: len(pool.idle) == len(pool.links), "the link to be given back")
+        assert len(response.read()) == size
+    eventually(lambda: len(pool.idle) == len(pool.links), "the link to be idle again")
     assert not any(link._paused for link in pool.links)
     cluster.call(engine.stop())
 
@@ -368,7 +373,7 @@ def test_a_client_that_does_not_read_pauses_the_engine_through_a_link(
 
 @contextmanager
 def process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A node of its own process, without any proxy of the environment."""
+    """A node in a separate process, without the environment's proxy settings."""
     argv = [sys.executable, "-m", "hierarchy", "serve", "--host", "127.0.0.1", *arguments]
     environ = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     with subprocess.Popen(argv, stderr=subprocess.DEVNULL, env=environ) as popen:
@@ -389,14 +394,14 @@ def test_a_killed_parent_frees_the_engine_and_is_dialled_again(cluster: Cluster)
         with pytest.raises(httpx.HTTPError):
             asyncio.run(streamed(url, lambda: os.kill(root.pid, signal.SIGKILL)))
     eventually(lambda: counters(engine)["running"] == 0, "the engine to be free")
-    eventually(lambda: not reserve_of(site).links, "the links to be gone")
+    eventually(lambda: not reserve_of(site).links, "the links to be closed")
     with process("--node", "root", "--port", str(port)):
-        eventually(lambda: len(reserve_of(site).links) >= LEAST_IDLE, "links to the next one", 20)
+        eventually(lambda: len(reserve_of(site).links) >= LEAST_IDLE, "links to the next root", 20)
         wait_for_model(url, "simulated")
         assert chat(url).status_code == 200
 
 
-def test_a_killed_child_ends_its_streams_with_an_error_and_leaves_no_link(cluster: Cluster) -> None:
+def test_streams_of_a_killed_child_end_with_an_error_and_its_links_are_closed(cluster: Cluster) -> None:
     engine, root = cluster.engine(decode_tokens_per_s=10.0), cluster.node("root")
     options = ("--node", "site", "--parent", root.url, "--link", "reverse", "--engine", f"simulated={engine.url}")
     with process(*options, "--port", str(free_port())) as site:
@@ -405,5 +410,5 @@ def test_a_killed_child_ends_its_streams_with_an_error_and_leaves_no_link(cluste
         content = asyncio.run(streamed(root.url, lambda: os.kill(site.pid, signal.SIGKILL)))
     assert b"event: error\ndata: " in content
     assert b"[DONE]" not in content
-    eventually(lambda: not pool.links, "the links to be gone")
+    eventually(lambda: not pool.links, "the links to be closed")
     assert chat(root.url).status_code in (502, 503)

@@ -1,4 +1,4 @@
-"""Several instances of one node: on the parent's side, in the file, and as a tree that outlives any of them."""
+"""Replicas of a node: at the parent, in the configuration, and in a tree in which any of them may die."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.trees import from_data, problems_of
 
 
 def instance(number: int, *models: Any, **fields: Any) -> dict[str, Any]:
-    """A registration of one of several instances of site-a."""
+    """A registration of one of several replicas of site-a."""
     url, name = f"http://host-{number}:21001", f"site-a-{number}"
     return site("site-a", *models, url=url, instance=name, path=[name], replica=True, **fields)
 
@@ -41,12 +41,12 @@ def test_capacity_counts_once(table: Table) -> None:
     assert table.status().speed == 2 + 4 + 2
 
 
-def test_any_may_die_and_the_others_carry_it_all(table: Table) -> None:
+def test_if_a_replica_dies_the_others_have_its_capacity(table: Table) -> None:
     for number in (1, 2):
         table.take(instance(number, model(speed=6)))
     table.clock.tick(2.0)
     assert table.beat(beat(2, model(speed=6)))
-    table.clock.tick(1.5)  # the first missed its reports
+    table.clock.tick(1.5)  # the first sent no report
     table.sweep()
     assert (table.who(), table.status().speed) == ({"site-a~2"}, 6)
     table.take(instance(1, model(speed=6), seq=5))
@@ -55,7 +55,7 @@ def test_any_may_die_and_the_others_carry_it_all(table: Table) -> None:
     assert (table.who(), table.status().speed) == ({"site-a"}, 6)
 
 
-def test_an_instance_that_restarts_takes_its_place_again(table: Table) -> None:
+def test_a_restarted_replica_gets_its_name_again(table: Table) -> None:
     table.take(instance(1))
     table.take(instance(2))
     again = instance(2)
@@ -64,17 +64,17 @@ def test_an_instance_that_restarts_takes_its_place_again(table: Table) -> None:
     assert len(table) == 2
 
 
-def test_leases_survive_that_another_comes_or_goes(table: Table) -> None:
+def test_leases_remain_when_a_replica_registers_or_deregisters(table: Table) -> None:
     first = table.take(instance(1, model(queue_length=4)))
     lease = first.lease(first.shares[OPENAI])
     table.take(instance(2, model(queue_length=4)))
     assert first.in_flight == 1
-    assert first.load(OPENAI) == 3  # half of the queue, and ours
+    assert first.load(OPENAI) == 3  # half of the queue, and the lease of this node
     lease.release()
     assert first.load(OPENAI) == 2
 
 
-def test_a_stranger_under_the_name_is_refused(table: Table) -> None:
+def test_another_node_with_the_name_is_refused(table: Table) -> None:
     table.take(instance(1))
     with pytest.raises(NameTaken):
         table.take(site("site-a", url="http://stranger:21001", instance="x"))
@@ -84,7 +84,7 @@ def test_a_stranger_under_the_name_is_refused(table: Table) -> None:
         table.take(instance(2))
 
 
-def test_drain_by_name_is_for_all_instances_and_those_to_come(table: Table) -> None:
+def test_a_drain_by_name_is_for_all_replicas_including_later_ones(table: Table) -> None:
     table.take(instance(1))
     table.take(instance(2))
     assert table.drain_name("site-a")
@@ -93,7 +93,7 @@ def test_drain_by_name_is_for_all_instances_and_those_to_come(table: Table) -> N
     assert table.who() == set()
     assert table.drain_name("site-a", False)
     assert len(table.who()) == 3
-    assert not table.drain_name("nobody")
+    assert not table.drain_name("unknown")
 
 
 NODES: dict[str, Any] = {
@@ -105,7 +105,7 @@ NODES: dict[str, Any] = {
 GPU = {"kind": "vllm", "url": "http://127.0.0.1:8000", "parent": "site"}
 
 
-def test_one_file_describes_them() -> None:
+def test_one_file_configures_all_replicas() -> None:
     tree = from_data({"nodes": NODES, "engines": {"gpu": GPU}})
     assert problems_of(tree) == []
     configs: dict[str, NodeConfig] = {name: from_tree(tree, name) for name in NODES}
@@ -115,7 +115,7 @@ def test_one_file_describes_them() -> None:
     assert [len(configs[name].engines) for name in NODES] == [0, 0, 1, 1]
 
 
-def test_parents_may_be_listed_instead() -> None:
+def test_parents_can_be_listed_instead() -> None:
     nodes = {"a": {"listen": "127.0.0.1:1001"}, "b": {"listen": "127.0.0.1:1002"}}
     nodes["site"] = {"listen": "127.0.0.1:1003", "parent": ["a", "b"]}  # type: ignore[dict-item]
     tree = from_data({"nodes": nodes, "engines": {"gpu": GPU}})
@@ -125,48 +125,48 @@ def test_parents_may_be_listed_instead() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "expected"),
     [
         ({"replica_of": "sit"}, 'unknown node "sit"; did you mean "site"?'),
         ({"replica_of": "site-b"}, 'unknown node "site-b"'),
         ({"replica_of": "root-b"}, '"root-b" is itself a replica; write `replica_of: root`'),
     ],
 )
-def test_replicas_that_make_no_sense(change: dict[str, Any], says: str) -> None:
+def test_invalid_replicas_are_named(change: dict[str, Any], expected: str) -> None:
     nodes = {**NODES, "site-b": {**NODES["site-b"], **change}}
-    assert any(says in problem for problem in problems_of(from_data({"nodes": nodes, "engines": {"gpu": GPU}})))
+    assert any(expected in problem for problem in problems_of(from_data({"nodes": nodes, "engines": {"gpu": GPU}})))
 
 
-def test_an_engine_that_each_would_start_is_refused() -> None:
+def test_an_engine_that_each_replica_would_start_is_refused() -> None:
     engine = {"kind": "simulated", "parent": "site"}
     (problem,) = problems_of(from_data({"nodes": NODES, "engines": {"gpu": engine}}))
     assert "each of site, site-b would start its own copy" in problem
 
 
 def has_children(node: Running, count: int) -> bool:
-    """True once that many children, replicas counted one by one, are registered there."""
+    """Whether that many children, replicas counted separately, are registered there."""
     return len(node.node.registry) == count
 
 
 def has_speed(node: Running, speed: float) -> bool:
-    """True once the node reports this speed."""
+    """Whether the node reports this speed."""
     return node.node.registry.status().speed == speed
 
 
-def test_a_tree_with_two_of_each_outlives_any(cluster: Cluster) -> None:
+def test_a_tree_with_two_replicas_of_each_node_survives_a_death_of_each(cluster: Cluster) -> None:
     engine = cluster.engine()
     roots = [cluster.node("root") for _ in range(2)]
     parents = tuple(root.url for root in roots)
     sites = [cluster.node("site", parents=parents, engines=(engine.url,), replica_of="site") for _ in range(2)]
     for root in roots:
-        eventually(partial(has_children, root, 2), "both instances to register")
+        eventually(partial(has_children, root, 2), "both replicas to register")
         wait_for_model(root.url, "simulated")
         assert models_at(root.url) == {"simulated": ["site/site-1"]}
-        eventually(partial(has_speed, root, 1.0), "both to have found the engine")
+        eventually(partial(has_speed, root, 1.0), "both replicas to find the engine")
     for _ in range(20):
-        answered = chat(roots[0].url)
-        assert (answered.status_code, answered.headers["x-hierarchy-path"]) == (200, "site/site-1")
+        response = chat(roots[0].url)
+        assert (response.status_code, response.headers["x-hierarchy-path"]) == (200, "site/site-1")
     cluster.stop(roots[1])
     cluster.stop(sites[0])
     assert [chat(roots[0].url).status_code for _ in range(5)] == [200] * 5
-    eventually(partial(has_speed, roots[0], 1.0), "the other one to stand for all")
+    eventually(partial(has_speed, roots[0], 1.0), "the other replica to have the capacity of both")

@@ -1,4 +1,4 @@
-"""TLS between client, nodes and engines, with certificates made here."""
+"""TLS between client and nodes, with generated certificates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def node(cluster: Cluster, name: str, tls: dict[str, Any], **fields: Any) -> Run
     return cluster.serve(config)
 
 
-def ask(client: httpx.Client, url: str, **fields: Any) -> httpx.Response:
+def complete(client: httpx.Client, url: str, **fields: Any) -> httpx.Response:
     return client.post(f"{url}/v1/completions", json={"model": "simulated", "prompt": "x", "max_tokens": 4, **fields})
 
 
@@ -49,29 +49,29 @@ def with_engine(cluster: Cluster, authority: Authority, **tls: Any) -> tuple[Run
     return root, site
 
 
-def test_a_tree_over_tls_answers_and_streams(cluster: Cluster, authority: Authority) -> None:
+def test_a_tree_over_tls_serves_requests_and_streams(cluster: Cluster, authority: Authority) -> None:
     root, _ = with_engine(cluster, authority)
     with authority.client() as client:
         eventually(lambda: serves(client, root.url), "the tree")
         for _ in range(3):
-            answer = ask(client, root.url)
-            assert answer.headers["x-hierarchy-path"] == "site/gpu"
-        assert ask(client, root.url, stream=True).text.rstrip().endswith("[DONE]")
+            response = complete(client, root.url)
+            assert response.headers["x-hierarchy-path"] == "site/gpu"
+        assert complete(client, root.url, stream=True).text.rstrip().endswith("[DONE]")
 
 
-def test_nobody_without_a_certificate_comes_in_where_one_is_wanted(cluster: Cluster, authority: Authority) -> None:
+def test_a_client_without_a_valid_certificate_is_refused(cluster: Cluster, authority: Authority) -> None:
     root, _ = with_engine(cluster, authority, require_client_cert=True)
-    me = authority.issue("me", "client.example")
-    with authority.client(me) as client:
-        eventually(lambda: serves(client, root.url), "nodes that show each other their certificates")
-        assert ask(client, root.url).status_code == 200
+    trusted = authority.issue("me", "client.example")
+    with authority.client(trusted) as client:
+        eventually(lambda: serves(client, root.url), "nodes that verify each other's certificates")
+        assert complete(client, root.url).status_code == 200
     stranger = Authority(authority.folder / "other").issue("stranger")
     for identity in (None, stranger):
         with authority.client(identity) as client, pytest.raises(httpx.TransportError):
             client.get(f"{root.url}/health")
 
 
-def test_nothing_older_than_tls_1_3_is_spoken(cluster: Cluster, authority: Authority) -> None:
+def test_versions_before_tls_1_3_are_refused(cluster: Cluster, authority: Authority) -> None:
     root = node(cluster, "root", authority.issue("root"))
     context = ssl.create_default_context(cafile=authority.ca_file)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -95,8 +95,8 @@ def test_a_parent_with_a_wrong_certificate_is_not_joined(
     assert root.node.registry.children == {}
 
 
-def test_a_child_whose_certificate_is_for_another_name_gets_no_request(cluster: Cluster, authority: Authority) -> None:
-    """The name in the registered URL counts, though the address is what is dialled."""
+def test_a_child_with_a_certificate_for_another_name_gets_no_request(cluster: Cluster, authority: Authority) -> None:
+    """The certificate has to match the name in the registered URL, although its address is dialled."""
 
     engine = cluster.engine()
     root = node(cluster, "root", authority.issue("root"))
@@ -105,23 +105,23 @@ def test_a_child_whose_certificate_is_for_another_name_gets_no_request(cluster: 
     site = node(cluster, "site", wrong, parents=(root.url,), engines=(gpu,), host="localhost")
     with authority.client() as client:
         eventually(lambda: serves(client, root.url), "the site to register")
-        answer = ask(client, root.url)
-        assert answer.status_code == 502
-        assert "certificate verify failed" in answer.json()["error"]["message"]
+        response = complete(client, root.url)
+        assert response.status_code == 502
+        assert "certificate verify failed" in response.json()["error"]["message"]
         cluster.stop(site)
         right = authority.issue("right", "localhost")
         node(cluster, "site", right, parents=(root.url,), engines=(gpu,), host="localhost")
-        eventually(lambda: ask(client, root.url).status_code == 200, "the site with the right certificate")
+        eventually(lambda: complete(client, root.url).status_code == 200, "the site with the right certificate")
 
 
-def test_a_renewed_certificate_comes_into_use_without_a_restart(
+def test_a_renewed_certificate_is_used_without_a_restart(
     cluster: Cluster, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = authority.issue("root")
     root = node(cluster, "root", files)
     before = Path(files["cert"]).read_bytes()
     Path(files["cert"]).write_text("damaged")
-    eventually(lambda: "stays in use" in caplog.text, "the complaint")
+    eventually(lambda: "stays in use" in caplog.text, "the warning")
     with authority.client() as client:
         assert client.get(f"{root.url}/health").status_code == 200
     other = Authority(authority.folder / "next")

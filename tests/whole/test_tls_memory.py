@@ -1,4 +1,4 @@
-"""What a TLS connection holds. uvloop keeps a read buffer of 256 KiB for each; only what was read into it is real."""
+"""Memory of a TLS connection. uvloop has a read buffer of 256 KiB for each; only the part that was used is resident."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.certificates import Authority
 from tests.support import eventually, free_port
 
 CONNECTIONS = 150
-LIMIT_KIB = 96  # some 50 were seen; with its whole buffer a connection would hold over 300
+LIMIT_KIB = 96  # about 50 are usual; with the complete buffer it would be over 300
 REQUEST = b'POST /v1/completions HTTP/1.1\r\nhost: n\r\ncontent-length: 13\r\n\r\n{"model":"m"}'
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
-def test_a_tls_connection_holds_what_it_uses_of_its_read_buffer(authority: Authority) -> None:
+def test_a_tls_connection_uses_only_a_part_of_its_read_buffer(authority: Authority) -> None:
     files, port = authority.issue("n"), free_port()
     argv = [sys.executable, "-m", "hierarchy", "serve", "--host", "127.0.0.1", "--port", str(port)]
     argv += ["--tls-cert", files["cert"], "--tls-key", files["key"], "--exit-with-parent"]

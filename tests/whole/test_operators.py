@@ -1,4 +1,4 @@
-"""What operators' commands see of a tree with keys and TLS: `why`, `check --live` and `doctor`."""
+"""Operators' commands on a tree with keys and TLS: `why`, `check --live` and `doctor`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.cluster import CALM, Cluster
 from tests.support import eventually
 
 
-class Guarded:
-    """A root and a site with certificates and an admin key, and the file that says so."""
+class SecuredTree:
+    """A root and a site with certificates and an admin key, and their configuration file."""
 
     def __init__(self, cluster: Cluster, authority: Authority, folder: Path) -> None:
         self.authority = authority
@@ -59,8 +59,8 @@ engines:
 
 
 @pytest.fixture
-def guarded(cluster: Cluster, authority: Authority, tmp_path: Path) -> Guarded:
-    return Guarded(cluster, authority, tmp_path)
+def tree(cluster: Cluster, authority: Authority, tmp_path: Path) -> SecuredTree:
+    return SecuredTree(cluster, authority, tmp_path)
 
 
 def run(*args: object, key: str = "") -> Result:
@@ -68,36 +68,36 @@ def run(*args: object, key: str = "") -> Result:
     return CliRunner().invoke(app, list(map(str, args)), env=env, catch_exceptions=False)
 
 
-def test_with_the_key_and_the_ca_all_is_seen(guarded: Guarded) -> None:
-    ca, url = guarded.authority.ca_file, guarded.root.url
-    why = run("why", "m", "--url", url, "--ca", ca, key=guarded.key)
+def test_with_the_key_and_the_ca_all_is_visible(tree: SecuredTree) -> None:
+    ca, url = tree.authority.ca_file, tree.root.url
+    why = run("why", "m", "--url", url, "--ca", ca, key=tree.key)
     assert "the next request goes to site/gpu" in why.output
-    live = run("check", guarded.config, "--live", url, "--admin-key-file", guarded.key_file)
+    live = run("check", tree.config, "--live", url, "--admin-key-file", tree.key_file)
     assert (live.exit_code, live.output.strip()) == (0, "OK: 2 nodes, 1 engine, depth 2; the running tree agrees")
-    doctor = run("doctor", guarded.config, "--node", "site", key=guarded.key)
+    doctor = run("doctor", tree.config, "--node", "site", key=tree.key)
     assert doctor.exit_code == 0, doctor.output
-    told = [" ".join(line.split()) for line in doctor.output.splitlines()]
-    assert "✓ node a node, which shows its name only with a key" in told
-    assert any(line.startswith("✓ tls TLSv1.3") for line in told)
-    assert any(line.startswith("✓ upgrade reaches the node") for line in told)
-    assert any(line.endswith("is used by a node, which is running already") for line in told)
+    lines = [" ".join(line.split()) for line in doctor.output.splitlines()]
+    assert "✓ node a node, which shows its name only with a key" in lines
+    assert any(line.startswith("✓ tls TLSv1.3") for line in lines)
+    assert any(line.startswith("✓ upgrade reaches the node") for line in lines)
+    assert any(line.endswith("is used by a node, which is running already") for line in lines)
 
 
-def test_without_the_key_it_says_so(guarded: Guarded) -> None:
+def test_the_error_without_a_key(tree: SecuredTree) -> None:
     with pytest.raises(UsageError, match="answered 401: no admin key was sent"):
-        run("why", "m", "--url", guarded.root.url, "--ca", guarded.authority.ca_file)
+        run("why", "m", "--url", tree.root.url, "--ca", tree.authority.ca_file)
     with pytest.raises(UsageError, match="answered 401: no admin key was sent"):
-        run("check", guarded.config, "--live", guarded.root.url)
+        run("check", tree.config, "--live", tree.root.url)
 
 
-def test_nodes_of_another_ca_are_not_asked(guarded: Guarded) -> None:
+def test_nodes_of_another_ca_are_refused(tree: SecuredTree) -> None:
     with pytest.raises(UsageError, match=r"cannot reach .*certificate verify failed"):
-        run("why", "m", "--url", guarded.root.url, key=guarded.key)
+        run("why", "m", "--url", tree.root.url, key=tree.key)
 
 
-def test_doctor_tells_of_certificates_that_are_missing(guarded: Guarded) -> None:
-    (guarded.authority.folder / "site.key").unlink()
-    doctor = run("doctor", guarded.config, "--node", "site", key=guarded.key)
+def test_doctor_reports_missing_certificates(tree: SecuredTree) -> None:
+    (tree.authority.folder / "site.key").unlink()
+    doctor = run("doctor", tree.config, "--node", "site", key=tree.key)
     assert doctor.exit_code == 1
     assert "certificates" in doctor.output
     assert "the node does not start without them" in doctor.output

@@ -29,32 +29,32 @@ def test_a_tree_lists_the_served_names_and_the_aliases(cluster: Cluster) -> None
     wait_for_model(root.url, "gpt")
 
 
-def test_a_renamed_model_is_asked_for_by_its_own_name(cluster: Cluster) -> None:
+def test_a_renamed_model_is_requested_by_the_engines_name(cluster: Cluster) -> None:
     root = cluster.node("root", settings=CALM)
     site(cluster, root, "a", {"big": "org/big"}, cluster.engine(models=("org/big",)))
     wait_for_model(root.url, "big")
     for stream in (False, True):
-        answer = chat(root.url, "big", stream=stream)
-        assert (answer.status_code, answer.headers["x-hierarchy-path"]) == (200, "a/a-1")
-        assert "org/big" in answer.text
+        response = chat(root.url, "big", stream=stream)
+        assert (response.status_code, response.headers["x-hierarchy-path"]) == (200, "a/a-1")
+        assert "org/big" in response.text
 
 
-def test_an_alias_goes_to_its_first_and_falls_back(cluster: Cluster) -> None:
+def test_an_alias_uses_its_first_model_and_falls_back(cluster: Cluster) -> None:
     root = cluster.serve(NodeConfig(name="root", aliases=ALIASES, **LOCAL))
     first = site(cluster, root, "a", {"big": "org/big"}, cluster.engine(models=("org/big",)))
     site(cluster, root, "b", {"small": "small"}, cluster.engine(models=("small",)))
     wait_for_model(root.url, "big")
     wait_for_model(root.url, "small")
     assert chat(root.url, "gpt").headers["x-hierarchy-path"] == "a/a-1"
-    answer = chat(root.url, "mostly")
-    assert (answer.status_code, answer.headers["x-hierarchy-path"]) == (200, "b/b-1")
-    assert '"small"' in answer.text
+    response = chat(root.url, "mostly")
+    assert (response.status_code, response.headers["x-hierarchy-path"]) == (200, "b/b-1")
+    assert '"small"' in response.text
     cluster.stop(first)
-    answer = chat(root.url, "gpt")
-    assert (answer.status_code, answer.headers["x-hierarchy-path"]) == (200, "b/b-1")
+    response = chat(root.url, "gpt")
+    assert (response.status_code, response.headers["x-hierarchy-path"]) == (200, "b/b-1")
 
 
-def test_a_key_for_an_alias_is_good_for_all_of_it_and_one_for_a_model_for_that_alone(
+def test_a_key_for_an_alias_allows_all_its_models_and_a_key_for_a_model_allows_only_that(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     file = tmp_path / "keys.yaml"
@@ -66,11 +66,11 @@ def test_a_key_for_an_alias_is_good_for_all_of_it_and_one_for_a_model_for_that_a
     eventually(lambda: set(root.node.registry.model_names()) == {"big", "small"}, "both models")
 
     def status(key: str, model: str) -> int:
-        said = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+        body = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
         headers = {"authorization": f"Bearer {key}"}
-        return httpx.post(f"{root.url}/v1/chat/completions", json=said, headers=headers).status_code
+        return httpx.post(f"{root.url}/v1/chat/completions", json=body, headers=headers).status_code
 
-    asked = [(key, model) for key in (for_alias, for_big) for model in ("gpt", "big", "mostly")]
-    assert [status(*ask) for ask in asked] == [200, 403, 403, 200, 200, 403]
-    cluster.stop(first)  # gpt stands for small from now on
+    requests = [(key, model) for key in (for_alias, for_big) for model in ("gpt", "big", "mostly")]
+    assert [status(*request) for request in requests] == [200, 403, 403, 200, 200, 403]
+    cluster.stop(first)  # gpt now means small
     assert [status(for_alias, "gpt"), status(for_big, "gpt")] == [200, 403]
