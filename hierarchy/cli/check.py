@@ -32,8 +32,9 @@ def check(
 ) -> None:
     """Check the configuration of a tree; print every problem with its line and a hint.
 
-    Status 0 if the tree is valid (and the running one agrees with it), 1 if there are problems or differences, 2 if the
-    file or the running tree cannot be read.
+    Status 0 if the tree is valid and the running one agrees with it, 1 if
+    there are problems or differences, 2 if the file or the running tree
+    cannot be read.
     """
     try:
         tree = DeclaredTree(load(config))

@@ -18,10 +18,13 @@ def show_risks(graph: TreeGraph, root: str) -> None:
     """Print what the loss of each node and link takes away, and the bottleneck of each model."""
     risks = Risks(graph, root)
     console = Console(highlight=False)
-    whole = f"{_engines(risks.capacity(risks.engines))}, {count(len(risks.models), 'model')}"
+    models = f" and {count(len(risks.models), 'model')}" if risks.models else ""
+    whole = f"{_engines(risks.capacity(risks.engines))}{models}"
     console.print(Text.assemble("Without node ", (escape(root), "bold"), f" everything is lost: {whole}."))
-    console.print(Text("\nWhat the loss of another node or link takes away"))
-    console.print(_losses(risks.all()))
+    found = risks.all()
+    if found:
+        console.print(Text("\nWhat the loss of another node or link takes away"))
+        console.print(_losses(found))
     if risks.models:
         console.print(Text("\nWhat each model depends on"))
         console.print(_bottlenecks(risks.bottlenecks()))

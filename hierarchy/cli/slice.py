@@ -20,7 +20,7 @@ def slice_(
 ) -> None:
     """Print the part of a tree that one machine needs, as a file for `hierarchy serve` there.
 
-    Of other nodes it contains only where the parent and the nodes right below are.
+    Of other nodes, it contains only the addresses of the parent and the children.
     """
     part = slice_of(DeclaredTree(load(config)), node)
     comment = f"The part of {config.name} for node {node}, written by `hierarchy slice`. Run it: hierarchy serve FILE"

@@ -35,7 +35,7 @@ _MARGIN_S = 5.0  # a node ends its streams within its own grace_s, and then itse
 
 
 def up(
-    config: Annotated[Path, typer.Argument(help="YAML file of a tree", show_default=False)],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a tree.")],
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="end when stdin reaches its end", hidden=True)
     ] = False,
@@ -44,8 +44,9 @@ def up(
 ) -> None:
     """Run a whole tree on this machine: one process per node, restarted if it dies. Ctrl-C ends them all.
 
-    Status 0 after a signal, 1 if a process could not be ended, 2 if the configuration is wrong or a node cannot start
-    with it, for example because its port is in use.
+    Status 0 after a signal, 1 if a process could not be ended, 2 if the
+    configuration is wrong or a node cannot start with it, for example because
+    its port is in use.
     """
     tree = DeclaredTree(load(config))
     tree.require_valid()

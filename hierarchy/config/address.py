@@ -54,7 +54,9 @@ def parse_url(text: str) -> tuple[str, Address]:
         raise ValueError(f"{text!r} has no {'port' if host else 'host'}", hint)
     _check_host(host, bracketed="[" in parts.netloc)
     if text.rstrip("/") != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
-        raise ValueError(f"{text!r} is more than scheme, host and port", f"{hint}; every request keeps its own path")
+        raise ValueError(
+            f"{text!r} is more than scheme, host and port", f"{hint} alone, since every request keeps its own path"
+        )
     return f"{parts.scheme}://{parts.netloc}", (host, port or {"http": 80, "https": 443}[parts.scheme])
 
 
@@ -80,6 +82,14 @@ def literal_ip(host: str) -> IPAddress | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
+
+
+def network_hint(text: str) -> str:
+    """The hint for a text that is not a network: the network that holds this address, else an example."""
+    try:
+        return f'write "{ipaddress.ip_network(text, strict=False)}"'
+    except ValueError:
+        return 'write it as "10.0.0.0/24"'
 
 
 def is_wildcard(host: str) -> bool:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from hierarchy.config.address import network_hint
+
 
 class Strict(BaseModel):
     """A model that refuses unknown keys. An empty value (`key:` alone) means the default."""
@@ -47,7 +49,7 @@ def _check_network(value: str) -> str:
     try:
         ipaddress.ip_network(value)
     except ValueError as error:
-        raise ValueError(f"{value!r} is not a network: {error}", 'write it as "10.1.0.0/24"') from None
+        raise ValueError(f"{value!r} is not a network ({error})", network_hint(value)) from None
     return value
 
 

@@ -106,7 +106,7 @@ def _check_weights(targets: Sequence[Target]) -> None:
     if total > MAX_WEIGHT:
         raise ValueError(f"its weights add up to {total:g} percent", "lower them to 100 in total")
     if len(given) == len(targets) and total != MAX_WEIGHT:
-        hint = "remove one of them, whose model then gets the rest, or make them 100 in total"
+        hint = "remove the weight of one model, which then gets the rest, or make them 100 in total"
         raise ValueError(f"its weights add up to {total:g} percent, not 100", hint)
 
 

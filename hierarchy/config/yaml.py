@@ -84,7 +84,11 @@ def closest(word: object, choices: Iterable[str]) -> str:
     """A hint for a mistyped word: the choice that it resembles, else all choices."""
     names = list(choices)
     near = difflib.get_close_matches(str(word), names, 1)
-    return f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(names) or 'none'}"
+    if near:
+        return f'did you mean "{near[0]}"?'
+    if len(names) < 2:
+        return f"only {names[0]} is known" if names else "none is known"
+    return f"choose one of {', '.join(names)}"
 
 
 def read_yaml(text: str, file: str) -> tuple[Any, Source, list[Problem]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from hierarchy.config.address import host_of, is_loopback, literal_ip
+from hierarchy.config.address import host_of, is_loopback, literal_ip, network_hint
 from hierarchy.config.yaml import Finding, closest
 from hierarchy.topology.graph import Member, TreeGraph
 
@@ -70,7 +70,7 @@ def parse_reach(subnets: Mapping[str, str], pairs: Iterable[tuple[str, str]]) ->
         try:
             networks[name] = ipaddress.ip_network(cidr)
         except ValueError as error:
-            findings.append(Finding(("subnets", name), f"{cidr!r} is not a subnet ({error})", _cidr_hint(cidr)))
+            findings.append(Finding(("subnets", name), f"{cidr!r} is not a subnet ({error})", network_hint(cidr)))
     findings.extend(_overlaps(networks))
     valid: set[tuple[str, str]] = set()
     for index, pair in enumerate(pairs):
@@ -139,13 +139,6 @@ def _rule(reach: Reach, source: Member, target: Member, urls: Sequence[str]) -> 
 def _with_subnets(reach: Reach, member: Member) -> str:
     """`NAME (SUBNET and SUBNET)`."""
     return f"{member.key} ({' and '.join(sorted(reach.subnets_of(member))) or 'unknown'})"
-
-
-def _cidr_hint(cidr: str) -> str:
-    try:
-        return f'write "{ipaddress.ip_network(cidr, strict=False)}"'
-    except ValueError:
-        return 'write it as "10.0.0.0/24"'
 
 
 def _overlaps(networks: Mapping[str, Network]) -> Iterator[Finding]:

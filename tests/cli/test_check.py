@@ -63,7 +63,7 @@ def test_bad_fields_are_problems_as_well(tmp_path: Path) -> None:
     path.write_text("version: 1\nnodes:\n  root: {dispatch: [red]}\n")
     result = run(path)
     assert result.exit_code == 1
-    assert result.output.startswith(f"{path}:3: nodes.root.dispatch: unknown value a list; known here: shortest_queue")
+    assert result.output.startswith(f"{path}:3: nodes.root.dispatch: unknown value a list; choose one of shortest_queue")
 
 
 def test_on_a_terminal_the_place_is_red(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_risks_are_tables() -> None:
     result = run_args(str(CONFIGS / "three-tiers.yaml"), "--risks")
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.output.splitlines()]
-    assert lines[0].startswith("Without node root everything is lost: 7 engines of speed 10.5, 3 models.")
+    assert lines[0].startswith("Without node root everything is lost: 7 engines of speed 10.5 and 3 models.")
     assert "node oslo or link root - oslo 3 5.5 52% sim-code sim-large, sim-small" in lines
     assert "sim-code 1 0.5 oslo > oslo-2 > oslo-2-b nothing" in lines
     assert "sim-large 2 5 oslo 1 engine of speed 1 (20%)" in lines

@@ -92,5 +92,6 @@ def test_any_text_is_read_or_is_a_problem(text: str) -> None:
 
 def test_closest() -> None:
     assert closest("shortest_que", ["lottery", "shortest_queue"]) == 'did you mean "shortest_queue"?'
-    assert closest("xyz", ["a1", "b2"]) == "known here: a1, b2"
-    assert closest("xyz", []) == "known here: none"
+    assert closest("xyz", ["a1", "b2"]) == "choose one of a1, b2"
+    assert closest("xyz", ["a1"]) == "only a1 is known"
+    assert closest("xyz", []) == "none is known"

@@ -1,3 +1,5 @@
+"""The checks of shape, names and addresses, each with its line and hint."""
+
 from __future__ import annotations
 
 from pathlib import Path

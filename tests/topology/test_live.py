@@ -30,6 +30,7 @@ engines:
 def entry(
     name: str, kind: str = "node", url: str = "", models: tuple[str, ...] = ("m",), **fields: Any
 ) -> dict[str, Any]:
+    """An entry of `GET /tree`. fields: `below`, a list of its children, or other fields of the entry."""
     rows = [{"name": model, "api": "openai"} for model in models]
     below = {child["name"]: child for child in fields.pop("below", [])}
     instance = f"{name}-1" if kind == "node" else ""
@@ -38,7 +39,7 @@ def entry(
 
 
 def running(**changes: Any) -> dict[str, Any]:
-    """The tree of CONFIG as it runs, with some fields of some entries changed."""
+    """The running tree of CONFIG. changes: name -> fields that differ."""
 
     def made(name: str, kind: str, url: str, below: list[dict[str, Any]]) -> dict[str, Any]:
         return entry(name, **{"kind": kind, "url": url, "below": below, **changes.get(name, {})})

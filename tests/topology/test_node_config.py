@@ -177,5 +177,5 @@ def test_single_with_a_reverse_link_needs_no_address_of_its_own() -> None:
     for link in ("direct", "auto"):  # the parent dials, or tries to
         with pytest.raises(UsageError, match="add --advertise"):
             from_flags(host="0.0.0.0", parents=["http://root:1"], link=link)
-    with pytest.raises(UsageError, match="--link up: known here: direct, reverse, auto"):
+    with pytest.raises(UsageError, match="--link up: choose one of direct, reverse, auto"):
         from_flags(parents=["http://root:1"], link="up")

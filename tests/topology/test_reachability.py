@@ -1,3 +1,5 @@
+"""Subnets and reach: who can dial whom, and the problems of edges that cannot work."""
+
 from __future__ import annotations
 
 import ipaddress

@@ -32,13 +32,15 @@ engines:
 """
 
 
-def part_of(tree: DeclaredTree, name: str, folder: Path) -> DeclaredTree:
+def sliced(tree: DeclaredTree, name: str, folder: Path) -> DeclaredTree:
+    """The tree of a node's slice, as its machine reads it."""
     return from_text(folder, as_yaml(slice_of(tree, name), "a comment"))
 
 
-def every_node(tree: DeclaredTree, folder: Path) -> None:
+def check_every_slice(tree: DeclaredTree, folder: Path) -> None:
+    """Each node gets the same configuration from its slice as from the whole tree."""
     for name in tree.config.nodes:
-        part = part_of(tree, name, folder)
+        part = sliced(tree, name, folder)
         assert part.problems == []
         assert from_tree(part, name) == from_tree(tree, name)
         assert from_file(folder / "tree.yaml", None) == from_tree(tree, name)
@@ -46,17 +48,17 @@ def every_node(tree: DeclaredTree, folder: Path) -> None:
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_each_node_of_each_example_gets_the_same_from_its_slice(config: Path, tmp_path: Path) -> None:
-    every_node(load_tree(config), tmp_path)
+    check_every_slice(load_tree(config), tmp_path)
 
 
 def test_every_kind_of_field_is_kept(tmp_path: Path) -> None:
-    every_node(from_text(tmp_path, SITES), tmp_path)
+    check_every_slice(from_text(tmp_path, SITES), tmp_path)
 
 
 @settings(max_examples=15)
 @given(data=valid_trees())
 def test_any_tree_can_be_sliced(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
-    every_node(from_data(data), tmp_path_factory.getbasetemp())
+    check_every_slice(from_data(data), tmp_path_factory.getbasetemp())
 
 
 def test_a_slice_has_nothing_of_other_sites(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ engines:
 
 def test_a_slice_names_only_its_own_secrets_and_certificates(tmp_path: Path) -> None:
     tree = from_text(tmp_path, SECRETS)
-    every_node(tree, tmp_path)
+    check_every_slice(tree, tmp_path)
     part = slice_of(tree, "a")
     assert "defaults" not in part
     assert part["nodes"]["a"]["security"] == {"key": "env:OWN", "join_token": "file:mine", "state_dir": "/var/x"}
@@ -108,7 +110,7 @@ def test_every_section_of_the_format_is_in_the_slice_of_the_root(tmp_path: Path)
 
 
 def test_a_slice_is_for_no_other_node(tmp_path: Path) -> None:
-    part = part_of(from_text(tmp_path, SITES), "a", tmp_path)
+    part = sliced(from_text(tmp_path, SITES), "a", tmp_path)
     with pytest.raises(UsageError, match='is the slice for node "a"; run "root" from its own file'):
         from_tree(part, "root")
     with pytest.raises(UsageError, match='no node "nope"'):
