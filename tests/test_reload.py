@@ -74,8 +74,8 @@ def test_only_what_changed_is_applied(bench: Bench, caplog: pytest.LogCaptureFix
 
 def test_a_stream_continues_after_its_engine_was_removed(bench: Bench) -> None:
     body = {"model": "b", "messages": [{"role": "user", "content": "x"}], "max_tokens": 12, "stream": True}
-    with httpx.stream("POST", f"{bench.url}/v1/chat/completions", json=body) as answer:
-        parts = answer.iter_raw()
+    with httpx.stream("POST", f"{bench.url}/v1/chat/completions", json=body) as response:
+        parts = response.iter_raw()
         first = next(parts)
         bench.write(a=bench.a)
         assert bench.reload()

@@ -91,7 +91,7 @@ class Prober:
             status, missing = select_models(listed, self._engine.models)
             self._on_status(status)
         except TimeoutError:
-            self._failed(f"{self._url} did not answer within {PROBE_TIMEOUT_S:g} s")
+            self._failed(f"{self._url} did not respond within {PROBE_TIMEOUT_S:g} s")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             self._failed(f"{self._url}: {str(error) or type(error).__name__}")
         except HierarchyError as error:

@@ -11,6 +11,7 @@ from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.security.access import Access, state_dir
 
+CLEARTEXT = "set `tls` (--tls-cert, --tls-key), or `cleartext: true` (--cleartext) in a network that you trust"
 INSECURE = "or set `insecure: true` (--insecure) if all machines that can reach it are trusted"
 log = logging.getLogger("hierarchy.security")
 
@@ -22,14 +23,21 @@ def check_start(config: NodeConfig, access: Access) -> None:
         raise _refusal(
             config, "`tokenless_workers` accepts workers by their addresses", "set `allow` (--allow 10.1.0.0/24)"
         )
-    if security.insecure:
-        return
-    cleartext = "set `tls` (--tls-cert, --tls-key), or `cleartext: true` (--cleartext) in a network that you trust"
+    if not security.insecure:
+        _check_parents(config)
+        if access.exposed:
+            _check_exposed(config, access)
+
+
+def _check_parents(config: NodeConfig) -> None:
     for parent in config.parents:
-        if parent.startswith("http:") and not security.cleartext and not is_loopback(host_of(parent)):
-            raise _refusal(config, f"it would connect to its parent {parent} without TLS", cleartext)
-    if not access.exposed:
-        return
+        if parent.startswith("http:") and not config.settings.security.cleartext and not is_loopback(host_of(parent)):
+            raise _refusal(config, f"it would connect to its parent {parent} without TLS", CLEARTEXT)
+
+
+def _check_exposed(config: NodeConfig, access: Access) -> None:
+    """Checks for a node that other machines can reach."""
+    security = config.settings.security
     where = ", ".join(f"{host}:{port}" for host, port in config.listen + config.admin if not is_loopback(host))
     if access.client_keys is None and not (config.parents and access.credentials):
         hint = "make keys with `hierarchy key create` and set `api_keys` (--api-keys)"
@@ -41,7 +49,7 @@ def check_start(config: NodeConfig, access: Access) -> None:
             config, f"others can reach {where}, and it has no key to check its children's tokens", f"{hint}, {INSECURE}"
         )
     if not security.cleartext and access.tls.server is None:
-        raise _refusal(config, f"others can reach {where} without TLS", cleartext)
+        raise _refusal(config, f"others can reach {where} without TLS", CLEARTEXT)
 
 
 def check_state_dir(config: NodeConfig, access: Access, environ: Mapping[str, str]) -> None:

@@ -93,7 +93,7 @@ def test_statuses_and_failures_are_passed_to_the_owner() -> None:
         (httpx.ConnectError("refused"), f"{URL}: refused"),
         (httpx.ReadTimeout(""), f"{URL}: ReadTimeout"),
         (httpx.InvalidURL("odd"), f"{URL}: odd"),
-        (TimeoutError(), f"{URL} did not answer within 2.5 s"),
+        (TimeoutError(), f"{URL} did not respond within 2.5 s"),
     ],
 )
 def test_each_kind_of_missing_response_is_a_failure_with_its_reason(error: Exception, reason: str) -> None:
@@ -130,7 +130,7 @@ def test_the_probe_of_an_engine_that_hangs_times_out(monkeypatch: pytest.MonkeyP
             await Prober(engine, Hanging(), http, owner.statuses.append, owner.failures.append, 1.0).probe_once()
 
     asyncio.run(run())
-    assert owner.failures == [f"{URL} did not answer within 0.02 s"]
+    assert owner.failures == [f"{URL} did not respond within 0.02 s"]
 
 
 def test_a_failed_probe_is_repeated_soon_and_then_less_often() -> None:

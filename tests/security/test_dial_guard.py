@@ -92,13 +92,13 @@ def test_other_spellings_of_a_metadata_address_are_refused(host: str) -> None:
 class Names:
     """A resolver with another result each time, like a hostile name server."""
 
-    def __init__(self, *answers: Sequence[str]) -> None:
-        self.answers = list(answers)
-        self.asked = 0
+    def __init__(self, *results: Sequence[str]) -> None:
+        self.results = list(results)
+        self.lookups = 0
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
-        self.asked += 1
-        return self.answers.pop(0)
+        self.lookups += 1
+        return self.results.pop(0)
 
 
 def test_a_name_is_resolved_once_and_the_checked_address_is_dialled() -> None:
@@ -110,7 +110,7 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_dialled() -> None:
             await connect(asyncio.Protocol, "good.example", port, None, DialGuard((), names), local=True)
 
         asyncio.run(dial())
-        assert names.asked == 1
+        assert names.lookups == 1
         with pytest.raises(ForbiddenAddress, match=r"good.example \(169.254.169.254\) is never dialled"):
             asyncio.run(dial())
 
@@ -143,14 +143,14 @@ def test_a_probe_goes_to_the_checked_address_with_the_name_as_host() -> None:
     async def probe(guard: DialGuard, port: int) -> httpx.Response:
         inner = httpx.AsyncHTTPTransport()
         async with httpx.AsyncClient(transport=GuardedTransport(inner, guard, local=True)) as http:
-            answer = await http.post(f"http://worker.example:{port}/worker_get_status")
+            response = await http.post(f"http://worker.example:{port}/worker_get_status")
         await inner.aclose()
-        return answer
+        return response
 
     with running_app(app, lifespan="off") as url:
         port = int(url.rpartition(":")[2])
-        answer = asyncio.run(probe(DialGuard((), Names(["127.0.0.1"])), port))
-        assert answer.status_code == 307  # returned, not followed
+        response = asyncio.run(probe(DialGuard((), Names(["127.0.0.1"])), port))
+        assert response.status_code == 307  # returned, not followed
         assert hosts == [f"worker.example:{port}".encode()]
         with pytest.raises(httpx.ConnectError, match="never dialled"):
             asyncio.run(probe(DialGuard((), Names(["169.254.169.254"])), port))

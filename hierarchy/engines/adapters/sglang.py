@@ -44,7 +44,7 @@ class SglangAdapter:
                 (await get(http, url, "/health")).require_ok()
         except (TimeoutError, httpx.TimeoutException):
             if not queue_length:
-                late = f"{url.rstrip('/')}/health did not answer within {HEALTH_TIMEOUT_S:g} s"
+                late = f"{url.rstrip('/')}/health did not respond within {HEALTH_TIMEOUT_S:g} s"
                 raise EngineUnreadable(f"{late}, though no request is running") from None
         return status_of_engine(names, speed, queue_length)
 
