@@ -19,6 +19,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -167,10 +168,14 @@ class Network:
         return process
 
     def end(self, process: subprocess.Popen[str]) -> None:
-        """Kill a process that `start` returned, and close its pipes. Does nothing the second time."""
+        """Kill a process that `start` returned and those that it started, such as a shell's. Close its pipes.
+
+        Does nothing the second time.
+        """
         if process not in self._processes:
             return
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
