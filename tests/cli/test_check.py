@@ -1,3 +1,5 @@
+"""`hierarchy check`: its problems, its tables of risks, and the comparison with a running tree."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -29,7 +31,7 @@ def run(path: Path, **environment: str) -> Result:
         ("isolated-subnets.yaml", "OK: 3 nodes, 3 engines, depth 2\n"),
     ],
 )
-def test_a_good_tree_is_one_line_and_status_0(name: str, line: str) -> None:
+def test_a_valid_tree_is_one_line_and_status_0(name: str, line: str) -> None:
     result = run(CONFIGS / name)
     assert (result.exit_code, result.output) == (0, line)
 
@@ -63,10 +65,12 @@ def test_bad_fields_are_problems_as_well(tmp_path: Path) -> None:
     path.write_text("version: 1\nnodes:\n  root: {dispatch: [red]}\n")
     result = run(path)
     assert result.exit_code == 1
-    assert result.output.startswith(f"{path}:3: nodes.root.dispatch: unknown value a list; choose one of shortest_queue")
+    assert result.output.startswith(
+        f"{path}:3: nodes.root.dispatch: unknown value a list; choose one of shortest_queue"
+    )
 
 
-def test_on_a_terminal_the_place_is_red(tmp_path: Path) -> None:
+def test_on_a_terminal_the_file_and_line_are_red(tmp_path: Path) -> None:
     path = tmp_path / "tree.yaml"
     path.write_text("version: 1\nnodes: {}\n")
     result = run(path, FORCE_COLOR="1", TERM="xterm")

@@ -73,7 +73,7 @@ def test_shapes_names_and_engines(tmp_path: Path, text: str, expected: list[str]
 
 
 @pytest.mark.parametrize(
-    ("node", "says"),
+    ("node", "message"),
     [
         (
             '{parent: root, listen: "0.0.0.0:9"}',
@@ -102,11 +102,11 @@ def test_shapes_names_and_engines(tmp_path: Path, text: str, expected: list[str]
         ),
     ],
 )
-def test_addresses_of_nodes(tmp_path: Path, node: str, says: str) -> None:
+def test_addresses_of_nodes(tmp_path: Path, node: str, message: str) -> None:
     above, below = GOOD.split("engines:")
     text = f"{HEAD}{above}  n: {node}\nengines:{below}  f: {{parent: n, kind: simulated}}\n"
     (problem,) = problems_of(from_text(tmp_path, text))
-    assert problem.startswith(f"5: nodes.n.{says}")
+    assert problem.startswith(f"5: nodes.n.{message}")
 
 
 @pytest.mark.parametrize(

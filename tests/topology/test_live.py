@@ -123,8 +123,8 @@ def test_one_process_below_two_parents_is_one_member(tmp_path: Path) -> None:
 
 
 def test_problems_that_no_registration_can_see() -> None:
-    twin = entry("a", url="http://10.0.0.9:1", instance="other", below=[entry("x", "vllm")])
-    assert problems(running(b={"below": [twin]})) == ["root/b/a: another process with this name is root/a"]
+    duplicate = entry("a", url="http://10.0.0.9:1", instance="other", below=[entry("x", "vllm")])
+    assert problems(running(b={"below": [duplicate]})) == ["root/b/a: another process with this name is root/a"]
     loop = entry("b", url="http://10.9.0.3:1")
     assert problems(running(b={"below": [entry("c", below=[loop])]}))[0] == "root/b: a cycle: b -> c -> b"
     same = entry("z", "vllm", "http://10.0.0.11:8000")
@@ -137,8 +137,8 @@ def test_problems_that_no_registration_can_see() -> None:
 def test_flags_name_engines_alike_at_every_node_and_reverse_links_share_addresses() -> None:
     gpus = [entry("vllm-1", "vllm", f"http://gpu{n}:1") for n in range(2)]
     assert problems(running(a={"below": gpus[:1]}, b={"below": gpus[1:]})) == []
-    behind = {"url": "http://127.0.0.1:21001", "link": "reverse"}
-    assert problems(running(a=behind, b=behind)) == []
+    reverse = {"url": "http://127.0.0.1:21001", "link": "reverse"}
+    assert problems(running(a=reverse, b=reverse)) == []
 
 
 @given(nested(st.none() | st.booleans() | st.integers() | st.sampled_from(["node", "up", "a", "http://a:1"])))

@@ -76,7 +76,7 @@ def test_link_and_proxy_of_a_node(tmp_path: Path, link: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
-def test_the_examples_are_good_and_can_be_cut(path: Path) -> None:
+def test_the_examples_are_valid_and_each_node_gets_its_part(path: Path) -> None:
     tree = load_tree(path)
     assert problems_of(tree) == []
     for name in tree.config.nodes:
@@ -85,7 +85,7 @@ def test_the_examples_are_good_and_can_be_cut(path: Path) -> None:
     assert f"configs/{path.name}" in header, "says how to run it"
 
 
-def test_the_example_of_isolated_subnets_says_what_its_comment_promises(tmp_path: Path) -> None:
+def test_the_example_of_isolated_subnets_does_what_its_comment_says(tmp_path: Path) -> None:
     text = (CONFIGS / "isolated-subnets.yaml").read_text("utf-8")
     tree = from_text(tmp_path, text)
     assert from_tree(tree, "plant").advertise == "http://10.0.0.30:21001"
@@ -96,7 +96,7 @@ def test_the_example_of_isolated_subnets_says_what_its_comment_promises(tmp_path
 
 
 @given(valid_trees())
-def test_any_good_tree_is_clean_and_every_node_can_be_cut(data: dict[str, Any]) -> None:
+def test_any_valid_tree_has_no_problems_and_a_part_for_each_node(data: dict[str, Any]) -> None:
     tree = from_data(data)
     assert problems_of(tree) == []
     configs = {name: from_tree(tree, name) for name in data["nodes"]}
@@ -134,7 +134,7 @@ def test_a_node_from_flags() -> None:
     )
 
 
-def test_flags_have_fastchats_defaults() -> None:
+def test_flags_have_the_defaults_of_fastchat() -> None:
     node = from_flags()
     assert node.listen == (("localhost", 21001),)
     assert node.advertise == "http://localhost:21001"
@@ -142,14 +142,14 @@ def test_flags_have_fastchats_defaults() -> None:
     assert from_flags(port=21002).name != node.name, "two nodes of one machine under one parent"
 
 
-def test_all_interfaces_have_an_address_for_others() -> None:
+def test_a_node_on_all_interfaces_advertises_an_address_to_dial() -> None:
     assert "0.0.0.0" not in from_flags(host="0.0.0.0").advertise
     assert from_flags(host="::", parents=["http://up:1"], advertise="http://me:2/").advertise == "http://me:2"
     assert from_flags(host="::1").advertise == "http://[::1]:21001"
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "message"),
     [
         ({"dispatch": "lotery"}, '--dispatch-method lotery: no such policy; did you mean "lottery"?'),
         ({"parents": ["up:1"]}, "--parent 'up:1' is not an http(s) URL; write \"http://host:port\""),
@@ -165,13 +165,13 @@ def test_all_interfaces_have_an_address_for_others() -> None:
         ({"name": "a/b"}, "--node a/b: not a valid name; write letters, digits, '.', '_' and '-'"),
     ],
 )  # fmt: skip
-def test_bad_flags(flags: dict[str, Any], says: str) -> None:
+def test_bad_flags(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         from_flags(**flags)
-    assert str(caught.value).startswith(says)
+    assert str(caught.value).startswith(message)
 
 
-def test_single_with_a_reverse_link_needs_no_address_of_its_own() -> None:
+def test_with_a_reverse_link_flags_need_no_address_to_advertise() -> None:
     config = from_flags(host="0.0.0.0", parents=["http://root:1"], link="reverse")
     assert (config.link, config.parents) == ("reverse", ("http://root:1",))
     for link in ("direct", "auto"):  # the parent dials, or tries to
