@@ -124,6 +124,7 @@ class _Walk:
         self.problems: list[Problem] = []
 
     def value(self, node: Node, path: FieldPath) -> Any:
+        """The plain value of a YAML node; None if it has none."""
         if id(node) in self._open:
             self._problem(node, path, "contains itself", "remove the alias")
             return None
