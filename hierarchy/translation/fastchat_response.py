@@ -82,6 +82,7 @@ class ObjectTranslator(_FastChatTranslator):
     """For `/worker_generate`."""
 
     def end(self) -> bytes:
+        """The one object of the response. Raises BadEngineResponse."""
         if self.engine_status != 200:
             return self._error_object()
         try:
@@ -102,6 +103,7 @@ class StreamTranslator(_FastChatTranslator):
         self._complete = self._failed = False  # `[DONE]` came; an error frame was sent
 
     def feed(self, data: bytes) -> bytes:
+        """One frame if there is new text, otherwise b"". Raises BadEngineResponse."""
         if self.engine_status != 200:
             return super().feed(data)
         before = len(self._text)
@@ -121,6 +123,7 @@ class StreamTranslator(_FastChatTranslator):
         return self._frame(None) if len(self._text) > before else b""
 
     def end(self) -> bytes:
+        """The last frame. Raises BadEngineResponse."""
         if self.engine_status != 200:
             return self._error_object() + b"\0"
         if self._failed:

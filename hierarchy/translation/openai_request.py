@@ -98,6 +98,7 @@ class ChatRequest(GenerationRequest):
     continue_final_message: bool | None = None
 
     def check(self) -> None:
+        """Raises BadRequest if a worker cannot serve the chat."""
         super().check()
         if not self.messages:
             raise BadRequest("'messages' must be a list of at least one message", param="messages")
@@ -126,6 +127,7 @@ class CompletionRequest(GenerationRequest):
     use_beam_search: bool | None = None
 
     def check(self) -> None:
+        """Raises BadRequest if a worker cannot serve the completion."""
         super().check()
         reject(self.suffix, "suffix", "text after the answer")
 

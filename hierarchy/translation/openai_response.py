@@ -72,20 +72,25 @@ class ChatObjects:
         }
 
     def full(self, text: str, frame: Frame, finish_reason: str) -> dict[str, Any]:
+        """`chat.completion` without its usage."""
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
         return {**self._common, "object": "chat.completion", "choices": [choice]}
 
     def first_chunks(self) -> list[dict[str, Any]]:
+        """The chunk with the role."""
         return [self._chunk({"role": "assistant", "content": ""})]
 
     def text_chunk(self, text: str, logprobs: Logprobs | None) -> dict[str, Any]:
+        """A chunk with text. Workers support no log probabilities in a chat."""
         return self._chunk({"content": text})
 
     def finish_chunk(self, finish_reason: str) -> dict[str, Any]:
+        """An empty chunk with the finish reason."""
         return self._chunk({}, finish_reason)
 
     def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
+        """A chunk without choices."""
         return {**self._common, "object": "chat.completion.chunk", "choices": [], "usage": usage}
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
@@ -105,18 +110,23 @@ class CompletionObjects:
         }
 
     def full(self, text: str, frame: Frame, finish_reason: str) -> dict[str, Any]:
+        """`text_completion` without its usage."""
         return self._completion(text, finish_reason, frame.logprobs)
 
     def first_chunks(self) -> list[dict[str, Any]]:
+        """None."""
         return []
 
     def text_chunk(self, text: str, logprobs: Logprobs | None) -> dict[str, Any]:
+        """A chunk with text and log probabilities."""
         return self._completion(text, None, logprobs)
 
     def finish_chunk(self, finish_reason: str) -> dict[str, Any]:
+        """An empty chunk with the finish reason."""
         return self._completion("", finish_reason, None)
 
     def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
+        """A chunk without choices."""
         return {**self._common, "choices": [], "usage": usage}
 
     def _completion(self, text: str, finish_reason: str | None, logprobs: Logprobs | None) -> dict[str, Any]:
@@ -155,11 +165,13 @@ class GenerationTranslator(BufferedTranslator):
         self._failed = False  # the worker reported an error, which the client has
 
     def feed(self, data: bytes) -> bytes:
+        """The events for the newest frame, or b"". Raises BadEngineResponse."""
         if self.engine_status != 200:
             return super().feed(data)
         return b"" if self.done else self._translate(self._frames.feed(data))
 
     def end(self) -> bytes:
+        """The last events, or the whole object. Raises BadEngineResponse."""
         if self.engine_status != 200:
             return self._client_error()
         if self._failed:

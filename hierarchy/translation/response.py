@@ -67,9 +67,11 @@ class BufferedTranslator:
         self._size = 0  # bytes in `_parts`
 
     def begin(self, status: int) -> None:
+        """Keep the status."""
         self.engine_status = status
 
     def feed(self, data: bytes) -> bytes:
+        """Keep the bytes. Raises BadEngineResponse if they are too many."""
         self._size += len(data)
         if self._size > MAX_BUFFERED_BYTES:
             raise BadEngineResponse(f"sent a response of more than {MAX_BUFFERED_BYTES} bytes")
@@ -99,6 +101,7 @@ class PassThrough(BufferedTranslator):
     """
 
     def end(self) -> bytes:
+        """The unchanged body, or an error object. Raises BadEngineResponse."""
         if self.engine_status == 200:
             return self._body()
         text = f"the worker answered {self.engine_status}: {excerpt(self._client_error_body())}"

@@ -222,8 +222,8 @@ def test_wall_clock_moved_by_an_hour(monkeypatch: pytest.MonkeyPatch, record: Re
         body = {"model": "simulated", "messages": [], "max_tokens": 20, "stream": True}
         cut = changed = 0
         for shift in (3600.0, -3600.0):
-            with httpx.stream("POST", f"{root.url}/v1/chat/completions", json=body) as answer:
-                parts = answer.iter_raw()
+            with httpx.stream("POST", f"{root.url}/v1/chat/completions", json=body) as response:
+                parts = response.iter_raw()
                 first = next(parts)
                 monkeypatch.setattr(time, "time", lambda shift=shift: real() + shift)
                 cut += not (first + b"".join(parts)).endswith(b"[DONE]\n\n")

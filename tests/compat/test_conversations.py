@@ -66,7 +66,7 @@ def test_any_chat_is_rendered_as_fastchat_does(programs: Programs) -> None:
         template = WorkerProfile.decode(json.dumps({"conv": one["conv"]}).encode(), b"{}").conversation
         assert template is not None
         for chat, prompt in zip(chats, one["prompts"], strict=True):
-            ours = render_chat([Message(role, text) for role, text in chat], template).prompt
-            if ours != prompt:
-                different.append((one["conv"]["name"], one["conv"]["sep_style"], chat, prompt, ours))
+            found = render_chat([Message(role, text) for role, text in chat], template).prompt
+            if found != prompt:
+                different.append((one["conv"]["name"], one["conv"]["sep_style"], chat, prompt, found))
     assert different == []

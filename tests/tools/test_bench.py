@@ -65,9 +65,9 @@ def test_figures_without_values_are_nan() -> None:
 
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=9))
 def test_a_ratio_is_not_affected_by_what_disturbs_both(disturbance: list[float]) -> None:
-    ours, others = [30 * factor for factor in disturbance], [20 * factor for factor in disturbance]
-    assert table.ratio(ours, others) == pytest.approx(1.5)
-    assert table.middle(ours) == median(ours)
+    values, others = [30 * factor for factor in disturbance], [20 * factor for factor in disturbance]
+    assert table.ratio(values, others) == pytest.approx(1.5)
+    assert table.middle(values) == median(values)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def rectangles(svg: str) -> list[float]:
 
 
 def test_the_length_of_a_bar_is_proportional_to_its_value() -> None:
-    svg = plots.bars("µs", "µs", [plots.Bar("nginx", 20.0), plots.Bar("ours", 40.0, "ours")], line=30.0)
+    svg = plots.bars("µs", "µs", [plots.Bar("nginx", 20.0), plots.Bar("hierarchy", 40.0, "hierarchy")], line=30.0)
     short, long = rectangles(svg)
     assert long == pytest.approx(2 * short, rel=0.01)
     line = next(element for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("line"))

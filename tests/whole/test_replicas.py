@@ -22,7 +22,7 @@ def instance(number: int, *models: Any, **fields: Any) -> dict[str, Any]:
     return site("site-a", *models, url=url, instance=name, path=[name], replica=True, **fields)
 
 
-def beat(number: int, *models: Any, **fields: Any) -> dict[str, Any]:
+def heartbeat(number: int, *models: Any, **fields: Any) -> dict[str, Any]:
     url, name = f"http://host-{number}:21001", f"site-a-{number}"
     return report("site-a", *models, url=url, instance=name, path=[name], **fields)
 
@@ -37,7 +37,7 @@ def test_capacity_counts_once(table: Table) -> None:
         table.take(instance(number, model(speed=6, queue_length=9)))
     assert (table.status().speed, table.status().queue_length) == (6, 9)
     assert table.who() == {"site-a", "site-a~2", "site-a~3"}
-    assert table.beat(beat(2, model(speed=12)))
+    assert table.beat(heartbeat(2, model(speed=12)))
     assert table.status().speed == 2 + 4 + 2
 
 
@@ -45,7 +45,7 @@ def test_if_a_replica_dies_the_others_have_its_capacity(table: Table) -> None:
     for number in (1, 2):
         table.take(instance(number, model(speed=6)))
     table.clock.tick(2.0)
-    assert table.beat(beat(2, model(speed=6)))
+    assert table.beat(heartbeat(2, model(speed=6)))
     table.clock.tick(1.5)  # the first sent no report
     table.sweep()
     assert (table.who(), table.status().speed) == ({"site-a~2"}, 6)

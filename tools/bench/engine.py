@@ -108,10 +108,12 @@ class Client(asyncio.Protocol):
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A router has connected."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The router has disconnected; if a stream runs, its client did."""
         if self._left:
             self._left = 0
             self._engine.running -= 1
@@ -121,6 +123,7 @@ class Client(asyncio.Protocol):
             self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
+        """Handle each request that is complete."""
         self._received += data
         while (end := self._received.find(b"\r\n\r\n")) >= 0:
             head = bytes(self._received[: end + 2])
@@ -166,9 +169,11 @@ class Client(asyncio.Protocol):
             self._transport.write(engine.end)
 
     def pause_writing(self) -> None:
+        """The write buffer is full: send no more chunks."""
         self._paused = True
 
     def resume_writing(self) -> None:
+        """The write buffer has space: continue the stream."""
         self._paused = False
         if self._left and self._timer is None:
             self._timer = asyncio.get_running_loop().call_soon(self._send_chunks)

@@ -93,15 +93,18 @@ class Connection(asyncio.Protocol):
         return not self.transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is open."""
         self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Fail the request that waits for its response."""
         for future in (self._waiter, self.started):
             if future is not None and not future.done():
                 future.set_exception(ConnectionError("the connection was lost"))
                 future.exception()  # marks it as retrieved, for callers that do not wait
 
     def data_received(self, data: bytes) -> None:
+        """Measure, and find the end of the response."""
         if self._head is not None:
             self._head += data
             end = self._head.find(b"\r\n\r\n")

@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 from bench.table import Row, amount
 
 WIDTH, LABELS, VALUES, TOP, BAR, GAP = 860, 330, 120, 44, 20, 8  # pixels
-COLOURS = {"ours": "#2563a8", "missed": "#b3382c", "other": "#8a8f98"}
+COLOURS = {"hierarchy": "#2563a8", "missed": "#b3382c", "other": "#8a8f98"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def overview(rows: Sequence[Row]) -> str:
         Bar(
             f"{row.what} ({row.unit})" if row.unit.startswith("×") else row.what,
             row.share,
-            "ours" if row.reached else "missed",
+            "hierarchy" if row.reached else "missed",
         )
         for row in rows
         if row.share is not None

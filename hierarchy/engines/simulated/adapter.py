@@ -22,6 +22,7 @@ class SimulatedAdapter:
         self._vllm = VllmAdapter(self.kind, apis=("openai", "fastchat"))
 
     async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
+        """See `Adapter.read`."""
         status = await self._vllm.read(http, url, speed)
         response = (await get(http, url, "/simulated")).require_ok()
         state = response.json()

@@ -42,10 +42,12 @@ class FrameBody:
         self._text = echo  # so far
 
     def token(self, index: int) -> bytes:
+        """A frame with the text so far."""
         self._text += token_text(index)
         return self._object(self._text, index + 1, None) + b"\0"
 
     def end(self) -> bytes:
+        """The last frame, or the whole object."""
         text = self._echo + answer_text(self._job.answer_tokens)
         last = self._object(text, self._job.answer_tokens, self._job.finish_reason)
         return last + b"\0" if self.streaming else last
@@ -67,12 +69,15 @@ class FastChatPaths:
         self._engine = engine
 
     async def status(self, request: Request) -> Response:
+        """`/worker_get_status`."""
         return JSONResponse(self._engine.worker_status())
 
     async def generate_stream(self, request: Request) -> Any:
+        """`/worker_generate_stream`."""
         return self._respond(await _params(request), streaming=True)
 
     async def generate(self, request: Request) -> Any:
+        """`/worker_generate`."""
         return self._respond(await _params(request), streaming=False)
 
     async def conv_template(self, request: Request) -> Response:
@@ -93,13 +98,16 @@ class FastChatPaths:
         return JSONResponse({"conv": conv})
 
     async def model_details(self, request: Request) -> Response:
+        """`/model_details`."""
         return JSONResponse({"context_length": CONTEXT_TOKENS})
 
     async def count_token(self, request: Request) -> Response:
+        """`/count_token`."""
         params = await _params(request)
         return JSONResponse({"count": count_tokens(str(params.get("prompt", ""))), "error_code": 0})
 
     async def embeddings(self, request: Request) -> Response:
+        """`/worker_get_embeddings`."""
         texts = (await _params(request)).get("input", [])
         texts = [str(text) for text in texts] if isinstance(texts, list) else [str(texts)]
         self._engine.served += 1

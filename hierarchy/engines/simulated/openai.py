@@ -68,10 +68,12 @@ class ChatBody:
         self._before, _, self._after = chunk.partition(json.dumps(placeholder)[1:-1].encode())
 
     def token(self, index: int) -> bytes:
+        """A chunk; the first one is preceded by the role."""
         chunk = self._before + token_text(index).encode() + self._after
         return chunk if index else self._opening() + chunk
 
     def end(self) -> bytes:
+        """The last chunks and `[DONE]`, or the whole object."""
         if not self.streaming:
             whole = {**self._common, "choices": [self._whole()], "usage": self._job.usage}
             return json.dumps(whole).encode()
@@ -119,6 +121,7 @@ class OpenAIPaths:
         self._engine = engine
 
     async def models(self, request: Request) -> Response:
+        """`/v1/models`."""
         entries = [
             {"id": name, "object": "model", "created": 0, "owned_by": OWNER, "max_model_len": CONTEXT_TOKENS}
             for name in self._engine.models
@@ -126,12 +129,15 @@ class OpenAIPaths:
         return JSONResponse({"object": "list", "data": entries})
 
     async def chat(self, request: Request) -> Any:
+        """`/v1/chat/completions`."""
         return await self._generate(request, ChatBody, "messages")
 
     async def completions(self, request: Request) -> Any:
+        """`/v1/completions`."""
         return await self._generate(request, CompletionBody, "prompt")
 
     async def embeddings(self, request: Request) -> Response:
+        """`/v1/embeddings`."""
         try:
             body = self._decode(await request.body(), "input")
         except RejectedRequest as error:

@@ -52,7 +52,7 @@ async def long_prompts(benchmark: Benchmark) -> Result:
     worst = max(other_levels, key=lambda name: middle(costs[name]))
     detail = "; ".join(f"{name} {spread(costs[name], 'ms')}" for name in other_levels)
     rows.append(Row("400 KB prompt, each other level", middle(costs[worst]), "ms", 0.3, detail))
-    chart = [Bar(f"node {name}", middle(cost), "ours") for name, cost in costs.items()]
+    chart = [Bar(f"node {name}", middle(cost), "hierarchy") for name, cost in costs.items()]
     if common.nginx:
         nginx_ms = middle([one.us_per_response / 1000 for one in found[common.nginx.name]])
         rows[0] = Row(rows[0].what, rows[0].value, "ms", 0.8, f"{rows[0].detail}; nginx {amount(nginx_ms, 'ms')}")

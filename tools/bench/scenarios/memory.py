@@ -36,7 +36,7 @@ async def open_streams(benchmark: Benchmark) -> Result:
         chart.append(Bar("nginx", nginx_held.kib_each))
     benchmark.progress(f"{count} open streams for {benchmark.scale.hold_s:g} s")
     held = await _hold(benchmark, node, count, benchmark.scale.hold_s)
-    chart.insert(0, Bar(node.name, held.kib_each, "ours"))
+    chart.insert(0, Bar(node.name, held.kib_each, "hierarchy"))
     what = f"{count:,} open streams"
     detail = f"{amount(held.base_kib / 1024, 'MiB')} before" + (
         f"; nginx {amount(nginx_held.kib_each, 'KiB')} each" if nginx else ""

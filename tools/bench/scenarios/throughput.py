@@ -57,7 +57,8 @@ def _result(
             name, cost = target.name.removeprefix("hierarchy, "), costs[target.name]
             rows.append(Row(f"{what}, {name}", ratio(cost, nginx), "× nginx", detail=spread(cost, "µs")))
     chart_rows = [
-        Bar(name, middle(cost), "ours" if name.startswith("hierarchy") else "other") for name, cost in costs.items()
+        Bar(name, middle(cost), "hierarchy" if name.startswith("hierarchy") else "other")
+        for name, cost in costs.items()
     ]
     line = limits[0] * middle(nginx) if nginx else None
     title = f"CPU time of the router per {what}" + (f" (dashed: {limits[0]:g} × nginx)" if line else "")
