@@ -74,7 +74,8 @@ class SecuritySpec(Strict):
     state_dir: str | None = Field(
         default=None,
         description="folder for what a node must remember: its credential, used tokens, revocations; default: "
-        "`$STATE_DIRECTORY` (set by systemd), else `~/.local/state/hierarchy/NAME`",
+        "`$STATE_DIRECTORY` (set by systemd), else `~/.local/state/hierarchy/NAME`, on macOS "
+        "`~/Library/Application Support/hierarchy/NAME`",
     )
     allow: list[Network] = Field(
         default=[],

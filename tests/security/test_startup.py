@@ -152,7 +152,7 @@ def test_each_node_has_its_own_state_folder() -> None:
     config = NodeConfig(name="n", advertise="http://n")
     assert state_dir(config, {"STATE_DIRECTORY": "/var/lib/h:/x"}) == Path("/var/lib/h/n")
     assert state_dir(config, {"XDG_STATE_HOME": "/s"}) == Path("/s/hierarchy/n")
-    assert state_dir(config, {}) == Path.home() / ".local/state/hierarchy/n"
+    assert state_dir(config, {}) == folders.state_folder({}) / "n"
 
 
 def _no_home(*_: object) -> Path:
