@@ -75,31 +75,31 @@ class ParentClient:
 
 def _decoded(response: httpx.Response) -> Any:
     try:
-        answer = response.json()
+        body = response.json()
     except (ValueError, RecursionError):
         if response.status_code == 200:  # it must not pass for FastChat's original controller, which answers `null`
             raise ParentError("the response is not JSON; is there a controller at that address?", 200) from None
-        answer = None
+        body = None
     if response.status_code != 200:
-        raise ParentError(f"it answered {response.status_code}: {_message(answer)}".rstrip(": "), response.status_code)
-    return answer
+        raise ParentError(f"it answered {response.status_code}: {_message(body)}".rstrip(": "), response.status_code)
+    return body
 
 
-def _message(answer: Any) -> str:
+def _message(body: Any) -> str:
     """The message of OpenAI's error object; "" if there is none."""
-    error = answer.get("error") if isinstance(answer, dict) else None
+    error = body.get("error") if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
     return message if isinstance(message, str) else ""
 
 
-def parse_accepted(answer: Any) -> Accepted:
+def parse_accepted(body: Any) -> Accepted:
     """A node's response to a registration.
 
     Raises:
         ParentError: it is not one, or has values that make no sense.
     """
     try:
-        accepted = msgspec.convert(answer, Accepted)
+        accepted = msgspec.convert(body, Accepted)
     except msgspec.ValidationError as error:
         raise ParentError(f"the response is not understood: {error}", 200) from None
     if not accepted.instance:  # otherwise any JSON object would do

@@ -206,9 +206,9 @@ class Uplink:
         current = self._current(self._source.status())
         message = self._registration(current)
         self._seen_since_registration = 0
-        answer = await self._post_registration(message)
-        self._parent_is_fastchat = answer is None
-        accepted = Accepted(interval_s=FASTCHAT_INTERVAL_S) if answer is None else parse_accepted(answer)
+        response = await self._post_registration(message)
+        self._parent_is_fastchat = response is None
+        accepted = Accepted(interval_s=FASTCHAT_INTERVAL_S) if response is None else parse_accepted(response)
         self._note_acknowledged(message, current)
         self._apply(accepted)
         self._log_registered(accepted)
@@ -300,12 +300,12 @@ class Uplink:
             **self._node_fields(status),
         )
         try:
-            answer = await self._client.post("/receive_heart_beat", message)
+            response = await self._client.post("/receive_heart_beat", message)
         except ParentError as error:
             log.warning("lost %s: %s", self.parent, error)
             return False
         self._note_acknowledged(message, current)
-        if isinstance(answer, dict) and answer.get("exist") is True:
+        if isinstance(response, dict) and response.get("exist") is True:
             return True
         log.info("%s does not know this node; registering again", self.parent)
         return False

@@ -43,8 +43,8 @@ def test_each_level_is_shown(cluster: Cluster) -> None:
     assert "→ site-1 0 1 0 100% simulated" in shown
     assert "· site-2 does not serve m" in shown
     assert shown[-1] == "the next request goes to site/site-1"
-    answer = json.loads(run("m", "--url", root.url, "--json").output)
-    assert answer == httpx.get(f"{root.url}/route", params={"model": "m"}).json()
+    route = json.loads(run("m", "--url", root.url, "--json").output)
+    assert route == httpx.get(f"{root.url}/route", params={"model": "m"}).json()
     with pytest.raises(UsageError, match="answered 404: no child serves model 'x'; models here: m, n"):
         run("x", "--url", root.url)
 
@@ -98,8 +98,8 @@ def test_the_endpoint_requires_a_model_and_a_known_api() -> None:
     error_of(api.get("/route?model=m"), 404, "model_not_found")
     engine = api.node.registry.declare("gpu", "http://gpu:1", "vllm")
     api.node.registry.report(engine, status_of(model()))
-    answer = api.get("/route?model=m").json()
-    assert (answer["asked"], answer["model"], answer["path"]) == ("m", "m", "gpu")
+    route = api.get("/route?model=m").json()
+    assert (route["asked"], route["model"], route["path"]) == ("m", "m", "gpu")
     other = api.get("/route?model=m&api=fastchat").json()
     assert (other["path"], other["api"], other["levels"][0]["api"]) == ("gpu", "fastchat", "openai")
     assert engine.in_flight == 0

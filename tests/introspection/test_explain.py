@@ -67,16 +67,16 @@ def test_a_candidate_without_speed_has_a_score_and_a_chance() -> None:
 
 def as_json(route: Route) -> dict[str, Any]:
     """The response of `GET /route`."""
-    answer: dict[str, Any] = msgspec.to_builtins(route)
-    return answer
+    body: dict[str, Any] = msgspec.to_builtins(route)
+    return body
 
 
 def explained(table: Table, name: str = "m", api: Api = "openai") -> dict[str, Any]:
     return as_json(explain(decode(TreeView(table, table.clock, 0).tree()), name, api))
 
 
-def reasons(answer: dict[str, Any], level: int = 0) -> dict[str, str]:
-    return {item["name"]: item["reason"] for item in answer["levels"][level]["passed_over"]}
+def reasons(route: dict[str, Any], level: int = 0) -> dict[str, str]:
+    return {item["name"]: item["reason"] for item in route["levels"][level]["passed_over"]}
 
 
 def leaf(name: str, state: str = "up", queue_length: int = 0, speed: float = 1.0, **fields: Any) -> dict[str, Any]:
@@ -91,9 +91,9 @@ def test_each_level_down_to_an_engine() -> None:
     below = {"a": leaf("a", queue_length=3), "b": leaf("b", queue_length=1, speed=2.0)}
     table.take(site("site", model(speed=3.0, queue_length=4), children=below, dispatch="shortest_queue"))
     table.children["site"].reverse = True
-    answer = explained(table)
-    assert (answer["model"], answer["api"], answer["path"]) == ("m", "openai", "site/b")
-    first, second = answer["levels"]
+    route = explained(table)
+    assert (route["model"], route["api"], route["path"]) == ("m", "openai", "site/b")
+    first, second = route["levels"]
     assert (first["node"], first["next"], second["node"], second["dispatch"]) == (
         "root",
         "site",
@@ -135,9 +135,9 @@ def test_each_reason_for_which_a_child_is_passed_over() -> None:
     table.take(site("held", model("n"), children={"gpu": leaf("gpu", "down", detail="dead")}))
     table.take(site("left", model(), children={"gpu": leaf("gpu")}))
     table.depart("left")
-    answer = explained(table)
-    given = reasons(answer)
-    assert answer["path"] in ("good", "starting")
+    route = explained(table)
+    given = reasons(route)
+    assert route["path"] in ("good", "starting")
     assert given["other"] == given["new"] == "does not serve m"
     assert given["down"] == "down: refused"
     assert given["ejected"] == "ejected: cannot be reached"
@@ -152,17 +152,17 @@ def test_each_reason_for_which_a_child_is_passed_over() -> None:
 def test_the_other_api_family_if_no_child_is_available_through_the_requested_one() -> None:
     table = Table()
     table.take(worker(models=["m"]))
-    answer = explained(table)
-    assert (answer["api"], answer["levels"][0]["api"], answer["path"]) == ("openai", "fastchat", "http://w1:21002")
-    assert answer["levels"][0]["passed_over"] == []
+    route = explained(table)
+    assert (route["api"], route["levels"][0]["api"], route["path"]) == ("openai", "fastchat", "http://w1:21002")
+    assert route["levels"][0]["passed_over"] == []
 
 
 def test_a_silent_node_is_passed_over() -> None:
     table = Table()
     table.take(site("site", model(), children={"gpu": leaf("gpu")}))
     table.clock.tick(3)
-    answer = explained(table)
-    assert (answer["path"], reasons(answer)) == ("", {"site": "silent: no report for 3 s"})
+    route = explained(table)
+    assert (route["path"], reasons(route)) == ("", {"site": "silent: no report for 3 s"})
     table.beat(report("site", model(), seq=3))
     assert explained(table)["path"] == "site/gpu"
 

@@ -73,14 +73,14 @@ def test_the_environment_as_curl_reads_it() -> None:
 
 
 @contextlib.asynccontextmanager
-async def answering(answer: bytes) -> AsyncIterator[tuple[Proxy, list[bytes]]]:
-    """A proxy that sends `answer` to any request, and closes."""
+async def responding(response: bytes) -> AsyncIterator[tuple[Proxy, list[bytes]]]:
+    """A proxy that sends `response` to any request, and closes."""
     heads: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heads.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(answer)
-        if not answer.startswith(b"HTTP/1.1 2"):
+        writer.write(response)
+        if not response.startswith(b"HTTP/1.1 2"):
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -89,18 +89,18 @@ async def answering(answer: bytes) -> AsyncIterator[tuple[Proxy, list[bytes]]]:
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("response", "message"),
     [
         (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "answered CONNECT with 'HTTP/1.1 407 Proxy"),
-        (b"", "did not answer CONNECT"),
-        (b"x" * 20_000, "did not answer CONNECT"),
+        (b"", "did not response CONNECT"),
+        (b"x" * 20_000, "did not response CONNECT"),
         (b"SSH-2.0-x\r\n\r\n", "answered CONNECT with 'SSH-2.0-x'"),
         (b"HTTP/1.1 2000\r\n\r\n", "answered CONNECT"),
     ],
 )
-def test_an_error_names_the_proxy_that_does_not_connect(answer: bytes, message: str) -> None:
+def test_an_error_names_the_proxy_that_does_not_connect(response: bytes, message: str) -> None:
     async def work() -> None:
-        async with answering(answer) as (proxy, _):
+        async with responding(response) as (proxy, _):
             with pytest.raises(OSError, match=message) as caught:
                 await open_connection("http://root:1", asyncio.Protocol, tls=None, proxy=proxy)
             assert str(proxy.port) in str(caught.value)
@@ -111,7 +111,7 @@ def test_an_error_names_the_proxy_that_does_not_connect(answer: bytes, message: 
 def test_the_request_to_a_proxy() -> None:
     async def work() -> None:
         for url, authority in (("http://root", "root:80"), ("http://[fd00::1]:5", "[fd00::1]:5")):
-            async with answering(b"HTTP/1.1 200 OK\r\n\r\n") as (proxy, heads):
+            async with responding(b"HTTP/1.1 200 OK\r\n\r\n") as (proxy, heads):
                 transport = await open_connection(url, asyncio.Protocol, tls=None, proxy=proxy)
                 transport.abort()
                 assert heads[0].startswith(f"CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n".encode())
