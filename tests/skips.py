@@ -36,6 +36,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
         terminalreporter.write_line(line, yellow=True)
 
 
+def missing(programs: str, packages: str) -> str:
+    """The reason to skip a test that needs these programs, which are in these packages of Debian."""
+    return f"{programs} not installed; Debian: apt install {packages}"
+
+
 def reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:
     """Why a test was skipped, as its `skip` or `skipif` says."""
     found = report.longrepr

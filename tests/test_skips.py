@@ -12,8 +12,9 @@ pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parents[1]
 TESTS = """
 import pytest
+from tests.skips import missing
 
-needs_it = pytest.mark.skipif(True, reason="nginx is not installed; Debian: apt install nginx-light")
+needs_it = pytest.mark.skipif(True, reason=missing("nginx", "nginx-light"))
 
 @needs_it
 def test_one(): ...
@@ -26,7 +27,7 @@ def test_three(): ...
 
 def test_four(): ...
 """
-NO_NGINX = "2 tests (nginx is not installed; Debian: apt install nginx-light)"
+NO_NGINX = "2 tests (nginx not installed; Debian: apt install nginx-light)"
 
 
 @pytest.fixture

@@ -47,9 +47,9 @@ def obstacle() -> str:
     """Why this machine cannot compile; empty if it can."""
     compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
     if shutil.which(compiler) is None:
-        return f"there is no C compiler ({compiler})"
+        return f"C compiler ({compiler}) not installed; Debian: apt install gcc libc6-dev"
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        return "Python's headers are missing (Debian: apt install python3-dev)"
+        return "Python's headers not installed; Debian: apt install python3-dev"
     missing = [name for name in ("mypyc", "setuptools") if importlib.util.find_spec(name) is None]
     return f"{' and '.join(missing)} cannot be imported" if missing else ""
 

@@ -35,6 +35,7 @@ try:
 except UsageError as error:
     sys.exit(str(error))
 """
+NO_XLLAMACPP = "xllamacpp not installed; pip install 'hierarchy[local]'"
 START_S = 60.0  # a model may have to be fetched
 
 
@@ -138,7 +139,7 @@ def test_a_mistake_is_one_line_without_traceback() -> None:
 )
 def test_mistakes_are_named(arguments: list[str], part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if arguments[0] == "local":
-        pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
+        pytest.importorskip("xllamacpp", reason=NO_XLLAMACPP)
     monkeypatch.setattr(engine_commands, "_prepare", lambda *_: None)  # the logs and signals of this process
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = str(other.getsockname()[1])
@@ -155,7 +156,7 @@ def test_local_without_its_extra_says_what_to_install(monkeypatch: pytest.Monkey
 @pytest.fixture(scope="module")
 def real_model() -> Path:
     if importlib.util.find_spec("xllamacpp") is None:
-        pytest.skip("the real engine: xllamacpp is not installed (the extra `local`)")
+        pytest.skip(NO_XLLAMACPP)
     try:
         return model_store.find_model(model_store.DEFAULT)
     except UsageError as error:

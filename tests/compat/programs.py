@@ -22,9 +22,9 @@ def _obstacle() -> str:
     """Why FastChat's programs cannot run here; "" if they can."""
     failed = PYTHON.parents[1] / "failed"
     if failed.exists():
-        return f"FastChat's own package could not be installed: {failed.read_text().strip()}"
+        return f"FastChat could not be installed: {failed.read_text().strip()}"
     if not (PYTHON.parents[1] / ".made").exists():
-        return f"FastChat's own package is not installed: `make test-all` installs it into {PYTHON.parents[1]}"
+        return f"FastChat not installed; make test-all installs it into {PYTHON.parents[1]}"
     return ""
 
 

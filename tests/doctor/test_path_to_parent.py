@@ -25,6 +25,7 @@ from hierarchy.doctor.path_to_parent import PathToParent, check_path, judge_upgr
 from hierarchy.uplink.dial import parse_proxy
 from tests.cluster import Cluster
 from tests.relay.proxy import Proxy
+from tests.skips import missing
 from tests.support import free_port
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -181,7 +182,7 @@ def test_https_at_a_port_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (marks(path), path.reached) == ({"name": "ok", "tcp": "ok", "tls": "fail"}, False)
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason=missing("openssl", "openssl"))
 def test_a_certificate_and_whether_it_is_accepted(tmp_path: Path) -> None:
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key)]

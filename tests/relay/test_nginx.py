@@ -17,10 +17,11 @@ import pytest
 from tests.relay.downstream.test_strict import CHUNKED, FINE, MALFORMED
 from tests.relay.raw import BODY, Client, chunk, post
 from tests.relay.support import Tree
+from tests.skips import missing
 from tests.support import eventually, free_port
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed; Debian: apt install nginx-light")
+pytestmark = pytest.mark.skipif(NGINX is None, reason=missing("nginx", "nginx-light"))
 
 CONFIG = """
 daemon off;

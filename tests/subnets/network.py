@@ -26,6 +26,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
+from tests.skips import missing
+
 Pairs = Iterable[tuple[str, str]]  #: (from, to): subnets between which a connection may be opened
 
 SUBNETS = {"dmz": "10.0.0", "site-a": "10.1.0", "site-b": "10.2.0", "rack": "10.3.0"}  #: each is a /24
@@ -73,12 +75,12 @@ def obstacle() -> str | None:
     """Why this machine cannot have namespaces with firewalls; None if it can."""
     if sys.platform != "linux":
         return "network namespaces exist on Linux only"
-    missing = {"ip": "iproute2", "nft": "nftables"}
-    missing = {command: package for command, package in missing.items() if shutil.which(command) is None}
-    if missing:
-        return f"{' and '.join(missing)} not found (Debian: apt install {' '.join(missing.values())})"
+    packages = {"ip": "iproute2", "nft": "nftables"}
+    absent = {command: package for command, package in packages.items() if shutil.which(command) is None}
+    if absent:
+        return missing(" and ".join(absent), " ".join(absent.values()))
     if os.geteuid() != 0:
-        return "network namespaces need root"
+        return "network namespaces need root; run the tests as root"
     network = Network({"probe": ("dmz", 1)}, {"border": {"dmz": 254}}, {"dmz": "border"})
     try:
         with network:

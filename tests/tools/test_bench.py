@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.skips import missing
 from tests.support import eventually, eventually_async
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -262,7 +263,7 @@ def test_a_chain_of_nginx_has_three_levels(processes: Any) -> None:
         engine = processes.engine()
         chain = processes.three_nginx([engine])
         if chain is None:
-            pytest.skip("nginx is not installed")
+            pytest.skip(missing("nginx", "nginx-light"))
         await processes.ready([testbed.direct([engine]), chain])
         assert chain.urls == (chain.processes[0].url,)
         assert len({process.url for process in chain.processes}) == 3

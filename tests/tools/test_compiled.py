@@ -37,11 +37,11 @@ def test_a_machine_without_a_compiler_is_told_so() -> None:
     done = compile_with(CC="no-such-compiler")
     assert (done.returncode, done.stderr) == (
         compiled.CANNOT,
-        "not compiled: there is no C compiler (no-such-compiler)\n",
+        "not compiled: C compiler (no-such-compiler) not installed; Debian: apt install gcc libc6-dev\n",
     )
 
 
-@pytest.mark.skipif(bool(compiled.obstacle()), reason=f"this machine cannot compile: {compiled.obstacle()}")
+@pytest.mark.skipif(bool(compiled.obstacle()), reason=compiled.obstacle())
 def test_the_compiler_is_found_where_pip_shows_it(tmp_path: Path) -> None:
     # pip's isolated builds have their environment on PYTHONPATH alone.
     (tmp_path / "mypyc").mkdir()
@@ -57,7 +57,7 @@ def test_the_benchmark_goes_without_and_says_so(tmp_path: Path, monkeypatch: pyt
     made = build.compiled()
     assert not made.is_compiled
     assert (made.home, made.description) == (ROOT, "data path interpreted")
-    assert made.obstacle == "there is no C compiler (no-such-compiler)"
+    assert made.obstacle.startswith("C compiler (no-such-compiler) not installed")
 
 
 def test_the_benchmark_needs_no_mypy_to_say_that_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
