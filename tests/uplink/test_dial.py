@@ -92,8 +92,8 @@ async def responding(response: bytes) -> AsyncIterator[tuple[Proxy, list[bytes]]
     ("response", "message"),
     [
         (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "answered CONNECT with 'HTTP/1.1 407 Proxy"),
-        (b"", "did not response CONNECT"),
-        (b"x" * 20_000, "did not response CONNECT"),
+        (b"", "did not answer CONNECT"),
+        (b"x" * 20_000, "did not answer CONNECT"),
         (b"SSH-2.0-x\r\n\r\n", "answered CONNECT with 'SSH-2.0-x'"),
         (b"HTTP/1.1 2000\r\n\r\n", "answered CONNECT"),
     ],
