@@ -55,8 +55,7 @@ class Machines:
         folder.mkdir()
         copy = f'for to; do :; done; case "$to" in root:*) to={self._folders["root"]}/hierarchy/;; *) '
         copy += f'to={self._home}/${{to%:}}/;; esac; while [ $# -gt 1 ]; do cp -p "$1" "$to"; shift; done\n'
-        tree = f'if [ "$1" = tree ]; then shift; exec {sys.executable} {ROOT}/tools/show_tree.py "$@"; fi\n'
-        commands = {"hierarchy": f'{tree}exec {sys.executable} -m hierarchy "$@"\n', "scp": copy}
+        commands = {"hierarchy": f'exec {sys.executable} -m hierarchy "$@"\n', "scp": copy}
         for name, text in commands.items():
             (folder / name).write_text(f"#!/bin/sh\n{text}")
             (folder / name).chmod(0o755)
