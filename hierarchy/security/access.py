@@ -54,31 +54,16 @@ class Access:
         closed = self.exposed and not security.insecure
         self.client_keys = KeyFile(secret_path(security.api_keys)) if security.api_keys else None
         self.admin_keys = KeyFile(secret_path(security.admin_keys)) if security.admin_keys else None
-        self.dial_guard = DialGuard(parse_networks(security.allow))
-        name = config.replica_of or config.name  # replicas accept the same children
-        signer = Signer(name, parent_key(read_secret(security.key, environ), name), now) if security.key else None
-        self.registration_policy = RegistrationPolicy(
-            signer,
-            TokenStore(state_dir(config, environ) / "state.json", now) if signer else None,
-            self.dial_guard,
-            in_force=closed or signer is not None,
-            cleartext=security.cleartext or security.insecure,
-            tokenless=security.tokenless_workers,
-        )
-        #: what this node shows to its parents; None without parents
-        self.credentials: CredentialStore | None = None
-        if config.parents:
-            path = state_dir(config, environ) / "credential"
-            self.credentials = CredentialStore.open(path, security.join_token, environ)
-        self.tls = TlsContexts(config.settings.tls)
-        self._environ = environ
-        self.engine_keys: dict[str, str] = {}  # by engine name
+        has_keys = self.client_keys is not None or security.key is not None
         self.requires_api_key = closed or self.client_keys is not None
-        self.requires_admin_key = (
-            closed
-            or self.admin_keys is not None
-            or ((self.client_keys or signer) is not None and not security.insecure)
-        )
+        self.requires_admin_key = closed or self.admin_keys is not None or (has_keys and not security.insecure)
+        self.dial_guard = DialGuard(parse_networks(security.allow))
+        self.registration_policy = _registration_policy(config, environ, now, self.dial_guard, closed=closed)
+        #: what this node shows to its parents; None without parents
+        self.credentials = _credentials(config, environ) if config.parents else None
+        self.tls = TlsContexts(config.settings.tls)
+        self.engine_keys: dict[str, str] = {}  # by engine name
+        self._environ = environ
         self.load_engine_keys(config)
 
     def load_engine_keys(self, config: NodeConfig) -> None:
@@ -126,6 +111,30 @@ def bearer_token(authorization: bytes) -> bytes:
     """The token in the value of an `Authorization: Bearer TOKEN` field; b"" if it has another form."""
     scheme, _, token = authorization.strip().partition(b" ")
     return token.strip() if scheme.lower() == b"bearer" else b""
+
+
+def _registration_policy(
+    config: NodeConfig, environ: Mapping[str, str], now: Callable[[], float], dial_guard: DialGuard, *, closed: bool
+) -> RegistrationPolicy:
+    security = config.settings.security
+    signer, store = None, None
+    if security.key:
+        name = config.replica_of or config.name  # replicas accept the same children
+        signer = Signer(name, parent_key(read_secret(security.key, environ), name), now)
+        store = TokenStore(state_dir(config, environ) / "state.json", now)
+    return RegistrationPolicy(
+        signer,
+        store,
+        dial_guard,
+        in_force=closed or signer is not None,
+        cleartext=security.cleartext or security.insecure,
+        tokenless=security.tokenless_workers,
+    )
+
+
+def _credentials(config: NodeConfig, environ: Mapping[str, str]) -> CredentialStore:
+    path = state_dir(config, environ) / "credential"
+    return CredentialStore.open(path, config.settings.security.join_token, environ)
 
 
 def state_dir(config: NodeConfig, environ: Mapping[str, str]) -> Path:

@@ -152,7 +152,7 @@ def test_what_others_can_reach_does_not_start_without_keys(tmp_path: Path, comma
     [
         (("--host", "0.0.0.0"), "does not start"),
         (("--parent", "http://192.0.2.1:1"), "without TLS"),
-        (("--allow", "10.1.0.7/24"), "no network"),
+        (("--allow", "10.1.0.7/24"), "not a network"),
         (("--tls-cert", "/c.pem"), "go together"),
         (("--admin-listen", "nowhere:99999"), "--admin-listen"),
         (("--tokenless-workers",), "--allow"),

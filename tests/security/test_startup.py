@@ -13,6 +13,7 @@ from hierarchy.errors import UsageError
 from hierarchy.runtime import folders
 from hierarchy.security.access import Access, state_dir
 from hierarchy.security.credential_store import JOIN_TOKEN
+from hierarchy.security.keys import revoke_keys
 from hierarchy.security.startup import check_start, check_state_dir, log_risks
 from tests.certificates import Authority
 from tests.security.keyed import Keys
@@ -51,6 +52,13 @@ def test_a_node_that_others_can_reach_does_not_start_without_keys(host: str) -> 
         UsageError, match=r"node root does not start: others can reach .* no API keys for clients; .*insecure"
     ):
         start(listen=(("127.0.0.1", 1), (host, 21001)))
+
+
+def test_an_empty_file_of_api_keys_closes_the_paths_of_operators_too(keys: Keys) -> None:
+    revoke_keys(keys.folder / "api.yaml", name="alice")
+    access = start({"api_keys": keys.spec()["api_keys"]})
+    assert access.requires_api_key
+    assert access.requires_admin_key
 
 
 def test_each_missing_setting_is_named_in_turn(keys: Keys) -> None:
