@@ -38,7 +38,7 @@ class Backoff:
     stable_after_s: float = 10.0  # a process that ran this long starts again from `first_s`
 
     def delay_s(self, failures: int) -> float:
-        """The wait after a number of failures in a row, at least 1."""
+        """The wait after `failures` (1 or more) in a row."""
         return float(min(self.max_s, self.first_s * 2 ** min(failures - 1, 32)))
 
 
@@ -76,8 +76,8 @@ class LineSplitter:
 class SupervisedProcess:
     """One child process that is kept running: `run()` in a task, and `stop()`.
 
-    The process gets its own session, so that a terminal's Ctrl-C reaches only this process. Its stdin stays open as
-    long as this process lives: with `--exit-with-parent` it ends when it reads the end of stdin, even after `kill -9`.
+    It gets a session of its own, so that Ctrl-C in a terminal reaches only the supervising process. Its stdin stays
+    open as long as that process lives: a child with `--exit-with-parent` ends then, even after `kill -9`.
 
     Attributes:
         starts: how often it was started.
