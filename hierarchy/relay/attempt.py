@@ -99,7 +99,7 @@ class Attempt(ResponseHandler):
         if timeouts.total_s is not None and at_entry:
             request.ends_at = request.started_at + timeouts.total_s
         parts, size, lent = request.parts, request.size, 1
-        hops = request.hops
+        hops = 0 if at_entry else request.head.hops
         if pool.numbered:
             lent = self._lend()
             opening = pool.opening(request.head, request.model, hops + 1, lent)
@@ -226,7 +226,7 @@ class Attempt(ResponseHandler):
         self._listener.attempt_done(self, response, self._lane.clock())
 
     def response_whole(self, response: UpstreamResponse, body: bytes) -> None:
-        if self._is_questionable(response):
+        if self._response.waiting or not response.head.is_ordinary:
             self.response_body(response, body)
             self.response_ended(response)
             return
@@ -234,7 +234,6 @@ class Attempt(ResponseHandler):
         now = self._lane.clock()
         self._first_byte(now)
         self._response.begin(response, self.pool, body, self._lines_for_parent(response))
-        self._response.end()
         self._listener.attempt_done(self, response, now)
 
     def response_broken(self, reason: str, *, stale: bool = False) -> None:

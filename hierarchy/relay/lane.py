@@ -118,8 +118,8 @@ class Lane:
     def destination(self, share: Share) -> Destination:
         """Where requests for a share go."""
         known = self._destinations.get(share)
-        if known is not None and known.leads_to(share.child):
-            return known
+        if known is not None and not known.pool.closed and known.pool.url == share.child.url:
+            return known  # else the child moved, or another one took its name
         metrics = self.metrics.of_share(*share.key, share.child.name)
         timeouts = Timeouts.of(self.settings, share.key[0])
         made = self._destinations[share] = Destination(share, self.pool(share.child), timeouts, metrics)

@@ -38,17 +38,8 @@ class Request:
         self.started_at = now
         self.parent: Parent | None = None  # that sent it, if it is one that this node registered with
         self.tried: tuple[Child, ...] = ()  # children that failed on it
-        self._parts: list[bytes] = []
-
-    @property
-    def is_at_entry(self) -> bool:
-        """It came from a client, not from a parent."""
-        return self.parent is None
-
-    @property
-    def hops(self) -> int:
-        """Nodes that it has passed."""
-        return 0 if self.parent is None else self.head.hops
+        #: the body in pieces, `size` bytes together: a long prompt is not copied where nothing reads it
+        self.parts: list[bytes] = []
 
     def trust(self, parent: Parent) -> None:
         """It came from a parent: believe what its head says, rather than read the body again."""
@@ -76,28 +67,23 @@ class Request:
         self.size += len(data)
         if self.size > limit:
             raise BodyTooLarge(f"the body is larger than {limit} bytes, the limit of this node")
-        self._parts.append(data)
+        self.parts.append(data)
 
     def set_body(self, body: bytes) -> None:
         """All of the body, which is within the limit."""
         self.complete = True
         self.size = len(body)
-        self._parts.append(body)
-
-    @property
-    def parts(self) -> list[bytes]:
-        """The body in pieces, `size` bytes together: a long prompt is not copied where nothing reads it."""
-        return self._parts
+        self.parts.append(body)
 
     def body(self) -> bytes:
         """The body in one piece."""
-        if len(self._parts) != 1:
-            self._parts = [b"".join(self._parts)]
-        return self._parts[0]
+        if len(self.parts) != 1:
+            self.parts = [b"".join(self.parts)]
+        return self.parts[0]
 
     def forget_body(self) -> None:
         """It is not needed any more: no other attempt will follow."""
-        self._parts = []
+        self.parts = []
 
     # -- model ---------------------------------------------------------------------------------------------------
 
@@ -117,8 +103,8 @@ class Request:
     def _resolve(self, alias: str, dispatch: Dispatch) -> None:
         """From here on the request is for a model that the alias stands for; no node below knows the alias."""
         self.model = dispatch.resolve(alias, self.api, translated=self.head.translated)
-        self._parts = [with_model(self.body(), self.model, self.head.boundary)]
-        self.size = len(self._parts[0])
+        self.parts = [with_model(self.body(), self.model, self.head.boundary)]
+        self.size = len(self.parts[0])
 
     def _check_allowed(self, asked: str) -> None:
         """A key for an alias is valid for what the alias stands for; one for a model, whatever name it is asked by."""

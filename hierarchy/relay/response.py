@@ -50,7 +50,9 @@ class Response:
         self.started = True
         self._source = source
         head = self._head_of(source, pool, for_parent)
-        self._client.write(head + self._framed(data) if data else head)
+        if data and not self.is_verbatim:
+            data = self._framed(data)
+        self._client.write(head + data)
 
     def pass_on(self, data: bytes) -> None:
         """Write more of the child's body."""

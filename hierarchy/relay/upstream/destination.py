@@ -23,11 +23,6 @@ class Destination:
         self._profile: WorkerProfile | None = None
         self._profile_of = -1  # the process that `_profile` describes
 
-    def leads_to(self, child: Child) -> bool:
-        """Is its pool still the way to this child? It is not once the child moved, or another took its place."""
-        pool = self.pool
-        return not pool.closed and pool.url == child.url
-
     @property
     def profile(self) -> WorkerProfile | None:
         """What the FastChat worker there says of its model; None: this process was not asked yet."""
