@@ -1,4 +1,4 @@
-"""The command line: `hierarchy COMMAND`. Each command has a module of its own; this one only joins them."""
+"""The command line: `hierarchy COMMAND`. Each command has a module; this one joins them and reports errors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serve, slice, token, tree, up
+from hierarchy.config.models import ConfigError
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.runtime.logs import escape
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 app.command()(serve.serve)
 app.command()(up.up)
 app.command()(check.check)
@@ -30,8 +31,8 @@ app.add_typer(token.token_app, name="token")
 app.add_typer(key.key_app, name="key")
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_given: bool) -> None:
+    if is_given:
         typer.echo(f"hierarchy {metadata.version('hierarchy')} ({build()})")
         raise typer.Exit
 
@@ -39,7 +40,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def hierarchy(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """A controller of controllers: one address in front of LLM workers in many subnets."""
@@ -58,9 +59,10 @@ def main() -> None:
     status is 2 for a `UsageError` and for a bad command line, and 1 for any other `HierarchyError`.
     """
     try:
-        status = app(standalone_mode=False) or 0
+        status = app(prog_name="hierarchy", standalone_mode=False) or 0
     except HierarchyError as error:
-        _print_error(str(error))
+        problems = error.problems if isinstance(error, ConfigError) else [error]
+        _print_error(*map(str, problems))
         status = 2 if isinstance(error, UsageError) else 1
     except typer.TyperException as error:
         _print_error(_with_hint(error))
@@ -77,6 +79,6 @@ def _with_hint(error: typer.TyperException) -> str:
     return f"{message}; see: {context.command_path} --help" if message and context is not None else message
 
 
-def _print_error(message: str) -> None:
-    if message:
-        typer.echo("hierarchy: " + "\n".join(map(escape, message.split("\n"))), err=True)
+def _print_error(*lines: str) -> None:
+    if any(lines):
+        typer.echo("hierarchy: " + "\n".join(map(escape, lines)), err=True)

@@ -26,25 +26,25 @@ from hierarchy.cli.client import (
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.runtime import logs
 
-_READ_TIMEOUT_S = 660.0  # above a node's own first_byte_timeout_s, whose error says more than ours
-_SHOWN_CHARS = 300  # of an error that is no JSON of ours, such as a proxy's page
+_READ_TIMEOUT_S = 660.0  # longer than a node's first_byte_timeout_s, whose error says more than a timeout here
+_SHOWN_CHARS = 300  # of an event that is not a chat event
 
 
 class ChatError(HierarchyError):
-    """No answer, or not the whole of it; one line that says why."""
+    """The node refused, or the answer broke off. `str(error)` is one line with the reason."""
 
 
 @dataclass
 class Answer:
-    """What is known of an answer when it has been streamed."""
+    """What is known of an answer while it is streamed."""
 
     model: str
-    path: str = ""
+    path: str = ""  #: of the engine, as `x-hierarchy-path`
     tokens: int = 0
-    counted: bool = False  #: the engine said how many tokens; else each chunk counts as one
-    first_token_s: float = 0.0
+    counted: bool = False  #: `tokens` is the engine's count; else each chunk counts as one
+    first_token_s: float = 0.0  #: from the request to the first token
     stream_s: float = 0.0  #: from the first token to the last
-    complete: bool = False
+    complete: bool = False  #: its end arrived
 
     def summary(self) -> str:
         """`via site-a/gpu-1 · model · 42 tokens · 0.31 s to first token · 61 tokens/s`."""
@@ -68,18 +68,33 @@ class Event:
 
 
 def chat(
-    url: Annotated[str, typer.Argument(help="of a node, such as http://localhost:21001", show_default=False)],
-    question: Annotated[str | None, typer.Argument(help="default: read from stdin", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="default: the first one that is listed", show_default=False)] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="default: the engine's", show_default=False)] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="default: the engine's", show_default=False)] = None,
-    system: Annotated[str | None, typer.Option(help="a system prompt", show_default=False)] = None,
+    url: Annotated[
+        str,
+        typer.Argument(metavar="URL", help="URL of a node, such as http://localhost:21001.", show_default=False),
+    ],
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="The question.", show_default="read from stdin")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Model to ask.", show_default="the first that the node lists")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="TOKENS", min=1, help="Limit of the answer.", show_default="the engine's")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(metavar="NUMBER", min=0, help="Sampling temperature.", show_default="the engine's"),
+    ] = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.")] = None,
     api_key_file: flags.ApiKeyFile = None,
     tls_ca: flags.ClientTlsCa = None,
     tls_cert: flags.ClientTlsCert = None,
     tls_key: flags.ClientTlsKey = None,
 ) -> None:
-    """Ask one question and stream the answer; then say on stderr which way it came, and how fast."""
+    """Ask one question and stream the answer; then show on stderr its path and its speed.
+
+    Status 0 if the answer is complete, 1 if the node refused or the answer broke off, 2 if the node cannot be reached.
+    """
     text = question if question is not None else _read_question()
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
@@ -210,7 +225,7 @@ def _decode(data: str) -> Event:
 
 
 def _printable(text: str) -> str:
-    """A model may be made to say a terminal's commands; on a terminal they are shown, not obeyed."""
+    """`text` without control sequences for a terminal, which a model may be made to write."""
     if not sys.stdout.isatty():
         return text
     return "\n".join(logs.escape(line) for line in text.split("\n"))

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from hierarchy.cli import flags
 from hierarchy.cli.client import ADMIN_KEY, NodeClient, read_key, readable_tls
-from hierarchy.cli.flags import AdminKeyFile
 from hierarchy.cli.risks import count, show_risks
 from hierarchy.config.models import ConfigError, UnreadableConfigError, load
 from hierarchy.runtime.logs import escape
@@ -23,12 +23,12 @@ from hierarchy.wire.tree_entry import TreeEntry, decode
 
 
 def check(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a tree.")],
+    config: flags.Config,
     live: Annotated[
-        str | None, typer.Option(metavar="URL", help="compare with the running tree below this node")
+        str | None, typer.Option(metavar="URL", help="Compare it with the running tree below this node.")
     ] = None,
-    risks: Annotated[bool, typer.Option("--risks", help="show what the loss of each node or link takes away")] = False,
-    admin_key_file: AdminKeyFile = None,
+    risks: Annotated[bool, typer.Option("--risks", help="Show what the loss of each node or link takes away.")] = False,
+    admin_key_file: flags.AdminKeyFile = None,
 ) -> None:
     """Check the configuration of a tree; print every problem with its line and a hint.
 

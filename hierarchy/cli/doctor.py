@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hierarchy.cli import flags
 from hierarchy.cli.client import ADMIN_KEY, authorization, read_key
-from hierarchy.cli.flags import AdminKeyFile
 from hierarchy.config.models import load
 from hierarchy.doctor import Finding, Mark, Report, examine
 from hierarchy.runtime.logs import escape
@@ -27,11 +26,12 @@ MARKS = {
 
 
 def doctor(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a tree, or a slice of one.")],
+    config: flags.Config,
     node: Annotated[
-        str | None, typer.Option(help="the node for this machine; default: a slice's, or the only one")
+        str | None,
+        typer.Option(metavar="NAME", help="Node of this machine.", show_default="the slice's, or the only one"),
     ] = None,
-    admin_key_file: AdminKeyFile = None,
+    admin_key_file: flags.AdminKeyFile = None,
 ) -> None:
     """Examine this machine: its addresses and limits, the path to the parent and back, and the engines.
 

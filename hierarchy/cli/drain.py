@@ -9,15 +9,15 @@ import typer
 
 from hierarchy.cli import flags
 from hierarchy.cli.client import ADMIN_KEY, NodeClient, NodeRefused, client_tls, read_key
-from hierarchy.config.address import DEFAULT_PORT
 from hierarchy.config.blocks import TlsSpec
 from hierarchy.errors import HierarchyError
 
 READ_TIMEOUT_S = 15.0  # longer than a node waits for the next node on the path
 
-PathArgument = Annotated[str, typer.Argument(metavar="PATH", help="such as site-a/gpu-1, as `x-hierarchy-path` has it")]
-UrlOption = Annotated[str, typer.Option("--url", help="URL of the node at which PATH starts")]
-LOCAL_NODE = f"http://localhost:{DEFAULT_PORT}"
+PathArgument = Annotated[
+    str, typer.Argument(metavar="PATH", help="Path of a node or engine, such as site-a/gpu-1.", show_default=False)
+]
+UrlOption = Annotated[str, typer.Option("--url", metavar="URL", help="URL of the node at which PATH starts.")]
 
 
 class DrainError(HierarchyError):
@@ -26,7 +26,7 @@ class DrainError(HierarchyError):
 
 def drain(
     path: PathArgument,
-    url: UrlOption = LOCAL_NODE,
+    url: UrlOption = flags.LOCAL_NODE,
     admin_key_file: flags.AdminKeyFile = None,
     tls_ca: flags.ClientTlsCa = None,
     tls_cert: flags.ClientTlsCert = None,
@@ -39,7 +39,7 @@ def drain(
 
 def undrain(
     path: PathArgument,
-    url: UrlOption = LOCAL_NODE,
+    url: UrlOption = flags.LOCAL_NODE,
     admin_key_file: flags.AdminKeyFile = None,
     tls_ca: flags.ClientTlsCa = None,
     tls_cert: flags.ClientTlsCert = None,

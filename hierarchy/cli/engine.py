@@ -1,4 +1,4 @@
-"""`hierarchy engine`: run an engine on this machine, real or simulated, and fetch models for it."""
+"""`hierarchy engine`: run an engine on this machine, real or simulated, or fetch a model for one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 import uvicorn
 
+from hierarchy.cli import flags
 from hierarchy.config.models import SimulatedSpec
 from hierarchy.engines import local, model_store
 from hierarchy.engines.simulated.app import VERSION, create_app
@@ -24,36 +25,44 @@ from hierarchy.errors import UsageError
 from hierarchy.runtime import logs
 from hierarchy.runtime.parent_death import call_on_parent_death
 
-GRACE_S = 1  # for a simulated engine's running streams, at its end; a box that is switched off gives less
+GRACE_S = 1  # for the running streams of a simulated engine at its end; a machine that is switched off gives less
 
 logger = logging.getLogger(__name__)
 
-engine_app = typer.Typer(no_args_is_help=True, help="Run an engine on this machine, or fetch a model for it.")
+engine_app = typer.Typer(no_args_is_help=True, help="Run an engine on this machine, or fetch a model for one.")
+_SIMULATED = SimulatedSpec()  # its defaults
 
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: one that is free, told in the log.")]
-Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Name = Annotated[str | None, typer.Option(help="What the log calls it; default: its kind and port.")]
-ExitWithParent = Annotated[bool, typer.Option("--exit-with-parent", help="End when stdin ends (for supervisors).")]
+Port = Annotated[
+    int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0 for any, which the log shows.")
+]
+Host = Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")]
+Name = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Name of the engine in the log.", show_default="its kind and port")
+]
+Slots = Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Requests that run at once; more wait.")]
 
 
 @engine_app.command("local")
 def run_local(
     port: Port,
     model: Annotated[
-        str, typer.Option(help="A known model's name, or the path of a .gguf file.")
+        str, typer.Option(metavar="MODEL", help="Name of a known model, or path of a .gguf file.")
     ] = model_store.DEFAULT,
     host: Host = "127.0.0.1",
-    alias: Annotated[str | None, typer.Option(help="Name under which it is served; default: the model's.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="For computing.")] = 1,
-    slots: Annotated[int, typer.Option(min=1, help="Requests at once; more wait.")] = 4,
-    context: Annotated[int, typer.Option(min=256, help="Tokens of context in each slot.")] = 2048,
+    alias: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name under which the model is served.", show_default="the model's"),
+    ] = None,
+    threads: Annotated[int, typer.Option(metavar="NUMBER", min=1, help="CPU threads to compute with.")] = 1,
+    slots: Slots = 4,
+    context: Annotated[int, typer.Option(metavar="TOKENS", min=256, help="Tokens of context for each slot.")] = 2048,
     name: Name = None,
-    exit_with_parent: ExitWithParent = False,
+    exit_with_parent: flags.ExitWithParent = False,
 ) -> None:
-    """Serve a model on this machine's CPU with llama.cpp's own server (needs the extra `local`)."""
+    """Serve a model on this machine's CPU with llama.cpp's server (needs the extra `local`)."""
     alias = alias or model_store.model_name(model)
     _prepare(name or f"local:{port}", exit_with_parent)
-    local.import_xllamacpp()  # before anything is fetched for it
+    local.import_xllamacpp()  # fails before a model is fetched in vain
     with _listen(host, port) as listener:
         port = listener.getsockname()[1]
     options = local.LocalOptions(model_store.find_model(model), alias, host, port, threads, slots, context)
@@ -62,30 +71,48 @@ def run_local(
     server = local.start_server(options)
     logger.info("serving %s at %s (%d slots, %d threads)", alias, server.listening_address, slots, threads)
     while True:
-        time.sleep(1)  # a signal ends it at once; one that came just before it sleeps, after a second
+        time.sleep(1)  # a signal ends the sleep at once; one that arrived just before it, after a second
 
 
 @engine_app.command("simulated")
 def run_simulated(
     port: Port,
-    model: Annotated[list[str] | None, typer.Option(help="A model it claims to serve; may be repeated.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Model that it lists; repeat the flag for several.", show_default="simulated"
+        ),
+    ] = None,
     host: Host = "127.0.0.1",
-    prefill_tokens_per_s: Annotated[float, typer.Option(min=1e-3)] = SimulatedSpec().prefill_tokens_per_s,
-    decode_tokens_per_s: Annotated[float, typer.Option(min=1e-3, help="Of one stream.")] = (
-        SimulatedSpec().decode_tokens_per_s
-    ),
-    slots: Annotated[int, typer.Option(min=1, help="Requests at once; more wait.")] = SimulatedSpec().slots,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer that ends by itself.")] = 64,
-    speed: Annotated[float, typer.Option(min=1e-6, help="Capacity weight that it tells FastChat controllers.")] = 1.0,
-    register: Annotated[str | None, typer.Option(help="Controller to register with, as a FastChat worker.")] = None,
-    address: Annotated[str | None, typer.Option(help="URL to register; default: http://HOST:PORT.")] = None,
+    prefill_tokens_per_s: Annotated[
+        float, typer.Option(metavar="RATE", min=1e-3, help="Prompt tokens a second, of all requests together.")
+    ] = _SIMULATED.prefill_tokens_per_s,
+    decode_tokens_per_s: Annotated[
+        float, typer.Option(metavar="RATE", min=1e-3, help="Generated tokens a second, of each request.")
+    ] = _SIMULATED.decode_tokens_per_s,
+    slots: Slots = _SIMULATED.slots,
+    answer_tokens: Annotated[
+        int, typer.Option(metavar="TOKENS", min=1, help="Length of an answer without `max_tokens`.")
+    ] = 64,
+    speed: Annotated[
+        float, typer.Option(metavar="SPEED", min=1e-6, help="Speed that it reports to FastChat controllers.")
+    ] = 1.0,
+    register: Annotated[
+        str | None, typer.Option(metavar="URL", help="Controller to register with, as a FastChat worker.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="URL", help="URL to register.", show_default="http://HOST:PORT")
+    ] = None,
     fault: Annotated[
-        list[str] | None, typer.Option(help='A fault as JSON, such as {"status": 503, "count": 2}.')
+        list[str] | None,
+        typer.Option(
+            metavar="JSON", help='Fault to inject, such as {"status": 503, "count": 2}; repeat the flag for several.'
+        ),
     ] = None,
     name: Name = None,
-    exit_with_parent: ExitWithParent = False,
+    exit_with_parent: flags.ExitWithParent = False,
 ) -> None:
-    """Stand in for a GPU box: the right protocol and timing, and nothing computed."""
+    """Run an engine that computes nothing: it has the protocol and the timing of a real one."""
     _prepare(name or f"simulated:{port}", exit_with_parent)
     with _listen(host, port) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
@@ -106,14 +133,16 @@ def run_simulated(
 
 @engine_app.command("fetch")
 def fetch(
-    model: Annotated[str, typer.Argument(help=f"One of: {', '.join(model_store.KNOWN)}.")] = model_store.DEFAULT,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help=f"One of: {', '.join(model_store.KNOWN)}.")
+    ] = model_store.DEFAULT,
 ) -> None:
-    """Fetch a model ahead of time and print where it is."""
+    """Fetch a model ahead of time, and print the path of its file."""
     typer.echo(model_store.find_model(model))
 
 
 def _prepare(name: str, exit_with_parent: bool) -> None:
-    """Logs, labelled `name`; and an end with status 0 at SIGTERM, Ctrl-C and, if asked for, the parent's death."""
+    """Set up the log, and an end with status 0 at SIGTERM, at Ctrl-C and, with the flag, when the parent dies."""
     logs.setup("text", name)
     _on_signals(_end)
     if exit_with_parent:
@@ -130,7 +159,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _vanish(number: int, frame: FrameType | None) -> NoReturn:
-    """End without unwinding, which would run the destructor of llama.cpp's server (see `local.start_server`)."""
+    """End at once: unwinding would run the destructor of llama.cpp's server (see `local.start_server`)."""
     os._exit(0)
 
 
@@ -139,8 +168,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        errno = error.errno or 0  # below 0: name resolution's, which os.strerror does not know
-        reason = os.strerror(errno) if errno > 0 else error.strerror
+        errno = error.errno or 0  # below 0 from name resolution, which os.strerror does not know
+        reason = os.strerror(errno) if errno > 0 else str(error.strerror).partition(" (while")[0]
         raise UsageError(f"cannot listen on {host}:{port}: {reason}; choose another --port or --host") from None
 
 
@@ -166,7 +195,7 @@ def _serve(options: SimulatedOptions, listener: socket.socket) -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
 
-    # For a signal before uvicorn takes over, in whose start an exception would end badly, and for the one that stopped
-    # uvicorn, which it raises once more when it is done.
+    # For a signal before uvicorn installs its handler, since an exception while it starts would leave it half started;
+    # and for the signal that stopped uvicorn, which uvicorn raises again at its end.
     _on_signals(stop)
     server.run(sockets=[listener])

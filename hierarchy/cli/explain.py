@@ -19,15 +19,14 @@ from hierarchy.runtime.logs import escape
 
 
 def why(
-    model: Annotated[str, typer.Argument(help="name of a model, or of an alias", show_default=False)],
-    url: Annotated[str, typer.Option(help="URL of the node that receives the request")] = "http://localhost:21001",
-    api: Annotated[str, typer.Option(help="openai or fastchat")] = "openai",
-    as_json: Annotated[bool, typer.Option("--json", help="print the response of GET /route")] = False,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model or an alias.", show_default=False)],
+    url: Annotated[
+        str, typer.Option(metavar="URL", help="URL of the node that receives the request.")
+    ] = flags.LOCAL_NODE,
+    api: Annotated[str, typer.Option(metavar="API", help="API of the request: openai or fastchat.")] = "openai",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the response of GET /route.")] = False,
     admin_key_file: flags.AdminKeyFile = None,
-    tls_ca: Annotated[
-        str | None,
-        typer.Option("--tls-ca", "--ca", help="PEM file of the CAs of an https node  [default: the system's]"),
-    ] = None,
+    tls_ca: flags.ClientTlsCa = None,
     tls_cert: flags.ClientTlsCert = None,
     tls_key: flags.ClientTlsKey = None,
 ) -> None:
@@ -36,7 +35,7 @@ def why(
     For each level of the tree: the candidates with their loads and scores, the likeliest of them, and why each other
     child gets no request.
 
-    Status 0 if an engine can take the request, 1 if none can now, 2 if the node cannot be read or does not know the
+    Status 0 if an engine can take the request, 1 if none can now, 2 if the node cannot be reached or does not know the
     model.
     """
     tls = client_tls(tls_ca, tls_cert, tls_key)

@@ -1,135 +1,294 @@
-"""The flags of `serve` and `up` that say who may join and who may ask."""
+"""The flags of the commands: those that several commands have, and those that configure a node.
+
+Each type is one flag, for the signature of a command: `url: NodeUrl`. `NodeFlags` holds the values of a node's flags
+and applies them to its configuration.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from pydantic import ValidationError
 
 from hierarchy.cli.client import ADMIN_KEY, API_KEY
-from hierarchy.config.address import Address, parse_address
+from hierarchy.config.address import DEFAULT_PORT, Address, parse_address
 from hierarchy.config.blocks import SecuritySpec, TlsSpec
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
+from hierarchy.runtime.logs import LogFormat
 from hierarchy.security.credential_store import JOIN_TOKEN
 from hierarchy.security.secret import check_secret
+from hierarchy.topology import node_config
 
-AdminKeyFile = Annotated[Path | None, typer.Option(help=f"file with the admin key  [default: ${ADMIN_KEY}]")]
-ApiKeyFile = Annotated[Path | None, typer.Option(help=f"file with the API key  [default: ${API_KEY}]")]
+LOCAL_NODE = f"http://localhost:{DEFAULT_PORT}"
+
+# --- of all commands that read a configuration, or talk to a running node ---------------------------------------------
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a tree.", show_default=False)]
+AdminKeyFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="File with the admin key.", show_default=f"${ADMIN_KEY}")
+]
+ApiKeyFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="File with the API key.", show_default=f"${API_KEY}")
+]
 ClientTlsCa = Annotated[
-    str | None, typer.Option("--tls-ca", help="PEM file of the CAs of an https node  [default: the system's]")
+    str | None,
+    typer.Option(
+        "--tls-ca",
+        "--ca",
+        metavar="FILE",
+        help="For an https URL: PEM file with the CAs to trust.",
+        show_default="the system's",
+        rich_help_panel="TLS",
+    ),
 ]
-ClientTlsCert = Annotated[str | None, typer.Option("--tls-cert", help="PEM file of a client certificate")]
-ClientTlsKey = Annotated[str | None, typer.Option("--tls-key", help="PEM file of its private key")]
+ClientTlsCert = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-cert",
+        metavar="FILE",
+        help="PEM file with a client certificate, for a node with `require_client_cert`.",
+        rich_help_panel="TLS",
+    ),
+]
+ClientTlsKey = Annotated[
+    str | None,
+    typer.Option("--tls-key", metavar="FILE", help="PEM file with its private key.", rich_help_panel="TLS"),
+]
+ExitWithParent = Annotated[bool, typer.Option("--exit-with-parent", help="End when stdin ends (for supervisors).")]
 
-Insecure = Annotated[bool, typer.Option("--insecure", help="start without keys where others can reach it")]
-Cleartext = Annotated[bool, typer.Option("--cleartext", help="allow connections to other machines without TLS")]
+# --- of `serve` and `up` ----------------------------------------------------------------------------------------------
+
+LogFormatFlag = Annotated[
+    str | None,
+    typer.Option("--log-format", metavar="FORMAT", help="Format of the log: text or json.", show_default="CONFIG's"),
+]
 JoinTokenFile = Annotated[
-    str | None, typer.Option(help=f"file with the token to join with, - for stdin  [default: ${JOIN_TOKEN}]")
+    str | None,
+    typer.Option(
+        metavar="FILE", help="File with the token to join the tree; - for stdin.", show_default=f"${JOIN_TOKEN}"
+    ),
 ]
-KeyFile = Annotated[str | None, typer.Option(help="without CONFIG: file with the tree's key, or this node's own")]
-ApiKeys = Annotated[str | None, typer.Option(help="without CONFIG: file of clients' keys (hierarchy key create)")]
-AdminKeys = Annotated[str | None, typer.Option(help="without CONFIG: file of operators' keys")]
-AdminListen = Annotated[str | None, typer.Option(help="without CONFIG: host:port for operators alone")]
-Allow = Annotated[list[str] | None, typer.Option(help="without CONFIG: network of registered children; again for more")]
-Tokenless = Annotated[
-    bool, typer.Option("--tokenless-workers", help="without CONFIG: take FastChat's own workers that stand in --allow")
+Insecure = Annotated[bool, typer.Option("--insecure", help="Start without keys on addresses that others can reach.")]
+Cleartext = Annotated[bool, typer.Option("--cleartext", help="Allow connections to other machines without TLS.")]
+
+
+def _without_config(metavar: str | None, help: str, *names: str, default: str | bool = True) -> Any:
+    """A flag of `serve` for what a configuration file would contain."""
+    panel = "Without CONFIG"
+    return typer.Option(*names, metavar=metavar, help=help, show_default=default, rich_help_panel=panel)
+
+
+Host = Annotated[str | None, _without_config("HOST", "Address to listen on.", default="localhost")]
+Port = Annotated[int | None, _without_config("PORT", "Port to listen on; 0 for any.", default=str(DEFAULT_PORT))]
+DispatchMethod = Annotated[
+    str | None,
+    _without_config(
+        "POLICY", "How to choose a child: shortest_queue, p2c, round_robin or lottery.", default="shortest_queue"
+    ),
 ]
-StateDir = Annotated[str | None, typer.Option(help="without CONFIG: folder for what the node must remember")]
-TlsCert = Annotated[str | None, typer.Option(help="without CONFIG: PEM file of this node's certificate")]
-TlsKey = Annotated[str | None, typer.Option(help="without CONFIG: PEM file of its private key")]
-TlsCa = Annotated[str | None, typer.Option(help="without CONFIG: PEM file of the CAs of other nodes")]
+Parent = Annotated[
+    list[str] | None, _without_config("URL", "Parent to register with; repeat the flag for several parents.")
+]
+Engine = Annotated[
+    list[str] | None,
+    _without_config(
+        "KIND=URL",
+        "Engine below this node, or local=MODEL or simulated=MODEL to start one; repeat the flag for several.",
+    ),
+]
+Advertise = Annotated[
+    str | None, _without_config("URL", "URL at which the parent reaches this node.", default="http://HOST:PORT")
+]
+Link = Annotated[
+    str | None,
+    _without_config(
+        "LINK",
+        "Who dials the connections for requests: direct (the parent), reverse (this node) or auto.",
+        default="direct",
+    ),
+]
+Replica = Annotated[bool, _without_config(None, "Other instances have the same --node name.", "--replica")]
+KeyFile = Annotated[
+    str | None, _without_config("FILE", "File with the tree's key, or with this node's own (`hierarchy token key`).")
+]
+ApiKeys = Annotated[str | None, _without_config("FILE", "File with the keys of clients (`hierarchy key create`).")]
+AdminKeys = Annotated[str | None, _without_config("FILE", "File with the keys of operators (`hierarchy key create`).")]
+AdminListen = Annotated[str | None, _without_config("HOST:PORT", "Address for operators only.")]
+Allow = Annotated[
+    list[str] | None,
+    _without_config("NETWORK", "Network in which children may be, such as 10.1.0.0/24; repeat the flag for several."),
+]
+TokenlessWorkers = Annotated[
+    bool,
+    _without_config(None, "Accept FastChat's own workers, which have no token, from --allow.", "--tokenless-workers"),
+]
+StateDir = Annotated[
+    str | None, _without_config("FOLDER", "Folder for credentials, used tokens and revocations that a node keeps.")
+]
+TlsCert = Annotated[str | None, _without_config("FILE", "PEM file with this node's certificate.")]
+TlsKey = Annotated[str | None, _without_config("FILE", "PEM file with its private key.")]
+TlsCa = Annotated[
+    str | None,
+    _without_config("FILE", "PEM file with the CAs of other nodes' certificates.", default="the system's"),
+]
 RequireClientCert = Annotated[
-    bool, typer.Option("--require-client-cert", help="without CONFIG: refuse whoever has no certificate from --tls-ca")
+    bool,
+    _without_config(None, "Refuse connections without a certificate from --tls-ca.", "--require-client-cert"),
 ]
+
+#: Flags that may be given beside CONFIG; they override it. All others replace one.
+_OVERRIDES = ("log_format", "join_token_file", "insecure", "cleartext")
 
 
 @dataclass(frozen=True)
-class Flags:
-    """What was given. `security` and `tls` are fields of those blocks, as far as they were set."""
+class NodeFlags:
+    """Values of the flags that configure a node. Each field has the name of its flag."""
 
-    join_token_file: str | None = None
+    log_format: str | None = None
+    join_token_file: str | None = None  #: `-` for stdin
+    insecure: bool = False
+    cleartext: bool = False
+    host: str | None = None
+    port: int | None = None
+    dispatch_method: str | None = None
+    parent: list[str] | None = None
+    engine: list[str] | None = None
+    advertise: str | None = None
+    link: str | None = None
+    replica: bool = False
+    key_file: str | None = None
+    api_keys: str | None = None
+    admin_keys: str | None = None
     admin_listen: str | None = None
-    security: Mapping[str, Any] = field(default_factory=dict)
-    tls: Mapping[str, Any] = field(default_factory=dict)
+    allow: list[str] | None = None
+    tokenless_workers: bool = False
+    state_dir: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_ca: str | None = None
+    require_client_cert: bool = False
 
-    def given(self) -> list[str]:
-        """The flags that belong into CONFIG, where there is one."""
-        own = {"insecure", "cleartext"}
-        names = [name for name, value in self.security.items() if value and name not in own]
-        flags = {"key": "key-file"}
-        names += ["admin_listen"] if self.admin_listen else []
-        return [f"--{flags.get(name, name).replace('_', '-')}" for name in names] + [
-            f"--{'' if name.startswith('require') else 'tls-'}{name.replace('_', '-')}"
-            for name, value in self.tls.items()
-            if value
-        ]
+    def refuse_beside(self, config: Path) -> None:
+        """Raise a `UsageError` if a flag was given that replaces a configuration file."""
+        replacing = [field for field in fields(self) if field.name not in _OVERRIDES]
+        if given := [_flag(field.name) for field in replacing if getattr(self, field.name) != field.default]:
+            raise UsageError(f"{', '.join(given)}: not together with CONFIG; write it into {config}")
+
+    def as_arguments(self) -> list[str]:
+        """The flags of `up`, as arguments of `serve` for each node."""
+        return [_flag(name) for name in ("insecure", "cleartext") if getattr(self, name)]
 
     def environ(self) -> Mapping[str, str]:
-        """The environment, with a token that was read from stdin."""
+        """The environment, with the join token if that is read from stdin. Raises `UsageError`."""
         if self.join_token_file != "-":
             return os.environ
         return {**os.environ, JOIN_TOKEN: check_secret(sys.stdin.readline(), "--join-token-file -")}
 
-    def over(self, config: NodeConfig, *, advertised: bool = True) -> NodeConfig:
-        """`config`, with what was given. advertised: its URL was said, and stays as it is. Raises `UsageError`."""
-        security = {name: value for name, value in self.security.items() if value}
-        if self.join_token_file is not None:
-            stdin = self.join_token_file == "-"
-            security["join_token"] = f"env:{JOIN_TOKEN}" if stdin else f"file:{self.join_token_file}"
-        tls = {name: value for name, value in self.tls.items() if value}
-        settings = config.settings
-        try:
-            update = {
-                "security": SecuritySpec.model_validate(security).over(settings.security),
-                "tls": TlsSpec.model_validate(tls).over(settings.tls),
-            }
-        except ValidationError as error:
-            raise UsageError(_words(error)) from None
-        config = config.model_copy(update={"settings": settings.model_copy(update=update)})
-        if "cert" in tls and not advertised:
-            config = config.model_copy(update={"advertise": config.advertise.replace("http:", "https:", 1)})
-        if self.admin_listen:
-            config = config.model_copy(update={"admin": (self._admin(self.admin_listen),)})
+    def config(self, name: str | None) -> NodeConfig:
+        """The configuration of the node `name` from these flags alone. Raises `UsageError`."""
+        config = node_config.from_flags(
+            hostname=socket.gethostname(),
+            name=name,
+            host=self.host or "localhost",
+            port=DEFAULT_PORT if self.port is None else self.port,
+            advertise=self.advertise,
+            dispatch=self.dispatch_method or "shortest_queue",
+            link=self.link or "direct",
+            parents=self.parent or (),
+            engines=self.engine or (),
+            replica=self.replica,
+        )
+        config = self.over(config)
+        if self.tls_cert and self.advertise is None:
+            return config.model_copy(update={"advertise": config.advertise.replace("http:", "https:", 1)})
         return config
 
-    def _admin(self, text: str) -> Address:
+    def over(self, config: NodeConfig) -> NodeConfig:
+        """`config`, with the settings that these flags override. Raises `UsageError`."""
+        settings = config.settings
         try:
-            return parse_address(text)
-        except ValueError as error:
-            raise UsageError(f"--admin-listen {'; '.join(error.args)}") from None
+            security = SecuritySpec.model_validate(_given(self._security())).over(settings.security)
+            tls = TlsSpec.model_validate(_given(self._tls())).over(settings.tls)
+        except ValidationError as error:
+            raise UsageError(_message(error)) from None
+        update: dict[str, Any] = {"security": security, "tls": tls}
+        if self.log_format is not None:
+            update["log_format"] = _check_log_format(self.log_format)
+        config = config.model_copy(update={"settings": settings.model_copy(update=update)})
+        if self.admin_listen:
+            config = config.model_copy(update={"admin": (_check_admin_listen(self.admin_listen),)})
+        return config
 
-    def as_arguments(self) -> list[str]:
-        """Those that hold for every node of a tree."""
-        return [f"--{name}" for name in ("insecure", "cleartext") if self.security.get(name)]
+    def _security(self) -> dict[str, Any]:
+        return {
+            "key": _file_ref(self.key_file),
+            "join_token": f"env:{JOIN_TOKEN}" if self.join_token_file == "-" else _file_ref(self.join_token_file),
+            "api_keys": _file_ref(self.api_keys),
+            "admin_keys": _file_ref(self.admin_keys),
+            "allow": self.allow,
+            "tokenless_workers": self.tokenless_workers,
+            "state_dir": self.state_dir,
+            "insecure": self.insecure,
+            "cleartext": self.cleartext,
+        }
+
+    def _tls(self) -> dict[str, Any]:
+        return {
+            "cert": self.tls_cert,
+            "key": self.tls_key,
+            "ca": self.tls_ca,
+            "require_client_cert": self.require_client_cert,
+        }
 
 
-def flags_of(
-    insecure: bool = False,
-    cleartext: bool = False,
-    join_token_file: str | None = None,
-    admin_listen: str | None = None,
-    **others: Any,
-) -> Flags:
-    """From the values of the options above; `tls_cert` and so on, and `require_client_cert`, are TLS's."""
-    flags = Flags(join_token_file, admin_listen, {"insecure": insecure, "cleartext": cleartext})
-    tls = {name.removeprefix("tls_"): value for name, value in others.items() if name.startswith(("tls_", "require_"))}
-    rest = {name: value for name, value in others.items() if not name.startswith(("tls_", "require_"))}
-    for name in ("api_keys", "admin_keys", "key_file"):
-        if path := rest.pop(name, None):
-            rest[name.removesuffix("_file")] = f"file:{path}"
-    return replace(flags, security={**flags.security, **rest}, tls=tls)
+def split_models(models: str | None) -> list[str] | None:
+    """The names in `a,b`; None for None, which means any model. Raises `UsageError` if there is no name."""
+    if models is None:
+        return None
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--models: contains no name; leave it out for any model")
+    return names
 
 
-def _words(error: ValidationError) -> str:
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _file_ref(path: str | None) -> str | None:
+    return f"file:{path}" if path else None
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that were given: a model's `over` leaves all others as they are."""
+    return {name: value for name, value in values.items() if value}
+
+
+def _check_log_format(name: str) -> str:
+    if name not in get_args(LogFormat):
+        raise UsageError(f"--log-format {name}: no such format; choose text or json")
+    return name
+
+
+def _check_admin_listen(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise UsageError(f"--admin-listen {'; '.join(error.args)}") from None
+
+
+def _message(error: ValidationError) -> str:
+    """Pydantic's first error as one line."""
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))
     cause = first.get("ctx", {}).get("error")
-    words = "; ".join(map(str, cause.args)) if cause is not None else first["msg"]
-    return f"{where}: {words}" if where else words
+    message = "; ".join(map(str, cause.args)) if cause is not None else first["msg"]
+    return f"{where}: {message}" if where else message

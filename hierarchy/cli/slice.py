@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hierarchy.cli import flags
 from hierarchy.config.json_schema import json_schema
 from hierarchy.config.models import load
 from hierarchy.topology.declared import DeclaredTree
@@ -15,10 +15,10 @@ from hierarchy.topology.slice import as_yaml, slice_of
 
 
 def slice_(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a tree.")],
-    node: Annotated[str, typer.Option(help="the node of that machine")],
+    config: flags.Config,
+    node: Annotated[str, typer.Option(metavar="NAME", help="Node of the machine.", show_default=False)],
 ) -> None:
-    """Print the part of a tree that one machine needs, as a file for `hierarchy serve` there.
+    """Print the part of a tree that one machine needs, as a configuration for `hierarchy serve` on it.
 
     Of other nodes, it contains only the addresses of the parent and the children.
     """

@@ -1,4 +1,4 @@
-"""`hierarchy token`: the tree's key, and the tokens with which nodes join."""
+"""`hierarchy token`: the tree's key, and the tokens with which nodes join the tree."""
 
 from __future__ import annotations
 
@@ -16,90 +16,86 @@ from hierarchy.runtime.files import write_private_file
 from hierarchy.security.secret import read_secret_file
 from hierarchy.security.tokens import Signer, create_tree_key, derive_parent_key, parent_key
 
-token_app = typer.Typer(no_args_is_help=True, help="The tree's key, and the tokens with which nodes join.")
+token_app = typer.Typer(no_args_is_help=True, help="Create the tree's key and join tokens, and revoke nodes.")
 _TTL = re.compile(r"([1-9][0-9]{0,8})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
-Out = Annotated[Path | None, typer.Option(help="file to write it to, with mode 0600  [default: stdout]")]
-Node = Annotated[str, typer.Option(help="name of the node that shall join", show_default=False)]
+Out = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write it to this file, with mode 0600.", show_default="stdout")
+]
 
 
 @token_app.command()
 def key(
-    node: Annotated[str | None, typer.Option(help="derive the key of this node from --key-file")] = None,
-    key_file: Annotated[Path | None, typer.Option(help="the tree's key, to derive one from")] = None,
+    node: Annotated[str | None, typer.Option(metavar="NAME", help="Node to derive a key for.")] = None,
+    key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the tree's key.")] = None,
     out: Out = None,
 ) -> None:
-    """Make a tree's key; or with --node and --key-file the key of one node, for its machine alone.
+    """Create a tree's key; or with --node and --key-file, derive the key of one node from it.
 
-    With its own key a node can take in children, and cannot make tokens for other parents.
+    A node with a key of its own accepts children, but cannot issue tokens for other parents.
     """
     if (node is None) != (key_file is None):
         raise UsageError("--node and --key-file go together: the key of a node is derived from the tree's")
     if node is None or key_file is None:
-        _give(create_tree_key(), out, overwrite=False)
+        _output(create_tree_key(), out, overwrite=False)
     else:
-        _give(derive_parent_key(read_secret_file(key_file), _name(node)), out)
+        _output(derive_parent_key(read_secret_file(key_file), _check_name(node)), out)
 
 
 @token_app.command()
 def create(
-    node: Node,
-    key_file: Annotated[Path, typer.Option(help="the tree's key, or the parent's own", show_default=False)],
-    parent: Annotated[str, typer.Option(help="name of the node that it joins")] = "root",
-    models: Annotated[str | None, typer.Option(help="models that it may serve, a,b,c  [default: any]")] = None,
-    ttl: Annotated[str, typer.Option(help="how long it can be used: 30m, 24h, 7d")] = "24h",
+    node: Annotated[str, typer.Option(metavar="NAME", help="Name of the node that may join.", show_default=False)],
+    key_file: Annotated[
+        Path, typer.Option(metavar="FILE", help="File with the tree's key, or the parent's own.", show_default=False)
+    ],
+    parent: Annotated[str, typer.Option(metavar="NAME", help="Name of the node that it joins.")] = "root",
+    models: Annotated[
+        str | None,
+        typer.Option(metavar="MODELS", help="Models that it may serve, separated by commas.", show_default="any"),
+    ] = None,
+    ttl: Annotated[str, typer.Option(metavar="TIME", help="How long it is valid: 30m, 24h, 7d.")] = "24h",
     out: Out = None,
 ) -> None:
-    """Make a token with which a node can join its parent, once."""
+    """Create a token with which a node can join its parent, once."""
     match = _TTL.fullmatch(ttl)
     if match is None:
-        raise UsageError(f"--ttl {ttl}: no length of time; write one such as 30m, 24h or 7d")
-    signer = Signer(_name(parent), parent_key(read_secret_file(key_file), parent))
+        raise UsageError(f"--ttl {ttl}: not a length of time; write one such as 30m, 24h or 7d")
+    signer = Signer(_check_name(parent), parent_key(read_secret_file(key_file), parent))
     ttl_s = int(match[1]) * _SECONDS[match[2]]
-    _give(signer.join_token(_name(node), ttl_s, split_models(models)), out)
+    _output(signer.join_token(_check_name(node), ttl_s, flags.split_models(models)), out)
 
 
 @token_app.command()
 def revoke(
-    node: Annotated[str, typer.Option(help="name of the node that shall be shut out", show_default=False)],
-    url: Annotated[str, typer.Option(help="of its parent", show_default=False)],
+    node: Annotated[str, typer.Option(metavar="NAME", help="Name of the node to revoke.", show_default=False)],
+    url: Annotated[str, typer.Option(metavar="URL", help="URL of its parent.", show_default=False)],
     admin_key_file: flags.AdminKeyFile = None,
     tls_ca: flags.ClientTlsCa = None,
     tls_cert: flags.ClientTlsCert = None,
     tls_key: flags.ClientTlsKey = None,
 ) -> None:
-    """Shut out a node: what was issued to it is void, and its connections are closed."""
-    name = _name(node)
+    """Revoke a node: its token and credential become void, and its connections are closed."""
+    name = _check_name(node)
     tls = client_tls(tls_ca, tls_cert, tls_key)
     with NodeClient(url, key=read_key(admin_key_file, ADMIN_KEY), tls=tls) as parent:
-        was_here = parent.post("/admin/revoke", {"node": name}).get("was_here")
-    typer.echo(f"{node} is shut out" if was_here else f"{node} is shut out; it was not registered")
+        was_registered = parent.post("/admin/revoke", {"node": name}).get("was_here")
+    typer.echo(f"{node} is revoked" + ("" if was_registered else "; it was not registered"))
 
 
-def split_models(models: str | None) -> list[str] | None:
-    """`a,b` as a list; None for any."""
-    if models is None:
-        return None
-    names = [name.strip() for name in models.split(",") if name.strip()]
-    if not names:
-        raise UsageError("--models: names none; leave it out for any model")
-    return names
-
-
-def _name(node: str) -> str:
+def _check_name(node: str) -> str:
     if not is_node_name(node):
-        raise UsageError(f"{node!r} is no node's name; write letters, digits, '.', '_' and '-'")
+        raise UsageError(f"{node!r} is not a node's name; write letters, digits, '.', '_' and '-'")
     return node
 
 
-def _give(secret: str, out: Path | None, *, overwrite: bool = True) -> None:
+def _output(secret: str, out: Path | None, *, overwrite: bool = True) -> None:
     if out is None:
         typer.echo(secret)
         return
     if out.exists() and not overwrite:
-        raise UsageError(f"{out}: is there already, and a tree has one key; choose another name, or remove it first")
+        raise UsageError(f"{out}: exists already, and a tree has one key; choose another file, or remove it first")
     try:
         write_private_file(out, secret + "\n")
     except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror})") from None
+        raise UsageError(f"{out}: cannot be written ({error.strerror}); check its folder") from None

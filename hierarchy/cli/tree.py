@@ -32,12 +32,14 @@ Read = Callable[[], Entry]
 
 def tree(
     target: Annotated[
-        str, typer.Argument(metavar="[CONFIG|URL]", help="YAML file, or URL of a node")
-    ] = "http://localhost:21001",
-    picture: Annotated[str, typer.Option("--format", help="text, dot, mermaid or svg")] = "text",
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON in the shape of GET /tree")] = False,
-    keep_watching: Annotated[bool, typer.Option("--watch", help="draw again and again until Ctrl-C")] = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="seconds between two drawings")] = 1.0,
+        str, typer.Argument(metavar="CONFIG|URL", help="YAML file of a tree, or URL of a node.")
+    ] = flags.LOCAL_NODE,
+    picture: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="Format: text, dot, mermaid or svg.")
+    ] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in the shape of GET /tree.")] = False,
+    keep_watching: Annotated[bool, typer.Option("--watch", help="Draw again and again until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds between two drawings.")] = 1.0,
     admin_key_file: flags.AdminKeyFile = None,
     tls_ca: flags.ClientTlsCa = None,
     tls_cert: flags.ClientTlsCert = None,

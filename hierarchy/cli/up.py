@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -35,23 +34,20 @@ _MARGIN_S = 5.0  # a node ends its streams within its own grace_s, and then itse
 
 
 def up(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a tree.")],
-    exit_with_parent: Annotated[
-        bool, typer.Option("--exit-with-parent", help="end when stdin reaches its end", hidden=True)
-    ] = False,
+    config: flags.Config,
+    exit_with_parent: flags.ExitWithParent = False,
     insecure: flags.Insecure = False,
     cleartext: flags.Cleartext = False,
 ) -> None:
-    """Run a whole tree on this machine: one process per node, restarted if it dies. Ctrl-C ends them all.
+    """Run a whole tree on this machine: one process for each node, restarted if it dies. Ctrl-C ends them all.
 
-    Status 0 after a signal, 1 if a process could not be ended, 2 if the
-    configuration is wrong or a node cannot start with it, for example because
-    its port is in use.
+    Status 0 after a signal, 1 if a process could not be ended, 2 if the configuration is wrong or a node cannot start
+    with it, for example because its port is in use.
     """
     tree = DeclaredTree(load(config))
     tree.require_valid()
     names, defaults = list(tree.config.nodes), tree.config.defaults
-    given = flags.flags_of(insecure, cleartext)
+    given = flags.NodeFlags(insecure=insecure, cleartext=cleartext)
     for name in names:
         node = given.over(node_config.from_tree(tree, name))
         check_start(node, Access(node))

@@ -70,7 +70,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
         return self.sha256[:ID_CHARS]
 
 
-class _File(msgspec.Struct):
+class _File(msgspec.Struct, forbid_unknown_fields=True):  # else `key create` would overwrite another YAML file
     keys: list[Entry] = []
 
 

@@ -76,14 +76,14 @@ def test_a_site_joins_from_the_commands_of_the_documentation_and_is_revoked(tmp_
         assert "401" in wrong
         assert models() == ["m"]
         said = run("token", "revoke", "--node", "site-a", "--url", url, HIERARCHY_ADMIN_KEY=operator)
-        assert said == "site-a is shut out"
+        assert said == "site-a is revoked"
         assert models() == []
 
 
 def test_secrets_go_into_files_of_mode_0600_and_no_tree_key_is_overwritten(tmp_path: Path) -> None:
     key, own, token = (tmp_path / name for name in ("tree.key", "own.key", "token"))
     run("token", "key", "--out", str(key))
-    assert "is there already" in run("token", "key", "--out", str(key), status=2)
+    assert "exists already" in run("token", "key", "--out", str(key), status=2)
     run("token", "key", "--node", "site-a", "--key-file", str(key), "--out", str(own))
     options = ("--node", "rack", "--parent", "site-a", "--models", "m1, m2", "--out", str(token))
     run("token", "create", "--key-file", str(own), *options)
@@ -97,12 +97,12 @@ def test_secrets_go_into_files_of_mode_0600_and_no_tree_key_is_overwritten(tmp_p
     ("arguments", "said"),
     [
         (("create", "--node", "a", "--key-file", "KEY", "--ttl", "soon"), "--ttl soon"),
-        (("create", "--node", "a b", "--key-file", "KEY"), "no node's name"),
+        (("create", "--node", "a b", "--key-file", "KEY"), "not a node's name"),
         (("create", "--node", "a", "--key-file", "/no/key"), "/no/key"),
         (("create", "--node", "a", "--key-file", "KEY", "--models", ","), "--models"),
         (("key", "--node", "a"), "--key-file"),
         (("revoke", "--node", "a", "--url", "http://127.0.0.1:9"), "cannot reach"),
-        (("revoke", "--node", "a/b", "--url", "http://127.0.0.1:9"), "no node's name"),
+        (("revoke", "--node", "a/b", "--url", "http://127.0.0.1:9"), "not a node's name"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:

@@ -1,0 +1,175 @@
+"""The program as a whole: version, help, shell completion, and one line for every error."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from hierarchy import __version__, cli
+from hierarchy.relay.downstream import connection
+from tests.cli.program import fails, program
+from tests.trees import CONFIGS
+
+GROUPS = {
+    "engine": ("local", "simulated", "fetch"),
+    "token": ("key", "create", "revoke"),
+    "key": ("create", "list", "revoke"),
+}
+SINGLE = ["chat", "check", "doctor", "drain", "schema", "serve", "slice", "tree", "undrain", "up", "why"]
+COMMANDS: list[tuple[str, ...]] = [(name,) for name in SINGLE] + [
+    (group, name) for group, names in GROUPS.items() for name in names
+]
+
+
+def name_of(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def test_the_version_shows_whether_the_data_path_is_compiled() -> None:
+    ended = program("--version")
+    built = "interpreted" if connection.__file__.endswith(".py") else "compiled"
+    assert (ended.status, ended.stdout) == (0, f"hierarchy {__version__} ({built})\n")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+
+
+def test_the_help_lists_all_commands() -> None:
+    ended = program("--help")
+    assert ended.status == 0
+    assert set(re.findall(r"^│ (\w+) ", ended.stdout, re.M)) == {*SINGLE, *GROUPS}
+    for group, names in GROUPS.items():
+        assert set(re.findall(r"^│ (\w+) ", program(group, "--help").stdout, re.M)) == set(names)
+
+
+@pytest.mark.parametrize("group", [(), *((group,) for group in GROUPS)], ids=name_of)
+def test_without_a_command_there_is_the_help_and_status_2(group: tuple[str, ...]) -> None:
+    ended = program(*group)
+    assert (ended.status, ended.stderr) == (2, "")
+    assert ended.stdout.strip() == program(*group, "--help").stdout.strip()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=name_of)
+def test_every_command_and_flag_has_a_help_text(command: tuple[str, ...]) -> None:
+    ended = program(*command, "--help")
+    assert ended.status == 0
+    assert f"Usage: hierarchy {' '.join(command)} " in ended.stdout
+    found = typer.main.get_command(cli.app)
+    for name in command:
+        found = found.commands[name]  # type: ignore[attr-defined]
+    assert found.help
+    for param in found.params:
+        text = getattr(param, "help", None)
+        assert text, param.name
+        assert text[0].isupper(), text
+        assert text.endswith("."), text
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=name_of)
+def test_an_unknown_flag_is_one_line_with_the_commands_help(command: tuple[str, ...]) -> None:
+    message = fails(*command, "--no-such-flag", status=2)
+    assert message == f"No such option: --no-such-flag; see: hierarchy {' '.join(command)} --help"
+
+
+GOOD = str(CONFIGS / "two-tiers.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nonsense",), "No such command 'nonsense'"),
+        (("chat",), "Missing argument"),
+        (("chat", "ftp://a", "hello"), "'ftp://a' is not an http URL"),
+        (("chat", "a", "hello", "--max-tokens", "0"), "'--max-tokens'"),
+        (("chat", "a", "hello", "--api-key-file", "/no/key"), "/no/key"),
+        (("chat", "https://a", "hello", "--tls-ca", "/no/ca"), "/no/ca"),
+        (("chat", "https://a", "hello", "--tls-cert", "/c"), "--tls-cert and --tls-key go together"),
+        (("check", "/no/file"), "/no/file: no such file"),
+        (("check", "/"), "/: is a directory"),
+        (("check", GOOD, "--live", "nowhere:x"), "'nowhere:x' is not a URL"),
+        (("doctor", "/no/file"), "/no/file: no such file"),
+        (("doctor", GOOD), "choose one with --node"),
+        (("doctor", GOOD, "--node", "x"), 'no node "x"'),
+        (("drain",), "Missing argument 'PATH'"),
+        (("drain", "a", "--admin-key-file", "/no/key"), "/no/key"),
+        (("engine", "fetch", "no-such-model"), "no-such-model"),
+        (("engine", "local", "--port", "99999"), "'--port'"),
+        (("engine", "simulated", "--port", "0", "--fault", "{"), "--fault"),
+        (("engine", "simulated", "--port", "0", "--host", "256.0.0.1"), "256.0.0.1"),
+        (("engine", "simulated", "--port", "0", "--slots", "none"), "'--slots'"),
+        (("key", "create", "--name", "\n", "--file", "/no/keys"), "--name"),
+        (("key", "create", "--name", "a", "--file", "/dev/null/keys"), "/dev/null/keys"),
+        (("key", "list", "--file", "/no/keys"), "/no/keys"),
+        (("key", "list", "--file", GOOD), "is not a file of keys"),
+        (("key", "revoke", "--file", "/no/keys"), "either --name or --id"),
+        (("key", "revoke", "--file", "/no/keys", "--id", "a"), "/no/keys"),
+        (("serve", "--node", "a b"), "--node"),
+        (("serve", "--node", "\n"), "--node"),
+        (("serve", "--port", "65536"), "--port"),
+        (("serve", "--host", "256.0.0.1", "--insecure"), "256.0.0.1"),
+        (("serve", "--parent", "http://127.0.0.1:1", "--join-token-file", "/no/token"), "/no/token"),
+        (("serve", "--join-token-file", "-"), "--join-token-file -"),
+        (("serve", "--tls-cert", "/no/cert", "--tls-key", "/no/key"), "/no/cert"),
+        (("serve", "/no/file"), "/no/file"),
+        (("slice", GOOD, "--node", "x"), 'no node "x"'),
+        (("slice", "/no/file", "--node", "x"), "/no/file"),
+        (("token", "create", "--node", "a", "--key-file", "/no/key"), "/no/key"),
+        (("token", "create", "--node", "a", "--key-file", GOOD), GOOD),
+        (("token", "key", "--out", "/dev/null/key"), "/dev/null/key"),
+        (("token", "revoke", "--node", "a", "--url", "ftp://a"), "'ftp://a' is not an http URL"),
+        (("tree", "/no/file.yaml"), "/no/file.yaml"),
+        (("tree", "ftp://a"), "'ftp://a' is not an http URL"),
+        (("tree", GOOD, "--format", "png"), "--format png"),
+        (("undrain", "a", "--url", "http://[::1"), "is not a URL"),
+        (("up", "/no/file"), "/no/file"),
+        (("why", "m", "--url", "ftp://a"), "'ftp://a' is not an http URL"),
+        (("why", "m", "--admin-key-file", "/"), "/"),
+    ],
+    ids=name_of,
+)
+def test_bad_input_is_one_line_that_says_what_and_where(arguments: tuple[str, ...], message: str) -> None:
+    assert message in fails(*arguments, status=2)
+
+
+def test_problems_of_a_configuration_are_one_line_each(tmp_path: Path) -> None:
+    path = tmp_path / "tree.yaml"
+    path.write_text("version: 1\nnodes:\n  a: {link: x}\n  b: {dispatch: y}\n")
+    ended = program("serve", path, "--node", "a")
+    assert ended.status == 2
+    first, second = ended.stderr.splitlines()
+    assert first.startswith(f"hierarchy: {path}:3: nodes.a.link: ")
+    assert second.startswith(f"{path}:4: nodes.b.dispatch: ")
+
+
+def test_a_message_cannot_send_commands_to_the_terminal(tmp_path: Path) -> None:
+    assert "\\x1b[2J" in fails("serve", tmp_path / "\x1b[2J", status=2)
+
+
+def completions(*words: str) -> list[str]:
+    """What bash offers at the end of `words`."""
+    environ = {"_HIERARCHY_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    return program(**environ).stdout.split()
+
+
+def test_the_shell_completes_commands_and_flags() -> None:
+    assert completions("hierarchy", "dr") == ["drain"]
+    assert completions("hierarchy", "token", "cr") == ["create"]
+    assert "--join-token-file" in completions("hierarchy", "serve", "--jo")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_can_be_shown_and_installed(shell: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from hierarchy.cli import main; main()"]
+    environ = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+
+    def run(flag: str) -> str:
+        done = subprocess.run([*command, flag, shell], capture_output=True, text=True, env=environ, check=True)
+        return done.stdout
+
+    assert "_HIERARCHY_COMPLETE=complete_" in run("--show-completion")
+    assert "completion installed" in run("--install-completion")
+    assert any("_HIERARCHY_COMPLETE" in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
