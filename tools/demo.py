@@ -1,6 +1,6 @@
 """`make demo`: a real language model behind three levels of controllers, on this machine.
 
-It only runs commands that you could type, and shows them: fetch the model, start the tree, draw it, ask it a question.
+It only runs commands that you could type, and shows them: fetch the model, start the tree, draw it, ask a question.
 With `--once` it ends after the answer: status 0, or 1 if anything failed.
 """
 
@@ -34,24 +34,26 @@ from hierarchy.wire.tree_entry import TreeEntry, decode
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 QUESTION = "What is the capital of France? Answer in one sentence."
-START_DEADLINE_S = 300.0  # a slow disk reads a model for a while
-END_DEADLINE_S = 60.0  # above what `hierarchy up` gives its nodes
-POLL_S = 0.2
-LOG_LINES = 20
+START_DEADLINE_S = 300.0  # a slow disk takes long to read a model
+END_DEADLINE_S = 60.0  # longer than `hierarchy up` waits for its nodes
+POLL_S = 0.2  # between two requests for the state of the tree
+LOG_LINES = 20  # of the log, shown after a failure
 
 Process = subprocess.Popen[bytes]
 console = Console(highlight=False)
 
 
 class DemoError(HierarchyError):
-    """The demo failed; one line that says where."""
+    """The demo failed. `str(error)` is one line with the reason."""
 
 
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="end after the answer")] = False,
-    config: Annotated[Path, typer.Option(help="the tree to start")] = Path("configs/demo.yaml"),
-    question: Annotated[str, typer.Option(help="what to ask it")] = QUESTION,
-    log: Annotated[Path, typer.Option(help="where the nodes' logs go")] = Path("build/demo.log"),
+    once: Annotated[bool, typer.Option("--once", help="End after the answer.")] = False,
+    config: Annotated[Path, typer.Option(metavar="CONFIG", help="YAML file of the tree to start.")] = Path(
+        "configs/demo.yaml"
+    ),
+    question: Annotated[str, typer.Option(metavar="TEXT", help="What to ask.")] = QUESTION,
+    log: Annotated[Path, typer.Option(metavar="FILE", help="File for the log of the nodes.")] = Path("build/demo.log"),
 ) -> None:
     """Start a tree with a real model, ask it a question, and keep it up until Ctrl-C."""
     os.chdir(ROOT)
@@ -72,14 +74,15 @@ def demo(
             if not once:
                 _stay(process, tree.url, tree.models[0].name)
     except HierarchyError as error:
-        console.print(f"[red]error:[/] {literally(escape(str(error)))}", soft_wrap=True)
+        for line in str(error).split("\n"):
+            console.print(f"[red]error:[/] {literally(escape(line))}", soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130 if once else 0) from None
 
 
 def _bypass_proxies() -> None:
-    """Everything here is on this machine; a proxy from the environment would be asked for it, and refuse."""
+    """Reach the nodes, which are all on this machine, without a proxy from the environment."""
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "localhost,127.0.0.1,::1"]))
 
@@ -89,45 +92,46 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _check_ports(tree: TreeConfig, config: Path) -> None:
-    """Refuse to start beside another demo: its root would answer in place of ours."""
+    """Refuse to start while another demo runs: its root would respond instead of this one's."""
     for name, node in tree.nodes.items():
         for host, port in node.listen:
             for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
                 try:
                     socket.create_server(address[:2], family=family).close()
                 except OSError as error:
-                    why = os.strerror(error.errno) if error.errno else str(error)
-                    mend = f"end what listens there (another demo?) or change it in {config}"
-                    raise DemoError(f"{name} cannot listen on port {port} of {address[0]}: {why}; {mend}") from None
+                    reason = os.strerror(error.errno) if error.errno else str(error)
+                    hint = f"stop what listens there (another demo?) or change the port in {config}"
+                    raise DemoError(f"{name} cannot listen on port {port} of {address[0]}: {reason}; {hint}") from None
 
 
-def _announce(*argv: object) -> list[str]:
-    words = [str(word) for word in argv]
-    shown = [Path(words[0]).name if Path(words[0]).is_absolute() else words[0], *words[1:]]
+def _show_command(*arguments: object) -> list[str]:
+    """Print a command as a user would type it. Returns its arguments."""
+    command = [str(argument) for argument in arguments]
+    shown = [Path(command[0]).name if Path(command[0]).is_absolute() else command[0], *command[1:]]
     console.print(f"\n[bold]$ {literally(shlex.join(shown))}[/]", soft_wrap=True)
-    return words
+    return command
 
 
-def _run(*argv: object) -> None:
-    """Show a command and run it, its output going straight to the terminal."""
-    words = _announce(*argv)
-    if status := subprocess.run(words, check=False).returncode:
-        raise DemoError(f"`{shlex.join(words[:3])} ...` ended with status {status}")
+def _run(*arguments: object) -> None:
+    """Print a command and run it; its output goes directly to the terminal."""
+    command = _show_command(*arguments)
+    if status := subprocess.run(command, check=False).returncode:
+        raise DemoError(f"`{shlex.join(command[:3])} ...` ended with status {status}")
 
 
 @contextmanager
 def _tree_up(config: Path, log: Path) -> Iterator[Process]:
-    """`hierarchy up`, for as long as the block runs; its end is ours, however we end."""
-    words = _announce(BIN / "hierarchy", "up", config)
+    """Run `hierarchy up` while the block runs; it ends with this process, however that ends."""
+    command = _show_command(BIN / "hierarchy", "up", config)
     console.print(f"[dim]its log: {log}[/]")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*words, "--exit-with-parent"],
+            [*command, "--exit-with-parent"],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for us to hand on
+            start_new_session=True,  # Ctrl-C reaches only this process, which passes it on
         )
     try:
         yield process
@@ -147,39 +151,48 @@ def _stop(process: Process) -> None:
     try:
         process.wait(END_DEADLINE_S)
     except KeyboardInterrupt:
-        process.terminate()  # the second one kills at once
+        process.terminate()  # a second signal makes it kill its nodes
         process.wait(END_DEADLINE_S)
     finally:
-        process.kill()  # its nodes end when they read the end of their stdin
+        process.kill()  # then its nodes read the end of their stdin, and end too
         process.communicate()
 
 
 def _wait_until_up(process: Process, tree: TreeEntry) -> None:
-    """Until every node and engine is up and lists the models that the file promises."""
+    """Wait until every node and engine is up and lists its declared models. Raises `DemoError`."""
     began = time.monotonic()
-    seen: set[str] = set()
-    everything = set(_names(tree))
-    with console.status("starting") as status, NodeClient(tree.url) as node:
-        while seen != everything:
-            if process.poll() is not None:
-                raise DemoError(f"`hierarchy up` ended with status {process.returncode}; its last lines are above")
+    missing = list(_names(tree))
+    with console.status("starting") as status, NodeClient(tree.url) as root:
+        while missing:
             elapsed_s = time.monotonic() - began
-            if elapsed_s > START_DEADLINE_S:
-                missing = ", ".join(sorted(everything - seen))
-                raise DemoError(f"not up after {START_DEADLINE_S:.0f} s: {missing}; the last log lines are above")
-            try:
-                live = decode(node.get("/tree"))
-            except NodeError:
-                live = decode({})  # the root does not listen yet
-            for name in _up(tree, live):
-                if name not in seen:
-                    seen.add(name)
+            _check_start(process, missing, elapsed_s)
+            for name in _up(tree, _live_tree(root)):
+                if name in missing:
+                    missing.remove(name)
                     console.print(f"[green]●[/] {name} [dim]is up after {elapsed_s:.1f} s[/]")
-            status.update(f"waiting for {', '.join(sorted(everything - seen))}")
+            status.update(f"waiting for {', '.join(missing)}")
             time.sleep(POLL_S)
 
 
+def _check_start(process: Process, missing: list[str], elapsed_s: float) -> None:
+    """Raise `DemoError` if the tree has ended, or takes too long to start."""
+    if process.poll() is not None:
+        raise DemoError(f"`hierarchy up` ended with status {process.returncode}; its last lines are above")
+    if elapsed_s > START_DEADLINE_S:
+        names = ", ".join(missing)
+        raise DemoError(f"not up after {START_DEADLINE_S:.0f} s: {names}; the last log lines are above")
+
+
+def _live_tree(root: NodeClient) -> TreeEntry:
+    """The tree that the root shows; an empty one while the root does not listen yet."""
+    try:
+        return decode(root.get("/tree"))
+    except NodeError:
+        return decode({})
+
+
 def _names(tree: TreeEntry) -> Iterator[str]:
+    """Names of the node and of everything below it."""
     yield tree.name
     for child in tree.children.values():
         yield from _names(child)
@@ -195,12 +208,13 @@ def _up(tree: TreeEntry, live: TreeEntry) -> Iterator[str]:
 
 
 def _stay(process: Process, url: str, model: str) -> None:
+    """Show what to try, and wait for Ctrl-C. Raises `DemoError` if the tree ends by itself."""
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-    there = BIN.relative_to(ROOT) if BIN.is_relative_to(ROOT) else BIN
+    folder = BIN.relative_to(ROOT) if BIN.is_relative_to(ROOT) else BIN
     console.print("\n[bold green]It is up.[/] Try in another terminal:")
     for command in (
-        f'{there}/hierarchy chat {url} "Why is the sky blue?"',
-        f"{there}/hierarchy tree {url} --watch",
+        f'{folder}/hierarchy chat {url} "Why is the sky blue?"',
+        f"{folder}/hierarchy tree {url} --watch",
         f"curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
     ):
         console.print(f"  {literally(command)}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The demo on a simulated tree: every command of a user's first minutes, with real processes and sockets."""
+"""The demo with a simulated tree: every command of the first minutes, with real processes and sockets."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def command(tmp_path: Path, ports: list[int]) -> list[str]:
 
 
 def assert_nothing_listens(ports: list[int]) -> None:
-    """Once the demo has ended, its ports can be bound again."""
+    """After the demo, its ports are free again."""
     for port in ports:
         socket.create_server(("127.0.0.1", port)).close()
 
 
-def test_once(command: list[str], ports: list[int], tmp_path: Path) -> None:
+def test_once_ends_after_the_answer(command: list[str], ports: list[int], tmp_path: Path) -> None:
     result = subprocess.run([*command, "--once"], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "$ hierarchy up" in result.stdout
@@ -65,7 +65,7 @@ def test_once(command: list[str], ports: list[int], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_stays_up_until_ctrl_c(command: list[str], ports: list[int]) -> None:
+def test_it_runs_until_ctrl_c(command: list[str], ports: list[int]) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         stop_at = time.monotonic() + DEADLINE_S
@@ -90,7 +90,7 @@ def test_a_taken_port_is_named(command: list[str], ports: list[int]) -> None:
 
 
 @pytest.mark.slow
-def test_what_went_wrong_is_shown(command: list[str], ports: list[int], tmp_path: Path) -> None:
+def test_an_error_is_shown(command: list[str], ports: list[int], tmp_path: Path) -> None:
     config = tmp_path / "demo.yaml"
     config.write_text(config.read_text().replace("parent: root", "parent: nowhere"))
     result = subprocess.run([*command, "--once"], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
