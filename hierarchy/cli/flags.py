@@ -288,7 +288,7 @@ def _check_admin_listen(text: str) -> Address:
 def _message(error: ValidationError) -> str:
     """Pydantic's first error as one line."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
+    where = " ".join(_flag(str(name)) for name in first["loc"][:1])
     cause = first.get("ctx", {}).get("error")
     message = "; ".join(map(str, cause.args)) if cause is not None else first["msg"]
     return f"{where}: {message}" if where else message

@@ -1,3 +1,5 @@
+"""`hierarchy chat` at a node of the test's."""
+
 from __future__ import annotations
 
 import json
@@ -33,16 +35,16 @@ PARIS = [event(""), event("Paris"), event(" is the\n"), event("capital."), event
 
 
 class Node:
-    """A node's face: what it answers is set by the test, what it was asked is kept."""
+    """A node whose responses the test sets; it records the requests."""
 
     def __init__(self) -> None:
         self.models: tuple[int, Any] = (200, MODELS)
         self.status = 200
         self.content_type = "text/event-stream"
         self.answer: list[str] = PARIS
-        self.cut = False  #: break the connection where the answer's end would be
+        self.cut = False  #: close the connection before the end of the answer
         self.release: threading.Event | None = None  #: hold the end of the answer until this is set
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self.url = ""
 
 
@@ -63,7 +65,7 @@ def serve(state: Node) -> Iterator[None]:
             self.reply(status, json.dumps(body) if not isinstance(body, str) else body)
 
         def do_POST(self) -> None:
-            state.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            state.requests.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
             if state.status != 200:
                 return self.reply(state.status, "".join(state.answer))
             self.send_response(200)
@@ -88,7 +90,7 @@ def serve(state: Node) -> Iterator[None]:
             self.wfile.write(body.encode())
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Tests are quiet."""
+            """No log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -106,17 +108,17 @@ def ask(url: str, *args: str, stdin: str = "") -> Ended:
     return program("chat", url, *args, stdin=stdin)
 
 
-def test_streams_the_answer_and_says_which_way_it_came(node: Node) -> None:
+def test_streams_the_answer_and_shows_its_path(node: Node) -> None:
     result = ask(node.url, "What is the capital of France?")
     assert (result.status, result.stdout) == (0, "Paris is the\ncapital.\n")
     assert re.fullmatch(
         r"via site-a/gpu-1 · smollm2-135m · 42 tokens · \d+\.\d\d s to first token( · \d+ tokens/s)?\n", result.stderr
     )
-    (asked,) = node.asked
-    assert asked["model"] == "smollm2-135m"  # the first that is listed
-    assert asked["stream"] is True
-    assert asked["messages"] == [{"role": "user", "content": "What is the capital of France?"}]
-    assert not {"max_tokens", "temperature"} & asked.keys()
+    (request,) = node.requests
+    assert request["model"] == "smollm2-135m"  # the first that the node lists
+    assert request["stream"] is True
+    assert request["messages"] == [{"role": "user", "content": "What is the capital of France?"}]
+    assert not {"max_tokens", "temperature"} & request.keys()
 
 
 def test_options_and_stdin(node: Node) -> None:
@@ -124,12 +126,12 @@ def test_options_and_stdin(node: Node) -> None:
         node.url, "--model", "other", "--max-tokens", "7", "--temperature", "0", "--system", "Be brief.", stdin="Why?\n"
     )
     assert result.status == 0
-    (asked,) = node.asked
-    assert (asked["model"], asked["max_tokens"], asked["temperature"]) == ("other", 7, 0)
-    assert asked["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    (request,) = node.requests
+    assert (request["model"], request["max_tokens"], request["temperature"]) == ("other", 7, 0)
+    assert request["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
 
 
-def test_the_answer_appears_as_it_comes(node: Node) -> None:
+def test_the_answer_appears_as_it_arrives(node: Node) -> None:
     node.answer, node.release = PARIS[:2], threading.Event()
     code = "import sys, typer; from hierarchy.cli.chat import chat; typer.run(chat)"
     process = subprocess.Popen(
@@ -137,7 +139,7 @@ def test_the_answer_appears_as_it_comes(node: Node) -> None:
     )
     try:
         assert process.stdout is not None
-        assert os.read(process.stdout.fileno(), 100) == b"Paris"  # while the rest is held back
+        assert os.read(process.stdout.fileno(), 100) == b"Paris"  # while the rest is held
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=DEADLINE_S)
         assert (process.returncode, out.strip(), err.strip()) == (130, b"", b"")
@@ -172,14 +174,14 @@ def test_refusals_are_one_line(node: Node, status: int, body: Any, message: str)
         ([event("Par"), "data: nonsense\n\n"], "not a chat event: nonsense"),
     ],
 )
-def test_a_broken_stream_is_one_line_behind_what_came(node: Node, answer: list[str], message: str) -> None:
+def test_an_answer_that_breaks_off_is_one_line_after_what_arrived(node: Node, answer: list[str], message: str) -> None:
     node.answer = answer
     result = ask(node.url, "Q")
     assert result.stdout == "Par\n"
     expect_error(result, message)
 
 
-def test_a_cut_connection(node: Node) -> None:
+def test_a_connection_that_is_closed(node: Node) -> None:
     node.answer, node.cut = [event("Par")], True
     result = ask(node.url, "Q")
     assert result.stdout == "Par\n"
@@ -196,12 +198,12 @@ def test_a_cut_connection(node: Node) -> None:
         ((503, {"error": {"message": "starting"}}), "503: starting"),
     ],
 )
-def test_no_model_to_ask(node: Node, models: tuple[int, Any], message: str) -> None:
+def test_a_node_without_models(node: Node, models: tuple[int, Any], message: str) -> None:
     node.models = models
     expect_error(ask(node.url, "Q"), message)
 
 
-def test_unreachable() -> None:
+def test_an_unreachable_node_is_status_2() -> None:
     expect_error(ask("127.0.0.1:1", "Q"), "cannot reach http://127.0.0.1:1: ", status=2)
     expect_error(ask("127.0.0.1:1", "Q", "--model", "m"), "cannot reach http://127.0.0.1:1: ", status=2)
 

@@ -1,4 +1,4 @@
-"""`hierarchy drain` and `undrain` at a real node."""
+"""`hierarchy drain` and `hierarchy undrain`, at a real node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def root() -> Iterator[Running]:
         yield root
 
 
-def test_draining_and_its_end(root: Running) -> None:
+def test_drain_and_undrain(root: Running) -> None:
     child = root.node.registry.children["root-1"]
     for command, message, draining in (
         ("drain", "root-1 gets no new requests; `hierarchy undrain root-1` ends that", True),
@@ -31,7 +31,7 @@ def test_draining_and_its_end(root: Running) -> None:
 
 
 def test_a_refusal_is_one_line_and_status_1_and_an_unreachable_node_status_2(root: Running) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
+    dead = f"http://127.0.0.1:{free_port()}"
 
     async def other(scope: object, receive: object, send: object) -> None:
         await send({"type": "http.response.start", "status": 404, "headers": []})  # type: ignore[operator]
@@ -41,6 +41,6 @@ def test_a_refusal_is_one_line_and_status_1_and_an_unreachable_node_status_2(roo
         for url, status, message in (
             (root.url, 1, "answered 404: no child 'x' at root; children here: root-1"),
             (elsewhere, 1, "is this a node's URL?"),
-            (nobody, 2, "cannot reach"),
+            (dead, 2, "cannot reach"),
         ):
             assert message in fails("drain", "x", "--url", url, status=status)

@@ -1,4 +1,4 @@
-"""`hierarchy engine ...` as processes of their own, the real engine among them."""
+"""`hierarchy engine`, each in a process of its own, and the real engine among them."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ except UsageError as error:
     sys.exit(str(error))
 """
 NO_XLLAMACPP = "xllamacpp not installed; pip install 'hierarchy[local]'"
-START_S = 60.0  # a model may have to be fetched
+START_S = 60.0  # it may fetch a model first
 
 
 class Command:
-    """A running command: its URL once it says so, its log so far."""
+    """A running command, and its log so far."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -53,12 +53,12 @@ class Command:
         self.log.extend(self.process.stderr)
 
     def url(self) -> str:
-        def said() -> str | None:
+        def logged() -> str | None:
             assert self.process.poll() is None, "".join(self.log)
             found = re.search(r"serv(?:es|ing) .* at (http://\S+)", "".join(self.log))
             return found and found[1]
 
-        return str(eventually(said, "the engine to serve", START_S))
+        return str(eventually(logged, "the engine to serve", START_S))
 
     def ended(self) -> int:
         return self.process.wait(DEADLINE_S)
@@ -86,7 +86,7 @@ def command(*arguments: str) -> Iterator[Command]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_simulated_serves_until_a_signal_and_ends_well(number: signal.Signals) -> None:
+def test_simulated_serves_until_a_signal_and_ends_with_status_0(number: signal.Signals) -> None:
     with command("simulated", "--port", "0", "--model", "m", "--model", "n", "--name", "gpu-1") as engine:
         url = engine.url()
         answer = httpx.get(f"{url}/v1/models")
@@ -98,11 +98,11 @@ def test_simulated_serves_until_a_signal_and_ends_well(number: signal.Signals) -
     assert len(engine.log) == 1, engine.log
 
 
-def test_simulated_ends_promptly_though_requests_hang() -> None:
+def test_simulated_ends_promptly_while_requests_hang() -> None:
     with command("simulated", "--port", "0", "--model", "m", "--fault", '{"hang_after_tokens": 1}') as engine:
         body = {"model": "m", "prompt": "x", "stream": True}
         with httpx.stream("POST", f"{engine.url()}/v1/completions", json=body) as answer:
-            pieces = answer.iter_raw()  # kept: an iterator that is thrown away closes its stream
+            pieces = answer.iter_raw()  # kept, since an iterator that is deleted closes its stream
             next(pieces)
             engine.process.terminate()
             assert engine.ended() == 0
@@ -117,7 +117,7 @@ def test_simulated_ends_with_its_parent() -> None:
         assert engine.ended() == 0
 
 
-def test_a_mistake_is_one_line_without_traceback() -> None:
+def test_an_error_is_one_line_without_traceback() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with command("simulated", "--port", str(port)) as engine:
@@ -137,7 +137,7 @@ def test_a_mistake_is_one_line_without_traceback() -> None:
         (["fetch", "no-such-model"], "smollm2-135m"),
     ],
 )
-def test_mistakes_are_named(arguments: list[str], part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_what_is_wrong(arguments: list[str], part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if arguments[0] == "local":
         pytest.importorskip("xllamacpp", reason=NO_XLLAMACPP)
     monkeypatch.setattr(engine_commands, "_prepare", lambda *_: None)  # the logs and signals of this process
@@ -163,7 +163,7 @@ def real_model() -> Path:
         pytest.skip(f"the real engine: {error}")
 
 
-def test_local_answers_is_read_and_ends_at_sigterm(real_model: Path) -> None:
+def test_local_serves_is_probed_and_ends_at_sigterm(real_model: Path) -> None:
     with command("local", "--port", str(free_port()), "--model", str(real_model), "--alias", "tiny") as engine:
         url = engine.url()
         body = {"model": "tiny", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
@@ -176,11 +176,11 @@ def test_local_answers_is_read_and_ends_at_sigterm(real_model: Path) -> None:
             json={**body, "max_tokens": 2000, "ignore_eos": True, "stream": True},
             timeout=60,
         ) as stream:
-            lines = stream.iter_lines()  # kept: an iterator that is thrown away closes its stream
+            lines = stream.iter_lines()  # kept, since an iterator that is deleted closes its stream
             assert json.loads(next(lines).removeprefix("data: "))["model"] == "tiny"
             status = _read_until_busy(url)
             engine.process.terminate()
-            assert engine.ended() == 0, "a running stream must not keep it"
+            assert engine.ended() == 0, "a running stream must not delay its end"
     (model,) = status.models
     assert (model.name, model.api, model.slots, model.queue_length) == ("tiny", "openai", 4, 1)
     assert not any(" E " in line for line in engine.log), engine.log

@@ -98,8 +98,6 @@ GOOD = str(CONFIGS / "two-tiers.yaml")
         (("drain", "a", "--admin-key-file", "/no/key"), "/no/key"),
         (("engine", "fetch", "no-such-model"), "no-such-model"),
         (("engine", "local", "--port", "99999"), "'--port'"),
-        (("engine", "simulated", "--port", "0", "--fault", "{"), "--fault"),
-        (("engine", "simulated", "--port", "0", "--host", "256.0.0.1"), "256.0.0.1"),
         (("engine", "simulated", "--port", "0", "--slots", "none"), "'--slots'"),
         (("key", "create", "--name", "\n", "--file", "/no/keys"), "--name"),
         (("key", "create", "--name", "a", "--file", "/dev/null/keys"), "/dev/null/keys"),

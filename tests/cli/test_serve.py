@@ -1,4 +1,4 @@
-"""`hierarchy serve` as a user meets it: one line and status 2 for bad input, status 0 after SIGTERM."""
+"""`hierarchy serve`: one line and status 2 for bad input, status 0 after a signal."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ CONFIGS = Path(__file__).parents[2] / "configs"
         ((str(CONFIGS / "two-tiers.yaml"), "--node", "root", "--port", "1"), "--port"),
     ],
 )
-def test_bad_input_gets_one_clear_line(arguments: tuple[str, ...], part: str) -> None:
+def test_bad_input_is_one_line(arguments: tuple[str, ...], part: str) -> None:
     assert part in fails("serve", *arguments, status=2)
 
 
-def test_bad_yaml_gets_a_line_with_its_place(tmp_path: Path) -> None:
+def test_bad_yaml_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "tree.yaml"
     path.write_text("version: 1\nnodes: {root: {listen: [}\n")
     assert f"{path}:2" in fails("serve", path, "--node", "root", status=2)
@@ -70,7 +70,7 @@ def process(port: int) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def answers(port: int) -> bool:
+def responds(port: int) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
     except httpx.TransportError:
@@ -79,7 +79,7 @@ def answers(port: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_with_status_0(process: subprocess.Popen[str], port: int, number: signal.Signals) -> None:
-    eventually(lambda: answers(port), "it to answer", START_S)
+    eventually(lambda: responds(port), "the node to respond", START_S)
     process.send_signal(number)
     assert process.wait(10) == 0
     assert process.stderr is not None
@@ -88,8 +88,8 @@ def test_it_ends_with_status_0(process: subprocess.Popen[str], port: int, number
     assert all(line["node"] == "me" for line in lines)
 
 
-def test_it_serves_flags_alone(process: subprocess.Popen[str], port: int) -> None:
-    eventually(lambda: answers(port), "it to answer", START_S)
+def test_it_serves_from_flags_alone(process: subprocess.Popen[str], port: int) -> None:
+    eventually(lambda: responds(port), "the node to respond", START_S)
     url = f"http://127.0.0.1:{port}"
     assert httpx.get(f"{url}/health").json()["node"] == "me"
     assert httpx.get(f"{url}/ready").status_code == 503

@@ -1,4 +1,4 @@
-"""`hierarchy token` and `hierarchy key` as a user meets them; and whole processes that join by them."""
+"""`hierarchy token` and `hierarchy key`, and nodes that join with what they create."""
 
 from __future__ import annotations
 
@@ -11,27 +11,21 @@ from pathlib import Path
 
 import httpx
 import pytest
-from typer.testing import CliRunner
 
-from hierarchy.cli import app
-from hierarchy.errors import UsageError
 from hierarchy.security.keys import KeyFile
 from hierarchy.security.tokens import Signer, parent_key
+from tests.cli.program import fails, program
 from tests.security.keyed import bearer
 from tests.support import eventually, free_port
 
 HIERARCHY = [sys.executable, "-m", "hierarchy"]
 
 
-def run(*arguments: str, status: int = 0, **environ: str) -> str:
-    """stdout, or where it fails the one line that `main` prints."""
-    result = CliRunner().invoke(app, arguments, env=environ)
-    if not status:
-        assert result.exception is None, result.exception
-        return result.stdout.strip()
-    assert isinstance(result.exception, UsageError), result.output
-    assert len(str(result.exception).splitlines()) == 1
-    return str(result.exception)
+def run(*arguments: str, **environ: str) -> str:
+    """stdout of a run that succeeds."""
+    ended = program(*arguments, **environ)
+    assert (ended.status, ended.stderr) == (0, "")
+    return ended.stdout.strip()
 
 
 @contextmanager
@@ -50,7 +44,7 @@ def serving(*arguments: str, stdin: str = "", **environ: str) -> Iterator[subpro
 
 
 @pytest.mark.slow
-def test_a_site_joins_from_the_commands_of_the_documentation_and_is_revoked(tmp_path: Path) -> None:
+def test_a_site_joins_with_the_documented_commands_and_is_revoked(tmp_path: Path) -> None:
     key, api, admin = (str(tmp_path / name) for name in ("tree.key", "api.yaml", "admin.yaml"))
     run("token", "key", "--out", key)
     client = run("key", "create", "--name", "alice", "--file", api)
@@ -71,30 +65,30 @@ def test_a_site_joins_from_the_commands_of_the_documentation_and_is_revoked(tmp_
 
     with serving(*root, **state), serving(*site, "--join-token-file", "-", stdin=token + "\n", **state):
         eventually(lambda: models() == ["m"], "the site to join", 30.0)
-        assert "admin key" in run("token", "revoke", "--node", "site-a", "--url", url, status=2)
-        wrong = run("token", "revoke", "--node", "site-a", "--url", url, status=2, HIERARCHY_ADMIN_KEY="hk-wrong")
+        assert "admin key" in fails("token", "revoke", "--node", "site-a", "--url", url, status=2)
+        wrong = fails("token", "revoke", "--node", "site-a", "--url", url, status=2, HIERARCHY_ADMIN_KEY="hk-wrong")
         assert "401" in wrong
         assert models() == ["m"]
-        said = run("token", "revoke", "--node", "site-a", "--url", url, HIERARCHY_ADMIN_KEY=operator)
-        assert said == "site-a is revoked"
+        message = run("token", "revoke", "--node", "site-a", "--url", url, HIERARCHY_ADMIN_KEY=operator)
+        assert message == "site-a is revoked"
         assert models() == []
 
 
-def test_secrets_go_into_files_of_mode_0600_and_no_tree_key_is_overwritten(tmp_path: Path) -> None:
+def test_secrets_are_written_with_mode_0600_and_no_tree_key_is_overwritten(tmp_path: Path) -> None:
     key, own, token = (tmp_path / name for name in ("tree.key", "own.key", "token"))
     run("token", "key", "--out", str(key))
-    assert "exists already" in run("token", "key", "--out", str(key), status=2)
+    assert "exists already" in fails("token", "key", "--out", str(key), status=2)
     run("token", "key", "--node", "site-a", "--key-file", str(key), "--out", str(own))
     options = ("--node", "rack", "--parent", "site-a", "--models", "m1, m2", "--out", str(token))
     run("token", "create", "--key-file", str(own), *options)
     assert {path.stat().st_mode & 0o777 for path in (key, own, token)} == {0o600}
     grant = Signer("site-a", parent_key(key.read_text().strip(), "site-a")).check(token.read_text().strip())
     assert (grant.node, grant.models) == ("rack", frozenset({"m1", "m2"}))
-    assert 'the key of node "site-a"' in run("token", "create", "--node", "x", "--key-file", str(own), status=2)
+    assert 'the key of node "site-a"' in fails("token", "create", "--node", "x", "--key-file", str(own), status=2)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("create", "--node", "a", "--key-file", "KEY", "--ttl", "soon"), "--ttl soon"),
         (("create", "--node", "a b", "--key-file", "KEY"), "not a node's name"),
@@ -105,18 +99,18 @@ def test_secrets_go_into_files_of_mode_0600_and_no_tree_key_is_overwritten(tmp_p
         (("revoke", "--node", "a/b", "--url", "http://127.0.0.1:9"), "not a node's name"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     key = tmp_path / "tree.key"
     run("token", "key", "--out", str(key))
     given = [str(key) if argument == "KEY" else argument for argument in arguments]
-    assert said in run("token", *given, status=2)
+    assert message in fails("token", *given, status=2)
 
 
-def test_keys_are_made_listed_and_taken_out(tmp_path: Path) -> None:
+def test_keys_are_created_listed_and_revoked(tmp_path: Path) -> None:
     file = str(tmp_path / "keys.yaml")
     first = run("key", "create", "--name", "alice", "--models", "a,b", "--file", file)
     second = run("key", "create", "--name", "alice", "--file", file)
-    assert "key revoke" in run("key", "create", "--name", "alice", "--file", file, status=2)
+    assert "key revoke" in fails("key", "create", "--name", "alice", "--file", file, status=2)
     listed = run("key", "list", "--file", file).splitlines()
     assert [line.split()[1] for line in listed] == ["alice", "alice"]
     assert listed[0].endswith("a,b")
@@ -125,7 +119,7 @@ def test_keys_are_made_listed_and_taken_out(tmp_path: Path) -> None:
     keys = KeyFile(Path(file))
     assert keys.find(first.encode()) is None
     assert keys.find(second.encode()) is not None
-    assert "either --name or --id" in run("key", "revoke", "--file", file, status=2)
+    assert "either --name or --id" in fails("key", "revoke", "--file", file, status=2)
 
 
 TREE = """\
@@ -138,34 +132,34 @@ engines:
 
 
 @pytest.mark.parametrize("command", ["serve", "up"])
-def test_what_others_can_reach_does_not_start_without_keys(tmp_path: Path, command: str) -> None:
+def test_a_node_that_others_can_reach_does_not_start_without_keys(tmp_path: Path, command: str) -> None:
     path = tmp_path / "tree.yaml"
     path.write_text(TREE.format(port=free_port()))
-    said = run(command, str(path), status=2)
-    assert "0.0.0.0" in said
-    assert "hierarchy key create" in said
-    assert "--insecure" in said
+    message = fails(command, str(path), status=2)
+    assert "0.0.0.0" in message
+    assert "hierarchy key create" in message
+    assert "--insecure" in message
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (("--host", "0.0.0.0"), "does not start"),
         (("--parent", "http://192.0.2.1:1"), "without TLS"),
-        (("--allow", "10.1.0.7/24"), "not a network"),
+        (("--allow", "10.1.0.7/24"), "--allow: '10.1.0.7/24' is not a network"),
         (("--tls-cert", "/c.pem"), "go together"),
         (("--admin-listen", "nowhere:99999"), "--admin-listen"),
         (("--tokenless-workers",), "--allow"),
         (("--key-file", "/no/key"), "/no/key"),
     ],
 )
-def test_flags_that_do_not_go_are_one_line(flags: tuple[str, ...], said: str) -> None:
-    assert said in run("serve", *flags, status=2)
+def test_wrong_flags_of_security_are_one_line(flags: tuple[str, ...], message: str) -> None:
+    assert message in fails("serve", *flags, status=2)
 
 
-def test_flags_of_security_belong_into_the_file_where_there_is_one(tmp_path: Path) -> None:
+def test_flags_of_security_are_refused_beside_a_configuration(tmp_path: Path) -> None:
     path = tmp_path / "tree.yaml"
     path.write_text(TREE.format(port=free_port()))
     flags = ("--api-keys", "x", "--tls-ca", "y", "--require-client-cert", "--admin-listen", "localhost:1")
-    said = run("serve", str(path), *flags, status=2)
-    assert "--api-keys, --admin-listen, --tls-ca, --require-client-cert: not together with CONFIG" in said
+    message = fails("serve", str(path), *flags, status=2)
+    assert "--api-keys, --admin-listen, --tls-ca, --require-client-cert: not together with CONFIG" in message
