@@ -1,4 +1,4 @@
-"""One node, put together: start → run → stop. Nothing else in the package builds these objects."""
+"""One node, put together: start → run → stop. All its parts are built here and handed to each other here."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
 from hierarchy.security.dial_guard import GuardedTransport
-from hierarchy.uplink.dial import proxy_for
+from hierarchy.uplink.dial import Proxy, proxy_for
 from hierarchy.uplink.links import LinkReserve, ServeLink
 from hierarchy.uplink.registration import Uplink
 from hierarchy.wire.messages import Identity, Registration
 from hierarchy.wire.status import NodeStatus
 
-WARM_S = 8.0  # for the children to find a replica that just started; more than their longest wait
-TOLD_S = 1.0  # for the parents to hear that nothing new shall come
-DIAL_BACK_S = 2.0  # for a child with `link: auto` to be reached at its own URL
-LINKS_PER_S = 400.0  # that children together may open to fill their reserves: some tenth of a core
+WARM_S = 8.0  # in which the children find a replica that just started; more than their longest wait
+DRAIN_NOTICE_S = 1.0  # in which the parents learn that this node is draining
+DIAL_BACK_S = 2.0  # in which a child with `link: auto` must be reached at its own URL
+LINKS_PER_S = 400.0  # that all children together may open to fill their reserves: about a tenth of a core
 SWEEP_S = 0.5  # how often deadlines are looked at; they are late by this much at most
 log = logging.getLogger("hierarchy.node")
 
@@ -47,7 +47,7 @@ log = logging.getLogger("hierarchy.node")
 class Node:
     """A running controller. `start` once it listens, `leave` before it stops listening, `stop` at the end.
 
-    clock: monotonic seconds. environ: names the proxies, and secrets.
+    clock: monotonic seconds. environ: contains proxies, and secrets that the configuration refers to.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Node:
         self.access = access or Access(config, environ)
         handlers = {b"/receive_heart_beat": report_handler(self.registry, self.access.registration_policy)}
         self.lane = Lane(
-            self.registry, self.dispatch, self.metrics, settings, self._believed, clock, self.access, handlers
+            self.registry, self.dispatch, self.metrics, settings, self._parent_with, clock, self.access, handlers
         )
         self.clients = Clients()
         self.uplinks: list[Uplink] = []
@@ -95,112 +95,43 @@ class Node:
         self.engine_manager = EngineManager(
             self.registry, self.access, self._tasks, self._engine_down, settings, clock, self._child_client
         )
-        self.draining = False  # nothing new is taken, running streams finish
+        self.draining = False  # no new requests are accepted, running streams finish
 
     @property
     def ready(self) -> bool:
-        """Is there a model that can be asked for?"""
+        """Is there a model that clients can use?"""
         return bool(self.registry.model_names())
 
     # -- life ------------------------------------------------------------------------------------------------
 
     async def start(self, serve_link: ServeLink | None = None) -> None:
-        """Start engines, probes, uplinks. Must be called when the node already listens: parents dial back at once.
+        """Start engines, probes and uplinks. The node must listen already, since parents dial back at once.
 
         serve_link: makes the protocol that serves a connection which this node dialled.
         """
         self._serve_link = serve_link
         tls = self.access.tls.node
-        # trust_env: a proxy from the environment is for the internet, not for the machines of one's own tree.
+        # trust_env: a proxy from the environment is for the internet, not for the machines of the tree.
         self._http = httpx.AsyncClient(verify=tls, trust_env=False, follow_redirects=False)
         self._child_transport = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
-        if self.identity.replica:  # others served until now, and clients come here at once
-            self.lane.warm_until = self._clock() + WARM_S
+        if self.identity.replica:  # other replicas served until now, and clients come here at once
+            self.lane.wait_for_children(until=self._clock() + WARM_S)
         for engine in self.config.engines:
             self.engine_manager.start(engine)
         for parent in self.config.parents:
-            self._start_uplink(parent, self._http)
-        self._tasks.spawn(self._sweep_for_ever(), "sweep")
+            self._start_uplink(parent)
+        self._tasks.spawn(self._sweep_forever(), "sweep")
         self._tasks.spawn(Oversight(self.view.tree, self.identity.url).run(), "oversight")
 
-    def apply(self, config: NodeConfig) -> list[str]:
-        """Go on by another configuration of the same name and addresses; running streams notice nothing.
-
-        Returns what changed, in words.
-        """
-        done = []
-        old, self.config = (
-            self.config,
-            config.model_copy(
-                update={field: getattr(self.config, field) for field in ("listen", "advertise", "admin")}
-            ),
-        )
-        if config.settings != old.settings:
-            self._renew_settings(config)
-            done.append("settings")
-        if config.aliases != old.aliases:
-            self.dispatch.set_aliases(config.aliases)
-            done.append("aliases")
-        self._renew_keys()
-        before, after = ({engine.name: engine for engine in one.engines} for one in (old, config))
-        for name in before:
-            if before[name] != after.get(name):
-                self.engine_manager.retire(name)
-                done.append(f"engine {name} {'changed' if name in after else 'removed'}")
-        for name, engine in after.items():
-            if engine != before.get(name):
-                self.engine_manager.start(engine)
-                if name not in before:
-                    done.append(f"engine {name} added")
-        assert self._http is not None
-        for parent in old.parents:
-            if parent not in config.parents:
-                self._stop_uplink(parent)
-                done.append(f"parent {parent} removed")
-        for parent in config.parents:
-            if parent not in old.parents:
-                self._start_uplink(parent, self._http)
-                done.append(f"parent {parent} added")
-        return done
-
-    def _renew_settings(self, config: NodeConfig) -> None:
-        settings = self.settings = config.settings
-        self.dispatch.set_policy(settings.dispatch)
-        self.registry.max_speed = settings.max_speed
-        self.lane.renew(settings)
-        self.engine_manager.apply_settings(settings)
-        for uplink in self.uplinks:
-            uplink.propose_interval(settings.report_interval_s)
-
-    def _renew_keys(self) -> None:
-        """The engines' own keys were read before, by whoever calls `apply`."""
-        if self.access.stripped_fields != self.lane.stripped:
-            self.lane.stripped = self.access.stripped_fields
-            self.clients.heads.forget()
-
-    def _stop_uplink(self, parent: str) -> None:
-        self._tasks.cancel(f"uplink to {parent}")
-        for uplink in [uplink for uplink in self.uplinks if uplink.parent == parent]:
-            for reserve in [reserve for reserve in self.reserves if reserve is uplink.listener]:
-                self.reserves.remove(reserve)
-                reserve.close()
-            self._tasks.spawn(self._part(uplink), f"deregistration from {parent}")
-
-    async def _part(self, uplink: Uplink) -> None:
-        """Its requests that still run are believed until they have ended."""
-        await uplink.deregister()
-        await asyncio.sleep(self.settings.grace_s)
-        self.uplinks.remove(uplink)
-
     async def leave(self) -> None:
-        """Tell the parents that no new request shall come; returns when they know, or cannot be told.
+        """Tell the parents to send no new requests; returns when they know, or cannot be reached.
 
-        The uplinks go on, so that running streams do not look like those of a node that fell silent.
+        The uplinks keep reporting, so that running streams do not look like those of a node that fell silent.
         """
         self.draining = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(
-                asyncio.gather(*(uplink.wait_until_draining_is_known() for uplink in self.uplinks)), TOLD_S
+                asyncio.gather(*(uplink.wait_until_draining_is_known() for uplink in self.uplinks)), DRAIN_NOTICE_S
             )
         for reserve in self.reserves:
             reserve.close()
@@ -212,7 +143,7 @@ class Node:
             task.cancel()
         await asyncio.gather(*(uplink.deregister() for uplink in self.uplinks))
         for task in self._tasks:
-            if not task.get_name().startswith("engine "):  # those end in good order, by `stop`
+            if not task.get_name().startswith("engine "):  # the manager ends those
                 task.cancel()
         self.lane.close()
         await self.engine_manager.stop()
@@ -221,21 +152,94 @@ class Node:
             if client is not None:
                 await client.aclose()
 
-    def _start_uplink(self, parent: str, http: httpx.AsyncClient) -> None:
-        """Register with a parent, and keep links to it if they are to be dialled from here."""
+    # -- reload ----------------------------------------------------------------------------------------------
+
+    def apply(self, config: NodeConfig) -> list[str]:
+        """Use another configuration of the same name and addresses; running streams are not affected.
+
+        The engines' keys of the new configuration have been loaded before. Returns what changed, for the log.
+        """
+        old = self.config
+        kept = {field: getattr(old, field) for field in ("listen", "advertise", "admin")}
+        self.config = config.model_copy(update=kept)
+        self.clients.heads.forget()  # fields that are not forwarded may have changed
+        changes = []
+        if config.settings != old.settings:
+            self._apply_settings(config)
+            changes.append("settings")
+        if config.aliases != old.aliases:
+            self.dispatch.set_aliases(config.aliases)
+            changes.append("aliases")
+        return changes + self._apply_engines(old, config) + self._apply_parents(old, config)
+
+    def _apply_settings(self, config: NodeConfig) -> None:
+        settings = self.settings = config.settings
+        self.dispatch.set_policy(settings.dispatch)
+        self.registry.max_speed = settings.max_speed
+        self.lane.apply_settings(settings)
+        self.engine_manager.apply_settings(settings)
+        for uplink in self.uplinks:
+            uplink.propose_interval(settings.report_interval_s)
+
+    def _apply_engines(self, old: NodeConfig, new: NodeConfig) -> list[str]:
+        before, after = ({engine.name: engine for engine in config.engines} for config in (old, new))
+        changes = []
+        for name in before:
+            if before[name] != after.get(name):
+                self.engine_manager.retire(name)
+                changes.append(f"engine {name} {'changed' if name in after else 'removed'}")
+        for name, engine in after.items():
+            if engine != before.get(name):
+                self.engine_manager.start(engine)
+                if name not in before:
+                    changes.append(f"engine {name} added")
+        return changes
+
+    def _apply_parents(self, old: NodeConfig, new: NodeConfig) -> list[str]:
+        removed = [parent for parent in old.parents if parent not in new.parents]
+        added = [parent for parent in new.parents if parent not in old.parents]
+        for parent in removed:
+            self._stop_uplink(parent)
+        for parent in added:
+            self._start_uplink(parent)
+        return [f"parent {parent} removed" for parent in removed] + [f"parent {parent} added" for parent in added]
+
+    # -- parents ---------------------------------------------------------------------------------------------
+
+    def _parent_client(self, proxy: Proxy | None) -> httpx.AsyncClient:
+        """The HTTP client for a parent: one for all that are dialled directly, one for each behind a proxy."""
+        if proxy is None:
+            if self._http is None:
+                raise RuntimeError("a node has no parents before `start`")
+            return self._http
+        http = httpx.AsyncClient(trust_env=False, follow_redirects=False, verify=self.access.tls.node, proxy=proxy.url)
+        self._proxied.append(http)
+        return http
+
+    def _stop_uplink(self, parent: str) -> None:
+        self._tasks.cancel(f"uplink to {parent}")
+        for uplink in [uplink for uplink in self.uplinks if uplink.parent == parent]:
+            for reserve in [reserve for reserve in self.reserves if reserve.uplink is uplink]:
+                self.reserves.remove(reserve)
+                reserve.close()
+            self._tasks.spawn(self._leave_parent(uplink), f"deregistration from {parent}")
+
+    async def _leave_parent(self, uplink: Uplink) -> None:
+        """Deregister. Requests of that parent that still run are trusted until they have ended."""
+        await uplink.deregister()
+        await asyncio.sleep(self.settings.grace_s)
+        self.uplinks.remove(uplink)
+
+    def _start_uplink(self, parent: str) -> None:
+        """Register with a parent, and keep links to it if this node dials them."""
         link = self.config.link
         proxy = proxy_for(parent, self.config.proxy, self._environ, link)
-        if proxy is not None:
-            http = httpx.AsyncClient(
-                trust_env=False, follow_redirects=False, verify=self.access.tls.node, proxy=proxy.url
-            )
-            self._proxied.append(http)
         interval_s = self.settings.report_interval_s
         uplink = Uplink(
             parent,
             self.identity,
             _Source(self),
-            http,
+            self._parent_client(proxy),
             interval_s,
             clock=self._clock,
             rng=self._rng,
@@ -244,7 +248,7 @@ class Node:
         )
         if link != "direct" and self._serve_link is not None:
             timeout_s = self.settings.connect_timeout_s
-            uplink.listener = reserve = LinkReserve(
+            reserve = LinkReserve(
                 uplink,
                 self.identity,
                 self._serve_link,
@@ -254,21 +258,22 @@ class Node:
                 clock=self._clock,
                 rng=self._rng,
             )
+            uplink.listen(reserve)
             self.reserves.append(reserve)
         self.uplinks.append(uplink)
         self._tasks.spawn(uplink.run(), f"uplink to {parent}")
 
     def is_parent(self, secret: str) -> bool:
-        """Does whoever shows this secret have it from us, as a parent has?"""
-        return bool(secret) and self._believed(secret.encode("latin-1"), 0) is not None
+        """Is this the secret that this node gave to a parent?"""
+        return bool(secret) and self._parent_with(secret.encode("latin-1"), 0) is not None
 
     # -- children -------------------------------------------------------------------------------------------
 
     async def wants_reverse(self, message: Registration, peer: str) -> bool:
-        """Shall a node that registers from the IP address `peer` dial the connections for our requests?
+        """Must a node that registers from the IP address `peer` dial the connections for requests to it?
 
         Raises:
-            InvalidField: as `Registry.register`; nothing was dialled.
+            InvalidField: as `Registry.register`; no connection was dialled.
         """
         if message.link != "auto":
             return message.link == "reverse"
@@ -277,9 +282,10 @@ class Node:
         return not (may_dial and await self._reaches(message, local=is_loopback(peer)))
 
     async def _reaches(self, message: Registration, *, local: bool) -> bool:
-        """Is that the process behind its URL, as seen from here?"""
+        """Does this node reach that process at its URL?"""
         http = self._child_client(local)
-        assert http is not None
+        if http is None:
+            return False
         url, shown = f"{message.worker_name.rstrip('/')}/health", {"x-hierarchy-auth": message.secret}
         try:
             async with asyncio.timeout(DIAL_BACK_S):
@@ -296,66 +302,66 @@ class Node:
         return httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
 
     def links_per_s(self) -> float:
-        """How fast each child may fill its reserve of links."""
+        """Links a second that each child may open to fill its reserve."""
         return LINKS_PER_S / max(1, sum(child.reverse for child in self.registry))
 
     def ask_status(self, child: Child) -> None:
         """Ask a FastChat worker for its status, as soon as it listens."""
         self.engine_manager.request_status(child)
 
-    def _engine_down(self, child: Child, why: str) -> None:
-        """Its connections may still be open, as those of a process that hangs are."""
-        self.clients.rescue(child, why)
+    def _engine_down(self, child: Child, reason: str) -> None:
+        """Move its waiting requests: the connections of a process that hangs may still be open."""
+        self.clients.rescue(child, reason)
 
     # -- background ------------------------------------------------------------------------------------------
 
-    async def _sweep_for_ever(self) -> None:
+    async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
             for child in self.registry.sweep():
-                log.warning("dropped %s: nothing heard of it", child.name)
+                log.warning("dropped %s: it sent no report", child.name)
             for child in self.registry.newly_silent():
                 self.clients.rescue(child, "it is silent")
             self.lane.sweep()
             self.clients.sweep(self._clock())
             for reserve in self.reserves:
                 reserve.sweep()
-            self._look_at_keys()
+            self._refresh_keys()
 
-    def _look_at_keys(self) -> None:
-        """What was changed in files, by `hierarchy key` or by a replica, comes into force."""
+    def _refresh_keys(self) -> None:
+        """Apply changes in files, made by `hierarchy key` or by a replica."""
         if self.access.refresh():
             self.clients.heads.forget()
         if self.access.registration_policy.refresh():
-            self._expel_void()
+            self._disconnect_revoked()
 
     def revoke(self, name: str) -> bool:
-        """Nothing that was issued to this child holds any more; it is shut out. Returns whether it was here.
+        """Make everything that was issued to this child void, and disconnect it. Returns whether it was registered.
 
         Raises:
-            RequestError: that could not be written down, or this node issues nothing.
+            RequestError: the revocation could not be saved, or this node issues no credentials.
         """
         self.access.registration_policy.revoke(name)
-        return name in self._expel_void()
+        return name in self._disconnect_revoked()
 
-    def _expel_void(self) -> list[str]:
-        void = self.access.registration_policy.revoked(child.group or child.name for child in self.registry)
-        for child in [child for child in self.registry if (child.group or child.name) in void]:
+    def _disconnect_revoked(self) -> list[str]:
+        revoked = self.access.registration_policy.revoked(child.group or child.name for child in self.registry)
+        for child in [child for child in self.registry if (child.group or child.name) in revoked]:
             self.registry.remove(child.name)
-            log.warning("%s was shut out: its credential was revoked", child.name)
+            log.warning("%s was disconnected: its credential was revoked", child.name)
             self.clients.drop_child(child)
             self.lane.close_pool(child)
-        return void
+        return revoked
 
-    def _believed(self, secret: bytes, seq: int) -> Uplink | None:
-        """The uplink to the parent that knows this secret; the request's number is noted there."""
+    def _parent_with(self, secret: bytes, seq: int) -> Uplink | None:
+        """The uplink to the parent that has this secret, if any; notes the number of its request there."""
         for uplink in self.uplinks:
             if uplink.believes(secret, seq):
                 return uplink
         return None
 
     def gauges(self) -> Iterable[Sample]:
-        """What `/metrics` shows beside the counters."""
+        """The gauges of `/metrics`."""
         now = self._clock()
         for child in self.registry:
             status, name = child.current(), (child.name,)
@@ -374,7 +380,7 @@ class Node:
 
 
 class _Source:
-    """What an uplink tells of: this node."""
+    """What an uplink reports: this node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -383,7 +389,7 @@ class _Source:
 
     def status(self) -> NodeStatus:
         status = self._node.registry.status()
-        # With its queue, which those who count it until it is gone want to know.
+        # With its queue, which the parent counts until this node is gone.
         return NodeStatus((), 0.0, status.queue_length) if self._node.draining else status
 
     def draining(self) -> bool:

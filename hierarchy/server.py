@@ -1,4 +1,4 @@
-"""Listening: a node on its sockets, under uvicorn, from the first byte to the last stream after SIGTERM."""
+"""A node on its sockets, under uvicorn: from the first byte to the last stream after SIGTERM."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ log = logging.getLogger("hierarchy.server")
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with a node's life wound into it, and an exit status of 0 after SIGTERM."""
+    """uvicorn's server, which starts and stops a node with itself. Its exit status after SIGTERM is 0."""
 
     def __init__(self, node: Node, app: Any, reloader: Reloader | None = None) -> None:
         tls = node.access.tls.server
         self._protocols = protocol_factory(node.lane, node.clients)
         config = uvicorn.Config(
             app,
-            http=self._protocols,  # type: ignore[arg-type]  # a factory serves as well as a class
+            http=self._protocols,  # type: ignore[arg-type]  # a factory does as well as a class
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            # A node judges by the address that really asks, so nobody's X-Forwarded-For is believed.
+            # A node judges by the address of the connection; X-Forwarded-For could be forged.
             proxy_headers=False,
             ssl_context_factory=(lambda config, default: tls) if tls is not None else None,
             timeout_graceful_shutdown=max(1, round(node.settings.grace_s)),
@@ -63,12 +63,12 @@ class Server(uvicorn.Server):
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloader.request)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Parents are told first, while the listeners are still open; then running streams may finish."""
+        """Tell the parents first, while the listeners are still open; then let running streams finish."""
         self._background.cancel_all()
         await self.node.leave()
         self.config.timeout_graceful_shutdown = max(1, round(self.node.settings.grace_s))
         waiting = _accept_waiting(sockets or [])
-        for server in self.servers:  # in the same breath: whoever got through in between would be reset
+        for server in self.servers:  # at once: a connection accepted by the kernel in between would be reset
             server.close()
         ending = asyncio.ensure_future(super().shutdown(sockets))
         await asyncio.gather(*(self._serve_late(sock) for sock in waiting))
@@ -84,13 +84,13 @@ class Server(uvicorn.Server):
             )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal lets running streams finish, the second does not wait."""
+        """The first signal lets running streams finish, the second one ends them."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own raises the signal once more at the end, so that a clean stop would look like a death.
+        # uvicorn's own method raises the signal again at the end: the exit status would be that of a killed process.
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -103,21 +103,21 @@ class Server(uvicorn.Server):
 
 
 def _accept_waiting(sockets: list[socket.socket]) -> list[socket.socket]:
-    """The connections that the kernel has made and nobody has taken yet: it would reset them with the listener."""
-    taken: list[socket.socket] = []
+    """Accept the connections that wait in the kernel, which would reset them when the listener is closed."""
+    accepted: list[socket.socket] = []
     for sock in sockets:
         with contextlib.suppress(OSError):
             while True:
-                taken.append(sock.accept()[0])
-                taken[-1].setblocking(False)
-    return taken
+                accepted.append(sock.accept()[0])
+                accepted[-1].setblocking(False)
+    return accepted
 
 
 def bind(config: NodeConfig) -> tuple[NodeConfig, list[socket.socket]]:
     """Open the listening sockets; a port of 0 becomes a real one, in `advertise` too.
 
     Raises:
-        UsageError: an address that cannot be listened on, naming it.
+        UsageError: it cannot listen on an address; names the address.
     """
     sockets: list[socket.socket] = []
     try:
@@ -140,7 +140,7 @@ def bind(config: NodeConfig) -> tuple[NodeConfig, list[socket.socket]]:
 
 
 def _bind_one(host: str, port: int) -> list[socket.socket]:
-    """All addresses of a host name (localhost has one per IP version); those that this machine lacks are left out."""
+    """Bind all addresses of a host name (localhost has one per IP version), except those this machine lacks."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -169,17 +169,17 @@ def _bind_one(host: str, port: int) -> list[socket.socket]:
         return sockets
     for sock in sockets:
         sock.close()
-    raise UsageError(_why(host, port, problem)) from None
+    raise UsageError(_listen_error(host, port, problem)) from None
 
 
-def _why(host: str, port: int, error: OSError | None) -> str:
+def _listen_error(host: str, port: int, error: OSError | None) -> str:
     where = f"cannot listen on {host}:{port}"
     if error is None:
         return f"{where}: the name has no address"
     if error.errno == errno.EADDRINUSE:
-        return f"{where}: port {port} is taken by another process; stop that one, or choose another port"
+        return f"{where}: port {port} is used by another process; stop that process, or choose another port"
     if error.errno == errno.EACCES:
-        return f"{where}: ports below 1024 need more rights; choose a higher one"
+        return f"{where}: ports below 1024 need root; choose a higher one"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{where}: this machine has no such address"
     return f"{where}: {error.strerror}"

@@ -1,4 +1,4 @@
-"""Everything that is not on the lane: FastChat's controller endpoints, OpenAI's model list, what operators look at."""
+"""The HTTP API beside the lane: FastChat's controller endpoints, OpenAI's model list, and pages for operators."""
 
 from __future__ import annotations
 

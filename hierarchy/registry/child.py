@@ -1,9 +1,10 @@
-"""A child: what it says of itself, what we sent it, and whether it may be chosen.
+"""A child: what it reports, what this node sent it, and whether it may be chosen.
 
-load = the last reported queue, less those of our leases that it counted and that have ended since, plus our open
-leases that it did not count yet; never under our own open leases. Which leases a report counted is known exactly from
-its `seen`: the highest of the numbers that we send with each request. A child that does not send it is taken to have
-counted every lease opened before the report. Leases are exact, so load never drifts, goes negative or sticks.
+load = the last reported queue, less this node's leases that the report counted and that have ended since, plus its open
+leases that the report did not count; at least its open leases. Which leases a report counted is known exactly from
+`seen`: the highest of the numbers that this node sends with its requests. A child that does not report `seen` is
+assumed to have counted every lease opened before the report. Leases are exact, so load never drifts, becomes negative
+or sticks.
 """
 
 from __future__ import annotations
@@ -17,28 +18,29 @@ from hierarchy.registry.ejection import FailureRecord
 from hierarchy.wire.messages import Names
 from hierarchy.wire.status import EMPTY, Api, ModelKey, ModelStatus, NodeStatus
 
-NODE: Final = "node"  # the kind of a child that is one of our nodes; every other kind is an engine's
+NODE: Final = "node"  # the kind of a child that is a node; every other kind is an engine's
 FASTCHAT_EXPIRY_S: Final = 90.0  # FastChat's CONTROLLER_HEART_BEAT_EXPIRATION; its workers beat every 45 s
 SILENT_INTERVALS, GONE_INTERVALS = 3, 10  # a node that missed this many reports is not chosen; is dropped
 
 
 class Load:
-    """One queue as we know it: reported, corrected by our own leases. Counts of requests."""
+    """One queue: as reported, corrected by this node's leases. Counts of requests."""
 
     __slots__ = ("ended", "open", "reported", "uncounted")
 
     def __init__(self) -> None:
         self.reported = 0  # by the last report
-        self.open = 0  # our open leases
+        self.open = 0  # this node's open leases
         self.ended = 0  # leases counted in `reported` that have ended since
         self.uncounted = 0  # open leases not counted in `reported`
 
     @property
     def value(self) -> int:
+        """Requests running or waiting there."""
         return max(self.open, self.reported - self.ended + self.uncounted)
 
     def report(self, queue_length: int) -> None:
-        """Start from a new report; the caller then adds the open leases it did not count to `uncounted`."""
+        """Start from a new report; the caller then adds the open leases that it did not count to `uncounted`."""
         self.reported, self.ended, self.uncounted = queue_length, 0, 0
 
 
@@ -56,6 +58,7 @@ class Share(Load):
         self.score = 0.0  # load / speed, kept up to date so that choosing among many is cheap
 
     def rescore(self) -> None:
+        """Compute `score` again."""
         load = self.reported - self.ended + self.uncounted
         if load < self.open:
             load = self.open
@@ -75,7 +78,7 @@ class Lease:
 
     def __init__(self, share: Share, ordinal: int) -> None:
         self.share = share
-        self.ordinal = ordinal  # the how manieth lease of this child it is
+        self.ordinal = ordinal  # its number among all leases of this child
         self.released = False
 
     def release(self) -> None:
@@ -91,47 +94,47 @@ class Child:
     def __init__(self, name: str, url: str, kind: str, *, declared: bool = False) -> None:
         self.name = name
         self.kind = kind
-        self.group = ""  # the name that it shares with other instances of one node
-        self.parts = 1  # of them that are there: its status is that part of what it reported
-        self.last_report: tuple[NodeStatus, int | None] = EMPTY, None  # what it said, and up to which request
-        self.declared = declared  # named in our configuration and probed by us: stays listed while it is down
+        self.group = ""  # the name that it shares with other replicas
+        self.parts = 1  # replicas that are present: its status is one of so many parts of what it reported
+        self.last_report: tuple[NodeStatus, int | None] = EMPTY, None  # as it came, and its `seen`
+        self.declared = declared  # configured here and probed by this node: it stays listed while it is down
         self.move_to(url)
         self.instance = ""
         self.version = ""
-        self.dispatch = ""  # a node's policy, as it says
-        self.reverse = False  # it dials the connections on which our requests go down; we do not dial it
-        self.identity = ""  # of what a node showed when it registered: the same for all that may use its name
+        self.dispatch = ""  # the policy of a node
+        self.reverse = False  # it dials the connections for requests; this node does not dial it
+        self.identity = ""  # of the credential with which a node registered: the same for all that may use its name
         self.local = True  # it registered from this machine
         self.credential = b""  # header line with an engine's own key
-        self.secret = b""  # sent with each request down, so that the child believes our x-hierarchy-* fields
+        self.secret = b""  # sent with each request, so that the child trusts the x-hierarchy-* fields
         self.names: Names | None = None  # of its models, as it sent them last
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}
         self.listed_below: frozenset[tuple[str, str]] | None = None  # models of `subtree`; None: not decoded yet
-        self.renames: Mapping[str, str] = {}  # of an engine: served name -> its own, which bodies must carry
+        self.renames: Mapping[str, str] = {}  # of an engine: served name -> its own name, which must be in the body
         self.status: NodeStatus = EMPTY
         self.check_heart_beat = True
-        self.multimodal = False  # as a FastChat worker says of itself
+        self.multimodal = False  # as a FastChat worker reports
         self.interval_s: float | None = None  # between reports; None: FastChat's terms
         self.last_seen: float | None = None
-        self.down: str | None = None  # why an engine that we probe cannot be used
+        self.down: str | None = None  # why a probed engine cannot be used; None: it can
         self.ejected_until = -math.inf
         self.ejected_why = ""
         self.failures: FailureRecord | None = None  # lately; None for a healthy child
-        self.refused_until = -math.inf  # a connection was refused, so its process is gone, or was until a moment ago
-        self.draining = False  # we were told to send it nothing new
-        self.leaving = False  # it said so itself
-        self.left_at: float | None = None  # it left, or was dropped: remembered for a while, never chosen
+        self.refused_until = -math.inf  # a connection was refused, so its process is gone, or was a moment ago
+        self.draining = False  # an operator drains it
+        self.leaving = False  # it reported that it drains
+        self.left_at: float | None = None  # when it left or was dropped; it is remembered for a while, and never chosen
         self.seq = -1
         self.shares: dict[ModelKey, Share] = {}
         self.total = Load()
-        self.process_number = 0  # another one whenever the child may be another process than before
-        self.sent = 0  # leases ever opened here; the last one's ordinal
+        self.process_number = 0  # changes whenever the child may be another process than before
+        self.sent = 0  # leases ever opened; the ordinal of the last one
         self._counted_to = 0  # leases up to this ordinal are in the last report
         self._leases: dict[int, Share] = {}  # open ones by ordinal, oldest first
 
     def move_to(self, url: str) -> None:
-        """Set the URL, and what the data path needs of it."""
+        """Set the URL, and its parts as the data path needs them."""
         parts = urlsplit(url)
         self.url = url.rstrip("/")
         self.tls = parts.scheme == "https"
@@ -142,10 +145,12 @@ class Child:
 
     @property
     def is_node(self) -> bool:
+        """A node, not an engine."""
         return self.kind == NODE
 
     @property
     def in_flight(self) -> int:
+        """This node's open leases."""
         return self.total.open
 
     # -- health ----------------------------------------------------------------------------------------------
@@ -165,7 +170,7 @@ class Child:
         return "ejected" if now < self.ejected_until else "up"
 
     def detail(self, now: float) -> str:
-        """Why the state is not `up`, in words; else empty."""
+        """The reason why the state is not `up`; else empty."""
         state = self.state(now)
         if state == "gone" and self.left_at is not None:
             return f"left, or fell silent, {now - self.left_at:.0f} s ago"
@@ -182,17 +187,17 @@ class Child:
         return self.state(now) == "up"
 
     def is_dead(self, now: float) -> bool:
-        """Is it known to be gone, or to hang, so that its requests are lost there?"""
+        """Is it known to be gone or to hang, so that its requests are lost?"""
         return self.down is not None or self.left_at is not None or now < self.refused_until or now >= self.fresh_until
 
     @property
     def fresh_until(self) -> float:
-        """When it counts as silent if nothing more is heard."""
+        """When it becomes silent if no report comes."""
         return self._quiet_limit(SILENT_INTERVALS)
 
     @property
     def gone_at(self) -> float:
-        """When it is dropped if nothing more is heard."""
+        """When it is dropped if no report comes."""
         return self._quiet_limit(GONE_INTERVALS)
 
     def _quiet_limit(self, intervals: int) -> float:
@@ -205,9 +210,9 @@ class Child:
     # -- reports ---------------------------------------------------------------------------------------------
 
     def report(self, status: NodeStatus, now: float, seen: int | None = None) -> bool:
-        """Take in a status. Returns whether models or speeds changed (then other views must be renewed).
+        """Apply a status. Returns whether models or speeds changed (then other views must be renewed).
 
-        seen: the highest ordinal of ours that the child had received when it reported; None if it does not know.
+        seen: the highest ordinal that the child had received when it reported; None if it does not report it.
         """
         self.last_seen = now
         self.down = None
@@ -232,7 +237,7 @@ class Child:
         return changed
 
     def heart_beat(self, queue_length: int, now: float) -> None:
-        """A FastChat worker's beat: it carries only the queue's length, shared by all the worker's models."""
+        """A heartbeat of a FastChat worker: it contains only the length of the queue that all its models share."""
         models = tuple(
             ModelStatus(model.name, model.api, model.speed, queue_length, model.slots) for model in self.status.models
         )
@@ -259,7 +264,7 @@ class Child:
         return Lease(share, ordinal)
 
     def hand_out(self, share: Share) -> None:
-        """Its address was given away: count a request until the next report, since no lease will."""
+        """A client got its address: count one request until the next report, since there is no lease."""
         self.total.reported += 1
         share.reported += 1
         share.rescore()
@@ -281,16 +286,16 @@ class Child:
     # -- views -----------------------------------------------------------------------------------------------
 
     def load(self, key: ModelKey) -> int:
-        """Requests running plus waiting for one model, as far as we know. 0 if it does not serve it."""
+        """Requests running or waiting for one model. 0 if it does not serve it."""
         share = self.shares.get(key)
         return share.value if share else 0
 
     def serves(self, model: str, api: Api | None = None) -> bool:
-        """Does it list the model (in one family, or in any)?"""
+        """Does it list the model (in one API family, or in any)?"""
         return any(key[0] == model and api in (None, key[1]) for key in self.shares)
 
     def current(self) -> NodeStatus:
-        """Its status, corrected by our leases."""
+        """Its status, corrected by this node's leases."""
         return NodeStatus(tuple(share.status() for share in self.shares.values()), self.status.speed, self.total.value)
 
     def __repr__(self) -> str:

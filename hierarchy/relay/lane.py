@@ -54,10 +54,9 @@ class Lane:
         self.trust = trust
         self.clock = clock
         self.access = access
-        self.stripped = access.stripped_fields  # header fields that end at this node
         self.handlers: dict[bytes, Handler] = {LINK_PATH: pong, **(handlers or {})}
         self.retry_budget = RetryBudget(clock)
-        self.warm_until = -math.inf  # until when a model that no child serves may only not be known yet
+        self._warm_until = -math.inf  # until when a model that no child serves may only not be known yet
         self.access_log: Callable[[object, str], None] | None = _log_access if settings.access_log else None
         self.draining = False  # each connection ends with its response
         self._parked: list[Callable[[float], None]] = []  # requests that wait for this node to know its children
@@ -84,12 +83,16 @@ class Lane:
             return False
         return not any(policy.secret_matches(child.secret, secret) for child in self.registry)
 
+    def wait_for_children(self, *, until: float) -> None:
+        """Until then, keep requests for models that no child serves yet."""
+        self._warm_until = until
+
     def park(self, resume: Callable[[float], None], error: RequestError) -> bool:
         """Keep a request that no child can serve yet, while a replica that just started waits for its children.
 
         resume: called with the time at the next sweep.
         """
-        if not isinstance(error, (ModelNotFound, Unavailable)) or self.clock() >= self.warm_until:
+        if not isinstance(error, (ModelNotFound, Unavailable)) or self.clock() >= self._warm_until:
             return False
         self._parked.append(resume)
         return True
@@ -168,7 +171,7 @@ class Lane:
 
     # -- life ----------------------------------------------------------------------------------------------------
 
-    def renew(self, settings: Settings) -> None:
+    def apply_settings(self, settings: Settings) -> None:
         """Use other settings, from the next request on."""
         self.settings = settings
         self.access_log = _log_access if settings.access_log else None

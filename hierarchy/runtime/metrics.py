@@ -15,15 +15,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-_BOUNDS: Final = list(BUCKETS_S)  # the quickest to go through, compiled
+_BOUNDS: Final = list(BUCKETS_S)  # a list is the fastest to iterate, compiled
 #: name -> (help, label names)
 GAUGES = {
     "hierarchy_child_up": ("1 if the child may be chosen.", ("child", "kind", "state")),
     "hierarchy_child_speed": ("Declared or summed capacity weight.", ("child",)),
-    "hierarchy_child_queue_length": ("Requests running plus waiting at the child, as far as known.", ("child",)),
+    "hierarchy_child_queue_length": ("Requests running or waiting at the child.", ("child",)),
     "hierarchy_requests_in_flight": ("Open leases.", ("child",)),
     "hierarchy_uplink_up": ("1 if registered with that parent.", ("parent",)),
-    "hierarchy_links": ("Reverse links that a child has open to us.", ("child", "state")),
+    "hierarchy_links": ("Open reverse links of a child.", ("child", "state")),
     "hierarchy_links_wanted": ("Requests that wait for a reverse link.", ("child",)),
     "hierarchy_connections": ("Open client connections.", ()),
 }

@@ -117,8 +117,8 @@ class LinkReserve:
         self.busy = 0  # links with a request
         self.dialling = 0  # links that are being opened
         self.wanted = 0  # requests that waited at the parent, by its last message
+        self.uplink = uplink
         self.open = False  # this node is registered, and the parent accepts links
-        self._uplink = uplink
         self._identity = identity
         self._serve = serve
         self._timeout_s = timeout_s
@@ -205,7 +205,7 @@ class LinkReserve:
         for _ in range(count):
             self._allowed = max(0.0, self._allowed - 1)
             self.dialling += 1
-            self._tasks.spawn(self._dial(), f"link to {self._uplink.parent}")
+            self._tasks.spawn(self._dial(), f"link to {self.uplink.parent}")
 
     async def _dial(self) -> None:
         try:
@@ -226,8 +226,8 @@ class LinkReserve:
 
     async def _open_link(self) -> int:
         """Dial a link and serve it. Returns how many requests wait at the parent."""
-        parent = self._uplink.parent
-        handshake = LinkHandshake(parent, self._identity, self._uplink.secret, self._take)
+        parent = self.uplink.parent
+        handshake = LinkHandshake(parent, self._identity, self.uplink.secret, self._take)
         transport = await open_connection(parent, lambda: handshake, tls=self._tls, proxy=self._proxy)
         try:
             return await handshake.answered
@@ -250,7 +250,7 @@ class LinkReserve:
     def _refused(self, error: RefusedError) -> None:
         if error.status in (403, 404):  # the parent was restarted, or takes this node for another one
             self.open = False
-            self._uplink.register_again()
+            self.uplink.register_again()
         self._failed(str(error))
 
     def _failed(self, reason: str) -> None:
@@ -260,11 +260,11 @@ class LinkReserve:
             wait_s = min(MAX_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 10))
             self._retry_at = now + wait_s * self._rng.uniform(0.5, 1)
         if reason != self._complaint:
-            log.warning("cannot open a link to %s: %s; retrying", self._uplink.parent, reason)
+            log.warning("cannot open a link to %s: %s; retrying", self.uplink.parent, reason)
             self._complaint = reason
 
     def __repr__(self) -> str:
-        return f"<LinkReserve {self._uplink.parent} idle={self.idle} busy={self.busy} dialling={self.dialling}>"
+        return f"<LinkReserve {self.uplink.parent} idle={self.idle} busy={self.busy} dialling={self.dialling}>"
 
 
 def link_factory(lane: Lane, clients: Clients, config: Config, server_state: ServerState) -> ServeLink:

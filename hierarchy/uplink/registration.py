@@ -109,7 +109,7 @@ class Uplink:
     ) -> None:
         self.parent = parent
         self.secret = secrets.token_hex(16).encode()  # the parent shows it with each request, to be believed
-        self.listener: Listener | None = None
+        self._listener: Listener | None = None  # hears whether this node is registered
         self.registered = False
         self.reported_draining = False  # in the last message that the parent acknowledged
         self.seen = 0  # the highest x-hierarchy-seq that the parent sent
@@ -152,6 +152,10 @@ class Uplink:
         """Something else showed that the parent does not know this node."""
         self._must_register = True
 
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` at each registration and each loss of it."""
+        self._listener = listener
+
     async def run(self) -> None:
         """Register and report until cancelled."""
         while True:
@@ -177,8 +181,8 @@ class Uplink:
 
     def _set_lost(self) -> None:
         self.registered = False
-        if self.listener is not None:
-            self.listener.lost()
+        if self._listener is not None:
+            self._listener.lost()
 
     # -- connecting ------------------------------------------------------------------------------------------
 
@@ -212,8 +216,8 @@ class Uplink:
         self._note_acknowledged(message, current)
         self._apply(accepted)
         self._log_registered(accepted)
-        if self.listener is not None:
-            self.listener.accepted(accepted)
+        if self._listener is not None:
+            self._listener.accepted(accepted)
 
     def _registration(self, current: _Reported) -> Registration:
         status = current.status

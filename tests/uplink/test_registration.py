@@ -411,7 +411,8 @@ class Listener:
 
 def test_the_listener_gets_the_terms_and_each_loss() -> None:
     bench = Bench()
-    bench.uplink.listener = listener = Listener(bench)
+    listener = Listener(bench)
+    bench.uplink.listen(listener)
     terms = {"node": "root", "instance": "i", "interval_s": 1.0, "link": "reverse", "links_per_s": 2.5, "wanted": 3}
     bench.answer = lambda path, message: terms if path == "/register_worker" else {"exist": True}
     bench.at(3, lambda: setattr(bench, "answer", refuse))

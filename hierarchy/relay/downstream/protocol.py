@@ -170,7 +170,7 @@ class LaneProtocol(HttpToolsProtocol):
             keep_alive=self.parser.should_keep_alive(),
             within_limits=self._within_limits(),
             caller=self.lane.caller(route[1], found),
-            stripped=self.lane.stripped,
+            stripped=self.lane.access.stripped_fields,
         )
         length = int(found.get(b"content-length", b"0"))
         self.connection.lane_request(head, decimal(found.get(SEQ, b"0")), length, decimal(found.get(DEADLINE, b"")))
