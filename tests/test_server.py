@@ -46,7 +46,7 @@ def test_several_addresses() -> None:
 def test_a_taken_port_is_named_and_no_socket_stays_open() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{port}: port {port} is taken"):
+        with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{port}: port {port} is used"):
             bind(config(("127.0.0.2", port), ("127.0.0.1", port)))
         again = socket.create_server(("127.0.0.2", port))  # fails if the first socket is still open
         again.close()
