@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 SOURCES = sorted((ROOT / "hierarchy").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 PROGRAMS = ("controller.py", "engines/simulated", "cli/engine.py")  # that are no nodes
 FRAMEWORK_CODES = {"not_found", "method_not_allowed"}  # of FastAPI's own errors, see `hierarchy.api`
 
@@ -181,8 +182,9 @@ def test_every_file_that_a_page_names_exists(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_test_that_a_page_names_exists(path: Path) -> None:
-    for name, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text("utf-8")):
-        assert f"def {test}(" in (ROOT / name).read_text("utf-8"), test
+    for name, test in re.findall(r"`([\w/]*\btest_\w+\.py)(?:::(\w+))?[`…]", path.read_text("utf-8")):
+        files = [file for file in TESTS if str(file).endswith(f"/{name}")]
+        assert any(f"def {test}" in file.read_text("utf-8") for file in files), f"{name}::{test}"
 
 
 def test_every_tree_that_a_page_shows_is_one(tmp_path: Path) -> None:
