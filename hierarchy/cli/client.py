@@ -43,7 +43,10 @@ class NodeUnreachable(NodeError):
 
     def __init__(self, url: str, reason: str) -> None:
         self.reason = escape(reason)
-        super().__init__(f"cannot reach {url}: {self.reason}; is the node running?")
+        hint = "is the node running?"
+        if "certificate verify failed" in reason:
+            hint = "does its CA match the one that you trust (--tls-ca, or `tls` in CONFIG)?"
+        super().__init__(f"cannot reach {url}: {self.reason}; {hint}")
 
 
 class NodeRefused(NodeError):

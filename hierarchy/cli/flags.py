@@ -1,7 +1,7 @@
 """The flags of the commands: those that several commands have, and those that configure a node.
 
-Each type is one flag, for the signature of a command: `url: NodeUrl`. `NodeFlags` holds the values of a node's flags
-and applies them to its configuration.
+Each type is one flag, for the signature of a command: `config: Config`. `NodeFlags` has the values of a node's flags,
+and applies them to its configuration. A flag that only one command has is defined there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hierarchy.topology import node_config
 
 LOCAL_NODE = f"http://localhost:{DEFAULT_PORT}"
 
-# --- of all commands that read a configuration, or talk to a running node ---------------------------------------------
+# --- of commands that read a configuration or talk to a running node --------------------------------------------------
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a tree.", show_default=False)]
 AdminKeyFile = Annotated[
