@@ -4,7 +4,7 @@
         tree = node.get("/tree")
         node.post("/admin/drain", {"path": "site-a/gpu-1"})
 
-Whatever goes wrong is a `NodeError`, which the program prints as one line and ends with status 2: `NodeUnreachable` if
+Every failure raises a `NodeError`, which the program prints as one line, with exit status 2: `NodeUnreachable` if
 there is no response, `NodeRefused` if the response is an error or not what a node sends.
 """
 

@@ -19,6 +19,7 @@ from hierarchy.cli.client import (
     readable_tls,
 )
 from hierarchy.config.blocks import TlsSpec
+from hierarchy.config.models import NodeConfig, Settings
 from hierarchy.errors import UsageError
 from hierarchy.runtime.files import write_private_file
 from tests.certificates import Authority
@@ -195,3 +196,15 @@ def test_keys_of_the_environment_are_shown_to_a_real_node(tmp_path: Path) -> Non
             node.get("/tree")
         with NodeClient(root.url, key=keys.admin) as node:
             assert node.get("/tree")["name"] == "root"
+
+
+def test_a_node_that_requires_a_client_certificate_accepts_that_of_the_flags(tmp_path: Path) -> None:
+    files = Authority(tmp_path / "tls").issue("node")
+    settings = Settings.model_validate({"tls": {**files, "require_client_cert": True}})
+    config = NodeConfig(name="root", listen=(("127.0.0.1", 0),), advertise="https://127.0.0.1:0", settings=settings)
+    with Cluster() as cluster:
+        url = cluster.serve(config).url
+        flags = ("--tls-ca", files["ca"], "--tls-cert", files["cert"], "--tls-key", files["key"])
+        assert "answered 404: no child 'x'" in fails("drain", "x", "--url", url, *flags, status=1)
+        assert "cannot reach" in fails("drain", "x", "--url", url, *flags[:2], status=2)
+        assert "does its CA match" in fails("drain", "x", "--url", url, status=2)

@@ -30,7 +30,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
         (("--engine", "unheard=http://127.0.0.1:1"), "unheard"),
         (("--parent", "nonsense"), "nonsense"),
         (("--log-format", "xml"), "xml"),
-        ((str(CONFIGS / "two-tiers.yaml"), "--node", "nobody"), "nobody"),
+        ((str(CONFIGS / "two-tiers.yaml"), "--node", "no-such"), "no-such"),
         ((str(CONFIGS / "two-tiers.yaml"),), "--node"),
         ((str(CONFIGS / "two-tiers.yaml"), "--node", "root", "--port", "1"), "--port"),
     ],
