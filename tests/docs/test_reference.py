@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer.main
@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from hierarchy.cli import app
 from hierarchy.errors import RequestError
 from hierarchy.http.dialect import PATHS
+from hierarchy.relay import retry
 from hierarchy.runtime.metrics import Metrics
 from tests.api.support import Api
 
@@ -160,6 +161,22 @@ def test_the_architecture_page_has_every_room_in_the_order_of_the_layers() -> No
     for layer, room, _ in rows(page("explanation/architecture.md"), "## Rooms and layers"):
         listed.setdefault(layer, set()).add(room.strip("`"))
     assert list(listed.values()) == layers
+
+
+def test_the_life_of_a_request_names_the_classes_of_the_relay() -> None:
+    text = page("explanation/life-of-a-request.md")
+    for name, file, _ in rows(text, "## The objects"):
+        source = (ROOT / "hierarchy" / file.strip("`")).read_text("utf-8")
+        assert f"class {name.strip('`')}" in source, name
+    (decisions, causes) = ({row[0].strip("`") for row in table} for table in _tables(text, "## Retry"))
+    assert decisions == {one.__name__ for one in get_args(retry.Decision)}
+    assert causes == {cause.name for cause in retry.Cause}
+
+
+def _tables(text: str, heading: str) -> list[list[list[str]]]:
+    """All tables below a heading."""
+    section = text.partition(f"{heading}\n")[2].partition("\n## ")[0]
+    return [rows(f"x\n{table}", "x") for table in section.split("\n\n") if table.startswith("|")]
 
 
 def test_the_environment_variables_are_listed() -> None:

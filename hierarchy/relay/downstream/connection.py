@@ -4,8 +4,8 @@ A connection's requests are answered in the order in which they came, some by an
 most one of them is in progress. Bytes that begin with a head that was seen before are taken at once; all others go
 through the parser of `protocol`, the subclass of uvicorn's class that owns this object.
 
-Each request passes here, so this module is compiled (see "Compiled" in the documentation of the architecture). Methods
-that no subclass overrides are called by the name of the class where that spares a look-up.
+Each request passes here, so this module is compiled (docs/explanation/compiled.md). Methods that no subclass
+overrides are called by the name of the class where that spares a look-up.
 """
 
 from __future__ import annotations

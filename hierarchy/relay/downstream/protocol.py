@@ -2,7 +2,8 @@
 
 The class extends uvicorn's and owns a `Connection`, which gets every byte first. Requests on lane paths become
 exchanges; all others go to the ASGI app, on the same port. Habits of uvicorn 0.54 and httptools 0.9 that a streaming
-proxy cannot live with are corrected here and in `connection`, each with a test (the protocol reference lists them).
+proxy cannot live with are corrected here and in `connection`, each with a test (docs/explanation/compiled.md has a
+list).
 """
 
 from __future__ import annotations
