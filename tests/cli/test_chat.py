@@ -153,7 +153,7 @@ def test_the_answer_appears_as_it_arrives(node: Node) -> None:
     ("status", "body", "message"),
     [
         (404, {"error": {"message": "no model 'x' here", "code": "model_not_found"}}, "404: no model 'x' here"),
-        (503, {"error": {"message": "no child is free"}}, "503: nobody is free"),
+        (503, {"error": {"message": "no child is free"}}, "503: no child is free"),
         (500, {"error": "just text"}, "500: just text"),
         (502, "<html>bad\x1b gateway</html>", "<html>bad\\x1b gateway</html>"),
         (500, "", "Internal Server Error"),
