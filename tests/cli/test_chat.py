@@ -222,6 +222,27 @@ def test_an_engine_that_does_not_stream(node: Node) -> None:
     assert (result.status, result.stdout) == (0, "Paris.\n")
 
 
+def test_comments_ids_and_other_line_ends_are_allowed_in_a_stream(node: Node) -> None:
+    node.answer = [": keep-alive\n\n", "id: 7\nretry: 5\n\n", event("Paris.").replace("\n", "\r\n"), DONE]
+    result = ask(node.url, "Q")
+    assert (result.status, result.stdout) == (0, "Paris.\n")
+
+
+def test_a_response_that_is_not_a_stream_is_one_line(node: Node) -> None:
+    node.content_type = "text/html"
+    expect_error(ask(node.url, "Q"), "neither an event stream nor JSON, but 'text/html'")
+
+
+@pytest.mark.parametrize(
+    "body", [{"choices": {}}, {"choices": 7}, {"choices": [[]]}, {"usage": 7}, {"choices": [{"delta": {"content": 7}}]}]
+)
+def test_an_event_with_odd_fields_is_no_traceback(node: Node, body: dict[str, Any]) -> None:
+    node.answer = [event("Par"), f"data: {json.dumps(body)}\n\n", DONE]
+    result = ask(node.url, "Q")
+    assert result.stdout == "Par\n"
+    assert "Traceback" not in result.stderr
+
+
 def test_without_usage_the_chunks_are_counted(node: Node) -> None:
     node.answer = [event("Paris"), event("."), DONE]
     assert " · ≈ 2 tokens · " in ask(node.url, "Q").stderr
