@@ -32,7 +32,7 @@ _UNKNOWN_KEY = refused_caller("this API key is not known here")
 
 
 class Access:
-    """Who may join, send requests to and operate one node, and which addresses it may dial."""
+    """Who may join one node, send requests to it and operate it, and which addresses it may dial."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Access:
     ) -> None:
         """
         Args:
-            environ: where secrets named `env:NAME` and the state folder are looked up.
+            environ: environment variables, for secrets named `env:NAME` and for the state folder.
             now: Unix seconds.
 
         Raises:
@@ -74,7 +74,7 @@ class Access:
 
     @property
     def stripped_fields(self) -> frozenset[bytes]:
-        """Fields of a client's request that are meant for this node, and are removed from what it sends on."""
+        """Fields of a client's request that are meant for this node only, and are not forwarded."""
         return frozenset({AUTHORIZATION, API_KEY}) if self.requires_api_key or self.engine_keys else frozenset()
 
     def identify_caller(self, fields: Mapping[bytes, bytes]) -> Caller:
@@ -100,7 +100,7 @@ class Access:
             raise InvalidAdminKey("this admin key is not known here")
 
     def refresh(self) -> bool:
-        """Read changed key and certificate files again. Returns whether the clients' keys changed."""
+        """Read key and certificate files again if they changed. Returns whether the clients' keys changed."""
         self.tls.refresh()
         if self.admin_keys is not None:
             self.admin_keys.refresh()

@@ -1,4 +1,4 @@
-"""What a node shows to its parents: the credential that it received, or the join token that it was started with."""
+"""What a node shows to its parents: the credential that it received, or the join token of its configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("hierarchy.security")
 
 
 class CredentialStore:
-    """A credential in a file of mode 0600, and a join token; false if there is neither.
+    """A credential in a file of mode 0600, and a join token. The store is false if it has neither.
 
     All uplinks of a node share it, since their parents are replicas.
     """
@@ -35,8 +35,8 @@ class CredentialStore:
         """Read the credential at `path` and the join token at `ref` (`file:PATH` or `env:NAME`).
 
         Raises:
-            UsageError: the credential or the token cannot be read. A missing token is no error if there is a
-                credential: its file may be removed after it was used.
+            UsageError: the credential or the token cannot be read. With a credential, a missing token is not an
+                error: its file may be removed after use.
         """
         credential = read_secret_file(path) if file_version(path) else ""
         token = ""
@@ -61,7 +61,7 @@ class CredentialStore:
         return first or second
 
     def mark_refused(self, shown: str) -> None:
-        """A parent did not accept `shown`: show the other one next. A revoked node rejoins with a new token."""
+        """Record that a parent refused `shown`, and show the other one next. A revoked node rejoins with a token."""
         if shown and shown == self.current():
             self._token_first = not self._token_first
 

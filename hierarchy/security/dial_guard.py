@@ -1,12 +1,13 @@
-"""Which addresses a node may dial. The address that was checked is dialled, so that a name cannot change in between.
+"""Which addresses a node may dial. It dials the address that it checked, so a name cannot change in between.
 
-URLs of the configuration are dialled as they are. A child that registered chose its URL itself, and could name any
-address that this machine can reach, such as a cloud's metadata service (CVE-2024-10044 is such a hole).
+URLs of the configuration are dialled as they are. A child that registers chooses its URL itself, and could name any
+address that this machine can reach, such as a cloud's metadata service (CVE-2024-10044 was such a hole).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -23,8 +24,8 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
-#: beside link-local, multicast and unspecified addresses: "this network", broadcast, and metadata services of clouds
-#: that are not link-local (AWS over IPv6, Alibaba, Azure, Oracle, Google over IPv6)
+#: forbidden like link-local, multicast and unspecified addresses: "this network", broadcast, and the metadata services
+#: of clouds at other addresses (AWS over IPv6, Alibaba, Azure, Oracle, Google over IPv6)
 _FORBIDDEN = tuple(
     map(
         ipaddress.ip_network,
@@ -44,7 +45,7 @@ def effective_ip(ip: IPAddress) -> IPAddress:
     """The IPv4 address that an IPv6 address contains, if it contains one; else the address itself."""
     if isinstance(ip, ipaddress.IPv6Address):
         inside = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        # `::` and `::1` to `::ffff` are no IPv4 addresses
+        # `::` and `::1` to `::ffff` do not contain an IPv4 address
         if inside is None and (ip in _NAT64 or (ip in _IPV4_COMPATIBLE and int(ip) > 0xFFFF)):
             inside = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         return inside or ip
@@ -67,7 +68,7 @@ class DialGuard:
     def __init__(self, allow: tuple[IPNetwork, ...] = (), resolve: Resolve | None = None) -> None:
         """
         Args:
-            allow: the only networks that may be dialled; () for all that are not forbidden.
+            allow: the only networks that may be dialled; () for all except the forbidden ones.
             resolve: looks up host names; None for the system's resolver.
         """
         self.allow = allow
@@ -93,7 +94,7 @@ class DialGuard:
         return ip is not None and is_in_any(effective_ip(ip), self.allow)
 
     async def addresses(self, host: str, port: int, *, local: bool) -> list[str]:
-        """The IP addresses of `host`, all of them checked.
+        """The IP addresses of `host`, at least one, all of them checked.
 
         Raises:
             ForbiddenAddress: one of them may not be dialled.
@@ -116,7 +117,7 @@ async def _resolve(host: str, port: int) -> Sequence[str]:
 async def connect(
     make: Callable[[], P], host: str, port: int, tls: ssl.SSLContext | None, guard: DialGuard | None, *, local: bool
 ) -> P:
-    """Open a TCP connection; tries the addresses of `host` in turn.
+    """Open a TCP connection to the first address of `host` that accepts one.
 
     Args:
         make: creates the protocol of a connection.
@@ -130,17 +131,16 @@ async def connect(
     loop = asyncio.get_running_loop()
     if guard is None:
         return (await loop.create_connection(make, host, port, ssl=tls))[1]
-    server_hostname = host if tls else None
-    problem: OSError | None = None
-    for address in await guard.addresses(host, port, local=local):
-        try:
-            _, protocol = await loop.create_connection(make, address, port, ssl=tls, server_hostname=server_hostname)
-        except OSError as error:
-            problem = error
-        else:
-            return protocol
-    assert problem is not None
-    raise problem
+
+    async def dial(address: str) -> P:
+        server_hostname = host if tls else None
+        return (await loop.create_connection(make, address, port, ssl=tls, server_hostname=server_hostname))[1]
+
+    *others, last = await guard.addresses(host, port, local=local)
+    for address in others:
+        with contextlib.suppress(OSError):
+            return await dial(address)
+    return await dial(last)
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):

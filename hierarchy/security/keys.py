@@ -1,7 +1,7 @@
-"""API keys and admin keys: a file of their hashes, and the callers that they belong to.
+"""API keys and admin keys: a file of their hashes, and their owners.
 
-A key has 256 random bits, which cannot be guessed however fast the hash is. So SHA-256 is right here; the slow hashes
-that passwords need would cost milliseconds a request and protect nothing more.
+A key has 256 random bits and cannot be guessed, however fast the hash is. So SHA-256 is enough; the slow hashes that
+passwords need would cost milliseconds a request and protect nothing more.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ log = logging.getLogger("hierarchy.security")
 class Caller:
     """The client that sent a request."""
 
-    name: str
-    models: frozenset[str] | None = None  # that it may use; None for all
-    refusal: str = ""  # why it may not use anything; "" if it is known
+    name: str  # of the key's owner; "" without a key
+    models: frozenset[str] | None = None  # the models it may use; None for all
+    refusal: str = ""  # why it has no access; "" if it has
 
     def may_use(self, model: str) -> bool:
-        """Whether the caller may use a model (or an alias) of this name."""
+        """Whether the caller may use the model or alias `model`."""
         return self.models is None or model in self.models
 
 
@@ -52,7 +52,7 @@ ANYONE = Caller("")  #: where no keys are required
 
 
 def refused_caller(reason: str) -> Caller:
-    """A caller without a known key, which may not use any model."""
+    """A caller without a known key, who may not use any model. reason: for the error message."""
     return Caller("", frozenset(), reason)
 
 
@@ -66,7 +66,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
 
     @property
     def id(self) -> str:
-        """A short name of the key, which reveals nothing."""
+        """A short name for the key. It does not reveal the key."""
         return self.sha256[:ID_CHARS]
 
 
@@ -98,10 +98,10 @@ class KeyFile:
         return found[1] if found is not None and hmac.compare_digest(found[0], shown) else None
 
     def refresh(self) -> bool:
-        """Read the file again if it changed; returns whether its keys changed.
+        """Read the file again if it changed. Returns whether it was read.
 
-        A file that became unreadable is logged once and changes nothing: a slip in an editor must neither lock out all
-        clients nor let any in.
+        A file that became unreadable is logged once and changes nothing: a mistake in an editor must neither lock out
+        all clients nor give any access.
         """
         if not self._watch.changed():
             return False
@@ -145,7 +145,7 @@ def create_key(path: Path, name: str, models: list[str] | None, today: datetime 
 
     Args:
         name: of its owner.
-        models: that the key is for; None for all.
+        models: the models that the key is for; None for all.
 
     Raises:
         UsageError: `name` has two keys already, or the file cannot be read or written.
@@ -169,7 +169,7 @@ def _check_key_count(path: Path, name: str, own: list[Entry]) -> None:
 
 def revoke_keys(path: Path, *, name: str | None = None, key_id: str | None = None) -> list[Entry]:
     """Remove the keys of a name, or the one with an id. Returns them. Raises `UsageError` if there are none."""
-    read_keys(path)  # a wrong path is an error before a lock file is created beside it
+    read_keys(path)  # fails for a wrong path before a lock file is created beside it
     with _exclusive(path):
         entries = read_keys(path)
         removed = [entry for entry in entries if entry.name == name or (key_id and entry.id == key_id)]
@@ -181,7 +181,7 @@ def revoke_keys(path: Path, *, name: str | None = None, key_id: str | None = Non
 
 @contextlib.contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
-    """No other process edits the file meanwhile. Raises `UsageError` if it cannot be locked or written."""
+    """Keep other processes from editing the file. Raises `UsageError` if it cannot be locked or written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locked(path.with_name(f"{path.name}.lock"), LOCK_TIMEOUT_S):

@@ -1,4 +1,4 @@
-"""Which children may register: what a registration must show, and what a child must show after it."""
+"""Which children may register, and what proves later that a message is from a registered child."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hierarchy.security.tokens import Grant, Signer
 from hierarchy.wire.checks import check_url
 from hierarchy.wire.messages import HeartBeat, Registration
 
-UNAUTHENTICATED_BODY_BYTES = 64 * 1024  # read of a message whose sender has shown no valid token or secret
+UNAUTHENTICATED_BODY_BYTES = 64 * 1024  # limit for a message without a valid token or secret
 NEW_TOKEN = "make a new one: hierarchy token create"
 log = logging.getLogger("hierarchy.security")
 
 
 class RegistrationPolicy:
-    """The rules of one parent."""
+    """The rules of one parent for its children."""
 
     def __init__(
         self,
@@ -55,7 +55,10 @@ class RegistrationPolicy:
         return self._store is not None
 
     def body_limit(self, bearer: str, peer: str, limit: int) -> int:
-        """How many bytes of a registration may be read: fewer than `limit` without a valid token, to protect memory."""
+        """How many bytes of a registration may be read: at most `limit`, fewer without a valid token.
+
+        So a stranger cannot fill this node's memory. bearer: the token or credential; peer: the sender's IP address.
+        """
         if not self.in_force or self.is_trusted_peer(peer):
             return limit
         try:
@@ -70,15 +73,15 @@ class RegistrationPolicy:
 
         Args:
             bearer: the token or credential that it shows; "" for none.
-            peer: the IP address that the message came from.
+            peer: the IP address from which the message came.
 
         Returns:
-            What the token or credential says; None where none is needed.
+            What the token or credential allows; None where none is needed.
 
         Raises:
             InvalidField: its URL is malformed.
             InvalidToken: it shows no valid token or credential.
-            NotPermitted: its name, URL or models are not what it was granted.
+            NotPermitted: its token or the configuration does not allow its name, URL or models.
         """
         check_url("worker_name", message.worker_name)
         if not message.node or message.link == "direct":
@@ -96,22 +99,21 @@ class RegistrationPolicy:
         """Use up the join token of a child that has just been registered.
 
         Returns:
-            The credential to send to the child; "" if it keeps the one that it has.
+            The credential to send to the child; "" if it keeps its present one.
 
         Raises:
             InvalidToken: another process used the token at this moment.
             Unavailable: the use of the token could not be recorded.
         """
-        assert self._signer is not None
-        assert self._store is not None
+        signer, store = self._signer_and_store()
         try:
-            if grant.kind == "join" and not self._store.use(grant.identity, grant.expires, _process(message)):
+            if grant.kind == "join" and not store.use(grant.identity, grant.expires, _process(message)):
                 raise InvalidToken(f'the join token of "{grant.node}" was used already')
         except (OSError, UsageError) as error:
-            log.error("%s: cannot be written: %s; no child can join with a token", self._store.path, error)
+            log.error("%s: cannot be written: %s; no child can join with a token", store.path, error)
             raise Unavailable("this node cannot record that the token was used; see its log") from None
         self._grants[grant.node] = grant
-        return self._signer.credential(grant) if self._signer.needs_renewal(grant) else ""
+        return signer.credential(grant) if signer.needs_renewal(grant) else ""
 
     def may_dial(self, url: str, peer: str) -> bool:
         """Whether this node may dial a URL that a child at the address `peer` registered."""
@@ -126,7 +128,12 @@ class RegistrationPolicy:
         return not self.in_force or (bool(secret) and hmac.compare_digest(secret, shown))
 
     def may_report(self, message: HeartBeat, secret: bytes, shown: bytes, peer: str) -> bool:
-        """Whether a report comes from the child that it names; for FastChat's own workers, from a trusted address.
+        """Whether the child that a report names sent it; for FastChat's own workers, whether its address is trusted.
+
+        Args:
+            secret: of the child's registration.
+            shown: the secret that came with the report.
+            peer: the IP address from which it came.
 
         Raises:
             NotPermitted: it reports models that the child may not serve.
@@ -147,10 +154,10 @@ class RegistrationPolicy:
         return self._tokenless and self._dial_guard.is_allowed(peer)
 
     def revoke(self, node: str) -> None:
-        """Make everything void that was issued to `node` until now.
+        """Make void what was issued to `node` until now.
 
         Raises:
-            NotPermitted: this node has no key, so it issues nothing.
+            NotPermitted: this parent has no key, so it issues nothing.
             Unavailable: the revocation could not be recorded.
         """
         if self._store is None:
@@ -162,36 +169,42 @@ class RegistrationPolicy:
             raise Unavailable("the revocation could not be recorded; see this node's log") from None
 
     def revoked(self, present: Iterable[str]) -> list[str]:
-        """Of the registered children, whose names are `present`, those whose credentials were revoked."""
+        """The registered children whose credentials were revoked. present: the names of all registered children."""
         names = set(present)
         self._grants = {name: grant for name, grant in self._grants.items() if name in names}
         store = self._store
         return [n for n, grant in self._grants.items() if store is not None and store.is_revoked(n, grant.issued)]
 
     def refresh(self) -> bool:
-        """Read the stored tokens and revocations again if another process changed them; returns whether it did."""
+        """Read the stored tokens and revocations again if another process changed them. Returns whether it did."""
         try:
             return self._store is not None and self._store.refresh()
         except UsageError as error:
             log.error("%s; what was read before stays in force", error)
             return False
 
-    def _grant_of(self, message: Registration, bearer: str) -> Grant:
+    def _signer_and_store(self) -> tuple[Signer, TokenStore]:
+        """Both, for the registration of a node. Raises `NotPermitted` if this parent has no key."""
         if self._signer is None or self._store is None:
             raise NotPermitted("this node accepts no registrations of nodes: it has no key; set `security.key`")
+        return self._signer, self._store
+
+    def _grant_of(self, message: Registration, bearer: str) -> Grant:
+        """What the token or credential of a node allows, if it is valid and the node's own."""
+        signer, store = self._signer_and_store()
         if not bearer:
             raise InvalidToken("a join token is required here; make one with: hierarchy token create")
-        grant = self._signer.check(bearer)
+        grant = signer.check(bearer)
         if grant.node != message.node:
             raise NotPermitted(f'the {grant.title} is for node "{grant.node}", not for "{message.node}"')
-        if self._store.is_revoked(grant.node, grant.issued):
+        if store.is_revoked(grant.node, grant.issued):
             raise InvalidToken(f'the {grant.title} of "{grant.node}" was revoked; {NEW_TOKEN}')
-        if grant.kind == "join" and self._store.used_by(grant.identity) not in (None, _process(message)):
+        if grant.kind == "join" and store.used_by(grant.identity) not in (None, _process(message)):
             raise InvalidToken(f'the join token of "{grant.node}" was used already; {NEW_TOKEN}')
         return grant
 
     def _check_url(self, url: str, peer: str) -> None:
-        """Check the URL's text; a host name is checked when it is dialled."""
+        """Check the URL as it is written; the addresses of a host name are checked when it is dialled."""
         parts = urlsplit(url)
         host = parts.hostname or ""
         if literal_ip(host) and (refusal := self._dial_guard.refusal(host, local=is_loopback(peer))):
@@ -204,6 +217,7 @@ class RegistrationPolicy:
             )
 
     def _check_worker(self, url: str, peer: str) -> None:
+        """Check one of FastChat's own workers: both it and its URL must be in `security.allow`."""
         host = urlsplit(url).hostname or ""
         if not self._tokenless:
             raise InvalidToken(

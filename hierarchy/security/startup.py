@@ -1,4 +1,4 @@
-"""Whether a node may start as it is configured: secure by default, with one line that says what is missing."""
+"""Whether a node may start with its configuration. Secure by default: one line names what is missing."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_state_dir(config: NodeConfig, access: Access, environ: Mapping[str, st
 
 
 def log_risks(config: NodeConfig, access: Access) -> None:
-    """Log which settings are less than safe."""
+    """Log the settings that reduce security."""
     security = config.settings.security
     if security.insecure:
         log.warning(

@@ -28,9 +28,10 @@ class TlsContexts:
         self.server = _server_context(spec)
         if spec.cert or spec.ca:
             _ = self.node, self.engine  # reports errors in the files at the start
-        self._watch = FileWatch(*(_path(file) for file in (spec.cert, spec.key) if file))
+        self._certificate = _certificate(spec)
+        self._watch = FileWatch(*(self._certificate or ()))
 
-    # Both are created at first use, since loading the system's certificates takes some milliseconds.
+    # Both contexts are created at first use, since loading the system's certificates takes some milliseconds.
     @functools.cached_property
     def node(self) -> ssl.SSLContext:
         """For connections to other nodes; if `ca` is set, only certificates that it signed are accepted."""
@@ -38,7 +39,7 @@ class TlsContexts:
 
     @functools.cached_property
     def engine(self) -> ssl.SSLContext:
-        """For engines of the configuration, which may have certificates of public authorities beside those of `ca`."""
+        """For engines of the configuration. Their certificates may be from public authorities, too, not only `ca`."""
         context = ssl.create_default_context()
         if self._spec.ca:
             _load_authority(context, self._spec.ca)
@@ -46,25 +47,31 @@ class TlsContexts:
 
     def refresh(self) -> None:
         """Use a renewed certificate for new connections. An error in the files is logged and changes nothing."""
-        if not self._watch.changed():
+        if self._certificate is None or not self._watch.changed():
             return
         try:
-            _server_context(self._spec)  # a trial: a context in use that failed half-way could not serve any more
+            _server_context(self._spec)  # a trial: a context in use could not serve after a failure half-way
         except UsageError as error:
             log.error("%s; the certificate that was read before stays in use", error)
             return
         for context in (self.server, self.node):
             if context is not None:
-                _load_certificate(context, self._spec)
+                _load_certificate(context, *self._certificate)
         log.info("%s: the new certificate is in use", self._spec.cert)
 
 
+def _certificate(spec: TlsSpec) -> tuple[Path, Path] | None:
+    """The files of the node's certificate and its private key; None if it has none."""
+    return (_path(spec.cert), _path(spec.key)) if spec.cert and spec.key else None
+
+
 def _server_context(spec: TlsSpec) -> ssl.SSLContext | None:
-    if not spec.cert:
+    certificate = _certificate(spec)
+    if certificate is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    _load_certificate(context, spec)
+    _load_certificate(context, *certificate)
     if spec.require_client_cert and spec.ca:
         _load_authority(context, spec.ca)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -78,22 +85,19 @@ def _node_context(spec: TlsSpec) -> ssl.SSLContext:
         _load_authority(context, spec.ca)
     else:
         context.load_default_certs()
-    if spec.cert:
-        _load_certificate(context, spec)
+    if (certificate := _certificate(spec)) is not None:
+        _load_certificate(context, *certificate)
     return context
 
 
-def _load_certificate(context: ssl.SSLContext, spec: TlsSpec) -> None:
-    assert spec.cert
-    assert spec.key
-    cert, key = _path(spec.cert), _path(spec.key)
+def _load_certificate(context: ssl.SSLContext, cert: Path, key: Path) -> None:
     _readable_mode(cert)
     mode = _readable_mode(key)
     # The group may read it: many systems give daemons their certificates that way.
     if mode & 0o007:
         raise UsageError(f"{key}: all users may read this private key (mode {mode:04o}); run: chmod 600 {key}")
     try:
-        # No password prompt: a daemon would wait for an answer for ever.
+        # An empty password instead of a prompt, at which a daemon would wait for ever.
         context.load_cert_chain(cert, key, password=lambda: "")
     except ssl.SSLError as error:
         problem = "do not belong together" if "MISMATCH" in str(error) else "are not a PEM certificate and private key"

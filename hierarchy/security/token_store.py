@@ -46,18 +46,25 @@ class TokenStore:
         return None if entry is None else entry[1]
 
     def use(self, token: str, expires: float, user: str) -> bool:
-        """Record that the process `user` used a token. False if another process was first. Raises OSError."""
+        """Record that the process `user` used a token. Returns False if another process was first.
+
+        Args:
+            expires: when the token expires, in Unix seconds; the record is dropped then.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         with self._changing() as content:
             first = content.used.setdefault(token, (expires, user))
         return first[1] == user
 
     def revoke(self, node: str) -> None:
-        """Make everything void that was issued to `node` until now. Raises OSError."""
+        """Make void what was issued to `node` until now. Raises OSError."""
         with self._changing() as content:
             content.revoked[node] = self._now()
 
     def is_revoked(self, node: str, issued: float) -> bool:
-        """Whether what was issued to `node` at the time `issued` was revoked since."""
+        """Whether what was issued to `node` at `issued` (Unix seconds) has been revoked since."""
         return issued <= self._content.revoked.get(node, 0.0)
 
     def refresh(self) -> bool:
@@ -69,7 +76,7 @@ class TokenStore:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[_Content]:
-        """The content as it is in the file now, which is written back at the end, without tokens that have expired."""
+        """Yield the present content of the file for changes, then write it back without expired tokens."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locked(self.path.with_suffix(".lock"), LOCK_TIMEOUT_S):
             content = self._read()

@@ -25,8 +25,8 @@ from hierarchy.errors import InvalidToken, UsageError
 
 ALGORITHM = "HS256"
 KEY_BYTES = 32
-#: In its second half a credential is replaced at the next registration, so only a node that was away for long needs a
-#: new token.
+#: In the second half of this time, a registration gets a new credential. So only a node that was away for 45 days or
+#: more may need a new token.
 CREDENTIAL_S = 90 * 86400.0
 MAX_TOKEN = 16 * 1024  # characters
 NOT_A_TOKEN = "this is not a token; make one with: hierarchy token create"
@@ -48,15 +48,15 @@ class _Claims(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Grant:
-    """What a token or credential says."""
+    """What a token or credential allows."""
 
     kind: Kind
     node: str  # the child's name
     parent: str  # the parent's name
-    identity: str  # the same for a token, for the credential that replaced it, and for all later ones
+    identity: str  # random; the same in a token and in the credentials that replace it
     issued: float  # Unix seconds
     expires: float  # Unix seconds
-    models: frozenset[str] | None  # that the child may serve; None for any
+    models: frozenset[str] | None  # the models the child may serve; None for any
 
     @property
     def title(self) -> str:
@@ -70,7 +70,7 @@ def create_tree_key() -> str:
 
 
 def parent_key(text: str, parent: str) -> bytes:
-    """The key of the parent `parent`, from the tree key or from what `derive_parent_key` returned.
+    """The key with which `parent` signs. text: the tree key, or the parent's own from `derive_parent_key`.
 
     Raises:
         UsageError: it is not such a key, or it is the key of another node.
@@ -132,7 +132,7 @@ class Signer:
         return grant.kind == "join" or grant.expires - self._now() < CREDENTIAL_S / 2
 
     def check(self, token: str) -> Grant:
-        """What a token or credential says.
+        """What a token or credential allows.
 
         Raises:
             InvalidToken: it was not signed for this parent, or it has expired.
