@@ -71,10 +71,13 @@ class Machines:
         folder = self._home / machine
         if machine == "root" and (folder / "hierarchy").exists():
             folder /= "hierarchy"
-        script = "\n".join([f"cd {folder}", *self._exports[machine], block])
+        serves = block.startswith("hierarchy serve")
+        # A node takes the shell's place, so that the process that the network kills at the end is the node itself.
+        last = f"exec {block}" if serves else block
+        script = "\n".join([f"cd {folder}", *self._exports[machine], last])
         self._exports[machine] += re.findall(r"^export .*", block, flags=re.MULTILINE)
         command = [*self._environment(machine), "sh", "-ec", script]
-        if block.startswith("hierarchy serve"):
+        if serves:
             self._serve(machine, command)
             return ""
         process = self._network.start(machine, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
