@@ -1,9 +1,9 @@
-"""Attempts are lent, not copied: how many a node spends on a request, lends to a child, and gives back. Pure.
+"""Attempts are lent, not copied: how many a node spends on a request, lends to a child, and gets back. Pure.
 
-A request has `MAX_ATTEMPTS` in all. Whoever sends it to an engine spends one. Whoever sends it to a node lends some, in
-x-hierarchy-attempts; a failure brings back those that were not spent, in x-hierarchy-unspent, which at the same time
-says that another child may be asked. A child that dies without a word keeps what it was lent. So however deep the
-tree, no request is tried at more than `MAX_ATTEMPTS` engines; only a child that is known to be dead costs nothing.
+A request has `MAX_ATTEMPTS` in all. A node that sends it to an engine spends one. A node that sends it to another node
+lends some, in x-hierarchy-attempts. A failure returns those that were not spent, in x-hierarchy-unspent, which also
+means that another child may be tried. A child that breaks without a response keeps what it was lent. So however deep
+the tree is, no request is tried at more than `MAX_ATTEMPTS` engines; only a child that is known to be dead costs nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Final
 
 MAX_ATTEMPTS: Final = 3
-UNSAID: Final = 2  # what a parent of an older release, which does not say, is taken to lend
-RETRIABLE: Final = frozenset({404, 502, 503})  # of a node's own answers: nobody there could, so somebody else may
+UNSAID: Final = 2  # lent by a parent of an older release, which does not send a number
+RETRIABLE: Final = frozenset({404, 502, 503})  # statuses of a node's own errors: no child there could serve it, so another node may
 
 
 def lend(left: int, *, entry: bool, rivals: bool) -> int:
@@ -25,7 +25,7 @@ def lend(left: int, *, entry: bool, rivals: bool) -> int:
 
 
 def returned(lent: int, unspent: int | None) -> int:
-    """How many come back with a failure. unspent: as the child says; None if it says nothing."""
+    """How many come back with a failure. unspent: as the child reports it; None if it does not."""
     return min(max(unspent or 0, 0), lent)
 
 
