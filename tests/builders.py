@@ -77,15 +77,15 @@ class Table(Registry):
         self.clock = Clock()
         super().__init__(Identity("root", "http://root:21001", "root-1"), self.clock)
 
-    def take(self, message: dict[str, Any]) -> Child:
-        """Register."""
+    def add(self, message: dict[str, Any]) -> Child:
+        """Register a child."""
         return self.register(registration(message))
 
-    def beat(self, message: dict[str, Any] | None = None, **fields: Any) -> bool:
+    def receive(self, message: dict[str, Any] | None = None, **fields: Any) -> bool:
         """Receive a report or heartbeat; a worker's, with these fields, if no message is given."""
         return self.heart_beat(heart_beat(message or {"worker_name": WORKER, "queue_length": 0, **fields}))
 
-    def who(self, key: ModelKey = OPENAI) -> set[str]:
+    def available_names(self, key: ModelKey = OPENAI) -> set[str]:
         """The names of the children that are available for a model."""
         return {share.child.name for share in self.available(key)}
 

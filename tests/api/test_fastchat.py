@@ -59,7 +59,7 @@ def test_refreshing_never_empties_the_registry() -> None:
         assert api.post("/list_models") == {"models": ["m", "n"]}
 
 
-def test_multimodal_workers_are_listed_apart() -> None:
+def test_multimodal_workers_are_listed_separately() -> None:
     api = Api()
     api.post("/register_worker", worker(models=["llava"], multimodal=True))
     api.post("/register_worker", worker(W2, models=["vicuna"]))

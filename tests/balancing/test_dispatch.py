@@ -40,7 +40,7 @@ def test_every_policy_spreads_leases_and_counts_them(policy: str) -> None:
     assert (tree.a.in_flight, tree.b.in_flight, tree.a.load(OPENAI), tree.b.load(OPENAI)) == (0, 0, 0, 0)
 
 
-def test_choosing_claims_nothing() -> None:
+def test_choosing_counts_no_lease() -> None:
     tree = Tree()
     tree.dispatch.choose(OPENAI)
     assert tree.a.in_flight + tree.b.in_flight == 0
@@ -63,7 +63,7 @@ def test_an_unknown_model_is_not_found_and_the_error_names_the_models_here() -> 
     assert (caught.value.status, caught.value.param) == (404, "model")
 
 
-def test_a_node_without_models_says_so() -> None:
+def test_the_error_names_no_models_at_a_node_without_models() -> None:
     tree = Tree()
     for child in (tree.a, tree.b):
         tree.registry.report(child, status_of())
@@ -189,11 +189,11 @@ def test_addresses_of_fastchat_workers_are_preferred() -> None:
     assert tree.dispatch.hand_out("nope") is None
 
 
-def test_made_up_names_do_not_pile_up() -> None:
+def test_unknown_model_names_are_not_kept() -> None:
     tree = Tree()
     for number in range(3000):
         with pytest.raises(ModelNotFound):
             tree.dispatch.lease((f"made-up-{number}", "openai"))
         tree.dispatch.choose(OPENAI)
-    held = tree.registry._available  # the one place where they could
+    held = tree.registry._available  # the only place where they could be kept
     assert held.keys() == {OPENAI}

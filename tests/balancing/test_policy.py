@@ -152,7 +152,7 @@ def test_no_policy_takes_a_share_that_is_not_a_candidate(
 
 
 @given(loads)
-def test_no_share_has_a_lower_score_than_that_of_shortest_queue(speeds_and_queues: list[tuple[float, int]]) -> None:
+def test_shortest_queue_takes_the_lowest_score(speeds_and_queues: list[tuple[float, int]]) -> None:
     among = candidates(*speeds_and_queues)
     assert shortest_queue(among, Random(7)).score == min(share.value / share.speed for share in among.shares)
 

@@ -33,7 +33,7 @@ def test_retries_in_flight_are_counted(in_flight: int, allowed: int) -> None:
     assert budget.take(in_flight, 10**6)
 
 
-def test_each_burst_does_not_get_the_fixed_number() -> None:
+def test_bursts_do_not_each_get_the_fixed_number() -> None:
     """Nothing is in flight when a burst begins, and yet at most a fifth of all requests is retried."""
     clock = Clock()
     budget = RetryBudget(clock)
@@ -61,10 +61,10 @@ def test_the_limit_is_never_exceeded(in_flight: int, steps: list[bool]) -> None:
         assert 0 <= budget.active <= max(FLOOR, SHARE * in_flight)
 
 
-def test_many_retries_in_a_short_time_are_trouble_which_ends_by_itself() -> None:
+def test_many_retries_in_a_short_time_are_trouble_until_they_stop() -> None:
     clock = Clock()
     budget = RetryBudget(clock)
-    for _ in range(100):  # one now and then is no trouble
+    for _ in range(100):  # rare retries are no trouble
         budget.note(1)
         clock.tick(WINDOW_S / 5)
     assert not budget.troubled

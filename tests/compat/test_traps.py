@@ -63,13 +63,13 @@ TRAPS = {
     ),
     # Workers lose slots of their semaphore on errors, so the queue that they report is too high or too late.
     "only the reported queue counts": (
-        "registry/test_child.py::test_a_queue_that_sticks_low_does_not_hide_our_leases",
+        "registry/test_child.py::test_a_reported_queue_that_stays_too_low_does_not_hide_open_leases",
         "compat/test_fastchat_traps.py::test_a_reported_queue_that_stays_too_high_does_not_decide_alone",
-        "registry/test_child.py::test_a_queue_that_sticks_high_does_not_grow_with_our_leases",
+        "registry/test_child.py::test_a_reported_queue_that_stays_too_high_does_not_grow_with_each_lease",
     ),
     # FastChat's workers send a heartbeat every 45 s, and its controller keeps them for 90 s.
     "a worker becomes silent after three seconds": (
-        "registry/test_registry.py::test_a_worker_registers_beats_and_expires_on_fastchats_terms",
+        "registry/test_registry.py::test_a_worker_registers_sends_heartbeats_and_expires_after_fastchats_time",
         "compat/test_fastchat_traps.py::test_intervals_and_expiry_are_compatible",
         "compat/test_restarts.py::test_fastchats_controller_expires_other_workers_but_not_the_root",
     ),

@@ -30,7 +30,7 @@ def refusal(parse: Callable[[str], object], text: str) -> tuple[str, str]:
         ("0.0.0.0:65535", ("0.0.0.0", 65535)),
     ],
 )
-def test_addresses(text: str, address: tuple[str, int]) -> None:
+def test_good_addresses_are_parsed(text: str, address: tuple[str, int]) -> None:
     assert parse_address(text) == address
 
 
@@ -67,7 +67,7 @@ def test_bad_addresses_have_a_hint(text: str, message: str, hint: str) -> None:
         ("http://[fd00::1]:80", "http://[fd00::1]:80", ("fd00::1", 80)),
     ],
 )
-def test_urls(text: str, url: str, address: tuple[str, int]) -> None:
+def test_good_urls_are_accepted(text: str, url: str, address: tuple[str, int]) -> None:
     assert parse_url(text) == (url, address)
 
 
@@ -90,7 +90,7 @@ def test_urls(text: str, url: str, address: tuple[str, int]) -> None:
         ("http://user:pw@host:8000", "more than scheme, host and port"),
     ],
 )
-def test_bad_urls(text: str, message: str) -> None:
+def test_bad_urls_have_a_hint(text: str, message: str) -> None:
     found_message, found_hint = refusal(parse_url, text)
     assert message in found_message
     assert "http://host:port" in found_hint or "IP address" in found_hint

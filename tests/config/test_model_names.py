@@ -18,7 +18,7 @@ HEAD = 'version: 1\nnodes: {root: {listen: "localhost:1"}}\n'
     ("value", "models"),
     [(["a", "b/c:d"], {"a": "a", "b/c:d": "b/c:d"}), ({"x": "a", "b": "b"}, {"x": "a", "b": "b"}), ({}, {})],
 )
-def test_models(value: Any, models: dict[str, str]) -> None:
+def test_lists_and_mappings_of_models_are_parsed(value: Any, models: dict[str, str]) -> None:
     assert parse_models(value) == models
 
 
@@ -42,7 +42,7 @@ def test_bad_models_have_a_hint(value: Any) -> None:
         ([{"model": "a"}], [("a", None)]),
     ],
 )
-def test_targets(value: Any, targets: list[tuple[str, float | None]]) -> None:
+def test_lists_of_targets_are_parsed(value: Any, targets: list[tuple[str, float | None]]) -> None:
     assert parse_targets(value) == tuple(Target(model=name, weight=weight) for name, weight in targets)
 
 

@@ -90,7 +90,7 @@ def test_any_text_is_read_or_is_a_problem(text: str) -> None:
     assert data is None or not any(problem.message.startswith("not YAML") for problem in problems)
 
 
-def test_closest() -> None:
+def test_the_hint_names_the_closest_choice() -> None:
     assert closest("shortest_que", ["lottery", "shortest_queue"]) == 'did you mean "shortest_queue"?'
     assert closest("xyz", ["a1", "b2"]) == "choose one of a1, b2"
     assert closest("xyz", ["a1"]) == "only a1 is known"

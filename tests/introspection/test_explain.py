@@ -39,7 +39,7 @@ def shares_of(pairs: list[tuple[float, float]]) -> list[Share]:
         [(0.5, 8.0), (0.5, 1.0), (3.0, 2.0), (0.0, 1.0)],
     ],
 )
-def test_chances_are_those_of_the_policy(policy: str, pairs: list[tuple[float, float]]) -> None:
+def test_chances_match_the_draws_of_the_policy(policy: str, pairs: list[tuple[float, float]]) -> None:
     candidates, rng, choose, rounds = Candidates(shares_of(pairs)), Random(5), POLICIES[policy](), 6000
     taken = Counter(choose(candidates, rng).child.name for _ in range(rounds))
     for number, chance in enumerate(chances(policy, pairs)):
@@ -89,7 +89,7 @@ def test_each_level_down_to_an_engine() -> None:
     engine = table.declare("slow", "http://slow:1", "vllm")
     table.report(engine, status_of(model(queue_length=4)))
     below = {"a": leaf("a", queue_length=3), "b": leaf("b", queue_length=1, speed=2.0)}
-    table.take(site("site", model(speed=3.0, queue_length=4), children=below, dispatch="shortest_queue"))
+    table.add(site("site", model(speed=3.0, queue_length=4), children=below, dispatch="shortest_queue"))
     table.children["site"].reverse = True
     route = explained(table)
     assert (route["model"], route["api"], route["path"]) == ("m", "openai", "site/b")
@@ -131,9 +131,9 @@ def test_each_reason_for_which_a_child_is_passed_over() -> None:
     table.eject(table.children["ejected"], 2.0, "cannot be reached")
     table.drain(table.children["draining"])
     table.declare("new", "http://new:1", "vllm")
-    table.take(worker(models=["m"]))
-    table.take(site("held", model("n"), children={"gpu": leaf("gpu", "down", detail="dead")}))
-    table.take(site("left", model(), children={"gpu": leaf("gpu")}))
+    table.add(worker(models=["m"]))
+    table.add(site("held", model("n"), children={"gpu": leaf("gpu", "down", detail="dead")}))
+    table.add(site("left", model(), children={"gpu": leaf("gpu")}))
     table.depart("left")
     route = explained(table)
     given = reasons(route)
@@ -151,7 +151,7 @@ def test_each_reason_for_which_a_child_is_passed_over() -> None:
 
 def test_the_other_api_family_if_no_child_is_available_through_the_requested_one() -> None:
     table = Table()
-    table.take(worker(models=["m"]))
+    table.add(worker(models=["m"]))
     route = explained(table)
     assert (route["api"], route["levels"][0]["api"], route["path"]) == ("openai", "fastchat", "http://w1:21002")
     assert route["levels"][0]["passed_over"] == []
@@ -159,17 +159,17 @@ def test_the_other_api_family_if_no_child_is_available_through_the_requested_one
 
 def test_a_silent_node_is_passed_over() -> None:
     table = Table()
-    table.take(site("site", model(), children={"gpu": leaf("gpu")}))
+    table.add(site("site", model(), children={"gpu": leaf("gpu")}))
     table.clock.tick(3)
     route = explained(table)
     assert (route["path"], reasons(route)) == ("", {"site": "silent: no report for 3 s"})
-    table.beat(report("site", model(), seq=3))
+    table.receive(report("site", model(), seq=3))
     assert explained(table)["path"] == "site/gpu"
 
 
 def test_many_unavailable_engines_are_counted() -> None:
     table = Table()
-    table.take(site("site", model("n"), children={f"g{n}": leaf(f"g{n}", "down") for n in range(5)}))
+    table.add(site("site", model("n"), children={f"g{n}": leaf(f"g{n}", "down") for n in range(5)}))
     assert reasons(explained(table))["site"] == (
         "no engine below it can take m now: g0 is down, g1 is down, g2 is down, and 2 more"
     )
@@ -185,7 +185,7 @@ def test_any_json_is_explained(junk: Any) -> None:
     assert explain(decode(tree), "m", "openai").path == ""
 
 
-def test_a_child_without_a_name_is_not_taken_for_the_end() -> None:
+def test_a_child_without_a_name_does_not_end_the_path() -> None:
     route = explain(decode({"kind": "node", "children": {"": leaf("", "down")}}), "m", "openai")
     assert (route.path, len(route.levels)) == ("", 1)
 

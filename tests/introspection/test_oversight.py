@@ -18,7 +18,7 @@ def oversight_of(tree: dict[str, Any]) -> Oversight:
     return Oversight(lambda: tree, "http://root:1")
 
 
-def test_an_address_at_two_places_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_repeated_address_is_logged_once_and_so_is_its_correction(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "hierarchy.tree")
     gpu = entry("gpu", "vllm", "http://10.0.0.11:8000")
     tree = entry("root", below=[entry("a", below=[gpu]), entry("b", below=[{**gpu, "name": "same"}])])
@@ -44,7 +44,7 @@ def test_a_node_without_engines_is_not_a_problem() -> None:
 def test_an_unchanged_tree_is_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table()
     table.report(table.declare("gpu", "http://gpu:1", "vllm"), status_of(model()))
-    table.take(site("site", model(), children={"rack": entry("rack")}))
+    table.add(site("site", model(), children={"rack": entry("rack")}))
     checks = 0
 
     def counted(*_: object) -> list[Any]:

@@ -45,8 +45,8 @@ def test_the_tree_shows_every_child_with_its_state_and_load() -> None:
     lease = engine.lease(engine.shares[OPENAI])
     down = table.declare("gpu-2", "http://gpu2:1", "vllm")
     table.mark_down(down, "connection refused")
-    table.take(site(children={"rack-gpu": GPU}, version="1.2"))
-    table.take(worker())
+    table.add(site(children={"rack-gpu": GPU}, version="1.2"))
+    table.add(worker())
     table.clock.tick(3)
     tree = TreeView(table, table.clock, 0).tree()
     assert (tree["speed"], tree["queue_length"], tree["in_flight"]) == (5.0, 3, 1)
@@ -70,12 +70,12 @@ def test_nothing_in_a_subtree_is_null_so_merge_patches_can_carry_it() -> None:
     table = Table()
     view = TreeView(table, table.clock, 0)
     table.declare("gpu", "http://gpu:1", "vllm")
-    table.take({**worker(), "worker_status": None})
-    table.take(site(children={"rack-gpu": GPU}))
+    table.add({**worker(), "worker_status": None})
+    table.add(site(children={"rack-gpu": GPU}))
     before = view.children()
     assert "null" not in json.dumps(before)
     table.clock.tick(3)
-    table.beat(report(children={"rack-gpu": {"state": "down"}}))
+    table.receive(report(children={"rack-gpu": {"state": "down"}}))
     table.remove(WORKER)
     assert merge(before, diff(before, view.children())) == view.children()
 
@@ -85,8 +85,8 @@ def test_models_are_listed_with_the_paths_that_serve_them() -> None:
     engine = table.declare("gpu", "http://gpu:1", "vllm")
     table.report(engine, status_of(model(), model("n")))
     below: dict[str, Any] = {"kind": "node", "state": "up", "children": {"gpu-1": GPU, "gpu-2": {**GPU, "models": []}}}
-    table.take(site(children={"rack": below, "gpu-3": {**GPU, "state": "down"}}))
-    table.take(worker())
+    table.add(site(children={"rack": below, "gpu-3": {**GPU, "state": "down"}}))
+    table.add(worker())
     assert shown(table) == {"m": ["gpu", "site-a/rack/gpu-1", WORKER], "n": ["gpu"]}
     assert apis(table) == {"m": ["fastchat", "openai"], "n": ["openai"]}
 
@@ -95,8 +95,8 @@ def test_an_unavailable_child_serves_no_model() -> None:
     table = Table()
     engine = table.declare("gpu", "http://gpu:1", "vllm")
     table.report(engine, status_of(model()))
-    table.take(site("site-a", children={"gpu-1": GPU}))
-    worker_child = table.take(worker(models=["m", "w"]))
+    table.add(site("site-a", children={"gpu-1": GPU}))
+    worker_child = table.add(worker(models=["m", "w"]))
     assert shown(table)["m"] == ["gpu", "site-a/gpu-1", WORKER]
     table.clock.tick(3)  # site-a is silent, so its last report, in which gpu-1 was up, no longer counts
     assert shown(table)["m"] == ["gpu", WORKER]

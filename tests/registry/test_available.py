@@ -35,23 +35,23 @@ class AvailableMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["site-a", "site-b"]), models=MODELS, interval_s=st.sampled_from([1.0, 5.0]))
     def node_registers(self, name: str, models: tuple[Any, ...], interval_s: float) -> None:
-        self.table.take(site(name, *models, interval_s=interval_s, **self.numbered()))
+        self.table.add(site(name, *models, interval_s=interval_s, **self.numbered()))
 
     @rule(name=st.sampled_from(["site-a", "site-b"]), models=MODELS)
     def node_reports(self, name: str, models: tuple[Any, ...]) -> None:
         known = name in self.table.children
-        assert self.table.beat(report(name, *models, **self.numbered())) is known
+        assert self.table.receive(report(name, *models, **self.numbered())) is known
 
     @rule(models=st.sets(st.sampled_from("mn")))
     def worker_registers(self, models: set[str]) -> None:
-        self.table.take(worker(models=sorted(models)))
+        self.table.add(worker(models=sorted(models)))
 
     @rule(queue_length=st.integers(0, 9))
-    def worker_beats(self, queue_length: int) -> None:
-        self.table.beat(queue_length=queue_length)
+    def worker_sends_heartbeat(self, queue_length: int) -> None:
+        self.table.receive(queue_length=queue_length)
 
     @rule(models=MODELS)
-    def engine_is_read(self, models: tuple[Any, ...]) -> None:
+    def engine_is_probed(self, models: tuple[Any, ...]) -> None:
         self.table.report(self.table.children["gpu"], status_of(*models))
 
     @rule()
@@ -95,7 +95,7 @@ class AvailableMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_change_of_speed_gives_a_new_list(self) -> None:
-        """A kept list would be drawn from by old speeds."""
+        """Policies cache the speeds of a list, so the same list must keep them."""
         shares = self.table.available(OPENAI)
         speeds = [share.speed for share in shares]
         before = getattr(self, "kept", None)
@@ -129,7 +129,7 @@ malformed = st.fixed_dictionaries(
 
 
 @given(st.lists(st.tuples(st.booleans(), malformed), max_size=8))
-def test_a_child_with_false_reports_gets_errors_and_breaks_nothing(messages: list[tuple[bool, dict[str, Any]]]) -> None:
+def test_false_reports_are_refused_or_harm_no_other_child(messages: list[tuple[bool, dict[str, Any]]]) -> None:
     table = Table()
     engine = table.declare("gpu", "http://gpu:1", "vllm")
     table.report(engine, status_of(model()))
@@ -138,14 +138,14 @@ def test_a_child_with_false_reports_gets_errors_and_breaks_nothing(messages: lis
         table.clock.tick(0.5)
         try:
             if whole:
-                table.take({**site(), **fields})
+                table.add({**site(), **fields})
             else:
-                table.beat({**report(), **fields})
+                table.receive({**report(), **fields})
         except RequestError:
             pass
         leases += [share.child.lease(share) for share in table.available(OPENAI)]
         assert table.children["gpu"] is engine
-        assert "gpu" in table.who()
+        assert "gpu" in table.available_names()
         status = table.status()
         assert 0 < status.speed < float("inf")
         assert status.queue_length >= engine.in_flight

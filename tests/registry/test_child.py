@@ -1,4 +1,4 @@
-"""A child's load against the truth: a simulated child that really counts what it received; then health and views."""
+"""A child's load compared with that of a simulated child that counts what it receives; then health and views."""
 
 from __future__ import annotations
 
@@ -19,46 +19,48 @@ SPEEDS = {"a": 1.0, "b": 2.0}
 
 @dataclass(eq=False)
 class Request:
-    """One request of ours, where it is in truth."""
+    """A request from the parent, and where it really is."""
 
     model: str
     lease: Lease
-    place: str = "on the way"  # then "running", then "answered": the child is done, the answer on its way to us
+    place: str = "sent"  # then "running", then "done": the child has finished, and its response has not arrived yet
 
 
 @dataclass
 class Snapshot:
+    """A report of the child's."""
+
     status: NodeStatus
     seen: int
 
 
 @dataclass
 class Truth:
-    """The other side: one process of the child, which counts what it has received."""
+    """The other end: one process of the child, which counts the requests that it has received."""
 
-    seen: int = 0
+    seen: int = 0  # ordinal of the last request that arrived
     foreign: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPEEDS, 0))  # requests of other parents
     models: set[str] = field(default_factory=lambda: set(SPEEDS))
 
 
 class LoadMachine(RuleBasedStateMachine):
-    """Leases, requests that arrive in order, answers that are late, reports that are late, restarts, model changes."""
+    """Leases, requests that arrive in order, late responses, late reports, restarts, and changes of models."""
 
     def __init__(self) -> None:
         super().__init__()
         self.child = Child("c", "http://c:1", NODE)
         self.truth = Truth()
-        self.ours: list[Request] = []  # those whose lease is open
-        self.abandoned: list[Request] = []  # released by us, but the child has not noticed yet
-        self.reports: list[Snapshot] = []  # on the way
-        #: what the last report counted of others' requests, if it was exact: then load is known exactly until the next
+        self.leased: list[Request] = []  # their lease is open
+        self.abandoned: list[Request] = []  # their lease was released, but the child still runs them
+        self.reports: list[Snapshot] = []  # sent, but not delivered yet
+        #: other parents' requests by model in the last report, if it was exact: until the next one, load is exact too
         self.exact: dict[str, int] | None = None
         self.deliver(self.snapshot())
 
-    # -- the truth ---------------------------------------------------------------------------------------------------
+    # -- the child ---------------------------------------------------------------------------------------------------
 
     def running(self, name: str) -> int:
-        at_child = [r for r in [*self.ours, *self.abandoned] if r.place == "running" and r.model == name]
+        at_child = [r for r in [*self.leased, *self.abandoned] if r.place == "running" and r.model == name]
         return self.truth.foreign[name] + len(at_child)
 
     def snapshot(self) -> Snapshot:
@@ -74,45 +76,45 @@ class LoadMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def lease(self, data: st.DataObject) -> None:
         share = data.draw(st.sampled_from(list(self.child.shares.values())))
-        self.ours.append(Request(share.key[0], self.child.lease(share)))
+        self.leased.append(Request(share.key[0], self.child.lease(share)))
 
     @rule()
     def receive(self) -> None:
-        for request in sorted([*self.ours, *self.abandoned], key=lambda r: r.lease.ordinal):
-            if request.place == "on the way":
+        for request in sorted([*self.leased, *self.abandoned], key=lambda r: r.lease.ordinal):
+            if request.place == "sent":
                 request.place = "running"
                 self.truth.seen = max(self.truth.seen, request.lease.ordinal)
                 return
 
-    @precondition(lambda self: self.ours)
-    @rule(data=st.data(), answer_is_late=st.booleans())
-    def finish(self, data: st.DataObject, answer_is_late: bool) -> None:
-        request = data.draw(st.sampled_from(self.ours))
-        if answer_is_late and request.place == "running":
-            request.place = "answered"
-        elif request.place != "on the way":
+    @precondition(lambda self: self.leased)
+    @rule(data=st.data(), response_is_late=st.booleans())
+    def finish(self, data: st.DataObject, response_is_late: bool) -> None:
+        request = data.draw(st.sampled_from(self.leased))
+        if response_is_late and request.place == "running":
+            request.place = "done"
+        elif request.place != "sent":
             self.release(request)
 
-    @precondition(lambda self: self.ours)
+    @precondition(lambda self: self.leased)
     @rule(data=st.data())
     def client_leaves(self, data: st.DataObject) -> None:
-        request = data.draw(st.sampled_from(self.ours))
-        if request.place != "answered":
+        request = data.draw(st.sampled_from(self.leased))
+        if request.place != "done":
             self.abandoned.append(request)
         self.release(request)
 
     @precondition(lambda self: self.abandoned)
     @rule()
-    def child_notices(self) -> None:
+    def child_cancels(self) -> None:
         del self.abandoned[0]
 
     def release(self, request: Request) -> None:
-        self.ours.remove(request)
+        self.leased.remove(request)
         request.lease.release()
         request.lease.release()  # counts once
 
     @rule(name=st.sampled_from(sorted(SPEEDS)), more=st.booleans())
-    def others(self, name: str, more: bool) -> None:
+    def other_parents(self, name: str, more: bool) -> None:
         self.truth.foreign[name] = max(0, self.truth.foreign[name] + (1 if more else -1))
 
     @rule(names=st.sets(st.sampled_from(sorted(SPEEDS))))
@@ -122,12 +124,12 @@ class LoadMachine(RuleBasedStateMachine):
     @rule()
     def report(self) -> None:
         self.reports.clear()  # earlier ones are dropped by their number
-        settled = not self.abandoned and all(request.place != "answered" for request in self.ours)
-        in_order = all(r.place == "running" or r.lease.ordinal > self.truth.seen for r in self.ours)
+        settled = not self.abandoned and all(request.place != "done" for request in self.leased)
+        in_order = all(r.place == "running" or r.lease.ordinal > self.truth.seen for r in self.leased)
         snapshot = self.snapshot()
         self.deliver(snapshot)
         self.exact = dict(self.truth.foreign) if settled and in_order else None
-        if settled and all(request.place == "running" for request in self.ours):  # and nothing is on the way
+        if settled and all(request.place == "running" for request in self.leased):  # no request is still to arrive
             for share in self.child.shares.values():
                 assert self.child.load(share.key) == self.running(share.key[0])
             assert self.child.total.value == sum(map(self.running, SPEEDS))
@@ -143,28 +145,28 @@ class LoadMachine(RuleBasedStateMachine):
         self.exact = None
 
     @rule(unknown=st.integers(0, 5))
-    def lying_report(self, unknown: int) -> None:
+    def false_report(self, unknown: int) -> None:
         self.child.report(status_of(model("a", queue_length=unknown)), 0.0, seen=10**9)
         self.exact = None
 
     @rule()
     def restart(self) -> None:
-        """Its running requests are lost: our leases on them end, sooner or later."""
+        """The child loses its running requests; their leases are released sooner or later."""
         self.truth = Truth()
         self.reports.clear()
         self.abandoned.clear()
-        for request in self.ours:
-            request.place = "answered"
+        for request in self.leased:
+            request.place = "done"
         self.exact = None
 
     # -- what always holds -------------------------------------------------------------------------------------------
 
     @invariant()
-    def load_is_never_negative_nor_under_our_own_leases(self) -> None:
-        assert self.child.in_flight == self.child.total.open == len(self.ours)
-        assert self.child.total.value >= len(self.ours)
+    def load_is_never_negative_or_below_the_open_leases(self) -> None:
+        assert self.child.in_flight == self.child.total.open == len(self.leased)
+        assert self.child.total.value >= len(self.leased)
         for share in self.child.shares.values():
-            assert share.open == sum(request.model == share.key[0] for request in self.ours)
+            assert share.open == sum(request.model == share.key[0] for request in self.leased)
             assert share.value >= share.open >= 0
             assert share.score == share.value / share.speed
             assert share.status() == ModelStatus(*share.key, share.speed, share.value, share.slots)
@@ -173,13 +175,13 @@ class LoadMachine(RuleBasedStateMachine):
     def after_an_exact_report_load_is_exact(self) -> None:
         if self.exact is None:
             return
-        assert self.child.total.value == sum(self.exact.values()) + len(self.ours)
+        assert self.child.total.value == sum(self.exact.values()) + len(self.leased)
         for share in self.child.shares.values():
-            mine = sum(request.model == share.key[0] for request in self.ours)
-            assert share.value == self.exact[share.key[0]] + mine
+            leased = sum(request.model == share.key[0] for request in self.leased)
+            assert share.value == self.exact[share.key[0]] + leased
 
     def teardown(self) -> None:
-        for request in list(self.ours):
+        for request in list(self.leased):
             self.release(request)
         for load in (self.child.total, *self.child.shares.values()):
             assert (load.open, load.uncounted) == (0, 0)
@@ -193,7 +195,7 @@ LoadMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=4
 TestLoad = LoadMachine.TestCase
 
 
-# -- load, by hand ---------------------------------------------------------------------------------------------------
+# -- load, step by step ----------------------------------------------------------------------------------------------
 
 
 def child_with(*models: ModelStatus, kind: str = NODE) -> Child:
@@ -202,10 +204,10 @@ def child_with(*models: ModelStatus, kind: str = NODE) -> Child:
     return child
 
 
-def test_leases_that_a_report_counted_are_not_counted_twice() -> None:
+def test_leases_in_a_reported_queue_are_not_counted_twice() -> None:
     child = child_with()
     leases = [child.lease(child.shares[OPENAI]) for _ in range(3)]
-    child.report(status_of(model(queue_length=2 + 5)), 1.0, seen=2)  # two of ours, five of others
+    child.report(status_of(model(queue_length=2 + 5)), 1.0, seen=2)  # two leases of this node, five of other parents
     assert child.load(OPENAI) == 8
     leases[0].release()
     assert child.load(OPENAI) == 7
@@ -213,7 +215,7 @@ def test_leases_that_a_report_counted_are_not_counted_twice() -> None:
     assert child.load(OPENAI) == 6
 
 
-def test_a_child_that_does_not_say_what_it_saw_counted_everything_before() -> None:
+def test_a_report_without_seen_counts_all_earlier_leases() -> None:
     child = child_with(kind="vllm")
     lease = child.lease(child.shares[OPENAI])
     child.report(status_of(model(queue_length=3)), 1.0)
@@ -225,7 +227,7 @@ def test_a_child_that_does_not_say_what_it_saw_counted_everything_before() -> No
     assert child.load(OPENAI) == 2
 
 
-def test_a_queue_that_sticks_low_does_not_hide_our_leases() -> None:
+def test_a_reported_queue_that_stays_too_low_does_not_hide_open_leases() -> None:
     child = child_with()
     leases = [child.lease(child.shares[OPENAI]) for _ in range(4)]
     child.report(status_of(model(queue_length=0)), 1.0, seen=4)
@@ -242,21 +244,21 @@ def test_an_address_that_was_handed_out_counts_until_the_next_report() -> None:
     assert child.load(OPENAI) == 0
 
 
-def test_a_queue_that_sticks_high_does_not_grow_with_our_leases() -> None:
-    """FastChat's workers lose places on errors: what is lost stays lost, but what we had ended is not counted again."""
+def test_a_reported_queue_that_stays_too_high_does_not_grow_with_each_lease() -> None:
+    """FastChat's workers lose slots on errors: these stay counted, but requests that ended are not counted again."""
     child = child_with(model(api="fastchat"), kind="fastchat")
-    for beat in range(1, 4):
+    for heartbeat in range(1, 4):
         leases = [child.lease(child.shares[FASTCHAT]) for _ in range(2)]
-        assert child.load(FASTCHAT) == (2 if beat == 1 else 7)
-        child.heart_beat(5, float(beat))  # three places too many
+        assert child.load(FASTCHAT) == (2 if heartbeat == 1 else 7)
+        child.heart_beat(5, float(heartbeat))  # three too many
         for lease in leases:
             lease.release()
         assert child.load(FASTCHAT) == 3
-        child.heart_beat(5, beat + 0.5)
+        child.heart_beat(5, heartbeat + 0.5)
         assert child.load(FASTCHAT) == 5
 
 
-def test_a_beat_tells_the_queue_of_all_models() -> None:
+def test_a_heartbeat_has_one_queue_length_for_all_models() -> None:
     child = child_with(model("a", 2, api="fastchat"), model("b", 2, api="fastchat"), kind="fastchat")
     child.heart_beat(7, 5.0)
     assert [child.load((name, "fastchat")) for name in "ab"] == [7, 7]
@@ -275,7 +277,7 @@ def test_a_model_that_comes_back_finds_its_open_leases() -> None:
     assert (child.load(OPENAI), child.total.value) == (0, 0)
 
 
-def test_a_report_tells_whether_others_must_look_again() -> None:
+def test_report_returns_whether_models_or_speeds_changed() -> None:
     child = child_with(model("a"), model("b"))
     assert not child.report(status_of(model("a", queue_length=9), model("b", slots=4)), 1.0)
     assert child.report(status_of(model("a", 2), model("b")), 1.0)
@@ -289,10 +291,10 @@ def test_a_report_tells_whether_others_must_look_again() -> None:
     (5, 0, 0, 0, 5),
     (5, 2, 0, 1, 3),
     (5, 2, 3, 4, 6),
-    (1, 3, 0, 0, 0),  # more ended than it reported: it knew of their end already
+    (1, 3, 0, 0, 0),  # more ended than it reported: its report left them out already
     (0, 0, 0, 2, 2),
 ])  # fmt: skip
-def test_the_formula_of_load(reported: int, ended: int, uncounted: int, open_: int, value: int) -> None:
+def test_load_follows_the_formula(reported: int, ended: int, uncounted: int, open_: int, value: int) -> None:
     load = Load()
     load.reported, load.ended, load.uncounted, load.open = reported, ended, uncounted, open_
     assert load.value == value
@@ -325,7 +327,7 @@ def test_a_node_is_silent_after_three_intervals_and_gone_after_ten() -> None:
     assert child.gone_at == 20.0
 
 
-def test_a_fastchat_worker_has_fastchats_terms() -> None:
+def test_a_fastchat_worker_expires_after_fastchats_time() -> None:
     child = child_with(kind="fastchat")
     assert child.fresh_until == child.gone_at == FASTCHAT_EXPIRY_S
     child.check_heart_beat = False
@@ -346,7 +348,7 @@ def test_a_declared_engine_is_never_silent() -> None:
         ("http://[::1]/base/", "http://[::1]/base", "::1", 80, False, b"/base", b"[::1]"),
     ],
 )
-def test_what_the_data_path_needs_of_a_url(
+def test_a_url_is_split_into_what_the_data_path_needs(
     url: str, shown: str, host: str, port: int, tls: bool, prefix: bytes, authority: bytes
 ) -> None:
     child = Child("c", url, "vllm")

@@ -101,11 +101,11 @@ def test_ejected_children_return_when_others_go_down() -> None:
     table = Site(4)
     for engine in table.engines[:2]:
         table.failed(engine, "broke", "it broke")
-    assert table.who() == {"e2", "e3"}
+    assert table.available_names() == {"e2", "e3"}
     table.mark_down(table.engines[2], "refused")
-    assert len(table.who()) == 2
+    assert len(table.available_names()) == 2
     table.mark_down(table.engines[3], "refused")
-    assert len(table.who()) >= 1
+    assert len(table.available_names()) >= 1
 
 
 def test_a_returning_child_that_is_the_only_one_is_not_limited() -> None:
@@ -121,13 +121,13 @@ def test_a_child_that_was_ejected_gets_one_request_first() -> None:
     table = Site(2)
     first = table.engines[0]
     table.failed(first, "broke", "it broke")
-    assert table.who() == {"e1"}
+    assert table.available_names() == {"e1"}
     table.clock.tick(BASE_S)
-    assert table.who() == {"e0", "e1"}
+    assert table.available_names() == {"e0", "e1"}
     lease = first.lease(first.shares[OPENAI])
-    assert table.who() == {"e1"}  # one at a time
+    assert table.available_names() == {"e1"}  # one at a time
     table.succeeded(first)
-    assert table.who() == {"e0", "e1"}
+    assert table.available_names() == {"e0", "e1"}
     lease.release()
     table.clock.tick(FORGET_AFTER_S + 1)
     for _ in range(FULL_WINDOW):
@@ -136,19 +136,19 @@ def test_a_child_that_was_ejected_gets_one_request_first() -> None:
     assert first.failures is None
 
 
-def test_failures_do_not_outlive_the_process() -> None:
+def test_a_new_process_of_a_child_starts_without_failures() -> None:
     table = Table()
     for name in ("site-a", "site-b"):
-        table.take(site(name))
+        table.add(site(name))
     child = table.children["site-a"]
     for _ in range(3):
         table.failed(child, "unreachable", "refused")
         table.clock.tick(0.1)
-    assert table.who() == {"site-b"}
-    table.take(site("site-a", seq=9))  # the same process
-    assert table.who() == {"site-b"}
-    table.take(site("site-a", instance="site-a-2"))
-    assert table.who() == {"site-a", "site-b"}
+    assert table.available_names() == {"site-b"}
+    table.add(site("site-a", seq=9))  # the same process
+    assert table.available_names() == {"site-b"}
+    table.add(site("site-a", instance="site-a-2"))
+    assert table.available_names() == {"site-a", "site-b"}
     assert child.failures is None
     assert not child.is_dead(table.clock())
 

@@ -21,79 +21,80 @@ def table() -> Table:
 # -- registering -----------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_registers_beats_and_expires_on_fastchats_terms(table: Table) -> None:
-    child = table.take(worker(models=["m", "n"], speed=2, queue_length=3))
+def test_a_worker_registers_sends_heartbeats_and_expires_after_fastchats_time(table: Table) -> None:
+    child = table.add(worker(models=["m", "n"], speed=2, queue_length=3))
     assert (child.name, child.url, child.kind, child.is_node) == (WORKER, WORKER, "fastchat", False)
     assert table.model_names() == ["m", "n"]
     assert table.status().fastchat() == {"model_names": ["m", "n"], "speed": 2.0, "queue_length": 3}
     table.clock.tick(45)
-    assert table.beat(queue_length=5)
+    assert table.receive(queue_length=5)
     assert table.status().queue_length == 5
     table.clock.tick(89)
-    assert (table.who(FASTCHAT), table.sweep()) == ({WORKER}, [])
+    assert (table.available_names(FASTCHAT), table.sweep()) == ({WORKER}, [])
     table.clock.tick(1)
-    assert table.who(FASTCHAT) == set()
+    assert table.available_names(FASTCHAT) == set()
     assert table.model_names() == []
     assert table.listed("m")
     assert table.sweep() == [child]
-    assert (len(table), child.state(table.clock.now), table.listed("m")) == (0, "gone", True)  # missed, not unknown
-    assert not table.beat()
+    # the model is still listed, so that requests for it get 503 rather than 404
+    assert (len(table), child.state(table.clock.now), table.listed("m")) == (0, "gone", True)
+    assert not table.receive()
     table.clock.tick(REMEMBERED_S)
     assert (table.sweep(), table.departed, table.listed("m")) == ([], {}, False)
 
 
-def test_a_worker_that_asks_not_to_be_checked_never_expires(table: Table) -> None:
-    table.take({**worker(), "check_heart_beat": False})
+def test_a_worker_whose_heartbeats_are_not_checked_never_expires(table: Table) -> None:
+    table.add({**worker(), "check_heart_beat": False})
     table.clock.tick(10**9)
-    assert (table.sweep(), table.who(FASTCHAT)) == ([], {WORKER})
+    assert (table.sweep(), table.available_names(FASTCHAT)) == ([], {WORKER})
 
 
 def test_a_node_is_silent_after_three_intervals_and_dropped_after_ten(table: Table) -> None:
-    child = table.take(site(interval_s=2.0))
+    child = table.add(site(interval_s=2.0))
     table.clock.tick(5.9)
-    assert table.who() == {"site-a"}
+    assert table.available_names() == {"site-a"}
     table.clock.tick(0.1)
-    assert table.who() == set()
+    assert table.available_names() == set()
     assert table.status() == EMPTY
     table.clock.tick(13.9)
     assert table.sweep() == []
-    assert table.beat(report())
-    assert table.who() == {"site-a"}
+    assert table.receive(report())
+    assert table.available_names() == {"site-a"}
     table.clock.tick(20)
     assert table.sweep() == [child]
-    assert not table.beat(report(seq=3))
+    assert not table.receive(report(seq=3))
 
 
 def test_the_interval_is_agreed_at_registration_and_reports_do_not_change_it(table: Table) -> None:
-    """The parent may have asked for a longer one: a child that reports at that interval must not count as silent."""
-    table.take(site()).interval_s = 5.0
-    assert table.beat(report(interval_s=1.0))
+    """The parent may require a longer one: a child that reports at that interval must not count as silent."""
+    table.add(site()).interval_s = 5.0
+    assert table.receive(report(interval_s=1.0))
     table.clock.tick(14)
-    assert table.who() == {"site-a"}
+    assert table.available_names() == {"site-a"}
 
 
 def test_a_worker_may_register_before_its_models_are_known(table: Table) -> None:
-    child = table.take({**worker(), "worker_status": None})
+    child = table.add({**worker(), "worker_status": None})
     assert (table.model_names(), child.state(table.clock.now), child.shares) == ([], "up", {})
     table.report(child, NodeStatus((model(api="fastchat"),), 1.0, 2))
     assert table.model_names() == ["m"]
 
 
 def test_several_model_workers_at_one_address_are_one_child(table: Table) -> None:
-    first = table.take(worker(models=["a"], speed=1))
-    assert table.take(worker(models=["b"], speed=1, queue_length=4)) is first
-    assert table.take(worker(models=["a"], speed=3, queue_length=5)) is first
+    first = table.add(worker(models=["a"], speed=1))
+    assert table.add(worker(models=["b"], speed=1, queue_length=4)) is first
+    assert table.add(worker(models=["a"], speed=3, queue_length=5)) is first
     assert len(table) == 1
     assert {m.name: m.speed for m in first.status.models} == {"a": 3, "b": 1}
     assert table.status().queue_length == 5
-    table.report(first, NodeStatus((model("b", api="fastchat"),), 1.0))  # the worker's own answer replaces all
+    table.report(first, NodeStatus((model("b", api="fastchat"),), 1.0))  # the worker's own status replaces all
     assert table.model_names() == ["b"]
 
 
 def test_registering_again_renews_and_keeps_open_leases(table: Table) -> None:
-    child = table.take(site(secret="s1"))
+    child = table.add(site(secret="s1"))
     lease = child.lease(child.shares[OPENAI])
-    assert table.take(site("site-a", model(), model("n", 2), seq=2, url="http://new:1/", secret="s2")) is child
+    assert table.add(site("site-a", model(), model("n", 2), seq=2, url="http://new:1/", secret="s2")) is child
     assert (child.url, child.authority, child.secret, child.seq) == ("http://new:1", b"new:1", b"s2", 2)
     assert table.model_names() == ["m", "n"]
     assert child.load(OPENAI) == 1
@@ -102,11 +103,11 @@ def test_registering_again_renews_and_keeps_open_leases(table: Table) -> None:
 
 
 def test_a_node_may_replace_a_silent_worker_at_its_address(table: Table) -> None:
-    table.take(worker())
+    table.add(worker())
     with pytest.raises(NameTaken, match="address"):
-        table.take(site(url=WORKER))
+        table.add(site(url=WORKER))
     table.clock.tick(90)
-    assert table.take(site(url=WORKER)).is_node
+    assert table.add(site(url=WORKER)).is_node
 
 
 # -- refusing --------------------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def refused(table: Table, message: dict[str, Any], error: type[RequestError], me
     before = {child.name: (child.url, child.instance, child.last_seen, child.status) for child in table}
     generation = table.generation
     with pytest.raises(error, match=message_part):
-        table.take(message)
+        table.add(message)
     assert {child.name: (child.url, child.instance, child.last_seen, child.status) for child in table} == before
     assert table.generation == generation
 
@@ -126,10 +127,10 @@ def test_bad_values_register_nothing_and_change_nothing(table: Table) -> None:
     bad = {"model_names": ["m"], "speed": 0, "queue_length": 0}
     refused(table, {**worker(), "worker_status": bad}, InvalidField, "worker_status.speed")
     assert len(table) == 0
-    table.take(worker())
+    table.add(worker())
     refused(table, {**worker(), "worker_status": bad}, InvalidField, "worker_status.speed")
     with pytest.raises(InvalidField, match="queue_length"):
-        table.beat(queue_length=-1)
+        table.receive(queue_length=-1)
     assert table.status().speed == 1
 
 
@@ -140,29 +141,29 @@ def test_speeds_above_the_limit_are_refused_from_any_source() -> None:
     engine = table.declare("gpu", "http://gpu:1", "vllm")
     with pytest.raises(InvalidField, match="at most 10"):
         table.report(engine, status_of(model(speed=11)))
-    assert (engine.status, table.who()) == (EMPTY, set())
+    assert (engine.status, table.available_names()) == (EMPTY, set())
 
 
 def test_a_live_childs_name_is_taken_and_a_silent_ones_is_free(table: Table) -> None:
-    table.take(site())
+    table.add(site())
     other = site(url="http://elsewhere:1", instance="other-1")
     refused(table, other, NameTaken, "name 'site-a' is taken by http://site-a:21001")
     table.clock.tick(3)
-    assert table.take(other).url == "http://elsewhere:1"
+    assert table.add(other).url == "http://elsewhere:1"
 
 
 def test_a_process_may_change_its_address_and_another_may_replace_it_there(table: Table) -> None:
-    table.take(site())
-    assert table.take(site(url="http://moved:1")).url == "http://moved:1"
-    assert table.take(site(url="http://moved:1", instance="site-a-2")).instance == "site-a-2"
+    table.add(site())
+    assert table.add(site(url="http://moved:1")).url == "http://moved:1"
+    assert table.add(site(url="http://moved:1", instance="site-a-2")).instance == "site-a-2"
 
 
 def test_a_live_childs_address_is_taken(table: Table) -> None:
-    table.take(site())
+    table.add(site())
     refused(table, site("site-b", url="http://site-a:21001/"), NameTaken, "already that of 'site-a'")
     refused(table, worker("http://site-a:21001"), NameTaken, "already that of 'site-a'")
     table.clock.tick(3)
-    assert table.take(site("site-b", url="http://site-a:21001")).name == "site-b"
+    assert table.add(site("site-b", url="http://site-a:21001")).name == "site-b"
 
 
 def test_a_declared_engine_keeps_its_name_and_address_even_while_it_is_down(table: Table) -> None:
@@ -171,7 +172,7 @@ def test_a_declared_engine_keeps_its_name_and_address_even_while_it_is_down(tabl
     refused(table, site("gpu"), NameTaken, "name 'gpu' is taken")
     refused(table, site("gpu", url="http://gpu:1", instance=""), NameTaken, "name 'gpu' is taken")
     refused(table, worker("http://gpu:1"), NameTaken, "address 'http://gpu:1' is already that of 'gpu'")
-    assert not table.beat(report("gpu"))
+    assert not table.receive(report("gpu"))
     assert table.sweep() == []
 
 
@@ -199,14 +200,14 @@ def test_all_spellings_of_loopback_are_one_address(host: str) -> None:
 
 
 def test_a_loop_that_closes_after_registration_is_cut(table: Table) -> None:
-    table.take(site())
-    assert not table.beat(report(path=["site-a-1", "root-1"]))
-    assert (len(table), table.who()) == (0, set())
+    table.add(site())
+    assert not table.receive(report(path=["site-a-1", "root-1"]))
+    assert (len(table), table.available_names()) == (0, set())
 
 
 def test_the_path_contains_all_nodes_below(table: Table) -> None:
-    table.take(site(path=["site-a-1", "rack-1"]))
-    table.take(worker())
+    table.add(site(path=["site-a-1", "rack-1"]))
+    table.add(worker())
     assert table.path() == ["rack-1", "root-1", "site-a-1"]
 
 
@@ -214,63 +215,63 @@ def test_the_path_contains_all_nodes_below(table: Table) -> None:
 
 
 def test_reports_of_unregistered_senders_are_not_accepted(table: Table) -> None:
-    assert not table.beat(report())
-    table.take(site())
-    assert not table.beat(report(instance="another-1"))
-    table.take(site("site-b", instance=""))
+    assert not table.receive(report())
+    table.add(site())
+    assert not table.receive(report(instance="another-1"))
+    table.add(site("site-b", instance=""))
     for name in ("site-a", "site-b"):
-        assert not table.beat(worker_name=name)  # FastChat's form, for a node's name
-    table.take(worker())
-    assert not table.beat(report("site-b", url=WORKER))
-    assert table.beat()
+        assert not table.receive(worker_name=name)  # FastChat's form, for a node's name
+    table.add(worker())
+    assert not table.receive(report("site-b", url=WORKER))
+    assert table.receive()
 
 
-def test_a_workers_beat_carries_no_models(table: Table) -> None:
-    child = table.take(worker())
-    assert table.beat(queue_length=2, models=[{"name": "other"}], speed=9.0, seq=7, interval_s=0.1)
+def test_models_in_a_workers_heartbeat_are_ignored(table: Table) -> None:
+    child = table.add(worker())
+    assert table.receive(queue_length=2, models=[{"name": "other"}], speed=9.0, seq=7, interval_s=0.1)
     assert (table.model_names(), child.status.speed, child.load(FASTCHAT), child.interval_s) == (["m"], 1.0, 2, None)
 
 
 def test_late_reports_and_registrations_are_dropped(table: Table) -> None:
-    child = table.take(site(seq=5))
-    assert table.beat(report("site-a", model("new"), seq=7, children={"gpu": {"state": "up"}}))
-    assert table.beat(report("site-a", model("old"), seq=6, children={"gpu": None}))
-    assert table.beat(report("site-a", model("old"), seq=7))
-    assert table.take(site("site-a", model("old"), seq=6)) is child
+    child = table.add(site(seq=5))
+    assert table.receive(report("site-a", model("new"), seq=7, children={"gpu": {"state": "up"}}))
+    assert table.receive(report("site-a", model("old"), seq=6, children={"gpu": None}))
+    assert table.receive(report("site-a", model("old"), seq=7))
+    assert table.add(site("site-a", model("old"), seq=6)) is child
     assert (table.model_names(), child.seq, child.subtree) == (["new"], 7, {"gpu": {"state": "up"}})
-    assert table.take(site("site-a", model("newest"), seq=1, instance="site-a-2")) is child
+    assert table.add(site("site-a", model("newest"), seq=1, instance="site-a-2")) is child
     assert table.model_names() == ["newest"]
 
 
 def test_reports_patch_the_subtree_and_registrations_replace_it(table: Table) -> None:
-    child = table.take(site(children={"a": {"state": "up", "kind": "vllm"}, "b": {}}))
-    table.beat(report(children={"a": {"state": "down"}, "b": None}))
+    child = table.add(site(children={"a": {"state": "up", "kind": "vllm"}, "b": {}}))
+    table.receive(report(children={"a": {"state": "down"}, "b": None}))
     assert child.subtree == {"a": {"state": "down", "kind": "vllm"}}
-    table.beat(report(seq=3))
+    table.receive(report(seq=3))
     assert child.subtree == {"a": {"state": "down", "kind": "vllm"}}
-    table.take(site(seq=4))
+    table.add(site(seq=4))
     assert child.subtree == {}
 
 
 def test_the_models_below_a_node_are_decoded_once_for_each_change(table: Table) -> None:
     gpu = {"kind": "vllm", "state": "down", "models": [{"name": "below", "api": "openai"}]}
-    child = table.take(site(children={"gpu": gpu}))
-    table.beat(report(seq=2))
+    child = table.add(site(children={"gpu": gpu}))
+    table.receive(report(seq=2))
     assert child.listed_below is None
     assert table.listed("below")
     decoded = child.listed_below
     assert table.listed("below", "openai")
     assert not table.listed("below", "fastchat")
     assert child.listed_below is decoded
-    table.beat(report(seq=3, children={"gpu": None}))
+    table.receive(report(seq=3, children={"gpu": None}))
     assert child.listed_below is None
     assert not table.listed("below")
 
 
 def test_requests_that_a_report_includes_are_counted_exactly(table: Table) -> None:
-    child = table.take(site())
+    child = table.add(site())
     leases = [child.lease(child.shares[OPENAI]) for _ in range(3)]
-    table.beat(report("site-a", model(queue_length=2), seen=2))
+    table.receive(report("site-a", model(queue_length=2), seen=2))
     assert table.status().queue_length == 3
     for lease in leases:
         lease.release()
@@ -278,33 +279,33 @@ def test_requests_that_a_report_includes_are_counted_exactly(table: Table) -> No
 
 
 def test_a_late_deregistration_does_no_harm(table: Table) -> None:
-    child = table.take(site())
-    table.take(site(instance="site-a-2"))
+    child = table.add(site())
+    table.add(site(instance="site-a-2"))
     assert table.remove("site-a", "site-a-1") is None
-    assert table.who() == {"site-a"}
+    assert table.available_names() == {"site-a"}
     assert table.remove("site-a", "site-a-2") is child
     assert table.remove("site-a", "site-a-2") is None
-    assert table.who() == set()
+    assert table.available_names() == set()
 
 
 def test_an_engine_that_recovers_unchanged_is_chosen_again_at_once(table: Table) -> None:
     engine = table.declare("gpu", "http://gpu:1", "vllm")
     for _ in range(3):
         table.report(engine, status_of(model()))
-        assert table.who() == {"gpu"}
+        assert table.available_names() == {"gpu"}
         table.mark_down(engine, "refused")
-        assert table.who() == set()
+        assert table.available_names() == set()
 
 
 def test_children_are_found_by_name_or_address(table: Table) -> None:
-    child = table.take(site())
+    child = table.add(site())
     assert table.find("site-a") is table.find("http://site-a:21001/") is child
-    assert table.find("http://nobody") is None
+    assert table.find("http://unknown") is None
 
 
-def test_multimodal_workers_are_listed_apart(table: Table) -> None:
-    table.take(worker(models=["llava"], multimodal=True))
-    table.take(worker("http://w2:1", models=["vicuna"]))
+def test_multimodal_workers_are_listed_separately(table: Table) -> None:
+    table.add(worker(models=["llava"], multimodal=True))
+    table.add(worker("http://w2:1", models=["vicuna"]))
     assert table.names_by_mode(multimodal=True) == ["llava"]
     assert table.names_by_mode(multimodal=False) == ["vicuna"]
     assert table.model_names() == ["llava", "vicuna"]
@@ -313,23 +314,23 @@ def test_multimodal_workers_are_listed_apart(table: Table) -> None:
 # -- reverse links ---------------------------------------------------------------------------------------------------
 
 
-def test_children_behind_reverse_links_may_have_any_address_even_this_node_s() -> None:
+def test_children_behind_reverse_links_may_have_any_address_even_this_nodes_own() -> None:
     """Behind an address translation, or with the default of localhost, several may have the same."""
     table = Table()
     for name in ("site-a", "site-b"):
         child = table.register(registration(site(name, url="http://root:21001")), reverse=True)
         assert child.reverse
-    assert table.who() == {"site-a", "site-b"}
+    assert table.available_names() == {"site-a", "site-b"}
     with pytest.raises(LoopDetected):
-        table.take(site("site-c", url="http://root:21001"))
-    table.take(site("site-d", url="http://d:1"))
+        table.add(site("site-c", url="http://root:21001"))
+    table.add(site("site-d", url="http://d:1"))
     table.register(registration(site("site-e", url="http://d:1")), reverse=True)
     with pytest.raises(NameTaken):
-        table.take(site("site-f", url="http://d:1"))
+        table.add(site("site-f", url="http://d:1"))
 
 
 def test_a_child_may_register_again_with_another_kind_of_link() -> None:
     table = Table()
     child = table.register(registration(site("site-a")), reverse=True)
-    assert table.take(site("site-a", seq=2)) is child
+    assert table.add(site("site-a", seq=2)) is child
     assert not child.reverse

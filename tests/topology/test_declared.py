@@ -67,11 +67,11 @@ def test_a_node_and_an_engine_with_one_name_are_both_in_the_graph() -> None:
         ("root", "own", None),  # started by its node: it has no address yet
     ],
 )
-def test_may_dial(tmp_path: Path, source: str, target: str, verdict: bool | None) -> None:
+def test_may_dial_follows_subnets_and_reach(tmp_path: Path, source: str, target: str, verdict: bool | None) -> None:
     assert from_text(tmp_path, SITES).may_dial(source, target) is verdict
 
 
-def test_may_dial_has_a_direction(tmp_path: Path) -> None:
+def test_may_dial_is_not_symmetric(tmp_path: Path) -> None:
     text = SITES.replace("[[lab, dmz], [dmz, lab]]", "[[lab, dmz]]").replace(
         '"10.9.0.5:21001", "10.1.0.5:21001"', "far:1"
     )

@@ -96,7 +96,9 @@ A1 = entry("a1", "vllm", "http://10.0.0.11:8000")
         ({"b": {"below": [entry("b1", "simulated"), entry("b2", "vllm", state="gone")]}}, []),
     ],
 )
-def test_drift(tmp_path: Path, changes: dict[str, Any], differences: list[str]) -> None:
+def test_each_difference_from_the_file_is_reported(
+    tmp_path: Path, changes: dict[str, Any], differences: list[str]
+) -> None:
     assert drifts(tmp_path, running(**changes)) == differences
 
 
@@ -122,7 +124,7 @@ def test_one_process_below_two_parents_is_one_member(tmp_path: Path) -> None:
     assert problems(tree) == []
 
 
-def test_problems_that_no_registration_can_see() -> None:
+def test_problems_that_a_single_registration_does_not_show() -> None:
     duplicate = entry("a", url="http://10.0.0.9:1", instance="other", below=[entry("x", "vllm")])
     assert problems(running(b={"below": [duplicate]})) == ["root/b/a: another process with this name is root/a"]
     loop = entry("b", url="http://10.9.0.3:1")
@@ -134,7 +136,7 @@ def test_problems_that_no_registration_can_see() -> None:
     assert problems(running(b={"below": [node_name]})) == ["root/b/a: a node has the same name"]
 
 
-def test_flags_name_engines_alike_at_every_node_and_reverse_links_share_addresses() -> None:
+def test_engines_from_flags_may_share_names_and_reverse_links_may_share_addresses() -> None:
     gpus = [entry("vllm-1", "vllm", f"http://gpu{n}:1") for n in range(2)]
     assert problems(running(a={"below": gpus[:1]}, b={"below": gpus[1:]})) == []
     reverse = {"url": "http://127.0.0.1:21001", "link": "reverse"}

@@ -45,7 +45,7 @@ def tree(
         ({"a"}, set(), None),
     ],
 )
-def test_allows(sources: set[str], targets: set[str], verdict: bool | None) -> None:
+def test_reach_allows_only_its_pairs(sources: set[str], targets: set[str], verdict: bool | None) -> None:
     assert Reach(frozenset("abc"), {}, frozenset({("a", "b")})).allows(sources, targets) is verdict
 
 

@@ -141,7 +141,7 @@ def test_the_parent_may_ask_for_a_longer_interval_and_still_counts_the_child_as_
 
     bench.at(0.1, agree)
     for second in range(10, 100):
-        bench.at(second, lambda: alive.append("site-a" in bench.table.who()))
+        bench.at(second, lambda: alive.append("site-a" in bench.table.available_names()))
     bench.run(100)
     assert 15 <= len(bench.reports) <= 25
     assert all(alive)
@@ -213,7 +213,7 @@ def test_the_node_registers_again_if_the_parent_forgot_it() -> None:
     bench.run(20)
     assert len(bench.registrations) == 2
     assert bench.registrations[1] == pytest.approx(10, abs=1.5)
-    assert bench.table.who() == {"site-a"}
+    assert bench.table.available_names() == {"site-a"}
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_draining_is_reported_at_once_and_reports_continue() -> None:
     assert bench.uplink.reported_draining
     child = bench.table.children["site-a"]
     assert child.state(bench.clock()) == "draining"
-    assert bench.table.who() == set()
+    assert bench.table.available_names() == set()
     assert len(bench.reports) >= 2
 
 

@@ -135,12 +135,12 @@ def refuse(body: bytes, kind: type[Registration] | type[HeartBeat], field: str) 
 
 
 @pytest.mark.parametrize(("field", "value"), bad_fields(BAD_REGISTRATIONS))
-def test_a_bad_registration_is_refused_by_the_name_of_its_field(field: str, value: Any) -> None:
+def test_the_error_for_a_bad_registration_names_its_field(field: str, value: Any) -> None:
     refuse(changed(site(secret="s", multimodal=False), field, value), Registration, field)
 
 
 @pytest.mark.parametrize(("field", "value"), bad_fields(BAD_REPORTS))
-def test_a_bad_report_is_refused_by_the_name_of_its_field(field: str, value: Any) -> None:
+def test_the_error_for_a_bad_report_names_its_field(field: str, value: Any) -> None:
     refuse(changed(report(), field, value), HeartBeat, field)
 
 
@@ -166,7 +166,7 @@ def test_json_that_is_not_an_object_is_refused(body: bytes) -> None:
 
 @pytest.mark.parametrize("body", [rb'"\ud800"', rb'{"\ud800": 1}', rb'{"worker_name": "http://w1", "model": "\ud800"}'])
 @pytest.mark.parametrize("kind", [Registration, HeartBeat, ModelRequest])
-def test_half_a_surrogate_pair_in_an_unused_place_raises_no_other_error(body: bytes, kind: type[Any]) -> None:
+def test_half_a_surrogate_pair_in_an_ignored_field_raises_no_other_error(body: bytes, kind: type[Any]) -> None:
     with contextlib.suppress(InvalidField):
         assert decode(body, kind) == ModelRequest("\ud800")
 
@@ -194,7 +194,7 @@ def test_a_fastchat_workers_status_counts_for_each_of_its_models() -> None:
     assert status == NodeStatus((ModelStatus("a", "fastchat", 2, 3), ModelStatus("b", "fastchat", 2, 3)), 2, 3)
 
 
-def test_a_null_status_declares_nothing() -> None:
+def test_a_worker_may_register_without_a_status() -> None:
     message = registration({**worker(), "worker_status": None})
     assert message.check(MAX_SPEED) is None
     assert message.worker_name == WORKER

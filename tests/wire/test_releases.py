@@ -28,16 +28,16 @@ def message(release: Path, name: str) -> dict[str, Any]:
 
 def test_a_child_of_that_release_registers_reports_drains_and_leaves(release: Path) -> None:
     table = Table()
-    child = table.take(message(release, "registration"))
+    child = table.add(message(release, "registration"))
     assert (child.name, child.version, child.state(table.clock())) == ("site-a", "0.1.0", "up")
     assert (table.status().speed, table.status().queue_length) == (5.0, 3)
-    assert table.beat(message(release, "report"))
+    assert table.receive(message(release, "report"))
     assert table.status().queue_length == 4
     assert child.subtree["gpu-1"]["queue_length"] == 4
     if (release / "draining.json").exists():
-        assert table.beat(message(release, "draining"))
+        assert table.receive(message(release, "draining"))
         assert child.state(table.clock()) == "draining"
-        assert table.who() == set()
+        assert table.available_names() == set()
     deregistration = decode((release / "deregistration.json").read_bytes(), Deregistration)
     assert table.depart("site-a", deregistration.instance) is child
 

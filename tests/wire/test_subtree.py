@@ -69,7 +69,7 @@ def test_an_unchanged_part_stays_the_same_object_and_is_not_sent() -> None:
         ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
     ],
 )
-def test_merging_is_that_of_the_rfc(target: Any, patch: Any, result: Any) -> None:
+def test_merge_follows_rfc_7396(target: Any, patch: Any, result: Any) -> None:
     assert merge(target, patch) == result
 
 
@@ -146,6 +146,6 @@ def test_the_whole_subtree_of_a_child_that_left_is_gone() -> None:
     anything
     | st.dictionaries(st.sampled_from("ab"), st.fixed_dictionaries({"kind": st.just("node"), "children": anything}))
 )
-def test_a_malformed_subtree_is_passed_over(tree: Any) -> None:
+def test_a_malformed_subtree_is_skipped(tree: Any) -> None:
     assert all(isinstance(name, str) and isinstance(api, str) for name, api in listed_models(tree))
     all_gone(tree)

@@ -55,7 +55,7 @@ def test_every_field_that_a_node_shows_is_decoded() -> None:
     engine = table.declare("gpu", "http://gpu:1", "vllm")
     table.report(engine, status_of(model(speed=4, queue_length=2, slots=8)))
     lease = engine.lease(engine.shares[OPENAI])
-    table.take(site("site-a", children={"rack-gpu": {"kind": "vllm", "state": "up"}}, version="1.2", dispatch="p2c"))
+    table.add(site("site-a", children={"rack-gpu": {"kind": "vllm", "state": "up"}}, version="1.2", dispatch="p2c"))
     shown = TreeView(table, table.clock, 0).tree()
     root = decode(json.loads(json.dumps(shown)))
     assert {field for entry in (shown, *shown["children"].values()) for field in entry} == set(FIELDS)
@@ -75,7 +75,7 @@ def test_a_well_formed_entry_is_decoded_without_loss(entry: TreeEntry) -> None:
 
 
 @given(entries, st.sampled_from(FIELDS), anything)
-def test_a_malformed_field_harms_no_other_field(entry: TreeEntry, spoilt: str, junk: Any) -> None:
+def test_a_malformed_field_affects_no_other_field(entry: TreeEntry, spoilt: str, junk: Any) -> None:
     decoded = decode({**as_json(entry), spoilt: junk, "future_field": junk})
     for field in entry.__struct_fields__:
         if field != {"children": "raw_children"}.get(spoilt, spoilt):
