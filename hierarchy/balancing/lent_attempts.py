@@ -3,7 +3,7 @@
 A request has `MAX_ATTEMPTS` in all. A node that sends it to an engine spends one. A node that sends it to another node
 lends some, in x-hierarchy-attempts. A failure returns those that were not spent, in x-hierarchy-unspent, which also
 means that another child may be tried. A child that breaks without a response keeps what it was lent. So however deep
-the tree is, no request is tried at more than `MAX_ATTEMPTS` engines; only a child that is known to be dead costs nothing.
+the tree is, no request is tried at more than `MAX_ATTEMPTS` engines. Only a child known to be dead costs nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Final
 
 MAX_ATTEMPTS: Final = 3
 UNSAID: Final = 2  # lent by a parent of an older release, which does not send a number
-RETRIABLE: Final = frozenset({404, 502, 503})  # statuses of a node's own errors: no child there could serve it, so another node may
+#: statuses of a node's own errors after which another node may be tried: no child of that one could serve the request
+RETRIABLE: Final = frozenset({404, 502, 503})
 
 
 def lend(left: int, *, entry: bool, rivals: bool) -> int:
