@@ -52,6 +52,7 @@ class Server(uvicorn.Server):
         self._background = BackgroundTasks()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then start the node."""
         await super().startup(sockets)
         where = ", ".join(f"{host}:{port}" for host, port in self.node.config.listen)
         admin = "".join(f", admin {host}:{port}" for host, port in self.node.config.admin)
@@ -90,6 +91,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM, but in the main thread only."""
         # uvicorn's own method raises the signal again at the end: the exit status would be that of a killed process.
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -65,6 +65,7 @@ class Share(Load):
         self.score = load / self.speed
 
     def status(self) -> ModelStatus:
+        """Its part of the report for the parent."""
         return ModelStatus(self.key[0], self.key[1], self.speed, self.value, self.slots)
 
     def __repr__(self) -> str:

@@ -205,6 +205,7 @@ class Attempt(ResponseHandler):
         """Its head waits for the first byte of its body, and so does the deadline."""
 
     def response_body(self, response: UpstreamResponse, data: bytes) -> None:
+        """Pass on the bytes, or hold them."""
         self._heard = True
         if self._response.started:
             self._response.pass_on(data)
@@ -212,6 +213,7 @@ class Attempt(ResponseHandler):
             self._begin(response, data)
 
     def response_ended(self, response: UpstreamResponse) -> None:
+        """The response is complete: it is passed on, or it was held."""
         if self.over:
             return
         self.sender = None
@@ -226,6 +228,7 @@ class Attempt(ResponseHandler):
         self._listener.attempt_done(self, response, self._lane.clock())
 
     def response_whole(self, response: UpstreamResponse, body: bytes) -> None:
+        """The common case: nothing has to be held, and the body came with the head."""
         if self._response.waiting or not response.head.is_ordinary:
             self.response_body(response, body)
             self.response_ended(response)
@@ -237,6 +240,7 @@ class Attempt(ResponseHandler):
         self._listener.attempt_done(self, response, now)
 
     def response_broken(self, reason: str, *, stale: bool = False) -> None:
+        """The connection broke: before the first byte another child may be tried."""
         if self.over:
             return
         self.sender = None

@@ -40,6 +40,7 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
+        """Count one duration."""
         bucket = 0
         for bound in _BOUNDS:  # no bisection: most times fall into one of the first few
             if seconds <= bound:
@@ -68,6 +69,7 @@ class ShareMetrics:
         self.total = Histogram()  # from the request's arrival to the answer's end
 
     def done(self, outcome: str) -> None:
+        """Count one attempt, by how it ended."""
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
 

@@ -51,12 +51,14 @@ class LinkHandshake(asyncio.Protocol):
     # -- asyncio ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the request."""
         self._transport = cast(asyncio.Transport, transport)
         authority = urlsplit(self._parent).netloc.encode()
         identity = self._identity
         self._transport.write(link_request(authority, identity.name.encode(), identity.instance.encode(), self._secret))
 
     def data_received(self, data: bytes) -> None:
+        """Bytes of the parent's response."""
         if self.answered.done():
             return
         self._size += len(data)
@@ -71,12 +73,14 @@ class LinkHandshake(asyncio.Protocol):
                 self._fail(RefusedError(self._parser.get_status_code(), "with a very long body"))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The connection broke before the 101."""
         if not self.answered.done():
             self._fail(exc if isinstance(exc, OSError) else ConnectionResetError("it closed the connection"))
 
     # -- parser ----------------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """One field of the response."""
         name = name.lower()
         if name == WANTED:
             self._wanted = max(0, decimal(value, 9))
@@ -84,9 +88,11 @@ class LinkHandshake(asyncio.Protocol):
             self._upgrade = value.strip().lower()
 
     def on_body(self, body: bytes) -> None:
+        """Part of the body of a refusal."""
         self._body += body[:1000]
 
     def on_message_complete(self) -> None:
+        """A refusal is complete."""
         status = self._parser.get_status_code()
         if status != 101 and status >= 200 and not self.answered.done():
             reason = self._body[:200].decode("utf-8", "replace") or "without a reason"

@@ -48,6 +48,7 @@ class LinkUse(Observer):
         self._reserve = reserve
 
     def request_begins(self, *, local: bool) -> None:
+        """Count the link as busy, and dial another one if few are left."""
         if not self.busy and not local:
             self.busy = True
             reserve = self._reserve
@@ -57,6 +58,7 @@ class LinkUse(Observer):
                 reserve.fill()
 
     def request_ends(self, *, last: bool) -> None:
+        """Count the link as idle."""
         if self.busy and last:
             self.busy = False
             self._reserve.busy -= 1
@@ -85,11 +87,13 @@ class LinkProtocol(LaneProtocol):
         return self.connection.in_progress is None and not self._use.busy
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The link is open."""
         super().connection_made(transport)
         self.connection.deadline = self.lane.clock() + SILENT_S
         self._reserve.links.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The link is gone."""
         super().connection_lost(exc)
         self._reserve.dropped(self, busy=self._use.busy)
 

@@ -150,16 +150,20 @@ class Connection(Client):
     # -- the client of an exchange -------------------------------------------------------------------------------
 
     def fields(self) -> Fields:
+        """Date and server, which uvicorn renews each second."""
         return self._server_state.default_headers
 
     def has_read(self) -> bool:
+        """Compare what waits for the client with what waited before."""
         before, self.unread = self.unread, self.transport.get_write_buffer_size()
         return self.unread < before
 
     def abort(self) -> None:
+        """Drop the connection at once."""
         self.transport.abort()
 
     def reset(self) -> None:
+        """Close with a RST, which no client takes for the end of a response."""
         sock = self.transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -73,24 +73,29 @@ class LaneProtocol(HttpToolsProtocol):
     # -- connection ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The connection is open."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self.connection.opened(transport, self.flow, self.client[0] if self.client else "")
         self.clients.add(self.connection)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
         self.clients.discard(self.connection)
         self.connection.lost()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
+        """The server stops."""
         self.connection.shutdown()
 
     def pause_writing(self) -> None:
+        """The client does not read as fast as this node writes."""
         super().pause_writing()
         self.connection.pause_writing()
 
     def resume_writing(self) -> None:
+        """The client has read what was written."""
         super().resume_writing()
         self.connection.resume_writing()
 
@@ -128,6 +133,7 @@ class LaneProtocol(HttpToolsProtocol):
             self.connection.refuse(head_too_large(self.lane))
 
     def on_message_begin(self) -> None:
+        """The first byte of a request."""
         if self.connection.ignoring or self.transport.is_closing():
             raise BadRequest("the connection is being closed")
         # uvicorn builds an ASGI scope here; for the lane that would be wasted.
@@ -140,10 +146,12 @@ class LaneProtocol(HttpToolsProtocol):
         self.connection.message_begins()
 
     def on_url(self, url: bytes) -> None:
+        """Part of the request target."""
         self.url += url
         self._grow_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """One header field, or one trailer."""
         if not self._in_head:
             return  # a trailer: dropped, so that it cannot pass for a field that was checked
         self._grow_head(len(name) + len(value) + 4)
@@ -152,6 +160,7 @@ class LaneProtocol(HttpToolsProtocol):
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        """The head is complete: it is checked, and goes to an exchange or to the app."""
         self._in_head = False
         if self.parser.should_upgrade():
             return  # see _without_upgrade
@@ -177,6 +186,7 @@ class LaneProtocol(HttpToolsProtocol):
         self.connection.lane_request(head, decimal(found.get(SEQ, b"0")), length, decimal(found.get(DEADLINE, b"")))
 
     def on_body(self, body: bytes) -> None:
+        """Part of the body."""
         self._idle_bytes = 0
         incoming = self.connection.incoming
         if isinstance(incoming, Exchange):
@@ -185,6 +195,7 @@ class LaneProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        """The request is complete."""
         if self.parser.should_upgrade():
             return
         if not isinstance(self.connection.incoming, Exchange):

@@ -175,9 +175,11 @@ class Upstream(asyncio.Protocol):
     # -- asyncio -------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is open."""
         self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone: the end of a response without a length, or a break."""
         self.pool.forget(self)
         handler, self._handler = self._handler, None
         if handler is None:
@@ -193,6 +195,7 @@ class Upstream(asyncio.Protocol):
             handler.response_broken(f"broke the connection: {exc or type(exc).__name__}", stale=stale)
 
     def data_received(self, data: bytes) -> None:
+        """Bytes of a response."""
         incoming = self._incoming
         if incoming is None:
             self._begin(data)

@@ -162,6 +162,7 @@ class LinkPool(Pool):
             self.idle.move_to_end(upstream, last=False)
 
     def forget(self, upstream: Upstream) -> None:
+        """A link was lost."""
         super().forget(upstream)
         self.links.discard(upstream)
         if isinstance(upstream, Link):

@@ -163,6 +163,7 @@ class Translator(ResponseHandler):
     # -- the engine's response (ResponseHandler) -----------------------------------------------------------------
 
     def response_started(self, response: UpstreamResponse) -> None:
+        """The engine's head is complete."""
         if not response.head.is_plain:
             self._break("sent a compressed response, which it was not asked for")
             return
@@ -170,6 +171,7 @@ class Translator(ResponseHandler):
         self._translator.begin(response.head.status)
 
     def response_body(self, response: UpstreamResponse, data: bytes) -> None:
+        """Translate the next bytes of the engine's body."""
         if self._handler is None:
             return
         self.heard = True
@@ -185,17 +187,20 @@ class Translator(ResponseHandler):
             self._end()
 
     def response_ended(self, response: UpstreamResponse) -> None:
+        """The engine's body is complete."""
         self._upstream = None
         if self._handler is not None:
             self._end()
 
     def response_whole(self, response: UpstreamResponse, body: bytes) -> None:
+        """All of it came in one read."""
         self._upstream = None
         self.response_started(response)
         self.response_body(response, body)
         self.response_ended(response)
 
     def response_broken(self, reason: str, *, stale: bool = False) -> None:
+        """The engine's connection broke."""
         self._upstream = None
         handler, self._handler = self._handler, None
         if handler is not None:
