@@ -124,14 +124,17 @@ class Connection(Client):
             running.client_gone()
         self.waiting.clear()
         self._drop_app_request()
+        self.incoming = None
         self.deadline = FOREVER
-        self.write = _discard
+        self.write = self._parse = _discard  # also ends reference cycles, so that a lost connection is freed at once
 
     def shutdown(self) -> None:
         """The server stops. A connection that was taken, but has not said yet what it wants, may still say it."""
+        if self.lingering or self.refusal is not None:
+            return  # it closes after the refusal, which a close now could lose
         in_head = self.receiving and not self.ignoring and self.in_progress is None
         newest = self.waiting[0] if self.waiting else self.in_progress
-        if in_head or not (self.used or self.lingering):
+        if in_head or not self.used:
             self._close_fresh()
         elif newest is None:
             self.transport.close()
@@ -476,6 +479,7 @@ class Connection(Client):
         """From here on the connection is not a client's."""
         self.ignoring = True
         self.deadline = FOREVER
+        self._parse = _discard
         self.flow.resume_reading()
 
     # -- refusals ------------------------------------------------------------------------------------------------
@@ -537,7 +541,7 @@ class Connection(Client):
 
 
 def _discard(data: bytes) -> None:
-    """Where bytes for a client that is gone go."""
+    """Where bytes from and for a client that is gone go."""
 
 
 def head_too_large(lane: Lane) -> HeadTooLarge:

@@ -84,6 +84,7 @@ class LaneProtocol(HttpToolsProtocol):
         self.clients.discard(self.connection)
         self.connection.lost()
         super().connection_lost(exc)
+        self.cycle = None  # type: ignore[assignment]  # it refers to this object, and would keep both alive
 
     def shutdown(self) -> None:
         """The server stops."""

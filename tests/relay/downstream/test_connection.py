@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
-from hierarchy.relay.downstream.connection import FRESH_S, MAX_WAITING
+from hierarchy.relay.downstream.connection import FRESH_S, LINGER_S, MAX_WAITING
 from tests.relay.memory import MemoryLane, Receive, Send, in_memory, ok_app, statuses
 from tests.relay.raw import HEALTH, SSE_HEAD, chunk, event, post, post_head
+
+BAD_REQUEST = post_head(b"content-length: many")
 
 
 @in_memory
@@ -98,6 +102,45 @@ async def test_shutdown_lets_the_running_finish_and_closes_the_idle() -> None:
         assert link.transport.state == "closed"
         assert b"connection: close" in link.transport.output
     assert memory.leases == 0
+
+
+@in_memory
+async def test_shutdown_does_not_lose_a_refusal() -> None:
+    """A close while bytes of the refused request are unread would reset the connection."""
+    memory = MemoryLane()
+    lingering, behind_another = memory.connect(), memory.connect()
+    behind_another.feed(post() + BAD_REQUEST)
+    lingering.feed(BAD_REQUEST)
+    for link in (lingering, behind_another):
+        link.protocol.shutdown()
+    assert lingering.transport.state == "half"
+    memory.answer_all()
+    await memory.turn()
+    assert statuses(behind_another) == [200, 400]
+    assert behind_another.transport.state == "half"
+    memory.sweep(LINGER_S)
+    assert [link.transport.state for link in (lingering, behind_another)] == ["closed", "closed"]
+
+
+@in_memory
+async def test_a_lost_connection_is_freed_at_once() -> None:
+    """It leaves no reference cycles, which would be kept until the garbage collector finds them."""
+    memory = MemoryLane()
+    for data in (post(), HEALTH, post_head(b"content-length: 100") + b"{", post() + post() + HEALTH, b"POST /v1"):
+        client = memory.connect()
+        protocol = weakref.ref(client.protocol)
+        client.feed(data)
+        memory.answer_all()
+        await memory.turn()
+        client.lose()
+        await memory.turn()
+        gc.disable()
+        try:
+            del client
+            assert protocol() is None, data
+        finally:
+            gc.enable()
+        memory.add_upstream()
 
 
 @in_memory
