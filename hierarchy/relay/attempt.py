@@ -152,7 +152,7 @@ class Attempt(ResponseHandler):
         try:
             upstream = await self.pool.dial()
         except OSError as error:
-            upstream, reason = None, f"cannot be reached: {_reason_of(error)}"
+            upstream, reason = None, unreachable_reason(error)
             ours = error.errno in (errno.EMFILE, errno.ENFILE)
         if self.over:  # the client left meanwhile
             if upstream is not None:
@@ -356,7 +356,8 @@ class Attempt(ResponseHandler):
         return f"<Attempt {self.child.name} {state}>"
 
 
-def _reason_of(error: OSError) -> str:
+def unreachable_reason(error: OSError) -> str:
+    """Why a connection to a child could not be made, as a sentence without its subject."""
     if isinstance(error, TimeoutError):
-        return "no connection in time"
-    return error.strerror or str(error) or type(error).__name__
+        return "cannot be reached: no connection in time"
+    return f"cannot be reached: {error.strerror or str(error) or type(error).__name__}"

@@ -19,7 +19,7 @@ from hierarchy.http.request_head import RequestHead
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import NODE, Child
 from hierarchy.relay import retry
-from hierarchy.relay.attempt import Attempt, Listener
+from hierarchy.relay.attempt import Attempt, Listener, unreachable_reason
 from hierarchy.relay.client import Client
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import Handler
@@ -185,7 +185,7 @@ class Exchange(Listener):
         try:
             attempt.pool.put(await attempt.pool.dial())
         except OSError as error:
-            self._lane.registry.failed(attempt.child, "unreachable", str(error))
+            self._lane.registry.failed(attempt.child, "unreachable", unreachable_reason(error))
             if not self.response.complete:
                 self._again(attempt, retry.Failure(retry.Cause.BROKEN, failure.reason))
             return

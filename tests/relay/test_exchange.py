@@ -109,6 +109,27 @@ async def test_a_dial_that_fails_ejects_the_child_unless_it_is_the_only_one() ->
 
 
 @in_memory
+async def test_a_probe_that_fails_has_a_reason() -> None:
+    """The retry budget is used up, so the child that broke is dialled once more, and is dead."""
+    memory = MemoryLane()
+    memory.lane.retry_budget.has_room = lambda *sums: False  # type: ignore[method-assign]
+    reasons: list[str] = []
+    memory.lane.registry.failed = lambda child, failure, reason: reasons.append(reason)  # type: ignore[method-assign]
+
+    async def connect(*arguments: Any, **options: Any) -> Upstream:
+        raise TimeoutError
+
+    memory.pool.connect = connect
+    client = memory.connect()
+    client.feed(post())
+    memory.upstream.lose(ConnectionResetError("reset"))
+    await memory.turn()
+    assert reasons[:2] == ["broke the connection: reset", "cannot be reached: no connection in time"]
+    assert statuses(client) == [502]
+    assert memory.leases == 0
+
+
+@in_memory
 async def test_a_cut_while_the_child_is_dialled() -> None:
     """The grace is over before the connection is there."""
     memory = MemoryLane(connections=0)
