@@ -20,7 +20,15 @@ import msgspec
 
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.policy import POLICIES
-from hierarchy.errors import BadRequest, ChildFailed, DeadlinePassed, InvalidField, RequestError, UnknownDispatchMethod
+from hierarchy.errors import (
+    BadRequest,
+    ChildFailed,
+    DeadlinePassed,
+    InvalidField,
+    RequestError,
+    UnknownDispatchMethod,
+    describe,
+)
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
 from hierarchy.wire.messages import HeartBeat, Identity, Registration, convert
@@ -101,8 +109,8 @@ class Controller:
         """Register a worker. Returns False, and logs why, if it is refused.
 
         Args:
-            worker_name: its URL.
-            check_heart_beat: whether it expires after 90 s without a heartbeat.
+            worker_name: URL of the worker.
+            check_heart_beat: whether the worker expires after 90 s without a heartbeat.
             worker_status: `{model_names, speed, queue_length}`; None to request it from the worker.
         """
         requested = worker_status is None
@@ -115,7 +123,7 @@ class Controller:
             message = convert(fields, Registration)
             child = self._registry.register(message)
             status = message.check(self._registry.max_speed)
-            if requested and status is not None:  # it is complete: models that are not in it are gone
+            if requested and status is not None:  # this status is complete: the worker lost models that are not in it
                 self._registry.report(child, status)
         except RequestError as error:
             log.warning("registration of %r refused: %s", worker_name, error)
@@ -129,7 +137,7 @@ class Controller:
             response.raise_for_status()
             status = response.json()
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            log.warning("no status from %r: %s", worker_name, str(error) or type(error).__name__)
+            log.warning("no status from %r: %s", worker_name, describe(error))
             return {}
         return status if isinstance(status, dict) else {}
 
@@ -198,7 +206,7 @@ class Controller:
         except httpx.TimeoutException:
             yield _frame(DeadlinePassed(f"worker {child.name} did not answer in time"))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            yield _frame(ChildFailed(f"worker {child.name} failed: {str(error) or type(error).__name__}"))
+            yield _frame(ChildFailed(f"worker {child.name} failed: {describe(error)}"))
         else:
             if rest:
                 yield _frame(ChildFailed(f"worker {child.name} ended in the middle of a frame"))

@@ -16,10 +16,10 @@
     │   ├── BodyTooLarge           413  the body is over a limit of this node
     │   ├── HeadTooLarge           431  the head is over a limit of this node
     │   ├── NotImplementedHere     501  WebSockets
-    │   ├── ChildFailed            502  the child broke
+    │   ├── ChildFailed            502  the child failed
     │   ├── Unavailable            503  children serve the model, but none is available now
-    │   ├── DeadlinePassed         504  a timeout of this node is over
-    │   └── LoopDetected           508  the request or registration goes round in a circle
+    │   ├── DeadlinePassed         504  the request took longer than a timeout of this node
+    │   └── LoopDetected           508  the request or registration came back to a node that it has passed
     ├── EngineUnreadable                an engine's response to a probe cannot be understood
     └── UsageError                      bad configuration or command line: one line, exit status 2
         └── UnknownDispatchMethod       the name of a policy that does not exist; also a ValueError
@@ -43,6 +43,11 @@ _ANTHROPIC_TYPES = {
 }
 
 
+def describe(error: BaseException) -> str:
+    """The message of an error; the name of its class if it has none, as some of httpx."""
+    return str(error) or type(error).__name__
+
+
 class HierarchyError(Exception):
     """Base of all errors that this package raises on purpose. `str(error)` says what, where, and how to fix it."""
 
@@ -50,7 +55,7 @@ class HierarchyError(Exception):
 class RequestError(HierarchyError):
     """An error that is the response to a request."""
 
-    status: ClassVar[int] = 500  #: of HTTP
+    status: ClassVar[int] = 500  #: HTTP status
     type: ClassVar[str] = "server_error"  #: of OpenAI's error object
     code: ClassVar[str] = "internal_error"  #: of OpenAI's error object; each class has its own
     fastchat_code: ClassVar[int] = 50001  #: `error_code` of FastChat's error frame
@@ -73,7 +78,7 @@ class RequestError(HierarchyError):
 
 
 class BadRequest(RequestError):
-    """The request is malformed. `param` is the field that is wrong, if it is one."""
+    """The request is malformed. `param` is the wrong field, if there is one."""
 
     status = 400
     type = "invalid_request_error"
@@ -203,7 +208,7 @@ class NotImplementedHere(RequestError):
 
 
 class ChildFailed(RequestError):
-    """The child broke, and retries did not help."""
+    """The child failed, and retries did not help."""
 
     status = 502
     type = "upstream_error"
@@ -221,7 +226,7 @@ class Unavailable(RequestError):
 
 
 class DeadlinePassed(RequestError):
-    """A timeout of this node is over before the response is."""
+    """The request took longer than a timeout of this node."""
 
     status = 504
     type = "timeout_error"
@@ -230,7 +235,7 @@ class DeadlinePassed(RequestError):
 
 
 class LoopDetected(RequestError):
-    """The request or the registration goes round in a circle of nodes."""
+    """The request or the registration came back to a node that it has passed."""
 
     status = 508
     type = "server_error"

@@ -1,4 +1,4 @@
-"""How a command talks to a running node: URL, timeouts, TLS, keys, and errors as one line.
+"""The connection of a command to a running node: URL, timeouts, TLS, keys, and errors as one line.
 
     with NodeClient(url, key=read_key(key_file, ADMIN_KEY)) as node:
         tree = node.get("/tree")
@@ -21,7 +21,7 @@ from typing import Any, Self
 import httpx
 
 from hierarchy.config.blocks import TlsSpec
-from hierarchy.errors import InvalidAdminKey, UsageError
+from hierarchy.errors import InvalidAdminKey, UsageError, describe
 from hierarchy.runtime.logs import escape
 from hierarchy.security.secret import check_secret, read_secret_file
 from hierarchy.security.tls import TlsContexts
@@ -29,7 +29,7 @@ from hierarchy.security.tls import TlsContexts
 ADMIN_KEY = "HIERARCHY_ADMIN_KEY"  #: environment variable with an operator's key
 API_KEY = "HIERARCHY_API_KEY"  #: environment variable with a client's key
 CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 5.0  #: enough for what a node responds to from memory
+READ_TIMEOUT_S = 5.0  #: enough for a response from a node's memory
 _FAILURES = (httpx.HTTPError, UnicodeError)  # the latter from a host name that DNS does not allow, such as a..b
 _SHOWN_CHARS = 300  # of a response that is not a node's, such as a proxy's page
 
@@ -50,7 +50,7 @@ class NodeUnreachable(NodeError):
 
 
 class NodeRefused(NodeError):
-    """The response is an error, or not one that a node sends.
+    """The response is an error, or not from a node.
 
     Attributes:
         status: of the response.
@@ -64,7 +64,7 @@ class NodeRefused(NodeError):
 
 
 class NodeClient:
-    """HTTP requests to the node at `url`, which may be written as people type it (see `node_url`).
+    """Sends HTTP requests to the node at `url`, which `node_url` completes.
 
     Args:
         key: API or admin key; empty for none.
@@ -116,7 +116,7 @@ class NodeClient:
 
     @contextmanager
     def stream(self, path: str, body: object) -> Iterator[httpx.Response]:
-        """POST `body`; the response's head is there, its body is still to be read. Raises `NodeError`."""
+        """POST `body` and yield the response, whose head has been read and whose body has not. Raises `NodeError`."""
         try:
             with self._http.stream("POST", path, json=body) as response:
                 if response.is_error:
@@ -124,13 +124,13 @@ class NodeClient:
                     raise self._refusal(response)
                 yield response
         except _FAILURES as error:
-            raise NodeUnreachable(self.url, _reason(error)) from None
+            raise NodeUnreachable(self.url, describe(error)) from None
 
     def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         try:
             response = self._http.request(method, path, **request)
         except _FAILURES as error:
-            raise NodeUnreachable(self.url, _reason(error)) from None
+            raise NodeUnreachable(self.url, describe(error)) from None
         page = _decoded(response)
         if response.is_success and isinstance(page, dict):
             return page
@@ -195,7 +195,7 @@ def client_tls(ca: str | None, cert: str | None, key: str | None) -> TlsSpec:
 
 
 def readable_tls(spec: TlsSpec) -> TlsSpec:
-    """`spec` of a node, without its certificate if this machine cannot read that."""
+    """The TLS of a node for a command, without the node's certificate if this user cannot read it."""
     files = [file for file in (spec.cert, spec.key) if file and os.access(Path(file).expanduser(), os.R_OK)]
     return spec if len(files) == 2 else TlsSpec(ca=spec.ca)
 
@@ -216,7 +216,3 @@ def error_message(page: object) -> str:
     """The message in an OpenAI error object, `{"error": {"message"}}` or `{"error": TEXT}`; empty if there is none."""
     error = page.get("error") if isinstance(page, dict) else None
     return str((error.get("message") or error) if isinstance(error, dict) else error or "")
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__

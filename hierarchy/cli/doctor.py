@@ -13,15 +13,15 @@ from rich.text import Text
 from hierarchy.cli import flags
 from hierarchy.cli.client import ADMIN_KEY, authorization, read_key
 from hierarchy.config.models import load
-from hierarchy.doctor import Finding, Mark, Report, examine
+from hierarchy.doctor import Finding, Report, Verdict, examine
 from hierarchy.runtime.logs import escape
 from hierarchy.topology.declared import DeclaredTree
 
 MARKS = {
-    Mark.OK: ("✓", "green"),
-    Mark.WARN: ("!", "yellow"),
-    Mark.FAIL: ("✗", "red"),
-    Mark.SKIP: ("-", "dim"),
+    Verdict.OK: ("✓", "green"),
+    Verdict.WARN: ("!", "yellow"),
+    Verdict.FAIL: ("✗", "red"),
+    Verdict.SKIP: ("-", "dim"),
 }
 
 
@@ -61,9 +61,9 @@ def _show(report: Report) -> None:
 
 
 def _add(table: Table, finding: Finding) -> None:
-    mark, style = MARKS[finding.mark]
-    quiet = finding.mark in (Mark.OK, Mark.SKIP)
-    what = Text(escape(finding.what), "dim" if finding.mark is Mark.SKIP else "" if quiet else style)
+    mark, style = MARKS[finding.verdict]
+    quiet = finding.verdict in (Verdict.OK, Verdict.SKIP)
+    what = Text(escape(finding.what), "dim" if finding.verdict is Verdict.SKIP else "" if quiet else style)
     table.add_row(Text(mark, style), Text(escape(finding.check)), what)
     if finding.hint:
         table.add_row("", "", Text(escape(finding.hint), "italic"))

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from hierarchy.doctor.examine import Report, examine
-from hierarchy.doctor.finding import Finding, Mark
+from hierarchy.doctor.finding import Finding, Verdict
 
-__all__ = ["Finding", "Mark", "Report", "examine"]
+__all__ = ["Finding", "Report", "Verdict", "examine"]

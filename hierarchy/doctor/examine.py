@@ -1,4 +1,4 @@
-"""All checks of one node's machine, with causes before their effects."""
+"""All checks of one node's machine, causes before their effects."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import httpx
 
 from hierarchy.config.blocks import TlsSpec
 from hierarchy.config.models import EngineConfig, NodeConfig
-from hierarchy.doctor.finding import Finding, Mark, fail, ok, skip, warn
+from hierarchy.doctor.finding import Finding, Verdict, fail, ok, skip, warn
 from hierarchy.doctor.machine import check_files, check_listen, check_proxy
 from hierarchy.doctor.path_back import check_path_back, recommend_link
 from hierarchy.doctor.path_to_parent import TIMEOUT_S, check_path
 from hierarchy.engines import ADAPTERS
 from hierarchy.engines.adapters.reading import select_models
 from hierarchy.engines.prober import PROBE_TIMEOUT_S
-from hierarchy.errors import HierarchyError, UsageError
+from hierarchy.errors import HierarchyError, UsageError, describe
 from hierarchy.security.secret import read_secret
 from hierarchy.security.tls import TlsContexts
 from hierarchy.topology import node_config
@@ -42,7 +42,7 @@ class Report:
     def passed(self) -> bool:
         """Whether no check failed, so the node can work."""
         found = [finding for section in self.sections.values() for finding in section]
-        return not any(finding.mark is Mark.FAIL for finding in [*found, self.link])
+        return not any(finding.verdict is Verdict.FAIL for finding in [*found, self.link])
 
 
 async def examine(
@@ -94,7 +94,7 @@ def _open_tls(spec: TlsSpec) -> tuple[TlsContexts, list[Finding]]:
 
 
 async def _running(config: NodeConfig, http: httpx.AsyncClient) -> str:
-    """What runs at the URL that the node advertises: its name, "a node" if that one hides its name, else ""."""
+    """The name of this node if it runs at its URL; "a node" if a node there hides its name; else ""."""
     try:
         page = (await http.get(f"{config.advertise}/health", timeout=TIMEOUT_S)).json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
@@ -127,7 +127,7 @@ async def check_engine(engine: EngineConfig, http: httpx.AsyncClient) -> Finding
     except TimeoutError:
         return fail(check, f"{engine.url} did not respond within {PROBE_TIMEOUT_S:g} s", unreachable)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return fail(check, f"{engine.url}: {str(error) or type(error).__name__}", unreachable)
+        return fail(check, f"{engine.url}: {describe(error)}", unreachable)
     except HierarchyError as error:
         return fail(check, str(error), "check the engine's log, and `kind`")
     status, missing = select_models(listed, engine.models)

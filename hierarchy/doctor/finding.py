@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Mark(Enum):
+class Verdict(Enum):
     """The verdict of a check."""
 
     OK = "ok"
-    WARN = "warn"  # it works, but not well; or this machine cannot find out
+    WARN = "warn"  # works, but not well; or cannot be found out from this machine
     FAIL = "fail"
     SKIP = "skip"  # does not apply
 
@@ -21,7 +21,7 @@ class Finding:
 
     #: name of the check
     check: str
-    mark: Mark
+    verdict: Verdict
     #: what was found
     what: str
     #: how to fix it; "" if there is nothing to fix
@@ -30,19 +30,19 @@ class Finding:
 
 def ok(check: str, what: str) -> Finding:
     """A check that passed."""
-    return Finding(check, Mark.OK, what)
+    return Finding(check, Verdict.OK, what)
 
 
 def warn(check: str, what: str, hint: str = "") -> Finding:
-    """A check that passed with reservations, or could not find out."""
-    return Finding(check, Mark.WARN, what, hint)
+    """A check that passed with a reservation, or that had no result."""
+    return Finding(check, Verdict.WARN, what, hint)
 
 
 def fail(check: str, what: str, hint: str = "") -> Finding:
-    """A check that failed: the node cannot work like that."""
-    return Finding(check, Mark.FAIL, what, hint)
+    """A check that failed: the node cannot work until that is fixed."""
+    return Finding(check, Verdict.FAIL, what, hint)
 
 
 def skip(check: str, what: str) -> Finding:
     """A check that does not apply."""
-    return Finding(check, Mark.SKIP, what)
+    return Finding(check, Verdict.SKIP, what)

@@ -6,12 +6,13 @@ import errno
 import resource
 import socket
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from hierarchy.config.address import Address, is_wildcard, join_address
 from hierarchy.doctor.finding import Finding, fail, ok, warn
 from hierarchy.uplink.dial import Proxy
 
-FEW_FILES = 4096  # fewer allow less than 2,000 streams, at two descriptors each
+FEW_FILES = 4096  # enough for some 2,000 streams, each of which needs two descriptors
 RESERVED_FILES = 64  # for sockets that listen, logs and connections to parents
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
 
@@ -28,7 +29,7 @@ def check_files(soft: int, hard: int) -> Finding:
 
 
 def check_proxy(proxy: Proxy | None, environ: Mapping[str, str]) -> Finding:
-    """Whether the node and commands such as curl use the same proxy. proxy: the node's, on the way to its parent."""
+    """Whether the node and commands such as curl use the same proxy. proxy: on the node's path to its parent."""
     if proxy is not None:
         return ok("proxy", f"this node dials its parent through {join_address((proxy.host, proxy.port))}")
     found = [name for name in environ if name.lower() in PROXY_VARIABLES and environ[name]]
@@ -43,7 +44,7 @@ def check_listen(addresses: Iterable[Address], running: str) -> list[Finding]:
     """Whether this machine can listen at these addresses.
 
     Args:
-        running: what already runs there, if it is this node; else "".
+        running: how messages name this node if it runs there already; else "".
     """
     return [_check_listen(address, running) for address in addresses]
 
@@ -56,8 +57,14 @@ def _check_listen(address: Address, running: str) -> Finding:
     except (OSError, UnicodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
         return fail("listen", f"{where}: {reason}", "check the host name in `listen`")
-    failure: OSError | None = None
-    for family, _, _, _, candidate in found:
+    failure = _bind_failure((family, candidate) for family, _, _, _, candidate in found)
+    return ok("listen", f"{where} is free") if failure is None else _cannot_bind(address, failure, running)
+
+
+def _bind_failure(candidates: Iterable[tuple[int, Any]]) -> OSError | None:
+    """Why no socket can be bound to any of these (address family, socket address); None if one can."""
+    failure = None
+    for family, candidate in candidates:
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -65,9 +72,8 @@ def _check_listen(address: Address, running: str) -> Finding:
             except OSError as error:
                 failure = error
             else:
-                return ok("listen", f"{where} is free")
-    assert failure is not None, "a name that resolves has an address"
-    return _cannot_bind(address, failure, running)
+                return None
+    return failure
 
 
 def _cannot_bind(address: Address, failure: OSError, running: str) -> Finding:

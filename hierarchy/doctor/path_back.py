@@ -41,10 +41,10 @@ async def check_path_back(
     Args:
         name: of this node.
         advertise: the URL at which it registers.
-        path: what is known of the parent.
+        path: what was found on the path to the parent.
         allowed: whether `subnets` and `reach` let the parent dial this node; None if they do not say.
         http: client for requests to the parent.
-        link: as configured. With `auto`, the parent dials back when the node registers, and its tree shows the result.
+        link: the configured one. With `auto`, the parent dials back at the registration, and its tree shows the result.
     """
     if allowed is False:
         what = "`subnets` and `reach` do not let the parent dial this node"
@@ -69,7 +69,7 @@ async def check_path_back(
 
 
 def _as_registered(entry: TreeEntry, link: str) -> PathBack:
-    """What the link shows that a node which is up uses now. link: as configured."""
+    """What the link in use shows about the path back. entry: this node, which is up. link: the configured one."""
     if entry.link != "reverse":
         return PathBack(True, ok(CHECK, "the parent dialled this node when it registered"))
     if link == "auto":
@@ -92,13 +92,13 @@ async def _dial_here(advertise: str) -> PathBack:
 
 
 async def _entry_at_parent(name: str, url: str, http: httpx.AsyncClient) -> TreeEntry | None:
-    """This node in the parent's tree; None if it is not there, or the tree may not be seen."""
+    """This node in the parent's tree; None if it is not there, or if the tree cannot be read."""
     page = await _json(http, f"{url}/tree")
     return decode(page).children.get(name) if isinstance(page, dict) else None
 
 
 async def _succeeded_requests(name: str, url: str, http: httpx.AsyncClient) -> int:
-    """Requests that the parent sent to this node with success, from its metrics; 0 if they may not be seen."""
+    """How many requests of the parent to this node succeeded, by its metrics; 0 if they cannot be read."""
     try:
         response = await http.get(f"{url}/metrics", timeout=TIMEOUT_S)
         samples = EngineResponse(url, response.status_code, response.content).samples("hierarchy_requests_total")
@@ -115,7 +115,7 @@ async def _json(http: httpx.AsyncClient, url: str) -> Any:
 
 
 def recommend_link(link: str, path: PathToParent | None, back: PathBack | None) -> Finding:
-    """Which `link` to configure. link: the present one. path, back: None for a node without a parent."""
+    """Which `link` to configure. link: the configured one. path, back: None for a node without a parent."""
     if path is None or back is None:
         return skip("link", "not needed: this node has no parent")
     if not path.reached:

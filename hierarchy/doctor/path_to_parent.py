@@ -18,7 +18,8 @@ import httpx
 import msgspec
 
 from hierarchy.config.address import join_address, parse_url
-from hierarchy.doctor.finding import Finding, Mark, fail, ok, warn
+from hierarchy.doctor.finding import Finding, Verdict, fail, ok, warn
+from hierarchy.errors import describe
 from hierarchy.http.link_handshake import link_request
 from hierarchy.uplink.dial import Proxy, open_connection
 
@@ -30,11 +31,11 @@ DATE_ROUNDING_S = 0.5  # the Date field has whole seconds, rounded down; this is
 
 @dataclass
 class PathToParent:
-    """What was found on the path. After a step that failed, the later ones are left out."""
+    """What was found on the path. After a failed step, the later ones are not tried."""
 
-    #: of the parent
+    #: URL of the parent
     url: str
-    #: the proxy on the path
+    #: the proxy on the path; None for none
     proxy: Proxy | None = None
     #: one for each step that was tried
     findings: list[Finding] = field(default_factory=list)
@@ -68,9 +69,9 @@ async def check_path(
 
     Args:
         http: client for requests to the node; it uses `proxy` too.
-        now: the time in seconds since 1970.
+        now: Unix seconds.
         tls: for an https URL; default: trusts the CAs of the system.
-        proxy: on the path.
+        proxy: the proxy on the path; None for none.
     """
     path = PathToParent(url, proxy)
     tls = (tls or ssl.create_default_context()) if url.startswith("https:") else None
@@ -147,7 +148,7 @@ async def _handshake(path: PathToParent, host: str, port: int, tls: ssl.SSLConte
 
 
 async def _get_health(path: PathToParent, http: httpx.AsyncClient, now: Callable[[], float]) -> None:
-    """Is it a node, and does its clock agree with that of this machine?"""
+    """Check that a node responds, and that its clock agrees with this machine's."""
     try:
         before = now()
         response = await http.get(f"{path.url}/health", timeout=TIMEOUT_S)
@@ -160,12 +161,12 @@ async def _get_health(path: PathToParent, http: httpx.AsyncClient, now: Callable
     except ValueError:
         page = None
     finding = _judge_health(response, page)
-    path.is_node = finding.mark is Mark.OK
+    path.is_node = finding.verdict is Verdict.OK
     path.findings += [finding, _judge_clock(response.headers.get("date"), (before + after) / 2)]
 
 
 def _judge_health(response: httpx.Response, page: object) -> Finding:
-    """Whether a node sent the response to /health. page: its JSON; None if it is none."""
+    """Whether a node sent the response to /health. page: the decoded body; None if it is not JSON."""
     if response.is_success and page == {"status": "ok"}:
         return ok("node", "a node, which shows its name only with a key")
     if response.is_success and isinstance(page, dict) and "node" in page:
@@ -192,13 +193,13 @@ def _judge_clock(date: str | None, now: float) -> Finding:
 
 
 async def _request_link(path: PathToParent, host: str, port: int, tls: ssl.SSLContext | None) -> None:
-    """Does a request for a link reach the node, and its response this machine?"""
+    """Check that a request for a link reaches the node, and its response this machine."""
     authority = path.url.partition("://")[2].encode()
     try:
         async with asyncio.timeout(TIMEOUT_S):
             reader, writer = await _open(path, host, port, tls)
             try:
-                writer.write(link_request(authority, b"", b"", b""))  # from no child that the parent knows
+                writer.write(link_request(authority, b"", b"", b""))  # without a name: from an unknown child
                 response = await _read_response(reader)
             finally:
                 writer.close()
@@ -207,7 +208,7 @@ async def _request_link(path: PathToParent, host: str, port: int, tls: ssl.SSLCo
         path.findings.append(fail("upgrade", f"no response to a request for a link: {_reason(error)}", hint))
         return
     finding = judge_upgrade(*response)
-    path.allows_links = finding.mark is Mark.OK
+    path.allows_links = finding.verdict is Verdict.OK
     path.findings.append(finding)
 
 
@@ -225,7 +226,12 @@ async def _read_response(reader: asyncio.StreamReader) -> tuple[int, Mapping[str
 
 
 def judge_upgrade(status: int, fields: Mapping[str, str], body: bytes) -> Finding:
-    """What a response to a request for a link means. A node refuses an unknown child, with an error object."""
+    """What a response to a request for a link means. A node refuses an unknown child with an error object.
+
+    Args:
+        status: HTTP status.
+        fields: names in lower case, and values.
+    """
     if status == httpx.codes.SWITCHING_PROTOCOLS:
         return ok("upgrade", "answered 101: links work")
     try:
@@ -245,4 +251,4 @@ def _reason(error: BaseException) -> str:
         return f"nothing within {TIMEOUT_S:g} s"
     if isinstance(error, ConnectionError) and error.errno:  # asyncio puts its own text into these
         return os.strerror(error.errno)
-    return (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
+    return (error.strerror if isinstance(error, OSError) else "") or describe(error)

@@ -1,7 +1,7 @@
 """Probing engines, which do not report by themselves.
 
-A `Prober` reads one engine again and again, and passes each status or failure to its owner. What follows from a failure
-is decided by the registry.
+A `Prober` reads one engine again and again, and passes each status or failure to its owner. The registry decides what
+follows from a failure.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import httpx
 from hierarchy.config.models import EngineConfig
 from hierarchy.engines import Adapter
 from hierarchy.engines.adapters.reading import select_models
-from hierarchy.errors import HierarchyError
+from hierarchy.errors import HierarchyError, describe
 from hierarchy.wire.status import NodeStatus
 
 # For all requests of one probe together: with an interval of 1 s, an engine that hangs is noticed within 5 s.
 PROBE_TIMEOUT_S = 2.5
 RETRY_S = 0.5  # wait after the first failure; doubled after each further one
 MAX_RETRY_S = 5.0  # even if the interval is longer: an operator who starts an engine waits for it to be found
-JITTER = 0.2  # share of the wait, so that the probes of a site's engines spread out
+JITTER = 0.2  # part of the wait that is random, so that the probes of a site's engines spread out
 
 log = logging.getLogger("hierarchy.health")
 
@@ -48,11 +48,11 @@ class Prober:
     ) -> None:
         """
         Args:
-            on_status: called with each status. A HierarchyError that it raises, because the registry refuses the
-                status, is a failure too.
+            on_status: called with each status. If it raises a HierarchyError, because the registry refuses the status,
+                the probe has failed.
             on_failure: called with the reason, one line, of each failure.
             interval_s: between two probes of an engine that is up.
-            uniform: a random number between two limits.
+            uniform: returns a random number between two limits.
         """
         if engine.url is None:
             raise ValueError(f"engine {engine.name} has no url to probe")
@@ -93,7 +93,7 @@ class Prober:
         except TimeoutError:
             self._failed(f"{self._url} did not respond within {PROBE_TIMEOUT_S:g} s")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            self._failed(f"{self._url}: {str(error) or type(error).__name__}")
+            self._failed(f"{self._url}: {describe(error)}")
         except HierarchyError as error:
             self._failed(str(error))
         else:

@@ -7,31 +7,31 @@ import socket
 
 import pytest
 
-from hierarchy.doctor.finding import Mark, ok
+from hierarchy.doctor.finding import Verdict, ok
 from hierarchy.doctor.machine import check_files, check_listen, check_proxy
 from hierarchy.uplink.dial import parse_proxy
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "mark", "what"),
+    ("soft", "hard", "verdict", "what"),
     [
-        (65536, 65536, Mark.OK, "some 32736 streams"),
-        (1024, 65536, Mark.WARN, "some 480 streams"),
-        (10, 10, Mark.WARN, "some 0 streams"),
-        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, Mark.OK, "no limit"),
+        (65536, 65536, Verdict.OK, "some 32736 streams"),
+        (1024, 65536, Verdict.WARN, "some 480 streams"),
+        (10, 10, Verdict.WARN, "some 0 streams"),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, Verdict.OK, "no limit"),
     ],
 )
-def test_files(soft: int, hard: int, mark: Mark, what: str) -> None:
+def test_files(soft: int, hard: int, verdict: Verdict, what: str) -> None:
     finding = check_files(soft, hard)
-    assert finding.mark is mark
+    assert finding.verdict is verdict
     assert what in finding.what
     assert ("(at most 65536 for this user)" in finding.hint) == (soft == 1024)
 
 
 def test_a_proxy_is_shown_whether_the_node_uses_it_or_not() -> None:
-    assert check_proxy(None, {"PATH": "x", "http_proxy": ""}).mark is Mark.OK
+    assert check_proxy(None, {"PATH": "x", "http_proxy": ""}).verdict is Verdict.OK
     finding = check_proxy(None, {"HTTPS_PROXY": "http://user:hunter2@p:1", "http_proxy": "http://p:1"})
-    assert finding.mark is Mark.WARN
+    assert finding.verdict is Verdict.WARN
     assert finding.what.startswith("HTTPS_PROXY, http_proxy in the environment")
     assert "hunter2" not in finding.what + finding.hint
     finding = check_proxy(parse_proxy("http://user:hunter2@p:1"), {})
@@ -46,7 +46,7 @@ def test_listening() -> None:
         (free,) = check_listen([("127.0.0.1", 0)], "")
         (clash,) = check_listen([("127.0.0.1", port)], "")
         (own,) = check_listen([("127.0.0.1", port)], "site")
-    assert (free.mark, clash.mark, own.mark) == (Mark.OK, Mark.FAIL, Mark.OK)
+    assert (free.verdict, clash.verdict, own.verdict) == (Verdict.OK, Verdict.FAIL, Verdict.OK)
     assert clash.what == f"127.0.0.1:{port} is used by another process"
     assert own.what == f"127.0.0.1:{port} is used by site, which is running already"
 
@@ -57,6 +57,6 @@ def test_listening() -> None:
 )
 def test_addresses_of_other_machines(host: str, what: str) -> None:
     (finding,) = check_listen([(host, 1)], "")
-    assert finding.mark is Mark.FAIL
+    assert finding.verdict is Verdict.FAIL
     assert what in finding.what
     assert finding.hint

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from hierarchy.doctor.finding import Finding, Mark, ok
+from hierarchy.doctor.finding import Finding, Verdict, ok
 from hierarchy.doctor.path_back import PathBack, check_path_back, recommend_link
 from hierarchy.doctor.path_to_parent import PathToParent
 from tests.support import free_port
@@ -61,10 +61,10 @@ def test_the_path_back(pages: dict[str, Any], allowed: bool | None, works: bool 
         assert f"curl -m 5 {ME}/health" in back.finding.hint
 
 
-@pytest.mark.parametrize(("link", "mark"), [("direct", Mark.FAIL), ("reverse", Mark.OK), ("auto", Mark.OK)])
-def test_a_parent_that_may_not_dial_is_a_problem_only_with_a_direct_link(link: str, mark: Mark) -> None:
+@pytest.mark.parametrize(("link", "verdict"), [("direct", Verdict.FAIL), ("reverse", Verdict.OK), ("auto", Verdict.OK)])
+def test_a_parent_that_may_not_dial_is_a_problem_only_with_a_direct_link(link: str, verdict: Verdict) -> None:
     back = checked({}, allowed=False, link=link)
-    assert (back.works, back.finding.mark) == (False, mark)
+    assert (back.works, back.finding.verdict) == (False, verdict)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,12 @@ def test_with_auto_the_parent_has_dialled_back_at_registration(
     back = checked({"/tree": tree("up", link=used), "/metrics": METRICS % "ok"}, link=configured)
     assert back.works is works
     assert what in back.finding.what
-    assert back.finding.mark is Mark.OK
+    assert back.finding.verdict is Verdict.OK
 
 
 def test_a_parent_on_this_machine_dials_as_this_machine_does() -> None:
     back = checked({}, here=True, advertise=f"http://127.0.0.1:{free_port()}")
-    assert (back.works, back.finding.mark) == (None, Mark.SKIP)
+    assert (back.works, back.finding.verdict) == (None, Verdict.SKIP)
 
     async def run() -> PathBack:
         server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
@@ -104,23 +104,23 @@ NOTHING = ok("path back", "")
 
 
 @pytest.mark.parametrize(
-    ("link", "reached", "allows_links", "works", "mark", "what"),
+    ("link", "reached", "allows_links", "works", "verdict", "what"),
     [
-        ("direct", False, False, None, Mark.FAIL, "until this machine can reach the parent"),
-        ("direct", True, True, True, Mark.OK, "direct, as configured"),
-        ("reverse", True, True, True, Mark.OK, "direct would work too"),
-        ("direct", True, True, False, Mark.WARN, "reverse: the parent cannot dial"),
-        ("reverse", True, True, False, Mark.OK, "reverse, as configured"),
-        ("direct", True, False, False, Mark.FAIL, "none works: the parent cannot dial"),
-        ("direct", True, False, None, Mark.OK, "make sure that it can dial"),
+        ("direct", False, False, None, Verdict.FAIL, "until this machine can reach the parent"),
+        ("direct", True, True, True, Verdict.OK, "direct, as configured"),
+        ("reverse", True, True, True, Verdict.OK, "direct would work too"),
+        ("direct", True, True, False, Verdict.WARN, "reverse: the parent cannot dial"),
+        ("reverse", True, True, False, Verdict.OK, "reverse, as configured"),
+        ("direct", True, False, False, Verdict.FAIL, "none works: the parent cannot dial"),
+        ("direct", True, False, None, Verdict.OK, "make sure that it can dial"),
     ],
 )
 def test_the_recommendation(
-    link: str, reached: bool, allows_links: bool, works: bool | None, mark: Mark, what: str
+    link: str, reached: bool, allows_links: bool, works: bool | None, verdict: Verdict, what: str
 ) -> None:
     path = PathToParent(PARENT, reached=reached, allows_links=allows_links)
     finding = recommend_link(link, path, PathBack(works, NOTHING))
-    assert finding.mark is mark
+    assert finding.verdict is verdict
     assert what in finding.what
 
 
@@ -132,4 +132,4 @@ def test_the_recommendation_if_nothing_is_known() -> None:
 
 
 def test_a_root_needs_no_link() -> None:
-    assert recommend_link("direct", None, None).mark is Mark.SKIP
+    assert recommend_link("direct", None, None).verdict is Verdict.SKIP

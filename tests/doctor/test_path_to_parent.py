@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.doctor import path_to_parent
-from hierarchy.doctor.finding import Mark
+from hierarchy.doctor.finding import Verdict
 from hierarchy.doctor.path_to_parent import PathToParent, check_path, judge_upgrade
 from hierarchy.uplink.dial import parse_proxy
 from tests.cluster import Cluster
@@ -78,7 +78,7 @@ def checked(
 
 
 def marks(path: PathToParent) -> dict[str, str]:
-    return {finding.check: finding.mark.value for finding in path.findings}
+    return {finding.check: finding.verdict.value for finding in path.findings}
 
 
 def found(path: PathToParent, check: str) -> str:
@@ -162,17 +162,17 @@ def test_a_server_that_never_responds(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_responds_there(pages: dict[str, bytes | None], expected: dict[str, str]) -> None:
     path = checked(served(pages))
-    assert {check: mark for check, mark in marks(path).items() if check not in ("name", "tcp")} == expected
+    assert {check: verdict for check, verdict in marks(path).items() if check not in ("name", "tcp")} == expected
     assert path.is_node == (expected["node"] == "ok")
 
 
 @pytest.mark.parametrize(
-    ("offset_s", "mark", "what"),
+    ("offset_s", "verdict", "what"),
     [(3, "ok", "[234] s off"), (90, "warn", "(89|9[01]) s ahead of"), (-90, "warn", "(89|9[01]) s behind")],
 )
-def test_clocks(offset_s: float, mark: str, what: str) -> None:
+def test_clocks(offset_s: float, verdict: str, what: str) -> None:
     path = checked(served({"/health": http_response("200 OK", "{}", date="@NOW@"), "/link": LINK}), offset_s=offset_s)
-    assert marks(path)["clock"] == mark
+    assert marks(path)["clock"] == verdict
     assert re.match(what, found(path, "clock"))
 
 
@@ -202,19 +202,19 @@ def test_a_certificate_and_whether_it_is_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "mark"),
+    ("status", "body", "verdict"),
     [
-        (101, b"", Mark.OK),
-        (404, json.dumps(REFUSAL).encode(), Mark.OK),
-        (403, json.dumps(REFUSAL).encode(), Mark.OK),
-        (502, json.dumps(REFUSAL).encode(), Mark.FAIL),
-        (404, b"<html>", Mark.FAIL),
-        (404, b'{"error": "no"}', Mark.FAIL),
-        (200, b"", Mark.FAIL),
+        (101, b"", Verdict.OK),
+        (404, json.dumps(REFUSAL).encode(), Verdict.OK),
+        (403, json.dumps(REFUSAL).encode(), Verdict.OK),
+        (502, json.dumps(REFUSAL).encode(), Verdict.FAIL),
+        (404, b"<html>", Verdict.FAIL),
+        (404, b'{"error": "no"}', Verdict.FAIL),
+        (200, b"", Verdict.FAIL),
     ],
 )
-def test_what_a_response_to_a_request_for_a_link_means(status: int, body: bytes, mark: Mark) -> None:
-    assert judge_upgrade(status, {}, body).mark is mark
+def test_what_a_response_to_a_request_for_a_link_means(status: int, body: bytes, verdict: Verdict) -> None:
+    assert judge_upgrade(status, {}, body).verdict is verdict
 
 
 @given(st.integers(100, 599), st.dictionaries(st.text(max_size=6), st.text(max_size=6)), st.binary(max_size=40))

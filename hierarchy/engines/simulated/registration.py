@@ -13,6 +13,7 @@ import logging
 import httpx
 
 from hierarchy.engines.simulated.engine import Engine
+from hierarchy.errors import describe
 
 RETRY_S = 5.0
 TIMEOUT_S = 5.0
@@ -28,7 +29,7 @@ async def stay_registered(engine: Engine, controller: str, address: str) -> None
             try:
                 registered = await (_heartbeat if registered else _register)(engine, http, address)
             except (httpx.HTTPError, ValueError, KeyError) as error:
-                logger.warning("controller %s: %s", controller, str(error) or type(error).__name__)
+                logger.warning("controller %s: %s", controller, describe(error))
                 await asyncio.sleep(min(RETRY_S, engine.options.heart_beat_s))
             else:
                 if registered:
@@ -36,7 +37,7 @@ async def stay_registered(engine: Engine, controller: str, address: str) -> None
 
 
 async def _register(engine: Engine, http: httpx.AsyncClient, address: str) -> bool:
-    """True. Raises httpx.HTTPError."""
+    """Returns True. Raises httpx.HTTPError."""
     message = {"worker_name": address, "check_heart_beat": True, "worker_status": engine.worker_status()}
     (await http.post("/register_worker", json=message)).raise_for_status()
     logger.info("registered with %s as %s", http.base_url, address)
@@ -44,6 +45,6 @@ async def _register(engine: Engine, http: httpx.AsyncClient, address: str) -> bo
 
 
 async def _heartbeat(engine: Engine, http: httpx.AsyncClient, address: str) -> bool:
-    """Whether the controller still knows the worker. Raises httpx.HTTPError, ValueError, KeyError."""
+    """Whether the controller still knows the worker. Raises httpx.HTTPError, ValueError or KeyError."""
     message = {"worker_name": address, "queue_length": engine.slots.queue_length}
     return bool((await http.post("/receive_heart_beat", json=message)).json()["exist"])
