@@ -7,13 +7,15 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from hierarchy.config.address import Address, join_address
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.node import Node
 from hierarchy.runtime.files import FileWatch
 
 CHECK_INTERVAL_S = 1.0  # between two checks of the file
-FIXED_FIELDS = ("name", "listen", "advertise", "admin", "link", "proxy", "replica_of")
+FIXED_FIELDS = ("name", "listen", "advertise", "admin", "link", "replica_of")
+FIXED_SECRETS = ("proxy",)  # not shown, since a proxy's URL may contain a password
 # What the files that these blocks name contain may change at any time.
 FIXED_SETTINGS = ("security", "tls")
 log = logging.getLogger("hierarchy.reload")
@@ -86,7 +88,14 @@ class Reloader:
         for field in FIXED_FIELDS:
             old, new = getattr(self._current, field), getattr(config, field)
             if old != new:
-                raise UsageError(f"{field} changed from {old!r} to {new!r}; restart this node to apply it")
-        for field in FIXED_SETTINGS:
-            if getattr(self._current.settings, field) != getattr(config.settings, field):
-                raise UsageError(f"{field} changed; restart this node to apply it")
+                raise UsageError(f"{field} changed from {_shown(old)} to {_shown(new)}; restart this node to apply it")
+        changed = [field for field in FIXED_SECRETS if getattr(self._current, field) != getattr(config, field)]
+        old, new = self._current.settings, config.settings
+        changed += [field for field in FIXED_SETTINGS if getattr(old, field) != getattr(new, field)]
+        if changed:
+            raise UsageError(f"{changed[0]} changed; restart this node to apply it")
+
+
+def _shown(value: str | tuple[Address, ...] | None) -> str:
+    """A value as it is in the file."""
+    return ", ".join(map(join_address, value)) or "none" if isinstance(value, tuple) else value or "none"

@@ -106,6 +106,19 @@ def test_a_bad_file_leaves_the_old_one_in_force_and_logs_the_reason(
     assert bench.reload()
 
 
+def test_what_needs_a_restart_is_named_as_in_the_file_but_never_a_proxy(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = bench.path.read_text()
+    bench.path.write_text(good.replace("127.0.0.1:0", "127.0.0.1:1"))
+    assert not bench.reload()
+    assert "listen changed from 127.0.0.1:0 to 127.0.0.1:1; restart this node to apply it" in caplog.text
+    bench.path.write_text(good.replace('0"}', '0", proxy: "http://u:secret@p:1"}'))
+    assert not bench.reload()
+    assert "proxy changed; restart this node to apply it" in caplog.text
+    assert "secret" not in caplog.text
+
+
 def test_a_deleted_file_changes_nothing(bench: Bench) -> None:
     bench.path.unlink()
     assert not bench.reload()

@@ -76,6 +76,7 @@ def main() -> None:
 def _with_hint(error: typer.TyperException) -> str:
     """The message of a bad command line; empty where typer has printed the help instead."""
     message, context = error.format_message().rstrip(". "), getattr(error, "ctx", None)
+    message = message.replace(". Did you mean", "; did you mean").removesuffix("?")
     return f"{message}; see: {context.command_path} --help" if message and context is not None else message
 
 

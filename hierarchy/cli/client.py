@@ -31,6 +31,14 @@ API_KEY = "HIERARCHY_API_KEY"  #: environment variable with a client's key
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 5.0  #: enough for a response from a node's memory
 _FAILURES = (httpx.HTTPError, UnicodeError)  # the latter from a host name that DNS does not allow, such as a..b
+#: part of a reason -> the hint for it
+_HINTS = {
+    "certificate verify failed": "does its CA match the one that you trust (--tls-ca, or `tls` in CONFIG)?",
+    "WRONG_VERSION_NUMBER": "is it a node without TLS? Then its URL begins with http://",
+    "name resolution": "is the host name right?",
+    "Name or service not known": "is the host name right?",
+    "nodename nor servname": "is the host name right?",  # macOS
+}
 _SHOWN_CHARS = 300  # of a response that is not a node's, such as a proxy's page
 
 
@@ -43,10 +51,8 @@ class NodeUnreachable(NodeError):
 
     def __init__(self, url: str, reason: str) -> None:
         self.reason = escape(reason)
-        hint = "is the node running?"
-        if "certificate verify failed" in reason:
-            hint = "does its CA match the one that you trust (--tls-ca, or `tls` in CONFIG)?"
-        super().__init__(f"cannot reach {url}: {self.reason}; {hint}")
+        hints = (hint for text, hint in _HINTS.items() if text in reason)
+        super().__init__(f"cannot reach {url}: {self.reason}; {next(hints, 'is the node running?')}")
 
 
 class NodeRefused(NodeError):

@@ -34,7 +34,8 @@ def drain(
 ) -> None:
     """Send no new requests to a node or engine; running ones finish."""
     _post(url, "drain", path, admin_key_file, client_tls(tls_ca, tls_cert, tls_key))
-    typer.echo(f"{path} gets no new requests; `hierarchy undrain {path}` ends that")
+    at = "" if url == flags.LOCAL_NODE else f" --url {url}"
+    typer.echo(f"{path} gets no new requests; to undo: hierarchy undrain {path}{at}")
 
 
 def undrain(

@@ -177,7 +177,7 @@ def _faults(texts: list[str]) -> tuple[Fault, ...]:
     try:
         return tuple(fault for text in texts for fault in parse_faults(text))
     except ValueError as error:
-        raise UsageError(f"--fault: {error}") from None
+        raise UsageError(f'--fault: {error}; write one such as {{"status": 503, "count": 2}}') from None
 
 
 def _serve(options: SimulatedOptions, listener: socket.socket) -> None:

@@ -48,6 +48,6 @@ def revoke(
 ) -> None:
     """Revoke keys. Nodes check the file twice a second."""
     if (name is None) == (key_id is None):
-        raise UsageError("say which key: either --name or --id")
+        raise UsageError("no key chosen; add either --name or --id")
     for entry in revoke_keys(file, name=name, key_id=key_id):
         typer.echo(f"{entry.id}  {entry.name}  revoked")

@@ -70,7 +70,7 @@ def _check_options(picture: str, *, as_json: bool, keep_watching: bool) -> None:
     if as_json and keep_watching:
         raise UsageError("--json and --watch exclude each other: use one of them")
     if picture != "text" and (as_json or keep_watching):
-        raise UsageError("--format is for one picture: leave out --json and --watch")
+        raise UsageError("--format draws one picture; leave out --json and --watch")
     if picture not in ("text", *FORMATS):
         raise UsageError(f"--format {picture}: choose text, {', '.join(FORMATS)}")
 

@@ -103,6 +103,8 @@ def read_yaml(text: str, file: str) -> tuple[Any, Source, list[Problem]]:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         hint = "check the indentation, and quote values that hold ': ' or start with one of [{*&!%@"
+        if error.problem and "'\\t'" in error.problem:
+            hint = "indent with spaces, not with tabs"
         return None, source, [source.problem((), f"not YAML: {error.problem or error.context}", hint, line)]
     except YAMLError as error:  # ruamel's ReaderError: a character that YAML does not allow
         position = getattr(error, "position", 0)

@@ -21,7 +21,7 @@ def check_files(soft: int, hard: int) -> Finding:
     """The limit of open files, as `resource.getrlimit(RLIMIT_NOFILE)` returns it."""
     if soft == resource.RLIM_INFINITY:
         return ok("files", "no limit")
-    what = f"{soft} open files: some {max(soft - RESERVED_FILES, 0) // 2} streams at once"
+    what = f"{soft} open files: about {max(soft - RESERVED_FILES, 0) // 2} streams at once"
     if soft >= FEW_FILES:
         return ok("files", what)
     maximum = "" if hard == resource.RLIM_INFINITY else f" (at most {hard} for this user)"

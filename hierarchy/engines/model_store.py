@@ -83,7 +83,9 @@ def find_model(model: str) -> Path:
             magic = file.read(len(GGUF_MAGIC))
     except FileNotFoundError:
         names = ", ".join(sorted(KNOWN))
-        raise UsageError(f"model {model!r}: give a known name ({names}) or the path of a .gguf file") from None
+        raise UsageError(
+            f"model {model!r}: not a known name ({names}), and no such file; name one of them, or a .gguf file"
+        ) from None
     except OSError as error:
         raise UsageError(f"model {path}: cannot be read: {error.strerror}") from None
     if magic != GGUF_MAGIC:

@@ -43,9 +43,9 @@ class Backoff:
 
 
 def describe_exit(status: int) -> str:
-    """`ended with status 1`, `ended with status 2 (usage error)`, `was ended by SIGKILL`."""
+    """`ended with status 1`, `ended with status 2 (it cannot start as configured)`, `was ended by SIGKILL`."""
     if status >= 0:
-        return f"ended with status {status}" + (" (usage error)" if status == USAGE_ERROR else "")
+        return f"ended with status {status}" + (" (it cannot start as configured)" if status == USAGE_ERROR else "")
     with contextlib.suppress(ValueError):
         return f"was ended by {signal.Signals(-status).name}"
     return f"was ended by signal {-status}"

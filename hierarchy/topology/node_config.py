@@ -147,7 +147,7 @@ def _flag_engine(flag: str, count: Counter[str]) -> EngineConfig:
     if not separator or not value:
         raise UsageError(f"--engine {flag}: not KIND=URL; write one such as vllm=http://127.0.0.1:8000")
     if kind not in get_args(EngineKind):
-        raise UsageError(f'--engine {flag}: no kind of engine "{kind}"; {closest(kind, get_args(EngineKind))}')
+        raise UsageError(f'--engine {flag}: unknown kind of engine "{kind}"; {closest(kind, get_args(EngineKind))}')
     starts = kind in LAUNCHED_KINDS and "://" not in value
     place = {"model": value} if starts else {"url": _flag_url(f"--engine {kind}=", value)}
     count[kind] += 1

@@ -121,15 +121,20 @@ def test_a_response_that_is_not_a_success_is_one_line(response: httpx.Response, 
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "reason", "hint"),
     [
-        (httpx.ConnectError("connection refused"), "connection refused"),
-        (httpx.ReadTimeout(""), "ReadTimeout"),
-        (httpx.ConnectError("certificate verify failed"), "certificate verify failed"),
+        (httpx.ConnectError("connection refused"), "connection refused", "is the node running?"),
+        (httpx.ReadTimeout(""), "ReadTimeout", "is the node running?"),
+        (
+            httpx.ConnectError("certificate verify failed"),
+            "certificate verify failed",
+            "does its CA match the one that",
+        ),
+        (httpx.ConnectError("[SSL: WRONG_VERSION_NUMBER]"), "[SSL: WRONG_VERSION_NUMBER]", "is it a node without TLS?"),
+        (httpx.ConnectError("Name or service not known"), "Name or service not known", "is the host name right?"),
     ],
 )
-def test_no_response_is_one_line_with_its_reason(error: Exception, reason: str) -> None:
-    hint = "is the node running?" if "certificate" not in reason else "does its CA match the one that you trust"
+def test_no_response_is_one_line_with_its_reason(error: Exception, reason: str, hint: str) -> None:
     message = f"cannot reach {URL}: {reason}; {hint}"
     with answering(error) as node:
         with pytest.raises(NodeUnreachable) as unreachable:

@@ -22,7 +22,7 @@ def root() -> Iterator[Running]:
 def test_drain_and_undrain(root: Running) -> None:
     child = root.node.registry.children["root-1"]
     for command, message, draining in (
-        ("drain", "root-1 gets no new requests; `hierarchy undrain root-1` ends that", True),
+        ("drain", f"root-1 gets no new requests; to undo: hierarchy undrain root-1 --url {root.url}", True),
         ("undrain", "root-1 gets requests again", False),
     ):
         result = program(command, "root-1", "--url", root.url)

@@ -170,7 +170,7 @@ def test_addresses_where_there_is_room(node: Node, run: Run) -> None:
         (["/nonexistent.yaml"], 2, "/nonexistent.yaml"),
         (["127.0.0.1:1", "--json", "--watch"], 2, "exclude each other"),
         (["127.0.0.1:1", "--watch"], 2, "cannot reach"),
-        (["127.0.0.1:1", "--format", "svg", "--json"], 2, "--format is for one picture"),
+        (["127.0.0.1:1", "--format", "svg", "--json"], 2, "--format draws one picture"),
         (["127.0.0.1:1", "--format", "png"], 2, "--format png: choose text, dot, mermaid, svg"),
     ],
 )

@@ -158,7 +158,7 @@ def test_a_node_that_cannot_start_ends_the_rest_with_status_2(tmp_path: Path) ->
     with run_up(tmp_path, {"root": taken, "site-a": FINISHES}) as tree:
         assert tree.ends() == 2
     assert re.search(r"^root   │ port 21001 is taken$", tree.output, re.M)
-    assert "root ended with status 2 (usage error)" in tree.output
+    assert "root ended with status 2 (it cannot start as configured)" in tree.output
     assert "ended all 2 nodes" in tree.output
 
 

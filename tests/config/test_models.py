@@ -30,6 +30,7 @@ from tests.trees import from_text, problems_of
 
 MAPPING = "write `key: value` lines, indented below it"
 PAIR = "write [from, to], each a name from `subnets`"
+TABS = "indent with spaces, not with tabs"
 SYNTAX = "check the indentation, and quote values that hold ': ' or start with one of [{*&!%@"
 DOC = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
@@ -196,6 +197,7 @@ def test_bad_fields_of_a_node(tmp_path: Path, field: str, value: str, message: s
         ("version: 1\nnodes: {5: {}}", "2: nodes.5: must be text, not 5; put it in quotes"),
         ("version: 1\nnodes: {a: {}}\nreach: [[x]]", "3: reach.0: ['x'] is not a pair of subnets; " + PAIR),
         ("a: [", "1: not YAML: expected the node content, but found '<stream end>'; " + SYNTAX),
+        ("a: 1\n\tb: 2", "2: not YAML: found character '\\t' that cannot start any token; " + TABS),
         ("[" * 600, "1: nested too deeply; make the file flatter"),
     ],
 )  # fmt: skip

@@ -82,7 +82,7 @@ def test_the_wait_doubles_up_to_its_maximum(failures: int, delay_s: float) -> No
     [
         (0, "ended with status 0"),
         (1, "ended with status 1"),
-        (2, "ended with status 2 (usage error)"),
+        (2, "ended with status 2 (it cannot start as configured)"),
         (-9, "was ended by SIGKILL"),
         (-99, "was ended by signal 99"),
     ],
@@ -133,7 +133,7 @@ def test_a_process_with_a_usage_error_is_not_restarted(run: Runner, caplog: pyte
         assert child.pid is None
 
     run(body())
-    assert "a ended with status 2 (usage error) and is not restarted" in caplog.text
+    assert "a ended with status 2 (it cannot start as configured) and is not restarted" in caplog.text
 
 
 def test_a_usage_error_after_a_stable_run_leads_to_a_restart(run: Runner) -> None:

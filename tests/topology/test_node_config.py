@@ -157,7 +157,7 @@ def test_a_node_on_all_interfaces_advertises_an_address_to_dial() -> None:
         ({"advertise": "ftp://x"}, "--advertise 'ftp://x' is not an http(s) URL"),
         ({"engines": ["vllm"]}, "--engine vllm: not KIND=URL; write one such as vllm=http://127.0.0.1:8000"),
         ({"engines": ["vllm="]}, "--engine vllm=: not KIND=URL"),
-        ({"engines": ["vlm=http://a:1"]}, '--engine vlm=http://a:1: no kind of engine "vlm"; did you mean "vllm"?'),
+        ({"engines": ["vlm=http://a:1"]}, '--engine vlm=http://a:1: unknown kind of engine "vlm"; did you mean'),
         ({"engines": ["vllm=a:1"]}, "--engine vllm= 'a:1' is not an http(s) URL"),
         ({"engines": ["local=ftp://a:1"]}, "--engine local= 'ftp://a:1' is not an http(s) URL"),
         ({"port": 70000}, "--port 70000: not a port; write a number from 0 to 65535"),
