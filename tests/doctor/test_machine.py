@@ -15,9 +15,9 @@ from hierarchy.uplink.dial import parse_proxy
 @pytest.mark.parametrize(
     ("soft", "hard", "verdict", "what"),
     [
-        (65536, 65536, Verdict.OK, "some 32736 streams"),
-        (1024, 65536, Verdict.WARN, "some 480 streams"),
-        (10, 10, Verdict.WARN, "some 0 streams"),
+        (65536, 65536, Verdict.OK, "about 32736 streams"),
+        (1024, 65536, Verdict.WARN, "about 480 streams"),
+        (10, 10, Verdict.WARN, "about 0 streams"),
         (resource.RLIM_INFINITY, resource.RLIM_INFINITY, Verdict.OK, "no limit"),
     ],
 )
