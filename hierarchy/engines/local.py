@@ -1,4 +1,4 @@
-"""A real engine on this machine: llama.cpp's own HTTP server, from PyPI's `xllamacpp`, in this process.
+"""A real engine on this machine: llama.cpp's own HTTP server in this process, from the package `xllamacpp`.
 
 Source: xllamacpp's README (`Server(CommonParams)`; its constructor returns when the model is loaded) and llama.cpp,
 tools/server/README.md, for the meaning of the parameters.
@@ -31,7 +31,7 @@ class LocalOptions:
 
 
 def import_xllamacpp() -> Any:
-    """The module.
+    """Import xllamacpp, which is an optional dependency, and return the module.
 
     Raises:
         UsageError: it is not installed, or cannot be loaded on this machine.
@@ -50,8 +50,8 @@ def start_server(options: LocalOptions) -> Any:
 
     Returns:
         xllamacpp's server, whose `listening_address` is the URL. It serves until the process ends. Do not delete it:
-        its destructor waits for the clients of all waiting requests to leave, and may wait for ever just after the
-        start.
+        its destructor waits until the clients of all waiting requests have left, and just after the start it may wait
+        for ever.
 
     Raises:
         UsageError: llama.cpp did not start; it wrote the reason to stderr.

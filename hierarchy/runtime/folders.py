@@ -1,4 +1,4 @@
-"""The folders in which a user's caches and state belong, by the customs of the platform. They are not created here."""
+"""The folders for a user's caches and state, by the conventions of the platform. They are not created here."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 LogFormat = Literal["text", "json"]
 
-_BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # these change the order in which a line is displayed
+_BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # change the order in which a line is displayed
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\t")}
 _CONTROL |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *_BIDI)}
 _CONTROL |= {ord("\n"): "\\n", ord("\r"): "\\r"}
@@ -31,17 +31,16 @@ class Stream(Protocol):
     """Where log lines go: any text file, or the console of `hierarchy up`."""
 
     def write(self, text: str, /) -> object:
-        """Take the text of one or more lines."""
+        """Write the text of one or more lines."""
 
     def flush(self) -> object:
-        """Pass on what was buffered."""
+        """Write out buffered text."""
 
 
 def setup(format: LogFormat, name: str, level: int | str = "INFO", stream: Stream | None = None) -> None:
     """Send all loggers of this process, including uvicorn's, to `stream` (default: stderr).
 
-    Another call replaces the set-up of the last one. `uvicorn.Config` needs `log_config=None`, or it adds its own
-    handlers again.
+    Another call replaces the set-up. `uvicorn.Config` needs `log_config=None`, or it adds its own handlers again.
 
     Args:
         name: the node's name, which is in each line.
@@ -69,7 +68,7 @@ def wants_colour(stream: object) -> bool:
 
 
 def escape(text: str) -> str:
-    """`text` with control characters written as `\\n`, `\\x1b`...; escaping a text twice changes nothing."""
+    """`text` with control characters written as `\\n`, `\\x1b`... Escaping it again changes nothing."""
     return text.translate(_CONTROL)
 
 
@@ -79,9 +78,9 @@ def paint(text: str, code: str, colour: bool) -> str:
 
 
 def relabel(line: str, name: str, colour: bool) -> str:
-    """A text line of another process, `name`, without the name and in colour, for output with a prefix of its own.
+    """A text line of the process `name`, without that name, for output that puts a prefix of its own before each line.
 
-    A line in another format is only escaped.
+    A line in another format is only escaped. colour: paint the time and the level.
     """
     line = escape(line)
     match = _TEXT_LINE.fullmatch(line)
@@ -91,7 +90,7 @@ def relabel(line: str, name: str, colour: bool) -> str:
 
 
 def parse(line: str, name: str) -> tuple[int, str]:
-    """Level and message of a text line of another process, `name`; INFO and the whole line if the format is another."""
+    """Level and message of a text line of the process `name`; INFO and the whole line if it has another format."""
     match = _TEXT_LINE.fullmatch(escape(line))
     if match is None or match["name"] != name:
         return logging.INFO, line

@@ -1,4 +1,4 @@
-"""What is counted, and how Prometheus sees it.
+"""Counters and histograms of a node, and their form for Prometheus.
 
 The lane counts in plain attributes (`ShareMetrics`): an instrument of prometheus_client takes a lock and a dictionary
 look-up per event, which would cost more than choosing the child. `Metrics` is the collector that turns the counts into
@@ -31,7 +31,7 @@ Sample = tuple[str, tuple[str, ...], float]  # gauge name, label values, value
 
 
 class Histogram:
-    """Seconds, in `BUCKETS_S`."""
+    """Counts of durations, by the buckets `BUCKETS_S`."""
 
     __slots__ = ("counts", "sum")
 
@@ -50,7 +50,7 @@ class Histogram:
         self.sum += seconds
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """As Prometheus wants them: (upper bound, count so far)."""
+        """The buckets in Prometheus's form: (upper bound, count of all durations up to it)."""
         rows, total = [], 0
         for bound, count in zip((*BUCKETS_S, float("inf")), self.counts, strict=True):
             total += count
@@ -66,7 +66,7 @@ class ShareMetrics:
     def __init__(self) -> None:
         self.outcomes: dict[str, int] = {}
         self.ttft = Histogram()  # from sending the request to the first body byte
-        self.total = Histogram()  # from the request's arrival to the answer's end
+        self.total = Histogram()  # from the request's arrival to the response's end
 
     def done(self, outcome: str) -> None:
         """Count one attempt, by how it ended."""
@@ -74,21 +74,21 @@ class ShareMetrics:
 
 
 class Metrics:
-    """Everything this process counts.
+    """All counts of this process.
 
-    gauges: called at each reading for the current values.
+    gauges: returns the current values; called when `/metrics` is read.
     """
 
     def __init__(self, gauges: Callable[[], Iterable[Sample]] = lambda: ()) -> None:
         self.gauges = gauges
         self.shares: dict[tuple[str, str, str], ShareMetrics] = {}  # by model, api, child
-        self.refused: dict[str, int] = {}  # requests answered with an error of our own, by its code
+        self.refused: dict[str, int] = {}  # requests answered with an error of this node, by its code
         self.retries = 0
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def of_share(self, model: str, api: str, child: str) -> ShareMetrics:
-        """The counts of one (model, api, child); made at first use, never dropped, since counters must not go back."""
+        """The counts of one (model, api, child), created at first use, and kept: counters must not decrease."""
         key = model, api, child
         counts = self.shares.get(key)
         if counts is None:
@@ -96,19 +96,15 @@ class Metrics:
         return counts
 
     def refuse(self, code: str) -> None:
-        """A request was answered with an error of our own."""
+        """Count a request that was answered with an error of this node, by the error's `code`."""
         self.refused[code] = self.refused.get(code, 0) + 1
 
     def render(self) -> bytes:
-        """Prometheus' text form."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
-    def describe(self) -> list[Metric]:
-        """Nothing: the names are known only when something was counted."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
-        """For prometheus_client."""
+        """For prometheus_client: all metric families with their present values."""
         labels = ("model", "api", "child")
         requests = CounterMetricFamily(
             "hierarchy_requests", "Attempts at a child, by how they ended.", labels=(*labels, "outcome")
@@ -124,7 +120,9 @@ class Metrics:
                 requests.add_metric((*key, outcome), count)
             ttft.add_metric(key, counts.ttft.cumulative(), counts.ttft.sum)
             total.add_metric(key, counts.total.cumulative(), counts.total.sum)
-        refused = CounterMetricFamily("hierarchy_refused", "Requests answered with our own error.", labels=("code",))
+        refused = CounterMetricFamily(
+            "hierarchy_refused", "Requests answered with an error of this node.", labels=("code",)
+        )
         for code, count in self.refused.items():
             refused.add_metric((code,), count)
         retries = CounterMetricFamily("hierarchy_retries", "Attempts after a failed one.")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 def call_on_parent_death(callback: Callable[[], None], fd: int = 0) -> None:
     """Call `callback` once, **in another thread**, when `fd` (stdin) reaches its end or cannot be read.
 
-    Only for a process whose parent holds a pipe to its stdin: if stdin is `/dev/null`, the callback comes at once.
+    Only for a process whose parent holds a pipe to its stdin: if stdin is `/dev/null`, `callback` is called at once.
     """
 
     def watch() -> None:

@@ -1,8 +1,8 @@
 """Child processes that are restarted when they die and do not outlive this process.
 
-Two facts shape this module. asyncio's `Process.wait()` may wait for its pipes too, which a grandchild can hold open for
-ever: so the pipes are created here. And a child blocks when the pipe for its output is full: so its output is always
-read, however long a line is, and passed to a callback that must not block.
+Two facts shape this module. asyncio's `Process.wait()` may also wait for the pipes, which a grandchild can hold open
+for ever, so this module creates the pipes itself. And a child blocks when the pipe for its output is full, so its
+output is always read, however long a line is, and passed to a callback that must not block.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OnLine = Callable[[str, str], None]  #: (name of the process, one line of its ou
 USAGE_ERROR = 2  #: exit status of a process whose configuration or command line is wrong
 MAX_LINE_CHARS = 16 * 1024  #: a longer line is passed on in pieces
 _READ_BYTES = 64 * 1024
-_LAST_OUTPUT_S = 1.0  # for reading what is still in the pipe when the process has ended
+_LAST_OUTPUT_S = 1.0  # for reading what is left in the pipe when the process has ended
 _KILL_S = 2.0  # a killed process ends in milliseconds, unless it hangs in the kernel
 
 
@@ -114,7 +114,7 @@ class SupervisedProcess:
         self._process: Process | None = None
         self._was_stable = False
         self._stopping = asyncio.Event()
-        self._idle = asyncio.Event()
+        self._idle = asyncio.Event()  # set while `run` is not running
         self._idle.set()
 
     def __repr__(self) -> str:
@@ -122,7 +122,7 @@ class SupervisedProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process id; None while it does not run."""
+        """The process id; None while no process runs."""
         return self._process.pid if self._process else None
 
     async def run(self) -> int | None:
@@ -202,6 +202,7 @@ class SupervisedProcess:
 
     @contextlib.asynccontextmanager
     async def _started(self) -> AsyncIterator[tuple[Process, asyncio.StreamReader]]:
+        """The running process and its output. Holds this process's ends of the pipes until the end of the context."""
         with contextlib.ExitStack() as own_ends:
             with contextlib.ExitStack() as child_ends:
                 stdin, held_open = os.pipe()

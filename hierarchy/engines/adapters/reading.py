@@ -26,7 +26,7 @@ class Adapter(Protocol):
 
     @property
     def kind(self) -> str:
-        """Its name in the configuration."""
+        """The kind's name in the configuration."""
 
     async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
         """Read the models and load of the engine at `url`.
@@ -35,11 +35,11 @@ class Adapter(Protocol):
         since all wait for the same GPU.
 
         Args:
-            speed: the capacity weight in the configuration.
+            speed: the engine's capacity relative to others, from the configuration.
 
         Raises:
-            EngineUnreadable: its response is not one that this kind sends, or says that it is not ready.
-            httpx.HTTPError: it did not respond.
+            EngineUnreadable: the response is not from an engine of this kind, or the engine is not ready.
+            httpx.HTTPError: the engine did not respond.
         """
 
 
@@ -122,7 +122,7 @@ async def openai_model_names(http: httpx.AsyncClient, url: str) -> list[str]:
     """The model ids of `GET /v1/models`, in the engine's order; entries without a usable id are left out.
 
     Raises:
-        EngineUnreadable: there is no model list, or it is that of a node.
+        EngineUnreadable: there is no model list, or it is from a node.
     """
     response = (await get(http, url, "/v1/models")).require_ok()
     page = response.json()
@@ -130,13 +130,13 @@ async def openai_model_names(http: httpx.AsyncClient, url: str) -> list[str]:
     if not isinstance(entries, list):
         raise EngineUnreadable(f'{response.url} is not a model list: it has no array "data"')
     if any(isinstance(entry, dict) and "served_by" in entry for entry in entries):
-        # A node as an engine could list this node's own models, and a request would go round for ever.
+        # A node as an engine could list this node's own models, and requests would loop between the two.
         raise EngineUnreadable(f"{url} is a node, not an engine: start it with --parent, or with `parent` in the YAML")
     return usable_model_names(entry.get("id") for entry in entries if isinstance(entry, dict))
 
 
 def usable_model_names(names: Iterable[object]) -> list[str]:
-    """The values that can be the name of a model, each once."""
+    """The values that can be names of models, without duplicates."""
     usable = (name for name in names if isinstance(name, str) and is_printable_name(name))
     return list(dict.fromkeys(usable))
 
@@ -150,12 +150,12 @@ def status_of_engine(
     slots: int = 0,
     apis: tuple[Api, ...] = ("openai",),
 ) -> NodeStatus:
-    """The status of an engine, all of whose models have its speed and slots.
+    """The status of an engine. Each of its models has the speed and slots of the engine.
 
     Args:
-        names: of its models.
+        names: its models.
         queue_length: requests running plus waiting in the whole engine.
-        queues: the same for single models; the others have the whole queue.
+        queues: the same by model; models that are not in it have the whole queue.
         slots: requests that can run at the same time; 0 if unknown.
         apis: API families of each model.
     """

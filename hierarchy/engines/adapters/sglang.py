@@ -24,7 +24,7 @@ from hierarchy.wire.status import NodeStatus
 RUNNING = "sglang:num_running_reqs"
 WAITING = "sglang:num_queue_reqs"
 
-#: of the 2.5 seconds of a probe; the rest is for what the HTTP process answers by itself
+#: of the 2.5 seconds of a probe; the rest is for the other requests, to which the HTTP process responds by itself
 HEALTH_TIMEOUT_S = 1.5
 #: labels of ranks that work on the same requests; with `--enable-metrics-for-all-schedulers` each rank reports them
 SHARED_RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
@@ -62,11 +62,11 @@ async def _queue_length(http: httpx.AsyncClient, url: str) -> int:
 
 def _total(samples: Iterable[Sample]) -> int:
     """The sum over data-parallel ranks. With priority scheduling, samples with `priority=""` are the totals."""
-    most: dict[object, int] = {}
+    highest: dict[object, int] = {}  # ranks that work on the same requests report the same, or less
     for sample in samples:
         if sample.labels.get("priority"):
             continue
         rank = frozenset(item for item in sample.labels.items() if item[0] not in SHARED_RANKS)
         key = sample.name, rank
-        most[key] = max(most.get(key, 0), sample.value)
-    return sum(most.values())
+        highest[key] = max(highest.get(key, 0), sample.value)
+    return sum(highest.values())
