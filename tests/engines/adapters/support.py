@@ -1,0 +1,67 @@
+"""Reads an engine whose responses the test gives; recorded responses are in `data` (see data/README.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from hierarchy.engines import ADAPTERS
+from hierarchy.wire.status import NodeStatus
+
+DATA = Path(__file__).parent / "data"
+URL = "http://engine:8000"
+MODELS = {"object": "list", "data": [{"id": "m", "object": "model"}]}
+LLAMA = {"data": [{"id": "meta-llama/Llama-3.1-8B-Instruct"}]}
+
+Responses = dict[str, tuple[int, Any]]  #: path -> (status, body)
+
+
+def read(kind: str, responses: Responses, speed: float = 1.0, url: str = URL, hanging: str = "") -> NodeStatus:
+    """Read an engine that sends these responses by path, and 404 for other paths. It never responds at `hanging`."""
+
+    async def respond(request: httpx.Request) -> httpx.Response:
+        if request.url.path == hanging:
+            await asyncio.Event().wait()
+        status, body = responses.get(request.url.path, (404, "Not Found"))
+        return httpx.Response(status, **({"text": body} if isinstance(body, str) else {"json": body}))
+
+    async def run() -> NodeStatus:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
+            return await ADAPTERS[kind].read(http, url, speed)
+
+    return asyncio.run(run())
+
+
+def page(name: str) -> tuple[int, str]:
+    """A recorded response with status 200."""
+    return 200, (DATA / name).read_text()
+
+
+def llamacpp(state: str) -> Responses:
+    """The responses that llama.cpp's server sent in this state."""
+    pages = json.loads((DATA / f"llamacpp_{state}.json").read_text())
+    return {path: (page["status"], page["body"]) for path, page in pages.items()}
+
+
+def vllm(**changes: tuple[int, Any]) -> Responses:
+    """The responses of a vLLM server. changes: other responses, by path without its first slash."""
+    return {
+        "/health": (200, ""),
+        "/v1/models": page("vllm_models.json"),
+        "/metrics": page("vllm_metrics.txt"),
+        **{f"/{path}": response for path, response in changes.items()},
+    }
+
+
+def sglang(**changes: tuple[int, Any]) -> Responses:
+    """The responses of an SGLang server. changes: other responses, by path without its first slash."""
+    return {
+        "/health": (200, ""),
+        "/v1/models": (200, LLAMA),
+        "/metrics": page("sglang_metrics.txt"),
+        **{f"/{path}": response for path, response in changes.items()},
+    }

@@ -1,0 +1,36 @@
+"""SGLang: its load, from its metrics or from another path."""
+
+from __future__ import annotations
+
+import pytest
+
+from hierarchy.engines.adapters import sglang as adapter
+from hierarchy.errors import EngineUnreadable
+from tests.engines.adapters.support import page, read, sglang
+
+
+def test_sglang_without_metrics_reports_its_load_elsewhere() -> None:
+    responses = sglang(**{"metrics": (404, ""), "v1/loads": page("sglang_loads.json")})
+    assert read("sglang", responses).queue_length == 11
+
+
+@pytest.mark.parametrize(
+    "loads",
+    ["[]", "{}", '{"loads": 3}', '{"loads": [3, {}, {"num_running_reqs": "9"}, {"num_running_reqs": true}]}',
+     '{"loads": [{"num_running_reqs": -4, "num_waiting_reqs": 1e400}]}'.replace("1e400", "null")],
+)  # fmt: skip
+def test_malformed_loads_of_sglang_are_ignored(loads: str) -> None:
+    responses = sglang(**{"metrics": (404, ""), "v1/loads": (200, loads)})
+    assert read("sglang", responses).queue_length == 0
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_sglang_that_responds_late_is_busy_with_requests_and_hangs_without(
+    busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "HEALTH_TIMEOUT_S", 0.02)
+    if busy:
+        assert read("sglang", sglang(), hanging="/health").queue_length == 11
+    else:
+        with pytest.raises(EngineUnreadable, match="though no request is running"):
+            read("sglang", sglang(metrics=(404, "")), hanging="/health")

@@ -1,0 +1,43 @@
+"""vLLM: its models, and its queues in Prometheus' format."""
+
+from __future__ import annotations
+
+import pytest
+
+from hierarchy.errors import EngineUnreadable
+from tests.engines.adapters.support import read, vllm
+
+
+def test_vllm_ranks_are_summed_and_aliases_and_adapters_get_the_whole_queue() -> None:
+    status = read("vllm", vllm(), speed=2)
+    assert status.queue_length == 9
+    assert [(model.name, model.queue_length, model.speed) for model in status.models] == [
+        ('meta/Llama "3"', 9, 2),
+        ("llama", 9, 2),
+        ("sql-lora", 9, 2),
+    ]
+
+
+def test_vllm_models_with_labels_of_their_own_get_their_own_queues() -> None:
+    metrics = 'vllm:num_requests_running{model_name="a"} 3\nvllm:num_requests_waiting{model_name="b"} 0\n'
+    models = {"data": [{"id": "a"}, {"id": "b"}, {"id": "c"}]}
+    status = read("vllm", vllm(**{"v1/models": (200, models), "metrics": (200, metrics)}))
+    assert [model.queue_length for model in status.models] == [3, 0, 3]
+
+
+@pytest.mark.parametrize("response", [(404, "Not Found"), (200, ""), (200, "<!doctype html><p>{hello}"), (501, "{}")])
+def test_an_engine_without_metrics_is_up_with_an_empty_queue(response: tuple[int, str]) -> None:
+    status = read("vllm", vllm(metrics=response))
+    assert status.queue_length == 0
+    assert len(status.models) == 3
+
+
+def test_vllm_with_a_dead_engine_is_unreadable_though_it_lists_models() -> None:
+    with pytest.raises(EngineUnreadable, match="/health answered 503"):
+        read("vllm", vllm(health=(503, "")))
+
+
+@pytest.mark.parametrize(("value", "counted"), [("NaN", 0), ("-4", 0), ("+Inf", 0), ("1e30", 10**9), ("2.0", 2)])
+def test_absurd_values_of_metrics_are_ignored_or_limited(value: str, counted: int) -> None:
+    responses = vllm(metrics=(200, f'vllm:num_requests_running{{model_name="m"}} {value}\n'))
+    assert read("vllm", responses).queue_length == counted
