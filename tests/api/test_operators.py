@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.api.support import ME, Api
-from tests.builders import WORKER, site, worker
+from tests.api.support import ME, Api, error_of
+from tests.builders import WORKER, model, site, status_of, worker
 
 
 def test_health_is_ok_without_any_children() -> None:
@@ -29,7 +29,7 @@ def test_ready_is_200_if_a_request_could_be_served_now() -> None:
     assert api.get("/ready").status_code == 503
 
 
-def test_the_tree_is_answered_from_memory() -> None:
+def test_the_tree_is_known_without_calling_children() -> None:
     api = Api()
     rack = {"kind": "node", "state": "up", "children": {"gpu-1": {"kind": "vllm", "state": "down"}}}
     api.post("/register_worker", site(children={"rack": rack}))
@@ -67,3 +67,17 @@ def test_a_child_that_is_not_up_is_zero_with_its_state() -> None:
     api.post("/register_worker", site())
     api.clock.tick(3)
     assert 'hierarchy_child_up{child="site-a",kind="node",state="silent"} 0.0' in api.get("/metrics").text
+
+
+def test_route_requires_a_model_and_a_known_api() -> None:
+    api = Api()
+    error_of(api.get("/route"), 400, "bad_request")
+    error_of(api.get("/route?model=m&api=x"), 400, "bad_request")
+    error_of(api.get("/route?model=m"), 404, "model_not_found")
+    engine = api.node.registry.declare("gpu", "http://gpu:1", "vllm")
+    api.node.registry.report(engine, status_of(model()))
+    route = api.get("/route?model=m").json()
+    assert (route["asked"], route["model"], route["path"]) == ("m", "m", "gpu")
+    other = api.get("/route?model=m&api=fastchat").json()
+    assert (other["path"], other["api"], other["levels"][0]["api"]) == ("gpu", "fastchat", "openai")
+    assert engine.in_flight == 0

@@ -24,7 +24,7 @@ class Ended:
 
 
 def program(*arguments: object, stdin: str = "", **environ: str) -> Ended:
-    """Run the program. environ: variables added to the environment; the keys of the caller's are hidden."""
+    """Run the program. environ: variables added to the environment, from which keys are removed."""
     out, err = io.StringIO(), io.StringIO()
     hidden = {
         name: value for name, value in os.environ.items() if name not in (cli.client.ADMIN_KEY, cli.client.API_KEY)
@@ -40,6 +40,13 @@ def program(*arguments: object, stdin: str = "", **environ: str) -> Ended:
         cli.main()
     assert isinstance(ended.value.code, int)
     return Ended(ended.value.code, out.getvalue(), err.getvalue())
+
+
+def succeeds(*arguments: object, **environ: str) -> str:
+    """The text on stdout of a run that ends with status 0 and writes nothing to stderr."""
+    ended = program(*arguments, **environ)
+    assert (ended.status, ended.stderr) == (0, ""), ended
+    return ended.stdout.strip()
 
 
 def fails(*arguments: object, status: int, stdin: str = "", **environ: str) -> str:

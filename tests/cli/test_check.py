@@ -15,10 +15,11 @@ from tests.cluster import CALM, Cluster, wait_for_model
 from tests.trees import CONFIGS
 
 
-def run(path: Path, **environment: str) -> Result:
+def run(*args: object, **environ: str) -> Result:
     app = typer.Typer()
     app.command()(check)
-    return CliRunner().invoke(app, [str(path)], env=environment, catch_exceptions=False)
+    env = {"COLUMNS": "160", **environ}
+    return CliRunner().invoke(app, list(map(str, args)), env=env, catch_exceptions=False)
 
 
 @pytest.mark.parametrize(
@@ -82,14 +83,8 @@ def test_a_file_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:
         run(tmp_path / "none.yaml")
 
 
-def run_args(*args: str) -> Result:
-    app = typer.Typer()
-    app.command()(check)
-    return CliRunner().invoke(app, list(args), env={"COLUMNS": "160"}, catch_exceptions=False)
-
-
 def test_risks_are_tables() -> None:
-    result = run_args(str(CONFIGS / "three-tiers.yaml"), "--risks")
+    result = run(CONFIGS / "three-tiers.yaml", "--risks")
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.output.splitlines()]
     assert lines[0].startswith("Without node root everything is lost: 7 engines of speed 10.5 and 3 models.")
@@ -99,7 +94,7 @@ def test_risks_are_tables() -> None:
 
 
 def test_engines_whose_models_are_not_declared_are_named() -> None:
-    result = run_args(str(CONFIGS / "single-node.yaml"), "--risks")
+    result = run(CONFIGS / "single-node.yaml", "--risks")
     assert result.exit_code == 0
     assert "are not declared: gpu-1, gpu-2; add `models`" in result.output
 
@@ -118,18 +113,18 @@ engines:
 """
     path = tmp_path / "tree.yaml"
     path.write_text(text)
-    good = run_args(str(path), "--live", root.url)
+    good = run(path, "--live", root.url)
     assert (good.exit_code, good.output) == (0, "OK: 2 nodes, 1 engine, depth 2; the running tree agrees\n")
-    part = run_args(str(path), "--live", site.url)
+    part = run(path, "--live", site.url)
     assert part.output == "OK: 2 nodes, 1 engine, depth 2; the running tree agrees (2 of 3 seen)\n"
     path.write_text(text.replace("model: m}", "model: n}") + "  e: {parent: root, kind: simulated}\n")
-    bad = run_args(str(path), "--live", root.url)
+    bad = run(path, "--live", root.url)
     assert bad.exit_code == 1
     assert bad.output.splitlines() == [
         f"{path}:6: site-1: serves m, declared with n",
         f"{path}:7: e: declared below root, but absent",
     ]
-    risks = run_args(str(path), "--live", root.url, "--risks")
+    risks = run(path, "--live", root.url, "--risks")
     assert risks.exit_code == 1
     assert "node site or link root - site" in risks.output
 
@@ -137,4 +132,4 @@ engines:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "ftp://x"])
 def test_a_running_tree_that_cannot_be_read_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError):
-        run_args(str(CONFIGS / "demo.yaml"), "--live", url)
+        run(CONFIGS / "demo.yaml", "--live", url)

@@ -13,8 +13,6 @@ from hierarchy.cli.client import NodeClient
 from hierarchy.cli.explain import _conclusion, why
 from hierarchy.errors import UsageError
 from hierarchy.introspection.explain import Candidate, Level, Route
-from tests.api.support import Api, error_of
-from tests.builders import model, status_of
 from tests.cluster import CALM, Cluster, wait_for_model
 
 
@@ -89,17 +87,3 @@ def test_a_response_that_is_not_a_route_is_a_usage_error(monkeypatch: pytest.Mon
 def test_a_node_that_cannot_be_read_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError):
         run("m", "--url", url)
-
-
-def test_the_endpoint_requires_a_model_and_a_known_api() -> None:
-    api = Api()
-    error_of(api.get("/route"), 400, "bad_request")
-    error_of(api.get("/route?model=m&api=x"), 400, "bad_request")
-    error_of(api.get("/route?model=m"), 404, "model_not_found")
-    engine = api.node.registry.declare("gpu", "http://gpu:1", "vllm")
-    api.node.registry.report(engine, status_of(model()))
-    route = api.get("/route?model=m").json()
-    assert (route["asked"], route["model"], route["path"]) == ("m", "m", "gpu")
-    other = api.get("/route?model=m&api=fastchat").json()
-    assert (other["path"], other["api"], other["levels"][0]["api"]) == ("gpu", "fastchat", "openai")
-    assert engine.in_flight == 0

@@ -1,4 +1,4 @@
-"""`hierarchy token` and `hierarchy key`, and nodes that join with what they create."""
+"""`hierarchy token`, nodes that join with its tokens, and the flags of security."""
 
 from __future__ import annotations
 
@@ -12,20 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hierarchy.security.keys import KeyFile
 from hierarchy.security.tokens import Signer, parent_key
-from tests.cli.program import fails, program
+from tests.cli.program import fails, succeeds
 from tests.security.keyed import bearer
 from tests.support import eventually, free_port
 
 HIERARCHY = [sys.executable, "-m", "hierarchy"]
-
-
-def run(*arguments: str, **environ: str) -> str:
-    """stdout of a run that succeeds."""
-    ended = program(*arguments, **environ)
-    assert (ended.status, ended.stderr) == (0, "")
-    return ended.stdout.strip()
 
 
 @contextmanager
@@ -46,10 +38,10 @@ def serving(*arguments: str, stdin: str = "", **environ: str) -> Iterator[subpro
 @pytest.mark.slow
 def test_a_site_joins_with_the_documented_commands_and_is_revoked(tmp_path: Path) -> None:
     key, api, admin = (str(tmp_path / name) for name in ("tree.key", "api.yaml", "admin.yaml"))
-    run("token", "key", "--out", key)
-    client = run("key", "create", "--name", "alice", "--file", api)
-    operator = run("key", "create", "--name", "ops", "--file", admin)
-    token = run("token", "create", "--node", "site-a", "--ttl", "1h", "--key-file", key)
+    succeeds("token", "key", "--out", key)
+    client = succeeds("key", "create", "--name", "alice", "--file", api)
+    operator = succeeds("key", "create", "--name", "ops", "--file", admin)
+    token = succeeds("token", "create", "--node", "site-a", "--ttl", "1h", "--key-file", key)
     port, below = free_port(), free_port()
     state = {"XDG_STATE_HOME": str(tmp_path / "state")}
     url = f"http://127.0.0.1:{port}"
@@ -69,18 +61,18 @@ def test_a_site_joins_with_the_documented_commands_and_is_revoked(tmp_path: Path
         wrong = fails("token", "revoke", "--node", "site-a", "--url", url, status=2, HIERARCHY_ADMIN_KEY="hk-wrong")
         assert "401" in wrong
         assert models() == ["m"]
-        message = run("token", "revoke", "--node", "site-a", "--url", url, HIERARCHY_ADMIN_KEY=operator)
+        message = succeeds("token", "revoke", "--node", "site-a", "--url", url, HIERARCHY_ADMIN_KEY=operator)
         assert message == "site-a is revoked"
         assert models() == []
 
 
 def test_secrets_are_written_with_mode_0600_and_no_tree_key_is_overwritten(tmp_path: Path) -> None:
     key, own, token = (tmp_path / name for name in ("tree.key", "own.key", "token"))
-    run("token", "key", "--out", str(key))
+    succeeds("token", "key", "--out", str(key))
     assert "exists already" in fails("token", "key", "--out", str(key), status=2)
-    run("token", "key", "--node", "site-a", "--key-file", str(key), "--out", str(own))
+    succeeds("token", "key", "--node", "site-a", "--key-file", str(key), "--out", str(own))
     options = ("--node", "rack", "--parent", "site-a", "--models", "m1, m2", "--out", str(token))
-    run("token", "create", "--key-file", str(own), *options)
+    succeeds("token", "create", "--key-file", str(own), *options)
     assert {path.stat().st_mode & 0o777 for path in (key, own, token)} == {0o600}
     grant = Signer("site-a", parent_key(key.read_text().strip(), "site-a")).check(token.read_text().strip())
     assert (grant.node, grant.models) == ("rack", frozenset({"m1", "m2"}))
@@ -101,25 +93,9 @@ def test_secrets_are_written_with_mode_0600_and_no_tree_key_is_overwritten(tmp_p
 )
 def test_bad_input_is_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     key = tmp_path / "tree.key"
-    run("token", "key", "--out", str(key))
+    succeeds("token", "key", "--out", str(key))
     given = [str(key) if argument == "KEY" else argument for argument in arguments]
     assert message in fails("token", *given, status=2)
-
-
-def test_keys_are_created_listed_and_revoked(tmp_path: Path) -> None:
-    file = str(tmp_path / "keys.yaml")
-    first = run("key", "create", "--name", "alice", "--models", "a,b", "--file", file)
-    second = run("key", "create", "--name", "alice", "--file", file)
-    assert "key revoke" in fails("key", "create", "--name", "alice", "--file", file, status=2)
-    listed = run("key", "list", "--file", file).splitlines()
-    assert [line.split()[1] for line in listed] == ["alice", "alice"]
-    assert listed[0].endswith("a,b")
-    assert first not in "".join(listed)
-    run("key", "revoke", "--file", file, "--id", listed[0].split()[0])
-    keys = KeyFile(Path(file))
-    assert keys.find(first.encode()) is None
-    assert keys.find(second.encode()) is not None
-    assert "either --name or --id" in fails("key", "revoke", "--file", file, status=2)
 
 
 TREE = """\

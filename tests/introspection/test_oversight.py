@@ -11,7 +11,7 @@ import pytest
 from hierarchy.introspection.oversight import Oversight
 from hierarchy.introspection.tree import TreeView
 from tests.builders import Table, model, site, status_of
-from tests.topology.test_live import entry
+from tests.topology.running import entry
 
 
 def oversight_of(tree: dict[str, Any]) -> Oversight:

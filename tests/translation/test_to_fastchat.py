@@ -35,7 +35,7 @@ def error_of(path: str, **fields: Any) -> BadRequest:
     return caught.value
 
 
-def test_a_chat() -> None:
+def test_a_chat_is_rendered_by_the_workers_template() -> None:
     assert worker_request(CHAT, messages=HI, temperature=0, stop="END", top_k=5) == {
         "model": "own",
         "prompt": "\nUSER: Hi\nASSISTANT:",
