@@ -34,6 +34,10 @@ class Running:
     task: asyncio.Task[None]
 
     @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
     def node(self) -> Node:
         assert isinstance(self.server, Server)
         return self.server.node
@@ -141,3 +145,9 @@ def chat(url: str, model: str = "simulated", **fields: Any) -> httpx.Response:
     """Request one chat completion."""
     body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, **fields}
     return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=DEADLINE_S)
+
+
+def counters(engine: Running) -> dict[str, int]:
+    """The counters of a simulated engine, such as `running`."""
+    found: dict[str, int] = httpx.get(f"{engine.url}/simulated").json()
+    return found

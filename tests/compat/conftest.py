@@ -62,6 +62,11 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
+def levels(cluster: Cluster) -> Levels:
+    return Levels(cluster)
+
+
+@pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     with programs_in(Path(tmp_path_factory.mktemp("fastchat"))) as programs:
         yield programs

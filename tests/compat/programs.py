@@ -34,9 +34,10 @@ START_S = 30.0  # importing FastChat's programs takes some seconds on a busy mac
 
 
 class Program:
-    """A process. url: where it listens; "" if it does not."""
+    """A process. url: where it listens; "" if it does not. port: 0 if it does not listen."""
 
     def __init__(self, folder: Path, name: str, arguments: list[str], port: int = 0) -> None:
+        self.port = port
         self.url = f"http://127.0.0.1:{port}" if port else ""
         self.log = folder / f"{name}-{port}.log"
         with self.log.open("ab") as log:

@@ -1,4 +1,4 @@
-"""Chat templates: our rendering compared with FastChat's, and the recorded test data."""
+"""Chat templates: this project's rendering compared with FastChat's, and the recorded test data."""
 
 from __future__ import annotations
 

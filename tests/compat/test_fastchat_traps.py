@@ -38,11 +38,6 @@ def short_comment_interval() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def levels(cluster: Cluster) -> Levels:
-    return Levels(cluster)
-
-
-@pytest.fixture(scope="module")
 def worker(levels: Levels, programs: Programs) -> Program:
     worker = programs.worker(levels.rack.url, MODEL)
     wait_for_model(levels.root.url, MODEL)
@@ -53,7 +48,7 @@ def body(words: str, model: str = MODEL) -> dict[str, object]:
     return {"model": model, "prompt": f"USER: {words} ASSISTANT:", "echo": False}
 
 
-def test_a_worker_that_was_away_leaves_no_template_behind(levels: Levels, programs: Programs) -> None:
+def test_a_worker_that_comes_back_has_its_own_template(levels: Levels, programs: Programs) -> None:
     """FastChat's API server keeps the text of any other status as the template, and all later chats fail."""
     mortal = programs.worker(levels.rack.url, "mortal")
     wait_for_model(levels.root.url, "mortal")
@@ -64,7 +59,7 @@ def test_a_worker_that_was_away_leaves_no_template_behind(levels: Levels, progra
             client.chat.completions.create(model="mortal", messages=[{"role": "user", "content": "a"}])
         response = post(levels.root.url, "/worker_get_conv_template", model="mortal")
         assert ("conv" in response, response["error_code"]) == (False, 50001)
-        programs.worker(levels.rack.url, "mortal", port=int(mortal.url.rpartition(":")[2]))
+        programs.worker(levels.rack.url, "mortal", port=mortal.port)
         completion = client.chat.completions.create(model="mortal", messages=[{"role": "user", "content": "a"}])
         assert completion.choices[0].message.content == "you said a"
 

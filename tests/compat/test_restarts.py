@@ -14,11 +14,6 @@ from tests.support import DEADLINE_S, eventually
 pytestmark = needs_fastchat
 
 
-@pytest.fixture(scope="module")
-def levels(cluster: Cluster) -> Levels:
-    return Levels(cluster)
-
-
 def listed(url: str) -> list[str]:
     names: list[str] = post(url, "/list_models")["models"]
     return sorted(names)
@@ -29,7 +24,7 @@ def last_frame(url: str, model: str) -> dict[str, object]:
     return frames(httpx.post(f"{url}/worker_generate_stream", json=body, timeout=DEADLINE_S))[-1]
 
 
-def test_models_that_register_separately_with_one_address(levels: Levels, programs: Programs) -> None:
+def test_models_may_register_separately_with_one_address(levels: Levels, programs: Programs) -> None:
     names = ["one", "three", "two"]
     worker = programs.worker(levels.rack.url, *names, each=True)
     for node in levels.nodes:
@@ -47,7 +42,7 @@ def test_models_that_register_separately_with_one_address(levels: Levels, progra
 def test_a_worker_registers_again_with_a_restarted_node(cluster: Cluster, levels: Levels, programs: Programs) -> None:
     programs.worker(levels.rack.url, "vicuna")
     wait_for_model(levels.root.url, "vicuna")
-    port = int(levels.rack.url.rpartition(":")[2])
+    port = levels.rack.port
     cluster.stop(levels.rack)
     levels.rack = cluster.node("rack", parents=(levels.site.url,), settings=OWN_ADDRESS, port=port)
     wait_for_model(levels.root.url, "vicuna")
@@ -72,13 +67,19 @@ def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registration, "FASTCHAT_INTERVAL_S", 0.5)
 
 
-def test_fastchats_controller_gets_changes_and_is_found_after_a_restart(
-    cluster: Cluster, programs: Programs, short_intervals: None
-) -> None:
+def below_controller(cluster: Cluster, programs: Programs) -> tuple[Program, Levels]:
+    """FastChat's controller, and three levels with one worker below it."""
     controller = programs.controller()
     levels = Levels(cluster, controller.url)
     programs.worker(levels.rack.url, "vicuna")
     eventually(lambda: listed(controller.url) == ["vicuna"], "the root to register with it")
+    return controller, levels
+
+
+def test_fastchats_controller_gets_changes_and_is_found_after_a_restart(
+    cluster: Cluster, programs: Programs, short_intervals: None
+) -> None:
+    controller, levels = below_controller(cluster, programs)
     second = programs.worker(levels.rack.url, "second")
     eventually(lambda: listed(controller.url) == ["second", "vicuna"], "the added model")
     second.kill()
@@ -90,7 +91,7 @@ def test_fastchats_controller_gets_changes_and_is_found_after_a_restart(
     controller.kill()
     (uplink,) = levels.root.node.uplinks
     eventually(lambda: not uplink.registered, "the root to notice")
-    controller = programs.controller(port_of(controller))
+    controller = programs.controller(controller.port)
     eventually(lambda: listed(controller.url) == ["vicuna"], "the root to register again")
     assert last_frame(controller.url, "vicuna")["text"] == "you said a b"
 
@@ -98,10 +99,7 @@ def test_fastchats_controller_gets_changes_and_is_found_after_a_restart(
 def test_fastchats_controller_expires_other_workers_but_not_the_root(
     cluster: Cluster, programs: Programs, short_intervals: None
 ) -> None:
-    controller = programs.controller()
-    levels = Levels(cluster, controller.url)
-    programs.worker(levels.rack.url, "vicuna")
-    eventually(lambda: listed(controller.url) == ["vicuna"], "the root to register with it")
+    controller, _ = below_controller(cluster, programs)
     ghost = {"model_names": ["ghost"], "speed": 1, "queue_length": 0}
     message = {"worker_name": "http://127.0.0.1:9", "check_heart_beat": True, "worker_status": ghost}
     post(controller.url, "/register_worker", **message)
@@ -114,7 +112,3 @@ def test_fastchats_controller_expires_other_workers_but_not_the_root(
 
     eventually(expired, "the worker without heartbeats to expire", 2 * DEADLINE_S)
     assert all("vicuna" in names for names in seen)
-
-
-def port_of(program: Program) -> int:
-    return int(program.url.rpartition(":")[2])

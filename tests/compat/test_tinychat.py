@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.cluster import Cluster, wait_for_model
-from tests.compat.conftest import Levels
+from tests.cluster import wait_for_model
+from tests.compat.conftest import Levels, frames
 from tests.compat.tinychat import TinyChatWorker
 from tests.support import DEADLINE_S, eventually
-
-
-@pytest.fixture(scope="module")
-def levels(cluster: Cluster) -> Levels:
-    return Levels(cluster)
 
 
 @pytest.fixture
@@ -29,9 +23,7 @@ def worker(levels: Levels) -> Iterator[TinyChatWorker]:
 
 def generate(levels: Levels, **fields: Any) -> list[dict[str, Any]]:
     body = {"model": "llava", "prompt": "Hi", **fields}
-    response = httpx.post(f"{levels.root.url}/worker_generate_stream", json=body, timeout=DEADLINE_S)
-    assert response.status_code == 200
-    return [json.loads(frame) for frame in response.content.split(b"\0") if frame]
+    return frames(httpx.post(f"{levels.root.url}/worker_generate_stream", json=body, timeout=DEADLINE_S))
 
 
 def test_its_stream_passes_unchanged(levels: Levels, worker: TinyChatWorker) -> None:
@@ -77,8 +69,7 @@ def test_openais_clients_get_completions_without_the_echo(levels: Levels, worker
 def test_its_clients_get_fastchats_error_codes(levels: Levels) -> None:
     """TinyChat's controller sends 2 (no worker) and 3 (timeout), but clients only check whether the code is 0."""
     response = httpx.post(f"{levels.root.url}/worker_generate_stream", json={"model": "unknown", "prompt": "x"})
-    frames = [json.loads(frame) for frame in response.content.split(b"\0") if frame]
-    assert [frame["error_code"] for frame in frames] == [50005]
+    assert [frame["error_code"] for frame in frames(response)] == [50005]
 
 
 def test_it_registers_before_it_listens(levels: Levels) -> None:

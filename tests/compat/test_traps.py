@@ -17,7 +17,7 @@ TRAPS = {
         "relay/upstream/test_translating.py::test_a_workers_refusal_of_what_only_workers_serve_has_status_200",
         "relay/upstream/test_translating.py::test_a_worker_that_breaks_there_is_an_object_too",
         "relay/test_paths.py::test_a_model_that_nobody_serves_in_each_dialect",
-        "compat/test_fastchat_traps.py::test_a_worker_that_was_away_leaves_no_template_behind",
+        "compat/test_fastchat_traps.py::test_a_worker_that_comes_back_has_its_own_template",
     ),
     # Clients of streams ignore the status, so an error has to be a frame.
     "a stream's error is a status": (
@@ -56,7 +56,7 @@ TRAPS = {
     ),
     # Multi-model workers share one address, register each model separately, and do so before they listen.
     "a second registration replaces the first": (
-        "compat/test_restarts.py::test_models_that_register_separately_with_one_address",
+        "compat/test_restarts.py::test_models_may_register_separately_with_one_address",
         "compat/test_worker_below.py::test_a_worker_of_two_models_registers_again",
         "compat/test_fastchat_traps.py::test_a_worker_without_a_status_is_probed_until_it_listens",
         "compat/test_tinychat.py::test_it_registers_before_it_listens",

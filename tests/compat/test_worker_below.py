@@ -9,17 +9,12 @@ import httpx
 import openai
 import pytest
 
-from tests.cluster import Cluster, wait_for_model
+from tests.cluster import wait_for_model
 from tests.compat.conftest import Levels
 from tests.compat.programs import Program, Programs, needs_fastchat
 from tests.support import DEADLINE_S, eventually
 
 pytestmark = needs_fastchat
-
-
-@pytest.fixture(scope="module")
-def levels(cluster: Cluster) -> Levels:
-    return Levels(cluster)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import httpx
-
 from hierarchy.relay.upstream.links import LinkPool
 from hierarchy.uplink.links import LinkReserve
 from tests.cluster import Cluster, Running
@@ -35,12 +33,6 @@ def wait_for_links(parent: Running, child: str = "site", count: int = 8) -> Link
     return pool_of(parent, child)
 
 
-def counters(engine: Running) -> dict[str, int]:
-    """The counters of a simulated engine, such as `running`."""
-    found: dict[str, int] = httpx.get(f"{engine.url}/simulated").json()
-    return found
-
-
 class LossyRelay:
     """A TCP relay in front of a node, in the cluster's loop, which can lose or break its connections."""
 
@@ -54,11 +46,11 @@ class LossyRelay:
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def swallow(self) -> None:
-        """Lose everything that comes on the present connections; both ends stay open."""
+        """Lose everything that comes on the open connections; both ends stay open."""
         self._lost |= self._writers
 
     def cut(self) -> None:
-        """Abort the present connections."""
+        """Abort the open connections."""
 
         def work() -> None:
             for writer in list(self._writers):

@@ -71,7 +71,7 @@ def test_a_report_without_a_valid_secret_is_not_buffered(cluster: Cluster, keys:
     root, _ = joined(cluster, keys)
     head = b"POST /receive_heart_beat HTTP/1.1\r\nhost: x\r\nx-hierarchy-auth: %b\r\ncontent-length: %d\r\n\r\n"
     small, large = b'{"worker_name": "x", "queue_length": 0}', b" " * 1_000_000
-    with Client(int(root.url.rpartition(":")[2])) as client:
+    with Client(root.port) as client:
         if cached:
             client.send(head % (b"wrong", len(small)) + small)
             assert client.read_answer().body == b'{"exist": false}'
@@ -79,7 +79,7 @@ def test_a_report_without_a_valid_secret_is_not_buffered(cluster: Cluster, keys:
         client.send(large[:200_000])  # and then nothing
         assert client.read_answer().status == 413
     secret = root.node.registry.children["site-a"].secret
-    with Client(int(root.url.rpartition(":")[2])) as client:
+    with Client(root.port) as client:
         client.send(head % (secret, len(large)) + large)
         assert client.read_answer().status == 400, "a report of a child may have the usual size"
 
@@ -88,7 +88,7 @@ def test_a_revoked_site_is_disconnected_within_five_seconds_and_its_streams_end(
     root, site = joined(cluster, keys, decode_tokens_per_s=5.0)
     body = b'{"model": "m", "prompt": "x", "max_tokens": 1000, "stream": true}'
     head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n"
-    with Client(int(root.url.rpartition(":")[2])) as client:
+    with Client(root.port) as client:
         client.send(head % (keys.client.encode(), len(body)) + body)
         eventually(lambda: root.node.registry.children["site-a"].in_flight == 1, "the stream to start")
         client.sock.settimeout(DEADLINE_S)
@@ -130,7 +130,7 @@ def test_requests_and_probes_dial_the_address_that_was_checked(cluster: Cluster)
         return addresses
 
     root.node.access.dial_guard._resolve = resolve
-    url = f"http://worker.example:{engine.url.rpartition(':')[2]}"
+    url = f"http://worker.example:{engine.port}"
     status = {"model_names": ["m"], "speed": 1, "queue_length": 0}
     worker = {"worker_name": url, "check_heart_beat": True, "worker_status": status}
     assert httpx.post(f"{root.url}/register_worker", json=worker).status_code == 200

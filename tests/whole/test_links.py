@@ -19,12 +19,12 @@ from hierarchy.config.models import Settings
 from hierarchy.relay.upstream.links import LEAST_IDLE
 from tests.certificates import Authority
 from tests.clocks import SkewedClock
-from tests.cluster import QUICK, Cluster, Running, chat, models_at, wait_for_model
+from tests.cluster import QUICK, Cluster, Running, chat, counters, models_at, wait_for_model
 from tests.relay.proxy import Proxy
 from tests.relay.raw import MODEL, SSE_HEAD, chunk
 from tests.relay.support import Engine
 from tests.support import DEADLINE_S, eventually, free_port
-from tests.whole.links import LossyRelay, counters, pool_of, reserve_of, wait_for_links
+from tests.whole.links import LossyRelay, pool_of, reserve_of, wait_for_links
 
 REQUEST = {"model": "simulated", "messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 8}
 

@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from tests.cluster import Cluster, Running, chat, wait_for_model
+from tests.cluster import Cluster, Running, chat, counters, wait_for_model
 from tests.support import eventually
 
 REQUEST = {"model": "simulated", "messages": [{"role": "user", "content": "hello"}], "stream": True}
@@ -26,11 +26,6 @@ def root(cluster: Cluster, engine: Running) -> Running:
     cluster.node("rack", parents=(site.url,), engines=(engine.url,))
     wait_for_model(root.url, "simulated")
     return root
-
-
-def counters(engine: Running) -> dict[str, int]:
-    response: dict[str, int] = httpx.get(f"{engine.url}/simulated").json()
-    return response
 
 
 def test_the_openai_package_works(root: Running) -> None:

@@ -14,6 +14,7 @@ from hierarchy.introspection.tree import TreeView
 from hierarchy.wire import tree_entry
 from hierarchy.wire.tree_entry import MAX_DEPTH, ModelEntry, TreeEntry, decode
 from tests.builders import OPENAI, Table, model, nested, site, status_of
+from tests.wire.test_subtree import SITES
 
 anything = nested(st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=3))
 FIELDS = [*tree_entry._ENTRY_TYPES]
@@ -146,34 +147,19 @@ def test_children_are_decoded_once_and_only_when_they_are_read(monkeypatch: pyte
     assert decoded == ["a"]
 
 
-SITES = decode(
-    {
-        "children": {
-            "site-a": {
-                "kind": "node",
-                "state": "up",
-                "children": {
-                    "gpu-1": {"kind": "vllm", "state": "up", "models": [{"name": "m", "api": "openai"}]},
-                    "gpu-2": {"kind": "fastchat", "state": "down", "models": [{"name": "n", "api": "fastchat"}]},
-                },
-            },
-            "site-b": {"kind": "node", "state": "silent", "children": {"gpu-1": {"kind": "vllm", "state": "up"}}},
-            "gpu-0": {"kind": "local", "state": "up", "models": []},
-        }
-    }
-)
+TREE = decode({"children": SITES})
 
 
 def test_engines_have_their_path() -> None:
-    assert [path for path, _ in SITES.engines()] == ["site-a/gpu-1", "site-a/gpu-2", "site-b/gpu-1", "gpu-0"]
+    assert [path for path, _ in TREE.engines()] == ["site-a/gpu-1", "site-a/gpu-2", "site-b/gpu-1", "gpu-0"]
 
 
 def test_an_engine_below_a_silent_node_is_not_up() -> None:
-    assert [path for path, _ in SITES.engines(up=True)] == ["site-a/gpu-1", "gpu-0"]
+    assert [path for path, _ in TREE.engines(up=True)] == ["site-a/gpu-1", "gpu-0"]
 
 
 def test_an_entry_serves_a_model_in_one_api_family_or_in_any() -> None:
-    gpu = dict(SITES.engines())["site-a/gpu-2"]
+    gpu = dict(TREE.engines())["site-a/gpu-2"]
     assert gpu.serves("n")
     assert gpu.serves("n", "fastchat")
     assert not gpu.serves("n", "openai")
