@@ -108,7 +108,7 @@ def test_the_life_of_a_node() -> None:
     assert api.post("/receive_heart_beat", report(seq=9)) == {"exist": False}
 
 
-def test_a_node_reports_no_more_often_than_its_parent_wants() -> None:
+def test_a_node_reports_no_more_often_than_its_parent_allows() -> None:
     api = Api(report_interval_s=5.0)
     assert api.post("/register_worker", site(interval_s=1.0))["interval_s"] == 5.0
     api.clock.tick(6)

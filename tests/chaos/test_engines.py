@@ -149,7 +149,7 @@ def test_an_engine_that_flaps_every_2_s(processes: Processes, full: bool, record
     assert unsent == []
 
 
-def test_all_engines_answer_503(processes: Processes, full: bool, record: Record) -> None:
+def test_all_engines_respond_with_503(processes: Processes, full: bool, record: Record) -> None:
     """Four levels of nodes: the retries of the levels must not multiply."""
     engines = processes.engines("e", 4)
     root = processes.node("root")

@@ -221,7 +221,7 @@ def test_file_descriptors_exhausted(processes: Processes, full: bool, record: Re
 
 
 @pytest.mark.parametrize("survivor", ["site", "parent"])
-def test_autonomy(processes: Processes, record: Record, survivor: str) -> None:
+def test_a_site_and_its_parent_serve_without_each_other(processes: Processes, record: Record, survivor: str) -> None:
     """A site without its parent serves its own clients; a parent without a site uses the other sites."""
     root = processes.node("root")
     sites = [processes.node(f"site{n}", parents=(root,), engines=processes.engines(f"s{n}e", 1)) for n in (1, 2)]

@@ -1,4 +1,4 @@
-"""`hierarchy chat` at a node of the test's."""
+"""`hierarchy chat`, with a node that the test controls."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def ask(url: str, *args: str, stdin: str = "") -> Ended:
     return program("chat", url, *args, stdin=stdin)
 
 
-def test_streams_the_answer_and_shows_its_path(node: Node) -> None:
+def test_the_answer_is_streamed_and_its_path_shown(node: Node) -> None:
     result = ask(node.url, "What is the capital of France?")
     assert (result.status, result.stdout) == (0, "Paris is the\ncapital.\n")
     assert re.fullmatch(
@@ -121,7 +121,7 @@ def test_streams_the_answer_and_shows_its_path(node: Node) -> None:
     assert not {"max_tokens", "temperature"} & request.keys()
 
 
-def test_options_and_stdin(node: Node) -> None:
+def test_options_and_the_question_on_stdin_are_sent(node: Node) -> None:
     result = ask(
         node.url, "--model", "other", "--max-tokens", "7", "--temperature", "0", "--system", "Be brief.", stdin="Why?\n"
     )
@@ -174,14 +174,14 @@ def test_refusals_are_one_line(node: Node, status: int, body: Any, message: str)
         ([event("Par"), "data: nonsense\n\n"], "not a chat event: nonsense"),
     ],
 )
-def test_an_answer_that_breaks_off_is_one_line_after_what_arrived(node: Node, answer: list[str], message: str) -> None:
+def test_the_error_in_mid_answer_is_one_line_after_what_arrived(node: Node, answer: list[str], message: str) -> None:
     node.answer = answer
     result = ask(node.url, "Q")
     assert result.stdout == "Par\n"
     expect_error(result, message)
 
 
-def test_a_connection_that_is_closed(node: Node) -> None:
+def test_a_connection_that_closes_in_mid_answer_is_an_error(node: Node) -> None:
     node.answer, node.cut = [event("Par")], True
     result = ask(node.url, "Q")
     assert result.stdout == "Par\n"

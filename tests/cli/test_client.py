@@ -1,4 +1,4 @@
-"""How commands talk to a node: its URL, keys, TLS, and what they say if it does not respond as a node does."""
+"""How commands talk to a node: its URL, keys and TLS, and the errors if it does not respond as a node does."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from tests.support import eventually
 URL = "http://root:21001"
 
 
-def answering(response: httpx.Response | Exception, key: str = "") -> NodeClient:
-    """A client whose node answers each request so."""
+def client_of(response: httpx.Response | Exception, key: str = "") -> NodeClient:
+    """A client whose node returns this response, or raises this error, for each request."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         if isinstance(response, Exception):
@@ -53,7 +53,7 @@ def answering(response: httpx.Response | Exception, key: str = "") -> NodeClient
         ("[::1]:21001", "http://[::1]:21001"),
     ],
 )
-def test_a_url_may_be_written_as_people_type_it(text: str, url: str) -> None:
+def test_a_url_may_lack_its_scheme_or_end_in_v1(text: str, url: str) -> None:
     assert node_url(text) == url
 
 
@@ -110,12 +110,12 @@ def refusal(message: str, code: str = "invalid_admin_key") -> dict[str, Any]:
         (httpx.Response(200, json=[]), "", "answered 200: a JSON object was expected; is this a node's URL?"),
     ],
 )
-def test_a_response_that_is_not_a_success_is_one_line(response: httpx.Response, key: str, message: str) -> None:
-    with answering(response, key) as node, pytest.raises(NodeRefused) as refused:
+def test_the_error_for_an_unsuccessful_response_is_one_line(response: httpx.Response, key: str, message: str) -> None:
+    with client_of(response, key) as node, pytest.raises(NodeRefused) as refused:
         node.get("/tree", depth="1")
     assert str(refused.value) in (f"{URL}/tree {message}", f"{URL}/tree answered {message}")
     assert refused.value.status == response.status_code
-    with answering(response, key) as node, pytest.raises(NodeRefused) as refused:
+    with client_of(response, key) as node, pytest.raises(NodeRefused) as refused:
         node.post("/admin/drain", {"path": "a"})
     assert str(refused.value).startswith(f"{URL}/admin/drain answered ")
 
@@ -134,9 +134,9 @@ def test_a_response_that_is_not_a_success_is_one_line(response: httpx.Response, 
         (httpx.ConnectError("Name or service not known"), "Name or service not known", "is the host name right?"),
     ],
 )
-def test_no_response_is_one_line_with_its_reason(error: Exception, reason: str, hint: str) -> None:
+def test_the_error_without_a_response_is_one_line_with_its_reason(error: Exception, reason: str, hint: str) -> None:
     message = f"cannot reach {URL}: {reason}; {hint}"
-    with answering(error) as node:
+    with client_of(error) as node:
         with pytest.raises(NodeUnreachable) as unreachable:
             node.get("/tree")
         assert str(unreachable.value).startswith(message)
@@ -170,7 +170,7 @@ def test_the_certificate_of_a_configuration_is_used_where_it_can_be_read(tmp_pat
     assert readable_tls(spec.model_copy(update={"key": "/no/key"})) == TlsSpec(ca=spec.ca)
 
 
-#: Each command that talks to a node, with its arguments but the URL's.
+#: Each command that talks to a node, with its arguments; URL and CONFIG are replaced.
 COMMANDS = [
     ("chat", "URL", "hello"),
     ("check", "CONFIG", "--live", "URL"),
@@ -182,7 +182,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_every_command_says_alike_that_it_cannot_reach_a_node(command: tuple[str, ...]) -> None:
+def test_every_command_has_the_same_error_for_an_unreachable_node(command: tuple[str, ...]) -> None:
     config = Path(__file__).parents[2] / "configs" / "demo.yaml"
     arguments = [{"URL": "127.0.0.1:1", "CONFIG": config}.get(argument, argument) for argument in command]
     message = fails(*arguments, status=2)
@@ -190,7 +190,7 @@ def test_every_command_says_alike_that_it_cannot_reach_a_node(command: tuple[str
     assert message.endswith("; is the node running?")
 
 
-def test_keys_of_the_environment_are_shown_to_a_real_node(tmp_path: Path) -> None:
+def test_keys_from_the_environment_are_sent_to_a_real_node(tmp_path: Path) -> None:
     keys = Keys(tmp_path)
     with Cluster() as cluster:
         root = cluster.node("root", engines=(cluster.engine().url,), settings=keys.settings())

@@ -38,7 +38,7 @@ engines:
     return str(path)
 
 
-def test_a_node_that_runs(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_running_node_passes_all_checks(cluster: Cluster, tmp_path: Path) -> None:
     root, engine = cluster.node("root", settings=CALM), cluster.engine(models=("m", "n"))
     site = cluster.node("site", parents=(root.url,), engines=(engine.url,), settings=CALM)
     wait_for_model(root.url, "m")
@@ -58,7 +58,7 @@ def test_a_node_that_runs(cluster: Cluster, tmp_path: Path) -> None:
     assert (result.exit_code, lines(result)[-1]) == (0, "- link not needed: this node has no parent")
 
 
-def test_a_dead_parent_and_a_dead_engine(tmp_path: Path) -> None:
+def test_a_dead_parent_and_a_dead_engine_are_failures(tmp_path: Path) -> None:
     urls = [f"http://127.0.0.1:{free_port()}" for _ in range(3)]
     result = run(config(tmp_path, *urls), "--node", "site")
     found = lines(result)
@@ -70,7 +70,7 @@ def test_a_dead_parent_and_a_dead_engine(tmp_path: Path) -> None:
     assert found[-1] == "✗ link none works until this machine can reach the parent"
 
 
-def test_an_engine_that_does_not_list_what_it_should(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_engine_without_a_declared_model_is_a_warning(cluster: Cluster, tmp_path: Path) -> None:
     engine = cluster.engine(models=("n",))
     root, site = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     found = lines(run(config(tmp_path, root, site, engine.url), "--node", "site"))

@@ -78,7 +78,7 @@ def responds(port: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_with_status_0(process: subprocess.Popen[str], port: int, number: signal.Signals) -> None:
+def test_a_signal_ends_it_with_status_0(process: subprocess.Popen[str], port: int, number: signal.Signals) -> None:
     eventually(lambda: responds(port), "the node to respond", START_S)
     process.send_signal(number)
     assert process.wait(10) == 0

@@ -1,4 +1,4 @@
-"""`hierarchy tree`, and `tools/show_tree.py`, which is the same."""
+"""`hierarchy tree`, and `tools/show_tree.py`, which is the same command."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ engines:
 
 
 class Node:
-    """A node that answers `GET /tree` as the test sets it."""
+    """A server whose response to `GET /tree` the test sets."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -52,7 +52,7 @@ def node() -> Iterator[Node]:
             self.wfile.write(state.body.encode())
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Tests are quiet."""
+            """No log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state = Node(f"http://127.0.0.1:{server.server_address[1]}")
@@ -89,7 +89,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run_tree
 
 
-def words(line: str) -> list[str]:
+def cells(line: str) -> list[str]:
     return line.replace("│", " ").split()
 
 
@@ -98,14 +98,14 @@ def test_a_live_tree(node: Node, run: Run) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines[:-1])
-    assert [words(line)[:7] for line in lines if "●" in line or "✗" in line or "◌" in line] == [
+    assert [cells(line)[:7] for line in lines if "●" in line or "✗" in line or "◌" in line] == [
         ["root", "●", "up", "5", "7", "4", "smol"],
         ["├─", "site-a", "●", "up", "4", "6", "3"],
         ["├─", "a1", "vllm", "●", "up", "3.5", "6"],
         ["└─", "a2", "vllm", "✗", "down", "-", "-"],
         ["└─", "site-b", "reverse", "◌", "silent", "-", "-"],
     ]
-    text = " ".join(words(result.stdout))
+    text = " ".join(cells(result.stdout))
     assert "smol (openai, fastchat), big/" in text
     assert "connection refused" in text
     assert "no report for 12 s" in text
@@ -119,7 +119,7 @@ def test_a_declared_tree_needs_no_network(tmp_path: Path, run: Run) -> None:
     config.write_text(TREE)
     result = run(str(config))
     assert (result.returncode, result.stderr) == (0, "")
-    assert [words(line) for line in result.stdout.splitlines() if "declared" in line] == [
+    assert [cells(line) for line in result.stdout.splitlines() if "declared" in line] == [
         ["root", "○", "declared", "3", "m"],
         ["├─", "site-a", "auto", "○", "declared", "2", "m"],
         ["└─", "gpu-1", "simulated", "○", "declared", "2", "m"],
@@ -150,14 +150,14 @@ def test_json_has_the_same_shape_for_both(tmp_path: Path, node: Node, run: Run) 
 
 
 @pytest.mark.parametrize(("name", "start"), [("dot", "digraph"), ("mermaid", "flowchart"), ("svg", "<svg")])
-def test_pictures_for_other_programs(node: Node, name: str, start: str, run: Run) -> None:
+def test_pictures_for_other_programs_are_drawn(node: Node, name: str, start: str, run: Run) -> None:
     result = run(node.url, "--format", name)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith(start)
     assert "site-a" in result.stdout
 
 
-def test_addresses_where_there_is_room(node: Node, run: Run) -> None:
+def test_addresses_are_shown_where_there_is_room(node: Node, run: Run) -> None:
     assert "http://10.1.0.1:21001" in run(node.url, columns=120).stdout
     assert "http://10.1.0.1:21001" not in run(node.url).stdout
 
@@ -190,7 +190,9 @@ def test_an_error_is_one_line(args: list[str], status: int, message: str, run: R
         (200, "[" * 99999, "not JSON"),
     ],
 )
-def test_a_response_that_is_not_a_nodes_is_one_line(node: Node, status: int, body: str, message: str, run: Run) -> None:
+def test_the_error_for_another_servers_response_is_one_line(
+    node: Node, status: int, body: str, message: str, run: Run
+) -> None:
     node.status, node.body = status, body
     result = run(node.url)
     assert (result.returncode, result.stdout) == (2, "")
@@ -198,7 +200,7 @@ def test_a_response_that_is_not_a_nodes_is_one_line(node: Node, status: int, bod
     assert result.stderr.count("\n") == 1
 
 
-def test_all_problems_of_a_file(tmp_path: Path, run: Run) -> None:
+def test_all_problems_of_a_file_are_shown(tmp_path: Path, run: Run) -> None:
     config = tmp_path / "tree.yaml"
     config.write_text(
         TREE.replace("parent: site-a", "parent: nowhere").replace("parent: root, kind", "parent: lost, kind")

@@ -162,7 +162,7 @@ def test_a_node_that_cannot_start_ends_the_rest_with_status_2(tmp_path: Path) ->
     assert "ended all 2 nodes" in tree.output
 
 
-def test_ends_with_its_parent(tmp_path: Path) -> None:
+def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     with run_up(tmp_path, {"root": FINISHES, "site-a": FINISHES}, "--exit-with-parent") as tree:
         tree.read_until(r"root +│ ready")
         assert tree.process.stdin is not None
@@ -192,7 +192,7 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str | None) -> None:
         up(config)
 
 
-def test_serve_command() -> None:
+def test_the_command_that_starts_a_node() -> None:
     command = serve_command(Path("configs/demo.yaml"), "root")
     assert command[0] == sys.executable
     assert command[1:] == ["-m", "hierarchy", "serve", "configs/demo.yaml", "--node", "root", "--exit-with-parent"]

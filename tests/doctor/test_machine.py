@@ -21,7 +21,7 @@ from hierarchy.uplink.dial import parse_proxy
         (resource.RLIM_INFINITY, resource.RLIM_INFINITY, Verdict.OK, "no limit"),
     ],
 )
-def test_files(soft: int, hard: int, verdict: Verdict, what: str) -> None:
+def test_the_limit_of_open_files(soft: int, hard: int, verdict: Verdict, what: str) -> None:
     finding = check_files(soft, hard)
     assert finding.verdict is verdict
     assert what in finding.what
@@ -38,7 +38,7 @@ def test_a_proxy_is_shown_whether_the_node_uses_it_or_not() -> None:
     assert finding == ok("proxy", "this node dials its parent through p:1")
 
 
-def test_listening() -> None:
+def test_a_taken_port_is_a_failure_unless_the_node_itself_uses_it() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -55,7 +55,7 @@ def test_listening() -> None:
     ("host", "what"),
     [("192.0.2.1", "this machine has no such address"), ("a..b", "a..b:1: "), ("2001:db8::1", "[2001")],
 )
-def test_addresses_of_other_machines(host: str, what: str) -> None:
+def test_addresses_of_other_machines_are_failures(host: str, what: str) -> None:
     (finding,) = check_listen([(host, 1)], "")
     assert finding.verdict is Verdict.FAIL
     assert what in finding.what

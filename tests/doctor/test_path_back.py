@@ -53,7 +53,9 @@ def tree(state: str, detail: str = "", link: str = "") -> dict[str, Any]:
         ({"/tree": "junk"}, None, None, "not registered yet"),
     ],
 )
-def test_the_path_back(pages: dict[str, Any], allowed: bool | None, works: bool | None, what: str) -> None:
+def test_whether_the_parent_can_dial_the_node(
+    pages: dict[str, Any], allowed: bool | None, works: bool | None, what: str
+) -> None:
     back = checked(pages, allowed)
     assert back.works is works
     assert what in back.finding.what

@@ -77,7 +77,7 @@ def checked(
     return asyncio.run(run())
 
 
-def marks(path: PathToParent) -> dict[str, str]:
+def verdicts(path: PathToParent) -> dict[str, str]:
     return {finding.check: finding.verdict.value for finding in path.findings}
 
 
@@ -89,7 +89,7 @@ NODE = http_response("200 OK", json.dumps({"node": "root", "version": "1"}), dat
 LINK = http_response("404 Not Found", json.dumps(REFUSAL))
 
 
-def test_a_real_node(cluster: Cluster) -> None:
+def test_a_real_node_passes_all_checks(cluster: Cluster) -> None:
     node = cluster.node("root")
 
     async def run() -> PathToParent:
@@ -97,13 +97,13 @@ def test_a_real_node(cluster: Cluster) -> None:
             return await check_path(node.url, http)
 
     path = asyncio.run(run())
-    assert marks(path) == dict.fromkeys(["name", "tcp", "node", "clock", "upgrade"], "ok")
+    assert verdicts(path) == dict.fromkeys(["name", "tcp", "node", "clock", "upgrade"], "ok")
     assert found(path, "node").startswith("root ")
     assert (path.reached, path.is_node, path.allows_links, path.same_machine) == (True, True, True, True)
 
 
 @pytest.mark.parametrize("refuse", [False, True])
-def test_through_a_proxy(cluster: Cluster, refuse: bool) -> None:
+def test_a_parent_behind_a_proxy(cluster: Cluster, refuse: bool) -> None:
     node = cluster.node("root")
     with Proxy(cluster, refuse=refuse) as between:
         proxy = parse_proxy(between.url)
@@ -115,28 +115,28 @@ def test_through_a_proxy(cluster: Cluster, refuse: bool) -> None:
         path = asyncio.run(run())
     assert (path.reached, path.same_machine) == (not refuse, False)
     if refuse:
-        assert marks(path) == {"name": "ok", "tcp": "fail"}
+        assert verdicts(path) == {"name": "ok", "tcp": "fail"}
         assert "answered CONNECT with 'HTTP/1.1 403 Forbidden'" in found(path, "tcp")
     else:
-        assert marks(path) == dict.fromkeys(["name", "tcp", "node", "clock", "upgrade"], "ok")
+        assert verdicts(path) == dict.fromkeys(["name", "tcp", "node", "clock", "upgrade"], "ok")
         assert f"through the proxy 127.0.0.1:{proxy.port}" in found(path, "tcp")
 
 
-def test_nothing_listens() -> None:
+def test_a_parent_that_does_not_listen() -> None:
     async def run(url: str) -> PathToParent:
         async with httpx.AsyncClient(trust_env=False) as http:
             return await check_path(url, http)
 
     path = asyncio.run(run(f"http://127.0.0.1:{free_port()}"))
-    assert (marks(path), path.reached) == ({"name": "ok", "tcp": "fail"}, False)
+    assert (verdicts(path), path.reached) == ({"name": "ok", "tcp": "fail"}, False)
     assert "refused" in found(path, "tcp").lower()
-    assert marks(asyncio.run(run("http://a..b:1"))) == {"name": "fail"}
+    assert verdicts(asyncio.run(run("http://a..b:1"))) == {"name": "fail"}
 
 
 def test_a_server_that_never_responds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(path_to_parent, "TIMEOUT_S", 0.1)
     path = checked(served({}))
-    assert marks(path) == {"name": "ok", "tcp": "ok", "node": "fail", "upgrade": "fail"}
+    assert verdicts(path) == {"name": "ok", "tcp": "ok", "node": "fail", "upgrade": "fail"}
     assert "nothing within 0.1 s" in found(path, "upgrade")
 
 
@@ -160,9 +160,9 @@ def test_a_server_that_never_responds(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"/health": b"garbage\r\n\r\n", "/link": LINK}, {"node": "fail", "upgrade": "ok"}),
     ],
 )
-def test_what_responds_there(pages: dict[str, bytes | None], expected: dict[str, str]) -> None:
+def test_the_verdicts_for_what_responds(pages: dict[str, bytes | None], expected: dict[str, str]) -> None:
     path = checked(served(pages))
-    assert {check: verdict for check, verdict in marks(path).items() if check not in ("name", "tcp")} == expected
+    assert {check: verdict for check, verdict in verdicts(path).items() if check not in ("name", "tcp")} == expected
     assert path.is_node == (expected["node"] == "ok")
 
 
@@ -170,16 +170,16 @@ def test_what_responds_there(pages: dict[str, bytes | None], expected: dict[str,
     ("offset_s", "verdict", "what"),
     [(3, "ok", "[234] s off"), (90, "warn", "(89|9[01]) s ahead of"), (-90, "warn", "(89|9[01]) s behind")],
 )
-def test_clocks(offset_s: float, verdict: str, what: str) -> None:
+def test_the_difference_of_the_clocks(offset_s: float, verdict: str, what: str) -> None:
     path = checked(served({"/health": http_response("200 OK", "{}", date="@NOW@"), "/link": LINK}), offset_s=offset_s)
-    assert marks(path)["clock"] == verdict
+    assert verdicts(path)["clock"] == verdict
     assert re.match(what, found(path, "clock"))
 
 
 def test_https_at_a_port_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(path_to_parent, "TIMEOUT_S", 0.3)
     path = checked(served({"/health": NODE, "/link": LINK}), scheme="https")
-    assert (marks(path), path.reached) == ({"name": "ok", "tcp": "ok", "tls": "fail"}, False)
+    assert (verdicts(path), path.reached) == ({"name": "ok", "tcp": "ok", "tls": "fail"}, False)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason=missing("openssl", "openssl"))
@@ -195,10 +195,10 @@ def test_a_certificate_and_whether_it_is_accepted(tmp_path: Path) -> None:
     tls.load_cert_chain(cert, key)
     pages: dict[str, bytes | None] = {"/health": NODE, "/link": LINK}
     path = checked(served(pages), "https", tls)
-    assert (marks(path)["tls"], path.reached) == ("fail", False)
+    assert (verdicts(path)["tls"], path.reached) == ("fail", False)
     assert "self" in found(path, "tls")
     path = checked(served(pages), "https", tls, trust=cert)
-    assert (marks(path)["tls"], marks(path)["upgrade"], path.reached) == ("ok", "ok", True)
+    assert (verdicts(path)["tls"], verdicts(path)["upgrade"], path.reached) == ("ok", "ok", True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the engine manager does with a real registry; no engine answers."""
+"""The engine manager with a real registry; no engine listens."""
 
 from __future__ import annotations
 
@@ -90,11 +90,11 @@ async def test_no_status_is_requested_before_there_is_a_client_for_it(bench: Ben
 
 
 @on_bench
-async def test_a_worker_is_asked_once_for_its_status_which_replaces_what_it_registered(bench: Bench) -> None:
-    asked: list[httpx.URL] = []
+async def test_a_workers_status_is_requested_once_and_replaces_what_it_registered(bench: Bench) -> None:
+    requested: list[httpx.URL] = []
 
     def status(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url)
+        requested.append(request.url)
         return httpx.Response(200, json={"model_names": ["m", "n"], "speed": 1, "queue_length": 2})
 
     bench.child_client = httpx.AsyncClient(transport=httpx.MockTransport(status))
@@ -102,5 +102,5 @@ async def test_a_worker_is_asked_once_for_its_status_which_replaces_what_it_regi
     for _ in range(2):
         bench.manager.request_status(child)
     await asyncio.gather(*bench.tasks)
-    assert [str(url) for url in asked] == [f"{WORKER}/worker_get_status"]
+    assert [str(url) for url in requested] == [f"{WORKER}/worker_get_status"]
     assert child.status.model_names == ["m", "n"]

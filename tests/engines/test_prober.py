@@ -1,4 +1,4 @@
-"""The prober: what it passes to its owner and logs, and how long it waits, with a clock and an engine of the test."""
+"""The prober: what it passes to its owner and logs, and how long it waits; the test controls clock and engine."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_failed_probe_is_repeated_soon_and_then_less_often() -> None:
     assert Owner().run(UP, DOWN, interval_s=0.1).slept == [0.1, 0.1]
 
 
-def test_a_night_without_the_engine_does_not_overflow() -> None:
+def test_many_failed_probes_do_not_overflow() -> None:
     assert Owner().run(*[DOWN] * 1200, interval_s=60).slept[-1] == 5
 
 

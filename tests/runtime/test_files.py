@@ -1,4 +1,4 @@
-"""Files: noticing a change, locking, and writing without a half-written moment."""
+"""Files: noticing a change, locking, and writing atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import DEADLINE_S
 
 
 def replace(path: Path, text: str) -> None:
-    """As many editors save: write another file, and rename it."""
+    """Save as many editors do: write another file, and rename it."""
     new = path.with_name("new")
     new.write_text(text)
     new.replace(path)
@@ -33,7 +33,7 @@ def test_a_change_is_reported_once(tmp_path: Path) -> None:
     assert not watch.changed()
 
 
-def test_a_file_that_is_replaced_appears_or_disappears_has_changed(tmp_path: Path) -> None:
+def test_replacing_creating_or_deleting_a_file_is_a_change(tmp_path: Path) -> None:
     path = tmp_path / "file"
     watch = FileWatch(path)
     for _ in range(3):
@@ -94,7 +94,7 @@ def test_a_lock_waits_for_another_process_and_reports_it(tmp_path: Path, other_p
         pass
 
 
-def test_a_lock_is_given_up_after_its_timeout(tmp_path: Path, other_process) -> None:  # type: ignore[no-untyped-def]
+def test_waiting_for_a_lock_times_out(tmp_path: Path, other_process) -> None:  # type: ignore[no-untyped-def]
     with (
         pytest.raises(TimeoutError, match="another process keeps it locked") as caught,
         locked(tmp_path / "lock", 0.05),
@@ -119,7 +119,7 @@ def test_a_lock_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
 # writing
 
 
-def test_a_private_file_is_its_owners_alone(tmp_path: Path) -> None:
+def test_only_its_owner_may_read_a_private_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
     write_private_file(path, "ü")
     assert path.read_text("utf-8") == "ü"
@@ -127,7 +127,7 @@ def test_a_private_file_is_its_owners_alone(tmp_path: Path) -> None:
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_file_is_whole_even_if_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "secret"
     write_private_file(path, "old")
 

@@ -34,7 +34,7 @@ LINUX, MACOS = Unix("hierarchy"), MacOS("hierarchy")
         ({"HIERARCHY_CACHE": ""}, MACOS, "/h/Library/Caches/hierarchy"),
     ],
 )
-def test_the_cache_folder(environ: dict[str, str], platform: PlatformDirsABC, expected: str) -> None:
+def test_where_the_cache_folder_is(environ: dict[str, str], platform: PlatformDirsABC, expected: str) -> None:
     assert cache_folder(environ, platform) == Path(expected)
 
 
@@ -48,7 +48,7 @@ def test_the_cache_folder(environ: dict[str, str], platform: PlatformDirsABC, ex
         ({}, MACOS, "/h/Library/Application Support/hierarchy"),
     ],
 )
-def test_the_state_folder(environ: dict[str, str], platform: PlatformDirsABC, expected: str) -> None:
+def test_where_the_state_folder_is(environ: dict[str, str], platform: PlatformDirsABC, expected: str) -> None:
     assert state_folder(environ, platform) == Path(expected)
 
 
@@ -67,7 +67,7 @@ class Homeless(Unix):
 
 
 @pytest.mark.parametrize("result", [None, "~/.local/state/hierarchy"])
-def test_a_user_without_a_home_folder_learns_what_to_set(result: str | None) -> None:
+def test_the_error_without_a_home_folder_names_the_setting(result: str | None) -> None:
     platform = Homeless("hierarchy")
     platform.result = result
     with pytest.raises(UsageError, match=r"no home folder for its state; set `security\.state_dir`"):

@@ -124,7 +124,7 @@ def test_no_message_can_forge_a_line(message: str) -> None:
         ("smørrebrød 猫", "smørrebrød 猫"),
     ],
 )
-def test_escape(raw: str, escaped: str) -> None:
+def test_control_characters_are_escaped(raw: str, escaped: str) -> None:
     assert logs.escape(raw) == escaped
 
 

@@ -11,7 +11,7 @@ CALL = "from hierarchy.runtime.malloc import keep_freed_memory; print(keep_freed
 
 
 def printed(**env: str) -> str:
-    """What a process prints that applies the settings; they cannot be undone."""
+    """The output of a process that applies the settings, which cannot be undone."""
     done = subprocess.run([sys.executable, "-c", CALL], capture_output=True, text=True, env=env, timeout=30, check=True)
     return done.stdout.strip()
 

@@ -1,4 +1,4 @@
-"""What `/metrics` says, read back with Prometheus' own parser."""
+"""The text of `/metrics`, read with Prometheus' own parser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def read(metrics: Metrics) -> Values:
-    """(sample name, sorted labels) -> value; each may stand there once only."""
+    """(sample name, sorted labels) -> value; each may occur once only."""
     values: Values = {}
     for family in text_string_to_metric_families(metrics.render().decode()):
         assert family.documentation
@@ -31,7 +31,7 @@ def key(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     return name, tuple(sorted(labels.items()))
 
 
-def test_nothing_counted_yet_is_valid_too() -> None:
+def test_metrics_without_counts_are_valid() -> None:
     assert read(Metrics()) == {key("hierarchy_retries_total"): 0}
 
 
@@ -58,17 +58,17 @@ def test_requests_are_counted_by_how_they_ended() -> None:
     assert values[key("hierarchy_refused_total", code="model_not_found")] == 2
     assert values[key("hierarchy_refused_total", code="bad_request")] == 1
     assert values[key("hierarchy_retries_total")] == 2
-    assert read(metrics) == values  # reading counts nothing
+    assert read(metrics) == values  # rendering changes no counter
 
 
-def test_names_of_strangers_cannot_break_the_format() -> None:
+def test_hostile_names_cannot_break_the_format() -> None:
     metrics = Metrics()
     odd = 'a"b\\c\nd{e="f"} 1'
     metrics.of_share(odd, "openai", odd).done("ok")
     assert read(metrics)[key("hierarchy_requests_total", model=odd, api="openai", child=odd, outcome="ok")] == 1
 
 
-def test_gauges_are_asked_at_each_reading() -> None:
+def test_gauges_are_computed_at_each_scrape() -> None:
     in_flight = 1.0
 
     def gauges() -> Iterable[Sample]:
@@ -83,14 +83,14 @@ def test_gauges_are_asked_at_each_reading() -> None:
     assert values[key("hierarchy_connections")] == 7
 
 
-def test_every_declared_gauge_can_be_shown() -> None:
+def test_every_declared_gauge_is_rendered() -> None:
     metrics = Metrics(lambda: [(name, tuple(labels), 1.0) for name, (_, labels) in GAUGES.items()])
     values = read(metrics)
     for name, (_, labels) in GAUGES.items():
         assert values[key(name, **{label: label for label in labels})] == 1
 
 
-def test_two_processes_metrics_do_not_mix() -> None:
+def test_metrics_of_two_nodes_do_not_mix() -> None:
     one, other = Metrics(), Metrics()
     one.refuse("x")
     assert other.refused == {}

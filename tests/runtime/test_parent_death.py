@@ -9,7 +9,7 @@ from hierarchy.runtime.parent_death import call_on_parent_death
 from tests.support import DEADLINE_S
 
 
-def test_the_callback_comes_when_the_other_end_closes_and_not_when_it_writes() -> None:
+def test_the_callback_runs_when_the_other_end_closes_and_not_when_it_writes() -> None:
     reading, writing = os.pipe()
     dead = threading.Event()
     call_on_parent_death(dead.set, reading)
@@ -20,7 +20,7 @@ def test_the_callback_comes_when_the_other_end_closes_and_not_when_it_writes() -
     os.close(reading)
 
 
-def test_the_callback_comes_if_there_is_nothing_to_read_from() -> None:
+def test_the_callback_runs_if_the_pipe_is_closed_already() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     os.close(writing)

@@ -1,4 +1,4 @@
-"""What a node shows to its parents: its credential or its join token."""
+"""What a node sends to its parents to identify itself: its credential or its join token."""
 
 from __future__ import annotations
 

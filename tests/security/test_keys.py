@@ -18,7 +18,7 @@ from hierarchy.security.keys import KeyFile, create_key, digest, read_keys, revo
 from tests.support import DEADLINE_S
 
 
-def test_a_key_is_stored_nowhere_and_found_by_its_hash(tmp_path: Path) -> None:
+def test_only_the_hash_of_a_key_is_stored_and_finds_it(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     key = create_key(path, "alice", ["a", "b"])
     assert key not in path.read_text()
@@ -119,7 +119,7 @@ def test_keys_that_are_created_at_the_same_time_are_all_kept(tmp_path: Path) -> 
     assert sorted(entry.name for entry in read_keys(path)) == names
 
 
-def test_a_wrong_path_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_revoking_in_a_missing_file_creates_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot be read \(No such file"):
         revoke_keys(tmp_path / "no" / "keys.yaml", name="alice")
     assert list(tmp_path.iterdir()) == []

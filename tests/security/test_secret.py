@@ -41,7 +41,7 @@ def test_a_text_that_is_not_a_secret_is_refused_without_showing_it(tmp_path: Pat
         assert "lines" not in str(caught.value)
 
 
-@pytest.mark.parametrize("ref", ["env:NOBODY", "file:/no/such/file"])
+@pytest.mark.parametrize("ref", ["env:MISSING", "file:/no/such/file"])
 def test_the_error_for_a_missing_secret_names_its_place(ref: str) -> None:
     with pytest.raises(UsageError, match=ref.partition(":")[2]):
         read_secret(ref, {})

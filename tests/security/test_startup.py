@@ -1,4 +1,4 @@
-"""Which configurations a node starts with, and what it says about the others."""
+"""Which configurations a node starts with, and the errors for the others."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_each_missing_setting_is_named_in_turn(keys: Keys) -> None:
     assert start(keys.spec(), listen=OUTSIDE, tls=Authority(keys.folder / "ca").issue("root")).tls.server
 
 
-def test_an_admin_address_that_others_can_reach_counts_too(keys: Keys) -> None:
+def test_an_admin_address_that_others_can_reach_needs_keys_too(keys: Keys) -> None:
     with pytest.raises(UsageError, match=r"10.0.0.10:21001"):
         start(admin=OUTSIDE)
 
@@ -174,16 +174,16 @@ def test_a_home_folder_is_needed_only_for_state(monkeypatch: pytest.MonkeyPatch)
         Access(NodeConfig(name="n", advertise="http://n", parents=("http://127.0.0.1:1",)), {})
 
 
-@pytest.mark.parametrize("who", ["parent", "child"])
-def test_a_node_that_cannot_write_its_state_does_not_start(keys: Keys, who: str) -> None:
+@pytest.mark.parametrize("role", ["parent", "child"])
+def test_a_node_that_cannot_write_its_state_does_not_start(keys: Keys, role: str) -> None:
     (keys.folder / "bad").mkdir()
     (keys.folder / "bad" / "root").symlink_to("nowhere")  # even root cannot write there
     security: dict[str, Any] = {"state_dir": str(keys.folder / "bad")}
-    if who == "parent":
+    if role == "parent":
         security |= {"key": keys.spec()["key"]}
     else:
         security |= {"join_token": keys.token_file("root")}
-    parents = ("http://127.0.0.1:1",) if who == "child" else ()
+    parents = ("http://127.0.0.1:1",) if role == "child" else ()
     settings = Settings.model_validate({"security": security})
     config = NodeConfig(name="root", advertise="http://127.0.0.1:1", settings=settings, parents=parents)
     with pytest.raises(UsageError, match=r"its state cannot be written to .*bad/root .*; set `state_dir`"):

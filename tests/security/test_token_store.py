@@ -31,7 +31,7 @@ def test_used_tokens_are_forgotten_when_they_have_expired(tmp_path: Path) -> Non
     assert (store.used_by("old"), store.used_by("new")) == (None, "a")
 
 
-def test_a_revocation_makes_void_only_what_was_issued_before_it(tmp_path: Path) -> None:
+def test_a_revocation_applies_only_to_what_was_issued_before_it(tmp_path: Path) -> None:
     clock = Clock()
     store = TokenStore(tmp_path / "state.json", clock)
     issued = clock()

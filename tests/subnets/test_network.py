@@ -26,7 +26,7 @@ def test_a_machine_has_routes_only_to_subnets_one_router_away(network: Network, 
     assert routes == {f"{SUBNETS[subnet]}.0/24" for subnet in {own} | near[own]}
 
 
-def test_it_is_removed_completely(namespaces: None) -> None:
+def test_the_network_is_removed_completely(namespaces: None) -> None:
     devices = ip("-br", "link")
     network = Network()
     sleeping: list[subprocess.Popen[str]] = []

@@ -1,4 +1,4 @@
-"""What the build hook makes of a compiler that works, fails or is missing: with stand-ins for it and for hatchling."""
+"""The build hook with a compiler that works or fails; stand-ins replace the compiler and hatchling."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ T = TypeVar("T")
 
 
 class Interface(Generic[T]):
-    """In place of hatchling's, which is only there while a wheel is built."""
+    """Replaces hatchling's, which is installed only while a wheel is built."""
 
 
 @pytest.fixture
 def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
-    """Makes the hook of a project whose compiled.py is the given code, and initializes it."""
+    """A function that makes the hook of a project whose compiled.py is the given code, and initializes it."""
     parts = ["hatchling", "builders", "hooks", "plugin", "interface"]
     for number in range(1, len(parts) + 1):
         name = ".".join(parts[:number])
@@ -41,12 +41,12 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
         import build_hook
     monkeypatch.delitem(sys.modules, "build_hook")
 
-    def begin(code: str, wish: str | None = None, version: str = "standard") -> Any:
+    def begin(code: str, setting: str | None = None, version: str = "standard") -> Any:
         (tmp_path / "tools").mkdir(exist_ok=True)
         (tmp_path / "tools" / "compiled.py").write_text(code)
         monkeypatch.delenv("HIERARCHY_COMPILE", raising=False)
-        if wish is not None:
-            monkeypatch.setenv("HIERARCHY_COMPILE", wish)
+        if setting is not None:
+            monkeypatch.setenv("HIERARCHY_COMPILE", setting)
         hook = build_hook.CompileHook()
         hook.root, hook.warned = str(tmp_path), []
         hook.app = SimpleNamespace(display_warning=hook.warned.append)
@@ -61,9 +61,9 @@ def is_pure(hook: Any) -> bool:
     return bool(hook.data == {"pure_python": True, "infer_tag": False, "force_include": {}})
 
 
-@pytest.mark.parametrize("wish", [None, "auto", "1"])
-def test_what_was_compiled_lies_beside_the_sources_until_the_wheel_is_written(begin: Begin, wish: str | None) -> None:
-    hook = begin(COMPILES, wish)
+@pytest.mark.parametrize("setting", [None, "auto", "1"])
+def test_the_compiled_modules_are_included_until_the_wheel_is_written(begin: Begin, setting: str | None) -> None:
+    hook = begin(COMPILES, setting)
     included = {target: Path(source) for source, target in hook.data["force_include"].items()}
     assert set(included) == {"hierarchy__mypyc.so", "hierarchy/relay/downstream/connection.so"}
     assert all(path.read_text() == "native" for path in included.values())
@@ -72,22 +72,24 @@ def test_what_was_compiled_lies_beside_the_sources_until_the_wheel_is_written(be
     assert not any(path.exists() for path in included.values())
 
 
-@pytest.mark.parametrize("wish", [None, "auto"])
-def test_who_cannot_compile_is_told_so_in_one_line(begin: Begin, wish: str | None) -> None:
-    hook = begin(CANNOT, wish)
+@pytest.mark.parametrize("setting", [None, "auto"])
+def test_a_machine_that_cannot_compile_gets_a_warning_of_one_line(begin: Begin, setting: str | None) -> None:
+    hook = begin(CANNOT, setting)
     assert is_pure(hook)
     assert hook.warned == ["the data path will be interpreted, at a higher price: not compiled: no compiler"]
     hook.finalize("standard", hook.data, "a.whl")
 
 
-def test_who_insists_is_told_all(begin: Begin) -> None:
+def test_if_compiling_is_required_the_error_has_the_whole_reason(begin: Begin) -> None:
     with pytest.raises(RuntimeError, match="first\nnot compiled: no compiler"):
         begin(CANNOT, "1")
 
 
-@pytest.mark.parametrize(("wish", "version"), [("0", "standard"), ("1", "editable")])
-def test_nothing_is_compiled_that_nobody_wants(begin: Begin, wish: str, version: str) -> None:
-    hook = begin("raise SystemExit('was run')", wish, version)
+@pytest.mark.parametrize(("setting", "version"), [("0", "standard"), ("1", "editable")])
+def test_nothing_is_compiled_if_disabled_or_for_an_editable_installation(
+    begin: Begin, setting: str, version: str
+) -> None:
+    hook = begin("raise SystemExit('was run')", setting, version)
     assert is_pure(hook)
     assert not hook.warned
     hook.finalize(version, hook.data, "a.whl")

@@ -1,4 +1,4 @@
-"""How the data path is compiled, and what is said where it cannot be. That it works is for `make compiled`."""
+"""How the data path is compiled, and the messages where it cannot be. `make compiled` tests the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ with tools_on_path():
 ROOT = TOOLS.parent
 
 
-def test_what_is_compiled_is_there() -> None:
+def test_the_modules_to_compile_exist() -> None:
     for name in compiled.MODULES:
         assert (ROOT / "hierarchy" / f"{name.replace('.', '/')}.py").is_file(), name
 
@@ -33,7 +33,7 @@ def compile_with(**environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_machine_without_a_compiler_is_told_so() -> None:
+def test_the_error_without_a_compiler_names_what_to_install() -> None:
     done = compile_with(CC="no-such-compiler")
     assert (done.returncode, done.stderr) == (
         compiled.CANNOT,
@@ -51,7 +51,9 @@ def test_the_compiler_is_found_where_pip_shows_it(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.splitlines()[0]) == (1, "the mypyc of the build")
 
 
-def test_the_benchmark_goes_without_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_benchmark_runs_interpreted_and_reports_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setattr(build, "CACHE", tmp_path)
     made = build.compiled()
@@ -60,7 +62,9 @@ def test_the_benchmark_goes_without_and_says_so(tmp_path: Path, monkeypatch: pyt
     assert made.obstacle.startswith("C compiler (no-such-compiler) not installed")
 
 
-def test_the_benchmark_needs_no_mypy_to_say_that_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_reports_a_missing_compiler_without_mypy_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
@@ -70,7 +74,7 @@ def test_the_benchmark_needs_no_mypy_to_say_that_it_is_missing(tmp_path: Path, m
     assert build.compiled().obstacle
 
 
-def test_a_copy_is_made_anew_when_a_source_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_copy_is_rebuilt_when_a_source_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = build._digest()
     (tmp_path / "hierarchy").mkdir()
     (tmp_path / "hierarchy" / "child.py").write_text("pass\n")

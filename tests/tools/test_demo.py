@@ -53,7 +53,7 @@ def assert_nothing_listens(ports: list[int]) -> None:
         socket.create_server(("127.0.0.1", port)).close()
 
 
-def test_once_ends_after_the_answer(command: list[str], ports: list[int], tmp_path: Path) -> None:
+def test_with_once_it_ends_after_the_answer(command: list[str], ports: list[int], tmp_path: Path) -> None:
     result = subprocess.run([*command, "--once"], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "$ hierarchy up" in result.stdout

@@ -17,7 +17,7 @@ engines:
 """
 
 
-def test_a_valid_tree(tmp_path: Path) -> None:
+def test_a_valid_tree_has_no_problems(tmp_path: Path) -> None:
     assert problems_of(from_text(tmp_path, HEAD + GOOD)) == []
 
 
@@ -68,7 +68,7 @@ def test_a_valid_tree(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_shapes_names_and_engines(tmp_path: Path, text: str, expected: list[str]) -> None:
+def test_problems_of_shape_names_and_engines(tmp_path: Path, text: str, expected: list[str]) -> None:
     assert problems_of(from_text(tmp_path, (HEAD + text) if text else "version: 1\nnodes: {}\n")) == expected
 
 
@@ -102,7 +102,7 @@ def test_shapes_names_and_engines(tmp_path: Path, text: str, expected: list[str]
         ),
     ],
 )
-def test_addresses_of_nodes(tmp_path: Path, node: str, message: str) -> None:
+def test_problems_of_addresses_of_nodes(tmp_path: Path, node: str, message: str) -> None:
     above, below = GOOD.split("engines:")
     text = f"{HEAD}{above}  n: {node}\nengines:{below}  f: {{parent: n, kind: simulated}}\n"
     (problem,) = problems_of(from_text(tmp_path, text))

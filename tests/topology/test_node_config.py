@@ -82,7 +82,7 @@ def test_the_examples_are_valid_and_each_node_gets_its_part(path: Path) -> None:
     for name in tree.config.nodes:
         assert from_tree(tree, name).name == name
     header = path.read_text("utf-8").split("version: 1")[0]
-    assert f"configs/{path.name}" in header, "says how to run it"
+    assert f"configs/{path.name}" in header, "shows how to run it"
 
 
 def test_the_example_of_isolated_subnets_does_what_its_comment_says(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_node_on_all_interfaces_advertises_an_address_to_dial() -> None:
         ({"name": "a/b"}, "--node a/b: not a valid name; write letters, digits, '.', '_' and '-'"),
     ],
 )  # fmt: skip
-def test_bad_flags(flags: dict[str, Any], message: str) -> None:
+def test_bad_flags_are_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         from_flags(**flags)
     assert str(caught.value).startswith(message)

@@ -66,7 +66,7 @@ def test_invalid_subnets_and_reach() -> None:
     assert reach.pairs == {("a", "e"), ("a", "d")}
 
 
-def test_both_ways_open(tmp_path: Path) -> None:
+def test_an_edge_that_both_ends_may_dial_has_no_problem(tmp_path: Path) -> None:
     assert tree(tmp_path) == []
 
 

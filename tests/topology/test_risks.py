@@ -95,7 +95,7 @@ def test_no_single_point_is_worse_than_the_bottleneck(graph: TreeGraph) -> None:
             assert risks.capacity(rests[weak.worst]).speed == weak.left.speed == pytest.approx(least)
 
 
-def test_three_tiers() -> None:
+def test_the_risks_of_the_example_with_three_tiers() -> None:
     risks = Risks(load_tree(CONFIGS / "three-tiers.yaml").graph, "root")
     first = risks.all()[0]
     assert (first.points, first.lost.count, first.lost_models) == ((("oslo",), ("root", "oslo")), 3, ("sim-code",))

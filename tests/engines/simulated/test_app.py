@@ -174,7 +174,7 @@ def test_other_fastchat_paths(quick: str) -> None:
 # its status
 
 
-def test_its_responses_say_that_it_is_simulated(quick: str) -> None:
+def test_its_responses_show_that_it_is_simulated(quick: str) -> None:
     assert HTTP.get(f"{quick}/version").json() == {"version": "hierarchy-simulated"}
     assert HTTP.get(f"{quick}/v1/models").json()["data"][0]["owned_by"] == "hierarchy-simulated"
     assert state(quick)["simulated"] is True

@@ -28,7 +28,7 @@ class Controller:
         self.app = Starlette(
             routes=[
                 Route("/register_worker", self._register, methods=["POST"]),
-                Route("/receive_heart_beat", self._beat, methods=["POST"]),
+                Route("/receive_heart_beat", self._heartbeat, methods=["POST"]),
             ]
         )
 
@@ -39,8 +39,8 @@ class Controller:
             return Response("not now", 500)
         return JSONResponse(None)
 
-    async def _beat(self, request: Request) -> Response:
-        self.messages.append(("beat", await request.json()))
+    async def _heartbeat(self, request: Request) -> Response:
+        self.messages.append(("heartbeat", await request.json()))
         known, self.known = self.known, True
         return JSONResponse({"exist": known})
 
@@ -66,8 +66,8 @@ def test_it_registers_and_sends_heartbeats_as_a_worker_does() -> None:
             "worker_status": {"model_names": ["m", "n"], "speed": 2.0, "queue_length": 0},
         },
     )
-    assert controller.messages[1] == ("beat", {"worker_name": ADDRESS, "queue_length": 0})
-    assert set(controller.kinds()[1:]) == {"beat"}
+    assert controller.messages[1] == ("heartbeat", {"worker_name": ADDRESS, "queue_length": 0})
+    assert set(controller.kinds()[1:]) == {"heartbeat"}
 
 
 def test_it_registers_again_if_the_controller_does_not_know_it() -> None:
@@ -75,7 +75,7 @@ def test_it_registers_again_if_the_controller_does_not_know_it() -> None:
     controller.known = False
     with running_app(controller.app) as url, running_app(create_app(options(url))):
         eventually(lambda: len(controller.messages) >= 4)
-    assert controller.kinds()[:4] == ["register", "beat", "register", "beat"]
+    assert controller.kinds()[:4] == ["register", "heartbeat", "register", "heartbeat"]
 
 
 def test_it_retries_while_the_controller_refuses_or_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +83,8 @@ def test_it_retries_while_the_controller_refuses_or_is_unreachable(monkeypatch: 
     controller = Controller()
     controller.refusals = 2
     with running_app(controller.app) as url, running_app(create_app(options(url))):
-        eventually(lambda: "beat" in controller.kinds())
-    assert controller.kinds()[:4] == ["register", "register", "register", "beat"]
+        eventually(lambda: "heartbeat" in controller.kinds())
+    assert controller.kinds()[:4] == ["register", "register", "register", "heartbeat"]
     with running_app(create_app(options(f"http://127.0.0.1:{free_port()}"))):
         pass  # it starts and ends without a controller
 

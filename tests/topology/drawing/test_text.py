@@ -55,5 +55,5 @@ def test_nothing_is_wider_than_the_terminal(width: int) -> None:
         (None, []),
     ],
 )
-def test_model_names(models: object, names: list[str]) -> None:
+def test_the_models_of_an_entry_are_listed_by_name_and_family(models: object, names: list[str]) -> None:
     assert model_names(decode({"models": models}).models) == names
