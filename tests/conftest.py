@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import ssl
 from collections.abc import Iterator
+from typing import Any
 
+import httpx._transports.default
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -12,8 +17,26 @@ from tests.cluster import Cluster
 pytest_plugins = ["tests.skips"]
 
 # An example has no time limit: it says nothing on a busy machine.
-settings.register_profile("hierarchy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("hierarchy")
+settings.register_profile("all", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("all"), max_examples=40)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("quick" if config.getoption("--quick") else "all")
+    _share_tls_contexts()
+
+
+def _share_tls_contexts() -> None:
+    """Let all clients of httpx with the same options share one TLS context, which takes 30 ms of CPU time to make."""
+
+    @functools.cache
+    def make(options: tuple[Any, ...], environment: tuple[str | None, ...]) -> ssl.SSLContext:
+        return httpx.create_ssl_context(*options)
+
+    def shared(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+        return make((verify, cert, trust_env), (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")))
+
+    vars(httpx._transports.default)["create_ssl_context"] = shared
 
 
 @pytest.fixture

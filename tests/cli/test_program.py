@@ -159,7 +159,7 @@ def test_the_shell_completes_commands_and_flags() -> None:
     assert "--join-token-file" in completions("hierarchy", "serve", "--jo")
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", ["bash", *(pytest.param(shell, marks=pytest.mark.slow) for shell in ("zsh", "fish"))])
 def test_completion_can_be_shown_and_installed(shell: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from hierarchy.cli import main; main()"]
     environ = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}

@@ -332,6 +332,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @linux
 def test_a_quick_run_prints_the_complete_table() -> None:
     before = (TOOLS.parent / "docs" / "reference" / "benchmarks.md").exists()

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each demo starts six programs
+
 SCRIPT = Path(__file__).parents[2] / "tools" / "demo.py"
 DEADLINE_S = 60.0
 
@@ -64,7 +66,6 @@ def test_with_once_it_ends_after_the_answer(command: list[str], ports: list[int]
     assert_nothing_listens(ports)
 
 
-@pytest.mark.slow
 def test_it_runs_until_ctrl_c(command: list[str], ports: list[int]) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
@@ -80,7 +81,6 @@ def test_it_runs_until_ctrl_c(command: list[str], ports: list[int]) -> None:
     assert_nothing_listens(ports)
 
 
-@pytest.mark.slow
 def test_a_taken_port_is_named(command: list[str], ports: list[int]) -> None:
     with socket.create_server(("127.0.0.1", ports[1])):
         result = subprocess.run([*command, "--once"], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
@@ -89,7 +89,6 @@ def test_a_taken_port_is_named(command: list[str], ports: list[int]) -> None:
     assert_nothing_listens(ports)
 
 
-@pytest.mark.slow
 def test_an_error_is_shown(command: list[str], ports: list[int], tmp_path: Path) -> None:
     config = tmp_path / "demo.yaml"
     config.write_text(config.read_text().replace("parent: root", "parent: nowhere"))
