@@ -269,7 +269,7 @@ class Node:
 
     # -- children -------------------------------------------------------------------------------------------
 
-    async def wants_reverse(self, message: Registration, peer: str) -> bool:
+    async def needs_reverse_link(self, message: Registration, peer: str) -> bool:
         """Must a node that registers from the IP address `peer` dial the connections for requests to it?
 
         Raises:
@@ -305,8 +305,8 @@ class Node:
         """Links a second that each child may open to fill its reserve."""
         return LINKS_PER_S / max(1, sum(child.reverse for child in self.registry))
 
-    def ask_status(self, child: Child) -> None:
-        """Ask a FastChat worker for its status, as soon as it listens."""
+    def request_status(self, child: Child) -> None:
+        """Request a FastChat worker's status in the background, as soon as it listens."""
         self.engine_manager.request_status(child)
 
     def _engine_down(self, child: Child, reason: str) -> None:

@@ -16,15 +16,15 @@ from hierarchy.runtime.files import FileWatch
 CHECK_INTERVAL_S = 1.0  # between two checks of the file
 FIXED_FIELDS = ("name", "listen", "advertise", "admin", "link", "replica_of")
 FIXED_SECRETS = ("proxy",)  # not shown, since a proxy's URL may contain a password
-# What the files that these blocks name contain may change at any time.
+# The content of the files that these settings name may change at any time.
 FIXED_SETTINGS = ("security", "tls")
 log = logging.getLogger("hierarchy.reload")
 
 
 class Reloader:
-    """Watches the configuration file of a node. It is read when it has changed and then stayed the same for a check.
+    """Watches the configuration file of a node, by polling (see `FileWatch`).
 
-    The file is polled: see `FileWatch`.
+    A changed file is read at the first check at which it has not changed further.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class Reloader:
     ) -> None:
         """
         Args:
-            read: reads the node's configuration from the file; raises UsageError; is called in a thread.
-            current: the configuration that the node runs with.
+            read: returns the node's configuration from the file, or raises UsageError; called in a thread.
+            current: the present configuration of the node.
         """
         self._node = node
         self._path = path
@@ -50,12 +50,12 @@ class Reloader:
         self._requested = asyncio.Event()
 
     def request(self) -> None:
-        """Read the file now, whether it changed or not (SIGHUP)."""
+        """Read the file now, even if it has not changed (SIGHUP)."""
         self._requested.set()
 
     async def run(self) -> None:
         """Reload until cancelled."""
-        pending = False  # it changed at the last check, and may still be being written
+        pending = False  # the file had changed at the last check, and may still be being written
         while True:
             try:
                 await asyncio.wait_for(self._requested.wait(), self._check_interval_s)
@@ -65,12 +65,12 @@ class Reloader:
                     pending = changed
                     continue
             self._requested.clear()
-            self._watch.changed()  # this version is read now
+            self._watch.changed()  # so that the next check does not report the version that is read now
             pending = False
             await self.reload()
 
     async def reload(self) -> bool:
-        """Read and apply the configuration. Returns False if it cannot be applied; the log has the reason."""
+        """Read and apply the configuration. Returns False, and logs why, if it cannot be applied."""
         try:
             config = await asyncio.to_thread(self._read)
             self._check_fixed(config)
@@ -84,7 +84,7 @@ class Reloader:
         return True
 
     def _check_fixed(self, config: NodeConfig) -> None:
-        """Raise `UsageError` if something changed that a running node cannot change."""
+        """Raise `UsageError` if a setting changed that a running node cannot apply."""
         for field in FIXED_FIELDS:
             old, new = getattr(self._current, field), getattr(config, field)
             if old != new:

@@ -1,4 +1,4 @@
-"""The HTTP API beside the lane: FastChat's controller endpoints, OpenAI's model list, and pages for operators."""
+"""The HTTP endpoints that the lane does not serve: FastChat's controller, OpenAI's model list, pages for operators."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return not_found(request.method, request.url.path)
     where = f"{request.method} {request.url.path}"
-    words = {405: f"{where}: this path does not take that method"}
-    body = BadRequest(words.get(error.status_code, str(error.detail))).openai()
-    body["error"]["code"] = {405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    wrong_method = error.status_code == 405
+    message = f"{where}: this path does not take that method" if wrong_method else str(error.detail)
+    body = BadRequest(message).openai()
+    body["error"]["code"] = "method_not_allowed" if wrong_method else "bad_request"
     return json_response(body, error.status_code, dict(error.headers or {}))

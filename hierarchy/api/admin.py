@@ -1,7 +1,7 @@
 """Commands for a node or engine anywhere below, named by its path: `{"path": "site-a/gpu-1"}`.
 
-The first name of a path is a child of this node. The rest is forwarded to that child over the connections that requests
-use, which for a reverse link are those that the child dialled.
+The first name of a path is a child of this node. The rest is forwarded to that child over the same connections as
+requests: for a reverse link, those that the child dialled.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def router(node: Node) -> APIRouter:
         if not path:
             return json_response(node.view.tree())
         child, rest = _find(node, path)
-        if child.is_node:  # its own status is newer and more complete than its last report
+        if child.is_node:  # the node itself has newer and more complete status than its last report
             return await _forward(node, child, "GET", f"/admin/status?path={quote(rest)}" if rest else "/admin/status")
         return json_response(node.view.entry(child))
 
@@ -63,7 +63,7 @@ async def _drain(node: Node, path: str, *, draining: bool) -> Response:
 
 
 def _find(node: Node, path: str) -> tuple[Child, str]:
-    """The child that a path begins with, and the rest of the path.
+    """The child at the beginning of a path, and the rest of the path.
 
     Raises:
         BadRequest: the path is malformed.
@@ -84,6 +84,7 @@ def _find(node: Node, path: str) -> tuple[Child, str]:
 
 
 async def _forward(node: Node, child: Child, method: str, target: str, message: Any = None) -> Response:
+    """Send a command to a child that is a node, and return its response. message: to send as JSON; None for none."""
     body = b"" if message is None else json.dumps(message).encode()
     status, content = await send_request(node.lane.pool(child), method, target, body)
     return Response(content, status, media_type="application/json")

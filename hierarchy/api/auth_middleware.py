@@ -15,9 +15,9 @@ from hierarchy.node import Node
 from hierarchy.security.keys import ANYONE, Caller
 
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
-#: the endpoints themselves check what a child shows
+#: these endpoints check the token or the secret of the child themselves
 CHILD_PATHS = frozenset({"/register_worker", "/deregister_worker"})
-OPERATOR_PATHS = frozenset({"/tree", "/route", "/metrics", "/admin"})  # and all below /admin/
+OPERATOR_PATHS = frozenset({"/tree", "/route", "/metrics", "/admin"})  # and all paths below /admin/
 _CALLER = "hierarchy.caller"  # key in the ASGI scope
 
 
@@ -32,12 +32,12 @@ class AuthMiddleware:
         """Pass a request on to the endpoints, or answer it with 401 or 404."""
         if scope["type"] == "http":
             try:
-                found = self._check(scope)
+                exists = self._check(scope)
             except RequestError as error:
                 self._node.metrics.refuse(error.code)
                 await error_response(error)(scope, receive, send)
                 return
-            if not found:
+            if not exists:
                 await not_found(scope["method"], scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -77,7 +77,7 @@ def peer_of(scope: Mapping[str, Any]) -> str:
 
 
 def is_admin_address(server: tuple[str, int | None] | None, admin: tuple[Address, ...]) -> bool:
-    """Whether the address `server`, which received a request, is one of `admin`; () means all addresses."""
+    """Whether the address `server`, which received a request, is for operators. admin: these addresses; () for all."""
     if server is None:
         return not admin
     return not admin or any(server[1] == port and (server[0] == host or is_wildcard(host)) for host, port in admin)

@@ -1,7 +1,7 @@
 """The endpoints of FastChat's controller, for unmodified workers, clients and other controllers, and for nodes.
 
-`/worker_generate_stream` and `/receive_heart_beat` are the relay's. No endpoint here waits for a worker's response:
-workers are asked for their status in the background.
+`/worker_generate_stream` and `/receive_heart_beat` are in `relay`. No endpoint here waits for a worker's response: the
+status of workers is requested in the background.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _add_child_routes(routes: APIRouter, node: Node) -> None:
     async def register_worker(request: Request) -> Response:
         child, credential = await _register(node, request)
         if not child.is_node:
-            node.ask_status(child)
+            node.request_status(child)
             return json_response(None)  # as FastChat's controller answers
         return Response(msgspec.json.encode(_accepted(node, child, credential)), media_type="application/json")
 
@@ -58,8 +58,8 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
     token = bearer_token(request.headers.get("authorization", "").encode("latin-1")).decode("latin-1")
     message = await read_message(request, Registration, policy.body_limit(token, peer, node.settings.max_body_bytes))
     grant = policy.check(message, token, peer)
-    reverse = bool(message.node) and await node.wants_reverse(message, peer)
-    if message.link == "auto":  # while its URL was tried, the token may have been used or the credential revoked
+    reverse = bool(message.node) and await node.needs_reverse_link(message, peer)
+    if message.link == "auto":  # while its URL was tried, its token may have been used or its credential revoked
         grant = policy.check(message, token, peer)
     known = registry.find(message.node or message.worker_name)
     child = registry.register(message, grant.identity if grant else "", reverse=reverse)
@@ -73,7 +73,7 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
 
 
 def _redeem(node: Node, child: Child, message: Registration, grant: Grant) -> str:
-    """Use up the child's token and return its credential, or remove the child again."""
+    """Use up the child's token and return its new credential. If that fails, remove the child again."""
     try:
         return node.access.registration_policy.redeem(message, grant)
     except RequestError:
@@ -97,7 +97,7 @@ def _accepted(node: Node, child: Child, credential: str) -> Accepted:
 
 
 async def _deregister(node: Node, request: Request) -> Child | None:
-    """Remove a child that proves that it registered. Returns it; None if there is no such child."""
+    """Remove a child that shows the secret of its registration. Returns it; None if there is no such child."""
     policy, registry, peer = node.access.registration_policy, node.registry, peer_of(request.scope)
     message = await read_message(request, Deregistration, policy.body_limit("", peer, node.settings.max_body_bytes))
     child = registry.sender(message) or registry.find(message.worker_name)
@@ -117,7 +117,7 @@ def _add_client_routes(routes: APIRouter, node: Node) -> None:
     async def refresh_all_workers() -> Response:
         registry.sweep()
         for child in registry:
-            node.ask_status(child)
+            node.request_status(child)
         return json_response(None)
 
     @routes.post("/list_models")
@@ -166,6 +166,6 @@ def _models(request: Request, names: list[str]) -> Response:
 
 
 def _usable(request: Request, names: list[str]) -> list[str]:
-    """The models that the caller may use."""
+    """Those of the models that the caller may use."""
     caller = caller_of(request)
     return [name for name in names if caller.may_use(name)]

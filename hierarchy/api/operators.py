@@ -1,6 +1,6 @@
 """Endpoints for operators and their monitoring: `/tree`, `/route`, `/health`, `/ready`, `/metrics`, `/admin/revoke`.
 
-All are answered from memory.
+All responses come from memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from hierarchy.api.body import json_response, read_message
 from hierarchy.errors import BadRequest
-from hierarchy.introspection.explain import explain
+from hierarchy.introspection.explain import Route, explain
 from hierarchy.node import Node
 from hierarchy.wire.messages import Revocation
 from hierarchy.wire.status import Api
@@ -32,20 +32,11 @@ def router(node: Node) -> APIRouter:
 
     @routes.get("/route")
     async def route(model: str = "", api: str = "openai") -> Response:
-        """Which child would get the next request for a model, and why the others would not. Takes no lease."""
-        if not model:
-            raise BadRequest("the parameter `model` is missing: /route?model=NAME", param="model")
-        family = next((known for known in get_args(Api) if known == api), None)
-        if family is None:
-            raise BadRequest(f"unknown API family {api[:40]!r}: use openai or fastchat", param="api")
-        resolved = node.dispatch.resolve(model, family)
-        if not node.registry.listed(resolved):
-            node.dispatch.choose((resolved, family))  # raises an error that lists the available models
-        return json_response(msgspec.to_builtins(explain(decode(node.view.tree()), resolved, family, asked=model)))
+        return json_response(msgspec.to_builtins(_explain(node, model, api)))
 
     @routes.get("/health")
     async def health(request: Request) -> Response:
-        """The process lives. On a node with keys only its parents, which may be dialling back, learn its name."""
+        """200 while the process lives. A node with keys shows its name only to its parents, which dial back."""
         identity = node.identity
         is_open = not uses_keys or node.is_parent(request.headers.get("x-hierarchy-auth", ""))
         names = {"node": identity.name, "instance": identity.instance, "version": identity.version} if is_open else {}
@@ -69,3 +60,21 @@ def router(node: Node) -> APIRouter:
         return json_response({"node": message.node, "was_here": node.revoke(message.node)})
 
     return routes
+
+
+def _explain(node: Node, model: str, api: str) -> Route:
+    """Which child would get the next request for a model, and why the others would not. Takes no lease.
+
+    Raises:
+        BadRequest: `model` is empty, or `api` is unknown.
+        ModelNotFound: no child serves the model.
+    """
+    if not model:
+        raise BadRequest("the parameter `model` is missing: /route?model=NAME", param="model")
+    family = next((known for known in get_args(Api) if known == api), None)
+    if family is None:
+        raise BadRequest(f"unknown API family {api[:40]!r}: use openai or fastchat", param="api")
+    resolved = node.dispatch.resolve(model, family)
+    if not node.registry.listed(resolved):
+        node.dispatch.choose((resolved, family))  # raises an error that lists the available models
+    return explain(decode(node.view.tree()), resolved, family, asked=model)

@@ -1,4 +1,4 @@
-"""The command line: `hierarchy COMMAND`. Each command has a module; this one joins them and reports errors."""
+"""The command line: `hierarchy COMMAND`. Each command has a module; this one registers them and reports errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def hierarchy(
 
 
 def build() -> str:
-    """How the data path runs: `compiled` or `interpreted`."""
+    """Whether the data path is `compiled` or `interpreted`."""
     found = find_spec("hierarchy.relay.downstream.connection")
     return "interpreted" if found is not None and str(found.origin).endswith(".py") else "compiled"
 
@@ -55,8 +55,8 @@ def build() -> str:
 def main() -> None:
     """Entry point: runs the command in `sys.argv`, then ends the process.
 
-    An error that the program expects is one line on stderr (a bad configuration: one line for each problem). Its exit
-    status is 2 for a `UsageError` and for a bad command line, and 1 for any other `HierarchyError`.
+    An expected error is printed as one line on stderr (a bad configuration: one line for each problem). The exit status
+    is 2 for a `UsageError` and for a bad command line, and 1 for any other `HierarchyError`.
     """
     try:
         status = app(prog_name="hierarchy", standalone_mode=False) or 0

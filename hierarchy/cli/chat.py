@@ -36,15 +36,15 @@ class ChatError(HierarchyError):
 
 @dataclass
 class Answer:
-    """What is known of an answer while it is streamed."""
+    """An answer as far as it has been streamed."""
 
     model: str
     path: str = ""  #: of the engine, as `x-hierarchy-path`
     tokens: int = 0
-    counted: bool = False  #: `tokens` is the engine's count; else each chunk counts as one
+    counted: bool = False  #: whether `tokens` is the engine's count; else each chunk counts as one
     first_token_s: float = 0.0  #: from the request to the first token
     stream_s: float = 0.0  #: from the first token to the last
-    complete: bool = False  #: its end arrived
+    complete: bool = False  #: whether its end has arrived
 
     def summary(self) -> str:
         """`via site-a/gpu-1 · model · 42 tokens · 0.31 s to first token · 61 tokens/s`."""
@@ -59,12 +59,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Event:
-    """What one event of the stream contains."""
+    """The content of one event of the stream."""
 
     model: str = ""
     text: str = ""  #: what it adds to the answer
     usage: int | None = None  #: tokens in the whole answer, as the engine counted them
-    last: bool = False  #: it ends the answer
+    last: bool = False  #: whether it ends the answer
 
 
 def chat(
@@ -122,8 +122,8 @@ def first_model(node: NodeClient) -> str:
     """The first model that the node lists.
 
     Raises:
-        ChatError: it lists none, or refused.
-        NodeUnreachable: it did not respond.
+        ChatError: the node lists no model, or refused.
+        NodeUnreachable: the node did not respond.
     """
     try:
         return str(node.get("/v1/models")["data"][0]["id"])
@@ -164,7 +164,7 @@ def _stream_into(answer: Answer, node: NodeClient, body: dict[str, Any]) -> None
             for data in _events(response):
                 _add(answer, _decode(data), time.monotonic() - began)
     finally:
-        if answer.tokens:  # the answer ends its line, and so does what is left of one that broke off
+        if answer.tokens:  # end the last line, also of an answer that broke off
             sys.stdout.write("\n")
             sys.stdout.flush()
 

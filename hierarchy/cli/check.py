@@ -63,7 +63,7 @@ def _fetch_tree(tree: DeclaredTree, url: str, key_file: Path | None) -> TreeEntr
 
 
 def _compare(tree: DeclaredTree, running: TreeGraph, url: str) -> bool:
-    """Print how the running tree differs, and what is wrong with it in itself. Returns whether it is as declared."""
+    """Print how the running tree differs from the declared one, and its own problems. Returns whether it has none."""
     lines: list[tuple[str, str]] = []
     for difference in drift(tree.graph, running):
         where = url

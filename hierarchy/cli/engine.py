@@ -16,6 +16,7 @@ import typer
 import uvicorn
 
 from hierarchy.cli import flags
+from hierarchy.config.address import url_of
 from hierarchy.config.models import SimulatedSpec
 from hierarchy.engines import local, model_store
 from hierarchy.engines.simulated.app import VERSION, create_app
@@ -62,12 +63,12 @@ def run_local(
     """Serve a model on this machine's CPU with llama.cpp's server (needs the extra `local`)."""
     alias = alias or model_store.model_name(model)
     _prepare(name or f"local:{port}", exit_with_parent)
-    local.import_xllamacpp()  # fails before a model is fetched in vain
+    local.import_xllamacpp()  # fails before a model is downloaded that could not be served
     with _listen(host, port) as listener:
         port = listener.getsockname()[1]
     options = local.LocalOptions(model_store.find_model(model), alias, host, port, threads, slots, context)
     logger.info("loading %s", options.path)
-    _on_signals(_vanish)
+    _on_signals(_exit_at_once)
     server = local.start_server(options)
     logger.info("serving %s at %s (%d slots, %d threads)", alias, server.listening_address, slots, threads)
     while True:
@@ -112,10 +113,10 @@ def run_simulated(
     name: Name = None,
     exit_with_parent: flags.ExitWithParent = False,
 ) -> None:
-    """Run an engine that computes nothing: it has the protocol and the timing of a real one."""
+    """Run an engine that computes nothing, with the protocol and the timing of a real one."""
     _prepare(name or f"simulated:{port}", exit_with_parent)
     with _listen(host, port) as listener:
-        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        url = url_of((host, listener.getsockname()[1]))
         options = SimulatedOptions(
             models=tuple(model or SimulatedOptions.models),
             prefill_tokens_per_s=prefill_tokens_per_s,
@@ -142,9 +143,9 @@ def fetch(
 
 
 def _prepare(name: str, exit_with_parent: bool) -> None:
-    """Set up the log, and an end with status 0 at SIGTERM, at Ctrl-C and, with the flag, when the parent dies."""
+    """Set up the log. End with status 0 at SIGTERM, at Ctrl-C and, with the flag, when the parent dies."""
     logs.setup("text", name)
-    _on_signals(_end)
+    _on_signals(_exit)
     if exit_with_parent:
         call_on_parent_death(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
@@ -154,12 +155,12 @@ def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
         signal.signal(number, handler)
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(0)
 
 
-def _vanish(number: int, frame: FrameType | None) -> NoReturn:
-    """End at once: unwinding would run the destructor of llama.cpp's server (see `local.start_server`)."""
+def _exit_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    """End without cleaning up: that would run the destructor of llama.cpp's server (see `local.start_server`)."""
     os._exit(0)
 
 
@@ -195,7 +196,7 @@ def _serve(options: SimulatedOptions, listener: socket.socket) -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
 
-    # For a signal before uvicorn installs its handler, since an exception while it starts would leave it half started;
-    # and for the signal that stopped uvicorn, which uvicorn raises again at its end.
+    # For a signal before uvicorn installs its own handler: an exception at that time would leave it half started. And
+    # for the signal that stops uvicorn, which uvicorn raises again at its end.
     _on_signals(stop)
     server.run(sockets=[listener])

@@ -69,7 +69,7 @@ def _show(route: Route, console: Console) -> None:
 def _conclusion(route: Route) -> Text:
     if not route.path:
         return Text("no engine can take the request now", "bold red")
-    certain = all(one.chance in (0, 1) for level in route.levels for one in level.candidates)
+    certain = all(candidate.chance in (0, 1) for level in route.levels for candidate in level.candidates)
     goes = "the next request goes to " if certain else "the next request most likely goes to "
     text = Text.assemble(goes, (escape(route.path), "bold green"))
     last = route.levels[-1].api if route.levels else ""
@@ -85,10 +85,10 @@ def _table(level: Level) -> Table:
     for heading in ("load", "speed", "score", "chance"):
         table.add_column(heading, justify="right", header_style="dim", no_wrap=True)
     table.add_column("", overflow="fold")
-    for one in sorted(level.candidates, key=lambda one: -one.chance):
-        chosen = one.name == level.next
-        numbers = [f"{number:.3g}" for number in (one.load, one.speed, one.score)]
-        cells = [escape(one.name), *numbers, f"{one.chance:.0%}", _kind(one)]
+    for candidate in sorted(level.candidates, key=lambda candidate: -candidate.chance):
+        chosen = candidate.name == level.next
+        numbers = [f"{number:.3g}" for number in (candidate.load, candidate.speed, candidate.score)]
+        cells = [escape(candidate.name), *numbers, f"{candidate.chance:.0%}", _kind(candidate)]
         style = "green" if chosen else ""
         table.add_row(Text("→" if chosen else " ", style), *(Text(cell, style) for cell in cells))
     for other in level.passed_over:
@@ -99,6 +99,7 @@ def _table(level: Level) -> Table:
 
 
 def _kind(candidate: Candidate) -> str:
+    """What the last column shows of a candidate: an engine's kind, or a node's reverse link."""
     if candidate.kind != "node":
         return escape(candidate.kind)
     return "behind a reverse link" if candidate.link == "reverse" else ""

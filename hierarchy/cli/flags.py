@@ -144,7 +144,7 @@ RequireClientCert = Annotated[
     _without_config(None, "Refuse connections without a certificate from --tls-ca.", "--require-client-cert"),
 ]
 
-#: Flags that may be given beside CONFIG; they override it. All others replace one.
+#: flags that may be given together with CONFIG; they override it. All others are for a node without CONFIG.
 _OVERRIDES = ("log_format", "join_token_file", "insecure", "cleartext")
 
 
@@ -176,8 +176,8 @@ class NodeFlags:
     tls_ca: str | None = None
     require_client_cert: bool = False
 
-    def refuse_beside(self, config: Path) -> None:
-        """Raise a `UsageError` if a flag was given that replaces a configuration file."""
+    def refuse_with_config(self, config: Path) -> None:
+        """Raise a `UsageError` if a flag was given that is only for a node without the configuration file `config`."""
         replacing = [field for field in fields(self) if field.name not in _OVERRIDES]
         if given := [_flag(field.name) for field in replacing if getattr(self, field.name) != field.default]:
             raise UsageError(f"{', '.join(given)}: not together with CONFIG; write it into {config}")
@@ -187,7 +187,7 @@ class NodeFlags:
         return [_flag(name) for name in ("insecure", "cleartext") if getattr(self, name)]
 
     def environ(self) -> Mapping[str, str]:
-        """The environment, with the join token if that is read from stdin. Raises `UsageError`."""
+        """The environment, plus the join token if the flags say that it comes from stdin. Raises `UsageError`."""
         if self.join_token_file != "-":
             return os.environ
         return {**os.environ, JOIN_TOKEN: check_secret(sys.stdin.readline(), "--join-token-file -")}
@@ -212,7 +212,7 @@ class NodeFlags:
         return config
 
     def over(self, config: NodeConfig) -> NodeConfig:
-        """`config`, with the settings that these flags override. Raises `UsageError`."""
+        """`config` with the settings of these flags instead of its own. Raises `UsageError`."""
         settings = config.settings
         try:
             security = SecuritySpec.model_validate(_given(self._security())).over(settings.security)

@@ -11,7 +11,7 @@ from hierarchy.runtime.logs import escape
 from hierarchy.topology.graph import TreeGraph
 from hierarchy.topology.risks import Bottleneck, Capacity, Risk, Risks, describe
 
-LARGE_LOSS = 0.5  # part of the tree's speed; a larger loss is shown in red
+LARGE_LOSS = 0.5  # part of the tree's speed; such a loss is shown in red
 
 
 def show_risks(graph: TreeGraph, root: str) -> None:

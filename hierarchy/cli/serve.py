@@ -75,7 +75,7 @@ def serve(
     if config is None:
         run(given.config(node), exit_with_parent=exit_with_parent, environ=given.environ())
         return
-    given.refuse_beside(config)
+    given.refuse_with_config(config)
     read = partial(_read, config, node, given)
     run(read(), exit_with_parent=exit_with_parent, environ=given.environ(), file=config, read=read)
 
@@ -88,7 +88,7 @@ def from_file(path: Path, name: str | None) -> NodeConfig:
     """The configuration of the node `name` in a file.
 
     Args:
-        name: None for the only node of the file, or the node of a slice.
+        name: None for the only node of the file, or for the node of a slice.
 
     Raises:
         UsageError: the file has no such node, or several and `name` is None.
@@ -110,8 +110,8 @@ def run(
 
     Args:
         exit_with_parent: end when stdin ends, too.
-        file: the file that `config` comes from; it is read again when it changes, and at SIGHUP.
-        read: the configuration that the file contains now.
+        file: the file of the configuration, which is read again when it changes, and at SIGHUP; None for none.
+        read: returns the present configuration of the file.
 
     Raises:
         UsageError: the node must not start with this configuration, or cannot.

@@ -1,4 +1,4 @@
-"""`hierarchy slice CONFIG --node N` and `hierarchy schema`: what other machines and editors need of the format."""
+"""`hierarchy slice CONFIG --node N` and `hierarchy schema`: the configuration for other machines and for editors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def slice_(
 ) -> None:
     """Print the part of a tree that one machine needs, as a configuration for `hierarchy serve` on it.
 
-    Of other nodes, it contains only the addresses of the parent and the children.
+    About other nodes, it contains only the addresses of the parent and the children.
     """
     part = slice_of(DeclaredTree(load(config)), node)
     comment = f"The part of {config.name} for node {node}, written by `hierarchy slice`. Run it: hierarchy serve FILE"

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from hierarchy.cli import flags
 from hierarchy.cli.client import ADMIN_KEY, NodeClient, client_tls, read_key
+from hierarchy.config.address import url_of
 from hierarchy.config.blocks import TlsSpec
 from hierarchy.config.models import NodeSpec, TreeConfig, load
 from hierarchy.errors import UsageError
@@ -47,8 +48,8 @@ def tree(
 ) -> None:
     """Draw a tree of controllers.
 
-    From a YAML file: what it declares, without any network. From a node's URL: what that node knows of the tree below
-    it now, with each node and engine that is not up marked so.
+    From a YAML file: the tree that it declares, without any network. From a node's URL: the tree below that node as it
+    is now; nodes and engines that are not up are marked.
 
     Status 0, or 2 if the file or the node cannot be read.
     """
@@ -77,7 +78,7 @@ def _check_options(picture: str, *, as_json: bool, keep_watching: bool) -> None:
 
 @contextmanager
 def _reader(target: str, key: str, tls: TlsSpec) -> Iterator[Read]:
-    """How to read `target`: a file if it exists or is named like one, else the node at that URL."""
+    """A function that reads `target`: a file if it exists or is named like one, else the node at that URL."""
     path = Path(target)
     if "://" not in target and (path.suffix in (".yaml", ".yml") or path.exists()):
         yield partial(declared_tree, path)
@@ -127,8 +128,7 @@ def _declared_node(name: str, config: TreeConfig) -> Entry:
 
 
 def _declared_url(node: NodeSpec) -> str:
-    host, port = node.listen[0]
-    return node.advertise or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return node.advertise or url_of(node.listen[0])
 
 
 def _declared_entry(

@@ -17,6 +17,7 @@ from pathlib import Path
 import typer
 
 from hierarchy.cli import flags
+from hierarchy.cli.risks import count
 from hierarchy.config.models import load
 from hierarchy.runtime import logs
 from hierarchy.runtime.parent_death import call_on_parent_death
@@ -79,8 +80,8 @@ async def supervise(nodes: Sequence[SupervisedProcess], grace_s: float, *, exit_
     Returns:
         The exit status: 0 after a signal, 1 if a process could not be ended, else that of the node that cannot start.
     """
-    ending = _event_of_signals(nodes, grace_s, exit_with_parent)
-    log.info("starting %s: %s", _count(nodes), ", ".join(node.name for node in nodes))
+    ending = _end_event(nodes, grace_s, exit_with_parent)
+    log.info("starting %s: %s", count(len(nodes), "node"), ", ".join(node.name for node in nodes))
     runs = [asyncio.create_task(node.run()) for node in nodes]
     signalled = asyncio.create_task(ending.wait())
     await asyncio.wait({signalled, *runs}, return_when=asyncio.FIRST_COMPLETED)
@@ -90,16 +91,16 @@ async def supervise(nodes: Sequence[SupervisedProcess], grace_s: float, *, exit_
     ending.set()
     signalled.cancel()
     ended = await asyncio.gather(*(node.stop(grace_s) for node in nodes))
-    left = [f"{node.name} (pid {node.pid})" for node, has_ended in zip(nodes, ended, strict=True) if not has_ended]
-    if left:
-        log.error("could not be ended: %s", ", ".join(left))
+    running = [f"{node.name} (pid {node.pid})" for node, has_ended in zip(nodes, ended, strict=True) if not has_ended]
+    if running:
+        log.error("could not be ended: %s", ", ".join(running))
         return 1
-    log.info("ended all %s", _count(nodes))
+    log.info("ended all %s", count(len(nodes), "node"))
     return fatal_status or 0
 
 
-def _event_of_signals(nodes: Sequence[SupervisedProcess], grace_s: float, exit_with_parent: bool) -> asyncio.Event:
-    """An event that the first signal sets, or the parent's death; while it is set, a signal kills the nodes."""
+def _end_event(nodes: Sequence[SupervisedProcess], grace_s: float, exit_with_parent: bool) -> asyncio.Event:
+    """An event that the first signal or the parent's death sets. Each later signal kills the nodes."""
     ending = asyncio.Event()
 
     def on_signal() -> None:
@@ -124,14 +125,11 @@ def _set_from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> N
         loop.call_soon_threadsafe(event.set)
 
 
-def _count(nodes: Sequence[SupervisedProcess]) -> str:
-    return f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
-
-
 class Console:
     """Puts the name of the node before each line of its log. Also a stream, for the log lines of this process.
 
-    In the format "json" the lines contain the node already; a line that is not JSON, as of a traceback, is wrapped.
+    In the format "json" the lines contain the name already. A line that is not JSON, such as one of a traceback, is
+    wrapped.
     """
 
     def __init__(
@@ -165,8 +163,8 @@ class Console:
 class LinePrinter:
     """Writes lines to stderr in a thread, so that a stopped terminal (Ctrl-S) stops neither this process nor the nodes.
 
-    If `max_lines` wait already, further lines are dropped and counted. It writes to the descriptor, since a daemon
-    thread that holds the lock of `sys.stderr` makes the interpreter abort at exit.
+    While `max_lines` are waiting, further lines are dropped and counted. The thread writes to the descriptor itself: a
+    daemon thread that holds the lock of `sys.stderr` makes the interpreter abort at exit.
     """
 
     def __init__(self, fd: int = 2, max_lines: int = 10_000) -> None:
@@ -188,7 +186,7 @@ class LinePrinter:
         return os.isatty(self._fd)
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Print the lines that wait, for at most `timeout_s`."""
+        """Print the waiting lines, for at most `timeout_s`."""
         with contextlib.suppress(queue.Full):
             self._lines.put(None, timeout=timeout_s)
             self._thread.join(timeout_s)

@@ -203,11 +203,11 @@ def test_a_child_revoked_while_its_url_is_tried_is_refused(
     if kind == "credential":
         shown = api.register(site("site-a"), shown).json()["credential"]
 
-    async def wants_reverse(message: Any, peer: str) -> bool:
+    async def needs_reverse_link(message: Any, peer: str) -> bool:
         api.node.revoke("site-a")
         return True
 
-    monkeypatch.setattr(api.node, "wants_reverse", wants_reverse)
+    monkeypatch.setattr(api.node, "needs_reverse_link", needs_reverse_link)
     response = api.register(site("site-a", link="auto"), shown)
     assert "revoked" in error_of(response, 401, "invalid_token")["message"]
     assert len(api.node.registry) == 0

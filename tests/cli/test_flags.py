@@ -67,9 +67,9 @@ def test_flags_of_up_are_handed_to_each_node() -> None:
 )
 def test_flags_that_replace_a_configuration_are_refused_beside_one(flags: NodeFlags, names: str) -> None:
     if not names:
-        return flags.refuse_beside(Path("tree.yaml"))
+        return flags.refuse_with_config(Path("tree.yaml"))
     with pytest.raises(UsageError) as refused:
-        flags.refuse_beside(Path("tree.yaml"))
+        flags.refuse_with_config(Path("tree.yaml"))
     assert str(refused.value) == f"{names}: not together with CONFIG; write it into tree.yaml"
     return None
 
