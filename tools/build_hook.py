@@ -1,6 +1,7 @@
 """Hatchling's build hook: a wheel holds the compiled data path where the machine that builds it can compile it.
 
-HIERARCHY_COMPILE=0 never compiles, =1 does or fails; else a machine that cannot compile is told so, and interprets.
+HIERARCHY_COMPILE=0 never compiles; =1 compiles or fails; otherwise a machine that cannot compile gets a warning, and a
+pure Python wheel.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class CompileHook(BuildHookInterface[Any]):  # type: ignore[misc]  # hatchling i
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Before the wheel is written. version: "editable" for an installation that only points to the sources."""
-        wish = os.environ.get("HIERARCHY_COMPILE", "auto")
-        if version == "editable" or wish == "0":
+        mode = os.environ.get("HIERARCHY_COMPILE", "auto")
+        if version == "editable" or mode == "0":
             return
         self._folder = tempfile.TemporaryDirectory(prefix="hierarchy-wheel-")
         done = subprocess.run(
@@ -31,9 +32,11 @@ class CompileHook(BuildHookInterface[Any]):  # type: ignore[misc]  # hatchling i
         )
         if done.returncode:
             why = done.stderr.strip() or f"compiled.py ended with status {done.returncode}"
-            if wish == "1":
+            if mode == "1":
                 raise RuntimeError(f"HIERARCHY_COMPILE=1, but the data path could not be compiled:\n{why}")
-            self.app.display_warning(f"the data path will be interpreted, at a higher price: {why.splitlines()[-1]}")
+            self.app.display_warning(
+                f"the data path will be interpreted, and requests cost more CPU: {why.splitlines()[-1]}"
+            )
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

@@ -305,7 +305,7 @@ class Attempt(ResponseHandler):
                 self._lane.retry_budget.note(retried)
 
     def _is_retriable(self, status: int, unspent: int | None) -> bool:
-        """May another child be tried instead? A node says so by giving attempts back."""
+        """May another child be tried? After an engine's 503, and after a node that gave attempts back."""
         return unspent is not None if self.child.kind == NODE else status == 503
 
     def _refused(self, response: UpstreamResponse) -> None:

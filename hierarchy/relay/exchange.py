@@ -174,7 +174,7 @@ class Exchange(Listener):
     def _again(self, attempt: Attempt, failure: retry.Failure, *, fresh: bool = False) -> None:
         try:
             self._try_child(self._lane.clock(), fresh=fresh)
-        except RequestError:  # no other child: then the client is told what went wrong with the last one
+        except RequestError:  # no other child: the client gets the error of the last one
             self._follow(retry.give_up(failure), attempt, failure)
         else:
             self.request.retried += 1
@@ -241,7 +241,7 @@ class Exchange(Listener):
             self._late(attempt, f"sent no response within {timeouts.first_byte_s:g} s")
 
     def _keep_waiting(self, until: float, now: float) -> None:
-        """No first byte yet: a client that reads a stream is told that its request still waits."""
+        """No first byte yet: a client that reads a stream gets a comment, so that its connection is not idle."""
         deadline = until
         if self.response.waiting or render.wants_stream(self.request.body(), self.head.dialect):
             self.response.comment()

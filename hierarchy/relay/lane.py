@@ -39,7 +39,7 @@ Trust = Callable[[bytes, int], Parent | None]
 class Lane:
     """What all exchanges of a node share.
 
-    trust: the parent that has this secret of ours, if any; notes the request's number as received from it.
+    trust: the parent that has this secret of this node, if any; notes the request's number as received from it.
     handlers: POST paths that this node answers itself, at once: reports come by the thousand a second.
     """
 

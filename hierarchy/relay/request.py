@@ -26,7 +26,7 @@ class Request:
     # What most requests never change has its default here, instead of being set for each.
     complete: bool = False  # the whole body has come
     size: int = 0  # bytes of body that have come
-    model: str = ""  # its name after aliases; "" until the body is complete, or a parent told it
+    model: str = ""  # its name after aliases; "" until the body is complete, unless the parent sent it
     ends_at: float = FOREVER  # by the limit on the whole request
     left: int = MAX_ATTEMPTS  # attempts that may still be spent here or lent to a child
     retried: int = 0  # attempts after a failed one, here and below
@@ -101,13 +101,13 @@ class Request:
             self._check_allowed(asked)
 
     def _resolve(self, alias: str, dispatch: Dispatch) -> None:
-        """From here on the request is for a model that the alias stands for; no node below knows the alias."""
+        """Replace an alias by one of its models, here and in the body; the nodes below do not know the alias."""
         self.model = dispatch.resolve(alias, self.api, translated=self.head.translated)
         self.parts = [with_model(self.body(), self.model, self.head.boundary)]
         self.size = len(self.parts[0])
 
     def _check_allowed(self, asked: str) -> None:
-        """A key for an alias is valid for what the alias stands for; one for a model, whatever name it is asked by."""
+        """Raise `ModelNotAllowed` unless the key is for the requested name or for the model that it stands for."""
         caller = self.head.caller
         if not (caller.may_use(asked) or caller.may_use(self.model)):
             raise ModelNotAllowed(

@@ -47,7 +47,9 @@ def _add(members: dict[str, Member], entry: TreeEntry, parent: str | None, path:
 def _member(entry: TreeEntry, parent: str | None, path: FieldPath) -> Member:
     extra = _EXTRA_INSTANCE.fullmatch(entry.name)
     reverse = entry.link == "reverse"
-    urls = () if reverse else _urls(entry.url)  # nobody dials the URL of a reverse link, and several may have the same
+    urls = (
+        () if reverse else _urls(entry.url)
+    )  # the URL of a reverse link is never dialled, and several may have the same
     return Member(
         key=entry.name,
         name=extra[1] if extra else entry.name,

@@ -105,7 +105,7 @@ def parse_accepted(body: Any) -> Accepted:
     if not accepted.instance:  # otherwise any JSON object would do
         raise ParentError("the response names no instance; is there a controller at that address?", 200)
     if not (math.isfinite(accepted.links_per_s) and 0 <= accepted.wanted < MAX_WANTED):
-        raise ParentError(f"it wants {accepted.wanted} links, {accepted.links_per_s} a second", 200)
+        raise ParentError(f"it requests {accepted.wanted} links, {accepted.links_per_s} a second", 200)
     if not (math.isfinite(accepted.interval_s) and 0 < accepted.interval_s <= MAX_INTERVAL_S):
-        raise ParentError(f"it wants a report every {accepted.interval_s} s", 200)
+        raise ParentError(f"it requests a report every {accepted.interval_s} s", 200)
     return accepted

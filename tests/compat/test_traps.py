@@ -16,7 +16,7 @@ TRAPS = {
     "a template is refused with a status": (
         "relay/upstream/test_translating.py::test_a_workers_refusal_of_what_only_workers_serve_has_status_200",
         "relay/upstream/test_translating.py::test_a_worker_that_breaks_there_is_an_object_too",
-        "relay/test_paths.py::test_a_model_that_nobody_serves_in_each_dialect",
+        "relay/test_paths.py::test_a_model_that_no_child_serves_in_each_dialect",
         "compat/test_fastchat_traps.py::test_a_worker_that_comes_back_has_its_own_template",
     ),
     # Clients of streams ignore the status, so an error has to be a frame.

@@ -46,7 +46,7 @@ class Link:
         protocol.connection_made(self.transport)
 
     def feed(self, data: bytes) -> None:
-        """Bytes come in, unless nobody reads any more."""
+        """Deliver bytes, unless the connection is closing."""
         if not self.transport.is_closing():
             self.protocol.data_received(data)
 

@@ -1,4 +1,4 @@
-"""Children that break before the first byte: another is asked, or the client is told."""
+"""Children that fail before the first byte: another one is tried, or the client gets an error."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_an_early_answer_is_passed_on_and_the_connection_dropped(chain: Tree) ->
     chain.world.call(lambda: chain.engine.surplus.clear())  # the part of the body that HOLD saw
 
 
-def test_bytes_behind_an_answer_reach_nobody(chain: Tree) -> None:
+def test_bytes_behind_a_response_reach_no_client(chain: Tree) -> None:
     for first in (answer(), SSE_HEAD + chunk(event("a")) + b"0\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n"):
         chain.engine.plan([first + answer(b"not asked for")])
         with chain.client() as client:

@@ -1,4 +1,4 @@
-"""Clients that read slowly, or not at all: what is held for them is bounded, and nobody else waits."""
+"""Clients that read slowly, or not at all: what is held for them is bounded, and other clients do not wait."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_slow_client_pauses_the_engine_and_little_is_held(chain: Tree) -> None
 
         chain.world.eventually(the_engine_waits)
         assert sent < blocks
-        assert chain.ask(post()).status == 200  # nobody else waits
+        assert chain.ask(post()).status == 200  # other clients do not wait
         client.read_head()
         got = len(client.buffer)
         while not client.buffer.endswith(b"\r\n0\r\n\r\n"):
@@ -77,7 +77,7 @@ def test_the_limit_holds_for_one_read_more() -> None:
 
 
 def test_pipelining_without_reading_holds_no_more(single: Tree) -> None:
-    """The next answer is not fetched while the last one is not read, whoever gives it."""
+    """The next response is not fetched while the client does not read the last one."""
     count, size = 30, 1_000_000
     single.engine.always([answer(b"x" * size)])
     client, connection = slow_client(single)
@@ -92,7 +92,7 @@ def test_pipelining_without_reading_holds_no_more(single: Tree) -> None:
 
 
 def test_failing_without_reading_holds_no_more(single: Tree) -> None:
-    """Errors of our own wait for the client too: each is ten times as long as the request that asks for it."""
+    """The node's own errors wait for the client too: each is ten times as long as its request."""
     failing, count = b"POST /v1/x HTTP/1.1\r\nhost: a\r\n\r\n", 30_000
     client, connection = slow_client(single)
     with client:

@@ -1,4 +1,4 @@
-"""Time limits, by a clock that the test puts forward: nobody holds a place by trickling, and streams may last."""
+"""Time limits, by a clock that the test sets: no client holds a place by trickling, and streams may last."""
 
 from __future__ import annotations
 

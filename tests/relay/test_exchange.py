@@ -88,7 +88,7 @@ async def test_a_dial_that_fails_after_its_client_left() -> None:
     await memory.turn()
     assert client.transport.output == b""
     assert memory.leases == 0
-    assert memory.child.available(memory.now)  # nobody was harmed by it
+    assert memory.child.available(memory.now)  # the failure did not count against the child
 
 
 @in_memory

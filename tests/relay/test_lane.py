@@ -111,7 +111,7 @@ def test_a_stream_outlives_sigterm(world: World) -> None:
             assert idle.rest() == b""  # after that second, too
             half.send(BODY[5:])
             assert half.read_answer().body == b"half"
-            assert late.read_answer().status == 408  # it had a second to say what it wants
+            assert late.read_answer().status == 408  # it had a second to send a request
             running.engine.release()
             assert client.read_until(b"0\r\n\r\n") == chunk(event("b")) + b"0\r\n\r\n"
             assert client.rest() == b""
@@ -153,7 +153,7 @@ def test_a_client_that_leaves_while_its_child_is_dialled(single: Tree) -> None:
     assert single.ask(post()).status == 200
 
 
-def test_running_out_of_descriptors_is_nobody_elses_fault(single: Tree) -> None:
+def test_running_out_of_descriptors_does_not_count_against_a_child(single: Tree) -> None:
     pool = single.root.lane.pool(single.child())
 
     async def connect(*arguments: Any, **options: Any) -> object:
@@ -186,7 +186,7 @@ class _Gate:
         self._event.set()
 
 
-def test_an_engine_that_nobody_can_reach_is_passed_over(world: World) -> None:
+def test_an_engine_that_cannot_be_reached_is_skipped(world: World) -> None:
     with tree(world, engines=2, dispatch="round_robin") as pair:
         gone, stays = pair.engines
         world.run(gone.stop())

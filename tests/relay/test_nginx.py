@@ -1,5 +1,5 @@
 """The same requests through nginx and through a node, in front of the same engine: the same class of status, and
-the same requests reach the engine. Where the two mean to differ stands in `DIFFERENT`, with the reason.
+the same requests reach the engine. Intended differences are in `DIFFERENT`, with the reason.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ DIFFERENT = {
     "fragment": "nginx sends it to the engine as part of the target, where it has no place (RFC 9112, section 3.2)",
     "no such method": "nginx passes any method; the lane serves POST, and knows those that are registered",
     "blanks around the length": "nginx takes no tab before a value, which is allowed (RFC 9110, section 5.5)",
-    "HTTP/1.0 with keep-alive": "nginx keeps the connection; the lane closes it, as nobody needs the old extension",
+    "HTTP/1.0 with keep-alive": "nginx keeps the connection; the lane closes it, as no client needs the old extension",
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.relay.raw import BODY, OK_BODY, SSE_HEAD, answer, chunk, event, post
 from tests.relay.support import CLOSE, Tree, World, tree
 
-NOBODY = b'{"model":"nobody"}'
+UNKNOWN = b'{"model":"nobody"}'
 FORM = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--b--\r\n'
 OBJECTS = (
     b"/worker_generate",
@@ -20,13 +20,13 @@ OBJECTS = (
 )
 
 
-def test_a_model_that_nobody_serves_in_each_dialect(chain: Tree) -> None:
-    found = chain.ask(post(NOBODY, path=b"/v1/messages"))
+def test_a_model_that_no_child_serves_in_each_dialect(chain: Tree) -> None:
+    found = chain.ask(post(UNKNOWN, path=b"/v1/messages"))
     assert (found.status, json.loads(found.body)["error"]["type"]) == (404, "not_found_error")
-    found = chain.ask(post(NOBODY, path=b"/tokenize"))
+    found = chain.ask(post(UNKNOWN, path=b"/tokenize"))
     assert (found.status, found.error["code"]) == (404, "model_not_found")
     for path in OBJECTS:  # any other status, and FastChat's API server would keep what came for good
-        found = chain.ask(post(NOBODY, path=path))
+        found = chain.ask(post(UNKNOWN, path=path))
         assert (found.status, found.get(b"content-type")) == (200, [b"application/json"])
         assert json.loads(found.body)["error_code"] == 50005
         assert "conv" not in json.loads(found.body)

@@ -216,7 +216,7 @@ def test_engines_that_die_three_levels_below_are_tried_as_often_as_was_lent(deep
 
 
 def test_attempts_go_down_with_the_request(deep: Tree) -> None:
-    """The root keeps one; the nodes below have nobody else to ask, and lend all that they hold."""
+    """The root keeps one; the nodes below have no other child to try, and lend all that they have."""
     heads: list[int] = []
     rack = deep.nodes[-1]
     rack.lane.access_log = lambda exchange, outcome: heads.append(cast(Exchange, exchange).head.attempts)
@@ -224,8 +224,8 @@ def test_attempts_go_down_with_the_request(deep: Tree) -> None:
     assert heads == [2]
 
 
-def test_a_node_that_was_started_again_and_knows_nobody_yet_is_not_believed(world: World) -> None:
-    """The parent goes on by what the process before it had said; its 404 is a failure, not an answer."""
+def test_the_404_of_a_node_that_has_just_restarted_is_not_believed(world: World) -> None:
+    """The parent routes by the report of the process before; the 404 of the new one is a failure, not a response."""
     with tree(world) as fresh:
         answered = fresh.ask(post(b'{"model":"unknown"}', b"x-hierarchy-auth: of-the-one-before", ATTEMPTS + b": 2"))
         assert answered.status == 404

@@ -76,7 +76,7 @@ def test_the_compiled_modules_are_included_until_the_wheel_is_written(begin: Beg
 def test_a_machine_that_cannot_compile_gets_a_warning_of_one_line(begin: Begin, setting: str | None) -> None:
     hook = begin(CANNOT, setting)
     assert is_pure(hook)
-    assert hook.warned == ["the data path will be interpreted, at a higher price: not compiled: no compiler"]
+    assert hook.warned == ["the data path will be interpreted, and requests cost more CPU: not compiled: no compiler"]
     hook.finalize("standard", hook.data, "a.whl")
 
 

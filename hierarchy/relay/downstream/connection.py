@@ -34,7 +34,7 @@ MAX_HOPS: Final = 32  # levels of nodes; more is a loop
 FRESH_S: Final = 1.0  # how long a connection without a request may still send one when the server stops
 LINGER_S: Final = 2.0  # how long the rest of a refused body is read and thrown away, so that the refusal is not lost
 # How much may wait behind the request in progress before reading stops: requests, and bytes of the newest one's body.
-# Until then reading goes on, since nothing else shows that the client has left.
+# Until then reading continues, since nothing else shows that the client has left.
 MAX_WAITING: Final = 8
 MAX_WAITING_BYTES: Final = 64 * 1024
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -129,7 +129,7 @@ class Connection(Client):
         self.write = self._parse = _discard  # also ends reference cycles, so that a lost connection is freed at once
 
     def shutdown(self) -> None:
-        """The server stops. A connection that was taken, but has not said yet what it wants, may still say it."""
+        """The server stops. A new connection without a request may still send one."""
         if self.lingering or self.refusal is not None:
             return  # it closes after the refusal, which a close now could lose
         in_head = self.receiving and not self.ignoring and self.in_progress is None
@@ -144,7 +144,7 @@ class Connection(Client):
             newest.response.keep_alive = False
 
     def _close_fresh(self) -> None:
-        """Soon; but a link at once, since its parent was told before, and has nothing more to send."""
+        """Soon; but a link at once, since its parent knows that the node leaves, and has nothing more to send."""
         if self._observer is not None and not self.receiving:
             self.transport.close()
         else:

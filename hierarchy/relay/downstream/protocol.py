@@ -68,7 +68,7 @@ class LaneProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self._in_head = True
         self._head_bytes = 0
-        self._idle_bytes = 0  # fed since something came of it: the head, or a piece of body
+        self._idle_bytes = 0  # received since the last complete head or piece of a body
 
     # -- connection ----------------------------------------------------------------------------------------------
 

@@ -121,7 +121,7 @@ class Upstream(asyncio.Protocol):
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # until `connection_made`
         self.idle_since = 0.0
         self.idle_s = pool.idle_s
-        self.heard = False  # something of the body was forwarded; whoever reads this clears it
+        self.heard = False  # bytes of the body were forwarded; the reader of this flag clears it
         self._handler: ResponseHandler | None = None
         self._forward: Callable[[bytes], object] | None = None  # gets the body instead of the handler
         self._incoming: UpstreamResponse | None = None  # the response whose body is coming

@@ -60,8 +60,8 @@ class Pool(ConnectionPool):
     def opening(self, head: RequestHead, model: str, hops: int, lent: int) -> bytes:
         """A request's head as this child gets it, up to its first number: the request's if `numbered`, else the length.
 
-        model, hops, lent: what a node below is told; `lent` are attempts. Cached, since clients send the same head
-        again and again.
+        model, hops, lent: sent to a node below; `lent` are attempts. Cached, since clients send the same head again
+        and again.
         """
         child = self.child
         if self._secret is not child.secret:

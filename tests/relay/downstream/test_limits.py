@@ -151,7 +151,7 @@ def test_a_request_that_never_comes_through_is_forgotten_with_its_client(chain: 
 
 
 def test_a_client_that_shuts_its_sending_side_has_left(chain: Tree) -> None:
-    """As for nginx: half-closed is closed, since nothing else tells that nobody waits any more."""
+    """As in nginx: half-closed is closed, since nothing else shows that the client waits no more."""
     chain.engine.plan([HOLD])
     with chain.client() as client:
         client.send(post())

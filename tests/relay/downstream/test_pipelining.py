@@ -1,4 +1,4 @@
-"""Many requests on one connection: order, refusals, and who is told what."""
+"""Many requests on one connection: order, refusals, and which client gets which response."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ MALFORMED = {
     "bytes above ASCII in a name": post(BODY, b"x\xff: a"),
     "no host": b"POST /v1/x HTTP/1.1\r\ncontent-length: 13\r\n\r\n" + BODY,
     "two hosts": post(BODY, b"host: other"),
-    "a host that is none": b"POST /v1/x HTTP/1.1\r\nhost: a b\r\n\r\n",
+    "a host that is not a host": b"POST /v1/x HTTP/1.1\r\nhost: a b\r\n\r\n",
     "no chunk size": CHUNKED + b"\r\n",
     "chunk size 0x": CHUNKED + b"0xd\r\n" + BODY + b"\r\n0\r\n\r\n",
     "chunk size -": CHUNKED + b"-1\r\n",

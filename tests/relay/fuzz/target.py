@@ -32,7 +32,7 @@ TOKENS = [
 
 @dataclass
 class Outcome:
-    """What came of a stream: bytes to the client, requests to the engine, and how the connection stands."""
+    """The result of a stream: bytes to the client, requests to the engine, and the state of the connection."""
 
     output: bytes
     asked: list[bytes]

@@ -1,4 +1,4 @@
-"""Replays the corpus, and some thousand accidents that befell it. `__main__` goes on from here."""
+"""Replays the corpus and some thousand mutations of it. `__main__` continues from here."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class UpstreamMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.rig = Rig()
-        self.upstream: Upstream | None = None  # the one at work
+        self.upstream: Upstream | None = None  # the one in use
         self.transport = FakeTransport()
         self.transports: dict[Upstream, Any] = {}
         self.handler = Handler()

@@ -1,4 +1,4 @@
-"""What the kernel is told of a link, and what it tells."""
+"""TCP keepalive of a link: the options that are set, and what the kernel reports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ linux = pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linu
 
 
 async def pair() -> tuple[asyncio.Transport, asyncio.Transport]:
-    """Both ends of a connection; nobody reads."""
+    """Both ends of a connection that is not read."""
     loop = asyncio.get_running_loop()
     accepted: asyncio.Future[asyncio.Transport] = loop.create_future()
 

@@ -112,7 +112,7 @@ def test_a_stop_string_hangs_up_on_the_worker(workers: Tree) -> None:
         "logprobs": None,
         "finish_reason": "stop",
     }
-    workers.world.eventually(lambda: workers.engine.gone == 1, "the worker to see that nobody listens")
+    workers.world.eventually(lambda: workers.engine.gone == 1, "the worker to see that the client has left")
 
 
 def test_a_client_that_leaves_hangs_up_on_the_worker(workers: Tree) -> None:
@@ -120,7 +120,7 @@ def test_a_client_that_leaves_hangs_up_on_the_worker(workers: Tree) -> None:
     with workers.client() as client:
         client.send(chat(stream=True))
         client.read_until(b'"content":"a"')
-    workers.world.eventually(lambda: workers.engine.gone == 1, "the worker to see that nobody listens")
+    workers.world.eventually(lambda: workers.engine.gone == 1, "the worker to see that the client has left")
 
 
 def test_an_error_frame_at_once_has_a_status(workers: Tree) -> None:
