@@ -20,18 +20,17 @@ def build_app(node: Node) -> FastAPI:
     app.include_router(operators.router(node))
     app.include_router(admin.router(node))
     app.add_middleware(AuthMiddleware, node=node)
-    app.add_exception_handler(RequestError, _request_error)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.exception_handler(RequestError)(_request_error)
+    app.exception_handler(HTTPException)(_http_error)
     return app
 
 
-async def _request_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)
+async def _request_error(request: Request, error: RequestError) -> Response:
     return error_response(error)
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    """Starlette's own errors, such as an unknown path, in OpenAI's format."""
     if error.status_code == 404:
         return not_found(request.method, request.url.path)
     where = f"{request.method} {request.url.path}"

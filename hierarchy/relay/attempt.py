@@ -13,7 +13,7 @@ import logging
 from typing import Final
 
 from hierarchy.balancing.lent_attempts import lend, returned
-from hierarchy.errors import BadRequest, ChildFailed, EngineUnreadable, RequestError, Unavailable
+from hierarchy.errors import BadRequest, ChildFailed, EngineUnreadable, RequestError, Unavailable, describe
 from hierarchy.http.model_field import with_model
 from hierarchy.http.request_head import DEADLINE
 from hierarchy.http.response_head import UpstreamResponse
@@ -360,4 +360,4 @@ def unreachable_reason(error: OSError) -> str:
     """Why a connection to a child could not be made, as a sentence without its subject."""
     if isinstance(error, TimeoutError):
         return "cannot be reached: no connection in time"
-    return f"cannot be reached: {error.strerror or str(error) or type(error).__name__}"
+    return f"cannot be reached: {error.strerror or describe(error)}"

@@ -88,7 +88,7 @@ class DialGuard:
             return "is loopback, but the child is on another machine"
         return ""
 
-    def is_allowed(self, address: str) -> bool:
+    def allow_contains(self, address: str) -> bool:
         """Whether `allow` contains this address; an empty `allow` contains none."""
         ip = literal_ip(address.partition("%")[0])
         return ip is not None and is_in_any(effective_ip(ip), self.allow)

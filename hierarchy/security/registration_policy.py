@@ -151,7 +151,7 @@ class RegistrationPolicy:
 
     def is_trusted_peer(self, peer: str) -> bool:
         """Whether FastChat's own programs at this address may use FastChat's endpoints without a token or key."""
-        return self._tokenless and self._dial_guard.is_allowed(peer)
+        return self._tokenless and self._dial_guard.allow_contains(peer)
 
     def revoke(self, node: str) -> None:
         """Make void what was issued to `node` until now.
@@ -223,9 +223,9 @@ class RegistrationPolicy:
             raise InvalidToken(
                 "no token; to accept FastChat's own workers, set `security.tokenless_workers` and `security.allow`"
             )
-        if not self._dial_guard.is_allowed(peer):
+        if not self._dial_guard.allow_contains(peer):
             raise NotPermitted(f"{peer} is not in `security.allow` of this node")
-        if literal_ip(host) and not self._dial_guard.is_allowed(host):
+        if literal_ip(host) and not self._dial_guard.allow_contains(host):
             raise NotPermitted(f"worker_name: {host} is not in `security.allow` of this node")
 
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from hierarchy.errors import describe
 from hierarchy.relay.downstream.clients import Clients
 from hierarchy.relay.downstream.connection import Observer
 from hierarchy.relay.downstream.protocol import LaneProtocol
@@ -220,7 +221,7 @@ class LinkReserve:
         except RefusedError as error:
             self._refused(error)
         except (OSError, ssl.SSLError) as error:
-            self._failed(error.strerror or str(error) or type(error).__name__)
+            self._failed(error.strerror or describe(error))
         else:
             self._failures = 0
             self._complaint = ""

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from hierarchy.errors import HierarchyError
+from hierarchy.errors import HierarchyError, describe
 from hierarchy.wire.checks import MAX_INTERVAL_S
 from hierarchy.wire.messages import Accepted
 
@@ -67,7 +67,7 @@ class ParentClient:
         }
 
     def _explain(self, error: httpx.HTTPError) -> str:
-        reason = str(error) or type(error).__name__
+        reason = describe(error)
         if self._parent.startswith("http:") and isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
             return f"{reason}; does the parent expect https?"
         return reason

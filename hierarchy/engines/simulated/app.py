@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
@@ -38,20 +39,17 @@ def create_app(options: SimulatedOptions) -> Starlette:
         raise ValueError("`register` needs an `address`: the URL under which the controller reaches this worker")
     engine = Engine(options)
     control, openai, fastchat = _Control(engine), OpenAIPaths(engine), FastChatPaths(engine)
-
-    def probe(handler: Handler) -> Handler:
-        return _with_faults(engine, handler)
-
+    with_faults = functools.partial(_with_probe_faults, engine)
     app = Starlette(
         routes=[
-            Route("/health", probe(control.health)),
-            Route("/metrics", probe(control.metrics)),
+            Route("/health", with_faults(control.health)),
+            Route("/metrics", with_faults(control.metrics)),
             Route("/version", control.version),
-            Route("/v1/models", probe(openai.models)),
+            Route("/v1/models", with_faults(openai.models)),
             Route("/v1/chat/completions", openai.chat, methods=["POST"]),
             Route("/v1/completions", openai.completions, methods=["POST"]),
             Route("/v1/embeddings", openai.embeddings, methods=["POST"]),
-            Route("/worker_get_status", probe(fastchat.status), methods=["POST"]),
+            Route("/worker_get_status", with_faults(fastchat.status), methods=["POST"]),
             Route("/worker_generate_stream", fastchat.generate_stream, methods=["POST"]),
             Route("/worker_generate", fastchat.generate, methods=["POST"]),
             Route("/worker_get_embeddings", fastchat.embeddings, methods=["POST"]),
@@ -96,7 +94,7 @@ class _Control:
         return JSONResponse(self._engine.state())
 
     async def set_models(self, request: Request) -> Response:
-        """`{"models": [name, ...]}` replaces its models. FastChat controllers have to refresh to notice."""
+        """`{"models": [name, ...]}` replaces the engine's models. FastChat's controllers notice when they refresh."""
         try:
             change = msgspec.json.decode(await request.body(), type=_Models)
         except msgspec.DecodeError as error:
@@ -110,7 +108,7 @@ class _Models(msgspec.Struct):
 
 
 class _SuppressCancellation:
-    """A server that stops cancels the requests that still run; this prevents a logged traceback for each."""
+    """Prevents a logged traceback for each running request when the server stops, which cancels them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -120,8 +118,8 @@ class _SuppressCancellation:
             await self._app(scope, receive, send)
 
 
-def _with_faults(engine: Engine, handler: Handler) -> Handler:
-    """`handler` with the active faults for probes."""
+def _with_probe_faults(engine: Engine, handler: Handler) -> Handler:
+    """`handler`, to whose requests the active faults for probes apply first."""
 
     async def handle(request: Request) -> Any:
         fault = engine.faults.take("probe")

@@ -19,7 +19,7 @@ CONTEXT_TOKENS = 32_768
 EMBEDDING_SIZE = 8
 CHARS_PER_TOKEN = 4  # the usual estimate for English
 
-#: each answer repeats this text; it has no characters that JSON has to escape
+#: each answer repeats this text, which has no characters that JSON must escape
 TEXT = "This answer was simulated: no model computed it, and its words only mark the time."
 WORDS = tuple(TEXT.split(" "))
 
@@ -47,11 +47,11 @@ class Job:
 
 
 class ConnectionCut(Exception):
-    """The fault `cut_after_tokens`: the response ends here, incomplete."""
+    """The fault `cut_after_tokens`: the response ends here, unfinished."""
 
 
 class Engine:
-    """One engine."""
+    """One simulated engine: its models, slots, faults and counters."""
 
     def __init__(self, options: SimulatedOptions) -> None:
         self.options = options
@@ -94,7 +94,7 @@ class Engine:
             await _apply_fault(job.fault, 0)
             start, step_s = time.monotonic(), 1 / self.options.decode_tokens_per_s
             for index in range(job.answer_tokens):
-                # Also when the token is late: otherwise the client's disconnection would not be processed.
+                # Sleep even if the token is late: without it, a disconnection of the client would not be processed.
                 await asyncio.sleep(max(0.0, start + index * step_s - time.monotonic()))
                 await emit(index)
                 await _apply_fault(job.fault, index + 1)
@@ -139,7 +139,7 @@ class Engine:
 
 
 async def _apply_fault(fault: Fault, tokens: int) -> None:
-    """Do what `fault` does after `tokens` tokens. Raises ConnectionCut."""
+    """Cut or hang if `fault` does so after `tokens` tokens. Raises ConnectionCut."""
     if fault.cut_after_tokens == tokens:
         raise ConnectionCut
     if fault.hang_after_tokens == tokens:

@@ -31,7 +31,7 @@ DEFAULT_MAX_NEW_TOKENS = 256  # FastChat's
 class FrameBody:
     """The frames of `/worker_generate_stream`, or the one object of `/worker_generate`.
 
-    echo: the prompt if it is to precede the text.
+    echo: the prompt, if the text is to begin with it; else "".
     """
 
     def __init__(self, job: Job, echo: str, *, streaming: bool) -> None:
@@ -117,7 +117,7 @@ class FastChatPaths:
 
     def _respond(self, params: dict[str, Any], *, streaming: bool) -> Any:
         prompt = str(params.get("prompt", ""))
-        # FastChat workers of one model ignore `model`; so this one accepts any name.
+        # A FastChat worker with one model ignores `model`, so this one accepts any name.
         model = params.get("model")
         if model not in self._engine.models:
             model = next(iter(self._engine.models), None)

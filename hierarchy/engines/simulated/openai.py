@@ -30,7 +30,7 @@ OWNER = "hierarchy-simulated"  # `owned_by` of each model, and the fingerprint o
 
 
 class RejectedRequest(Exception):
-    """The request is invalid. param: the field that is wrong."""
+    """The request is invalid. status: of the response; param: the wrong field."""
 
     def __init__(self, status: int, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -99,7 +99,7 @@ class ChatBody:
 
 
 class CompletionBody(ChatBody):
-    """`text_completion`, or its chunks, which have the same fields."""
+    """`text_completion`, or its chunks, which have the same fields as the whole."""
 
     _object = "text_completion"
     _id = "cmpl"
@@ -207,7 +207,7 @@ def _text(prompt: Any) -> str:
 
 
 def _encoded(vector: list[float], encoding: object) -> str | list[float]:
-    """In the format of `encoding_format`. The openai package requests base64 of little-endian 32-bit floats."""
+    """A vector as `encoding_format` requests it. The openai package requests base64 of little-endian 32-bit floats."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if encoding == "base64" else vector
 
 
