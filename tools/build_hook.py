@@ -1,7 +1,7 @@
-"""Hatchling's build hook: a wheel holds the compiled data path where the machine that builds it can compile it.
+"""Hatchling's build hook: a wheel contains the compiled data path if the machine that builds it can compile it.
 
-HIERARCHY_COMPILE=0 never compiles; =1 compiles or fails; otherwise a machine that cannot compile gets a warning, and a
-pure Python wheel.
+HIERARCHY_COMPILE=0 does not compile; HIERARCHY_COMPILE=1 fails unless the data path can be compiled. Without either,
+a machine that cannot compile prints a warning, and its wheel has no compiled modules.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class CompileHook(BuildHookInterface[Any]):  # type: ignore[misc]  # hatchling is only there while a wheel is built
-    """Runs `compiled.py` for a wheel, and puts what it wrote beside the sources."""
+class CompileHook(BuildHookInterface[Any]):  # type: ignore[misc]  # hatchling is installed only while a wheel is built
+    """Runs `compiled.py` for a wheel, and adds the modules that it writes beside the sources."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Before the wheel is written. version: "editable" for an installation that only points to the sources."""
+        """Compile before the wheel is written. version: "editable" if the installation only points to the sources.
+
+        Raises:
+            RuntimeError: compiling was required, but failed.
+        """
         mode = os.environ.get("HIERARCHY_COMPILE", "auto")
         if version == "editable" or mode == "0":
             return
@@ -31,11 +35,11 @@ class CompileHook(BuildHookInterface[Any]):  # type: ignore[misc]  # hatchling i
             [sys.executable, Path(self.root, "tools", "compiled.py"), self._folder.name], capture_output=True, text=True
         )
         if done.returncode:
-            why = done.stderr.strip() or f"compiled.py ended with status {done.returncode}"
+            reason = done.stderr.strip() or f"compiled.py ended with status {done.returncode}"
             if mode == "1":
-                raise RuntimeError(f"HIERARCHY_COMPILE=1, but the data path could not be compiled:\n{why}")
+                raise RuntimeError(f"HIERARCHY_COMPILE=1, but the data path could not be compiled:\n{reason}")
             self.app.display_warning(
-                f"the data path will be interpreted, and requests cost more CPU: {why.splitlines()[-1]}"
+                f"the data path will be interpreted, and requests cost more CPU: {reason.splitlines()[-1]}"
             )
             return
         build_data["pure_python"] = False
@@ -44,6 +48,6 @@ class CompileHook(BuildHookInterface[Any]):  # type: ignore[misc]  # hatchling i
             build_data["force_include"][str(path)] = path.relative_to(self._folder.name).as_posix()
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """The wheel is written."""
+        """Remove the compiled modules after the wheel is written."""
         if hasattr(self, "_folder"):
             self._folder.cleanup()

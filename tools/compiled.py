@@ -1,8 +1,8 @@
-"""Compile the data path: `python tools/compiled.py INTO` writes its extension modules, to lie beside the sources.
+"""Compile the data path: `python tools/compiled.py INTO` writes its extension modules, which belong beside the sources.
 
-mypyc turns modules of plain, typed Python into C; what they do stays the same, at a lower price
-(docs/reference/benchmarks.md). `pip install .` runs this where there is a C compiler (`build_hook.py`); without one
-the same sources are interpreted. With `--whole`, INTO becomes a copy of the project that runs compiled, tests and all.
+mypyc turns modules of plain, typed Python into C. They behave the same and cost less CPU
+(docs/reference/benchmarks.md). `pip install .` runs this if there is a C compiler (`build_hook.py`); without one the
+same sources are interpreted. With `--whole`, INTO becomes a copy of the project, with its tests, that runs compiled.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-#: What runs for each request, and what that touches; not `relay.downstream.protocol`, which extends a class of
-#: uvicorn's. All at once, since only modules that are compiled together call each other without Python's machinery.
+#: Modules that run for each request, and those that they use; not `relay.downstream.protocol`, which extends a class
+#: of uvicorn's. They are compiled together, since only then do they call each other directly, without Python's lookups.
 MODULES = (
     "balancing.dispatch", "balancing.lent_attempts", "balancing.policy", "balancing.retry_budget", "http.framing",
     "http.model_field", "http.render", "http.request_head", "http.response_head", "registry.child", "registry.ejection",
@@ -29,7 +29,7 @@ MODULES = (
     "relay.response", "relay.retry", "relay.timeouts", "relay.upstream.connection", "relay.upstream.destination",
     "relay.upstream.links", "relay.upstream.pool", "runtime.metrics", "wire.subtree",
 )  # fmt: skip
-CANNOT = 3  # exit status: nothing is wrong but this machine cannot compile
+CANNOT = 3  # exit status: this machine cannot compile; nothing else is wrong
 _BUILD = """
 import sys
 from mypyc.build import mypycify
@@ -54,20 +54,20 @@ def obstacle() -> str:
     return f"{' and '.join(missing)} cannot be imported" if missing else ""
 
 
-def compile_into(target: Path, optimised: str = "3") -> None:
-    """Write the extension modules below `target`. optimised: the C compiler's -O.
+def compile_into(target: Path, optimisation: str = "3") -> None:
+    """Write the extension modules below `target`. optimisation: the C compiler's -O.
 
     Raises:
-        subprocess.CalledProcessError: the compiler failed; `output` is what it said.
+        subprocess.CalledProcessError: the compiler failed; `output` has its messages.
     """
     paths = [f"hierarchy/{name.replace('.', '/')}.py" for name in MODULES]
     with tempfile.TemporaryDirectory(prefix="hierarchy-compile-") as folder:
-        # A copy, since mypyc writes beside what it reads, and must not read what another run of mypy remembered.
+        # A copy, since mypyc writes beside the sources, and must not read the cache of another run of mypy.
         shutil.copytree(ROOT / "hierarchy", Path(folder, "hierarchy"), ignore=shutil.ignore_patterns("*.so", "*.pyd"))
         subprocess.run(
-            [sys.executable, "-c", _BUILD, target.absolute(), Path(folder, "objects"), optimised, *paths],
+            [sys.executable, "-c", _BUILD, target.absolute(), Path(folder, "objects"), optimisation, *paths],
             cwd=folder,
-            # PYTHONPATH stays: by it pip shows the build's own environment, where mypyc and all types are.
+            # PYTHONPATH stays: pip puts the build's own environment, with mypyc and all types, on it.
             env={**os.environ, "MYPYPATH": folder},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -77,7 +77,7 @@ def compile_into(target: Path, optimised: str = "3") -> None:
 
 
 def copy_whole(target: Path) -> None:
-    """Copy the project without what was made here."""
+    """Copy the project to `target`, without generated files; an existing `target` is replaced."""
     shutil.rmtree(target, ignore_errors=True)
     left_out = shutil.ignore_patterns(".venv", ".git", "build", "dist", "__pycache__", ".*_cache", ".hypothesis")
     shutil.copytree(ROOT, target, ignore=left_out, symlinks=True)
@@ -86,13 +86,13 @@ def copy_whole(target: Path) -> None:
 def main() -> int:
     """The command line. Returns the exit status."""
     parser = argparse.ArgumentParser(description="Compile the data path to extension modules.")
-    parser.add_argument("into", type=Path, help="the folder that they are written to")
-    parser.add_argument("--whole", action="store_true", help="make it a copy of the project that runs compiled")
-    parser.add_argument("--quick", action="store_true", help="compile in half of the time, to slower code: for tests")
+    parser.add_argument("into", type=Path, help="the folder to write them to")
+    parser.add_argument("--whole", action="store_true", help="make INTO a copy of the project that runs compiled")
+    parser.add_argument("--quick", action="store_true", help="compile in half the time to slower code, for tests")
     args = parser.parse_args()
-    why_not = obstacle()
-    if why_not:
-        print(f"not compiled: {why_not}", file=sys.stderr)
+    reason = obstacle()
+    if reason:
+        print(f"not compiled: {reason}", file=sys.stderr)
         return CANNOT
     if args.whole:
         copy_whole(args.into)

@@ -34,7 +34,7 @@ from hierarchy.wire.tree_entry import TreeEntry, decode
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 QUESTION = "What is the capital of France? Answer in one sentence."
-START_DEADLINE_S = 300.0  # a slow disk takes long to read a model
+START_DEADLINE_S = 300.0  # reading a model from a slow disk takes long
 END_DEADLINE_S = 60.0  # longer than `hierarchy up` waits for its nodes
 POLL_S = 0.2  # between two requests for the state of the tree
 LOG_LINES = 20  # of the log, shown after a failure
@@ -52,7 +52,7 @@ def demo(
     config: Annotated[Path, typer.Option(metavar="CONFIG", help="YAML file of the tree to start.")] = Path(
         "configs/demo.yaml"
     ),
-    question: Annotated[str, typer.Option(metavar="TEXT", help="What to ask.")] = QUESTION,
+    question: Annotated[str, typer.Option(metavar="TEXT", help="Question to the model.")] = QUESTION,
     log: Annotated[Path, typer.Option(metavar="FILE", help="File for the log of the nodes.")] = Path("build/demo.log"),
 ) -> None:
     """Start a tree with a real model, ask it a question, and keep it up until Ctrl-C."""
@@ -88,6 +88,7 @@ def _bypass_proxies() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """Handle a signal: leave all blocks, which ends the tree, with the status that a shell expects."""
     raise SystemExit(128 + number)
 
 
@@ -145,6 +146,7 @@ def _tree_up(config: Path, log: Path) -> Iterator[Process]:
 
 
 def _stop(process: Process) -> None:
+    """End the tree, and wait for it. A second Ctrl-C kills its nodes."""
     if process.poll() is None:
         console.print("\n[dim]ending the tree[/]")
         process.terminate()
@@ -166,7 +168,7 @@ def _wait_until_up(process: Process, tree: TreeEntry) -> None:
         while missing:
             elapsed_s = time.monotonic() - began
             _check_start(process, missing, elapsed_s)
-            for name in _up(tree, _live_tree(root)):
+            for name in _names_up(tree, _live_tree(root)):
                 if name in missing:
                     missing.remove(name)
                     console.print(f"[green]●[/] {name} [dim]is up after {elapsed_s:.1f} s[/]")
@@ -198,13 +200,13 @@ def _names(tree: TreeEntry) -> Iterator[str]:
         yield from _names(child)
 
 
-def _up(tree: TreeEntry, live: TreeEntry) -> Iterator[str]:
+def _names_up(tree: TreeEntry, live: TreeEntry) -> Iterator[str]:
     """Names in the declared `tree` that are up in the `live` one, with all their models."""
     if live.state == "up" and all(live.serves(model.name) for model in tree.models):
         yield tree.name
     for name, child in tree.children.items():
         if name in live.children:
-            yield from _up(child, live.children[name])
+            yield from _names_up(child, live.children[name])
 
 
 def _stay(process: Process, url: str, model: str) -> None:

@@ -10,13 +10,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from hierarchy.cli.chat import Answer
+from tests.cli.http_server import QuietHandler, http_server
 from tests.cli.program import Ended, fails, program
 
 MODELS = {"object": "list", "data": [{"id": "smollm2-135m"}, {"id": "other"}]}
@@ -51,20 +50,15 @@ class Node:
 @pytest.fixture
 def node() -> Iterator[Node]:
     state = Node()
-    with serve(state):
-        yield state
 
-
-@contextmanager
-def serve(state: Node) -> Iterator[None]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802 - as http.server calls it
             status, body = state.models
             self.reply(status, json.dumps(body) if not isinstance(body, str) else body)
 
-        def do_POST(self) -> None:
+        def do_POST(self) -> None:  # noqa: N802 - as http.server calls it
             state.requests.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
             if state.status != 200:
                 return self.reply(state.status, "".join(state.answer))
@@ -89,19 +83,8 @@ def serve(state: Node) -> Iterator[None]:
             self.end_headers()
             self.wfile.write(body.encode())
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """No log."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(Handler) as state.url:
+        yield state
 
 
 def ask(url: str, *args: str, stdin: str = "") -> Ended:

@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from hierarchy.cli import engine as engine_commands
-from hierarchy.engines import ADAPTERS, local, model_store
+from hierarchy.engines import ADAPTERS, model_store
 from hierarchy.errors import UsageError
 from hierarchy.wire.status import NodeStatus
 from tests.cli.program import fails
@@ -145,12 +145,6 @@ def test_errors_name_what_is_wrong(arguments: list[str], part: str, monkeypatch:
         taken = str(other.getsockname()[1])
         line = fails("engine", *(argument.replace("{taken}", taken) for argument in arguments), status=2)
     assert part.replace("{taken}", taken) in line
-
-
-def test_local_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "xllamacpp", None)  # makes its import fail
-    with pytest.raises(UsageError, match=r"pip install 'hierarchy\[local\]'"):
-        local.import_xllamacpp()
 
 
 @pytest.fixture(scope="module")

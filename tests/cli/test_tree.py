@@ -9,13 +9,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hierarchy.cli import main
+from tests.cli.http_server import QuietHandler, http_server
 from tests.topology.drawing.trees import LIVE
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "show_tree.py"
@@ -44,24 +43,16 @@ class Node:
 
 @pytest.fixture
 def node() -> Iterator[Node]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802 - as http.server calls it
             state.requests += 1
             self.send_response(state.status if self.path == "/tree" else 404)
             self.end_headers()
             self.wfile.write(state.body.encode())
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """No log."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state = Node(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with http_server(Handler) as url:
+        state = Node(url)
+        yield state
 
 
 @dataclass

@@ -213,7 +213,7 @@ def test_a_certificate_and_whether_it_is_accepted(tmp_path: Path) -> None:
         (200, b"", Verdict.FAIL),
     ],
 )
-def test_what_a_response_to_a_request_for_a_link_means(status: int, body: bytes, verdict: Verdict) -> None:
+def test_the_verdict_for_a_response_to_a_request_for_a_link(status: int, body: bytes, verdict: Verdict) -> None:
     assert judge_upgrade(status, {}, body).verdict is verdict
 
 

@@ -196,7 +196,7 @@ def test_warnings_are_logged() -> None:
         ('{"ts": "x"}', '{"ts": "x"}'),
     ],
 )
-def test_relabel(line: str, shown: str) -> None:
+def test_relabel_removes_the_nodes_own_name(line: str, shown: str) -> None:
     assert logs.relabel(line, "site-a", colour=False) == shown
     assert re.sub(r"\x1b\[[\d;]*m", "", logs.relabel(line, "site-a", colour=True)) == shown
 

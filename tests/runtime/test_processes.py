@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hierarchy.runtime.processes import Backoff, LineSplitter, SupervisedProcess, describe_exit
+from tests.support import eventually_async
 
 QUICK = Backoff(first_s=0.01, max_s=0.05)
 DEADLINE_S = 20.0
+eventually = partial(eventually_async, deadline_s=DEADLINE_S)
 PROC = Path("/proc")
 
 Runner = Callable[[Coroutine[Any, Any, None]], None]
@@ -46,12 +49,6 @@ class Lines(list[str]):
 
     async def until(self, text: str, count: int = 1) -> None:
         await eventually(lambda: sum(text in line for line in self) >= count)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - other processes set no event here
-            await asyncio.sleep(0.005)
 
 
 def script(code: str) -> list[str]:
@@ -87,7 +84,7 @@ def test_the_wait_doubles_up_to_its_maximum(failures: int, delay_s: float) -> No
         (-99, "was ended by signal 99"),
     ],
 )
-def test_describe_exit(status: int, text: str) -> None:
+def test_the_end_of_a_process_is_described(status: int, text: str) -> None:
     assert describe_exit(status) == text
 
 

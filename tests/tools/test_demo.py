@@ -89,7 +89,7 @@ def test_a_taken_port_is_named(command: list[str], ports: list[int]) -> None:
     assert_nothing_listens(ports)
 
 
-def test_an_error_is_shown(command: list[str], ports: list[int], tmp_path: Path) -> None:
+def test_an_error_in_the_configuration_is_shown(command: list[str], ports: list[int], tmp_path: Path) -> None:
     config = tmp_path / "demo.yaml"
     config.write_text(config.read_text().replace("parent: root", "parent: nowhere"))
     result = subprocess.run([*command, "--once"], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
