@@ -85,7 +85,7 @@ def test_the_examples_are_valid_and_each_node_gets_its_part(path: Path) -> None:
     assert f"configs/{path.name}" in header, "shows how to run it"
 
 
-def test_the_example_of_isolated_subnets_does_what_its_comment_says(tmp_path: Path) -> None:
+def test_the_example_of_isolated_subnets_does_what_its_comment_describes(tmp_path: Path) -> None:
     text = (CONFIGS / "isolated-subnets.yaml").read_text("utf-8")
     tree = from_text(tmp_path, text)
     assert from_tree(tree, "plant").advertise == "http://10.0.0.30:21001"

@@ -26,9 +26,10 @@ ENGINE = '{parent: site, kind: vllm, url: "http://10.1.0.11:8000"}'
 BOTH = "[[lab, dmz], [dmz, lab]]"
 
 
-def tree(
+def problems_with(
     folder: Path, reach: str = BOTH, root: str = ROOT, site: str = SITE, engine: str = ENGINE
 ) -> list[str]:  # fmt: skip
+    """The problems of TREE with these parts."""
     return problems_of(from_text(folder, TREE.format(reach=reach, root=root, site=site, engine=engine)))
 
 
@@ -67,26 +68,26 @@ def test_invalid_subnets_and_reach() -> None:
 
 
 def test_an_edge_that_both_ends_may_dial_has_no_problem(tmp_path: Path) -> None:
-    assert tree(tmp_path) == []
+    assert problems_with(tmp_path) == []
 
 
-def test_only_the_child_may_dial_and_a_reverse_link_fixes_it(tmp_path: Path) -> None:
-    assert tree(tmp_path, "[[lab, dmz]]") == [
+def test_an_edge_that_only_the_child_may_dial_needs_a_reverse_link(tmp_path: Path) -> None:
+    assert problems_with(tmp_path, "[[lab, dmz]]") == [
         "6: nodes.site.parent: root (dmz) cannot dial site (lab); "
         "add [dmz, lab] to `reach`, or set `link: reverse`, since site may dial root"
     ]
     for link in ("reverse", "auto"):
-        assert tree(tmp_path, "[[lab, dmz]]", site=SITE.replace("}", f", link: {link}}}")) == []
+        assert problems_with(tmp_path, "[[lab, dmz]]", site=SITE.replace("}", f", link: {link}}}")) == []
 
 
-def test_only_the_parent_may_dial_so_the_child_could_not_register(tmp_path: Path) -> None:
+def test_an_edge_that_only_the_parent_may_dial_is_a_problem(tmp_path: Path) -> None:
     expected = ["6: nodes.site.parent: site (lab) cannot dial root (dmz) to register; add [lab, dmz] to `reach`"]
-    assert tree(tmp_path, "[[dmz, lab]]") == expected
-    assert tree(tmp_path, "[[dmz, lab]]", site=SITE.replace("}", ", link: reverse}")) == expected
+    assert problems_with(tmp_path, "[[dmz, lab]]") == expected
+    assert problems_with(tmp_path, "[[dmz, lab]]", site=SITE.replace("}", ", link: reverse}")) == expected
 
 
-def test_neither_end_can_dial(tmp_path: Path) -> None:
-    assert tree(tmp_path, "[]") == [
+def test_an_edge_that_neither_end_may_dial_is_a_problem(tmp_path: Path) -> None:
+    assert problems_with(tmp_path, "[]") == [
         "6: nodes.site.parent: site (lab) cannot dial root (dmz) to register, nor the other way round; "
         "add [lab, dmz] to `reach`, and also [dmz, lab] or `link: reverse`"
     ]
@@ -95,8 +96,8 @@ def test_neither_end_can_dial(tmp_path: Path) -> None:
 def test_a_node_must_be_able_to_dial_its_engines(tmp_path: Path) -> None:
     engine = '{parent: root, kind: vllm, url: "http://10.1.0.11:8000"}'
     own = "\n  e2: {parent: site, kind: simulated}"
-    assert tree(tmp_path, "[[dmz, lab], [lab, dmz]]", engine=engine + own) == []
-    (_, problem) = tree(tmp_path, "[[lab, dmz]]", engine=engine + own)
+    assert problems_with(tmp_path, "[[dmz, lab], [lab, dmz]]", engine=engine + own) == []
+    (_, problem) = problems_with(tmp_path, "[[lab, dmz]]", engine=engine + own)
     assert problem == "8: engines.e.parent: root (dmz) cannot dial e (lab); add [dmz, lab] to `reach`"
 
 
@@ -112,7 +113,7 @@ def test_a_node_must_be_able_to_dial_its_engines(tmp_path: Path) -> None:
 )
 def test_edges_that_are_valid_without_any_reach(tmp_path: Path, site: str) -> None:
     engine = "{parent: site, kind: simulated}"
-    assert tree(tmp_path, "[]", site=site, engine=engine) == []
+    assert problems_with(tmp_path, "[]", site=site, engine=engine) == []
 
 
 @pytest.mark.parametrize(
@@ -125,22 +126,22 @@ def test_edges_that_are_valid_without_any_reach(tmp_path: Path, site: str) -> No
     ],
 )
 def test_edges_that_are_invalid_without_any_reach(tmp_path: Path, site: str) -> None:
-    (problem,) = tree(tmp_path, "[]", site=site, engine="{parent: site, kind: simulated}")
+    (problem,) = problems_with(tmp_path, "[]", site=site, engine="{parent: site, kind: simulated}")
     assert "6: nodes.site.parent: site (" in problem
     assert "cannot dial root (dmz) to register, nor the other way round" in problem
     assert "unknown" not in problem
 
 
 def test_a_parent_in_two_subnets_is_dialled_in_either(tmp_path: Path) -> None:
-    assert tree(tmp_path, "[]", root='{listen: ["10.0.0.10:1", "10.1.0.2:1"]}') == []
+    assert problems_with(tmp_path, "[]", root='{listen: ["10.0.0.10:1", "10.1.0.2:1"]}') == []
 
 
 def test_an_explicit_advertise_is_what_the_parent_must_dial(tmp_path: Path) -> None:
     site = '{parent: root, listen: ["10.1.0.1:1", "10.0.0.20:1"], advertise: "http://10.1.0.1:1"}'
-    (problem,) = tree(tmp_path, "[]", site=site)
+    (problem,) = problems_with(tmp_path, "[]", site=site)
     assert "root (dmz) cannot dial site (dmz and lab)" in problem
 
 
-def test_unknown_subnet_of_a_node(tmp_path: Path) -> None:
-    (problem,) = tree(tmp_path, site='{parent: root, listen: "10.1.0.1:1", subnet: labb}')
+def test_an_unknown_subnet_of_a_node_is_a_problem(tmp_path: Path) -> None:
+    (problem,) = problems_with(tmp_path, site='{parent: root, listen: "10.1.0.1:1", subnet: labb}')
     assert problem == '6: nodes.site.subnet: unknown subnet "labb"; did you mean "lab"?'

@@ -1,0 +1,91 @@
+"""Replicas of a child: their shared name, capacity and drain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hierarchy.errors import NameTaken
+from tests.builders import OPENAI, Table, model, report, site
+
+
+def instance(number: int, *models: Any, **fields: Any) -> dict[str, Any]:
+    """A registration of one of several replicas of site-a."""
+    url, name = f"http://host-{number}:21001", f"site-a-{number}"
+    return site("site-a", *models, url=url, instance=name, path=[name], replica=True, **fields)
+
+
+def heartbeat(number: int, *models: Any, **fields: Any) -> dict[str, Any]:
+    """A report of that replica."""
+    url, name = f"http://host-{number}:21001", f"site-a-{number}"
+    return report("site-a", *models, url=url, instance=name, path=[name], **fields)
+
+
+@pytest.fixture
+def table() -> Table:
+    return Table()
+
+
+def test_capacity_counts_once(table: Table) -> None:
+    for number in (1, 2, 3):
+        table.add(instance(number, model(speed=6, queue_length=9)))
+    assert (table.status().speed, table.status().queue_length) == (6, 9)
+    assert table.available_names() == {"site-a", "site-a~2", "site-a~3"}
+    assert table.receive(heartbeat(2, model(speed=12)))
+    assert table.status().speed == 2 + 4 + 2
+
+
+def test_if_a_replica_dies_the_others_have_its_capacity(table: Table) -> None:
+    for number in (1, 2):
+        table.add(instance(number, model(speed=6)))
+    table.clock.tick(2.0)
+    assert table.receive(heartbeat(2, model(speed=6)))
+    table.clock.tick(1.5)  # the first sent no report
+    table.sweep()
+    assert (table.available_names(), table.status().speed) == ({"site-a~2"}, 6)
+    table.add(instance(1, model(speed=6), seq=5))
+    assert table.status().speed == 6
+    assert table.depart("site-a~2", "site-a-2") is not None
+    assert (table.available_names(), table.status().speed) == ({"site-a"}, 6)
+
+
+def test_a_restarted_replica_gets_its_name_again(table: Table) -> None:
+    table.add(instance(1))
+    table.add(instance(2))
+    again = instance(2)
+    again["instance"] = "another"
+    assert table.add(again).name == "site-a~2"
+    assert len(table) == 2
+
+
+def test_leases_remain_when_a_replica_registers_or_deregisters(table: Table) -> None:
+    first = table.add(instance(1, model(queue_length=4)))
+    lease = first.lease(first.shares[OPENAI])
+    table.add(instance(2, model(queue_length=4)))
+    assert first.in_flight == 1
+    assert first.load(OPENAI) == 3  # half of the queue, and the lease of this node
+    lease.release()
+    assert first.load(OPENAI) == 2
+
+
+def test_another_node_with_the_name_is_refused(table: Table) -> None:
+    table.add(instance(1))
+    with pytest.raises(NameTaken):
+        table.add(site("site-a", url="http://other:21001", instance="x"))
+    table = Table()
+    table.add(site("site-a"))
+    with pytest.raises(NameTaken):
+        table.add(instance(2))
+
+
+def test_a_drain_by_name_is_for_all_replicas_including_later_ones(table: Table) -> None:
+    table.add(instance(1))
+    table.add(instance(2))
+    assert table.drain_name("site-a")
+    assert table.available_names() == set()
+    table.add(instance(3))
+    assert table.available_names() == set()
+    assert table.drain_name("site-a", False)
+    assert len(table.available_names()) == 3
+    assert not table.drain_name("unknown")
