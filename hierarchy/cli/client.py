@@ -21,7 +21,7 @@ from typing import Any, Self
 import httpx
 
 from hierarchy.config.blocks import TlsSpec
-from hierarchy.errors import InvalidAdminKey, UsageError, describe
+from hierarchy.errors import InvalidAdminKey, InvalidApiKey, UsageError, describe
 from hierarchy.runtime.logs import escape
 from hierarchy.security.secret import check_secret, read_secret_file
 from hierarchy.security.tls import TlsContexts
@@ -35,6 +35,7 @@ _FAILURES = (httpx.HTTPError, UnicodeError)  # the latter from a host name that 
 _HINTS = {
     "certificate verify failed": "does its CA match the one that you trust (--tls-ca, or `tls` in CONFIG)?",
     "WRONG_VERSION_NUMBER": "is it a node without TLS? Then its URL begins with http://",
+    "Server disconnected": "does the node use TLS? Then its URL begins with https://",
     "name resolution": "is the host name right?",
     "Name or service not known": "is the host name right?",
     "nodename nor servname": "is the host name right?",  # macOS
@@ -50,7 +51,7 @@ class NodeUnreachable(NodeError):
     """No response, or not all of it. `reason` says why, without the URL."""
 
     def __init__(self, url: str, reason: str) -> None:
-        self.reason = escape(reason)
+        self.reason = escape(reason.rstrip("."))
         hints = (hint for text, hint in _HINTS.items() if text in reason)
         super().__init__(f"cannot reach {url}: {self.reason}; {next(hints, 'is the node running?')}")
 
@@ -155,8 +156,11 @@ class NodeClient:
         return NodeRefused(url, response.status_code, text, "; is this a node's URL?")
 
     def _hint(self, page: dict[str, Any]) -> str:
-        """How to fix a wrong or missing admin key; empty for another error."""
-        if not isinstance(page["error"], dict) or page["error"].get("code") != InvalidAdminKey.code:
+        """How to fix a wrong or missing key; empty for another error."""
+        code = page["error"].get("code") if isinstance(page["error"], dict) else None
+        if code == InvalidApiKey.code and "authorization" not in self._http.headers:
+            return f"; set {API_KEY}, or use --api-key-file"
+        if code != InvalidAdminKey.code:
             return ""
         if "authorization" in self._http.headers:
             return "; is it a client's key, or revoked?"

@@ -10,6 +10,7 @@ import pytest
 
 from hierarchy.cli.client import (
     ADMIN_KEY,
+    API_KEY,
     NodeClient,
     NodeRefused,
     NodeUnreachable,
@@ -101,6 +102,12 @@ def refusal(message: str, code: str = "invalid_admin_key") -> dict[str, Any]:
         (httpx.Response(404, json=refusal("no child 'x'", "x")), "", "answered 404: no child 'x'"),
         (httpx.Response(500, json={"error": "just text"}), "", "answered 500: just text"),
         (httpx.Response(401, json=refusal("none")), "", f"401: none; set {ADMIN_KEY}, or use --admin-key-file"),
+        (
+            httpx.Response(401, json=refusal("none", "invalid_api_key")),
+            "",
+            f"401: none; set {API_KEY}, or use --api-key-file",
+        ),
+        (httpx.Response(401, json=refusal("wrong", "invalid_api_key")), "k", "answered 401: wrong"),
         (httpx.Response(401, json=refusal("wrong")), "k", "401: wrong; is it a client's key, or revoked?"),
         (httpx.Response(502, text="<html>\x1b\n"), "", "answered 502: <html>\\x1b; is this a node's URL?"),
         (httpx.Response(404), "", "answered 404: Not Found; is this a node's URL?"),
@@ -131,6 +138,7 @@ def test_the_error_for_an_unsuccessful_response_is_one_line(response: httpx.Resp
             "does its CA match the one that",
         ),
         (httpx.ConnectError("[SSL: WRONG_VERSION_NUMBER]"), "[SSL: WRONG_VERSION_NUMBER]", "is it a node without TLS?"),
+        (httpx.RemoteProtocolError("Server disconnected."), "Server disconnected", "does the node use TLS?"),
         (httpx.ConnectError("Name or service not known"), "Name or service not known", "is the host name right?"),
     ],
 )
