@@ -14,8 +14,8 @@ TESTS = Path(__file__).parents[1]
 TRAPS = {
     # With any status but 200, FastChat's API server keeps the error's text as the model's template for good.
     "a template is refused with a status": (
-        "relay/upstream/test_translating.py::test_a_workers_refusal_of_what_only_workers_serve_has_status_200",
-        "relay/upstream/test_translating.py::test_a_worker_that_breaks_there_is_an_object_too",
+        "relay/upstream/test_translating.py::test_a_workers_refusal_on_paths_of_workers_has_status_200",
+        "relay/upstream/test_translating.py::test_a_worker_that_breaks_on_these_paths_gives_an_error_object",
         "relay/test_paths.py::test_a_model_that_no_child_serves_in_each_dialect",
         "compat/test_fastchat_traps.py::test_a_worker_that_comes_back_has_its_own_template",
     ),
@@ -27,7 +27,7 @@ TRAPS = {
     ),
     # Clients give up after 100 s, or 10, without a byte. An empty frame is a byte without meaning.
     "a slow first token loses the reader": (
-        "relay/test_retry.py::test_fastchats_clients_get_a_lone_nul",
+        "relay/test_retry.py::test_fastchats_clients_get_a_single_nul",
         "compat/test_fastchat_traps.py::test_empty_frames_are_ignored",
     ),
     # `requests` returns a stream in blocks of 512 bytes if it is compressed or has a length.

@@ -20,7 +20,7 @@ from hierarchy.http.framing import (
     UntilClose,
     chunk,
 )
-from tests.relay.raw import Answer, event
+from tests.relay.raw import ReceivedResponse, event
 
 sizes = st.lists(st.integers(0, 60), max_size=12)
 extensions = st.sampled_from([b"", b";a", b";a=b", b';a="b c"'])
@@ -58,13 +58,13 @@ def feed(framing: Framing, pieces: list[bytes]) -> tuple[int, bool]:
     return taken, framing.done
 
 
-def parsed(body: bytes) -> Answer:
+def parsed(body: bytes) -> ReceivedResponse:
     """A chunked body as httptools parses it. Raises HttpParserError."""
-    answer = Answer()
-    parser = httptools.HttpResponseParser(answer)
+    response = ReceivedResponse()
+    parser = httptools.HttpResponseParser(response)
     parser.feed_data(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
     parser.feed_data(body)
-    return answer
+    return response
 
 
 @given(chunked_bodies(), st.binary(max_size=30), sizes)
@@ -198,9 +198,9 @@ def test_a_stream_cut_anywhere_can_be_completed_and_ended_in_valid_framing(cut: 
         assert tail is None
         return
     assert tail is not None
-    answer = parsed(STREAM[:cut] + tail + chunk(b"\n\nevent: error\ndata: {}\n\n") + LAST_CHUNK)
-    assert answer.complete
-    events = [part.strip() for part in answer.body.split(b"\n\n") if part.strip()]
+    response = parsed(STREAM[:cut] + tail + chunk(b"\n\nevent: error\ndata: {}\n\n") + LAST_CHUNK)
+    assert response.complete
+    events = [part.strip() for part in response.body.split(b"\n\n") if part.strip()]
     assert events[-1] == b"event: error\ndata: {}"
     whole = parsed(STREAM).body.split(b"\n\n")
     for sent in events[:-2]:

@@ -16,7 +16,7 @@ from hierarchy.http.dialect import ANTHROPIC, FRAMES, OBJECT, OPENAI, Dialect
 from hierarchy.http.framing import chunk
 from hierarchy.http.request_head import Fields
 from hierarchy.http.response_head import UpstreamResponse
-from tests.relay.raw import Answer
+from tests.relay.raw import ReceivedResponse
 
 DATE: Fields = [(b"date", b"now")]
 ERROR = ChildFailed("gone")
@@ -24,9 +24,9 @@ SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 
 
-def parsed(data: bytes) -> Answer:
+def parsed(data: bytes) -> ReceivedResponse:
     """The response in `data` as httptools parses it."""
-    response = Answer()
+    response = ReceivedResponse()
     parser = httptools.HttpResponseParser(response)
     parser.feed_data(data)
     response.status = parser.get_status_code()

@@ -1,5 +1,6 @@
-"""A lane without sockets: real protocol objects on transports that only remember. Clock, bytes and the loop's turns are
-the test's, so that a test can stand between any two callbacks.
+"""A lane without sockets: real protocol objects on fake transports.
+
+The test controls the clock, the bytes and the turns of the loop, so it can check the state between any two callbacks.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hierarchy.runtime.metrics import Metrics
 from hierarchy.security.access import Access
 from hierarchy.wire.messages import Identity
 from hierarchy.wire.status import ModelStatus, NodeStatus
-from tests.relay.raw import MODEL, OK_BODY, FakeTransport, answer
+from tests.relay.raw import MODEL, OK_BODY, FakeTransport, http_response
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -58,13 +59,13 @@ class Link:
             self.protocol.connection_lost(error)
 
     def settle(self) -> None:
-        """What asyncio does in its next turn after a close or an abort."""
+        """Report the loss of a closing connection, as asyncio does in its next turn."""
         if self.transport.is_closing():
             self.lose()
 
 
 class MemoryLane:
-    """One node's lane above one engine, whose connections (`upstreams`) are ready without being dialled."""
+    """The lane of one node with one engine, whose connections (`upstreams`) exist without being dialled."""
 
     def __init__(self, app: Any = ok_app, connections: int = 1, **settings: Any) -> None:
         self.now = 0.0
@@ -100,18 +101,18 @@ class MemoryLane:
         return self.upstreams[-1]
 
     def requests(self) -> list[bytes]:
-        """What was written to the engine, connection by connection."""
+        """Bytes that were written to the engine, one item per connection."""
         return [link.transport.output for link in self.upstreams if link.transport.output]
 
-    def answer_all(self, data: bytes = answer()) -> list[bytes]:
-        """Let the engine answer whatever it was asked; returns what that was."""
-        asked = []
+    def respond_all(self, data: bytes = http_response()) -> list[bytes]:
+        """Let the engine respond to all requests that it has received; returns them."""
+        received = []
         for link in self.upstreams:
             if link.transport.output:
-                asked.append(link.transport.output)
+                received.append(link.transport.output)
                 link.transport.written.clear()
                 link.feed(data)
-        return asked
+        return received
 
     def sweep(self, seconds: float = 0.0) -> None:
         self.now += seconds
@@ -119,7 +120,7 @@ class MemoryLane:
         self.clients.sweep(self.now)
 
     async def turn(self) -> None:
-        """Let everything run that waits for its turn in the loop."""
+        """Run everything that is scheduled in the loop."""
         for _ in range(4):
             await asyncio.sleep(0)
 
@@ -144,5 +145,5 @@ def protocol_of(link: Link) -> LaneProtocol:
 
 
 def statuses(link: Link) -> list[int]:
-    """Of the answers that a client was sent."""
+    """The statuses of the responses that a client has received."""
     return [int(part[:3]) for part in link.transport.output.split(b"HTTP/1.1 ")[1:]]

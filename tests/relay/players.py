@@ -1,4 +1,4 @@
-"""Who plays with the lane in the state machines: clients with much to say, and an engine's answers. All in memory."""
+"""Clients with many requests and the responses of an engine, for the state machines. All in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from tests.relay.memory import Link
-from tests.relay.raw import HEALTH, SSE_HEAD, Answer, answer, chunk, event, post, post_head
+from tests.relay.raw import HEALTH, SSE_HEAD, ReceivedResponse, chunk, event, http_response, post, post_head
 
 OK_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 RUNS = settings(max_examples=60, stateful_step_count=30)
@@ -48,7 +48,7 @@ class Request:
 
 @dataclass
 class Peer:
-    """A client: everything it has to say, and how much of that is said."""
+    """A client: all bytes that it will send, and how many of them it has sent."""
 
     link: Link
     wire: bytes = b""
@@ -70,21 +70,21 @@ class Peer:
         self.paused, self.link.transport.unsent = False, 0
         self.link.protocol.resume_writing()
 
-    def answers(self) -> list[Answer]:
-        """What the client has understood so far, by a strict parser."""
-        return Answers(self.link.transport.output).found
+    def responses(self) -> list[ReceivedResponse]:
+        """The responses that the client has received so far, by a strict parser."""
+        return ResponseReader(self.link.transport.output).found
 
 
-class Answers:
-    """Reads one answer after the other."""
+class ResponseReader:
+    """Parses one response after the other."""
 
     def __init__(self, data: bytes) -> None:
-        self.found: list[Answer] = []
+        self.found: list[ReceivedResponse] = []
         self._parser = httptools.HttpResponseParser(self)
         self._parser.feed_data(data)
 
     def on_message_begin(self) -> None:
-        self.found.append(Answer())
+        self.found.append(ReceivedResponse())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.found[-1].on_header(name, value)
@@ -101,7 +101,7 @@ class Answers:
 
 @dataclass
 class Play:
-    """The engine's answer to one request. body: what it says, without framing. done: all of it is sent."""
+    """The engine's response to one request. body: its content, without framing. done: all of it is sent."""
 
     number: int
     kind: str = ""
@@ -114,9 +114,9 @@ class Play:
         events = [event(f"{self.number}.{attempt}.{count}") for count in range(3)]
         self.kind, self.body = kind, b"".join(events)
         self.wire = {
-            "length": answer(self.body),
-            "interim": b"HTTP/1.1 100 Continue\r\n\r\n" + answer(self.body),
-            "closing": answer(self.body, b"connection: close"),
+            "length": http_response(self.body),
+            "interim": b"HTTP/1.1 100 Continue\r\n\r\n" + http_response(self.body),
+            "closing": http_response(self.body, b"connection: close"),
             "chunked": SSE_HEAD + b"".join(map(chunk, events)) + chunk(b""),
             "until-close": OK_HEAD + b"\r\n" + self.body,
         }[kind]

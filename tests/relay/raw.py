@@ -1,4 +1,4 @@
-"""Requests and answers as bytes, and raw clients: what the tests of the lane speak."""
+"""Requests and responses as bytes, raw clients, and a transport for tests of the lane."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ BODY = b'{"model":"m"}'
 OK_BODY = b'{"ok":true}'
 
 
-def answer(body: bytes = OK_BODY, *fields: bytes, status: bytes = b"200 OK") -> bytes:
-    """An answer with a length."""
+def http_response(body: bytes = OK_BODY, *fields: bytes, status: bytes = b"200 OK") -> bytes:
+    """A response with a length."""
     lines = b"".join(line + b"\r\n" for line in fields)
     return b"HTTP/1.1 %b\r\ncontent-length: %d\r\n%b\r\n%b" % (status, len(body), lines, body)
 
@@ -50,8 +50,8 @@ def post_head(*fields: bytes, path: bytes = b"/v1/chat/completions", version: by
 
 
 @dataclass
-class Answer:
-    """An answer as its client understood it. complete: its framing said so, and not the connection's end."""
+class ReceivedResponse:
+    """A response as its client parsed it. complete: by its framing, not by the end of the connection."""
 
     status: int = 0
     fields: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Answer:
 
 
 class Client:
-    """A raw client. `read_answer` knows interim answers, lengths and chunks; `rest` reads until the end."""
+    """A raw client. `read_response` understands interim responses, lengths and chunks; `rest` reads until the end."""
 
     def __init__(self, port: int, timeout_s: float = DEADLINE_S, receive_buffer: int | None = None) -> None:
         self.sock = socket.socket()
@@ -119,15 +119,15 @@ class Client:
     def read_head(self) -> bytes:
         return self.read_until(b"\r\n\r\n")
 
-    def read_answer(self, *, method: str = "POST") -> Answer:
-        """One final answer, whole or not. Raises ConnectionResetError if it was reset."""
+    def read_response(self, *, method: str = "POST") -> ReceivedResponse:
+        """One final response, whole or not. Raises ConnectionResetError if it was reset."""
         while True:
             head = self.read_head()
             status = int(head.split(b" ", 2)[1])
             if status >= 200:
                 break
             self.interim.append(status)
-        found = Answer(status)
+        found = ReceivedResponse(status)
         parser = httptools.HttpResponseParser(found)
         parser.feed_data(head)
         if method == "HEAD" or status in (204, 304):
@@ -159,7 +159,7 @@ class Client:
         return b"".join(parts)
 
     def is_closed(self) -> bool:
-        """Read on: does the connection end here, with nothing more said?"""
+        """Does the connection end here, without more bytes? Waits for its end."""
         try:
             return not self.rest()
         except ConnectionResetError:
@@ -176,7 +176,7 @@ def reset(sock: Any) -> None:
 
 
 class FakeTransport(asyncio.Transport):
-    """A transport that only remembers. unsent: what it claims to hold back."""
+    """A transport that records what is written. unsent: bytes that it reports as not sent yet."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []

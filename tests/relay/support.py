@@ -1,7 +1,7 @@
 """A loop in a thread, engines that play a script of bytes, and trees of real nodes.
 
-Tests are plain functions with blocking sockets; nodes and engines live on uvloop in a thread, as in production. What a
-test looks at inside of them it looks at through `World.call`.
+Tests are plain functions with blocking sockets; nodes and engines live on uvloop in a thread, as in production. A
+test looks inside of them through `World.call`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hierarchy.relay.downstream.protocol import LaneProtocol
 from hierarchy.relay.exchange import Exchange
 from hierarchy.server import Server, bind
 from tests.clocks import SkewedClock
-from tests.relay.raw import MODEL, Answer, Client, answer, reset
+from tests.relay.raw import MODEL, Client, ReceivedResponse, http_response, reset
 from tests.support import DEADLINE_S, eventually
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class World:
 
     def __init__(self) -> None:
         self.loop = uvloop.new_event_loop()
-        self.problems: list[dict[str, Any]] = []  # what the loop's exception handler was told
+        self.problems: list[dict[str, Any]] = []  # contexts that the loop's exception handler got
         self.loop.set_exception_handler(lambda loop, context: self.problems.append(context))
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -97,9 +97,9 @@ class Engine:
 
     world: World
     scripts: deque[Script] = field(default_factory=deque)
-    otherwise: Script = (answer(),)
+    otherwise: Script = (http_response(),)
     received: list[Received] = field(default_factory=list)
-    surplus: list[bytes] = field(default_factory=list)  # bytes behind a request; there must be none
+    surplus: list[bytes] = field(default_factory=list)  # bytes after a request; there must be none
     connections: int = 0
     open: int = 0
     gone: int = 0  # connections that the lane closed during a HOLD
@@ -128,21 +128,21 @@ class Engine:
         self.world.call(self._free.set)
 
     def plan(self, *scripts: Script) -> None:
-        """What to answer to the next requests; forgets what was received so far."""
+        """How to respond to the next requests; forgets those received so far."""
 
         def setup() -> None:
             self.scripts = deque(scripts)
             self.received, self.surplus = [], []
             self.gone = 0
             self.early = None
-            self.otherwise = (answer(),)
+            self.otherwise = (http_response(),)
             self._permits = asyncio.Semaphore(0)
             self._free.clear()
 
         self.world.call(setup)
 
     def always(self, script: Script) -> None:
-        """What to answer to requests behind the planned ones, until the next plan."""
+        """How to respond to requests after the planned ones, until the next plan."""
 
         def setup() -> None:
             self.otherwise = script
@@ -156,11 +156,11 @@ class Engine:
                 head = await reader.readuntil(b"\r\n\r\n")
                 if head.startswith(b"GET /v1/models"):  # the prober
                     body = json.dumps({"object": "list", "data": [{"id": MODEL}]}).encode()
-                    writer.write(answer(body, b"content-type: application/json"))
+                    writer.write(http_response(body, b"content-type: application/json"))
                     continue
                 if head.startswith(b"POST /worker_get_status"):
                     status = {"model_names": [MODEL], "speed": 1, "queue_length": 0}
-                    writer.write(answer(json.dumps(status).encode(), b"content-type: application/json"))
+                    writer.write(http_response(json.dumps(status).encode(), b"content-type: application/json"))
                     continue
                 if not is_lane:
                     is_lane = True
@@ -314,16 +314,16 @@ class Tree:
     def client(self, timeout_s: float = DEADLINE_S) -> Client:
         return Client(self.port, timeout_s)
 
-    def ask(self, *parts: bytes) -> Answer:
-        """Send raw bytes on a new connection and read one answer."""
+    def request(self, *parts: bytes) -> ReceivedResponse:
+        """Send raw bytes on a new connection and read one response."""
         with self.client() as client:
             client.send(*parts)
-            return client.read_answer()
+            return client.read_response()
 
-    def ask_with(self, script: Script, request: bytes) -> Answer:
-        """The answer to a request that the engine answers with `script`."""
+    def request_playing(self, script: Script, request: bytes) -> ReceivedResponse:
+        """The response to a request that the engine answers with `script`."""
         self.engine.plan(script)
-        return self.ask(request)
+        return self.request(request)
 
     def stop(self) -> None:
         for server in self.servers:

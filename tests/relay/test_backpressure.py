@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from hierarchy.relay.downstream.connection import MAX_WAITING, MAX_WAITING_BYTES, Connection
 from hierarchy.relay.downstream.protocol import HIGH_WATER
 from hierarchy.relay.exchange import Exchange
-from tests.relay.raw import BODY, SSE_HEAD, Client, answer, chunk, post
+from tests.relay.raw import BODY, SSE_HEAD, Client, chunk, http_response, post
 from tests.relay.support import HOLD, Tree
 
 UVLOOP_READ = 256_000  # bytes that uvloop reads at once
@@ -30,7 +30,7 @@ def slow_client(running: Tree) -> tuple[Client, Connection]:
     return client, connection
 
 
-def test_a_slow_client_pauses_the_engine_and_little_is_held(chain: Tree) -> None:
+def test_a_slow_client_pauses_the_engine_and_little_is_buffered(chain: Tree) -> None:
     """The kernels' own buffers come on top; on this side of them at most 256 KiB are held at each level."""
     blocks, sent = 4000, 0  # far more than the kernel holds on the way
     block = chunk(b"x" * 65536)
@@ -61,7 +61,7 @@ def test_a_slow_client_pauses_the_engine_and_little_is_held(chain: Tree) -> None
 
         chain.world.eventually(the_engine_waits)
         assert sent < blocks
-        assert chain.ask(post()).status == 200  # other clients do not wait
+        assert chain.request(post()).status == 200  # other clients do not wait
         client.read_head()
         got = len(client.buffer)
         while not client.buffer.endswith(b"\r\n0\r\n\r\n"):
@@ -72,14 +72,14 @@ def test_a_slow_client_pauses_the_engine_and_little_is_held(chain: Tree) -> None
         assert got == blocks * len(block) + len(b"0\r\n\r\n")
 
 
-def test_the_limit_holds_for_one_read_more() -> None:
+def test_the_limit_allows_for_one_more_read() -> None:
     assert HIGH_WATER + UVLOOP_READ <= BUFFERED
 
 
-def test_pipelining_without_reading_holds_no_more(single: Tree) -> None:
+def test_pipelining_without_reading_buffers_no_more(single: Tree) -> None:
     """The next response is not fetched while the client does not read the last one."""
     count, size = 30, 1_000_000
-    single.engine.always([answer(b"x" * size)])
+    single.engine.always([http_response(b"x" * size)])
     client, connection = slow_client(single)
     with client:
         client.send(post() * count)
@@ -87,11 +87,11 @@ def test_pipelining_without_reading_holds_no_more(single: Tree) -> None:
         assert len(single.engine.received) < count / 2
         for _ in range(count):
             assert single.world.call(connection.transport.get_write_buffer_size) <= BUFFERED
-            assert len(client.read_answer().body) == size
+            assert len(client.read_response().body) == size
     assert len(single.engine.received) == count
 
 
-def test_failing_without_reading_holds_no_more(single: Tree) -> None:
+def test_errors_without_reading_buffer_no_more(single: Tree) -> None:
     """The node's own errors wait for the client too: each is ten times as long as its request."""
     failing, count = b"POST /v1/x HTTP/1.1\r\nhost: a\r\n\r\n", 30_000
     client, connection = slow_client(single)
@@ -104,13 +104,13 @@ def test_failing_without_reading_holds_no_more(single: Tree) -> None:
             if number % 500 == 0:
                 most = max(most, single.world.call(connection.transport.get_write_buffer_size))
                 assert len(connection.waiting) <= MAX_WAITING + UVLOOP_READ / len(failing)
-            assert client.read_answer().status == 400
+            assert client.read_response().status == 400
         assert most <= BUFFERED
         sender.join()
 
 
-def test_large_requests_that_wait_are_not_all_taken_in(single: Tree) -> None:
-    single.engine.plan([HOLD, answer()])
+def test_large_pipelined_requests_are_not_all_read(single: Tree) -> None:
+    single.engine.plan([HOLD, http_response()])
     body = b'{"model":"m","x":"' + b"y" * 8_000_000 + b'"}'
     with single.client() as client:
         client.send(post())
@@ -125,14 +125,14 @@ def test_large_requests_that_wait_are_not_all_taken_in(single: Tree) -> None:
         assert newest.request.size <= MAX_WAITING_BYTES + UVLOOP_READ
         assert len(connection.waiting) == 1
         single.engine.release()
-        assert [client.read_answer().status for _ in range(4)] == [200] * 4
+        assert [client.read_response().status for _ in range(4)] == [200] * 4
         sender.join()
     assert [len(received.body) for received in single.engine.received] == [len(BODY)] + [len(body)] * 3
 
 
-def test_a_client_that_stops_reading_is_dropped_at_last(single: Tree) -> None:
+def test_a_client_that_stops_reading_is_dropped_in_the_end(single: Tree) -> None:
     idle = single.root.settings.idle_timeout_s
-    single.engine.plan([answer(b"x" * 30_000_000), HOLD])
+    single.engine.plan([http_response(b"x" * 30_000_000), HOLD])
     client, connection = slow_client(single)
     with client:
         client.send(post())

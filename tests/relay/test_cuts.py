@@ -1,4 +1,4 @@
-"""Answers that were cut after their first byte: they never look complete."""
+"""Responses that are cut after their first byte: they never look complete."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.relay.raw import OK_BODY, SSE_HEAD, answer, chunk, event, post
+from tests.relay.raw import OK_BODY, SSE_HEAD, chunk, event, http_response, post
 from tests.relay.support import CLOSE, HOLD, RESET, Script, Tree, World, tree
 
 PATH = b"/worker_generate_stream"
@@ -46,23 +46,23 @@ def test_a_cut_stream_ends_with_an_error_event(chain: Tree, script: list[bytes |
         while event("a")[:7] not in client.buffer:
             client.buffer += client.read()
         chain.engine.release()
-        answered = client.read_answer()
-        assert answered.complete  # in good form, so that the event is read
-        assert answered.body.startswith(b"data: a\n")
-        assert DONE not in answered.body
-        assert sse_error(answered.body)["code"] == "child_failed"
+        response = client.read_response()
+        assert response.complete  # in valid framing, so that the event is read
+        assert response.body.startswith(b"data: a\n")
+        assert DONE not in response.body
+        assert sse_error(response.body)["code"] == "child_failed"
 
 
 def test_a_stream_whose_framing_breaks_ends_with_an_error_event(chain: Tree) -> None:
-    answered = chain.ask_with([SSE_HEAD, chunk(event("a")) + b"x\r\nmore", HOLD], post())
-    assert answered.complete
-    assert "malformed" in sse_error(answered.body)["message"]
+    response = chain.request_playing([SSE_HEAD, chunk(event("a")) + b"x\r\nmore", HOLD], post())
+    assert response.complete
+    assert "malformed" in sse_error(response.body)["message"]
 
 
 def test_a_cut_stream_of_an_engine_that_sends_no_chunks(chain: Tree) -> None:
-    answered = chain.ask_with([UNTIL_CLOSE % SSE, event("a"), RESET], post())
-    assert answered.complete
-    assert sse_error(answered.body)["code"] == "child_failed"
+    response = chain.request_playing([UNTIL_CLOSE % SSE, event("a"), RESET], post())
+    assert response.complete
+    assert sse_error(response.body)["code"] == "child_failed"
 
 
 def test_a_cut_stream_for_http_10_ends_with_an_error_event_too(chain: Tree) -> None:
@@ -86,35 +86,35 @@ def fastchat(world: World) -> Iterator[Tree]:
 def test_a_cut_fastchat_stream_ends_with_an_error_frame(fastchat: Tree, head: bytes) -> None:
     frame = json.dumps({"text": "a", "error_code": 0}).encode() + b"\0"
     cut = frame + b'{"text": "ab'
-    answered = fastchat.ask_with([head, chunk(cut) if b"chunked" in head else cut, RESET], post(path=PATH))
-    assert answered.complete
-    frames = [part for part in answered.body.split(b"\0") if part]
+    response = fastchat.request_playing([head, chunk(cut) if b"chunked" in head else cut, RESET], post(path=PATH))
+    assert response.complete
+    frames = [part for part in response.body.split(b"\0") if part]
     assert frames[0] + b"\0" == frame
     assert json.loads(frames[-1])["error_code"] == 50001
 
 
 def test_a_fastchat_worker_that_breaks_at_once_gives_an_error_frame(fastchat: Tree) -> None:
-    answered = fastchat.ask_with([CLOSE], post(path=PATH))
-    assert (answered.status, answered.complete, answered.body[-1:]) == (200, True, b"\0")
-    assert json.loads(answered.body[:-1])["error_code"] == 50001
+    response = fastchat.request_playing([CLOSE], post(path=PATH))
+    assert (response.status, response.complete, response.body[-1:]) == (200, True, b"\0")
+    assert json.loads(response.body[:-1])["error_code"] == 50001
 
 
 CUTS: dict[str, list[bytes | str]] = {
-    "length": [answer(b"hello")[:-1]],
-    "length, after the first byte": [answer(b"hello")[:-4], b"e"],
+    "length": [http_response(b"hello")[:-1]],
+    "length, after the first byte": [http_response(b"hello")[:-4], b"e"],
     "chunks": [CHUNKED_HEAD, chunk(b'{"a":')],
     "chunks, inside one": [CHUNKED_HEAD, chunk(b'{"a":')[:-4]],
     "chunks, before the last CRLF": [CHUNKED_HEAD, chunk(OK_BODY), b"0\r\n"],
     "stream, before the last CRLF": [SSE_HEAD, chunk(DONE), b"0\r\n"],
     "stream, in the trailers": [SSE_HEAD, chunk(DONE), b"0\r\nx: y"],
-    "stream with a length": [answer(event("a") + DONE, b"content-type: text/event-stream")[:-3]],
+    "stream with a length": [http_response(event("a") + DONE, b"content-type: text/event-stream")[:-3]],
     "stream, compressed": [SSE_HEAD[:-2] + b"content-encoding: gzip\r\n\r\n", chunk(b"\x1f\x8b")],
     "chunk too large to fill": [SSE_HEAD, b"fffffff\r\ndata"],
     "extension": [SSE_HEAD, chunk(event("a")), b"5;a"],
 }
 
 
-#: for HTTP/1.0 the chunks are taken away, so that an event can stand anywhere in a plain stream
+#: for HTTP/1.0 the chunk framing is removed, so that an event can follow anywhere in a plain stream
 PLACELESS = {name: script for name, script in CUTS.items() if script[0] != SSE_HEAD}
 
 
@@ -124,10 +124,10 @@ PLACELESS = {name: script for name, script in CUTS.items() if script[0] != SSE_H
     [(script, b"1.1") for script in CUTS.values()] + [(script, b"1.0") for script in PLACELESS.values()],
     ids=[*CUTS, *(f"{name}, HTTP/1.0" for name in PLACELESS)],
 )
-def test_a_cut_answer_without_place_for_an_error_is_reset(
+def test_a_cut_response_without_a_place_for_an_error_is_reset(
     chain: Tree, script: list[bytes | str], end: str, version: bytes
 ) -> None:
-    """With an RST: for HTTP/1.0 the connection's end is the answer's, and a FIN would make it look whole."""
+    """With an RST: for HTTP/1.0 the end of the connection ends the response, and a FIN would make it look whole."""
     chain.engine.plan([*script, end])
     with chain.client() as client:
         client.send(post(version=version))
@@ -135,7 +135,7 @@ def test_a_cut_answer_without_place_for_an_error_is_reset(
             client.rest()
 
 
-def test_a_cut_answer_without_length_is_reset_unless_it_is_a_stream(chain: Tree) -> None:
+def test_a_cut_response_without_a_length_is_reset_unless_it_is_a_stream(chain: Tree) -> None:
     chain.engine.plan([UNTIL_CLOSE % JSON, b'{"a":', HOLD, RESET])
     with chain.client() as client:
         client.send(post())

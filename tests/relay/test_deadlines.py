@@ -25,7 +25,7 @@ def test_slow_requests_get_408_however_they_trickle(single: Tree, first: bytes, 
     with single.client() as client:
         client.send(first)
         if first.startswith(post()):
-            assert [client.read_answer().status for _ in range(2)] == [200, 200]
+            assert [client.read_response().status for _ in range(2)] == [200, 200]
         single.world.eventually(lambda: [one for one in single.connections() if one.receiving])
         single.forward(limit * 0.6)
         client.send(more)
@@ -34,13 +34,13 @@ def test_slow_requests_get_408_however_they_trickle(single: Tree, first: bytes, 
         assert not waiting.transport.is_closing()
         client.send(more)
         single.forward(limit * 0.2)
-        answered = client.read_answer()
-        assert (answered.status, answered.get(b"connection")) == (408, [b"close"])
-        assert answered.error["code"] == "receive_timeout"
+        response = client.read_response()
+        assert (response.status, response.get(b"connection")) == (408, [b"close"])
+        assert response.error["code"] == "receive_timeout"
         assert client.is_closed()
 
 
-def test_a_connection_that_says_nothing_is_closed_without_a_word(single: Tree) -> None:
+def test_a_connection_without_a_request_is_closed_without_a_response(single: Tree) -> None:
     with single.client() as client:
         single.world.eventually(lambda: single.connections())
         client.send(b"\r\n")
@@ -48,21 +48,21 @@ def test_a_connection_that_says_nothing_is_closed_without_a_word(single: Tree) -
         assert client.rest() == b""
 
 
-def test_idle_connections_live_for_the_keep_alive_time(single: Tree) -> None:
-    """uvicorn's own timer would close them after 5 s, and with them the links that wait for requests."""
+def test_idle_connections_stay_open_for_the_keep_alive_time(single: Tree) -> None:
+    """uvicorn's own timer would close them after 5 s, and idle links with them."""
     keep_alive = single.root.settings.keep_alive_s
     for request in (post(), HEALTH):
         with single.client() as client:
             for _ in range(2):
                 client.send(request)
-                assert client.read_answer().status == 200
+                assert client.read_response().status == 200
                 single.forward(keep_alive - 1)
             assert all(one.timeout_keep_alive_task is None for one in single.protocols())
             single.forward(1.1)
             assert client.rest() == b""
 
 
-def test_a_stream_may_last_longer_than_any_limit_as_long_as_it_moves(single: Tree) -> None:
+def test_a_stream_may_last_longer_than_any_limit_as_long_as_bytes_arrive(single: Tree) -> None:
     idle = single.root.settings.idle_timeout_s
     single.engine.plan([SSE_HEAD, chunk(event("1")), HOLD, chunk(event("2")), HOLD])
     with single.client() as client:
@@ -83,25 +83,25 @@ def test_a_stream_may_last_longer_than_any_limit_as_long_as_it_moves(single: Tre
 
 @pytest.mark.parametrize("script", [[HOLD], [SSE_HEAD, HOLD], [b"HTTP/1.1 100 Continue\r\n\r\n", HOLD]])
 def test_no_first_byte_in_time_gives_504(single: Tree, script: list[bytes | str]) -> None:
-    """The head is none: engines send it before they have computed anything."""
+    """A head does not count: engines send it before they have computed anything."""
     single.engine.plan(script)
     with single.client() as client:
         client.send(post())
         single.world.eventually(lambda: single.engine.received)
         single.forward(single.root.settings.first_byte_timeout_s + 1)
-        answered = client.read_answer()
-        assert (answered.status, answered.error["code"]) == (504, "deadline_passed")
+        response = client.read_response()
+        assert (response.status, response.error["code"]) == (504, "deadline_passed")
         single.world.eventually(lambda: single.engine.gone == 1)
         client.send(post())
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
 
 
-def test_a_refused_body_is_read_on_for_a_moment_only(world: World) -> None:
+def test_the_rest_of_a_refused_body_is_read_for_a_short_time_only(world: World) -> None:
     with tree(world, max_body_bytes=2000) as small, small.client() as client:
         client.send(post_head(b"content-length: 100000") + b"x" * 100)
-        assert client.read_answer().status == 413
-        assert client.read() == b""  # it said that this was the last
-        client.send(b"x" * 100)  # and still takes the rest, so that no reset overtakes the answer
+        assert client.read_response().status == 413
+        assert client.read() == b""  # it announced that this was the last response
+        client.send(b"x" * 100)  # and still reads the rest, so that no reset overtakes the response
         (connection,) = small.connections()
         small.forward(LINGER_S + 1)
         world.eventually(lambda: connection not in small.connections(), "the connection to be closed")

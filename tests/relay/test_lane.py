@@ -1,4 +1,4 @@
-"""Leaving and being left: clients that go, nodes that shut down, children that cannot be dialled."""
+"""Clients that leave, nodes that shut down, children that cannot be dialled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hierarchy.relay.upstream.pool import Pool
-from tests.relay.raw import BODY, HEALTH, SSE_HEAD, Client, answer, chunk, event, post, post_head
+from tests.relay.raw import BODY, HEALTH, SSE_HEAD, Client, chunk, event, http_response, post, post_head
 from tests.relay.support import CLOSE, HOLD, RESET, Script, Tree, World, tree
 
 
@@ -46,10 +46,10 @@ def test_a_client_that_leaves_with_requests_waiting_frees_them_all(chain: Tree) 
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_lease_is_left_after_a_storm(chain: Tree, seed: int) -> None:
+def test_no_lease_is_left_after_many_random_clients(chain: Tree, seed: int) -> None:
     rng = random.Random(seed)
     endings: list[list[bytes | str]] = [
-        [answer()],
+        [http_response()],
         [SSE_HEAD, chunk(event("a")), chunk(event("b")) + b"0\r\n\r\n"],
         [SSE_HEAD, chunk(event("a")), RESET],
         [CLOSE],
@@ -81,7 +81,7 @@ def test_no_lease_is_left_after_a_storm(chain: Tree, seed: int) -> None:
                 leaving.sock.close()
     for client in clients:
         client.sock.close()
-    assert chain.ask(HEALTH).status == 200  # so all that came before it were accepted, and read
+    assert chain.request(HEALTH).status == 200  # so all earlier connections were accepted and read
     levels = range(len(chain.nodes))
     chain.world.eventually(
         lambda: not (chain.leases() or any(chain.exchanges(level) for level in levels)), "every exchange to end"
@@ -92,15 +92,15 @@ def test_no_lease_is_left_after_a_storm(chain: Tree, seed: int) -> None:
             assert (child.total.open, child.total.value >= 0) == (0, True)
             assert all(share.open == 0 for share in child.shares.values())
     chain.engine.plan()
-    assert chain.ask(post()).status == 200
+    assert chain.request(post()).status == 200
     chain.engine.surplus.clear()
 
 
 def test_a_stream_outlives_sigterm(world: World) -> None:
-    """uvicorn's `shutdown` closes every connection without a cycle; a lane stream has one, and ends in its own time."""
+    """uvicorn's `shutdown` closes connections without a request for the app; a stream of the lane is completed."""
     with tree(world) as running:
         stream: Script = [SSE_HEAD, chunk(event("a")), HOLD, chunk(event("b")) + b"0\r\n\r\n"]
-        running.engine.plan(stream, [answer(b"half")])
+        running.engine.plan(stream, [http_response(b"half")])
         with running.client() as client, running.client() as idle, running.client() as half, running.client() as late:
             client.send(post())
             client.read_until(event("a") + b"\r\n")
@@ -110,8 +110,8 @@ def test_a_stream_outlives_sigterm(world: World) -> None:
             running.servers[0].should_exit = True
             assert idle.rest() == b""  # after that second, too
             half.send(BODY[5:])
-            assert half.read_answer().body == b"half"
-            assert late.read_answer().status == 408  # it had a second to send a request
+            assert half.read_response().body == b"half"
+            assert late.read_response().status == 408  # it had a second to send a request
             running.engine.release()
             assert client.read_until(b"0\r\n\r\n") == chunk(event("b")) + b"0\r\n\r\n"
             assert client.rest() == b""
@@ -131,7 +131,7 @@ def test_a_stream_that_outlives_the_grace_ends_with_an_error_event(world: World)
 
 
 def test_a_client_that_leaves_while_its_child_is_dialled(single: Tree) -> None:
-    """The connection that comes too late is kept for the next one, and nothing is sent on it."""
+    """The connection that is made too late is kept for the next request, and nothing is sent on it."""
     child = single.child()
     pool = single.root.lane.pool(child)
     single.world.call(pool.sweep)
@@ -150,7 +150,7 @@ def test_a_client_that_leaves_while_its_child_is_dialled(single: Tree) -> None:
     single.world.call(gate.open)
     single.world.eventually(lambda: pool.idle, "the connection to be kept")
     assert single.engine.received == []
-    assert single.ask(post()).status == 200
+    assert single.request(post()).status == 200
 
 
 def test_running_out_of_descriptors_does_not_count_against_a_child(single: Tree) -> None:
@@ -161,15 +161,15 @@ def test_running_out_of_descriptors_does_not_count_against_a_child(single: Tree)
 
     single.world.call(lambda: pool.idle.clear())
     pool.connect = connect
-    answered = single.ask(post())
-    assert answered.status == 503
-    assert b"file descriptors" in answered.body
+    response = single.request(post())
+    assert response.status == 503
+    assert b"file descriptors" in response.body
     assert single.child().available(time.monotonic())
     assert single.leases() == 0
 
 
 class _Gate:
-    """Holds up a pool's dialling."""
+    """Delays the dials of a pool."""
 
     def __init__(self, pool: Pool) -> None:
         self.waiting = 0
@@ -193,6 +193,6 @@ def test_an_engine_that_cannot_be_reached_is_skipped(world: World) -> None:
         for child in pair.root.registry:
             pool = pair.root.lane.pool(child)
             world.call(pool.close)
-        answers = [pair.ask(post()) for _ in range(4)]
-        assert [found.status for found in answers] == [200] * 4
+        responses = [pair.request(post()) for _ in range(4)]
+        assert [found.status for found in responses] == [200] * 4
         assert len(stays.received) == 4

@@ -22,7 +22,7 @@ from hierarchy.wire.status import ModelStatus, NodeStatus
 from tests.http.test_framing import split
 from tests.relay.memory import Link, MemoryLane
 from tests.relay.players import RUNS, Peer, Play, Request, number_of, pieces, request
-from tests.relay.raw import MODEL, OK_BODY, Answer
+from tests.relay.raw import MODEL, OK_BODY, ReceivedResponse
 
 KINDS = ("length", "length", "chunked", "fastchat", "app", "bad")
 kinds = st.lists(st.sampled_from(KINDS), max_size=3)
@@ -76,7 +76,7 @@ class LaneMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.peers)
     @rule(pick=picks, wanted=kinds, sizes=pieces)
-    def asks(self, pick: int, wanted: list[str], sizes: list[int]) -> None:
+    def client_sends(self, pick: int, wanted: list[str], sizes: list[int]) -> None:
         peer = self.peer(pick)
         for kind in wanted if len(peer.requests) < 12 else ():
             number = len(self.owners)
@@ -92,7 +92,7 @@ class LaneMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.plays)
     @rule(pick=picks, kind=st.sampled_from(["length", "interim", "closing", "chunked", "until-close"]), sizes=pieces)
-    def answers(self, pick: int, kind: str, sizes: list[int]) -> None:
+    def engine_responds(self, pick: int, kind: str, sizes: list[int]) -> None:
         link = list(self.plays)[pick % len(self.plays)]
         play = self.plays[link]
         if not play.wire:
@@ -179,39 +179,39 @@ class LaneMachine(RuleBasedStateMachine):
         assert set(Counter(id(self.owners[number]) for number in numbers).values()) <= {1}
         for number in numbers:
             peer = self.owners[number]
-            answered = sum(one.complete for one in peer.answers())
-            assert peer.requests[answered].number == number
+            done = sum(one.complete for one in peer.responses())
+            assert peer.requests[done].number == number
 
     @invariant()
     def responses_are_in_order_and_as_the_engine_sent_them(self) -> None:
         assert self.problems == []
         for peer in self.owners.values():
-            found = peer.answers()
+            found = peer.responses()
             assert len(found) <= len(peer.requests)
             assert all(one.complete for one in found[:-1])
-            for one, asked in zip(found, peer.requests, strict=False):
-                self._check(one, asked, peer)
+            for one, sent in zip(found, peer.requests, strict=False):
+                self._check(one, sent, peer)
 
-    def _check(self, found: Answer, asked: Request, peer: Peer) -> None:
-        if found.status == 408 or (asked.kind == "fastchat" and b"the request was not complete within" in found.body):
-            assert asked.late
+    def _check(self, found: ReceivedResponse, sent: Request, peer: Peer) -> None:
+        if found.status == 408 or (sent.kind == "fastchat" and b"the request was not complete within" in found.body):
+            assert sent.late
             return
-        assert asked.end <= peer.sent, "the response came before the request was complete"
-        play = self.last.get(asked.number)
-        if asked.kind in ("app", "bad"):
-            assert found.status == (200 if asked.kind == "app" else 400)
-            assert asked.kind == "bad" or not found.complete or found.body == OK_BODY
+        assert sent.end <= peer.sent, "the response came before the request was complete"
+        play = self.last.get(sent.number)
+        if sent.kind in ("app", "bad"):
+            assert found.status == (200 if sent.kind == "app" else 400)
+            assert sent.kind == "bad" or not found.complete or found.body == OK_BODY
         elif found.status != 200:
             assert found.complete
-            assert (found.status == 502 and asked.number in self.broken) or (
+            assert (found.status == 502 and sent.number in self.broken) or (
                 found.status == 504 and self.memory.now > 600
             )
         else:
             assert play is not None
-            sent = re.split(rb"\n*event: error|\0|{", found.body)[0]  # FastChat's errors have status 200
-            assert play.body.startswith(sent.rstrip(b"\n"))
+            passed = re.split(rb"\n*event: error|\0|{", found.body)[0]  # FastChat's errors have status 200
+            assert play.body.startswith(passed.rstrip(b"\n"))
             if play.done:
-                body = found.body.lstrip(b"\0") if asked.kind == "fastchat" else found.body  # it had comments
+                body = found.body.lstrip(b"\0") if sent.kind == "fastchat" else found.body  # it had comments
                 assert (found.complete, body) == (True, play.body)
             else:
                 assert not found.complete or b'"error' in found.body, "a cut response looks complete"
@@ -228,10 +228,10 @@ class LaneMachine(RuleBasedStateMachine):
             self.turns(4)
             self.requests_at_the_engine_have_leases_and_are_in_order()
             while self.plays:
-                self.answers(0, "length", [10_000])
+                self.engine_responds(0, "length", [10_000])
         self.responses_are_in_order_and_as_the_engine_sent_them()
         for peer in self.peers:
-            found = peer.answers()
+            found = peer.responses()
             if peer.link.transport.state == "open":
                 assert len(found) == len(peer.requests)
                 assert all(one.complete for one in found)
@@ -258,11 +258,11 @@ def reached(parts: list[bytes]) -> tuple[list[bytes], bytes]:
         client = memory.connect()
         for part in parts:
             client.feed(part)
-        asked: list[bytes] = []
+        received: list[bytes] = []
         for _ in range(8):  # four requests, each of which takes a turn of the app or of the engine
             await memory.turn()
-            asked += memory.answer_all()
-        return asked, client.transport.output
+            received += memory.respond_all()
+        return received, client.transport.output
 
     return asyncio.run(run())
 

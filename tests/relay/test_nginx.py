@@ -99,10 +99,10 @@ DIFFERENT = {
 class Outcome:
     """What came of a request.
 
-    answers: `ok`, `refused` or `broken` for each. engine: (target, body) of the requests that reached it.
+    responses: `ok`, `refused` or `broken` for each. engine: (target, body) of the requests that reached it.
     """
 
-    answers: list[str]
+    responses: list[str]
     engine: list[tuple[bytes, bytes]]
 
 
@@ -137,25 +137,25 @@ def _listens(port: int) -> bool:
 
 def outcome(single: Tree, port: int, data: bytes) -> Outcome:
     single.engine.plan()
-    answers = []
+    responses = []
     with Client(port) as client:
         with contextlib.suppress(ConnectionError):
             client.send(data + LAST)
         with contextlib.suppress(AssertionError, ConnectionError):  # the end
             while True:
-                answers.append(word(client.read_answer().status))
-    return Outcome(answers, [(found.head.split(b" ")[1], found.body) for found in single.engine.received])
+                responses.append(word(client.read_response().status))
+    return Outcome(responses, [(found.head.split(b" ")[1], found.body) for found in single.engine.received])
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_the_lane_does_as_nginx_does(single: Tree, nginx: int, name: str) -> None:
+def test_the_lane_behaves_like_nginx(single: Tree, nginx: int, name: str) -> None:
     lane, other = (outcome(single, port, TABLE[name]) for port in (single.port, nginx))
     if name not in DIFFERENT:
         assert lane == other
     elif name in MALFORMED:
         assert lane == Outcome(["refused"], [])
     else:
-        assert lane.answers[0] == "ok"
+        assert lane.responses[0] == "ok"
         assert len(lane.engine) == 1
 
 

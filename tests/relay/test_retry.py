@@ -1,4 +1,4 @@
-"""Attempts that are lent down a tree, refusals that are kept back, children that hang, clients that have to wait."""
+"""Attempts that are lent down a tree, refusals that are held, children that hang, clients that have to wait."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from hierarchy.relay.retry import (
     left_after,
 )
 from hierarchy.relay.upstream.connection import ConnectionPool
-from tests.relay.raw import MODEL, SSE_HEAD, answer, chunk, event, post
+from tests.relay.raw import MODEL, SSE_HEAD, chunk, event, http_response, post
 from tests.relay.support import CLOSE, HOLD, RESET, Script, Tree, World, tree
 
-REFUSAL = answer(b'{"error":{"message":"full"}}', status=b"503 Service Unavailable")
+REFUSAL = http_response(b'{"error":{"message":"full"}}', status=b"503 Service Unavailable")
 STREAM = b'{"model":"m","stream":true}'
 
 
-def answers_with(running: Tree, script: Script) -> None:
+def all_respond(running: Tree, script: Script) -> None:
     for engine in running.engines:
         engine.plan()
         engine.always(script)
@@ -71,7 +71,7 @@ class Level:
     def __init__(self, children: list[Level] | None) -> None:
         self.children = children
 
-    def ask(self, left: int, *, entry: bool, spent: list[int]) -> int:
+    def request(self, left: int, *, entry: bool, spent: list[int]) -> int:
         """Everything fails. Returns how many attempts are left."""
         if self.children is None:
             spent.append(1)
@@ -81,7 +81,7 @@ class Level:
         while untried and isinstance(decision, Again):
             child = untried.pop()
             lent = 1 if child.children is None else lend(left, entry=entry, rivals=bool(untried))
-            failure = Failure(Cause.BROKEN, "failed", lent, child.ask(lent, entry=False, spent=spent))
+            failure = Failure(Cause.BROKEN, "failed", lent, child.request(lent, entry=False, spent=spent))
             left = left_after(failure, left - lent)
             decision = decide(failure, left, free=not entry, budget_has_room=True)
         return left
@@ -95,7 +95,7 @@ levels = st.recursive(
 @given(levels)
 def test_however_deep_and_wide_no_request_is_tried_more_often(root: Level) -> None:
     spent: list[int] = []
-    left = root.ask(MAX_ATTEMPTS, entry=True, spent=spent)
+    left = root.request(MAX_ATTEMPTS, entry=True, spent=spent)
     assert sum(spent) + left == MAX_ATTEMPTS
     assert sum(spent) <= MAX_ATTEMPTS
 
@@ -140,11 +140,11 @@ def test_which_retries_need_no_place_in_the_budget(cause: Cause, at_entry: bool,
 
 
 @given(st.sampled_from(Cause), st.integers(0, 3), st.integers(1, 3), st.none() | st.integers(0, 9))
-def test_no_failure_makes_attempts(cause: Cause, left: int, lent: int, unspent: int | None) -> None:
+def test_no_failure_creates_attempts(cause: Cause, left: int, lent: int, unspent: int | None) -> None:
     after = left_after(Failure(cause, "", lent, unspent), left)
     assert left <= after <= left + lent
     if cause is Cause.STALE:
-        assert after >= 1  # it is asked once more, whatever was lent
+        assert after >= 1  # it is tried once more, whatever was lent
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------
@@ -170,15 +170,15 @@ def deep(world: World) -> Iterator[Tree]:
 
 def test_a_503_goes_to_another_child(pair: Tree) -> None:
     for broken in pair.engines:
-        answers_with(pair, [answer()])
+        all_respond(pair, [http_response()])
         broken.always([REFUSAL])
-        assert [pair.ask(post()).status for _ in range(4)] == [200] * 4
+        assert [pair.request(post()).status for _ in range(4)] == [200] * 4
 
 
 @pytest.mark.parametrize("status", [b"429 Too Many Requests", b"500 Oops", b"400 Bad Request", b"504 Late"])
-def test_every_other_answer_is_the_clients(pair: Tree, status: bytes) -> None:
-    answers_with(pair, [answer(b"no", status=status)])
-    assert pair.ask(post()).status == int(status[:3])
+def test_every_other_response_goes_to_the_client(pair: Tree, status: bytes) -> None:
+    all_respond(pair, [http_response(b"no", status=status)])
+    assert pair.request(post()).status == int(status[:3])
     assert received(pair) == 1
 
 
@@ -190,28 +190,28 @@ def test_every_other_answer_is_the_clients(pair: Tree, status: bytes) -> None:
         b"HTTP/1.1 503 Full\r\ncontent-length: 0\r\n\r\n",
     ],
 )
-def test_if_all_refuse_the_last_refusal_is_the_answer(deep: Tree, refusal: bytes) -> None:
-    answers_with(deep, [refusal])
-    answered = deep.ask(post())
-    assert answered.status == 503
-    assert answered.body in (b'{"error":{"message":"full"}}', b"full", b"")
-    assert answered.complete
+def test_if_all_refuse_the_client_gets_the_last_refusal(deep: Tree, refusal: bytes) -> None:
+    all_respond(deep, [refusal])
+    response = deep.request(post())
+    assert response.status == 503
+    assert response.body in (b'{"error":{"message":"full"}}', b"full", b"")
+    assert response.complete
     assert received(deep) == MAX_ATTEMPTS - 1  # the root keeps one, for another site
-    assert not [name for name, _ in answered.fields if name.startswith(b"x-hierarchy-") and b"path" not in name]
+    assert not [name for name, _ in response.fields if name.startswith(b"x-hierarchy-") and b"path" not in name]
 
 
-def test_a_refusal_that_goes_on_and_on_is_passed_as_it_comes(pair: Tree) -> None:
+def test_a_very_long_refusal_is_forwarded_as_it_arrives(pair: Tree) -> None:
     head = b"HTTP/1.1 503 Full\r\ncontent-length: 400000\r\n\r\n"
-    answers_with(pair, [head + b"x" * 200_000, b"x" * 200_000])
-    answered = pair.ask(post())
-    assert (answered.status, len(answered.body)) == (503, 400_000)
+    all_respond(pair, [head + b"x" * 200_000, b"x" * 200_000])
+    response = pair.request(post())
+    assert (response.status, len(response.body)) == (503, 400_000)
 
 
-def test_engines_that_die_three_levels_below_are_tried_as_often_as_was_lent(deep: Tree) -> None:
+def test_engines_that_fail_three_levels_below_are_tried_as_often_as_was_lent(deep: Tree) -> None:
     for end in (CLOSE, RESET):
-        answers_with(deep, [end])
-        answered = deep.ask(post())
-        assert (answered.status, answered.error["code"]) == (502, "child_failed")
+        all_respond(deep, [end])
+        response = deep.request(post())
+        assert (response.status, response.error["code"]) == (502, "child_failed")
         assert received(deep) == MAX_ATTEMPTS - 1
 
 
@@ -220,74 +220,76 @@ def test_attempts_go_down_with_the_request(deep: Tree) -> None:
     heads: list[int] = []
     rack = deep.nodes[-1]
     rack.lane.access_log = lambda exchange, outcome: heads.append(cast(Exchange, exchange).head.attempts)
-    assert deep.ask(post(b'{"model":"m"}', ATTEMPTS + b": 9")).status == 200  # a client's own counts for nothing
+    assert deep.request(post(b'{"model":"m"}', ATTEMPTS + b": 9")).status == 200  # a client's own is ignored
     assert heads == [2]
 
 
 def test_the_404_of_a_node_that_has_just_restarted_is_not_believed(world: World) -> None:
     """The parent routes by the report of the process before; the 404 of the new one is a failure, not a response."""
     with tree(world) as fresh:
-        answered = fresh.ask(post(b'{"model":"unknown"}', b"x-hierarchy-auth: of-the-one-before", ATTEMPTS + b": 2"))
-        assert answered.status == 404
-        assert answered.get(b"x-hierarchy-unspent") == [b"3"]
-        assert fresh.ask(post(b'{"model":"unknown"}')).get(b"x-hierarchy-unspent") == []
+        response = fresh.request(
+            post(b'{"model":"unknown"}', b"x-hierarchy-auth: of-the-one-before", ATTEMPTS + b": 2")
+        )
+        assert response.status == 404
+        assert response.get(b"x-hierarchy-unspent") == [b"3"]
+        assert fresh.request(post(b'{"model":"unknown"}')).get(b"x-hierarchy-unspent") == []
 
 
 # -- the retry budget ----------------------------------------------------------------------------------------------
 
 
-def test_beyond_the_budget_the_first_failure_is_the_answer(pair: Tree) -> None:
-    answers_with(pair, [REFUSAL])
+def test_beyond_the_budget_the_client_gets_the_first_failure(pair: Tree) -> None:
+    all_respond(pair, [REFUSAL])
     pair.world.call(lambda: setattr(pair.root.lane.retry_budget, "active", 10))
-    assert pair.ask(post()).status == 503
+    assert pair.request(post()).status == 503
     assert received(pair) == 1
     pair.world.call(lambda: setattr(pair.root.lane.retry_budget, "active", 0))
-    assert pair.ask(post()).status == 503
+    assert pair.request(post()).status == 503
     assert received(pair) == 3
     assert pair.root.lane.retry_budget.active == 0
 
 
-def test_requests_of_a_child_that_is_dead_are_not_counted(world: World) -> None:
-    """Its connections broke; that it refuses new ones tells that it is gone."""
+def test_retries_after_a_dead_child_are_not_counted(world: World) -> None:
+    """Its connections broke; since it refuses new ones, it is gone."""
     with tree(world, engines=2) as pair:
         pair.world.call(lambda: setattr(pair.root.lane.retry_budget, "active", 10))
         for number, engine in enumerate(pair.engines):
             engine.plan()
-            engine.always([answer()] if number else [RESET])
+            engine.always([http_response()] if number else [RESET])
         world.run(pair.engines[0].stop())
-        assert [pair.ask(post()).status for _ in range(6)] == [200] * 6
+        assert [pair.request(post()).status for _ in range(6)] == [200] * 6
         pair.wait_idle()
 
 
 # -- children that hang ----------------------------------------------------------------------------------------------
 
 
-def test_requests_without_a_byte_leave_a_child_that_is_found_dead(pair: Tree) -> None:
-    answers_with(pair, [HOLD])
+def test_requests_without_a_first_byte_leave_a_child_that_is_found_dead(pair: Tree) -> None:
+    all_respond(pair, [HOLD])
     with pair.client() as client:
         client.send(post())
         pair.world.eventually(lambda: received(pair) == 1)
         (hung,) = [child for child in pair.root.registry if child.in_flight]
         other = next(engine for engine in pair.engines if not engine.received)
-        other.always([answer()])
+        other.always([http_response()])
         pair.world.call(lambda: pair.root.engine_manager.mark_down(hung, "no answer"))
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
     assert pair.root.lane.retry_budget.active == 0
 
 
 def test_the_only_child_keeps_its_requests_even_if_it_looks_dead(single: Tree) -> None:
-    single.engine.plan([HOLD, answer()])
+    single.engine.plan([HOLD, http_response()])
     with single.client() as client:
         client.send(post())
         single.world.eventually(lambda: single.engine.received)
         single.world.call(lambda: single.root.engine_manager.mark_down(single.child(), "no answer"))
         single.engine.release()
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
     single.world.eventually(lambda: single.child().down is None, "the prober to find it again")
 
 
-def test_streams_that_have_begun_stay(pair: Tree) -> None:
-    answers_with(pair, [SSE_HEAD + chunk(event("a")), HOLD, chunk(event("b")) + b"0\r\n\r\n"])
+def test_streams_that_have_begun_stay_at_their_child(pair: Tree) -> None:
+    all_respond(pair, [SSE_HEAD + chunk(event("a")), HOLD, chunk(event("b")) + b"0\r\n\r\n"])
     with pair.client() as client:
         client.send(post())
         client.read_until(b"a\n\n\r\n")
@@ -306,7 +308,7 @@ def waits(running: Tree, client: object) -> None:
     running.forward(render.COMMENT_EVERY_S + 0.1)
 
 
-def test_a_client_that_waits_for_its_first_token_is_told_so(single: Tree) -> None:
+def test_a_client_that_waits_for_its_first_token_gets_comments(single: Tree) -> None:
     single.engine.plan([SSE_HEAD, HOLD, chunk(event("a")) + b"0\r\n\r\n"])
     with single.client() as client:
         client.send(post(STREAM))
@@ -320,17 +322,17 @@ def test_a_client_that_waits_for_its_first_token_is_told_so(single: Tree) -> Non
         rest = client.read_until(b"0\r\n\r\n")
         assert rest.count(b"data: a") == 1
         assert b"HTTP/1.1" not in rest
-        client.send(post())  # the connection is none the worse
-        assert client.read_answer().status == 200
+        client.send(post())  # the connection is still usable
+        assert client.read_response().status == 200
 
 
-def test_whoever_wants_no_stream_is_told_nothing(single: Tree) -> None:
-    single.engine.plan([HOLD, answer()])
+def test_a_client_without_a_stream_gets_no_comments(single: Tree) -> None:
+    single.engine.plan([HOLD, http_response()])
     with single.client() as client:
         client.send(post())
         waits(single, client)
         single.engine.release()
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
 
 
 def test_an_http_1_0_client_waits_without_chunks(single: Tree) -> None:
@@ -345,15 +347,15 @@ def test_an_http_1_0_client_waits_without_chunks(single: Tree) -> None:
 @pytest.mark.parametrize(
     "late",
     [
-        answer(b'{"error": {"message": "too long",\n "code": 400}}', status=b"400 Bad Request"),
-        answer(b'{"error": {"message": "full"}}', status=b"503 Full"),
+        http_response(b'{"error": {"message": "too long",\n "code": 400}}', status=b"400 Bad Request"),
+        http_response(b'{"error": {"message": "full"}}', status=b"503 Full"),
         b"HTTP/1.1 400 No\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b'{"error": {}}') + b"0\r\n\r\n",
         RESET,
         CLOSE,
     ],
 )
-def test_an_error_behind_it_is_an_event(single: Tree, late: bytes | str) -> None:
-    single.engine.plan([HOLD, late], [late])  # again where a connection that had been used before broke
+def test_an_error_after_a_comment_is_an_event(single: Tree, late: bytes | str) -> None:
+    single.engine.plan([HOLD, late], [late])  # twice: after a reused connection breaks, there is a second attempt
     with single.client() as client:
         client.send(post(STREAM))
         waits(single, client)
@@ -364,11 +366,11 @@ def test_an_error_behind_it_is_an_event(single: Tree, late: bytes | str) -> None
         data = body.partition(b"data: ")[2].partition(b"\n\n")[0]
         assert "error" in json.loads(data)
         client.send(post())
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
 
 
-def test_an_answer_of_known_length_goes_behind_it_in_chunks(single: Tree) -> None:
-    single.engine.plan([HOLD, answer(event("a"), b"content-type: text/event-stream")])
+def test_a_response_with_a_length_follows_a_comment_in_chunks(single: Tree) -> None:
+    single.engine.plan([HOLD, http_response(event("a"), b"content-type: text/event-stream")])
     with single.client() as client:
         client.send(post(STREAM))
         waits(single, client)
@@ -377,8 +379,8 @@ def test_an_answer_of_known_length_goes_behind_it_in_chunks(single: Tree) -> Non
         assert chunk(event("a")) in body
 
 
-def test_attempts_go_on_behind_it(pair: Tree) -> None:
-    answers_with(pair, [HOLD, RESET])
+def test_attempts_continue_after_a_comment(pair: Tree) -> None:
+    all_respond(pair, [HOLD, RESET])
     with pair.client() as client:
         client.send(post(STREAM))
         waits(pair, client)
@@ -390,9 +392,9 @@ def test_attempts_go_on_behind_it(pair: Tree) -> None:
         assert b"data: b" in client.read_until(b"\r\n0\r\n\r\n")
 
 
-def test_fastchats_clients_get_a_lone_nul(world: World) -> None:
+def test_fastchats_clients_get_a_single_nul(world: World) -> None:
     with tree(world, kind="fastchat") as running:
-        running.engine.plan([HOLD, answer(b'{"text":"a","error_code":0}\0')])
+        running.engine.plan([HOLD, http_response(b'{"text":"a","error_code":0}\0')])
         with running.client() as client:
             client.send(post(b'{"model":"m"}', path=b"/worker_generate_stream"))
             waits(running, client)
@@ -401,9 +403,9 @@ def test_fastchats_clients_get_a_lone_nul(world: World) -> None:
             assert b'{"text":"a","error_code":0}\0' in client.read_until(b"\r\n0\r\n\r\n")
 
 
-def test_the_node_below_says_nothing(chain: Tree) -> None:
-    """Only the entry node may speak before the first byte: what came from below could not be taken back."""
-    chain.engine.plan([HOLD, answer()])
+def test_a_node_below_sends_no_comments(chain: Tree) -> None:
+    """Only the entry node sends comments: bytes from a node below could not be taken back."""
+    chain.engine.plan([HOLD, http_response()])
     with chain.client() as client:
         client.send(post())
         chain.world.eventually(lambda: chain.engine.received)
@@ -411,30 +413,30 @@ def test_the_node_below_says_nothing(chain: Tree) -> None:
         assert below._attempt is not None
         assert below._client.deadline - below._attempt.sent_at > render.COMMENT_EVERY_S
         chain.engine.release()
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
 
 
 # -- deadlines ----------------------------------------------------------------------------------------------------
 
 
-def test_the_time_that_is_left_goes_down_and_is_kept(world: World) -> None:
+def test_the_remaining_time_is_sent_down_and_enforced(world: World) -> None:
     with tree(world, levels=3, models={MODEL: {"total_timeout_s": 30.0}}) as running:
-        running.engine.plan([HOLD, answer()], [HOLD, answer()])
+        running.engine.plan([HOLD, http_response()], [HOLD, http_response()])
         with running.client() as client:
             for _ in range(2):  # the second time the heads are known
-                client.send(post(b'{"model":"m"}', DEADLINE + b": 1"))  # a client's own counts for nothing
+                client.send(post(b'{"model":"m"}', DEADLINE + b": 1"))  # a client's own is ignored
                 running.world.eventually(lambda: running.exchanges(2))
                 ends = [running.exchanges(level)[0].request.ends_at for level in range(3)]
                 nows = [node.lane.clock() for node in running.nodes]
                 left = [end - now for end, now in zip(ends, nows, strict=True)]
                 assert 25 < left[2] <= left[1] + 0.01 <= left[0] + 0.02 < 30.02
                 running.engine.release()
-                assert client.read_answer().status == 200
+                assert client.read_response().status == 200
         for node in running.nodes:  # one head, whatever time is left
             assert sum(head.target.startswith(b"/v1/") for head in node.clients.heads._heads.values()) == 1
 
 
-def test_a_stream_over_its_whole_time_is_cut_with_an_error(world: World) -> None:
+def test_a_stream_over_its_total_time_is_cut_with_an_error(world: World) -> None:
     with tree(world, total_timeout_s=40.0) as running:
         running.engine.plan([SSE_HEAD + chunk(event("a")), HOLD])
         with running.client() as client:
@@ -444,11 +446,11 @@ def test_a_stream_over_its_whole_time_is_cut_with_an_error(world: World) -> None
             assert b"was not done in the time" in client.rest()
 
 
-def test_a_models_own_first_byte_limit(world: World) -> None:
+def test_a_models_own_first_byte_timeout(world: World) -> None:
     with tree(world, models={MODEL: {"first_byte_timeout_s": 5.0}}) as running:
         running.engine.plan([HOLD])
         with running.client() as client:
             client.send(post())
             running.world.eventually(lambda: running.engine.received)
             running.forward(5.1)
-            assert client.read_answer().status == 504
+            assert client.read_response().status == 504

@@ -18,12 +18,12 @@ def test_a_slow_head_and_a_slow_body_get_408_from_the_entry_node_and_reach_no_ot
             with chain.client() as client:
                 client.send(first)
                 client.send(more)
-                answered = client.read_answer()
-                assert (answered.status, answered.get(b"connection")) == (408, [b"close"])
-                assert answered.error["code"] == "receive_timeout"
+                response = client.read_response()
+                assert (response.status, response.get(b"connection")) == (408, [b"close"])
+                assert response.error["code"] == "receive_timeout"
                 assert client.is_closed()
         assert chain.engine.received == []
         assert [child.sent for node in chain.nodes for child in node.registry] == [0, 0, 0]  # never leased
-        assert chain.ask(post()).status == 200
+        assert chain.request(post()).status == 200
         assert [received.body for received in chain.engine.received] == [BODY]
         assert [child.sent for node in chain.nodes for child in node.registry] == [1, 1, 1]

@@ -1,4 +1,4 @@
-"""Asking for a link: one GET and whatever the parent answers, in any pieces."""
+"""The request for a link: one GET and the parent's response, in any pieces."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hierarchy.wire.messages import Identity
 from tests.builders import registration, site
 from tests.http.test_framing import sizes, split
 from tests.relay.memory import MemoryLane
-from tests.relay.raw import FakeTransport, answer
+from tests.relay.raw import FakeTransport, http_response
 
 ME = Identity("site", "http://site:21001", "site-1")
-REFUSED = answer(b'{"error": "no such child"}', b"connection: close", status=b"404 Not Found")
+REFUSED = http_response(b'{"error": "no such child"}', b"connection: close", status=b"404 Not Found")
 
 
 class Rig:
@@ -38,7 +38,7 @@ def run(work: Any) -> Any:
     return asyncio.run(work())
 
 
-def test_the_question_is_one_that_the_parent_takes() -> None:
+def test_the_parent_accepts_the_request_for_a_link() -> None:
     async def work() -> None:
         rig = Rig()
         lane = MemoryLane().lane
@@ -55,7 +55,7 @@ def test_the_question_is_one_that_the_parent_takes() -> None:
 
 
 @given(sizes, st.sampled_from([b"", b"POST /v1/x HTTP/1.1\r\n", b"\x00" * 100]), st.integers(0, 10**8))
-def test_a_101_is_understood_in_any_pieces_and_no_byte_behind_it_is_lost(
+def test_a_101_is_understood_in_any_pieces_and_no_byte_after_it_is_lost(
     cuts: list[int], behind: bytes, wanted: int
 ) -> None:
     async def work() -> None:
@@ -76,22 +76,22 @@ def test_a_101_is_understood_in_any_pieces_and_no_byte_behind_it_is_lost(
 
 
 @pytest.mark.parametrize(
-    ("data", "status", "words"),
+    ("data", "status", "message"),
     [
         (REFUSED, 404, "no such child"),
-        (answer(b"", status=b"200 OK"), 200, "without a reason"),
+        (http_response(b"", status=b"200 OK"), 200, "without a reason"),
         (b"HTTP/1.1 101 S\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n", 101, "websocket"),
         (b"SSH-2.0-OpenSSH_9\r\n", 0, "not HTTP"),
-        (answer(b"x" * 100_000, status=b"404 Not Found")[:-1], 404, "very long"),
+        (http_response(b"x" * 100_000, status=b"404 Not Found")[:-1], 404, "very long"),
     ],
 )
-def test_anything_else_is_a_refusal(data: bytes, status: int, words: str) -> None:
+def test_anything_else_is_a_refusal(data: bytes, status: int, message: str) -> None:
     async def work() -> None:
         rig = Rig()
         rig.handshake.data_received(data)
         rig.handshake.data_received(b"more")
         rig.handshake.connection_lost(None)
-        with pytest.raises(RefusedError, match=words) as caught:
+        with pytest.raises(RefusedError, match=message) as caught:
             await rig.handshake.answered
         assert caught.value.status == status
         assert rig.transport.state == "aborted"
@@ -101,7 +101,7 @@ def test_anything_else_is_a_refusal(data: bytes, status: int, words: str) -> Non
 
 
 @pytest.mark.parametrize("error", [None, ConnectionResetError(), BrokenPipeError(32, "Broken pipe"), ValueError("tls")])
-def test_a_connection_that_breaks_before_is_an_os_error(error: Exception | None) -> None:
+def test_a_connection_that_breaks_before_the_response_is_an_os_error(error: Exception | None) -> None:
     async def work() -> None:
         rig = Rig()
         rig.handshake.data_received(b"HTTP/1.1 101 Sw")
@@ -112,7 +112,7 @@ def test_a_connection_that_breaks_before_is_an_os_error(error: Exception | None)
     run(work)
 
 
-def test_interim_answers_are_passed_over() -> None:
+def test_interim_responses_are_skipped() -> None:
     async def work() -> None:
         rig = Rig()
         rig.handshake.data_received(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")

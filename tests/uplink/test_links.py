@@ -1,4 +1,7 @@
-"""The child's end of reverse links: how many it dials, how fast, when it gives one up. Dials and clock are ours."""
+"""The child's end of reverse links: how many it dials, how fast, when it gives one up.
+
+The test controls the dials and the clock.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,20 @@ from hierarchy.uplink.links import MAX_DIALS, SPREAD_S, LinkReserve, link_factor
 from hierarchy.wire.messages import Accepted, Identity
 from tests.relay.memory import Link as Connection
 from tests.relay.memory import MemoryLane, in_memory, statuses
-from tests.relay.raw import FakeTransport, answer, post
+from tests.relay.raw import FakeTransport, http_response, post
 
 SLOW = Accepted("root", "root-1", link="reverse", links_per_s=2.0)
 FAST = Accepted("root", "root-1", link="reverse", links_per_s=400.0)
 
 
 class Rig:
-    """A reserve whose dials succeed, fail or hang as the test says. dials: those that hang."""
+    """A reserve whose dials succeed, fail or hang as the test requires. dials: those that hang."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.memory = MemoryLane()
         self.again = 0
         self.dials: list[asyncio.Future[int]] = []
-        self.asked = 0  # dials, ever
+        self.dial_count = 0  # dials, ever
         self.links: list[Connection] = []
         uplink: Any = SimpleNamespace(parent="http://root", secret=b"s", register_again=self.register_again)
         self.serve = link_factory(self.memory.lane, self.memory.clients, self.memory.config, self.memory.state)
@@ -46,7 +49,7 @@ class Rig:
         self.again += 1
 
     async def knock(self) -> int:
-        self.asked += 1
+        self.dial_count += 1
         dial: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.dials.append(dial)
         return await dial
@@ -105,7 +108,7 @@ def test_the_first_link_is_dialled_at_once_and_the_others_at_the_parent_s_pace(p
     run(work)
 
 
-def test_a_parent_in_no_hurry_does_not_hold_up_requests(patch: pytest.MonkeyPatch) -> None:
+def test_a_slow_pace_of_the_parent_does_not_delay_requests(patch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         rig = Rig(patch)
         rig.reserve.accepted(SLOW)
@@ -136,7 +139,7 @@ def test_requests_that_wait_at_registration_get_a_link_each(patch: pytest.Monkey
     run(work)
 
 
-def test_busy_links_are_counted_until_their_answer_is_complete_and_pings_are_not(patch: pytest.MonkeyPatch) -> None:
+def test_busy_links_are_counted_until_their_response_is_complete_and_pings_are_not(patch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         rig = Rig(patch)
         rig.reserve.accepted(FAST)
@@ -147,7 +150,7 @@ def test_busy_links_are_counted_until_their_answer_is_complete_and_pings_are_not
             assert rig.reserve.busy == 0
             link.feed(post())
             assert rig.reserve.busy == 1
-            rig.memory.answer_all()
+            rig.memory.respond_all()
             assert rig.reserve.busy == 0
         assert statuses(link) == [200, 200] * 3
         link.feed(post(b"{}"))  # refused
@@ -177,7 +180,7 @@ def test_a_reserve_of_a_quarter_of_the_busy_ones(patch: pytest.MonkeyPatch) -> N
     run(work)
 
 
-def test_an_idle_link_that_hears_no_ping_is_dropped_within_12_s_and_one_that_does_is_kept(
+def test_an_idle_link_without_pings_is_dropped_within_12_s_and_one_with_pings_is_kept(
     patch: pytest.MonkeyPatch,
 ) -> None:
     async def work() -> None:
@@ -198,7 +201,7 @@ def test_an_idle_link_that_hears_no_ping_is_dropped_within_12_s_and_one_that_doe
     run(work)
 
 
-def test_a_link_at_work_may_be_silent_for_as_long_as_its_engine_is(patch: pytest.MonkeyPatch) -> None:
+def test_a_busy_link_may_be_silent_for_as_long_as_its_engine_is(patch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         rig = Rig(patch)
         rig.reserve.accepted(FAST)
@@ -207,13 +210,13 @@ def test_a_link_at_work_may_be_silent_for_as_long_as_its_engine_is(patch: pytest
         link.feed(post())
         rig.memory.sweep(100.0)
         assert not link.transport.is_closing()
-        rig.memory.answer_all()
+        rig.memory.respond_all()
         assert statuses(link) == [200]
 
     run(work)
 
 
-def test_dials_that_fail_are_repeated_later_and_later_with_jitter(
+def test_failed_dials_are_repeated_with_growing_delays_and_jitter(
     patch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work() -> None:
@@ -239,7 +242,7 @@ def test_dials_that_fail_are_repeated_later_and_later_with_jitter(
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_parent_that_does_not_know_us_is_registered_with_again(patch: pytest.MonkeyPatch, status: int) -> None:
+def test_a_parent_that_does_not_know_this_node_is_registered_with_again(patch: pytest.MonkeyPatch, status: int) -> None:
     async def work() -> None:
         rig = Rig(patch)
         rig.reserve.accepted(FAST)
@@ -254,7 +257,7 @@ def test_a_parent_that_does_not_know_us_is_registered_with_again(patch: pytest.M
     run(work)
 
 
-def test_lost_links_are_replaced_after_a_random_while(patch: pytest.MonkeyPatch) -> None:
+def test_lost_links_are_replaced_after_a_random_time(patch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         rig = Rig(patch)
         rig.reserve.accepted(FAST)
@@ -272,7 +275,7 @@ def test_lost_links_are_replaced_after_a_random_while(patch: pytest.MonkeyPatch)
     run(work)
 
 
-def test_another_instance_of_the_parent_does_not_get_the_former_one_s_links(patch: pytest.MonkeyPatch) -> None:
+def test_links_of_a_former_instance_of_the_parent_are_dropped(patch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         rig = Rig(patch)
         for _ in range(2):
@@ -291,19 +294,19 @@ def test_another_instance_of_the_parent_does_not_get_the_former_one_s_links(patc
     run(work)
 
 
-def test_nothing_is_dialled_for_a_parent_that_dials_itself_or_is_lost(patch: pytest.MonkeyPatch) -> None:
+def test_no_link_is_dialled_for_a_parent_that_dials_itself_or_is_lost(patch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         rig = Rig(patch)
         rig.reserve.accepted(Accepted("root", "root-1"))
         await rig.sweep(5)
-        assert rig.asked == 0
+        assert rig.dial_count == 0
         rig.reserve.accepted(FAST)
         await rig.succeed()
         rig.reserve.lost()
         rig.dials.clear()
-        asked = rig.asked
+        dial_count = rig.dial_count
         await rig.sweep(30)
-        assert rig.asked == asked
+        assert rig.dial_count == dial_count
 
     run(work)
 
@@ -319,7 +322,7 @@ def test_a_connection_that_turns_into_a_link_after_the_parent_was_lost_is_not_ke
     run(work)
 
 
-def test_what_comes_behind_the_101_is_the_first_request(patch: pytest.MonkeyPatch) -> None:
+def test_bytes_after_the_101_are_the_first_request(patch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         rig = Rig(patch)
         rig.reserve.accepted(FAST)
@@ -331,7 +334,7 @@ def test_what_comes_behind_the_101_is_the_first_request(patch: pytest.MonkeyPatc
         transport: Any = Turnable()
         rig.reserve._take(transport, post())
         assert rig.reserve.busy == 1
-        rig.memory.answer_all(answer(b"here"))
+        rig.memory.respond_all(http_response(b"here"))
         assert transport.output.endswith(b"here")
         assert transport.protocol in rig.memory.state.connections  # so that uvicorn's shutdown sees it
 
@@ -350,7 +353,7 @@ def test_shutdown_closes_idle_links_and_lets_busy_ones_finish(patch: pytest.Monk
         for link in (busy, idle):
             link.protocol.shutdown()
         assert (busy.transport.state, idle.transport.state) == ("open", "closed")
-        rig.memory.answer_all()
+        rig.memory.respond_all()
         assert statuses(busy) == [200]
         assert busy.transport.state == "closed"
 
@@ -378,7 +381,7 @@ def test_a_busy_link_whose_peer_acknowledges_nothing_is_broken(patch: pytest.Mon
     run(work)
 
 
-def test_uvicorn_s_own_pieces_are_what_the_protocol_gets() -> None:
+def test_the_protocol_gets_uvicorns_configuration_and_state() -> None:
     async def work() -> None:
         memory = MemoryLane()
         config, state = uvicorn.Config(memory.config.app, log_config=None), ServerState()

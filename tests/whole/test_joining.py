@@ -74,14 +74,14 @@ def test_a_report_without_a_valid_secret_is_not_buffered(cluster: Cluster, keys:
     with Client(root.port) as client:
         if cached:
             client.send(head % (b"wrong", len(small)) + small)
-            assert client.read_answer().body == b'{"exist": false}'
+            assert client.read_response().body == b'{"exist": false}'
         client.send(head % (b"wrong", len(large)))
         client.send(large[:200_000])  # and then nothing
-        assert client.read_answer().status == 413
+        assert client.read_response().status == 413
     secret = root.node.registry.children["site-a"].secret
     with Client(root.port) as client:
         client.send(head % (secret, len(large)) + large)
-        assert client.read_answer().status == 400, "a report of a child may have the usual size"
+        assert client.read_response().status == 400, "a report of a child may have the usual size"
 
 
 def test_a_revoked_site_is_disconnected_within_five_seconds_and_its_streams_end(cluster: Cluster, keys: Keys) -> None:

@@ -1,4 +1,4 @@
-"""The requests of one connection between two callbacks: whose turn it is, and what ends it."""
+"""The requests of one connection between two callbacks: whose turn it is, and how it ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BAD_REQUEST = post_head(b"content-length: many")
 
 
 @in_memory
-async def test_a_failure_inside_the_parser_s_callback_answers_and_goes_on() -> None:
+async def test_an_error_inside_a_parser_callback_is_answered_and_the_connection_continues() -> None:
     memory = MemoryLane(connections=0)
     memory.lane.registry.mark_down(memory.child, "down")
     client = memory.connect()
@@ -27,7 +27,7 @@ async def test_a_failure_inside_the_parser_s_callback_answers_and_goes_on() -> N
 
 
 @in_memory
-async def test_connection_close_takes_effect_behind_a_failure() -> None:
+async def test_connection_close_takes_effect_after_an_error() -> None:
     memory = MemoryLane()
     client = memory.connect()
     client.feed(post(b"{}", b"connection: close") + post())
@@ -42,7 +42,7 @@ async def test_a_connection_lost_with_the_next_request_about_to_start() -> None:
     memory = MemoryLane()
     client = memory.connect()
     client.feed(post() + post() + HEALTH)
-    memory.answer_all()
+    memory.respond_all()
     client.lose()
     await memory.turn()
     assert memory.requests() == []
@@ -50,8 +50,8 @@ async def test_a_connection_lost_with_the_next_request_about_to_start() -> None:
 
 
 @in_memory
-async def test_the_app_at_work_is_told_of_its_client_s_leaving_whatever_waits_behind_it() -> None:
-    """uvicorn tells the newest request only."""
+async def test_the_app_is_notified_that_its_client_left_whatever_waits_behind_the_request() -> None:
+    """uvicorn notifies only the newest request."""
     told: list[Any] = []
     started = asyncio.Event()
 
@@ -78,18 +78,18 @@ async def test_exchanges_and_the_app_take_turns() -> None:
     client = memory.connect()
     client.feed((post() + HEALTH) * 3)
     for number in range(1, 4):
-        assert len(memory.answer_all()) == 1
+        assert len(memory.respond_all()) == 1
         await memory.turn()
         assert len(statuses(client)) == 2 * number
     assert statuses(client) == [200] * 6
 
 
 @in_memory
-async def test_shutdown_lets_the_running_finish_and_closes_the_idle() -> None:
+async def test_shutdown_lets_requests_in_progress_finish_and_closes_idle_connections() -> None:
     memory = MemoryLane(connections=3)
     idle, running, half, head = (memory.connect() for _ in range(4))
     idle.feed(post())
-    memory.answer_all()
+    memory.respond_all()
     running.feed(post())
     half.feed(post_head(b"content-length: 13") + b'{"model"')
     head.feed(b"POST /v1/x HTTP/1.1\r\n")
@@ -97,7 +97,7 @@ async def test_shutdown_lets_the_running_finish_and_closes_the_idle() -> None:
         link.protocol.shutdown()
     assert [link.transport.state for link in (idle, running, half, head)] == ["closed", "open", "open", "open"]
     half.feed(b':"m"}')
-    memory.answer_all()
+    memory.respond_all()
     for link in (running, half):
         assert link.transport.state == "closed"
         assert b"connection: close" in link.transport.output
@@ -114,7 +114,7 @@ async def test_shutdown_does_not_lose_a_refusal() -> None:
     for link in (lingering, behind_another):
         link.protocol.shutdown()
     assert lingering.transport.state == "half"
-    memory.answer_all()
+    memory.respond_all()
     await memory.turn()
     assert statuses(behind_another) == [200, 400]
     assert behind_another.transport.state == "half"
@@ -130,7 +130,7 @@ async def test_a_lost_connection_is_freed_at_once() -> None:
         client = memory.connect()
         protocol = weakref.ref(client.protocol)
         client.feed(data)
-        memory.answer_all()
+        memory.respond_all()
         await memory.turn()
         client.lose()
         await memory.turn()
@@ -144,8 +144,8 @@ async def test_a_lost_connection_is_freed_at_once() -> None:
 
 
 @in_memory
-async def test_shutdown_lets_a_new_connection_say_what_it_wants() -> None:
-    """Its client got through, so it is not refused, and would not try another address."""
+async def test_shutdown_lets_a_new_connection_send_a_request() -> None:
+    """Its client is connected, so it would not try another address if it were refused."""
     memory = MemoryLane(connections=2)
     says, silent = memory.connect(), memory.connect()
     memory.lane.drain()
@@ -153,7 +153,7 @@ async def test_shutdown_lets_a_new_connection_say_what_it_wants() -> None:
         link.protocol.shutdown()
         assert link.transport.state == "open"
     says.feed(post())
-    memory.answer_all()
+    memory.respond_all()
     assert statuses(says) == [200]
     assert b"connection: close" in says.transport.output
     assert says.transport.state == "closed"
@@ -163,20 +163,20 @@ async def test_shutdown_lets_a_new_connection_say_what_it_wants() -> None:
 
 
 @in_memory
-async def test_shutdown_with_a_queue_ends_behind_the_answer_at_work() -> None:
+async def test_shutdown_answers_the_pipelined_requests_first() -> None:
     memory = MemoryLane()
     client = memory.connect()
     client.feed(post() + post())
     client.protocol.shutdown()
-    memory.answer_all()
+    memory.respond_all()
     await memory.turn()
-    memory.answer_all()
+    memory.respond_all()
     assert statuses(client) == [200, 200]
     assert client.transport.state == "closed"
 
 
 @in_memory
-async def test_a_finished_answer_that_nobody_reads_does_not_hold_the_connection_for_ever() -> None:
+async def test_a_complete_response_that_is_not_read_does_not_hold_the_connection_forever() -> None:
     """`close` waits for what is written, and so could wait for ever."""
     for request in (post(b'{"model":"m"}', b"connection: close"), post(), HEALTH):
         memory = MemoryLane()
@@ -184,7 +184,7 @@ async def test_a_finished_answer_that_nobody_reads_does_not_hold_the_connection_
         client.feed(request)
         client.transport.unsent = 1000
         client.protocol.pause_writing()
-        memory.answer_all()
+        memory.respond_all()
         await memory.turn()
         settings = memory.lane.settings
         for _ in range(5):  # as long as something is taken, it may take its time
@@ -199,26 +199,26 @@ async def test_a_finished_answer_that_nobody_reads_does_not_hold_the_connection_
 
 
 @in_memory
-async def test_no_answer_is_fetched_while_the_last_one_is_not_read() -> None:
+async def test_no_response_is_fetched_while_the_last_one_is_unread() -> None:
     memory = MemoryLane()
     client = memory.connect()
     client.feed(post())
     client.protocol.pause_writing()
     assert not memory.upstream.transport.reading
-    memory.answer_all()
+    memory.respond_all()
     assert memory.upstream.transport.reading  # it is idle again
     client.feed(post() + HEALTH)
     await memory.turn()
     assert memory.requests() == []
     client.protocol.resume_writing()
     await memory.turn()
-    memory.answer_all()
+    memory.respond_all()
     await memory.turn()
     assert statuses(client) == [200] * 3
 
 
 @in_memory
-async def test_an_attempt_behind_an_unread_answer_waits_too() -> None:
+async def test_an_attempt_behind_an_unread_response_is_paused_too() -> None:
     memory = MemoryLane(connections=2)
     client = memory.connect()
     client.feed(post())
@@ -240,7 +240,7 @@ async def _ready(upstream: Any) -> Any:
 
 
 @in_memory
-async def test_a_client_that_reads_slowly_is_left_alone_and_one_that_does_not_is_dropped() -> None:
+async def test_a_client_that_reads_slowly_is_kept_and_one_that_does_not_read_is_dropped() -> None:
     memory = MemoryLane()
     client = memory.connect()
     client.feed(post())
@@ -283,7 +283,7 @@ async def test_deadlines_while_a_request_waits_behind_the_app() -> None:
 
 
 @in_memory
-async def test_a_body_that_the_app_waits_for_but_that_breaks_or_never_comes() -> None:
+async def test_a_body_that_the_app_waits_for_but_is_malformed_or_never_arrives() -> None:
     """uvicorn writes its 400 and leaves the app waiting; for a slow body it has no limit at all."""
     told: list[str] = []
 
@@ -305,25 +305,25 @@ async def test_a_body_that_the_app_waits_for_but_that_breaks_or_never_comes() ->
         memory.sweep(memory.lane.settings.receive_timeout_s * 0.2)
         await memory.turn()
         assert statuses(client) == [status]
-        assert client.transport.state in ("half", "closed")  # no more will be said
+        assert client.transport.state in ("half", "closed")  # no more will be written
         assert told.pop() == "http.disconnect"
         assert not memory.state.tasks
 
 
 @in_memory
-async def test_an_early_answer_of_the_app_ends_when_its_request_does() -> None:
+async def test_an_early_response_of_the_app_ends_the_connection_with_its_request() -> None:
     memory = MemoryLane()
     client = memory.connect()
     client.feed(b"POST /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nfour")
     await memory.turn()
     assert statuses(client) == [200]
     client.feed(b"ninth" + post())
-    memory.answer_all()
+    memory.respond_all()
     assert statuses(client) == [200, 200]
 
 
 @in_memory
-async def test_trailers_do_not_overwrite_what_the_app_sees_of_the_head() -> None:
+async def test_trailers_do_not_overwrite_the_head_that_the_app_sees() -> None:
     fields: list[tuple[bytes, bytes]] = []
 
     async def app(scope: Any, receive: Receive, send: Send) -> None:
@@ -344,18 +344,18 @@ async def test_trailers_do_not_overwrite_what_the_app_sees_of_the_head() -> None
 
 
 @in_memory
-async def test_a_client_with_too_many_requests_is_read_on_only_to_see_it_leave() -> None:
+async def test_reading_stops_at_too_many_pipelined_requests() -> None:
     memory = MemoryLane()
     client = memory.connect()
     client.feed(post() * MAX_WAITING)
     assert client.transport.reading
     client.feed(post())
     assert not client.transport.reading
-    memory.answer_all()
+    memory.respond_all()
     await memory.turn()
     assert client.transport.reading
     client.feed(post() * MAX_WAITING + b"nonsense\r\n")
     assert client.transport.reading  # though nothing of it is looked at any more
-    while memory.answer_all():
+    while memory.respond_all():
         await memory.turn()
     assert statuses(client) == [200] * (2 * MAX_WAITING + 1) + [400]

@@ -12,7 +12,7 @@ from hierarchy.http.request_head import RequestHead
 from hierarchy.relay.downstream.head_cache import MAX_HEADS, HeadCache, Split, split
 from hierarchy.security.keys import ANYONE
 from tests.relay.memory import MemoryLane, in_memory
-from tests.relay.raw import answer
+from tests.relay.raw import http_response
 
 BODY = b'{"model":"m"}'
 LINE = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n"
@@ -22,7 +22,7 @@ def request(*lines: bytes, body: bytes = BODY) -> bytes:
     return LINE + b"".join(line + b"\r\n" for line in lines) + b"content-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-def test_split_takes_the_numbers_out_and_nothing_else() -> None:
+def test_split_removes_the_numbers_and_nothing_else() -> None:
     one, two = split(request(b"x: 1")), split(request(b"x: 1", body=BODY + b" " * 990))
     assert one is not None
     assert two is not None
@@ -32,7 +32,7 @@ def test_split_takes_the_numbers_out_and_nothing_else() -> None:
     assert request(b"x: 1")[one.end :] == BODY
 
 
-def test_split_takes_a_parents_number_that_stands_before_the_length() -> None:
+def test_split_finds_a_parents_number_before_the_length() -> None:
     found = split(request(b"x: 1", b"x-hierarchy-seq: 77"))
     assert found is not None
     assert (found.seq, found.length) == (77, 13)
@@ -53,11 +53,11 @@ def test_split_takes_a_parents_number_that_stands_before_the_length() -> None:
         LINE + b"x: %b\r\ncontent-length: 5\r\n\r\n" % (b"y" * 3000),
     ],
 )
-def test_what_is_written_in_an_unusual_way_is_left_to_the_parser(data: bytes) -> None:
+def test_unusual_heads_are_left_to_the_parser(data: bytes) -> None:
     assert split(data) is None
 
 
-def test_the_memory_is_bounded() -> None:
+def test_the_cache_is_bounded() -> None:
     seen = HeadCache()
     head = RequestHead(OPENAI, b"/v1/x", b"", False, True, False, True, b"", "", 0, ANYONE)
     for number in range(3 * MAX_HEADS):
@@ -80,7 +80,7 @@ NUMBERS = st.integers(0, 10**14)
 
 
 @given(FIELDS, NUMBERS, FIELDS, st.data())
-def test_a_head_repeats_another_exactly_if_all_but_its_numbers_is_the_same(
+def test_a_head_repeats_another_exactly_if_only_the_numbers_differ(
     fields: list[bytes], length: int, others: list[bytes], data: st.DataObject
 ) -> None:
     head = LINE + b"".join(b"%b\r\n" % field for field in fields)
@@ -97,7 +97,7 @@ def test_a_head_repeats_another_exactly_if_all_but_its_numbers_is_the_same(
 
 
 @given(st.binary(max_size=40), NUMBERS)
-def test_what_is_no_number_repeats_nothing(junk: bytes, seq: int) -> None:
+def test_a_head_with_something_else_than_a_number_is_not_a_repetition(junk: bytes, seq: int) -> None:
     assume(not junk[:1].isdigit() or b"\r" not in junk)  # a number after all
     usual = LINE + b"x-hierarchy-seq: %d\r\ncontent-length: %d\r\n\r\n"
     for data in (LINE + b"x-hierarchy-seq: " + junk, LINE + b"x-hierarchy-seq: 1\r\ncontent-length: " + junk):
@@ -107,7 +107,7 @@ def test_what_is_no_number_repeats_nothing(junk: bytes, seq: int) -> None:
         assert not one.repeats(data)
 
 
-def test_heads_that_were_forgotten_are_parsed_again() -> None:
+def test_forgotten_heads_are_parsed_again() -> None:
     seen = HeadCache()
     head = RequestHead(OPENAI, b"/v1/x", b"", False, True, False, True, b"", "", 0, ANYONE)
     found = seen.find(request(), None)
@@ -121,18 +121,18 @@ def test_heads_that_were_forgotten_are_parsed_again() -> None:
 
 
 @in_memory
-async def test_a_remembered_head_sends_the_same_to_the_engine_with_its_own_length() -> None:
+async def test_a_cached_head_is_forwarded_with_the_new_length() -> None:
     memory = MemoryLane()
     client = memory.connect()
     client.feed(request(b"Accept: */*", b"Connection: keep-alive, x-hop", b"x-hop: 1"))
-    (first,) = memory.answer_all()
+    (first,) = memory.respond_all()
     assert len(memory.clients.heads) == 1
     client.feed(request(b"Accept: */*", b"Connection: keep-alive, x-hop", b"x-hop: 1"))
-    (second,) = memory.answer_all()
+    (second,) = memory.respond_all()
     assert second == first
     longer = BODY + b" " * 100
     client.feed(request(b"Accept: */*", b"Connection: keep-alive, x-hop", b"x-hop: 1", body=longer))
-    (third,) = memory.answer_all()
+    (third,) = memory.respond_all()
     assert third == first.replace(b"content-length: 13", b"content-length: 113") + b" " * 100
     assert len(memory.clients.heads) == 1
 
@@ -140,7 +140,7 @@ async def test_a_remembered_head_sends_the_same_to_the_engine_with_its_own_lengt
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (request(b"expect: 100-continue"), "the client waits for an answer to its head"),
+        (request(b"expect: 100-continue"), "the client waits for a response to its head"),
         (request(b"connection: close"), "nothing follows on this connection"),
         (request().replace(b"HTTP/1.1", b"HTTP/1.0"), "the same"),
         (request(b"x-hierarchy-auth: s", b"x-hierarchy-seq: 1", b"x: y"), "its number would be remembered with it"),
@@ -150,7 +150,7 @@ async def test_a_remembered_head_sends_the_same_to_the_engine_with_its_own_lengt
         (request().replace(b"POST /v1/completions", b"POST /elsewhere"), "it is the app's"),
     ],
 )
-def test_heads_that_are_not_remembered(data: bytes, why: str) -> None:
+def test_heads_that_are_not_cached(data: bytes, why: str) -> None:
     @in_memory
     async def play() -> None:
         memory = MemoryLane()
@@ -161,11 +161,11 @@ def test_heads_that_are_not_remembered(data: bytes, why: str) -> None:
 
 
 @in_memory
-async def test_a_remembered_head_over_the_bodys_limit_is_refused_and_the_connection_ends() -> None:
+async def test_a_cached_head_with_too_large_a_body_is_refused_and_the_connection_ends() -> None:
     memory = MemoryLane(max_body_bytes=1024)
     client = memory.connect()
     client.feed(request())
-    memory.answer_all()
+    memory.respond_all()
     client.feed(request(body=BODY + b" " * 2000))
     assert b" 413 " in client.transport.output
     assert client.transport.is_closing()
@@ -173,11 +173,11 @@ async def test_a_remembered_head_over_the_bodys_limit_is_refused_and_the_connect
 
 
 @in_memory
-async def test_a_refusal_in_mid_body_behind_a_remembered_head_is_not_reset_away() -> None:
+async def test_a_refusal_in_the_middle_of_a_body_is_not_lost_by_a_reset() -> None:
     memory = MemoryLane(max_body_bytes=1024)
     client = memory.connect()
     client.feed(request())
-    memory.answer_all()
+    memory.respond_all()
     client.feed(request(body=BODY + b" " * 2000)[:-500])
     assert b" 413 " in client.transport.output
     assert client.transport.state != "closed"  # what is still on its way is read and thrown away
@@ -188,7 +188,7 @@ async def test_a_refusal_in_mid_body_behind_a_remembered_head_is_not_reset_away(
 
 
 @in_memory
-async def test_a_function_answers_its_path_at_once_and_in_turn() -> None:
+async def test_a_local_handler_answers_at_once_and_in_turn() -> None:
     memory = MemoryLane()
 
     def double(body: bytes, auth: bytes, peer: str) -> bytes:
@@ -209,7 +209,7 @@ async def test_a_function_answers_its_path_at_once_and_in_turn() -> None:
     client.transport.written.clear()
     client.feed(request() + ask + b"33")
     assert client.transport.output == b""  # it waits for the answer before it
-    memory.answer_all(answer(b'{"ok":true}'))
+    memory.respond_all(http_response(b'{"ok":true}'))
     await memory.turn()
     assert client.transport.output.endswith(b"\r\n\r\n66")
     assert not client.transport.is_closing()
@@ -217,13 +217,13 @@ async def test_a_function_answers_its_path_at_once_and_in_turn() -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 500, 500), (1, 999), (300, 699, 1), (1000,)])
 @pytest.mark.parametrize("behind", [b"", request()])
-def test_a_body_in_pieces_behind_a_remembered_head(sizes: tuple[int, ...], behind: bytes) -> None:
+def test_a_body_in_pieces_after_a_cached_head(sizes: tuple[int, ...], behind: bytes) -> None:
     @in_memory
     async def play() -> None:
         memory = MemoryLane()
         client = memory.connect()
         client.feed(request())
-        memory.answer_all()
+        memory.respond_all()
         long = BODY + b" " * (1000 - len(BODY))
         whole = request(body=long)
         at = len(whole) - 1000 + sizes[0]
@@ -233,21 +233,21 @@ def test_a_body_in_pieces_behind_a_remembered_head(sizes: tuple[int, ...], behin
             client.feed(whole[at : at + size])
             at += size
         client.feed(whole[at:] + behind)
-        (asked,) = memory.answer_all()
-        assert asked.endswith(b"\r\n\r\n" + long)
+        (received,) = memory.respond_all()
+        assert received.endswith(b"\r\n\r\n" + long)
         await memory.turn()
-        assert len(memory.answer_all()) == (1 if behind else 0)
+        assert len(memory.respond_all()) == (1 if behind else 0)
         assert memory.leases == 0
 
     play()
 
 
 @in_memory
-async def test_a_body_that_stays_away_behind_a_remembered_head_is_given_up() -> None:
+async def test_a_body_that_does_not_arrive_after_a_cached_head_times_out() -> None:
     memory = MemoryLane(receive_timeout_s=5)
     client = memory.connect()
     client.feed(request())
-    memory.answer_all()
+    memory.respond_all()
     client.transport.written.clear()
     client.feed(request(body=BODY * 2)[:-5])
     memory.sweep(6)

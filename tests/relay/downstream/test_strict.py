@@ -6,19 +6,19 @@ import json
 
 import pytest
 
-from tests.relay.raw import BODY, OK_BODY, Answer, Client, chunk, post, post_head
+from tests.relay.raw import BODY, OK_BODY, Client, ReceivedResponse, chunk, post, post_head
 from tests.relay.support import Tree, World, tree
 
 CHUNKED = post_head(b"transfer-encoding: chunked")
 OTHER = b"POST /v1/smuggled HTTP/1.1\r\nhost: a\r\ncontent-length: 13\r\n\r\n" + BODY
 
 
-def refused(answered: Answer, status: int, code: str) -> None:
-    """Is it OpenAI's error object, and the connection's last answer?"""
-    assert answered.status == status, answered
-    assert answered.complete
-    assert answered.get(b"connection") == [b"close"]
-    assert answered.error["code"] == code
+def refused(response: ReceivedResponse, status: int, code: str) -> None:
+    """Is it OpenAI's error object, and the last response of the connection?"""
+    assert response.status == status, response
+    assert response.complete
+    assert response.get(b"connection") == [b"close"]
+    assert response.error["code"] == code
 
 
 MALFORMED = {
@@ -106,7 +106,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED.keys())
 @pytest.mark.parametrize("how", ["whole", "bytewise"])
-def test_a_malformed_request_gets_400_and_nothing_goes_down(chain: Tree, data: bytes, how: str) -> None:
+def test_a_malformed_request_gets_400_and_is_not_forwarded(chain: Tree, data: bytes, how: str) -> None:
     with chain.client() as client:
         if how == "whole":
             client.send(data + OTHER)
@@ -116,7 +116,7 @@ def test_a_malformed_request_gets_400_and_nothing_goes_down(chain: Tree, data: b
                     client.send(bytes([byte]))
                 except ConnectionError:
                     break  # already refused
-        refused(client.read_answer(), 400, "bad_request")
+        refused(client.read_response(), 400, "bad_request")
         assert client.is_closed()
     assert chain.engine.received == []
 
@@ -134,10 +134,10 @@ def test_a_malformed_request_gets_400_and_nothing_goes_down(chain: Tree, data: b
     ],
     ids=repr,
 )
-def test_paths_of_the_app_are_as_strict(single: Tree, data: bytes) -> None:
+def test_paths_of_the_app_are_equally_strict(single: Tree, data: bytes) -> None:
     with single.client() as client:
         client.send(data)
-        refused(client.read_answer(), 400, "bad_request")
+        refused(client.read_response(), 400, "bad_request")
         assert client.is_closed()
 
 
@@ -194,13 +194,13 @@ def test_what_reaches_the_engine(chain: Tree, data: bytes, how: str) -> None:
     with chain.client() as client:
         for part in [data] if how == "whole" else [bytes([byte]) for byte in data]:
             client.send(part)
-        answered = client.read_answer()
-    assert (answered.status, answered.body, answered.complete) == (200, OK_BODY, True)
-    assert answered.get(b"x-hierarchy-path") == [b"n1/n2/e0"]
+        response = client.read_response()
+    assert (response.status, response.body, response.complete) == (200, OK_BODY, True)
+    assert response.get(b"x-hierarchy-path") == [b"n1/n2/e0"]
     assert sent(chain) == PLAIN % chain.engine.url.removeprefix("http://").encode()
 
 
-def test_other_fields_pass_as_they_came(chain: Tree) -> None:
+def test_other_fields_are_forwarded_unchanged(chain: Tree) -> None:
     fields = [
         b"authorization: Bearer k",
         b"content-type: application/json",
@@ -210,20 +210,20 @@ def test_other_fields_pass_as_they_came(chain: Tree) -> None:
         b"x-same: 2",
         b"cookie: a=b; c=d",
     ]
-    assert chain.ask(post(BODY, *fields, path=b"/v1/x?a=%2e%2e&b=/../c")).status == 200
+    assert chain.request(post(BODY, *fields, path=b"/v1/x?a=%2e%2e&b=/../c")).status == 200
     raw = sent(chain)
     assert raw.startswith(b"POST /v1/x?a=%2e%2e&b=/../c HTTP/1.1\r\n")
     assert b"\r\n".join(fields) in raw
 
 
-def test_the_body_of_an_upgrade_is_a_body_and_what_follows_a_request(chain: Tree) -> None:
+def test_the_body_of_an_upgrade_is_a_body_and_the_bytes_after_it_a_request(chain: Tree) -> None:
     """Java's client offers h2c with its POST; a body that looks like a request must not become one."""
     inner = b'{"model":"m","x":"' + b"GET /health HTTP/1.1" + b'"}'
     upgrade = post(inner, b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: x")
     with chain.client() as client:
         client.send(upgrade + upgrade + b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n")
-        assert [client.read_answer().body for _ in range(2)] == [OK_BODY] * 2
-        assert json.loads(client.read_answer().body)["status"] == "ok"
+        assert [client.read_response().body for _ in range(2)] == [OK_BODY] * 2
+        assert json.loads(client.read_response().body)["status"] == "ok"
     assert [received.body for received in chain.engine.received] == [inner] * 2
 
 
@@ -231,34 +231,34 @@ def test_thousands_of_upgrades_in_one_read(single: Tree) -> None:
     count = 3000
     with single.client() as client:
         client.send(b"POST /v1/x HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n" * count)
-        assert {client.read_answer().status for _ in range(count)} == {400}
+        assert {client.read_response().status for _ in range(count)} == {400}
         client.send(post())
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
 
 
-def test_x_hierarchy_fields_are_believed_with_the_secret_only(chain: Tree) -> None:
+def test_x_hierarchy_fields_are_believed_only_with_the_secret(chain: Tree) -> None:
     leaf = chain.nodes[-1]
     (uplink,) = leaf.uplinks
     seen = uplink.seen
 
-    def ask(*fields: bytes) -> Answer:
+    def request(*fields: bytes) -> ReceivedResponse:
         with Client(leaf.config.listen[0][1]) as client:
             client.send(post(b'{"model":"body"}', *fields))
-            return client.read_answer()
+            return client.read_response()
 
     model = b"x-hierarchy-model: m"
     auth = b"x-hierarchy-auth: " + uplink.secret
-    assert ask(model).status == 404
-    assert ask(model, b"x-hierarchy-auth: " + b"0" * 32).status == 404
-    assert ask(model, b"x-hierarchy-auth:").status == 404
+    assert request(model).status == 404
+    assert request(model, b"x-hierarchy-auth: " + b"0" * 32).status == 404
+    assert request(model, b"x-hierarchy-auth:").status == 404
     for odd in (b"-1", b"99999999999999999999", b"", b"x"):
-        assert ask(model, auth, b"x-hierarchy-seq: " + odd).status == 404
+        assert request(model, auth, b"x-hierarchy-seq: " + odd).status == 404
     assert uplink.seen == seen
-    assert ask(b"x-hierarchy-model: %6D", auth, b"x-hierarchy-seq: 7").status == 200
+    assert request(b"x-hierarchy-model: %6D", auth, b"x-hierarchy-seq: 7").status == 200
     assert uplink.seen == max(seen, 7)
-    assert ask(model, auth).status == 200
-    answered = ask(model, auth, b"x-hierarchy-hops: 33")
-    assert (answered.status, answered.error["code"]) == (508, "loop_detected")
+    assert request(model, auth).status == 200
+    response = request(model, auth, b"x-hierarchy-hops: 33")
+    assert (response.status, response.error["code"]) == (508, "loop_detected")
     assert [received.body for received in chain.engine.received] == [b'{"model":"body"}'] * 2
 
 
@@ -268,15 +268,15 @@ def test_expect_100_continue(chain: Tree) -> None:
         client.send(head)
         assert client.read_head() == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.send(BODY)
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
         client.send(head + BODY)  # it did not wait
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
         assert client.interim == [100]
         client.send(post() + head)  # behind one that is still being answered
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
         assert client.read_head() == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.send(BODY)
-        assert client.read_answer().status == 200
+        assert client.read_response().status == 200
     for received in chain.engine.received:
         assert received.get(b"expect") == []
     assert len(chain.engine.received) == 4
@@ -289,14 +289,14 @@ def test_expectations_of_http_10_and_others_are_ignored(chain: Tree) -> None:
     ):
         with chain.client() as client:
             client.send(head + BODY)
-            assert client.read_answer().status == 200
+            assert client.read_response().status == 200
             assert client.interim == []
 
 
 def test_a_body_too_large_to_be_sent_is_refused_instead_of_continued(world: World) -> None:
     with tree(world, max_body_bytes=2000) as small, small.client() as client:
         client.send(post_head(b"content-length: 2001", b"expect: 100-continue"))
-        refused(client.read_answer(), 413, "body_too_large")
+        refused(client.read_response(), 413, "body_too_large")
         assert client.interim == []
 
 
@@ -304,10 +304,10 @@ def test_a_body_too_large_to_be_sent_is_refused_instead_of_continued(world: Worl
 def test_head_has_no_body(chain: Tree, path: bytes) -> None:
     with chain.client() as client:
         client.send(b"HEAD %b HTTP/1.1\r\nhost: a\r\n\r\n" % path)
-        answered = client.read_answer(method="HEAD")
-        assert answered.status in (200, 404, 405)
+        response = client.read_response(method="HEAD")
+        assert response.status in (200, 404, 405)
         client.send(post())
-        assert client.read_answer().body == OK_BODY
+        assert client.read_response().body == OK_BODY
 
 
 @pytest.mark.parametrize(
@@ -331,19 +331,19 @@ def test_head_has_no_body(chain: Tree, path: bytes) -> None:
         b"http://h?/v1/x",
     ],
 )
-def test_paths_that_could_be_read_in_two_ways_do_not_go_down(chain: Tree, target: bytes) -> None:
-    answered = chain.ask(post(path=target))
-    assert answered.status in (404, 405), answered
-    assert answered.error["code"] in ("not_found", "method_not_allowed")
+def test_ambiguous_paths_are_not_forwarded(chain: Tree, target: bytes) -> None:
+    response = chain.request(post(path=target))
+    assert response.status in (404, 405), response
+    assert response.error["code"] in ("not_found", "method_not_allowed")
     assert chain.engine.received == []
 
 
-def test_http_10_gets_an_answer_with_an_end(chain: Tree) -> None:
+def test_an_http_10_response_ends_with_the_connection(chain: Tree) -> None:
     with chain.client() as client:
         client.send(post(BODY, b"connection: keep-alive", version=b"1.0"))
-        answered = client.read_answer()
-        assert (answered.status, answered.body, answered.complete) == (200, OK_BODY, True)
-        assert answered.get(b"connection") == [b"close"]
+        response = client.read_response()
+        assert (response.status, response.body, response.complete) == (200, OK_BODY, True)
+        assert response.get(b"connection") == [b"close"]
         assert client.is_closed()
         assert len(chain.engine.received) == 1
 
@@ -351,5 +351,5 @@ def test_http_10_gets_an_answer_with_an_end(chain: Tree) -> None:
 def test_http_10_without_a_length_has_no_body(chain: Tree) -> None:
     with chain.client() as client:
         client.send(b"POST /v1/x HTTP/1.0\r\n\r\n" + BODY)
-        refused(client.read_answer(), 400, "bad_request")
+        refused(client.read_response(), 400, "bad_request")
         assert client.is_closed()

@@ -19,9 +19,9 @@ async def main(seconds: float) -> int:
         is_request = rng.random() < 0.7
         data, cuts = target.mutate(rng, seeds if is_request else target.ANSWERS)
         try:
-            await (target.requests(data, cuts, seen) if is_request else target.answer(data, cuts))
+            await (target.requests(data, cuts, seen) if is_request else target.responses(data, cuts))
         except BaseException:
-            name = "requests" if is_request else "answer"
+            name = "requests" if is_request else "responses"
             sys.stderr.write(f"seed {seed}, run {count}: {name} {data!r} split at {cuts}\n")
             raise
     sys.stderr.write(f"{count} runs, nothing found\n")

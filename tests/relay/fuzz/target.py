@@ -1,6 +1,6 @@
 """What is fuzzed: a lane in memory, fed with any bytes from a client or from an engine.
 
-`requests` and `answer` raise AssertionError where the lane does what it never may. To fuzz for longer than the tests:
+`requests` and `responses` raise AssertionError if the lane does something forbidden. To fuzz longer than the tests do:
 `python -m tests.relay.fuzz SECONDS`.
 """
 
@@ -16,8 +16,7 @@ import httptools
 from hierarchy.relay.downstream.head_cache import HeadCache
 from tests.relay.fuzz import strict
 from tests.relay.memory import MemoryLane
-from tests.relay.raw import MODEL, OK_BODY, SSE_HEAD, Answer, chunk, event, post
-from tests.relay.raw import answer as answer_of
+from tests.relay.raw import MODEL, OK_BODY, SSE_HEAD, ReceivedResponse, chunk, event, http_response, post
 
 CORPUS = Path(__file__).parent / "corpus"
 TOKENS = [
@@ -35,7 +34,7 @@ class Outcome:
     """The result of a stream: bytes to the client, requests to the engine, and the state of the connection."""
 
     output: bytes
-    asked: list[bytes]
+    received: list[bytes]
     state: str
 
     @property
@@ -44,22 +43,22 @@ class Outcome:
 
 
 async def play(data: bytes, cuts: list[int], seen: HeadCache | None = None) -> Outcome:
-    """Feed a client's bytes, split at `cuts`, to a lane whose engine answers everything."""
+    """Feed a client's bytes, split at `cuts`, to a lane whose engine answers every request."""
     memory = MemoryLane()
     if seen is not None:
         memory.clients.heads = seen
     client = memory.connect()
-    asked: list[bytes] = []
+    received: list[bytes] = []
     for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
         if begin < end:
             client.feed(data[begin:end])
     quiet = 0
-    while quiet < 3:  # the app takes a few turns for each of its answers
+    while quiet < 3:  # the app needs a few turns for each of its responses
         await memory.turn()
-        answered = memory.answer_all()
-        asked += answered
-        quiet = 0 if answered else quiet + 1
-    outcome = Outcome(client.transport.output, asked, client.transport.state)
+        requests_now = memory.respond_all()
+        received += requests_now
+        quiet = 0 if requests_now else quiet + 1
+    outcome = Outcome(client.transport.output, received, client.transport.state)
     client.lose()
     await memory.turn()
     assert memory.leases == 0
@@ -69,7 +68,7 @@ async def play(data: bytes, cuts: list[int], seen: HeadCache | None = None) -> O
 
 
 async def requests(data: bytes, cuts: list[int], seen: HeadCache) -> None:
-    """A client's bytes: nothing reaches the engine that the strict reading does not hold, however they are split, and
+    """A client's bytes: only requests that the strict parser finds reach the engine, however they are split, and
     whatever heads were seen before.
     """
     reading = strict.read(data, MODEL)
@@ -80,24 +79,24 @@ async def requests(data: bytes, cuts: list[int], seen: HeadCache) -> None:
         for target, body in reading.requests
     ]
     for which in (outcome, plain):
-        assert len(which.asked) <= len(expected)
-        for asked, (start, end) in zip(which.asked, expected, strict=False):
-            assert asked.startswith(start), (asked, start)
-            assert asked.endswith(end), (asked, end)
-            assert b"\r\nx-hierarchy-" not in asked.partition(b"\r\n\r\n")[0].lower()
+        assert len(which.received) <= len(expected)
+        for received, (start, end) in zip(which.received, expected, strict=False):
+            assert received.startswith(start), (received, start)
+            assert received.endswith(end), (received, end)
+            assert b"\r\nx-hierarchy-" not in received.partition(b"\r\n\r\n")[0].lower()
         if reading.malformed:
             assert which.state != "open", which
             assert 400 <= which.statuses[-1] < 500 or which.state == "closed", which
         if reading.whole and which.state == "open":
-            assert len(which.asked) == len(expected)
-    assert outcome.asked == plain.asked
+            assert len(which.received) == len(expected)
+    assert outcome.received == plain.received
     assert outcome.state == plain.state
     assert outcome.statuses == plain.statuses
 
 
-def _understood(output: bytes) -> Answer | None:
-    """The first final answer in some bytes, if a client can understand them."""
-    found = Answer()
+def _understood(output: bytes) -> ReceivedResponse | None:
+    """The first final response in some bytes, if a client can parse them."""
+    found = ReceivedResponse()
     parser = httptools.HttpResponseParser(found)
     try:
         parser.feed_data(output)
@@ -107,8 +106,8 @@ def _understood(output: bytes) -> Answer | None:
     return found
 
 
-async def answer(data: bytes, cuts: list[int]) -> None:
-    """An engine's bytes, and its end: what was cut never looks complete, and the connection is none the worse."""
+async def responses(data: bytes, cuts: list[int]) -> None:
+    """An engine's bytes, and its end: a cut response never looks complete, and the connection stays usable."""
     memory = MemoryLane()
     client = memory.connect()
     client.feed(post())
@@ -122,7 +121,7 @@ async def answer(data: bytes, cuts: list[int]) -> None:
     await memory.turn()
     assert memory.leases == 0
     output, state = client.transport.output, client.transport.state
-    said = _understood(data)
+    sent = _understood(data)
     if state == "aborted":
         return
     got = _understood(output)
@@ -130,12 +129,12 @@ async def answer(data: bytes, cuts: list[int]) -> None:
     assert got.complete, output
     if got.status == 502:
         assert b"child_failed" in output or b"502" in data
-    elif said is None or not (said.complete or _ends_with_the_connection(said)):
+    elif sent is None or not (sent.complete or _ends_with_the_connection(sent)):
         assert b"event: error" in got.body or not reused, output
 
 
-def _ends_with_the_connection(said: Answer) -> bool:
-    return not said.get(b"content-length") and not said.get(b"transfer-encoding")
+def _ends_with_the_connection(sent: ReceivedResponse) -> bool:
+    return not sent.get(b"content-length") and not sent.get(b"transfer-encoding")
 
 
 def corpus() -> list[bytes]:
@@ -143,19 +142,19 @@ def corpus() -> list[bytes]:
 
 
 ANSWERS = [
-    answer_of(OK_BODY, b"content-type: application/json"),
+    http_response(OK_BODY, b"content-type: application/json"),
     SSE_HEAD + chunk(event("a")) + chunk(event("b")) + b"0\r\n\r\n",
     SSE_HEAD + b"5;a=b\r\nda\n\n\n\r\n0\r\nx: y\r\n\r\n",
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + event("a"),
     b"HTTP/1.0 200 OK\r\n\r\nhello",
-    b"HTTP/1.1 100 Continue\r\n\r\n" + answer_of(),
+    b"HTTP/1.1 100 Continue\r\n\r\n" + http_response(),
     b"HTTP/1.1 204 No Content\r\n\r\n",
-    answer_of(b"x", b"keep-alive: timeout=5, max=100", status=b"500 Oops"),
+    http_response(b"x", b"keep-alive: timeout=5, max=100", status=b"500 Oops"),
 ]
 
 
 def mutate(rng: Random, seeds: list[bytes]) -> tuple[bytes, list[int]]:
-    """One or two seeds with a few accidents, and where to split them."""
+    """One or two seeds with a few mutations, and where to split them."""
     data = bytearray(b"".join(rng.choices(seeds, k=rng.choice([1, 1, 2, 3]))))
     for _ in range(rng.choice([0, 1, 1, 2, 3])):
         at = rng.randrange(len(data) + 1)

@@ -28,18 +28,18 @@ def test_the_corpus(path: object) -> None:
     asyncio.run(replay())
 
 
-def test_answers() -> None:
+def test_responses() -> None:
     async def replay() -> None:
         for data in target.ANSWERS:
             for cut in range(len(data) + 1):
-                await target.answer(data[:cut], [])
-            await target.answer(data, list(range(1, len(data))))
+                await target.responses(data[:cut], [])
+            await target.responses(data, list(range(1, len(data))))
 
     asyncio.run(replay())
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_accidents_to_requests(seed: int) -> None:
+def test_mutated_requests(seed: int) -> None:
     async def run() -> None:
         rng, seeds, seen = Random(seed), target.corpus(), HeadCache()
         for _ in range(RUNS):
@@ -53,13 +53,13 @@ def test_accidents_to_requests(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_accidents_to_answers(seed: int) -> None:
+def test_mutated_responses(seed: int) -> None:
     async def run() -> None:
         rng = Random(seed)
         for _ in range(RUNS):
             data, cuts = target.mutate(rng, target.ANSWERS)
             try:
-                await target.answer(data, cuts)
+                await target.responses(data, cuts)
             except BaseException as error:
                 raise AssertionError(f"{data!r} split at {cuts}") from error
 
@@ -78,18 +78,18 @@ def test_accidents_to_answers(seed: int) -> None:
         (post(version=b"1.0") + post(), 1, False, False),
     ],
 )
-def test_the_second_opinion_itself(data: bytes, count: int, malformed: bool, whole: bool) -> None:
+def test_the_strict_parser_itself(data: bytes, count: int, malformed: bool, whole: bool) -> None:
     reading = strict.read(data, MODEL)
     assert (len(reading.requests), reading.malformed, reading.whole) == (count, malformed, whole)
 
 
 @pytest.mark.parametrize("broken", ["smuggles", "drops"])
-def test_the_target_finds_what_it_is_for(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+def test_the_target_finds_planted_defects(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     play = target.play
 
     async def lying(*args: object) -> target.Outcome:
         outcome = await play(*args)  # type: ignore[arg-type]
-        outcome.asked = [*outcome.asked, post()] if broken == "smuggles" else outcome.asked[1:]
+        outcome.received = [*outcome.received, post()] if broken == "smuggles" else outcome.received[1:]
         return outcome
 
     monkeypatch.setattr(target, "play", lying)

@@ -1,4 +1,4 @@
-"""One connection to a child and the pool, on a transport that only remembers. Clock and bytes are the test's."""
+"""One connection to a child and the pool, on a fake transport. The test sets the clock and the bytes."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from hierarchy.registry.child import NODE, Child
 from hierarchy.relay.upstream.connection import JOINED, MAX_HEAD, ResponseHandler, Upstream
 from hierarchy.relay.upstream.pool import ENGINE_IDLE_S, NODE_IDLE_S, Pool
 from tests.http.test_framing import sizes, split
-from tests.relay.raw import FakeTransport, answer, chunk
+from tests.relay.raw import FakeTransport, chunk, http_response
 from tests.support import free_port
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
 class Handler(ResponseHandler):
-    """Remembers what it was told."""
+    """Records the calls that it receives."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.calls: list[str] = []
         self.body = b""
         self.stale = False
 
     def response_started(self, response: UpstreamResponse) -> None:
-        self.said.append(f"started {response.head.status}")
+        self.calls.append(f"started {response.head.status}")
 
     def response_body(self, response: UpstreamResponse, data: bytes) -> None:
         self.body += data
-        if self.said[-1] != "body":
-            self.said.append("body")
+        if self.calls[-1] != "body":
+            self.calls.append("body")
 
     def response_ended(self, response: UpstreamResponse) -> None:
-        self.said.append("ended")
+        self.calls.append("ended")
 
     def response_whole(self, response: UpstreamResponse, body: bytes) -> None:
         self.response_started(response)
@@ -45,7 +45,7 @@ class Handler(ResponseHandler):
         self.response_ended(response)
 
     def response_broken(self, reason: str, *, stale: bool = False) -> None:
-        self.said.append("broken")
+        self.calls.append("broken")
         self.reason = reason
         self.stale = stale
 
@@ -63,7 +63,7 @@ class Rig:
         return upstream, transport
 
     def serve(self, upstream: Upstream, data: bytes) -> Handler:
-        """One request, answered with `data`."""
+        """Send one request, and receive `data` as the response."""
         handler = Handler()
         upstream.send(handler, b"head", [b"body"], 4)
         upstream.data_received(data)
@@ -73,33 +73,33 @@ class Rig:
 WITH_BODY, WITHOUT = ["started 200", "body", "ended"], ["started 200", "ended"]
 CHUNKS = chunk(b"a") + chunk(b"b") + b"0\r\n\r\n"
 ANSWERS = [
-    (answer(b"hello"), b"hello", WITH_BODY),
-    (answer(b""), b"", WITHOUT),
+    (http_response(b"hello"), b"hello", WITH_BODY),
+    (http_response(b""), b"", WITHOUT),
     (OK + b"transfer-encoding: chunked\r\n\r\n" + CHUNKS, CHUNKS, WITH_BODY),
-    (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nlink: x\r\n\r\n" + answer(b"x"), b"x", WITH_BODY),
+    (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nlink: x\r\n\r\n" + http_response(b"x"), b"x", WITH_BODY),
     (b"HTTP/1.1 204 No Content\r\ncontent-length: 9\r\n\r\n", b"", ["started 204", "ended"]),
     (b"HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n", b"", ["started 304", "ended"]),
 ]
 
 
 @given(st.sampled_from(ANSWERS), sizes)
-def test_an_answer_is_the_same_however_it_is_split(case: tuple[bytes, bytes, list[str]], cuts: list[int]) -> None:
-    data, body, said = case
+def test_a_response_is_the_same_however_it_is_split(case: tuple[bytes, bytes, list[str]], cuts: list[int]) -> None:
+    data, body, expected = case
     rig = Rig()
     upstream, _ = rig.connect()
     handler = Handler()
     upstream.send(handler, b"", [], 0)
     for piece in split(data, cuts):
         if piece:
-            assert "ended" not in handler.said
+            assert "ended" not in handler.calls
             upstream.data_received(piece)
-    assert handler.said == said
+    assert handler.calls == expected
     assert handler.body == body
     assert rig.pool.take(rig.pool.clock()) is upstream
 
 
 @given(st.sampled_from(ANSWERS), sizes, st.data())
-def test_an_answer_cut_anywhere_breaks_exactly_once(
+def test_a_response_cut_anywhere_breaks_exactly_once(
     case: tuple[bytes, bytes, list[str]], cuts: list[int], data: st.DataObject
 ) -> None:
     whole = case[0]
@@ -111,20 +111,20 @@ def test_an_answer_cut_anywhere_breaks_exactly_once(
         if piece:
             upstream.data_received(piece)
     upstream.connection_lost(None)
-    assert handler.said[-1] == "broken"
-    assert handler.said.count("broken") == 1
-    assert "ended" not in handler.said
+    assert handler.calls[-1] == "broken"
+    assert handler.calls.count("broken") == 1
+    assert "ended" not in handler.calls
     assert not handler.stale  # a new connection
 
 
 def test_a_body_without_length_ends_with_the_connection_but_not_with_a_reset() -> None:
-    for error, said in ((None, "ended"), (ConnectionResetError(), "broken")):
+    for error, expected in ((None, "ended"), (ConnectionResetError(), "broken")):
         upstream, _ = Rig().connect()
         handler = Handler()
         upstream.send(handler, b"", [], 0)
         upstream.data_received(OK + b"\r\nabc")
         upstream.connection_lost(error)
-        assert handler.said == ["started 200", "body", said]
+        assert handler.calls == ["started 200", "body", expected]
 
 
 @pytest.mark.parametrize(
@@ -138,36 +138,36 @@ def test_a_body_without_length_ends_with_the_connection_but_not_with_a_reset() -
     ],
     ids=lambda data: repr(data[:20]),
 )
-def test_a_malformed_answer_breaks_and_aborts(data: bytes) -> None:
+def test_a_malformed_response_breaks_and_aborts(data: bytes) -> None:
     rig = Rig()
     upstream, transport = rig.connect()
     handler = rig.serve(upstream, data)
-    assert handler.said == ["broken"]
+    assert handler.calls == ["broken"]
     assert "malformed" in handler.reason
     assert transport.state == "aborted"
     upstream.connection_lost(None)
-    assert handler.said == ["broken"]
+    assert handler.calls == ["broken"]
     assert rig.pool.take(rig.pool.clock()) is None
 
 
-def test_bad_chunks_break_behind_the_good_ones() -> None:
+def test_bad_chunks_break_after_the_good_ones() -> None:
     rig = Rig()
     upstream, transport = rig.connect()
     handler = rig.serve(upstream, OK + b"transfer-encoding: chunked\r\n\r\n" + chunk(b"good") + b"bad\r")
     upstream.data_received(b"\nxyz\r\n")
-    assert handler.said == ["started 200", "body"]  # 0xbad bytes are still to come
+    assert handler.calls == ["started 200", "body"]  # 0xbad bytes are still to come
     upstream, transport = rig.connect()
     handler = rig.serve(upstream, OK + b"transfer-encoding: chunked\r\n\r\n" + chunk(b"good") + b"x\r\nmore")
-    assert handler.said == ["started 200", "body", "broken"]
+    assert handler.calls == ["started 200", "body", "broken"]
     assert handler.body == chunk(b"good")
     assert transport.state == "aborted"
 
 
-def test_bytes_behind_an_answer_end_the_connection_but_not_the_answer() -> None:
+def test_bytes_after_a_response_end_the_connection_but_not_the_response() -> None:
     rig = Rig()
     upstream, transport = rig.connect()
-    handler = rig.serve(upstream, answer(b"hello") + b"HTTP/1.1 200 OK\r\n")
-    assert handler.said[-1] == "ended"
+    handler = rig.serve(upstream, http_response(b"hello") + b"HTTP/1.1 200 OK\r\n")
+    assert handler.calls[-1] == "ended"
     assert handler.body == b"hello"
     assert transport.state == "closed"
     assert rig.pool.take(rig.pool.clock()) is None
@@ -176,18 +176,18 @@ def test_bytes_behind_an_answer_end_the_connection_but_not_the_answer() -> None:
 def test_bytes_on_an_idle_connection_abort_it() -> None:
     rig = Rig()
     upstream, transport = rig.connect()
-    rig.serve(upstream, answer())
+    rig.serve(upstream, http_response())
     upstream.data_received(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
     assert transport.state == "aborted"
     assert rig.pool.take(rig.pool.clock()) is None
 
 
-def test_an_answer_before_the_request_was_taken_aborts_the_connection() -> None:
+def test_a_response_before_the_request_was_read_aborts_the_connection() -> None:
     rig = Rig()
     upstream, transport = rig.connect()
     transport.unsent = 1
-    handler = rig.serve(upstream, answer())
-    assert handler.said[-1] == "ended"
+    handler = rig.serve(upstream, http_response())
+    assert handler.calls[-1] == "ended"
     assert transport.state == "aborted"
     assert rig.pool.take(rig.pool.clock()) is None
 
@@ -195,11 +195,11 @@ def test_an_answer_before_the_request_was_taken_aborts_the_connection() -> None:
 @pytest.mark.parametrize(
     "fields", [b"connection: close\r\n", b"connection: Close, x\r\n", b"keep-alive: timeout=5, max=0\r\n"]
 )
-def test_an_answer_that_is_the_last_ends_the_connection(fields: bytes) -> None:
+def test_a_last_response_ends_the_connection(fields: bytes) -> None:
     rig = Rig()
     upstream, transport = rig.connect()
     handler = rig.serve(upstream, OK + b"content-length: 1\r\n" + fields + b"\r\nx")
-    assert handler.said[-1] == "ended"
+    assert handler.calls[-1] == "ended"
     assert transport.state == "closed"
 
 
@@ -207,14 +207,14 @@ def test_llamacpp_keeps_a_connection_for_five_seconds_and_a_hundred_requests() -
     rig = Rig()
     upstream, transport = rig.connect()
     for _ in range(99):
-        rig.serve(upstream, answer(b"x", b"Keep-Alive: timeout=5, max=100"))
+        rig.serve(upstream, http_response(b"x", b"Keep-Alive: timeout=5, max=100"))
         rig.now += 3.9
         assert rig.pool.take(rig.pool.clock()) is upstream
-    rig.serve(upstream, answer(b"x", b"Connection: close"))
+    rig.serve(upstream, http_response(b"x", b"Connection: close"))
     assert rig.pool.take(rig.pool.clock()) is None
     assert transport.state == "closed"
     upstream, _ = rig.connect()
-    rig.serve(upstream, answer(b"x", b"Keep-Alive: timeout=5, max=100"))
+    rig.serve(upstream, http_response(b"x", b"Keep-Alive: timeout=5, max=100"))
     rig.now += 4.0
     assert rig.pool.take(rig.pool.clock()) is None
 
@@ -232,8 +232,8 @@ def test_llamacpp_keeps_a_connection_for_five_seconds_and_a_hundred_requests() -
 def test_idle_connections_are_used_for_a_while_then_swept(kind: str, fields: tuple[bytes, ...], idle_s: float) -> None:
     rig = Rig(kind)
     (upstream, transport), (other, _) = rig.connect(), rig.connect()
-    rig.serve(other, answer(b"x", *fields))
-    rig.serve(upstream, answer(b"x", *fields))
+    rig.serve(other, http_response(b"x", *fields))
+    rig.serve(upstream, http_response(b"x", *fields))
     rig.now += idle_s - 0.01
     if idle_s:
         assert rig.pool.take(rig.pool.clock()) is upstream
@@ -246,11 +246,11 @@ def test_idle_connections_are_used_for_a_while_then_swept(kind: str, fields: tup
     assert transport.state == "closed"
 
 
-def test_the_last_one_used_is_taken_first_and_dead_ones_are_passed_over() -> None:
+def test_the_connection_used_last_is_taken_first_and_dead_ones_are_skipped() -> None:
     rig = Rig()
     connections = [rig.connect() for _ in range(4)]
     for upstream, _ in connections:
-        rig.serve(upstream, answer())
+        rig.serve(upstream, http_response())
     connections[3][1].state = "closed"
     connections[2][0].connection_lost(None)
     assert rig.pool.take(rig.pool.clock()) is connections[1][0]
@@ -261,26 +261,26 @@ def test_the_last_one_used_is_taken_first_and_dead_ones_are_passed_over() -> Non
 def test_a_connection_that_ends_between_two_requests_is_called_stale() -> None:
     rig = Rig()
     upstream, _ = rig.connect()
-    rig.serve(upstream, answer())
+    rig.serve(upstream, http_response())
     handler = Handler()
     upstream.send(handler, b"", [], 0)
     upstream.connection_lost(None)
-    assert (handler.said, handler.stale) == (["broken"], True)
+    assert (handler.calls, handler.stale) == (["broken"], True)
 
     upstream, _ = rig.connect()
-    rig.serve(upstream, answer())
+    rig.serve(upstream, http_response())
     handler = rig.serve(upstream, b"HTTP/1.1 2")
     upstream.connection_lost(None)
-    assert (handler.said, handler.stale) == (["broken"], False)  # it had begun to answer
+    assert (handler.calls, handler.stale) == (["broken"], False)  # the response had begun
 
 
-def test_abort_tells_the_sink_nothing_more() -> None:
+def test_after_an_abort_the_handler_hears_nothing() -> None:
     rig = Rig()
     upstream, transport = rig.connect()
     handler = rig.serve(upstream, OK + b"content-length: 5\r\n\r\nhe")
     upstream.abort()
     upstream.connection_lost(None)
-    assert handler.said == ["started 200", "body"]
+    assert handler.calls == ["started 200", "body"]
     assert transport.state == "aborted"
 
 
@@ -291,13 +291,13 @@ def test_a_connection_paused_for_its_client_reads_again_when_it_is_idle() -> Non
     upstream.send(handler, b"", [], 0)
     upstream.pause()
     assert not transport.reading
-    upstream.data_received(answer())  # read before it was paused
-    assert handler.said[-1] == "ended"
+    upstream.data_received(http_response())  # read before it was paused
+    assert handler.calls[-1] == "ended"
     assert transport.reading
     assert rig.pool.take(rig.pool.clock()) is upstream
 
 
-def test_a_client_too_slow_for_the_last_piece_does_not_pause_what_is_already_idle() -> None:
+def test_a_client_too_slow_for_the_last_piece_does_not_pause_an_idle_connection() -> None:
     rig = Rig()
     upstream, transport = rig.connect()
 
@@ -307,12 +307,12 @@ def test_a_client_too_slow_for_the_last_piece_does_not_pause_what_is_already_idl
             upstream.pause()
 
     upstream.send(Slow(), b"", [], 0)
-    upstream.data_received(answer())
+    upstream.data_received(http_response())
     assert rig.pool.take(rig.pool.clock()) is upstream
     assert transport.reading
 
 
-def test_long_bodies_are_not_copied_once_more() -> None:
+def test_long_bodies_are_not_copied() -> None:
     rig = Rig()
     for body, writes in ((b"x" * JOINED, 1), (b"x" * (JOINED + 1), 2)):
         upstream, transport = rig.connect()
@@ -324,12 +324,12 @@ def test_long_bodies_are_not_copied_once_more() -> None:
 def test_a_closed_pool_keeps_nothing() -> None:
     rig = Rig()
     (idle, idle_transport), (busy, busy_transport) = rig.connect(), rig.connect()
-    rig.serve(idle, answer())
+    rig.serve(idle, http_response())
     busy.send(Handler(), b"", [], 0)
     rig.pool.close()
     assert idle_transport.state == "closed"
     assert busy_transport.state == "open"
-    busy.data_received(answer())
+    busy.data_received(http_response())
     assert busy_transport.state == "closed"
     assert repr(rig.pool) == "<Pool e idle=0>"
 

@@ -1,4 +1,4 @@
-"""A state machine for the connections to a child: random pieces, good and bad ends, one answer for each handler."""
+"""A state machine for the connections to a child: random pieces, good and bad ends, one response for each handler."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hierarchy.relay.upstream.connection import Upstream
 from tests.relay.players import OK_HEAD, RUNS, pieces
-from tests.relay.raw import SSE_HEAD, FakeTransport, answer
+from tests.relay.raw import SSE_HEAD, FakeTransport, http_response
 from tests.relay.upstream.test_connection import ANSWERS, Handler, Rig
 
 # An answer, whether it ends by itself, and whether the connection may be used again.
 UNTIL_CLOSE = (OK_HEAD + b"\r\nuntil the end", False, False)
 SCRIPTS = (
     *((data, True, True) for data, _, _ in ANSWERS),
-    (answer(b"bye", b"connection: close"), True, False),
-    (answer(b"bye", b"keep-alive: max=0"), True, False),
-    (answer(b"more") + b"x", True, False),
+    (http_response(b"bye", b"connection: close"), True, False),
+    (http_response(b"bye", b"keep-alive: max=0"), True, False),
+    (http_response(b"more") + b"x", True, False),
     UNTIL_CLOSE,
     (b"HTTP/2 what\r\n\r\n", False, False),
     (SSE_HEAD + b"zz\r\n", False, False),
@@ -27,7 +27,7 @@ SCRIPTS = (
 
 
 class UpstreamMachine(RuleBasedStateMachine):
-    """One request at a time over whatever connection the pool has; answers in random pieces, good and bad ends."""
+    """One request at a time over whatever connection the pool has; responses in random pieces, good and bad ends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class UpstreamMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.upstream is None)
     @rule(script=st.sampled_from(SCRIPTS))
-    def ask(self, script: tuple[bytes, bool, bool]) -> None:
+    def request(self, script: tuple[bytes, bool, bool]) -> None:
         upstream = self.rig.pool.take(self.rig.pool.clock())
         assert upstream not in self.spent
         if upstream is None:
@@ -59,7 +59,7 @@ class UpstreamMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.upstream)
     @rule(sizes=pieces)
-    def answers(self, sizes: list[int]) -> None:
+    def engine_responds(self, sizes: list[int]) -> None:
         assert self.upstream is not None
         _, ends, again = self.script
         for size in sizes:
@@ -67,22 +67,22 @@ class UpstreamMachine(RuleBasedStateMachine):
                 piece, self.data = self.data[:size], self.data[size:]
                 self.upstream.data_received(piece)
         if not self.data and ends:
-            assert self.handler.said[-1] == "ended"
+            assert self.handler.calls[-1] == "ended"
             self._over(again=again)
         elif self.transport.is_closing():
-            assert self.handler.said[-1] == ("ended" if ends else "broken")
+            assert self.handler.calls[-1] == ("ended" if ends else "broken")
             self._over(again=False)
 
     @precondition(lambda self: self.upstream)
     @rule(error=st.none() | st.just(ConnectionResetError()))
     def loses(self, error: Exception | None) -> None:
         assert self.upstream is not None
-        over, started = self.handler.said[-1:] == ["ended"], "started 200" in self.handler.said
+        over, started = self.handler.calls[-1:] == ["ended"], "started 200" in self.handler.calls
         self.transport.state = "closed"
         self.upstream.connection_lost(error)
         if not over:
             good = error is None and started and self.script is UNTIL_CLOSE
-            assert self.handler.said[-1] == ("ended" if good else "broken")
+            assert self.handler.calls[-1] == ("ended" if good else "broken")
         self._over(again=False)
 
     @precondition(lambda self: self.upstream)
@@ -90,10 +90,10 @@ class UpstreamMachine(RuleBasedStateMachine):
     def aborts(self) -> None:
         assert self.upstream is not None
         self.aborted.add(id(self.handler))
-        said = list(self.handler.said)
+        before = list(self.handler.calls)
         self.upstream.abort()
         self.upstream.connection_lost(None)
-        assert self.handler.said == said
+        assert self.handler.calls == before
         self._over(again=False)
 
     @precondition(lambda self: self.upstream)
@@ -118,14 +118,14 @@ class UpstreamMachine(RuleBasedStateMachine):
     @invariant()
     def each_sink_hears_one_answer(self) -> None:
         for handler in self.heard:
-            said = " ".join(handler.said)
-            assert re.fullmatch(r"(started \d+( body)?( ended| broken)?|broken)?", said), said
+            calls = " ".join(handler.calls)
+            assert re.fullmatch(r"(started \d+( body)?( ended| broken)?|broken)?", calls), calls
             over = handler is not self.handler or self.upstream is None
-            assert not over or id(handler) in self.aborted or said.endswith(("ended", "broken"))
+            assert not over or id(handler) in self.aborted or calls.endswith(("ended", "broken"))
 
     @invariant()
     def the_one_at_work_is_nobody_else_s(self) -> None:
-        assert self.upstream is None or self.handler.said[-1:] == ["ended"] or self.upstream not in self.rig.pool.idle
+        assert self.upstream is None or self.handler.calls[-1:] == ["ended"] or self.upstream not in self.rig.pool.idle
 
 
 UpstreamMachine.TestCase.settings = RUNS

@@ -19,10 +19,10 @@ from tests.clocks import Clock
 from tests.relay.memory import Link as Connection
 from tests.relay.memory import MemoryLane, in_memory, statuses
 from tests.relay.players import RUNS
-from tests.relay.raw import HEALTH, FakeTransport, answer, post
+from tests.relay.raw import HEALTH, FakeTransport, http_response, post
 from tests.relay.upstream.test_connection import Handler
 
-PONG = answer(b"{}")
+PONG = http_response(b"{}")
 
 
 class Turnable(FakeTransport):
@@ -74,7 +74,7 @@ def test_the_reserve_is_at_least_8_and_a_quarter_of_the_busy_ones(busy: int, idl
 
 
 @in_memory
-async def test_requests_that_find_no_link_get_the_next_ones_in_their_order() -> None:
+async def test_requests_without_a_link_get_the_next_links_in_order() -> None:
     rig = Rig()
     first, second = (asyncio.create_task(rig.pool.dial()) for _ in range(2))
     await asyncio.sleep(0)
@@ -88,7 +88,7 @@ async def test_requests_that_find_no_link_get_the_next_ones_in_their_order() -> 
 
 
 @in_memory
-async def test_one_whose_time_is_over_does_not_take_a_link_with_it() -> None:
+async def test_a_request_that_timed_out_does_not_keep_a_link() -> None:
     rig = Rig()
     task = asyncio.create_task(rig.pool.dial())
     await asyncio.sleep(0)
@@ -101,7 +101,7 @@ async def test_one_whose_time_is_over_does_not_take_a_link_with_it() -> None:
 
 
 @in_memory
-async def test_without_a_link_it_is_a_timeout() -> None:
+async def test_a_request_without_a_link_times_out() -> None:
     pool = LinkPool(Child("site", "http://127.0.0.1:1", NODE), 0.01, None, Clock())
     with pytest.raises(TimeoutError):
         await pool.dial()
@@ -109,7 +109,7 @@ async def test_without_a_link_it_is_a_timeout() -> None:
 
 
 @in_memory
-async def test_a_link_that_died_on_the_way_to_its_waiter_is_replaced_by_the_next() -> None:
+async def test_a_link_that_died_before_its_request_got_it_is_replaced_by_the_next() -> None:
     rig = Rig()
     task = asyncio.create_task(rig.pool.dial())
     await asyncio.sleep(0)
@@ -123,7 +123,7 @@ async def test_a_link_that_died_on_the_way_to_its_waiter_is_replaced_by_the_next
 
 
 @in_memory
-async def test_whoever_waits_for_a_child_that_leaves_need_not_wait_longer() -> None:
+async def test_requests_that_wait_for_a_child_that_leaves_fail_at_once() -> None:
     rig = Rig()
     task = asyncio.create_task(rig.pool.dial())
     await asyncio.sleep(0)
@@ -134,7 +134,7 @@ async def test_whoever_waits_for_a_child_that_leaves_need_not_wait_longer() -> N
         await rig.pool.dial()
 
 
-def test_links_of_a_former_instance_are_closed_at_once_or_when_they_fall_idle() -> None:
+def test_links_of_a_former_instance_are_closed_at_once_or_when_they_become_idle() -> None:
     rig = Rig()
     idle, busy = rig.add(), rig.add()
     assert rig.pool.take(rig.pool.clock()) is busy
@@ -149,7 +149,7 @@ def test_links_of_a_former_instance_are_closed_at_once_or_when_they_fall_idle() 
 # -- pings ---------------------------------------------------------------------------------------------------
 
 
-def test_idle_links_are_pinged_few_at_a_time_and_those_that_answer_stay() -> None:
+def test_idle_links_are_pinged_few_at_a_time_and_those_with_a_pong_stay() -> None:
     rig = Rig()
     links = [rig.add() for _ in range(10)]
     for _ in range(24):  # twelve seconds
@@ -168,7 +168,7 @@ def test_idle_links_are_pinged_few_at_a_time_and_those_that_answer_stay() -> Non
 def test_a_link_without_a_pong_is_found_within_12_s() -> None:
     rig = Rig()
     links = [rig.add() for _ in range(10)]
-    rig.sweep(12 - 0.5)  # it may break right behind a sweep
+    rig.sweep(12 - 0.5)  # it may break right after a sweep
     assert all(closed(link) for link in links)
     assert not rig.pool.links
     assert not rig.pool.idle
@@ -184,7 +184,7 @@ def test_a_request_is_not_sent_down_a_link_that_is_being_pinged() -> None:
     assert rig.pool.take(rig.pool.clock()) is link
 
 
-def test_a_pong_that_is_none_breaks_the_link() -> None:
+def test_a_malformed_pong_breaks_the_link() -> None:
     rig = Rig()
     link = rig.add()
     rig.sweep(3)
@@ -194,7 +194,7 @@ def test_a_pong_that_is_none_breaks_the_link() -> None:
     assert not rig.pool.links
 
 
-def test_the_time_of_a_pong_is_well_within_that_of_the_child_s_patience() -> None:
+def test_a_late_pong_is_noticed_well_before_the_child_gives_up() -> None:
     assert 2 * PING_S < SILENT_S
     assert PING_S + PONG_S + 2 * 0.5 <= 12
 
@@ -202,7 +202,7 @@ def test_the_time_of_a_pong_is_well_within_that_of_the_child_s_patience() -> Non
 # -- shrinking -----------------------------------------------------------------------------------------------
 
 
-def test_a_burst_s_surplus_is_closed_after_a_while_and_the_reserve_stays() -> None:
+def test_the_surplus_of_a_burst_is_closed_after_a_while_and_the_reserve_stays() -> None:
     rig = Rig()
     links = [rig.add() for _ in range(100)]
     for _ in range(int(2 * NODE_IDLE_S) + 20):
@@ -210,14 +210,14 @@ def test_a_burst_s_surplus_is_closed_after_a_while_and_the_reserve_stays() -> No
         for link in links:
             if link.pinging:
                 link.data_received(PONG)
-        used = rig.pool.take(rig.pool.clock())  # some traffic, which must not keep all of them young
+        used = rig.pool.take(rig.pool.clock())  # some traffic, which must not keep all of them open
         assert used is not None
         rig.pool.put(used)
     assert sum(not closed(link) for link in links) == LEAST_IDLE
     assert len(rig.pool.links) == LEAST_IDLE
 
 
-def test_links_that_are_used_are_no_surplus() -> None:
+def test_links_in_use_are_not_surplus() -> None:
     rig = Rig()
     links = [rig.add() for _ in range(20)]
     for _ in range(100):
@@ -258,7 +258,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.turn()
 
     @rule()
-    def asks(self) -> None:
+    def requests(self) -> None:
         link = self.rig.pool.take(self.rig.pool.clock())
         if link is not None:
             self.held.append(link)
@@ -271,7 +271,7 @@ class PoolMachine(RuleBasedStateMachine):
     def is_done(self, data: st.DataObject) -> None:
         link = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
         link.send(Handler(), b"", [], 0)
-        link.data_received(answer(b"x"))
+        link.data_received(http_response(b"x"))
         self.turn()
 
     @precondition(lambda self: self.waiting)
@@ -289,11 +289,11 @@ class PoolMachine(RuleBasedStateMachine):
         self.held = [one for one in self.held if one is not link]
         self.turn()
 
-    @rule(answered=st.booleans())
-    def time_passes(self, answered: bool) -> None:
+    @rule(response=st.booleans())
+    def time_passes(self, response: bool) -> None:
         self.rig.sweep(2)
         for link in list(self.links):
-            if link.pinging and answered:
+            if link.pinging and response:
                 link.data_received(PONG)
             if closed(link):
                 self.links.remove(link)
@@ -354,7 +354,7 @@ class Parent(MemoryLane):
 
 
 @in_memory
-async def test_a_child_s_connection_is_turned_round_and_stands_in_its_pool() -> None:
+async def test_a_child_s_connection_becomes_a_link_in_its_pool() -> None:
     parent = Parent()
     client, transport = parent.knock()
     client.feed(asking())
@@ -366,7 +366,7 @@ async def test_a_child_s_connection_is_turned_round_and_stands_in_its_pool() -> 
 
 
 @in_memory
-async def test_it_may_come_in_pieces() -> None:
+async def test_a_request_for_a_link_may_arrive_in_pieces() -> None:
     for size in (1, 7, 50):
         parent = Parent()
         client, transport = parent.knock()
@@ -377,7 +377,7 @@ async def test_it_may_come_in_pieces() -> None:
 
 
 @in_memory
-async def test_the_101_says_how_many_requests_wait_beside_the_one_that_gets_this_link() -> None:
+async def test_the_101_contains_how_many_other_requests_wait_for_a_link() -> None:
     parent = Parent()
     pool = parent.lane.pool(parent.site)
     tasks = [asyncio.create_task(pool.dial()) for _ in range(3)]
@@ -413,7 +413,7 @@ BODY = (b"connection: upgrade", b"upgrade: hierarchy-link/1", b"content-length: 
         (asking().replace(b"host: a\r\n", b"host: a b\r\n"), 400, "bad_request"),
     ],
 )
-def test_what_is_refused(data: bytes, status: int, code: str) -> None:
+def test_malformed_requests_for_a_link_are_refused(data: bytes, status: int, code: str) -> None:
     @in_memory
     async def run() -> None:
         parent = Parent()
@@ -432,19 +432,19 @@ def test_what_is_refused(data: bytes, status: int, code: str) -> None:
 
 
 @in_memory
-async def test_behind_a_request_that_is_being_answered_it_is_refused() -> None:
+async def test_a_request_for_a_link_behind_another_request_is_refused() -> None:
     parent = Parent()
     client, transport = parent.knock()
     parent.add_upstream()
     client.feed(post() + asking())
-    parent.answer_all()
+    parent.respond_all()
     await parent.turn()
     assert statuses(client) == [200, 400]
     assert transport.protocol is None
 
 
 @in_memory
-async def test_other_upgrades_and_other_paths_are_what_they_were() -> None:
+async def test_other_upgrades_and_other_paths_are_unaffected() -> None:
     parent = Parent()
     client, _ = parent.knock()
     client.feed(asking(b"connection: upgrade", b"upgrade: h2c"))
@@ -454,7 +454,7 @@ async def test_other_upgrades_and_other_paths_are_what_they_were() -> None:
 
 
 @in_memory
-async def test_a_ping_is_answered_at_once_by_any_node() -> None:
+async def test_any_node_answers_a_ping_at_once() -> None:
     parent = Parent()
     client, transport = parent.knock()
     client.feed(PING)

@@ -1,4 +1,4 @@
-"""A question to a child: its whole answer, or an error that says what was wrong."""
+"""One small request to a child: its whole response, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hierarchy.registry.child import NODE, Child
 from hierarchy.relay.upstream.connection import Upstream
 from hierarchy.relay.upstream.pool import Pool
 from hierarchy.relay.upstream.request import send_request
-from tests.relay.raw import SSE_HEAD, FakeTransport, answer, chunk
+from tests.relay.raw import SSE_HEAD, FakeTransport, chunk, http_response
 
 Play = Callable[[Upstream], Awaitable[None]]
 
 
 class Rig:
-    """A pool whose connections play a script: bytes that are answered, None to close."""
+    """A pool whose connections play a script: bytes of a response, None to close."""
 
     def __init__(self, *scripts: bytes | None, idle: int = 0) -> None:
         child = Child("site", "http://127.0.0.1:1/base", NODE)
@@ -57,51 +57,51 @@ class Rig:
             raise ConnectionRefusedError(111, "Connection refused")
         return self.connect()
 
-    def ask(self, *arguments: Any, **options: Any) -> tuple[int, bytes]:
+    def request(self, *arguments: Any, **options: Any) -> tuple[int, bytes]:
         return asyncio.run(send_request(self.pool, *arguments, **options))
 
 
-def test_it_carries_the_secret_and_brings_the_status_and_body() -> None:
-    rig = Rig(answer(b"no", status=b"404 Not Found"))
-    assert rig.ask("POST", "/admin/drain?x=1", b"{}") == (404, b"no")
+def test_a_request_carries_the_secret_and_returns_status_and_body() -> None:
+    rig = Rig(http_response(b"no", status=b"404 Not Found"))
+    assert rig.request("POST", "/admin/drain?x=1", b"{}") == (404, b"no")
     sent = rig.transports[0].output
     assert sent.startswith(b"POST /base/admin/drain?x=1 HTTP/1.1\r\nhost: 127.0.0.1:1\r\nx-hierarchy-auth: secret\r\n")
     assert sent.endswith(b"content-length: 2\r\n\r\n{}")
     assert len(rig.pool.idle) == 1  # to be used again
 
 
-def test_a_chunked_answer_comes_without_its_framing() -> None:
+def test_a_chunked_response_is_returned_without_its_framing() -> None:
     rig = Rig(SSE_HEAD + chunk(b"one ") + chunk(b"two") + chunk(b""))
-    assert rig.ask("GET", "/admin/status") == (200, b"one two")
+    assert rig.request("GET", "/admin/status") == (200, b"one two")
 
 
 def test_an_idle_connection_is_used_and_replaced_if_it_was_stale() -> None:
-    rig = Rig(None, answer(b"fresh"), idle=1)
-    assert rig.ask("GET", "/x") == (200, b"fresh")
+    rig = Rig(None, http_response(b"fresh"), idle=1)
+    assert rig.request("GET", "/x") == (200, b"fresh")
 
 
 @pytest.mark.parametrize(
-    ("script", "words"),
+    ("script", "message"),
     [
         (None, "site closed the connection"),
         (b"HTTP/2 what\r\n\r\n", "site sent a malformed response"),
-        (answer(b"x" * 101), "longer than 100 bytes"),
+        (http_response(b"x" * 101), "longer than 100 bytes"),
     ],
 )
-def test_what_goes_wrong_is_said(script: bytes | None, words: str) -> None:
+def test_errors_contain_the_reason(script: bytes | None, message: str) -> None:
     rig = Rig(script)
-    with pytest.raises(ChildFailed, match=words):
-        rig.ask("GET", "/x", limit=100)
+    with pytest.raises(ChildFailed, match=message):
+        rig.request("GET", "/x", limit=100)
 
 
 def test_a_child_that_cannot_be_reached() -> None:
     with pytest.raises(ChildFailed, match="site Connection refused"):
-        Rig().ask("GET", "/x")
+        Rig().request("GET", "/x")
 
 
-def test_a_child_that_does_not_answer_is_not_used_again() -> None:
+def test_a_connection_without_a_response_is_not_used_again() -> None:
     rig = Rig(b"")
     with pytest.raises(DeadlinePassed):
-        rig.ask("GET", "/x", timeout_s=0.02)
+        rig.request("GET", "/x", timeout_s=0.02)
     assert rig.transports[0].state == "aborted"
     assert not rig.pool.idle

@@ -41,7 +41,7 @@ async def pair() -> tuple[asyncio.Transport, asyncio.Transport]:
 
 @linux
 @pytest.mark.parametrize("sends_responses", [True, False])
-def test_probes_are_sent_and_only_the_end_that_asks_limits_unread_bytes(sends_responses: bool) -> None:
+def test_probes_are_sent_and_only_the_end_that_sends_requests_limits_unread_bytes(sends_responses: bool) -> None:
     async def work() -> None:
         transport, other = await pair()
         watch_peer(transport, sends_responses=sends_responses)
@@ -61,8 +61,8 @@ def test_a_dead_end_is_found_within_12_s() -> None:
     assert DEAD_MS <= 12_000
 
 
-def test_a_peer_that_only_does_not_read_is_not_taken_for_dead() -> None:
-    """Its kernel acknowledges what it holds, and says that it takes no more."""
+def test_a_peer_that_does_not_read_is_not_taken_for_dead() -> None:
+    """Its kernel acknowledges what it received, and that its buffer is full."""
 
     async def work() -> None:
         transport, other = await pair()
@@ -76,7 +76,7 @@ def test_a_peer_that_only_does_not_read_is_not_taken_for_dead() -> None:
     uvloop.run(work())
 
 
-def test_what_is_no_tcp_socket_is_left_alone() -> None:
+def test_other_sockets_than_tcp_are_unchanged() -> None:
     left, right = socket.socketpair()
     for sock in (None, left):
         transport: Any = SimpleNamespace(get_extra_info=lambda name, sock=sock: sock)
