@@ -174,7 +174,7 @@ class Child:
         """The reason why the state is not `up`; else empty."""
         state = self.state(now)
         if state == "gone" and self.left_at is not None:
-            return f"left, or fell silent, {now - self.left_at:.0f} s ago"
+            return f"left or fell silent {now - self.left_at:.0f} s ago"
         if state == "down":
             return self.down or ""
         if state == "ejected":

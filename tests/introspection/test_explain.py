@@ -146,7 +146,7 @@ def test_each_reason_for_which_a_child_is_passed_over() -> None:
         "serves m through the fastchat API only; other children serve it through the openai API"
     )
     assert given["held"] == "no engine below it can take m now: gpu is down (dead)"
-    assert given["left"].startswith("gone: left, or fell silent")
+    assert given["left"].startswith("gone: left or fell silent")
 
 
 def test_the_other_api_family_if_no_child_is_available_through_the_requested_one() -> None:

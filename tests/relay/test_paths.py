@@ -9,7 +9,7 @@ import pytest
 from tests.relay.raw import BODY, OK_BODY, SSE_HEAD, chunk, event, http_response, post
 from tests.relay.support import CLOSE, Tree, World, tree
 
-UNKNOWN = b'{"model":"nobody"}'
+UNKNOWN = b'{"model":"unknown"}'
 FORM = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--b--\r\n'
 OBJECTS = (
     b"/worker_generate",

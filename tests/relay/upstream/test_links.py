@@ -398,7 +398,7 @@ BODY = (b"connection: upgrade", b"upgrade: hierarchy-link/1", b"content-length: 
     [
         (asking(secret="t" * 32), 403, "not_permitted"),
         (asking(secret=""), 403, "not_permitted"),
-        (asking(node="nobody"), 404, "unknown_child"),
+        (asking(node="unknown"), 404, "unknown_child"),
         (asking(node="e"), 404, "unknown_child"),  # an engine
         (asking(node="other", instance="other-1"), 404, "unknown_child"),  # it is dialled
         (asking(instance="site-0"), 404, "unknown_child"),  # its former self
