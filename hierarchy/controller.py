@@ -166,7 +166,7 @@ class Controller:
         return share.child.url if share else ""
 
     def receive_heart_beat(self, worker_name: str, queue_length: int) -> bool:
-        """Record a worker's heartbeat. Returns False if it is not registered, so that it registers again."""
+        """Record a worker's heartbeat. Returns False if the worker is not registered and must register again."""
         try:
             message = convert({"worker_name": worker_name, "queue_length": queue_length}, HeartBeat)
             return self._registry.heart_beat(message)

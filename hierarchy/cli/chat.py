@@ -39,7 +39,7 @@ class Answer:
     """An answer as far as it has been streamed."""
 
     model: str
-    path: str = ""  #: of the engine, as `x-hierarchy-path`
+    path: str = ""  #: path of the engine, from `x-hierarchy-path`
     tokens: int = 0
     counted: bool = False  #: whether `tokens` is the engine's count; else each chunk counts as one
     first_token_s: float = 0.0  #: from the request to the first token

@@ -1,4 +1,4 @@
-"""The path from the parent back to this node, as far as this machine can find out, and which `link` follows from it."""
+"""The path from the parent back to this node, as far as this machine can check it, and the `link` to configure."""
 
 from __future__ import annotations
 

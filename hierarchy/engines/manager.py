@@ -94,7 +94,8 @@ class EngineManager:
         self._tasks.cancel(f"probe {name}")
         self._probers.pop(name, None)
         child = self._registry.remove(name)
-        for process in [process for process in self.processes if process.name == name]:
+        started_here = [process for process in self.processes if process.name == name]
+        for process in started_here:
             self.processes.remove(process)
             if child is not None:
                 self._tasks.spawn(self._stop_when_idle(process, child), f"retire {name}")
@@ -115,8 +116,8 @@ class EngineManager:
     async def stop(self) -> None:
         """Stop the processes that were started here."""
         stopped = await asyncio.gather(*(process.stop(STOP_GRACE_S) for process in self.processes))
-        for process, gone in zip(self.processes, stopped, strict=True):
-            if not gone:
+        for process, has_ended in zip(self.processes, stopped, strict=True):
+            if not has_ended:
                 log.error("engine process %s (pid %s) could not be stopped", process.name, process.pid)
         for client in self._clients.values():
             await client.aclose()

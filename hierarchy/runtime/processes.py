@@ -111,8 +111,8 @@ class SupervisedProcess:
         self._backoff = backoff or Backoff()
         self._fatal = fatal
         self._clock = clock
-        self._process: Process | None = None
-        self._was_stable = False
+        self._process: Process | None = None  # while it runs
+        self._was_stable = False  # whether it ever ran for `backoff.stable_after_s`
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()  # set while `run` is not running
         self._idle.set()

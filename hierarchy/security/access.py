@@ -52,17 +52,22 @@ class Access:
         #: whether other machines can reach this node
         self.exposed = not all(is_loopback(host) for host, _ in config.listen + config.admin)
         closed = self.exposed and not security.insecure
+        #: the clients' API keys; None if none are configured
         self.client_keys = KeyFile(secret_path(security.api_keys)) if security.api_keys else None
+        #: the operators' keys; None if none are configured
         self.admin_keys = KeyFile(secret_path(security.admin_keys)) if security.admin_keys else None
         has_keys = self.client_keys is not None or security.key is not None
+        #: whether clients must send an API key
         self.requires_api_key = closed or self.client_keys is not None
+        #: whether operators must send an admin key
         self.requires_admin_key = closed or self.admin_keys is not None or (has_keys and not security.insecure)
         self.dial_guard = DialGuard(parse_networks(security.allow))
         self.registration_policy = _registration_policy(config, environ, now, self.dial_guard, closed=closed)
         #: what this node shows to its parents; None without parents
         self.credentials = _credentials(config, environ) if config.parents else None
         self.tls = TlsContexts(config.settings.tls)
-        self.engine_keys: dict[str, str] = {}  # by engine name
+        #: the engines' own API keys, by engine name
+        self.engine_keys: dict[str, str] = {}
         self._environ = environ
         self.load_engine_keys(config)
 

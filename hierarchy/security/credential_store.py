@@ -28,7 +28,7 @@ class CredentialStore:
         self._path = path
         self._credential = credential
         self._token = token
-        self._token_first = False
+        self._token_first = False  # whether the token is shown before the credential, which a parent refused
 
     @classmethod
     def open(cls, path: Path, ref: str | None, environ: Mapping[str, str]) -> CredentialStore:

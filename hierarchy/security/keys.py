@@ -29,7 +29,7 @@ from hierarchy.runtime.files import FileWatch, locked, write_private_file
 PREFIX = "hk-"
 KEY_BYTES = 32
 MAX_KEYS_PER_NAME = 2  # the old one and the new one, while clients change over
-ID_CHARS = 8  # of the hash; enough to name a key by
+ID_CHARS = 8  # of the hash, which are the id of a key
 LOCK_TIMEOUT_S = 10.0
 HINT = "`hierarchy key create` writes such files"
 log = logging.getLogger("hierarchy.security")
@@ -59,7 +59,7 @@ def refused_caller(reason: str) -> Caller:
 class Entry(msgspec.Struct, omit_defaults=True):
     """One key in the file."""
 
-    name: str  # of its owner
+    name: str  # of the key's owner
     sha256: str  # of the key, 64 hex digits
     models: list[str] | None = None  # None for all
     created: str = ""  # date, ISO 8601
