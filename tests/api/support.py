@@ -53,7 +53,7 @@ class Api:
 
 
 def _handle(handler: Handler, body: bytes) -> httpx.Response:
-    """The response to a path that the relay answers with a function."""
+    """The response to a path that the relay passes to a function."""
     headers = {"content-type": "application/json"}
     try:
         return httpx.Response(200, headers=headers, content=handler(body, b"", "127.0.0.1"))

@@ -65,7 +65,7 @@ class Process:
         self.signal(signal.SIGTERM)
 
     def suspend(self) -> None:
-        """SIGSTOP: connections stay open, but nothing is answered."""
+        """SIGSTOP: connections stay open, but get no responses."""
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:

@@ -89,9 +89,9 @@ def command(*arguments: str) -> Iterator[Command]:
 def test_simulated_serves_until_a_signal_and_ends_with_status_0(number: signal.Signals) -> None:
     with command("simulated", "--port", "0", "--model", "m", "--model", "n", "--name", "gpu-1") as engine:
         url = engine.url()
-        answer = httpx.get(f"{url}/v1/models")
-        assert [model["id"] for model in answer.json()["data"]] == ["m", "n"]
-        assert answer.headers.get_list("server") == ["hierarchy-simulated"]
+        response = httpx.get(f"{url}/v1/models")
+        assert [model["id"] for model in response.json()["data"]] == ["m", "n"]
+        assert response.headers.get_list("server") == ["hierarchy-simulated"]
         assert "INFO gpu-1: simulated engine" in engine.log[0]
         engine.process.send_signal(number)
         assert engine.ended() == 0
@@ -101,8 +101,8 @@ def test_simulated_serves_until_a_signal_and_ends_with_status_0(number: signal.S
 def test_simulated_ends_promptly_while_requests_hang() -> None:
     with command("simulated", "--port", "0", "--model", "m", "--fault", '{"hang_after_tokens": 1}') as engine:
         body = {"model": "m", "prompt": "x", "stream": True}
-        with httpx.stream("POST", f"{engine.url()}/v1/completions", json=body) as answer:
-            pieces = answer.iter_raw()  # kept, since an iterator that is deleted closes its stream
+        with httpx.stream("POST", f"{engine.url()}/v1/completions", json=body) as response:
+            pieces = response.iter_raw()  # kept, since an iterator that is deleted closes its stream
             next(pieces)
             engine.process.terminate()
             assert engine.ended() == 0
@@ -161,9 +161,9 @@ def test_local_serves_is_probed_and_ends_at_sigterm(real_model: Path) -> None:
     with command("local", "--port", str(free_port()), "--model", str(real_model), "--alias", "tiny") as engine:
         url = engine.url()
         body = {"model": "tiny", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
-        answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).raise_for_status().json()
-        assert answer["choices"][0]["message"]["content"].strip()
-        assert 0 < answer["usage"]["completion_tokens"] <= 8
+        response = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).raise_for_status().json()
+        assert response["choices"][0]["message"]["content"].strip()
+        assert 0 < response["usage"]["completion_tokens"] <= 8
         with httpx.stream(
             "POST",
             f"{url}/v1/chat/completions",

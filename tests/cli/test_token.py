@@ -50,10 +50,10 @@ def test_a_site_joins_with_the_documented_commands_and_is_revoked(tmp_path: Path
 
     def models() -> list[str]:
         try:
-            answer = httpx.get(f"{url}/v1/models", headers=bearer(client))
+            response = httpx.get(f"{url}/v1/models", headers=bearer(client))
         except httpx.TransportError:
             return []
-        return [row["id"] for row in answer.json()["data"]]
+        return [row["id"] for row in response.json()["data"]]
 
     with serving(*root, **state), serving(*site, "--join-token-file", "-", stdin=token + "\n", **state):
         eventually(lambda: models() == ["m"], "the site to join", 30.0)

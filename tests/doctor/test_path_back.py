@@ -21,7 +21,7 @@ METRICS = 'hierarchy_requests_total{api="openai",child="site",model="m",outcome=
 def checked(
     pages: dict[str, Any], allowed: bool | None = None, here: bool = False, advertise: str = ME, link: str = "direct"
 ) -> PathBack:
-    def answer(request: httpx.Request) -> httpx.Response:
+    def respond(request: httpx.Request) -> httpx.Response:
         page = pages.get(request.url.path)
         if page is None:
             return httpx.Response(401, json={"error": {}})
@@ -29,7 +29,7 @@ def checked(
 
     async def run() -> PathBack:
         path = PathToParent(PARENT, addresses=["127.0.0.1"] if here else ["10.0.0.1"], reached=True, is_node=True)
-        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
             return await check_path_back("site", advertise, path, allowed, http, link)
 
     return asyncio.run(run())

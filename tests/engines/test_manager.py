@@ -74,13 +74,13 @@ async def test_an_engine_that_went_down_is_reported_once(bench: Bench) -> None:
     child = bench.start("gpu")
     status = NodeStatus((ModelStatus("m"),), 1.0)
     bench.registry.report(child, status)
-    bench.manager.mark_down(child, "no answer")
+    bench.manager.mark_down(child, "no response")
     bench.manager.mark_down(child, "still none")
-    assert bench.downs == [("gpu", "no answer")]
+    assert bench.downs == [("gpu", "no response")]
     assert child.down == "still none"
     bench.registry.report(child, status)
     bench.manager.mark_down(child, "again")
-    assert [reason for _, reason in bench.downs] == ["no answer", "again"]
+    assert [reason for _, reason in bench.downs] == ["no response", "again"]
 
 
 @on_bench

@@ -1,3 +1,5 @@
+"""Fixtures: the network and the tree in it."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

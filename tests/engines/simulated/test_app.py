@@ -77,12 +77,12 @@ def load(url: str) -> tuple[int, int]:
 def test_responses_for_the_openai_package(quick: str) -> None:
     client = openai.OpenAI(base_url=f"{quick}/v1", api_key="none")
     assert [model.id for model in client.models.list()] == ["m", "n"]
-    answer = client.chat.completions.create(**chat(max_tokens=7))
-    assert answer.choices[0].message.content == answer_text(7)
-    assert answer.choices[0].finish_reason == "length"
-    assert answer.usage is not None
-    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (10, 7, 17)
-    assert answer.system_fingerprint == "hierarchy-simulated"
+    response = client.chat.completions.create(**chat(max_tokens=7))
+    assert response.choices[0].message.content == answer_text(7)
+    assert response.choices[0].finish_reason == "length"
+    assert response.usage is not None
+    assert (response.usage.prompt_tokens, response.usage.completion_tokens, response.usage.total_tokens) == (10, 7, 17)
+    assert response.system_fingerprint == "hierarchy-simulated"
     completion = client.completions.create(model="n", prompt="x", max_tokens=3)
     assert (completion.model, completion.choices[0].text) == ("n", answer_text(3))
     vectors = client.embeddings.create(model="m", input=["a", "b", "a"]).data
@@ -106,8 +106,8 @@ def test_streams_for_the_openai_package(quick: str) -> None:
 
 def test_the_length_of_an_answer(quick: str) -> None:
     def tokens(**fields: Any) -> tuple[int, str]:
-        answer = HTTP.post(f"{quick}/v1/chat/completions", json=chat(**fields)).json()
-        return answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]
+        response = HTTP.post(f"{quick}/v1/chat/completions", json=chat(**fields)).json()
+        return response["usage"]["completion_tokens"], response["choices"][0]["finish_reason"]
 
     assert tokens() == (64, "stop")
     assert tokens(max_tokens=100) == (64, "stop")
@@ -132,9 +132,9 @@ def test_the_length_of_an_answer(quick: str) -> None:
 )
 def test_errors_have_vllms_format(quick: str, path: str, body: Any, status: int, param: str | None) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = HTTP.post(f"{quick}/v1/{path}", content=content)
-    assert answer.status_code == status
-    assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (status, param)
+    response = HTTP.post(f"{quick}/v1/{path}", content=content)
+    assert response.status_code == status
+    assert (response.json()["error"]["code"], response.json()["error"]["param"]) == (status, param)
 
 
 # FastChat
@@ -155,8 +155,8 @@ def test_fastchat_frames_have_the_text_so_far(quick: str) -> None:
 
 
 def test_fastchat_errors_are_frames_with_status_200(quick: str) -> None:
-    answer = HTTP.post(f"{quick}/worker_generate_stream", json={"prompt": "x", "max_new_tokens": -1})
-    assert (answer.status_code, frames(answer.content)[0]["error_code"]) == (200, 50001)
+    response = HTTP.post(f"{quick}/worker_generate_stream", json={"prompt": "x", "max_new_tokens": -1})
+    assert (response.status_code, frames(response.content)[0]["error_code"]) == (200, 50001)
 
 
 def test_other_fastchat_paths(quick: str) -> None:
@@ -229,9 +229,9 @@ def test_the_duration_of_prefill_and_decode() -> None:
     options = SimulatedOptions(models=("m",), prefill_tokens_per_s=200, decode_tokens_per_s=100)
     with running_app(create_app(options)) as url, httpx.Client() as client:
         start = time.monotonic()
-        with client.stream("POST", f"{url}/v1/chat/completions", json=chat(max_tokens=11, stream=True)) as answer:
+        with client.stream("POST", f"{url}/v1/chat/completions", json=chat(max_tokens=11, stream=True)) as response:
             head_s = time.monotonic() - start
-            pieces = answer.iter_raw()
+            pieces = response.iter_raw()
             next(pieces)
             first_s = time.monotonic() - start
             for _ in pieces:
@@ -277,14 +277,14 @@ def test_the_queue_is_first_come_first_served() -> None:
     options = SimulatedOptions(models=("m",), decode_tokens_per_s=100, slots=1)
     ended: list[int] = []
 
-    def ask(url: str, number: int) -> None:
+    def complete(url: str, number: int) -> None:
         HTTP.post(f"{url}/v1/chat/completions", json=chat(max_tokens=6 if number else 40))
         ended.append(number)
 
     with running_app(create_app(options)) as url:
         threads = []
         for number in range(5):
-            threads.append(threading.Thread(target=ask, args=(url, number)))
+            threads.append(threading.Thread(target=complete, args=(url, number)))
             threads[-1].start()
             eventually(lambda: sum(load(url)) + len(ended) == len(threads))
         for thread in threads:

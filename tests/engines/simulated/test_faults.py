@@ -42,20 +42,22 @@ def counts(url: str) -> dict[str, Any]:
     return dict(HTTP.get(f"{url}/simulated").json())
 
 
-def ask(url: str, *, stream: bool = False, timeout_s: float = 5) -> httpx.Response:
+def chat(url: str, *, stream: bool = False, timeout_s: float = 5) -> httpx.Response:
     return HTTP.post(f"{url}/v1/chat/completions", json={**CHAT, "stream": stream}, timeout=timeout_s)
 
 
 def read_stream(url: str, timeout_s: float = 5) -> tuple[int, bytes, type[Exception] | None]:
     """(status, body, the error that ended it)"""
     body = bytearray()
-    with HTTP.stream("POST", f"{url}/v1/chat/completions", json={**CHAT, "stream": True}, timeout=timeout_s) as answer:
+    with HTTP.stream(
+        "POST", f"{url}/v1/chat/completions", json={**CHAT, "stream": True}, timeout=timeout_s
+    ) as response:
         try:
-            for piece in answer.iter_raw():
+            for piece in response.iter_raw():
                 body += piece
         except httpx.TransportError as error:
-            return answer.status_code, bytes(body), type(error)
-    return answer.status_code, bytes(body), None
+            return response.status_code, bytes(body), type(error)
+    return response.status_code, bytes(body), None
 
 
 def tokens_in(body: bytes) -> int:
@@ -68,16 +70,16 @@ def data_of(body: bytes) -> list[bytes]:
 
 def test_a_status_fault_applies_count_times(url: str) -> None:
     inject(url, {"status": 503, "count": 2})
-    statuses = [ask(url).status_code, ask(url, stream=True).status_code, ask(url).status_code]
+    statuses = [chat(url).status_code, chat(url, stream=True).status_code, chat(url).status_code]
     assert statuses == [503, 503, 200]
     assert counts(url)["faults"] == []
 
 
 def test_a_fault_without_a_count_applies_until_cleared(url: str) -> None:
     inject(url, [{"status": 500}])
-    assert [ask(url).status_code for _ in range(3)] == [500] * 3
+    assert [chat(url).status_code for _ in range(3)] == [500] * 3
     inject(url, [])
-    assert ask(url).status_code == 200
+    assert chat(url).status_code == 200
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 4, 9])
@@ -92,14 +94,14 @@ def test_a_stream_that_is_cut_has_no_end(url: str, tokens: int) -> None:
 def test_a_response_that_is_cut_is_shorter_than_its_content_length(url: str) -> None:
     inject(url, {"cut_after_tokens": 3})
     with pytest.raises(httpx.RemoteProtocolError):
-        ask(url)
+        chat(url)
 
 
 def test_a_hanging_request_sends_no_head_and_occupies_a_slot(url: str) -> None:
     inject(url, {"hang": True, "count": 1})
     for _ in range(2):  # the first request hangs, the second is served
         with contextlib.suppress(httpx.ReadTimeout):
-            assert ask(url, stream=True, timeout_s=0.2).status_code == 200
+            assert chat(url, stream=True, timeout_s=0.2).status_code == 200
     eventually(lambda: counts(url)["running"] == 0, "the slot to be free after the client disconnected")
     assert counts(url)["cancelled"] >= 1
 
@@ -118,7 +120,7 @@ def test_a_delay_follows_the_head(url: str) -> None:
 
 def test_faults_for_probes_apply_to_probes_only(url: str) -> None:
     inject(url, {"on": "probe", "status": 503, "count": 2})
-    assert ask(url).status_code == 200
+    assert chat(url).status_code == 200
     assert HTTP.get(f"{url}/health").status_code == 503
     assert HTTP.post(f"{url}/worker_get_status").status_code == 503
     assert HTTP.get(f"{url}/v1/models").status_code == 200
@@ -130,7 +132,7 @@ def test_faults_for_probes_apply_to_probes_only(url: str) -> None:
 def test_faults_from_the_options_are_active_at_the_start() -> None:
     options = SimulatedOptions(models=("m",), faults=(Fault(status=418),))
     with running_app(create_app(options)) as url:
-        assert ask(url).status_code == 418
+        assert chat(url).status_code == 418
         assert counts(url)["faults"] == [{"on": "generate", "status": 418, "left": None}]
 
 
@@ -147,9 +149,9 @@ def test_faults_from_the_options_are_active_at_the_start() -> None:
 )
 def test_the_error_names_the_wrong_field_and_changes_nothing(url: str, malformed: str, named: str) -> None:
     inject(url, {"status": 599})
-    answer = HTTP.post(f"{url}/simulated/faults", content=malformed)
-    assert answer.status_code == 422
-    assert named in answer.json()["error"]
+    response = HTTP.post(f"{url}/simulated/faults", content=malformed)
+    assert response.status_code == 422
+    assert named in response.json()["error"]
     assert counts(url)["faults"][0]["status"] == 599
     with pytest.raises(ValueError, match=named):
         parse_faults(malformed)
