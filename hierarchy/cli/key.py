@@ -26,7 +26,7 @@ def create(
         typer.Option(metavar="MODELS", help="Models that it may use, separated by commas.", show_default="all"),
     ] = None,
 ) -> None:
-    """Create a key and print it; only its hash is stored. A name may have two keys, so that one can replace the other."""
+    """Create a key and print it; only its hash is stored. A name may have two keys, so that one can replace another."""
     if not is_printable_name(name):
         raise UsageError(f"--name: write 1 to {MAX_NAME} printable characters")
     typer.echo(create_key(file, name, flags.split_models(models)))
