@@ -93,7 +93,7 @@ def run_simulated(
     ] = _SIMULATED.decode_tokens_per_s,
     slots: Slots = _SIMULATED.slots,
     answer_tokens: Annotated[
-        int, typer.Option(metavar="TOKENS", min=1, help="Length of an answer without `max_tokens`.")
+        int, typer.Option(metavar="TOKENS", min=1, help="Length of an answer; a smaller `max_tokens` shortens it.")
     ] = 64,
     speed: Annotated[
         float, typer.Option(metavar="SPEED", min=1e-6, help="Speed that it reports to FastChat controllers.")
