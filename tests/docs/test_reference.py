@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import tomllib
 from collections.abc import Iterator
@@ -137,16 +138,21 @@ def test_the_log_page_has_every_line() -> None:
     assert listed == found - {_pattern("*: *")}  # the lines of other processes
 
 
+@functools.cache
+def _texts() -> list[str]:
+    """All strings in the sources."""
+    nodes = [node for source in SOURCES for node in ast.walk(ast.parse(source.read_text("utf-8")))]
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
 @pytest.mark.parametrize(
     "heading", ["A node does not start", "A node does not register", "Reverse links", "A change has no effect"]
 )
 def test_the_messages_of_the_troubleshooting_page_exist(heading: str) -> None:
-    nodes = [node for source in SOURCES for node in ast.walk(ast.parse(source.read_text("utf-8")))]
-    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     quoted = [text for cells in rows(page("how-to/troubleshooting.md"), f"## {heading}") for text in _quoted(cells[0])]
     assert quoted
     for part in (part.strip() for text in quoted for part in re.split(r"…|: |\b[A-Z]{4,}\b", text)):
-        assert any(part in text for text in texts), part
+        assert any(part in text for text in _texts()), part
 
 
 def _quoted(cell: str) -> list[str]:
