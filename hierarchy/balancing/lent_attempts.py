@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 MAX_ATTEMPTS: Final = 3
-UNSAID: Final = 2  # lent by a parent of an older release, which does not send a number
+DEFAULT_LENT: Final = 2  # lent by a parent of an older release, which does not send a number
 #: statuses of a node's own errors after which another node may be tried: no child of that one could serve the request
 RETRIABLE: Final = frozenset({404, 502, 503})
 
@@ -20,7 +20,7 @@ def lend(left: int, *, entry: bool, rivals: bool) -> int:
     """How many of `left` attempts go down with a request to a node; at least 1.
 
     entry: it is the entry node, which keeps one in reserve for a whole subtree that dies. rivals: there is another
-    child that could be asked, so that one is kept here.
+    child that could be tried, so that one attempt is kept here.
     """
     return left - 1 if left > 1 and (entry or rivals) else left
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import httptools
 
-from hierarchy.balancing.lent_attempts import UNSAID
+from hierarchy.balancing.lent_attempts import DEFAULT_LENT
 from hierarchy.errors import BadRequest, HierarchyError
 from hierarchy.http.dialect import OPENAI, PATHS, TRANSLATED, Dialect
 from hierarchy.http.multipart import boundary_of
@@ -94,7 +94,7 @@ class RequestHead:
     model: str
     hops: int
     caller: Caller  # the client, unless the request came from a parent
-    attempts: int = UNSAID  # lent by a parent
+    attempts: int = DEFAULT_LENT  # lent by a parent
     boundary: bytes = b""  # of a multipart form
     translated: bool = False  # an engine of the other API family can serve it too
     native: Api | None = None  # the family whose engines can serve the request unchanged; None for no family
@@ -129,7 +129,7 @@ class RequestHead:
             unquote(found.get(MODEL, b"").decode("ascii", "replace")),
             hops if hops > 0 else 0,
             caller,
-            max(1, attempts) if attempts >= 0 else UNSAID,
+            max(1, attempts) if attempts >= 0 else DEFAULT_LENT,
             boundary,
             route[1].partition(b"?")[0] in TRANSLATED and not boundary,
             # On these paths even a FastChat worker's refusal has to be rewritten; see `dialect`.

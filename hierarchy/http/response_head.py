@@ -137,11 +137,11 @@ class ResponseHead:
         self.kind = self._kind()  # of framing
         self._named = named_by_connection(self.fields)
         # Not the parser's own answer, which is wrong once a message without a body is complete.
-        asked = parser.get_http_version() == "1.1" or (
+        is_persistent = parser.get_http_version() == "1.1" or (
             b"keep-alive" in self._named and self.kind != "chunked"  # which HTTP/1.0 does not know
         )
         # The connection can serve another request.
-        self.keep_alive = asked and b"close" not in self._named and self.kind != "until-close"
+        self.keep_alive = is_persistent and b"close" not in self._named and self.kind != "until-close"
         self.is_event_stream = self._get(b"content-type").lower().startswith(b"text/event-stream")
         # Not compressed, so that this node can add bytes of its own.
         self.is_plain = self._get(b"content-encoding").strip().lower() in (b"", b"identity")

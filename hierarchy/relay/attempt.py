@@ -1,7 +1,7 @@
 """One try to get a response from one child: a lease, a connection, the request in a form the child understands.
 
 The commonest case, an idle connection to a child that takes the request as it came, is synchronous. A new connection
-has to be dialled, and an engine of the other API family may have to be asked something first.
+has to be dialled, and an engine of the other API family may have to be asked for its chat template first.
 
 The child's bytes go straight to the client's `Response`. The exchange hears of the end, or of the failure.
 """
@@ -57,7 +57,7 @@ class Attempt(ResponseHandler):
     over: bool = False  # its lease is released
     sent_at: float = 0.0  # when the request was sent to the child
     lent: int = 0  # attempts that were lent to the child with it
-    _heard: bool = False  # something came since `take_heard`
+    _received: bool = False  # something came since `take_received`
 
     def __init__(
         self, listener: Listener, lane: Lane, client: Client, request: Request, response: Response,
@@ -148,19 +148,19 @@ class Attempt(ResponseHandler):
 
     async def _connect(self, translated: TranslatedRequest | None) -> None:
         """Dial, then send. translated: what is sent instead of the request as it came."""
-        reason, ours = "", False
+        reason, no_descriptors = "", False
         try:
             upstream = await self.pool.dial()
         except OSError as error:
             upstream, reason = None, unreachable_reason(error)
-            ours = error.errno in (errno.EMFILE, errno.ENFILE)
+            no_descriptors = error.errno in (errno.EMFILE, errno.ENFILE)
         if self.over:  # the client left meanwhile
             if upstream is not None:
                 self.pool.put(upstream)
         elif upstream is not None:
             sender: RequestSender = upstream if translated is None else self._translator(upstream, translated)
             self._send(sender, self._lane.clock())
-        elif ours:  # no other child could help, and none is to blame
+        elif no_descriptors:  # no other child could help, and none is to blame
             log.error("out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)")
             self._listener.fail(Unavailable("this node is out of file descriptors"))
         else:
@@ -206,7 +206,7 @@ class Attempt(ResponseHandler):
 
     def response_body(self, response: UpstreamResponse, data: bytes) -> None:
         """Pass on the bytes, or hold them."""
-        self._heard = True
+        self._received = True
         if self._response.started:
             self._response.pass_on(data)
         elif not (self._is_questionable(response) and self._holds(response, data)):
@@ -328,14 +328,14 @@ class Attempt(ResponseHandler):
     def _fail(self, cause: Cause, reason: str) -> None:
         self._listener.attempt_failed(self, Failure(cause, reason, self.lent))
 
-    def take_heard(self) -> bool:
-        """Has anything come from the child since this was asked last?"""
-        heard, self._heard = self._heard, False
+    def take_received(self) -> bool:
+        """Has anything come from the child since the last call?"""
+        received, self._received = self._received, False
         sender = self.sender
-        if sender is not None and sender.heard:
-            sender.heard = False
+        if sender is not None and sender.received:
+            sender.received = False
             return True
-        return heard
+        return received
 
     def hang_up(self) -> None:
         """Drop the connection, so that the child stops."""

@@ -23,7 +23,7 @@ class Client:
         raise NotImplementedError
 
     def has_read(self) -> bool:
-        """Has the client read anything since this was asked last?"""
+        """Has the client read anything since the last call?"""
         raise NotImplementedError
 
     def abort(self) -> None:

@@ -163,7 +163,7 @@ class Exchange(Listener):
             if decision.counted:
                 self._lane.take_retry_place(self.request)
                 self._lane.retry_budget.note(1)
-            self._again(attempt, failure, fresh=decision.fresh)
+            self._retry(attempt, failure, fresh=decision.fresh)
         elif isinstance(decision, retry.PassOn):
             self._pass_on(decision.refusal)
         elif isinstance(decision, retry.Probe):
@@ -171,7 +171,7 @@ class Exchange(Listener):
         else:
             self.fail(ChildFailed(f"{attempt.child.name} {failure.reason}"))
 
-    def _again(self, attempt: Attempt, failure: retry.Failure, *, fresh: bool = False) -> None:
+    def _retry(self, attempt: Attempt, failure: retry.Failure, *, fresh: bool = False) -> None:
         try:
             self._try_child(self._lane.clock(), fresh=fresh)
         except RequestError:  # no other child: the client gets the error of the last one
@@ -187,7 +187,7 @@ class Exchange(Listener):
         except OSError as error:
             self._lane.registry.failed(attempt.child, "unreachable", unreachable_reason(error))
             if not self.response.complete:
-                self._again(attempt, retry.Failure(retry.Cause.BROKEN, failure.reason))
+                self._retry(attempt, retry.Failure(retry.Cause.BROKEN, failure.reason))
             return
         self.fail(ChildFailed(f"{attempt.child.name} {failure.reason}"))
 
@@ -219,7 +219,7 @@ class Exchange(Listener):
         """The client's deadline has passed: has nothing really come since it was set?"""
         client, request, attempt = self._client, self.request, self._attempt
         if now >= request.ends_at:
-            self._late(attempt, "was not done in the time for the whole request")
+            self._time_out(attempt, "was not done in the time for the whole request")
         elif attempt is None or attempt.sender is None:  # no child has the request: dialling has its own time limit
             client.deadline = request.ends_at
         else:
@@ -228,17 +228,17 @@ class Exchange(Listener):
     def _check_attempt(self, attempt: Attempt, now: float) -> None:
         client, timeouts = self._client, attempt.destination.timeouts
         started, ends_at = self.response.started, self.request.ends_at
-        if attempt.take_heard() or (client.blocked and client.has_read()):
+        if attempt.take_received() or (client.blocked and client.has_read()):
             limit_s = timeouts.idle_s if started else timeouts.first_byte_s
             client.deadline = min(now + limit_s, ends_at)
         elif client.blocked:
             client.abort()
         elif started:
-            self._late(attempt, f"sent nothing for {timeouts.idle_s:g} s")
+            self._time_out(attempt, f"sent nothing for {timeouts.idle_s:g} s")
         elif self.request.parent is None and now < attempt.sent_at + timeouts.first_byte_s:
             self._keep_waiting(attempt.sent_at + timeouts.first_byte_s, now)
         else:
-            self._late(attempt, f"sent no response within {timeouts.first_byte_s:g} s")
+            self._time_out(attempt, f"sent no response within {timeouts.first_byte_s:g} s")
 
     def _keep_waiting(self, until: float, now: float) -> None:
         """No first byte yet: a client that reads a stream gets a comment, so that its connection is not idle."""
@@ -248,7 +248,7 @@ class Exchange(Listener):
             deadline = min(until, now + render.COMMENT_EVERY_S)
         self._client.deadline = min(deadline, self.request.ends_at)
 
-    def _late(self, attempt: Attempt | None, reason: str) -> None:
+    def _time_out(self, attempt: Attempt | None, reason: str) -> None:
         """A time limit has passed; the child is to blame if it sent nothing at all."""
         error = DeadlinePassed(f"{attempt.child.name if attempt is not None else 'the request'} {reason}")
         if self.response.started:
@@ -283,7 +283,7 @@ class Exchange(Listener):
         if not request.complete:
             response.keep_alive = False
         self._lane.metrics.refuse(error.code)
-        # To a parent whose secret is not known, too: it has not heard yet that this node was started again.
+        # To a parent whose secret is not known, too: it does not know yet that this node was restarted.
         gives_back = self.head.auth and error.status in RETRIABLE
         response.refuse(error, unspent_field(max(0, request.left)) if gives_back else None)
         self._outcome = self._outcome or "refused"

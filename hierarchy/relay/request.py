@@ -94,11 +94,11 @@ class Request:
             BadRequest: the body names no model, or cannot be read.
             ModelNotAllowed: the key is not for this model.
         """
-        asked = self.model = model_of(self.body(), self.head.boundary)
-        if asked in dispatch.aliased:
-            self._resolve(asked, dispatch)
+        requested = self.model = model_of(self.body(), self.head.boundary)
+        if requested in dispatch.aliased:
+            self._resolve(requested, dispatch)
         if self.head.caller.models is not None and self.parent is None:
-            self._check_allowed(asked)
+            self._check_allowed(requested)
 
     def _resolve(self, alias: str, dispatch: Dispatch) -> None:
         """Replace an alias by one of its models, here and in the body; the nodes below do not know the alias."""
@@ -106,10 +106,10 @@ class Request:
         self.parts = [with_model(self.body(), self.model, self.head.boundary)]
         self.size = len(self.parts[0])
 
-    def _check_allowed(self, asked: str) -> None:
+    def _check_allowed(self, requested: str) -> None:
         """Raise `ModelNotAllowed` unless the key is for the requested name or for the model that it stands for."""
         caller = self.head.caller
-        if not (caller.may_use(asked) or caller.may_use(self.model)):
+        if not (caller.may_use(requested) or caller.may_use(self.model)):
             raise ModelNotAllowed(
-                f"this API key is not for model {asked[:100]!r}; GET /v1/models lists those that it is for"
+                f"this API key is not for model {requested[:100]!r}; GET /v1/models lists those that it is for"
             )

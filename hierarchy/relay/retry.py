@@ -3,7 +3,7 @@
     attempt failed ──▶ decide ──▶ Again    ask another child, or the same one over a new connection
                               ──▶ PassOn   give the client the child's own error response
                               ──▶ Fail     give the client an error of this node
-                              ──▶ Probe    find out whether the child is dead: if it is, another one may be asked
+                              ──▶ Probe    find out whether the child is dead: if it is, another one may be tried
 
 A request has `MAX_ATTEMPTS` attempts in all (see `lent_attempts`). At the entry node a retry needs a place in the retry
 budget too, unless it costs nothing: the child is dead, or only an idle connection was.
@@ -84,7 +84,7 @@ Decision = Again | PassOn | Fail | Probe
 def left_after(failure: Failure, left: int) -> int:
     """How many attempts the request has after a failure; `left` were kept here meanwhile."""
     if failure.cause is Cause.STALE:
-        return max(left + failure.lent - 1, 1)  # it is asked once more, whatever was lent
+        return max(left + failure.lent - 1, 1)  # it is tried once more, whatever was lent
     if failure.cause is Cause.DEAD:
         return left + failure.lent
     return left + returned(failure.lent, failure.unspent)
@@ -114,5 +114,5 @@ def decide(failure: Failure, left: int, *, free: bool, budget_has_room: bool) ->
 
 
 def give_up(failure: Failure) -> PassOn | Fail:
-    """No other child is asked: the client gets the child's own refusal, if there is one."""
+    """No other child is tried: the client gets the child's own refusal, if there is one."""
     return Fail() if failure.refusal is None else PassOn(failure.refusal)

@@ -33,7 +33,7 @@ from hierarchy.wire.messages import Accepted, Identity
 
 MAX_DIALS = 256  # at once
 FIRST_RETRY_S, MAX_RETRY_S = 0.2, 5.0  # after dials that failed; doubled from there, and jittered
-AT_FIRST_S = 0.02  # this much of the parent's pace is used at once
+INITIAL_BURST_S = 0.02  # this much of the parent's pace is used at once
 SPREAD_S = 1.0  # links that were lost while idle are replaced after a random time of up to this
 LOOK_S, UNACKNOWLEDGED_S = 2.0, 9.5  # a busy link whose peer is gone is found within their sum
 log = logging.getLogger("hierarchy.link")
@@ -156,7 +156,7 @@ class LinkReserve:
             self._drop_idle()
         self.open = accepted.link == "reverse"
         self._links_per_s = accepted.links_per_s
-        self._allowed = max(1.0, AT_FIRST_S * accepted.links_per_s)
+        self._allowed = max(1.0, INITIAL_BURST_S * accepted.links_per_s)
         self._paced_at = self._clock()
         self._calm_until = 0.0
         self.wanted = accepted.wanted

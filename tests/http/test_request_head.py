@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hierarchy.balancing.lent_attempts import UNSAID
+from hierarchy.balancing.lent_attempts import DEFAULT_LENT
 from hierarchy.errors import BadRequest
 from hierarchy.http import request_head
 from hierarchy.http.dialect import ANTHROPIC, FRAMES, OBJECT, OPENAI, Dialect
@@ -167,7 +167,7 @@ def test_number_at(data: bytes, found: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     ("hops", "attempts", "expected"),
-    [(b"3", b"2", (3, 2)), (b"x", b"x", (0, UNSAID)), (b"", b"", (0, UNSAID)), (b"1" * 20, b"0", (0, 1))],
+    [(b"3", b"2", (3, 2)), (b"x", b"x", (0, DEFAULT_LENT)), (b"", b"", (0, DEFAULT_LENT)), (b"1" * 20, b"0", (0, 1))],
 )
 def test_the_numbers_that_a_parent_sends(hops: bytes, attempts: bytes, expected: tuple[int, int]) -> None:
     found = {b"x-hierarchy-hops": hops, b"x-hierarchy-attempts": attempts, b"x-hierarchy-model": b"a%20b"}

@@ -381,7 +381,7 @@ class Connection(Client):
         if self.lingering:
             return
         if self.blocked or self.transport.is_closing():
-            # What is written must be read first, however slowly: `has_read` is asked at each deadline.
+            # What is written must be read first, however slowly: `has_read` is called at each deadline.
             self.unread = self.transport.get_write_buffer_size()
             self.deadline = now + self.lane.settings.idle_timeout_s
         elif self.waiting or self.refusal:

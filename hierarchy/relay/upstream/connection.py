@@ -58,10 +58,10 @@ class ResponseHandler:
 class RequestSender(Protocol):
     """What an attempt sends its request through: an `Upstream`, or a translator in front of one.
 
-    heard: something of the body came since the flag was cleared, which the reader of the flag does.
+    received: something of the body came since the flag was cleared, which the reader of the flag does.
     """
 
-    heard: bool
+    received: bool
 
     def send(self, handler: ResponseHandler, head: bytes, body: list[bytes], size: int) -> None:
         """Write a request; its response goes to `handler`. body: in pieces, of `size` bytes together."""
@@ -109,10 +109,10 @@ class Upstream(asyncio.Protocol):
         "_paused",
         "_reusable",
         "_served",
-        "heard",
         "idle_s",
         "idle_since",
         "pool",
+        "received",
         "transport",
     )
 
@@ -121,7 +121,7 @@ class Upstream(asyncio.Protocol):
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # until `connection_made`
         self.idle_since = 0.0
         self.idle_s = pool.idle_s
-        self.heard = False  # bytes of the body were forwarded; the reader of this flag clears it
+        self.received = False  # bytes of the body were forwarded; the reader of this flag clears it
         self._handler: ResponseHandler | None = None
         self._forward: Callable[[bytes], object] | None = None  # gets the body instead of the handler
         self._incoming: UpstreamResponse | None = None  # the response whose body is coming
@@ -209,7 +209,7 @@ class Upstream(asyncio.Protocol):
         if framing.done:
             self._end(incoming, data, size)
         elif self._forward is not None:  # the commonest case
-            self.heard = True
+            self.received = True
             self._forward(data)
         elif self._handler is not None:
             self._handler.response_body(incoming, data)

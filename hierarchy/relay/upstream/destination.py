@@ -25,7 +25,7 @@ class Destination:
 
     @property
     def profile(self) -> WorkerProfile | None:
-        """What the FastChat worker there says of its model; None: this process was not asked yet."""
+        """What the FastChat worker there reports about its model; None: not requested yet from this process."""
         return self._profile if self._profile_of == self.child.process_number else None
 
     @profile.setter

@@ -70,7 +70,7 @@ class Pool(ConnectionPool):
         key = head, model, hops, lent
         opening = self._openings.get(key)
         if opening is None:
-            ours = [
+            node_fields = [
                 (AUTH, child.secret),
                 (MODEL, render.field_value(model)),
                 (HOPS, b"%d" % hops),
@@ -79,7 +79,7 @@ class Pool(ConnectionPool):
             ]
             fields = head.fields + child.credential
             opening = request_opening(
-                child.prefix + head.target, child.authority, fields, ours if self.numbered else ()
+                child.prefix + head.target, child.authority, fields, node_fields if self.numbered else ()
             )
             if len(self._openings) >= MAX_OPENINGS:
                 self._openings.clear()

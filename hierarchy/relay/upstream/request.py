@@ -61,9 +61,9 @@ async def send_request(
     """
     child = pool.child
     content_type = b"content-type: application/json\r\n" if body else b""
-    ours = b"%b: %b\r\n" % (AUTH, child.secret) if child.is_node else child.credential
+    authorization = b"%b: %b\r\n" % (AUTH, child.secret) if child.is_node else child.credential
     head = b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%bcontent-length: %d\r\n\r\n" % (
-        method.encode(), child.prefix + target.encode(), child.authority, ours, content_type, len(body),
+        method.encode(), child.prefix + target.encode(), child.authority, authorization, content_type, len(body),
     )  # fmt: skip
     try:
         async with asyncio.timeout(timeout_s):

@@ -73,7 +73,7 @@ async def translate(destination: Destination, head: RequestHead, model: str, bod
 
 
 async def profile_of(destination: Destination, model: str) -> WorkerProfile:
-    """What a FastChat worker says of its model; asked once. Raises as `translate`."""
+    """What a FastChat worker reports about its model; requested once. Raises as `translate`."""
     profile = destination.profile
     if profile is None:
         pool, about = destination.pool, {"model": model}
@@ -124,7 +124,7 @@ class Translator(ResponseHandler):
     """
 
     def __init__(self, upstream: RequestSender, request: TranslatedRequest, fields: Fields) -> None:
-        self.heard = False
+        self.received = False
         self._upstream: RequestSender | None = upstream
         self._request = request
         self._fields = fields
@@ -165,7 +165,7 @@ class Translator(ResponseHandler):
     def response_started(self, response: UpstreamResponse) -> None:
         """The engine's head is complete."""
         if not response.head.is_plain:
-            self._break("sent a compressed response, which it was not asked for")
+            self._fail("sent a compressed response, which it was not asked for")
             return
         self._dechunk = Dechunker() if response.head.kind == "chunked" else None
         self._translator.begin(response.head.status)
@@ -174,11 +174,11 @@ class Translator(ResponseHandler):
         """Translate the next bytes of the engine's body."""
         if self._handler is None:
             return
-        self.heard = True
+        self.received = True
         try:
             translated = self._translator.feed(data if self._dechunk is None else self._dechunk.feed(data))
         except BadEngineResponse as error:
-            self._break(str(error))
+            self._fail(str(error))
             return
         if translated:
             self._write(translated)
@@ -221,7 +221,7 @@ class Translator(ResponseHandler):
         try:
             rest = self._translator.end()
         except BadEngineResponse as error:
-            self._break(str(error))
+            self._fail(str(error))
             return
         if self._response is None and not self._translator.streams:
             handler, self._handler = self._handler, None
@@ -242,7 +242,7 @@ class Translator(ResponseHandler):
         lines = b"".join([b"%b: %b\r\n" % field for field in [*self._fields, *own]])
         return b"%b%b%b\r\n\r\n" % (render.status_line(translator.status), lines, framing)
 
-    def _break(self, reason: str) -> None:
+    def _fail(self, reason: str) -> None:
         self._hang_up()
         handler, self._handler = self._handler, None
         if handler is not None:
