@@ -1,4 +1,4 @@
-# make demo         a real language model behind three levels of controllers (ONCE=1: end after one response)
+# make demo         a real language model behind a root and two sites (ONCE=1: end after one response)
 # make test         the tests, without the slow ones, in WORKERS=3 processes (ARGS="-k name" to choose)
 # make test-all     all tests, as CI runs them
 # make compiled     the tests of the data path, compiled to native code (skipped, with the reason, without a C compiler)

@@ -1,4 +1,4 @@
-"""`make demo`: a real language model behind three levels of controllers, on this machine.
+"""`make demo`: a real language model behind a root and two sites, on this machine.
 
 It only runs commands that you could type, and shows them: fetch the model, start the tree, draw it, ask a question.
 With `--once` it ends after the answer: status 0, or 1 if anything failed.
