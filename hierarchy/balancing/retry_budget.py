@@ -53,9 +53,13 @@ class RetryBudget:
         """Claim a place for one retry, if there is room. If True, call `give_back` when it ends."""
         if not self.has_room(in_flight, sent):
             return False
+        self.claim()
+        return True
+
+    def claim(self) -> None:
+        """Claim a place after `has_room` said that there is one. Call `give_back` when the retry ends."""
         self.active += 1
         self._taken[1] += 1
-        return True
 
     def _turn_window(self, sent: int) -> None:
         now = self._clock()

@@ -23,7 +23,7 @@ from hierarchy.relay.attempt import Attempt, Listener, unreachable_reason
 from hierarchy.relay.client import Client
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import Handler
-from hierarchy.relay.request import Parent, Request
+from hierarchy.relay.request import Request
 from hierarchy.relay.response import Response
 from hierarchy.security.registration_policy import UNAUTHENTICATED_BODY_BYTES
 
@@ -55,10 +55,6 @@ class Exchange(Listener):
         return self._handler is not None
 
     # -- the request ---------------------------------------------------------------------------------------------
-
-    def trust(self, parent: Parent) -> None:
-        """It came from a parent."""
-        self.request.trust(parent)
 
     def body_part(self, data: bytes) -> None:
         """More of the body.
@@ -161,8 +157,7 @@ class Exchange(Listener):
     def _follow(self, decision: retry.Decision, attempt: Attempt, failure: retry.Failure) -> None:
         if isinstance(decision, retry.Again):
             if decision.counted:
-                self._lane.take_retry_place(self.request)
-                self._lane.retry_budget.note(1)
+                self._lane.count_retry(self.request)
             self._retry(attempt, failure, fresh=decision.fresh)
         elif isinstance(decision, retry.PassOn):
             self._pass_on(decision.refusal)

@@ -107,6 +107,13 @@ class Lane:
             request.has_retry_place = self.retry_budget.take(*self._sums())
         return request.has_retry_place
 
+    def count_retry(self, request: Request) -> None:
+        """A retry begins for which the request has a place in the budget, or `has_retry_room` found one."""
+        if not request.has_retry_place:
+            request.has_retry_place = True
+            self.retry_budget.claim()
+        self.retry_budget.note(1)
+
     def _sums(self) -> tuple[int, int]:
         """Requests in flight, and those ever sent, over all children."""
         children = self.registry.children.values()

@@ -85,6 +85,16 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+async def filled(patch: pytest.MonkeyPatch) -> Rig:
+    """A rig whose reserve is full, at a parent that allows many links a second."""
+    rig = Rig(patch)
+    rig.reserve.accepted(FAST)
+    await rig.succeed()
+    await rig.sweep(0.5)
+    await rig.succeed()
+    return rig
+
+
 def run(work: Any) -> None:
     in_memory(work)()
 
@@ -343,11 +353,7 @@ def test_bytes_after_the_101_are_the_first_request(patch: pytest.MonkeyPatch) ->
 
 def test_shutdown_closes_idle_links_and_lets_busy_ones_finish(patch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
-        rig = Rig(patch)
-        rig.reserve.accepted(FAST)
-        await rig.succeed()
-        await rig.sweep(0.5)
-        await rig.succeed()
+        rig = await filled(patch)
         busy, idle = rig.links[:2]
         busy.feed(post())
         for link in (busy, idle):
@@ -362,11 +368,7 @@ def test_shutdown_closes_idle_links_and_lets_busy_ones_finish(patch: pytest.Monk
 
 def test_a_busy_link_whose_peer_acknowledges_nothing_is_broken(patch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
-        rig = Rig(patch)
-        rig.reserve.accepted(FAST)
-        await rig.succeed()
-        await rig.sweep(0.5)
-        await rig.succeed()
+        rig = await filled(patch)
         busy, idle = rig.links[:2]
         busy.feed(post())
         patch.setattr(module, "unacknowledged_s", lambda transport: 9.0)

@@ -280,7 +280,7 @@ class Connection(Client):
         head, lane = exchange.head, self.lane
         parent = lane.trust(head.auth, seq) if head.auth and seq >= 0 else None
         if parent is not None:
-            exchange.trust(parent)
+            exchange.request.trust(parent)
             if left_ms >= 0:
                 exchange.request.ends_at = lane.clock() + left_ms / 1000
             if head.hops > MAX_HOPS:
