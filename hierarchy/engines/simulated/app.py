@@ -12,18 +12,21 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hierarchy.engines.simulated.engine import Engine, wait_forever
+from hierarchy.engines.simulated.engine import Engine, freeze, wait_forever
 from hierarchy.engines.simulated.fastchat import FastChatPaths
-from hierarchy.engines.simulated.faults import parse_faults
+from hierarchy.engines.simulated.faults import Fault, parse_faults
 from hierarchy.engines.simulated.openai import OpenAIPaths
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.engines.simulated.registration import stay_registered
+from hierarchy.engines.simulated.reset import ResettableApp, reset_connection
+from hierarchy.engines.simulated.response import WRONG_BODIES
 
 Handler = Callable[[Request], Awaitable[Any]]
+FAULT = "hierarchy.fault"  # in the scope of a probe
 
 #: in the response of `/version`, and in the `server` field of `hierarchy engine simulated`
 VERSION = "hierarchy-simulated"
@@ -40,7 +43,7 @@ def create_app(options: SimulatedOptions) -> Starlette:
     engine = Engine(options)
     control, openai, fastchat = _Control(engine), OpenAIPaths(engine), FastChatPaths(engine)
     with_faults = functools.partial(_with_probe_faults, engine)
-    app = Starlette(
+    app = ResettableApp(
         routes=[
             Route("/health", with_faults(control.health)),
             Route("/metrics", with_faults(control.metrics)),
@@ -56,6 +59,9 @@ def create_app(options: SimulatedOptions) -> Starlette:
             Route("/worker_get_conv_template", fastchat.conv_template, methods=["POST"]),
             Route("/model_details", fastchat.model_details, methods=["POST"]),
             Route("/count_token", fastchat.count_token, methods=["POST"]),
+            Route("/sleep", control.sleep, methods=["POST"]),
+            Route("/wake_up", control.wake_up, methods=["POST"]),
+            Route("/is_sleeping", control.is_sleeping),
             Route("/simulated", control.state),
             Route("/simulated/faults", control.set_faults, methods=["POST"]),
             Route("/simulated/models", control.set_models, methods=["POST"]),
@@ -77,7 +83,23 @@ class _Control:
         return Response()  # as vLLM does: 200 without a body
 
     async def metrics(self, request: Request) -> Response:
-        return PlainTextResponse(self._engine.metrics())
+        fault = request.scope.get(FAULT)
+        return PlainTextResponse(self._engine.metrics(fault.running if isinstance(fault, Fault) else None))
+
+    async def sleep(self, request: Request) -> Response:
+        """vLLM's path for sleeping engines, and so are the next two. `level` is 1 or 2."""
+        level = request.query_params.get("level", "1")
+        if level not in ("1", "2"):
+            return JSONResponse({"error": "level: must be 1 or 2"}, 400)
+        self._engine.sleep(int(level))
+        return Response()
+
+    async def wake_up(self, request: Request) -> Response:
+        self._engine.sleep(0)
+        return Response()
+
+    async def is_sleeping(self, request: Request) -> Response:
+        return JSONResponse({"is_sleeping": self._engine.sleep_level > 0})
 
     async def version(self, request: Request) -> Response:
         return JSONResponse({"version": VERSION})
@@ -125,11 +147,18 @@ def _with_probe_faults(engine: Engine, handler: Handler) -> Handler:
         fault = engine.faults.take("probe")
         if fault is not None:
             engine.faulted += 1
+            request.scope[FAULT] = fault
+            freeze(fault)
             if fault.hang:
                 await wait_forever()
             await asyncio.sleep(fault.delay_first_byte_s)
             if fault.status is not None:
                 return PlainTextResponse("a simulated fault", fault.status)
+            if fault.answer is not None:
+                return HTMLResponse(WRONG_BODIES.get(fault.answer, b'{"err'))
+            if fault.reset:
+                await reset_connection(request.scope)
+                return Response()
         return await handler(request)
 
     return handle

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,15 @@ class Job:
 
 
 class ConnectionCut(Exception):
-    """The fault `cut_after_tokens`: the response ends here, unfinished."""
+    """The faults `cut_after_tokens` and `reset_after_tokens`: the response ends here, unfinished."""
+
+
+class WrongEnd(Exception):
+    """The fault `answer` of a stream: its last event is not what it should be. after: tokens that were sent."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__(after)
+        self.after = after
 
 
 class Engine:
@@ -60,6 +69,9 @@ class Engine:
         self.faults = Faults(options.faults)
         self.served = 0  # responses that were complete
         self.cancelled = 0  # responses whose client disconnected
+        self.sleep_level = 0  # 0: awake; 1 and 2 as in vLLM
+        self._awake = asyncio.Event()
+        self._awake.set()
         self.faulted = 0  # responses that a fault changed
         self._job_numbers = itertools.count(1)
 
@@ -74,8 +86,16 @@ class Engine:
             prompt_tokens=count_tokens(prompt),
             answer_tokens=length,
             finish_reason="stop" if length == natural and not ignore_eos else "length",
-            fault=self.faults.take("generate") or Fault(),
+            fault=self.faults.take("generate", model) or Fault(),
         )
+
+    def sleep(self, level: int) -> None:
+        """Sleep as vLLM does: requests wait until it is awake. level: 0 wakes it up."""
+        self.sleep_level = level
+        if level:
+            self._awake.clear()
+        else:
+            self._awake.set()
 
     async def generate(self, job: Job, emit: Callable[[int], Awaitable[None]]) -> None:
         """Hold a slot through prefill and decode; `await emit(i)` when token `i` is due.
@@ -84,20 +104,22 @@ class Engine:
         machine does not lower the rate permanently.
 
         Raises:
-            ConnectionCut: the job's fault.
+            ConnectionCut, WrongEnd: the job's fault.
         """
         async with self.slots.hold(job.model):
+            await self._awake.wait()
+            freeze(job.fault)
             if job.fault.hang:
                 await wait_forever()
             prefill_s = job.prompt_tokens / self.options.prefill_tokens_per_s
             await asyncio.sleep(prefill_s + job.fault.delay_first_byte_s)
-            await _apply_fault(job.fault, 0)
+            await _apply_fault(job, 0)
             start, step_s = time.monotonic(), 1 / self.options.decode_tokens_per_s
             for index in range(job.answer_tokens):
                 # Sleep even if the token is late: without it, a disconnection of the client would not be processed.
                 await asyncio.sleep(max(0.0, start + index * step_s - time.monotonic()))
                 await emit(index)
-                await _apply_fault(job.fault, index + 1)
+                await _apply_fault(job, index + 1)
 
     def state(self) -> dict[str, Any]:
         """The response of `GET /simulated`."""
@@ -110,15 +132,24 @@ class Engine:
             "served": self.served,
             "cancelled": self.cancelled,
             "faulted": self.faulted,
+            "sleeping": self.sleep_level > 0,
             "faults": self.faults.state(),
         }
 
-    def metrics(self) -> str:
-        """vLLM's metrics of its load, in Prometheus's text format."""
+    def metrics(self, running: int | None = None) -> str:
+        """vLLM's metrics of its load and its sleep, in Prometheus's text format.
+
+        running: says that so many requests run and none waits, which is a fault.
+        """
         lines = []
+        lie = None if running is None else Counter({self.models[0]: running} if self.models else {})
         for name, help_text, counts in (
-            ("running", "Number of requests in model execution batches.", self.slots.running),
-            ("waiting", "Number of requests waiting to be processed.", self.slots.waiting),
+            ("running", "Number of requests in model execution batches.", self.slots.running if lie is None else lie),
+            (
+                "waiting",
+                "Number of requests waiting to be processed.",
+                self.slots.waiting if lie is None else Counter(),
+            ),
         ):
             metric = f"vllm:num_requests_{name}"
             lines += [f"# HELP {metric} {help_text}", f"# TYPE {metric} gauge"]
@@ -127,7 +158,17 @@ class Engine:
                 f'{metric}{{engine="0",model_name={json.dumps(model, ensure_ascii=False)}}} {counts[model]:.1f}'
                 for model in dict.fromkeys([*self.models, *counts])
             ]
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines + self._sleep_metrics()) + "\n"
+
+    def _sleep_metrics(self) -> list[str]:
+        metric = "vllm:engine_sleep_state"
+        states = {"awake": 0, "weights_offloaded": 1, "discard_all": 2}  # the level at which each is 1
+        return [f"# HELP {metric} Engine sleep state.", f"# TYPE {metric} gauge"] + [
+            f'{metric}{{engine="0",model_name={json.dumps(model, ensure_ascii=False)},sleep_state="{state}"}} '
+            f"{float(level == self.sleep_level)}"
+            for model in self.models
+            for state, level in states.items()
+        ]
 
     def worker_status(self) -> dict[str, Any]:
         """A FastChat worker's status."""
@@ -138,12 +179,21 @@ class Engine:
         }
 
 
-async def _apply_fault(fault: Fault, tokens: int) -> None:
-    """Cut or hang if `fault` does so after `tokens` tokens. Raises ConnectionCut."""
-    if fault.cut_after_tokens == tokens:
+async def _apply_fault(job: Job, tokens: int) -> None:
+    """Cut, hang or end wrongly if the job's fault does so after `tokens` tokens. Raises ConnectionCut, WrongEnd."""
+    fault = job.fault
+    if tokens in (fault.cut_after_tokens, fault.reset_after_tokens):
         raise ConnectionCut
     if fault.hang_after_tokens == tokens:
         await wait_forever()
+    if (fault.answer == "error" and tokens == 1) or (fault.answer == "truncated" and tokens == job.answer_tokens // 2):
+        raise WrongEnd(tokens)
+
+
+def freeze(fault: Fault) -> None:
+    """Hold the event loop, and with it the whole engine, if the fault does so."""
+    if fault.freeze_s:
+        time.sleep(fault.freeze_s)
 
 
 def token_text(index: int) -> str:

@@ -52,6 +52,10 @@ class FrameBody:
         last = self._object(text, self._job.answer_tokens, self._job.finish_reason)
         return last + b"\0" if self.streaming else last
 
+    def error(self) -> bytes:
+        """An object with an error code."""
+        return _failure_bytes("a simulated fault", self.streaming)
+
     def _object(self, text: str, tokens: int, finish_reason: str | None) -> bytes:
         prompt_tokens = self._job.prompt_tokens
         usage = {
@@ -133,8 +137,12 @@ class FastChatPaths:
 
 def _failure(text: str, streaming: bool) -> Response:
     """An error, which workers send as a frame with status 200."""
+    return Response(_failure_bytes(text, streaming))
+
+
+def _failure_bytes(text: str, streaming: bool) -> bytes:
     frame = json.dumps({"text": text, "error_code": INTERNAL_ERROR}).encode()
-    return Response(frame + b"\0" if streaming else frame)
+    return frame + b"\0" if streaming else frame
 
 
 async def _params(request: Request) -> dict[str, Any]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 Tokens = Annotated[int, Field(ge=0)]
 RequestKind = Literal["generate", "probe"]
+#: what a broken engine, or a proxy in front of it, answers with status 200:
+#: html: a page; garbage: bytes that are no JSON; empty: no body; truncated: half of the body, framed as if it were all;
+#: error: an error object, in a stream an event after the first token and then the end, as vLLM sends it
+Answer = Literal["html", "garbage", "empty", "truncated", "error"]
 
 
 class Fault(BaseModel):
@@ -19,6 +24,8 @@ class Fault(BaseModel):
     on: RequestKind = Field(
         default="generate", description="generate: requests for tokens; probe: health, models, metrics, status"
     )
+    model: str | None = Field(default=None, description="only requests for this model; None: for any")
+    every: int = Field(default=1, ge=1, description="only each so many-th of these requests")
     status: int | None = Field(
         default=None, ge=400, le=599, description="respond with this status and an error object at once"
     )
@@ -31,6 +38,20 @@ class Fault(BaseModel):
     )
     cut_after_tokens: Tokens | None = Field(
         default=None, description="close the connection after these tokens, in the middle of the answer"
+    )
+    reset: bool = Field(default=False, description="reset the TCP connection at once; nothing is sent")
+    reset_after_tokens: Tokens | None = Field(
+        default=None, description="reset the TCP connection after these tokens, in the middle of the answer"
+    )
+    freeze_s: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="the whole engine stops for this long: probes and streams too",
+    )
+    answer: Answer | None = Field(default=None, description="respond with status 200, but a wrong body")
+    running: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="of a probe: the metrics lie, this many requests run and none waits"
     )
     count: int | None = Field(
         default=None, ge=1, description="how many requests it affects; None: all, until it is cleared"
@@ -53,6 +74,13 @@ def parse_faults(text: str | bytes) -> list[Fault]:
         raise ValueError("; ".join(problems)) from None
 
 
+@dataclass
+class _Active:
+    fault: Fault
+    left: int | None  # how many more requests it affects; None: all
+    matched: int = 0  # requests that it could have affected; `every` counts these
+
+
 class Faults:
     """The active faults. If several match a request, the first one applies."""
 
@@ -61,19 +89,28 @@ class Faults:
 
     def replace(self, faults: Iterable[Fault]) -> None:
         """Make these the active faults, instead of those before."""
-        self._left: list[tuple[Fault, int | None]] = [(fault, fault.count) for fault in faults]
+        self._active = [_Active(fault, fault.count) for fault in faults]
 
-    def take(self, on: RequestKind) -> Fault | None:
+    def take(self, on: RequestKind, model: str | None = None) -> Fault | None:
         """The fault for a request of this kind, if any. Reduces its count."""
-        for index, (fault, left) in enumerate(self._left):
-            if fault.on == on:
-                if left == 1:
-                    del self._left[index]
-                elif left is not None:
-                    self._left[index] = fault, left - 1
-                return fault
+        for active in self._active:
+            fault = active.fault
+            if fault.on == on and fault.model in (None, model):
+                active.matched += 1
+                if active.matched % fault.every == 0:
+                    self._spend(active)
+                    return fault
         return None
+
+    def _spend(self, active: _Active) -> None:
+        if active.left is not None:
+            active.left -= 1
+            if not active.left:
+                self._active.remove(active)
 
     def state(self) -> list[dict[str, object]]:
         """The active faults, for `GET /simulated`. left: how many more requests each affects."""
-        return [{**fault.model_dump(exclude_defaults=True), "on": fault.on, "left": left} for fault, left in self._left]
+        return [
+            {**active.fault.model_dump(exclude_defaults=True), "on": active.fault.on, "left": active.left}
+            for active in self._active
+        ]

@@ -82,6 +82,13 @@ class ChatBody:
             end += _sse({**self._common, "choices": [], "usage": self._job.usage})
         return end + b"data: [DONE]\n\n"
 
+    def error(self) -> bytes:
+        """An error object; in a stream it is an event, and `[DONE]` follows, as in vLLM."""
+        error = {"message": "a simulated fault", "type": "InternalServerError", "param": None, "code": 500}
+        if self.streaming:
+            return _sse({"error": error}) + b"data: [DONE]\n\n"
+        return json.dumps({"error": error}).encode()
+
     def _opening(self) -> bytes:
         return self._event({**self._choice("", None), "delta": {"role": "assistant", "content": ""}})
 

@@ -144,6 +144,8 @@ def test_faults_from_the_options_are_active_at_the_start() -> None:
         ('{"count": 0}', "count"),
         ('{"delay_first_byte_s": 1e400}', "delay_first_byte_s"),
         ("{", "JSON"),
+        ('{"every": 0}', "every"),
+        ('{"answer": "pdf"}', "answer"),
         ("", "JSON"),
     ],
 )
@@ -162,3 +164,99 @@ def test_faults_apply_in_order_each_to_its_kind_of_request() -> None:
     faults = Faults((first, probe, second))
     assert [faults.take("generate") for _ in range(3)] == [first, second, second]
     assert [faults.take("probe") for _ in range(3)] == [probe, probe, None]
+
+
+def test_a_fault_of_one_model_leaves_the_others_alone() -> None:
+    faults = Faults((Fault(model="a", status=500),))
+    taken = [faults.take("generate", model) for model in ("a", "b", "a", None)]
+    assert [fault.status if fault else None for fault in taken] == [500, None, 500, None]
+
+
+def test_a_fault_can_affect_each_third_request_only() -> None:
+    faults = Faults((Fault(status=500, every=3, count=2),))
+    assert [faults.take("generate") is not None for _ in range(10)] == [False, False, True] * 2 + [False] * 4
+
+
+def test_a_request_that_is_reset_gets_no_byte(url: str) -> None:
+    inject(url, {"reset": True})
+    for stream in (False, True):
+        with pytest.raises(httpx.ReadError):  # as opposed to RemoteProtocolError, after a connection that was closed
+            chat(url, stream=stream)
+    inject(url, {"on": "probe", "reset": True})
+    with pytest.raises(httpx.ReadError):
+        HTTP.get(f"{url}/health")
+
+
+def test_a_stream_that_is_reset_gets_no_end(url: str) -> None:
+    inject(url, {"reset_after_tokens": 2})
+    status, body, broken = read_stream(url)
+    assert (status, broken) == (200, httpx.ReadError)
+    assert b"[DONE]" not in body
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("answer", "type_"), [("html", "text/html"), ("garbage", ""), ("empty", "")])
+def test_wrong_bodies_have_status_200_and_are_complete(url: str, answer: str, type_: str, stream: bool) -> None:
+    inject(url, {"answer": answer})
+    response = chat(url, stream=stream)
+    usual = "text/event-stream" if stream else "application/json"
+    assert (response.status_code, bool(response.content)) == (200, answer != "empty")
+    assert response.headers["content-type"].startswith(type_ or usual)
+    with pytest.raises(ValueError, match=r"Expecting value|codec can't decode"):
+        response.json()
+
+
+def test_an_error_inside_a_stream_precedes_its_end(url: str) -> None:
+    inject(url, {"answer": "error"})
+    status, body, broken = read_stream(url)
+    assert (status, broken) == (200, None)
+    assert [list(json.loads(event)) for event in data_of(body)][-1] == ["error"]
+    assert body.endswith(b"data: [DONE]\n\n")
+    assert list(chat(url).json()) == ["error"]
+
+
+def test_a_truncated_answer_is_framed_as_complete(url: str) -> None:
+    inject(url, {"answer": "truncated"})
+    status, body, broken = read_stream(url)
+    assert (status, broken) == (200, None)
+    assert b"[DONE]" not in body
+    with pytest.raises(json.JSONDecodeError):
+        chat(url).json()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_error_in_the_answer_of_a_worker_is_a_frame(url: str, streaming: bool) -> None:
+    inject(url, {"answer": "error"})
+    path = "/worker_generate_stream" if streaming else "/worker_generate"
+    body = HTTP.post(url + path, json={"model": "m", "prompt": "x", "max_new_tokens": 9}).content
+    last = body.rstrip(b"\0").split(b"\0")[-1]
+    assert json.loads(last)["error_code"] == 50001
+
+
+def test_a_frozen_engine_answers_no_probe_until_it_thaws(url: str) -> None:
+    inject(url, {"freeze_s": 0.4, "count": 1})
+    with pytest.raises(httpx.ReadTimeout):
+        chat(url, timeout_s=0.1)
+    with pytest.raises(httpx.ReadTimeout):
+        HTTP.get(f"{url}/health", timeout=0.05)
+    assert HTTP.get(f"{url}/health", timeout=5).status_code == 200
+
+
+def test_metrics_that_lie(url: str) -> None:
+    inject(url, {"on": "probe", "running": 99})
+    metrics = HTTP.get(f"{url}/metrics").text
+    assert 'vllm:num_requests_running{engine="0",model_name="m"} 99.0' in metrics
+    assert 'vllm:num_requests_waiting{engine="0",model_name="m"} 0.0' in metrics
+
+
+def test_a_sleeping_engine_answers_when_it_is_awake_again(url: str) -> None:
+    asleep = 'vllm:engine_sleep_state{engine="0",model_name="m",sleep_state="weights_offloaded"} 1.0'
+    assert HTTP.post(f"{url}/sleep?level=3").status_code == 400
+    HTTP.post(f"{url}/sleep?level=1").raise_for_status()
+    assert HTTP.get(f"{url}/is_sleeping").json() == {"is_sleeping": True}
+    assert asleep in HTTP.get(f"{url}/metrics").text
+    with pytest.raises(httpx.ReadTimeout):
+        chat(url, timeout_s=0.1)
+    HTTP.post(f"{url}/wake_up").raise_for_status()
+    assert asleep not in HTTP.get(f"{url}/metrics").text
+    assert chat(url).status_code == 200
