@@ -76,7 +76,7 @@ endif
 
 # Shows the names and sizes of packages only; the whole output of pip is in .venv/pip.log.
 define install
-	@echo "installing hierarchy[$(EXTRAS)] into .venv (once):"
+	@echo "installing hierarchy-llm[$(EXTRAS)] into .venv (once):"
 	@{ $(PIP) install --progress-bar off -e '.[$(EXTRAS)]' 2>&1; echo $$? > .venv/pip.status; } | tee .venv/pip.log \
 	    | while read -r verb what rest; do case "$$verb" in \
 	        Collecting) printf '  %s\n' "$$what";; \

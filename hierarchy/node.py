@@ -9,7 +9,6 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import version
 from random import Random
 
 import httpx
@@ -26,6 +25,7 @@ from hierarchy.registry.child import Child
 from hierarchy.relay.downstream.clients import Clients
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import report_handler
+from hierarchy.release import VERSION
 from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
@@ -67,7 +67,7 @@ class Node:
             config.replica_of or config.name,
             config.advertise,
             secrets.token_hex(8),
-            version("hierarchy"),
+            VERSION,
             settings.dispatch,
             replica=config.replica_of is not None,
         )

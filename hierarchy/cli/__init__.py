@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib import metadata
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -12,6 +11,7 @@ import typer
 from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serve, slice, token, tree, up
 from hierarchy.config.models import ConfigError
 from hierarchy.errors import HierarchyError, UsageError
+from hierarchy.release import VERSION
 from hierarchy.runtime.logs import escape
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -33,7 +33,7 @@ app.add_typer(key.key_app, name="key")
 
 def _show_version(is_given: bool) -> None:
     if is_given:
-        typer.echo(f"hierarchy {metadata.version('hierarchy')} ({build()})")
+        typer.echo(f"hierarchy {VERSION} ({build()})")
         raise typer.Exit
 
 

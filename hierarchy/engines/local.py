@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hierarchy.errors import UsageError
+from hierarchy.release import install_command
 
 #: llama.cpp answers /health on the threads in which requests wait for a slot, so there must be more threads than
 #: requests
@@ -41,7 +42,7 @@ def import_xllamacpp() -> Any:
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "xllamacpp"
         reason = "is not installed" if missing else f"cannot be loaded ({error})"
-        raise UsageError(f"xllamacpp {reason}: pip install 'hierarchy[local]'") from None
+        raise UsageError(f"xllamacpp {reason}: {install_command('local')}") from None
     return xllamacpp
 
 

@@ -35,7 +35,7 @@ try:
 except UsageError as error:
     sys.exit(str(error))
 """
-NO_XLLAMACPP = "xllamacpp not installed; pip install 'hierarchy[local]'"
+NO_XLLAMACPP = "xllamacpp not installed; pip install 'hierarchy-llm[local]'"
 START_S = 60.0  # it may fetch a model first
 
 

@@ -15,6 +15,7 @@ from bench.benchmark import Scale
 from bench.table import Row, markdown
 from bench.testbed import ROOT, find_nginx
 from hierarchy.config.models import Settings
+from hierarchy.release import VERSION
 
 DOCS = ROOT / "docs" / "reference"
 CHARTS = "benchmarks"  # folder beside the page
@@ -71,7 +72,7 @@ class Setting:
         scale = self.scale
         python = f"Python {platform.python_version()}, uvloop {version('uvloop')}, uvicorn {version('uvicorn')}"
         return [
-            f"hierarchy {version('hierarchy')}{_commit()}, {self.build}; {python}; {_nginx_version()}",
+            f"hierarchy {VERSION}{_commit()}, {self.build}; {python}; {_nginx_version()}",
             procfs.machine(),
             f"medians of {scale.rounds} interleaved rounds of {scale.seconds:g} s, {self.took_s / 60:.0f} min in total"
             + (f"; peers: {', '.join(self.peers)}" if self.peers else ""),
