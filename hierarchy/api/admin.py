@@ -17,6 +17,8 @@ from hierarchy.api.body import json_response, read_message
 from hierarchy.errors import BadRequest, UnknownChild
 from hierarchy.node import Node
 from hierarchy.registry.child import Child
+from hierarchy.registry.drain import Drain
+from hierarchy.registry.registry import drain_key
 from hierarchy.relay.upstream.request import send_request
 
 MAX_SLASHES = 36  # in a path: a request passes at most 32 nodes, and a FastChat worker's name is a URL
@@ -58,7 +60,8 @@ async def _drain(node: Node, path: str, *, draining: bool) -> Response:
     if rest:
         command = "drain" if draining else "undrain"
         return await _forward(node, child, "POST", f"/admin/{command}", {"path": rest})
-    node.registry.drain_name(child.name, draining)
+    key = child.name if child.name == child.group else drain_key(child)
+    node.registry.set_drain(key, Drain() if draining else None)
     return json_response({"node": node.identity.name, "child": child.name, "draining": draining})
 
 

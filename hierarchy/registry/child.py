@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from hierarchy.registry.drain import Drain
 from hierarchy.registry.ejection import FailureRecord
 from hierarchy.wire.messages import Names
 from hierarchy.wire.status import EMPTY, Api, ModelKey, ModelStatus, NodeStatus
@@ -123,7 +124,7 @@ class Child:
         self.ejected_why = ""
         self.failures: FailureRecord | None = None  # lately; None for a healthy child
         self.refused_until = -math.inf  # a connection was refused, so its process is gone, or was a moment ago
-        self.draining = False  # an operator drains it
+        self.drain: Drain | None = None  # by an operator
         self.leaving = False  # it reported that it drains
         self.left_at: float | None = None  # when it left or was dropped; it is remembered for a while, and never chosen
         self.seq = -1
@@ -162,7 +163,7 @@ class Child:
             return "gone"
         if self.down is not None:
             return "down"
-        if self.draining or self.leaving:
+        if self.drain is not None or self.leaving:
             return "draining"
         if self.last_seen is None:
             return "starting"
@@ -177,6 +178,8 @@ class Child:
             return f"left or fell silent {now - self.left_at:.0f} s ago"
         if state == "down":
             return self.down or ""
+        if state == "draining":
+            return "it is stopping" if self.drain is None else str(self.drain)
         if state == "ejected":
             return self.ejected_why
         if state == "silent" and self.last_seen is not None:

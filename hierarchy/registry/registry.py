@@ -14,6 +14,7 @@ from mypy_extensions import mypyc_attr
 
 from hierarchy.registry.admission import add_models, check_loop, child_name, find_registered
 from hierarchy.registry.child import NODE, Child, Share
+from hierarchy.registry.drain import Drain
 from hierarchy.registry.ejection import Failure, FailureRecord
 from hierarchy.wire import subtree
 from hierarchy.wire.checks import check_status
@@ -38,7 +39,7 @@ class Registry:
         self.max_speed = max_speed
         self.children: dict[str, Child] = {}  # by name
         self.departed: dict[str, Child] = {}  # children that left lately: their models are unavailable, not unknown
-        self.drained: set[str] = set()  # names that get no new requests, whichever child has the name
+        self.drained: dict[str, Drain] = {}  # by `drain_key`: whichever child has it gets no new requests
         self.generation = 0  # grows whenever the candidates for a request may have changed
         self._silent: set[str] = set()  # names of nodes that `newly_silent` has returned
         self._ejected: set[Child] = set()  # children that were ejected, and may still be
@@ -57,7 +58,7 @@ class Registry:
     def declare(self, name: str, url: str, kind: str) -> Child:
         """Add an engine from this node's configuration; a prober will report for it."""
         child = self.children[name] = Child(name, url, kind, declared=True)
-        child.draining = name in self.drained
+        child.drain = self._drain_of(child)
         self.generation += 1
         return child
 
@@ -99,7 +100,7 @@ class Registry:
     def _add(self, name: str, message: Registration) -> Child:
         child = self.children[name] = Child(name, message.worker_name, NODE if message.node else "fastchat")
         child.group = message.node if message.replica else ""
-        child.draining = bool({name, child.group} & self.drained)
+        child.drain = self._drain_of(child)
         return child
 
     def _update(self, child: Child, message: Registration, identity: str, now: float, *, reverse: bool) -> None:
@@ -257,18 +258,22 @@ class Registry:
             child.failures.end_ejection(now)
         self.generation += 1
 
-    def drain(self, child: Child, draining: bool = True) -> None:
-        """Send the child no new requests (False: send it requests again)."""
-        child.draining = draining
-        self.generation += 1
+    def set_drain(self, key: str, drain: Drain | None) -> list[Child]:
+        """Send no new requests to the children with this `drain_key` or group, now or later (None: end that).
 
-    def drain_name(self, name: str, draining: bool = True) -> bool:
-        """`drain` the children that have this name now or later. Returns whether there is one now."""
-        (self.drained.add if draining else self.drained.discard)(name)
-        known = [child for child in self if name in (child.name, child.group)]
-        for child in known:
-            self.drain(child, draining)
-        return bool(known)
+        Returns those that are here now.
+        """
+        if drain is None:
+            self.drained.pop(key, None)
+        else:
+            self.drained[key] = drain
+        for child in self:
+            child.drain = self._drain_of(child)
+        self.generation += 1
+        return [child for child in self if key in (child.group, drain_key(child))]
+
+    def _drain_of(self, child: Child) -> Drain | None:
+        return self.drained.get(drain_key(child)) or self.drained.get(child.group)
 
     # -- leaving ---------------------------------------------------------------------------------------------
 
@@ -398,6 +403,11 @@ class Registry:
         for child in self:
             instances |= child.path
         return sorted(instances)
+
+
+def drain_key(child: Child) -> str:
+    """Its name; of one instance of a replicated node GROUP@URL, since its number differs from parent to parent."""
+    return f"{child.group}@{child.url}" if child.group else child.name
 
 
 def _apply_report(child: Child, status: NodeStatus, now: float, seen: int | None) -> bool:

@@ -11,6 +11,7 @@ from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.policy import POLICIES
 from hierarchy.errors import ModelNotFound, Unavailable
 from hierarchy.registry import Registry
+from hierarchy.registry.drain import Drain
 from hierarchy.wire.messages import Identity
 from tests.builders import OPENAI, model, registration, site, status_of, worker
 from tests.clocks import Clock
@@ -100,7 +101,7 @@ def test_a_model_that_is_served_but_not_now_is_unavailable(how: str) -> None:
         if how == "down":
             registry.mark_down(child, "refused")
         else:
-            registry.drain(child)
+            registry.set_drain(child.name, Drain())
     with pytest.raises(Unavailable, match="is served here, but no child") as caught:
         tree.dispatch.lease(OPENAI)
     assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
@@ -133,7 +134,7 @@ def test_the_error_if_no_child_is_available_through_either_family() -> None:
     with pytest.raises(ModelNotFound, match="no child serves model 'nope'"):
         tree.dispatch.choose(("nope", "openai"), translated=True)
     for child in (tree.a, tree.b):
-        tree.registry.drain(child)
+        tree.registry.set_drain(child.name, Drain())
     with pytest.raises(Unavailable, match="no child that serves it is available"):
         tree.dispatch.choose(("m", "fastchat"), translated=True)  # the error is that of the family that is served
     with pytest.raises(Unavailable, match="no child that serves it is available"):

@@ -13,6 +13,7 @@ from hierarchy.cli.client import NodeClient
 from hierarchy.cli.explain import _conclusion, why
 from hierarchy.errors import UsageError
 from hierarchy.introspection.explain import Candidate, Level, Route
+from hierarchy.registry.drain import Drain
 from tests.cluster import CALM, Cluster, wait_for_model
 
 
@@ -51,10 +52,10 @@ def test_a_model_that_no_engine_can_take_now_is_status_1(cluster: Cluster) -> No
     node = cluster.node("node", engines=(cluster.engine(models=("m",)).url,))
     wait_for_model(node.url, "m")
     child = next(iter(node.node.registry))
-    cluster.loop.call_soon_threadsafe(node.node.registry.drain, child)
+    cluster.loop.call_soon_threadsafe(node.node.registry.set_drain, child.name, Drain(by="ann"))
     result = run("m", "--url", node.url)
     assert result.exit_code == 1
-    assert "· node-1 draining" in lines(result)
+    assert "· node-1 draining: by ann" in lines(result)
     assert lines(result)[-1] == "no engine can take the request now"
 
 

@@ -15,6 +15,7 @@ from hierarchy.balancing.policy import POLICIES, Candidates
 from hierarchy.introspection.explain import Route, chances, explain
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry.child import Child, Share
+from hierarchy.registry.drain import Drain
 from hierarchy.wire.status import Api
 from hierarchy.wire.tree_entry import decode
 from tests.builders import OPENAI, Table, model, nested, report, scalars, site, status_of, worker
@@ -129,7 +130,7 @@ def test_each_reason_for_which_a_child_is_passed_over() -> None:
         table.report(table.declare(name, f"http://{name}:1", "vllm"), status_of(model()))
     table.mark_down(table.children["down"], "refused")
     table.eject(table.children["ejected"], 2.0, "cannot be reached")
-    table.drain(table.children["draining"])
+    table.set_drain("draining", Drain(by="ann", reason="new GPU"))
     table.declare("new", "http://new:1", "vllm")
     table.add(worker(models=["m"]))
     table.add(site("held", model("n"), children={"gpu": leaf("gpu", "down", detail="dead")}))
@@ -141,7 +142,7 @@ def test_each_reason_for_which_a_child_is_passed_over() -> None:
     assert given["other"] == given["new"] == "does not serve m"
     assert given["down"] == "down: refused"
     assert given["ejected"] == "ejected: cannot be reached"
-    assert given["draining"] == "draining"
+    assert given["draining"] == "draining: by ann: new GPU"
     assert given["http://w1:21002"] == (
         "serves m through the fastchat API only; other children serve it through the openai API"
     )

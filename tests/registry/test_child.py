@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hierarchy.registry.child import FASTCHAT_EXPIRY_S, NODE, Child, Lease, Load
+from hierarchy.registry.drain import Drain
 from hierarchy.wire.status import ModelStatus, NodeStatus
 from tests.builders import FASTCHAT, OPENAI, model, status_of
 
@@ -311,8 +312,9 @@ def test_the_states_of_a_child_in_their_order() -> None:
     child.ejected_until, child.ejected_why = 10.0, "it broke 3 requests"
     assert (child.state(9.9), child.detail(9.9)) == ("ejected", "it broke 3 requests")
     assert child.state(10.0) == "up"
-    child.draining = True
+    child.drain = Drain(0.0, "ann", "new GPU")
     assert (child.state(10.0), child.available(10.0)) == ("draining", False)
+    assert child.detail(10.0) == "by ann: new GPU"
     child.down = "refused"
     assert (child.state(10.0), child.detail(10.0)) == ("down", "refused")
     child.report(status_of(model()), 11.0)

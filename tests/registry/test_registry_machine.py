@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hierarchy.errors import RequestError
+from hierarchy.registry.drain import Drain
 from hierarchy.wire.status import Api, aggregate
 from tests.builders import OPENAI, WORKER, Table, model, report, site, status_of, worker
 
@@ -66,7 +67,7 @@ class AvailableMachine(RuleBasedStateMachine):
     @rule(name=NAMES, draining=st.booleans())
     def drain(self, name: str, draining: bool) -> None:
         if name in self.table.children:
-            self.table.drain(self.table.children[name], draining)
+            self.table.set_drain(name, Drain() if draining else None)
 
     @rule(name=NAMES.filter(lambda name: name != "gpu"))
     def remove(self, name: str) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from hierarchy.errors import NameTaken
+from hierarchy.registry.drain import Drain
+from hierarchy.registry.registry import drain_key
 from tests.builders import OPENAI, Table, model, report, site
 
 
@@ -82,10 +84,19 @@ def test_another_node_with_the_name_is_refused(table: Table) -> None:
 def test_a_drain_by_name_is_for_all_replicas_including_later_ones(table: Table) -> None:
     table.add(instance(1))
     table.add(instance(2))
-    assert table.drain_name("site-a")
+    assert len(table.set_drain("site-a", Drain())) == 2
     assert table.available_names() == set()
     table.add(instance(3))
     assert table.available_names() == set()
-    assert table.drain_name("site-a", False)
+    assert len(table.set_drain("site-a", None)) == 3
     assert len(table.available_names()) == 3
-    assert not table.drain_name("unknown")
+    assert not table.set_drain("unknown", None)
+
+
+def test_one_instance_is_drained_by_its_url_whatever_its_number(table: Table) -> None:
+    for number in (2, 1):
+        table.add(instance(number))
+    second = table.children["site-a~2"]
+    assert drain_key(second) == f"site-a@{second.url}"
+    table.set_drain(drain_key(second), Drain())
+    assert table.available_names() == {"site-a"}

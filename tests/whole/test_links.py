@@ -126,7 +126,7 @@ def test_admin_commands_use_the_links(cluster: Cluster) -> None:
         response = httpx.post(f"{root.url}/admin/drain", json={"path": path})
         name = path.rpartition("/")[2]
         assert response.json() == {"node": holder.node.identity.name, "child": name, "draining": True}
-        assert holder.node.registry.children[name].draining
+        assert holder.node.registry.children[name].drain is not None
         eventually(lambda: not models_at(root.url), "the drain to be reported to the root")
         assert chat(root.url).status_code == 503
         assert httpx.post(f"{root.url}/admin/undrain", json={"path": path}).status_code == 200
