@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from urllib.parse import urlsplit
 
 DEFAULT_PORT = 21001  # FastChat's controller port
@@ -102,6 +104,33 @@ def is_loopback(host: str) -> bool:
     """Whether `host` can be reached only from its own machine."""
     ip = literal_ip(host)
     return host.lower() == "localhost" if ip is None else ip.is_loopback
+
+
+def overlaps(addresses: Sequence[Address]) -> Iterator[tuple[int, int]]:
+    """The pairs of indexes at which one process cannot listen on both addresses.
+
+    Port 0 is no conflict, since the system chooses another port for each. A host name other than localhost is compared
+    by its text only.
+    """
+    for (i, first), (j, second) in combinations(enumerate(addresses), 2):
+        if first[1] == second[1] != 0 and _hosts_overlap(first[0].lower(), second[0].lower()):
+            yield i, j
+
+
+def _hosts_overlap(first: str, second: str) -> bool:
+    """Whether both include one IP address. `0.0.0.0` includes all of IPv4, `::` all of IPv6, and no more."""
+    if first == second:
+        return True
+    for a in _ips_of(first):
+        for b in _ips_of(second):
+            if a == b or (a.version == b.version and (a.is_unspecified or b.is_unspecified)):
+                return True
+    return False
+
+
+def _ips_of(host: str) -> list[IPAddress]:
+    ips = ("127.0.0.1", "::1") if host == "localhost" else (host,)
+    return [ip for ip in map(literal_ip, ips) if ip is not None]
 
 
 def _check_host(host: str, *, bracketed: bool) -> None:

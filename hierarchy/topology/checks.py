@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hierarchy.config.address import host_of, is_loopback, is_wildcard, literal_ip, parse_url
+from hierarchy.config.address import is_loopback, is_wildcard, join_address, literal_ip, overlaps, parse_url
 from hierarchy.config.yaml import FieldPath, Finding, closest
 from hierarchy.topology.graph import Member, TreeGraph
+from hierarchy.topology.machines import machines
 
 Claim = tuple[str, str, int]  #: (machine, host, port); the machine matters only if the host is loopback, else it is ""
 
@@ -136,11 +137,11 @@ def _check_url(member: Member, url: str) -> Iterator[Finding]:
 def check_addresses(graph: TreeGraph) -> Iterator[Finding]:
     """No two members have the same address."""
     owners: dict[Claim, Member] = {}
+    machine = machines(graph)
     for member in graph:
-        if len(set(member.listen)) < len(member.listen):
-            yield Finding((*member.field, "listen"), "the same address is listed twice", "remove one of them")
+        yield from _listed_twice(member)
         clashes: dict[str, Finding] = {}
-        for claim, field in _claims(graph, member).items():
+        for claim, field in _claims(member, machine[member.key]).items():
             owner = owners.setdefault(claim, member)
             if owner is not member:
                 message = f'{claim[1]}:{claim[2]} is already the address of {owner.noun} "{owner.key}"'
@@ -148,19 +149,30 @@ def check_addresses(graph: TreeGraph) -> Iterator[Finding]:
         yield from clashes.values()
 
 
-def _claims(graph: TreeGraph, member: Member) -> dict[Claim, FieldPath]:
+def _listed_twice(member: Member) -> Iterator[Finding]:
+    """The addresses of a node at which it could not listen because of its own earlier ones."""
+    listed = [*((address, "listen") for address in member.listen), *((a, "admin_listen") for a in member.admin)]
+    for earlier, later in overlaps([address for address, _ in listed]):
+        (first, _), (second, field) = listed[earlier], listed[later]
+        if first == second and field == "listen":
+            message = "the same address is listed twice"
+        else:
+            message = f"{join_address(second)} is taken already, by {join_address(first)}"
+        yield Finding((*member.field, field), message, "remove one of them")
+
+
+def _claims(member: Member, machine: str) -> dict[Claim, FieldPath]:
     """The addresses that no other member may have, each with the field that declares it.
 
-    A loopback address belongs to its own machine; an engine's machine is that of its node. A node that listens on all
-    interfaces claims only its URL: the other addresses of its machine are unknown, and machines behind one address
-    translation share them.
+    A loopback address belongs to its own machine. A node that listens on all interfaces claims only its URL and
+    loopback: the other addresses of its machine are unknown, and machines behind one address translation share them.
     """
-    node = member if member.is_node else graph.members.get(next(iter(member.parents), ""), member)
-    machine = _machine(node)
     claims: dict[Claim, FieldPath] = {}
-    for host, port in member.listen:
-        if port and not is_wildcard(host):
-            claims[_claim(machine, host, port)] = (*member.field, "listen")
+    listed = [(address, "listen") for address in member.listen] + [(a, "admin_listen") for a in member.admin]
+    for (host, port), field in listed:
+        if port and (not is_wildcard(host) or host == "0.0.0.0"):
+            address = "127.0.0.1" if is_wildcard(host) else host
+            claims.setdefault(_claim(machine, address, port), (*member.field, field))
     if member.declared_url is not None:
         for _, (host, port) in map(parse_url, member.urls_for_parent):
             claims.setdefault(_claim(machine, host, port), _url_field(member))
@@ -169,13 +181,6 @@ def _claims(graph: TreeGraph, member: Member) -> dict[Claim, FieldPath]:
 
 def _url_field(member: Member) -> FieldPath:
     return *member.field, "advertise" if member.is_node else "url"
-
-
-def _machine(node: Member) -> str:
-    """What distinguishes a node's machine from others: an address of its own, else its URL; "" if all is loopback."""
-    hosts = [host for host, _ in node.listen if not (is_loopback(host) or is_wildcard(host))]
-    urls = [url for url in node.urls if not is_loopback(host_of(url))]
-    return next(iter([*hosts, *urls]), "")
 
 
 def _claim(machine: str, host: str, port: int) -> Claim:

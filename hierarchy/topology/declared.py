@@ -93,6 +93,7 @@ def _node(tree: TreeConfig, name: str, spec: NodeSpec, replicas: Replicas) -> Me
         subnet=spec.subnet,
         link=spec.link,
         listen=spec.listen,
+        admin=spec.admin_listen or (),
         declared_url=spec.advertise,
         urls=urls,
         urls_for_parent=urls_for_parent,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from hierarchy.config.address import Address
+from hierarchy.config.address import Address, host_of, literal_ip
 from hierarchy.config.yaml import FieldPath
 
 NODE = "node"  # the kind of a node; every other kind is one of an engine
@@ -38,6 +38,8 @@ class Member:
     link: str = "direct"
     #: addresses at which a node listens
     listen: tuple[Address, ...] = ()
+    #: addresses at which it listens for operators only
+    admin: tuple[Address, ...] = ()
     #: `advertise` of a node or `url` of an engine as written, valid or not; None if there is none
     declared_url: str | None = None
     #: all URLs at which it can be reached; its children dial one of them
@@ -65,6 +67,12 @@ class Member:
     def is_node(self) -> bool:
         """Whether it is a node; otherwise it is an engine."""
         return self.kind == NODE
+
+    @property
+    def declared_name(self) -> str | None:
+        """The URL in `declared_url` if it is valid and has a host name instead of an IP address."""
+        url = self.urls[0] if self.declared_url is not None and self.urls_for_parent else None
+        return url if url is not None and literal_ip(host_of(url)) is None else None
 
     @property
     def noun(self) -> str:

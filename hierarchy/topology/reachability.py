@@ -39,16 +39,18 @@ class Reach:
     def choose_url(self, source: Member, target: Member, urls: Iterable[str]) -> str | None:
         """The one of the target's `urls` that `source` should dial; None if the firewall refuses them all.
 
-        First comes a URL that is known to be allowed, then one that may be: a host name, or an address outside all
-        subnets. Loopback comes last, and not at all if another URL is refused: then the two are on different machines.
+        First comes a host name in the target's `advertise`, which a certificate or a DNS entry may be for; then a URL
+        that is known to be allowed, then one that may be: another host name, or an address outside all subnets.
+        Loopback comes last, and not at all if another URL is refused: then the two are on different machines.
         """
         from_subnets = self.subnets_of(source)
         verdicts = {url: self.allows(from_subnets, self.subnets_at(target, [host_of(url)])) for url in urls}
         allowed = [url for url, verdict in verdicts.items() if verdict]
         unknown = [url for url, verdict in verdicts.items() if verdict is None]
         remote = [url for url in unknown if not is_loopback(host_of(url))]
+        named = [url for url in [*allowed, *remote] if url == target.declared_name]
         other_machine = False in verdicts.values()
-        return next(iter([*allowed, *remote, *([] if other_machine else unknown)]), None)
+        return next(iter([*named, *allowed, *remote, *([] if other_machine else unknown)]), None)
 
     def subnets_of(self, member: Member) -> set[str]:
         """The subnets of a member's machine; a node that listens in several of them is in all of them."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.config.address import host_of, is_loopback, is_wildcard, parse_address, parse_url, url_of
+from hierarchy.config.address import host_of, is_loopback, is_wildcard, overlaps, parse_address, parse_url, url_of
 
 
 def refusal(parse: Callable[[str], object], text: str) -> tuple[str, str]:
@@ -120,3 +121,41 @@ def test_wildcard_and_loopback_hosts() -> None:
     assert [host for host in ("0.0.0.0", "::", "10.0.0.1", "all") if is_wildcard(host)] == ["0.0.0.0", "::"]
     loopback = ["localhost", "LocalHost", "127.0.0.1", "127.9.9.9", "::1"]
     assert [host for host in [*loopback, "10.0.0.1", "host"] if is_loopback(host)] == loopback
+
+
+@pytest.mark.parametrize(
+    ("hosts", "expected"),
+    [
+        (["localhost", "LocalHost"], [(0, 1)]),
+        (["localhost", "127.0.0.1", "::1"], [(0, 1), (0, 2)]),
+        (["0.0.0.0", "10.0.0.1", "::", "::1"], [(0, 1), (2, 3)]),
+        (["0.0.0.0", "localhost"], [(0, 1)]),
+        (["::", "localhost"], [(0, 1)]),
+        (["127.0.0.1", "127.0.0.2", "host", "other"], []),
+    ],
+)
+def test_addresses_at_which_one_process_cannot_listen_together(
+    hosts: list[str], expected: list[tuple[int, int]]
+) -> None:
+    assert list(overlaps([(host, 9) for host in hosts])) == expected
+    assert list(overlaps([(host, 0) for host in hosts])) == []
+    assert list(overlaps([(host, 9 + i) for i, host in enumerate(hosts)])) == []
+
+
+def test_what_overlaps_cannot_be_bound_together() -> None:
+    """The rule is that of the kernel, for addresses that every machine has."""
+    for hosts in (("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "127.0.0.2"), ("127.0.0.1", "127.0.0.1")):
+        with socket.socket() as first, socket.socket() as second:
+            for sock in (first, second):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            first.bind((hosts[0], 0))
+            first.listen()
+            port = first.getsockname()[1]
+            try:
+                second.bind((hosts[1], port))
+                second.listen()
+            except OSError:
+                works = False
+            else:
+                works = True
+        assert works != bool(list(overlaps([(hosts[0], port), (hosts[1], port)]))), hosts

@@ -178,3 +178,60 @@ def test_port_0_is_for_nodes_without_child_nodes(tmp_path: Path) -> None:
     assert problem.startswith(
         "3: nodes.root.listen: port 0 means that the system picks a port, which the children cannot know"
     )
+
+
+DIAL_OUT = """\
+version: 1
+nodes:
+  root: {listen: "10.0.0.10:21001"}
+  site-a: {parent: root, link: LINK}
+  site-b: {parent: root, link: LINK}
+  rack: {parent: site-b, listen: "localhost:21002"}
+engines:
+  ea: {parent: site-a, kind: vllm, url: "http://localhost:8000"}
+  eb: {parent: rack, kind: vllm, url: "http://localhost:8000"}
+"""
+
+
+@pytest.mark.parametrize("link", ["reverse", "auto"])
+def test_two_sites_that_dial_out_may_have_the_same_loopback_addresses(tmp_path: Path, link: str) -> None:
+    text = DIAL_OUT.replace("LINK", link)
+    assert problems_of(from_text(tmp_path, text)) == []
+    (problem,) = problems_of(from_text(tmp_path, text.replace("21002", "21001")))  # the rack is beside its site
+    assert problem.startswith('6: nodes.rack.listen: localhost:21001 is already the address of node "site-b"')
+
+
+def test_two_sites_that_the_parent_dials_at_loopback_are_on_its_machine(tmp_path: Path) -> None:
+    found = problems_of(from_text(tmp_path, DIAL_OUT.replace("LINK", "direct")))
+    assert any('nodes.site-b.listen: localhost:21001 is already the address of node "site-a"' in one for one in found)
+    assert any('engines.eb.url: localhost:8000 is already the address of engine "ea"' in one for one in found)
+
+
+def test_a_node_on_all_interfaces_has_the_loopback_address_of_its_machine_too(tmp_path: Path) -> None:
+    text = HEAD + GOOD.replace('"localhost:1"', '"0.0.0.0:2", advertise: "http://localhost:1"')
+    (problem,) = problems_of(from_text(tmp_path, text))
+    assert problem.startswith('4: nodes.a.listen: localhost:2 is already the address of node "root"')
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [
+        ('listen: ["127.0.0.1:9", "localhost:9"]', "listen: localhost:9 is taken already, by 127.0.0.1:9"),
+        ('listen: ["[::1]:9", "localhost:9"]', "listen: localhost:9 is taken already, by [::1]:9"),
+        ('listen: "localhost:9", admin_listen: "localhost:9"', "admin_listen: localhost:9 is taken already"),
+        ('listen: "localhost:9", admin_listen: "0.0.0.0:9"', "admin_listen: 0.0.0.0:9 is taken already, by localhost"),
+        ('listen: "localhost:9", admin_listen: "localhost:2"', None),  # of node a
+        ('listen: ["127.0.0.1:9", "[::1]:9"], admin_listen: "127.0.0.1:10"', None),
+        ('listen: ["127.0.0.1:9", "127.0.0.2:9"]', None),
+    ],
+)
+def test_a_node_does_not_listen_twice_at_one_address(tmp_path: Path, root: str, message: str | None) -> None:
+    found = problems_of(from_text(tmp_path, HEAD + GOOD.replace('listen: "localhost:1"', root)))
+    if message is None and "localhost:2" in root:
+        message = 'listen: localhost:2 is already the address of node "root"'
+        assert found[0].startswith(f"4: nodes.a.{message}")
+    elif message is None:
+        assert found == []
+    else:
+        (problem,) = found
+        assert problem.startswith(f"3: nodes.root.{message}")

@@ -179,3 +179,35 @@ def test_with_a_reverse_link_flags_need_no_address_to_advertise() -> None:
             from_flags(host="0.0.0.0", parents=["http://root:1"], link=link)
     with pytest.raises(UsageError, match="--link up: choose one of direct, reverse, auto"):
         from_flags(parents=["http://root:1"], link="up")
+
+
+NAMED = """\
+version: 1
+subnets: {dmz: 10.0.0.0/24, lab: 10.1.0.0/24}
+reach: [[lab, dmz]]
+nodes:
+  root: {listen: "10.0.0.10:21001", advertise: "https://root.example:21001"}
+  site: {parent: root, listen: "10.0.0.20:21001", advertise: "https://site.example:21001"}
+  lab: {parent: site, listen: ["10.0.0.21:1", "10.1.0.1:1"], advertise: "http://lab.example:1"}
+engines:
+  e: {parent: lab, kind: simulated}
+"""
+
+
+def test_a_host_name_in_advertise_is_used_where_subnets_are_declared(tmp_path: Path) -> None:
+    tree = from_text(tmp_path, NAMED)
+    assert from_tree(tree, "site").parents == ("https://root.example:21001",)
+    assert from_tree(tree, "site").advertise == "https://site.example:21001"
+    assert from_tree(tree, "lab").parents == ("https://site.example:21001",)
+    assert from_tree(tree, "lab").advertise == "http://lab.example:1"
+
+
+def test_an_ip_address_in_advertise_is_used_by_those_who_can_dial_it(tmp_path: Path) -> None:
+    text = NAMED.replace("https://site.example:21001", "http://192.0.2.7:9").replace("site.example", "10.0.0.20")
+    assert from_tree(from_text(tmp_path, text), "lab").parents == ("http://10.0.0.20:21001",)
+
+
+def test_a_host_name_in_a_subnet_that_cannot_be_dialled_is_a_problem(tmp_path: Path) -> None:
+    text = NAMED.replace('listen: "10.0.0.20:21001", ', "subnet: lab, ").replace('"10.0.0.21:1", ', "")
+    (problem,) = problems_of(from_text(tmp_path, text))
+    assert "root (dmz) cannot dial site (lab)" in problem
