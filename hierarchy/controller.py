@@ -216,7 +216,7 @@ class Controller:
         return self._registry.status().fastchat()
 
     def _info(self, child: Child) -> WorkerInfo:
-        status = child.current()
+        status = child.current(self._clock())
         ago = self._clock() - (child.last_seen if child.last_seen is not None else self._clock())
         beat = datetime.fromtimestamp(time.time() - ago, UTC).astimezone()
         return WorkerInfo(

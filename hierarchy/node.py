@@ -364,7 +364,7 @@ class Node:
         """The gauges of `/metrics`."""
         now = self._clock()
         for child in self.registry:
-            status, name = child.current(), (child.name,)
+            status, name = child.current(now), (child.name,)
             state = child.state(now)
             yield "hierarchy_child_up", (child.name, child.kind, state), float(state == "up")
             yield "hierarchy_child_speed", name, status.speed

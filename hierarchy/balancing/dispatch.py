@@ -10,7 +10,7 @@ from hierarchy.balancing.aliases import Aliases
 from hierarchy.balancing.policy import POLICIES, Candidates
 from hierarchy.config.model_names import Target
 from hierarchy.errors import ModelNotFound, RequestError, Unavailable
-from hierarchy.registry import Registry
+from hierarchy.registry import Registry, is_avoided
 from hierarchy.registry.child import Child, Lease, Share
 from hierarchy.wire.status import OTHER_API, Api, ModelKey
 
@@ -41,44 +41,53 @@ class Dispatch:
         self._aliases.replace(aliases)
         self.aliased = frozenset(self._aliases)
 
-    def choose(self, key: ModelKey, tried: Collection[Child] = (), *, translated: bool = False) -> Share:
+    def choose(
+        self, key: ModelKey, tried: Collection[Child] = (), *, translated: bool = False, elsewhere: bool = False
+    ) -> Share:
         """The share that the policy takes, without a claim on it.
 
         tried: children that have failed on this request; they are not taken again. translated: the request can be
-        translated, so if no child is available through this API family, the other family is used.
+        translated, so if no child is available through this API family, the other family is used. elsewhere: others
+        than this node can serve the request, so none is taken that is suspect or ejected.
 
         Raises:
             ModelNotFound: no child serves the model through this API family (or through either).
             Unavailable: children serve it, but none is available now (or all were tried).
         """
         shares = self._registry.available(key)
-        if shares and not tried:  # the most common case
+        if shares and not tried and not (elsewhere and is_avoided(shares)):  # the most common case
             candidates = self._candidates.get(key)
             if candidates is None or candidates.shares is not shares:
                 candidates = self._remember(key, shares)
             return self._policy(candidates, self._rng)
         try:
-            return self._policy(self._untried(key, shares, tried), self._rng)
+            return self._policy(self._untried(key, shares, tried, elsewhere=elsewhere), self._rng)
         except RequestError as error:
             if not translated:
                 raise
             try:
-                return self.choose((key[0], OTHER_API[key[1]]), tried)
+                return self.choose((key[0], OTHER_API[key[1]]), tried, elsewhere=elsewhere)
             except Unavailable as other:
                 raise (error if isinstance(error, Unavailable) else other) from None
             except ModelNotFound:
                 raise error from None
 
-    def lease(self, key: ModelKey, tried: Collection[Child] = (), *, translated: bool = False) -> Lease:
+    def lease(
+        self, key: ModelKey, tried: Collection[Child] = (), *, translated: bool = False, elsewhere: bool = False
+    ) -> Lease:
         """Choose, and claim the child for one request. Takes and raises what `choose` does."""
-        share = self.choose(key, tried, translated=translated)
+        share = self.choose(key, tried, translated=translated, elsewhere=elsewhere)
         return share.child.lease(share)
 
-    def _untried(self, key: ModelKey, shares: list[Share], tried: Collection[Child]) -> Candidates:
+    def _untried(self, key: ModelKey, shares: list[Share], tried: Collection[Child], *, elsewhere: bool) -> Candidates:
         """The available shares that were not tried; if there are none, ejected ones. Raises as `choose`."""
         last_resort = self._registry.last_resort(key)
         if not (shares or last_resort):
             raise self._no_candidate(key)
+        if elsewhere:
+            last_resort = []
+            if is_avoided(shares):
+                raise Unavailable(f"every child that serves model {key[0]!r} is suspect or ejected")
         for some in (shares, last_resort):
             untried = [share for share in some if share.child not in tried]
             if untried:

@@ -10,7 +10,7 @@ import msgspec
 
 from hierarchy.balancing.aliases import Aliases
 from hierarchy.registry import Registry
-from hierarchy.registry.child import NODE, Child
+from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.wire.status import ModelStatus
 from hierarchy.wire.subtree import all_gone
 from hierarchy.wire.tree_entry import decode
@@ -100,7 +100,7 @@ def _without_instance(path: str) -> str:
 
 
 def _entry(child: Child, now: float) -> dict[str, Any]:
-    status = child.current()
+    status = child.current(now)
     return {
         "name": child.name,
         "kind": child.kind,
@@ -114,10 +114,23 @@ def _entry(child: Child, now: float) -> dict[str, Any]:
         "speed": status.speed,
         "queue_length": status.queue_length,
         "in_flight": child.in_flight,
-        "models": [_model(model) for model in status.models],
+        "models": [_share(share, now) for share in child.shares.values()],
         "children": child.subtree if child.left_at is None else all_gone(child.subtree),
     }
 
 
 def _model(model: ModelStatus) -> dict[str, Any]:
-    return msgspec.structs.asdict(model)
+    row = msgspec.structs.asdict(model)
+    if not model.avoid:
+        del row["avoid"]
+    return row
+
+
+def _share(share: Share, now: float) -> dict[str, Any]:
+    """One model at one child. What is well says nothing of its health, so that a report has nothing to add."""
+    row, responses = _model(share.status(now)), share.responses
+    if responses.failures:
+        row |= {"error_rate": round(responses.error_rate, 2), "responses": responses.volume}
+    if share.failures is not None and now < share.failures.until:
+        row["detail"] = share.failures.reason
+    return row

@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from hierarchy.registry.drain import Drain
-from hierarchy.registry.ejection import FailureRecord
+from hierarchy.registry.ejection import FailureRecord, Responses
 from hierarchy.wire.messages import Names
 from hierarchy.wire.status import EMPTY, Api, ModelKey, ModelStatus, NodeStatus
 
@@ -48,7 +48,7 @@ class Load:
 class Share(Load):
     """One child's part in serving one model: what a policy chooses among."""
 
-    __slots__ = ("child", "key", "score", "slots", "speed")
+    __slots__ = ("avoid", "child", "failures", "key", "penalty", "responses", "score", "slots", "speed", "was_ejected")
 
     def __init__(self, child: Child, key: ModelKey) -> None:
         super().__init__()
@@ -57,17 +57,31 @@ class Share(Load):
         self.speed = 1.0
         self.slots = 0
         self.score = 0.0  # load / speed, kept up to date so that choosing among many is cheap
+        self.avoid = False  # the child reported that it serves this model only where nobody else can
+        self.responses = Responses()  # of this model's requests
+        self.failures: FailureRecord | None = None  # of this model's requests, lately; None for a healthy one
+        self.penalty = 0  # requests by which its load counts as higher: fast failures would attract more
+        self.was_ejected = False  # when its state was last noted
 
     def rescore(self) -> None:
         """Compute `score` again."""
         load = self.reported - self.ended + self.uncounted
         if load < self.open:
             load = self.open
-        self.score = load / self.speed
+        self.score = (load + self.penalty) / self.speed
 
-    def status(self) -> ModelStatus:
+    def is_ejected(self, now: float) -> bool:
+        """Is this model ejected at the child, or the whole child?"""
+        own, whole = self.failures, self.child.failures
+        return (own is not None and now < own.until) or (whole is not None and now < whole.until)
+
+    def is_avoided(self, now: float) -> bool:
+        """Shall it be used only where nothing else serves the model?"""
+        return self.avoid or self.child.suspect is not None or self.is_ejected(now)
+
+    def status(self, now: float) -> ModelStatus:
         """Its part of the report for the parent."""
-        return ModelStatus(self.key[0], self.key[1], self.speed, self.value, self.slots)
+        return ModelStatus(self.key[0], self.key[1], self.speed, self.value, self.slots, self.is_avoided(now))
 
     def __repr__(self) -> str:
         return f"<Share {self.child.name} {self.key[0]} load={self.value} open={self.open} speed={self.speed:g}>"
@@ -120,9 +134,13 @@ class Child:
         self.interval_s: float | None = None  # between reports; None: FastChat's terms
         self.last_seen: float | None = None
         self.down: str | None = None  # why a probed engine cannot be used; None: it can
-        self.ejected_until = -math.inf
-        self.ejected_why = ""
-        self.failures: FailureRecord | None = None  # lately; None for a healthy child
+        self.suspect: str | None = None  # why it may be dead: it is used only where no other child can be
+        self.asleep = False  # an engine that answers but has put its model away: it gets no new requests
+        self.received = 0  # reads of the data path from it: signs of life
+        self.heard_at = -math.inf  # when `received` last changed, as the sweep saw it
+        self.heard = 0  # `received` then
+        self.failures: FailureRecord | None = None  # to reach it, lately; None for a healthy child
+        self.noted = "starting"  # the state that was last told to `Registry.on_change`
         self.refused_until = -math.inf  # a connection was refused, so its process is gone, or was a moment ago
         self.drain: Drain | None = None  # by an operator
         self.leaving = False  # it reported that it drains
@@ -158,7 +176,7 @@ class Child:
     # -- health ----------------------------------------------------------------------------------------------
 
     def state(self, now: float) -> str:
-        """`up`, `starting`, `down`, `silent`, `ejected`, `draining` or `gone`."""
+        """`up`, `starting`, `down`, `silent`, `asleep`, `suspect`, `ejected`, `draining` or `gone`."""
         if self.left_at is not None:
             return "gone"
         if self.down is not None:
@@ -169,7 +187,11 @@ class Child:
             return "starting"
         if now >= self.fresh_until:
             return "silent"
-        return "ejected" if now < self.ejected_until else "up"
+        if self.asleep:
+            return "asleep"
+        if self.failures is not None and now < self.failures.until:
+            return "ejected"
+        return "up" if self.suspect is None else "suspect"
 
     def detail(self, now: float) -> str:
         """The reason why the state is not `up`; else empty."""
@@ -180,8 +202,10 @@ class Child:
             return self.down or ""
         if state == "draining":
             return "it is stopping" if self.drain is None else str(self.drain)
-        if state == "ejected":
-            return self.ejected_why
+        if state == "ejected" and self.failures is not None:
+            return self.failures.reason
+        if state == "suspect":
+            return self.suspect or ""
         if state == "silent" and self.last_seen is not None:
             return f"no report for {now - self.last_seen:.0f} s"
         return ""
@@ -219,7 +243,7 @@ class Child:
         seen: the highest ordinal that the child had received when it reported; None if it does not report it.
         """
         self.last_seen = now
-        self.down = None
+        self.down = self.suspect = None
         self.status = status
         changed = {model.key for model in status.models} != self.shares.keys()
         if changed:
@@ -229,8 +253,8 @@ class Child:
         for model in status.models:
             share = self.shares[model.key]
             share.report(model.queue_length)
-            changed |= share.speed != model.speed
-            share.speed, share.slots = model.speed, model.slots
+            changed |= share.speed != model.speed or share.avoid != model.avoid
+            share.speed, share.slots, share.avoid = model.speed, model.slots, model.avoid
         for ordinal in reversed(self._leases):
             if ordinal <= self._counted_to:
                 break
@@ -243,7 +267,8 @@ class Child:
     def heart_beat(self, queue_length: int, now: float) -> None:
         """A heartbeat of a FastChat worker: it contains only the length of the queue that all its models share."""
         models = tuple(
-            ModelStatus(model.name, model.api, model.speed, queue_length, model.slots) for model in self.status.models
+            ModelStatus(model.name, model.api, model.speed, queue_length, model.slots, model.avoid)
+            for model in self.status.models
         )
         self.report(NodeStatus(models, self.status.speed, queue_length), now)
 
@@ -298,9 +323,10 @@ class Child:
         """Does it list the model (in one API family, or in any)?"""
         return any(key[0] == model and api in (None, key[1]) for key in self.shares)
 
-    def current(self) -> NodeStatus:
+    def current(self, now: float) -> NodeStatus:
         """Its status, corrected by this node's leases."""
-        return NodeStatus(tuple(share.status() for share in self.shares.values()), self.status.speed, self.total.value)
+        models = tuple(share.status(now) for share in self.shares.values())
+        return NodeStatus(models, self.status.speed, self.total.value)
 
     def __repr__(self) -> str:
         return f"<Child {self.name} {self.kind} load={self.total.value} open={self.total.open}>"

@@ -15,19 +15,19 @@ from mypy_extensions import mypyc_attr
 from hierarchy.registry.admission import add_models, check_loop, child_name, find_registered
 from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.registry.drain import Drain
-from hierarchy.registry.ejection import Failure, FailureRecord
+from hierarchy.registry.health import USABLE, Health
 from hierarchy.wire import subtree
 from hierarchy.wire.checks import check_status
 from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
 from hierarchy.wire.status import Api, ModelKey, NodeStatus, aggregate, part
 
 REMEMBERED_S: Final = 600.0  # how long a child that left is still shown
-REFUSED_S: Final = 2.0  # how long a child that refused a connection is taken for dead
+REPORTED: Final = (*USABLE, "ejected")  # states of the children whose models clients may request
 MAX_CACHED: Final = 1024  # models whose candidates are kept
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class Registry:
+class Registry(Health):
     """All state about children.
 
     identity: this node's own, to detect loops. clock: monotonic seconds, injected.
@@ -35,15 +35,12 @@ class Registry:
     """
 
     def __init__(self, identity: Identity, clock: Callable[[], float], max_speed: float = 1e6) -> None:
+        super().__init__(clock)
         self.identity = identity
         self.max_speed = max_speed
-        self.children: dict[str, Child] = {}  # by name
         self.departed: dict[str, Child] = {}  # children that left lately: their models are unavailable, not unknown
         self.drained: dict[str, Drain] = {}  # by `drain_key`: whichever child has it gets no new requests
-        self.generation = 0  # grows whenever the candidates for a request may have changed
         self._silent: set[str] = set()  # names of nodes that `newly_silent` has returned
-        self._ejected: set[Child] = set()  # children that were ejected, and may still be
-        self._clock = clock
         #: model -> (generation, time until which it holds, candidates)
         self._available: dict[ModelKey, tuple[int, float, list[Share]]] = {}
 
@@ -177,6 +174,7 @@ class Registry:
             self._readmit(child, now)
         if child.report(status, now) or not was_available:
             self.generation += 1
+        self._note(child)
 
     def _divide_capacity(self, group: str) -> None:
         """Give each available instance of a replicated node an equal part of its status.
@@ -184,7 +182,7 @@ class Registry:
         All instances have the same children, so their speed must count once.
         """
         now = self._clock()
-        instances = [child for child in self if child.group == group and child.available(now)]
+        instances = [child for child in self if child.group == group and child.state(now) in USABLE]
         for child in instances:
             if child.parts != len(instances) and child.last_seen is not None:
                 child.parts = len(instances)
@@ -192,71 +190,7 @@ class Registry:
                 child.report(part(status, child.parts), child.last_seen, seen)
                 self.generation += 1
 
-    # -- health ----------------------------------------------------------------------------------------------
-
-    def mark_down(self, child: Child, reason: str) -> None:
-        """A prober found that an engine cannot be used."""
-        if child.down is None:
-            self.generation += 1
-        child.process_number += 1
-        child.down = reason
-        self._limit_ejections(child)
-
-    def eject(self, child: Child, seconds: float, reason: str) -> None:
-        """Do not choose the child for a while."""
-        child.ejected_until = self._clock() + seconds
-        self._ejected.add(child)
-        child.ejected_why = reason
-        self.generation += 1
-
-    def failed(self, child: Child, failure: Failure, reason: str) -> None:
-        """A request failed, and the child is to blame. Enough failures eject it, each time for twice as long.
-
-        It is not ejected if more than half of the children of one of its models would then be ejected: a fault of
-        all children is no single child's fault.
-        """
-        now = self._clock()
-        if failure == "unreachable":
-            child.refused_until = now + REFUSED_S
-        failures = child.failures
-        if failures is None:
-            failures = child.failures = FailureRecord()
-        if not failures.failed(failure, now) or child.state(now) != "up":
-            return
-        if any(2 * (len(self._ejected_of(key, now)) + 1) > len(self._serving(key, now)) for key in child.shares):
-            failures.clear_strikes()
-            return
-        self.eject(child, failures.eject(now, child.in_flight) - now, reason)
-
-    def succeeded(self, child: Child) -> None:
-        """A child that has failures sent a first byte."""
-        if child.failures is not None:
-            child.failures.succeeded(self._clock())
-
-    def _serving(self, key: ModelKey, now: float) -> list[Child]:
-        """The children that would be available for a model if none was ejected."""
-        return [child for child in self if key in child.shares and child.state(now) in ("up", "ejected")]
-
-    def _ejected_of(self, key: ModelKey, now: float) -> list[Child]:
-        return [child for child in self._serving(key, now) if child.state(now) == "ejected"]
-
-    def _limit_ejections(self, lost: Child) -> None:
-        """A child was lost; end ejections until at most half of the rest are ejected, the oldest first."""
-        now = self._clock()
-        self._ejected = {child for child in self._ejected if child.ejected_until > now}
-        if not self._ejected:  # nearly always, and a thousand children may leave at once
-            return
-        for key in lost.shares:
-            ejected = sorted(self._ejected_of(key, now), key=lambda child: child.ejected_until)
-            for child in ejected[: max(0, len(ejected) - len(self._serving(key, now)) // 2)]:
-                self._readmit(child, now)
-
-    def _readmit(self, child: Child, now: float) -> None:
-        child.ejected_until = min(child.ejected_until, now)
-        child.refused_until = min(child.refused_until, now)
-        if child.failures is not None:
-            child.failures.end_ejection(now)
-        self.generation += 1
+    # -- draining --------------------------------------------------------------------------------------------
 
     def set_drain(self, key: str, drain: Drain | None) -> list[Child]:
         """Send no new requests to the children with this `drain_key` or group, now or later (None: end that).
@@ -300,9 +234,7 @@ class Registry:
     def sweep(self) -> list[Child]:
         """Drop the children that have been silent for too long; returns them."""
         now = self._clock()
-        for child in self:
-            if child.failures is not None and child.failures.is_over(now):
-                child.failures = None
+        self.sweep_health()
         for group in {child.group for child in self if child.group}:
             self._divide_capacity(group)  # an instance may have fallen silent
         dropped = [child for child in self if now >= child.gone_at]
@@ -334,14 +266,28 @@ class Registry:
     def available(self, key: ModelKey) -> list[Share]:
         """The shares of the children that may get a request for this model now (do not change the list).
 
-        Cached until something happens or the first of them would fall silent, and the same object until then.
+        Those to be avoided only if there are no others: then all of the list are (`is_avoided`). Cached until
+        something happens or the first of them would fall silent, and the same object until then.
         """
         now = self._clock()
         cached = self._available.get(key)
         if cached is not None and cached[0] == self.generation and now < cached[1]:
             return cached[2]
-        shares: list[Share] = []
+        sorted_out = self._sort(key, now)
+        if sorted_out is None:  # names that clients make up, of any length, must not pile up
+            self._available.pop(key, None)
+            return []
+        if len(self._available) > MAX_CACHED:
+            self._available.clear()  # mostly models that are gone
+        shares, until = sorted_out
+        self._available[key] = self.generation, until, shares
+        return shares
+
+    def _sort(self, key: ModelKey, now: float) -> tuple[list[Share], float] | None:
+        """The best shares for a model that there are, and until when they are; None if no child serves it."""
+        preferred: list[Share] = []
         full: list[Share] = []  # of children that return from an ejection and have as many requests as they may
+        avoided: list[Share] = []
         until = math.inf
         served = False
         for child in self:
@@ -349,30 +295,21 @@ class Registry:
             if share is None:
                 continue
             served = True
-            if child.available(now):
-                failures = child.failures
-                if failures is not None and failures.returning:
+            if share.is_ejected(now):
+                until = min(until, _ejection_end(share, now))
+            elif child.state(now) in USABLE:
+                if _is_returning(share):
                     until = now  # each request changes what it admits, so nothing can be cached
-                    if not failures.admits(child.in_flight):
+                    if not _admits(share):
                         full.append(share)
                         continue
-                shares.append(share)
+                (avoided if share.avoid or child.suspect is not None else preferred).append(share)
                 until = min(until, child.fresh_until)
-            elif child.ejected_until > now:
-                until = min(until, child.ejected_until)
-        shares = shares or full
-        if not served:  # names that clients make up, of any length, must not pile up
-            self._available.pop(key, None)
-            return shares
-        if len(self._available) > MAX_CACHED:
-            self._available.clear()  # mostly models that are gone
-        self._available[key] = self.generation, until, shares
-        return shares
+        return (preferred or full or avoided, until) if served else None
 
     def last_resort(self, key: ModelKey) -> list[Share]:
-        """The shares of ejected children, which are better than none."""
-        now = self._clock()
-        return [child.shares[key] for child in self._ejected_of(key, now)]
+        """The ejected shares, which are better than none."""
+        return self._ejected_of(key, self._clock())
 
     def listed(self, model: str, api: Api | None = None) -> bool:
         """Does any engine below serve this model, available or not?
@@ -385,7 +322,7 @@ class Registry:
     def status(self) -> NodeStatus:
         """This node's status: the sum over the available children."""
         now = self._clock()
-        return aggregate(child.current() for child in self if child.available(now))
+        return aggregate(child.current(now) for child in self if child.state(now) in REPORTED)
 
     def model_names(self) -> list[str]:
         """Sorted names of the available models."""
@@ -394,7 +331,7 @@ class Registry:
     def names_by_mode(self, *, multimodal: bool) -> list[str]:
         """Sorted names of the models of FastChat workers that registered as multimodal, or of all other children."""
         now = self._clock()
-        chosen = (child for child in self if child.multimodal is multimodal and child.available(now))
+        chosen = (child for child in self if child.multimodal is multimodal and child.state(now) in REPORTED)
         return sorted({key[0] for child in chosen for key in child.shares})
 
     def path(self) -> list[str]:
@@ -408,6 +345,32 @@ class Registry:
 def drain_key(child: Child) -> str:
     """Its name; of one instance of a replicated node GROUP@URL, since its number differs from parent to parent."""
     return f"{child.group}@{child.url}" if child.group else child.name
+
+
+def is_avoided(shares: list[Share]) -> bool:
+    """Are the shares that `Registry.available` returned to be used only where nobody else serves the model?"""
+    if not shares:
+        return True
+    first = shares[0]  # all of them are, or none is
+    return first.avoid or first.child.suspect is not None
+
+
+def _is_returning(share: Share) -> bool:
+    """Is it not fully back yet from an ejection?"""
+    own, whole = share.failures, share.child.failures
+    return (own is not None and own.returning) or (whole is not None and whole.returning)
+
+
+def _admits(share: Share) -> bool:
+    """May a share that returns get one more request?"""
+    own, whole = share.failures, share.child.failures
+    return (own is None or own.admits(share.open)) and (whole is None or whole.admits(share.child.in_flight))
+
+
+def _ejection_end(share: Share, now: float) -> float:
+    """When the first of the ejections of a share or its child that last ends."""
+    records = (share.failures, share.child.failures)
+    return min((record.until for record in records if record is not None and record.until > now), default=now)
 
 
 def _apply_report(child: Child, status: NodeStatus, now: float, seen: int | None) -> bool:
@@ -431,8 +394,10 @@ def _update_node_fields(child: Child, message: Registration | HeartBeat) -> None
 def _forget_failures(child: Child) -> None:
     """A new process has this name; what is known of the former one does not count."""
     child.process_number += 1
-    child.failures = None
-    child.ejected_until = child.refused_until = -math.inf
+    child.failures = child.suspect = None
+    child.refused_until = -math.inf
+    for share in child.shares.values():
+        share.failures, share.penalty = None, 0
 
 
 def _lists(child: Child, model: str, api: Api | None) -> bool:

@@ -164,7 +164,7 @@ class Attempt(ResponseHandler):
             log.error("out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)")
             self._listener.fail(Unavailable("this node is out of file descriptors"))
         else:
-            self._lane.registry.failed(self.child, "unreachable", reason)
+            self._lane.registry.failed(self.lease.share, "unreachable", reason)
             self._fail(Cause.BROKEN, reason)
 
     async def _translate(self, *, fresh: bool) -> None:
@@ -187,7 +187,7 @@ class Attempt(ResponseHandler):
         if refusal is not None:
             self._listener.fail(refusal)
         elif translated is None:
-            self._lane.registry.failed(self.child, "broke", reason)
+            self._lane.registry.failed(self.lease.share, "broke", reason)
             self._fail(Cause.BROKEN, reason)
         else:
             upstream = None if fresh else self.pool.take(self._lane.clock())
@@ -222,8 +222,7 @@ class Attempt(ResponseHandler):
                 self._refused(response)
                 return
             self._response.begin(response, self.pool, b"", self._lines_for_parent(response))
-        if response.head.is_failure and self.child.kind != NODE:
-            self._lane.registry.failed(self.child, "error", f"answered {response.head.status}")
+        self._judge(response)
         self._response.end()
         self._listener.attempt_done(self, response, self._lane.clock())
 
@@ -235,7 +234,8 @@ class Attempt(ResponseHandler):
             return
         self.sender = None
         now = self._lane.clock()
-        self._first_byte(now)
+        self._first_byte(response, now)
+        self._judge(response)
         self._response.begin(response, self.pool, body, self._lines_for_parent(response))
         self._listener.attempt_done(self, response, now)
 
@@ -246,7 +246,7 @@ class Attempt(ResponseHandler):
         self.sender = None
         started = self._response.started
         if not stale:
-            self._lane.registry.failed(self.child, "cut" if started else "broke", reason)
+            self._lane.registry.failed(self.lease.share, "cut" if started else "broke", reason)
         if started:
             self._listener.attempt_cut(ChildFailed(f"{self.child.name} {reason}"))
         else:
@@ -255,18 +255,29 @@ class Attempt(ResponseHandler):
     def _begin(self, response: UpstreamResponse, data: bytes) -> None:
         """The first bytes of the body go to the client, and the head before them."""
         now = self._lane.clock()
-        self._first_byte(now)
+        self._first_byte(response, now)
         self._set_deadline(now + self.destination.timeouts.idle_s)
         self._response.begin(response, self.pool, data, self._lines_for_parent(response))
         if self.sender is not None and self._response.is_verbatim:
             self.sender.forward_to(self._client.write)
 
-    def _first_byte(self, now: float) -> None:
+    def _first_byte(self, response: UpstreamResponse, now: float) -> None:
         """The body begins: no other attempt can follow."""
         self._request.forget_body()
         self.destination.metrics.ttft.observe(now - self.sent_at)
-        if self.child.failures is not None:
-            self._lane.registry.succeeded(self.child)
+        share = self.lease.share
+        if (share.failures is not None or self.child.failures is not None) and not response.head.is_failure:
+            self._lane.registry.first_byte(share)
+
+    def _judge(self, response: UpstreamResponse) -> None:
+        """A whole response came: is it a good one? A node judges only its own engines."""
+        share = self.lease.share
+        if not response.head.is_failure:
+            share.responses.good += 1
+            if share.failures is not None:
+                self._lane.registry.completed(share)
+        elif self.child.kind != NODE:
+            self._lane.registry.failed(share, "error", f"answered {response.head.status}")
 
     def _lines_for_parent(self, response: UpstreamResponse) -> bytes:
         request, head = self._request, response.head
@@ -313,7 +324,7 @@ class Attempt(ResponseHandler):
         head, child, request = response.head, self.child, self._request
         reason = f"answered {head.status}"
         if child.kind != NODE and head.is_failure:
-            self._lane.registry.failed(child, "error", reason)
+            self._lane.registry.failed(self.lease.share, "error", reason)
         refusal = Refusal(response, self.pool, b"".join(self._held or ()))
         if not self._is_retriable(head.status, head.unspent):  # it only has another form than the client waits for
             self._response.pass_on_refusal(refusal.response, refusal.pool, refusal.body, b"")

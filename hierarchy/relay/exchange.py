@@ -180,7 +180,7 @@ class Exchange(Listener):
         try:
             attempt.pool.put(await attempt.pool.dial())
         except OSError as error:
-            self._lane.registry.failed(attempt.child, "unreachable", unreachable_reason(error))
+            self._lane.registry.failed(attempt.lease.share, "unreachable", unreachable_reason(error))
             if not self.response.complete:
                 self._retry(attempt, retry.Failure(retry.Cause.BROKEN, failure.reason))
             return
@@ -250,7 +250,7 @@ class Exchange(Listener):
             self._cut(error)
             return
         if attempt is not None and attempt.child.kind != NODE and attempt.sender is not None:
-            self._lane.registry.failed(attempt.child, "timeout", reason)
+            self._lane.registry.failed(attempt.lease.share, "timeout", reason)
         self._outcome = "timeout"
         self.fail(error)
 

@@ -348,6 +348,6 @@ class Uplink:
         return f"<Uplink {self.parent} {'registered' if self.registered else 'connecting'} seen={self.seen}>"
 
 
-def _capacity(status: NodeStatus) -> list[tuple[str, str, float]]:
-    """What routing depends on: models and speeds."""
-    return [(model.name, model.api, model.speed) for model in status.models]
+def _capacity(status: NodeStatus) -> list[tuple[str, str, float, bool]]:
+    """What routing depends on: models, speeds, and which of them to avoid."""
+    return [(model.name, model.api, model.speed, model.avoid) for model in status.models]

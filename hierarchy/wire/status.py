@@ -28,6 +28,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     queue_length: int = 0
     #: requests that can run at once; 0: unknown
     slots: int = 0
+    #: use it only where nothing else serves the model: all that serve it there are suspect or ejected
+    avoid: bool = False
 
     @property
     def key(self) -> ModelKey:
@@ -65,7 +67,7 @@ def part(status: NodeStatus, parts: int) -> NodeStatus:
     if parts == 1:
         return status
     models = tuple(
-        ModelStatus(m.name, m.api, m.speed / parts, -(-m.queue_length // parts), -(-m.slots // parts))
+        ModelStatus(m.name, m.api, m.speed / parts, -(-m.queue_length // parts), -(-m.slots // parts), m.avoid)
         for m in status.models
     )
     return NodeStatus(models, status.speed / parts, -(-status.queue_length // parts))
@@ -74,7 +76,8 @@ def part(status: NodeStatus, parts: int) -> NodeStatus:
 def aggregate(statuses: Iterable[NodeStatus]) -> NodeStatus:
     """The status of a node, from those of its children: totals over all, and per model and API family.
 
-    Counts are limited to `MAX_QUEUE`, so that a parent accepts this node's report whatever its children claim.
+    A model counts without those that are to be avoided, unless there are no others. Counts are limited to
+    `MAX_QUEUE`, so that a parent accepts this node's report whatever its children claim.
     """
     speed, queue_length = 0.0, 0
     models: dict[ModelKey, ModelStatus] = {}
@@ -82,10 +85,14 @@ def aggregate(statuses: Iterable[NodeStatus]) -> NodeStatus:
         speed += status.speed
         queue_length = min(queue_length + status.queue_length, MAX_QUEUE)
         for model in status.models:
-            models[model.key] = _add(models.get(model.key) or ModelStatus(model.name, model.api, 0.0), model)
+            known = models.get(model.key)
+            if known is None or (known.avoid and not model.avoid):
+                models[model.key] = _add(ModelStatus(model.name, model.api, 0.0, avoid=model.avoid), model)
+            elif known.avoid == model.avoid:
+                models[model.key] = _add(known, model)
     return NodeStatus(tuple(models[key] for key in sorted(models)), speed, queue_length)
 
 
 def _add(a: ModelStatus, b: ModelStatus) -> ModelStatus:
     queue_length, slots = (min(n, MAX_QUEUE) for n in (a.queue_length + b.queue_length, a.slots + b.slots))
-    return ModelStatus(a.name, a.api, a.speed + b.speed, queue_length, slots)
+    return ModelStatus(a.name, a.api, a.speed + b.speed, queue_length, slots, a.avoid)

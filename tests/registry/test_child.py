@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hierarchy.registry.child import FASTCHAT_EXPIRY_S, NODE, Child, Lease, Load
 from hierarchy.registry.drain import Drain
+from hierarchy.registry.ejection import FailureRecord
 from hierarchy.wire.status import ModelStatus, NodeStatus
 from tests.builders import FASTCHAT, OPENAI, model, status_of
 
@@ -170,7 +171,7 @@ class LoadMachine(RuleBasedStateMachine):
             assert share.open == sum(request.model == share.key[0] for request in self.leased)
             assert share.value >= share.open >= 0
             assert share.score == share.value / share.speed
-            assert share.status() == ModelStatus(*share.key, share.speed, share.value, share.slots)
+            assert share.status(0.0) == ModelStatus(*share.key, share.speed, share.value, share.slots)
 
     @invariant()
     def after_an_exact_report_load_is_exact(self) -> None:
@@ -188,7 +189,7 @@ class LoadMachine(RuleBasedStateMachine):
             assert (load.open, load.uncounted) == (0, 0)
         self.truth, self.abandoned = Truth(), []
         self.deliver(self.snapshot())
-        assert self.child.current().queue_length == 0
+        assert self.child.current(0.0).queue_length == 0
         assert all(share.value == 0 for share in self.child.shares.values())
 
 
@@ -263,7 +264,7 @@ def test_a_heartbeat_has_one_queue_length_for_all_models() -> None:
     child = child_with(model("a", 2, api="fastchat"), model("b", 2, api="fastchat"), kind="fastchat")
     child.heart_beat(7, 5.0)
     assert [child.load((name, "fastchat")) for name in "ab"] == [7, 7]
-    assert child.current() == NodeStatus((model("a", 2, 7, api="fastchat"), model("b", 2, 7, api="fastchat")), 2, 7)
+    assert child.current(0.0) == NodeStatus((model("a", 2, 7, api="fastchat"), model("b", 2, 7, api="fastchat")), 2, 7)
     assert child.last_seen == 5.0
 
 
@@ -309,9 +310,15 @@ def test_the_states_of_a_child_in_their_order() -> None:
     assert child.state(0.0) == "starting"
     child.report(status_of(model()), 0.0)
     assert (child.state(0.0), child.detail(0.0), child.available(0.0)) == ("up", "", True)
-    child.ejected_until, child.ejected_why = 10.0, "it broke 3 requests"
+    child.failures = FailureRecord()
+    child.failures.until, child.failures.reason = 10.0, "it broke 3 requests"
     assert (child.state(9.9), child.detail(9.9)) == ("ejected", "it broke 3 requests")
     assert child.state(10.0) == "up"
+    child.suspect = "it has not answered a probe for 3 s"
+    assert (child.state(9.9), child.state(10.0)) == ("ejected", "suspect")
+    assert (child.detail(10.0), child.available(10.0)) == ("it has not answered a probe for 3 s", False)
+    child.asleep = True
+    assert child.state(9.9) == "asleep"
     child.drain = Drain(0.0, "ann", "new GPU")
     assert (child.state(10.0), child.available(10.0)) == ("draining", False)
     assert child.detail(10.0) == "by ann: new GPU"

@@ -27,7 +27,7 @@ def test_a_success_between_errors_prevents_an_ejection() -> None:
     for _ in range(20):
         assert not record.failed("error", 0.0)
         assert not record.failed("error", 0.0)
-        record.succeeded(0.0)
+        record.completed()
 
 
 @pytest.mark.parametrize(("ejections", "seconds"), [(0, 2.0), (1, 4.0), (4, 32.0), (5, 60.0), (10**6, 60.0)])
@@ -67,7 +67,7 @@ def test_a_child_returns_with_one_request_then_two_then_four(old: int) -> None:
             begun += 1
         rounds.append(begun)
         for _ in range(begun):
-            record.succeeded(until)
+            record.first_byte(until)
     assert rounds == [1, 2, 4, 8]
     assert record.window == FULL_WINDOW
 
@@ -93,14 +93,14 @@ def test_at_most_half_of_the_children_of_a_model_are_ejected(count: int, most: i
     table = Site(count)
     for engine in table.engines:
         for _ in range(3):
-            table.failed(engine, "broke", "it broke")
-    assert sum(engine.state(table.clock()) == "ejected" for engine in table.engines) == most
+            table.failed(engine.shares[OPENAI], "broke", "it broke")
+    assert sum(engine.shares[OPENAI].is_ejected(table.clock()) for engine in table.engines) == most
 
 
 def test_ejected_children_return_when_others_go_down() -> None:
     table = Site(4)
     for engine in table.engines[:2]:
-        table.failed(engine, "broke", "it broke")
+        table.failed(engine.shares[OPENAI], "broke", "it broke")
     assert table.available_names() == {"e2", "e3"}
     table.mark_down(table.engines[2], "refused")
     assert len(table.available_names()) == 2
@@ -110,7 +110,7 @@ def test_ejected_children_return_when_others_go_down() -> None:
 
 def test_a_returning_child_that_is_the_only_one_is_not_limited() -> None:
     table = Site(2)
-    table.failed(table.engines[0], "broke", "it broke")
+    table.failed(table.engines[0].shares[OPENAI], "broke", "it broke")
     table.mark_down(table.engines[1], "refused")
     table.clock.tick(BASE_S)
     leases = [table.available(OPENAI)[0].child.lease(table.available(OPENAI)[0]) for _ in range(5)]
@@ -120,20 +120,20 @@ def test_a_returning_child_that_is_the_only_one_is_not_limited() -> None:
 def test_a_child_that_was_ejected_gets_one_request_first() -> None:
     table = Site(2)
     first = table.engines[0]
-    table.failed(first, "broke", "it broke")
+    table.failed(first.shares[OPENAI], "broke", "it broke")
     assert table.available_names() == {"e1"}
     table.clock.tick(BASE_S)
     assert table.available_names() == {"e0", "e1"}
     lease = first.lease(first.shares[OPENAI])
     assert table.available_names() == {"e1"}  # one at a time
-    table.succeeded(first)
+    table.first_byte(first.shares[OPENAI])
     assert table.available_names() == {"e0", "e1"}
     lease.release()
     table.clock.tick(FORGET_AFTER_S + 1)
     for _ in range(FULL_WINDOW):
-        table.succeeded(first)
+        table.first_byte(first.shares[OPENAI])
     table.sweep()
-    assert first.failures is None
+    assert first.failures is first.shares[OPENAI].failures is None
 
 
 def test_a_new_process_of_a_child_starts_without_failures() -> None:
@@ -142,7 +142,7 @@ def test_a_new_process_of_a_child_starts_without_failures() -> None:
         table.add(site(name))
     child = table.children["site-a"]
     for _ in range(3):
-        table.failed(child, "unreachable", "refused")
+        table.failed(child.shares[OPENAI], "unreachable", "refused")
         table.clock.tick(0.1)
     assert table.available_names() == {"site-b"}
     table.add(site("site-a", seq=9))  # the same process
@@ -165,11 +165,14 @@ class EjectionMachine(RuleBasedStateMachine):
 
     @rule(number=engines, failure=st.sampled_from(FAILURES))
     def fails(self, number: int, failure: Failure) -> None:
-        self.table.failed(self.table.engines[number], failure, "why")
+        self.table.failed(self.table.engines[number].shares[OPENAI], failure, "why")
 
     @rule(number=engines)
     def succeeds(self, number: int) -> None:
-        self.table.succeeded(self.table.engines[number])
+        share = self.table.engines[number].shares[OPENAI]
+        share.responses.good += 1
+        self.table.first_byte(share)
+        self.table.completed(share)
 
     @rule(number=engines)
     def goes_down(self, number: int) -> None:

@@ -64,6 +64,14 @@ class AvailableMachine(RuleBasedStateMachine):
         if name in self.table.children:
             self.table.eject(self.table.children[name], seconds, "broke")
 
+    @rule(late=st.booleans())
+    def engine_is_late(self, late: bool) -> None:
+        engine = self.table.children["gpu"]
+        if late:
+            self.table.suspect(engine, "it is late")
+        else:
+            self.table.trust(engine)
+
     @rule(name=NAMES, draining=st.booleans())
     def drain(self, name: str, draining: bool) -> None:
         if name in self.table.children:
@@ -85,14 +93,17 @@ class AvailableMachine(RuleBasedStateMachine):
     @invariant()
     def the_cache_equals_a_fresh_computation(self) -> None:
         now = self.table.clock.now
-        available = [child for child in self.table if child.available(now)]
+        usable = [child for child in self.table if child.state(now) in ("up", "suspect")]
         for name in "mn":
             for key in ((name, api) for api in get_args(Api)):
                 shares = self.table.available(key)
-                assert shares == [child.shares[key] for child in available if key in child.shares]
+                serving = [child.shares[key] for child in usable if key in child.shares]
+                preferred = [share for share in serving if share.child.suspect is None]
+                assert shares == (preferred or serving)
                 assert self.table.available(key) is shares or not shares
-        assert self.table.status() == aggregate(child.current() for child in available)
-        assert self.table.model_names() == sorted({key[0] for child in available for key in child.shares})
+        reported = [child for child in self.table if child.state(now) in ("up", "suspect", "ejected")]
+        assert self.table.status() == aggregate(child.current(now) for child in reported)
+        assert self.table.model_names() == sorted({key[0] for child in reported for key in child.shares})
 
     @invariant()
     def a_change_of_speed_gives_a_new_list(self) -> None:

@@ -9,6 +9,7 @@ from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS
 from hierarchy.balancing.retry_budget import FLOOR
 from hierarchy.http.model_field import model_of
 from hierarchy.relay.upstream.connection import Upstream
+from tests.builders import OPENAI
 from tests.relay.memory import Link, MemoryLane, in_memory, statuses
 from tests.relay.raw import OK_BODY, SSE_HEAD, chunk, event, http_response, post
 
@@ -104,7 +105,7 @@ async def test_a_dial_that_fails_ejects_the_child_unless_it_is_the_only_one() ->
     assert memory.child.is_dead(memory.now)
     other = memory.lane.registry.declare("f", "http://127.0.0.1:2", "openai")
     memory.lane.registry.report(other, memory.child.status)
-    memory.lane.registry.failed(memory.child, "unreachable", "again")
+    memory.lane.registry.failed(memory.child.shares[OPENAI], "unreachable", "again")
     assert memory.child.state(memory.now) == "ejected"
     assert memory.leases == 0
 

@@ -196,6 +196,7 @@ class Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a response."""
+        self.pool.child.received += 1
         incoming = self._incoming
         if incoming is None:
             self._begin(data)

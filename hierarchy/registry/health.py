@@ -1,0 +1,285 @@
+"""Judging children: which are dead, which may be, and which answer badly. Synchronous, no I/O.
+
+    up ──probe late, no sign of life──▶ suspect ──several signals──▶ down     (the whole child; see `engines.prober`)
+    up ──connection cannot be made────▶ ejected                               (the whole child)
+    up ──bad responses────────────────▶ ejected                               (one model at the child)
+
+What is suspect or ejected is still used where nothing else serves a model: it is better than none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from mypy_extensions import mypyc_attr
+
+from hierarchy.registry.child import Child, Share
+from hierarchy.registry.ejection import (
+    FAILURE_RATE,
+    REQUEST_VOLUME,
+    WINDOW_S,
+    Failure,
+    FailureRecord,
+    is_outlier,
+)
+from hierarchy.wire.status import ModelKey
+
+REFUSED_S: Final = 2.0  # how long a child that refused a connection is taken for dead
+FLOWING_S: Final = 5.0  # a child from which bytes came in this time is not to blame for a request without an answer
+PENALTY: Final = 4  # requests by which each bad response in a row raises the load that policies see
+USABLE: Final = ("up", "suspect")  # states in which a child serves
+
+
+class Change(NamedTuple):
+    """A child's state, or one of its models', is another one than before."""
+
+    child: Child
+    model: str  # "" for the whole child
+    before: str
+    state: str
+    reason: str  # of the state, one line; "" for `up`
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Health:
+    """The health of a registry's children.
+
+    on_change: is called once for each change of a state. clock: monotonic seconds, injected.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.children: dict[str, Child] = {}  # by name
+        self.generation = 0  # grows whenever the candidates for a request may have changed
+        self.on_change: Callable[[Change], None] | None = None
+        self._clock = clock
+        self._ejections = 0  # that may still last: nearly always none, and a thousand children may leave at once
+        self._window_at = clock()
+
+    # -- the whole child -----------------------------------------------------------------------------------------
+
+    def mark_down(self, child: Child, reason: str) -> None:
+        """An engine cannot be used."""
+        if child.down is None:
+            self.generation += 1
+        child.process_number += 1
+        child.down = reason
+        self._limit_ejections(child)
+        self._note(child)
+
+    def suspect(self, child: Child, reason: str) -> None:
+        """The child may be dead: it gets no new requests while another one can take them."""
+        if child.suspect is None:
+            child.suspect = reason
+            self.generation += 1
+            self._note(child)
+
+    def trust(self, child: Child) -> None:
+        """A suspect gave a sign of life."""
+        if child.suspect is not None:
+            child.suspect = None
+            self.generation += 1
+            self._note(child)
+
+    def set_asleep(self, child: Child, asleep: bool) -> None:
+        """An engine has put its model away, or has it back."""
+        if child.asleep is not asleep:
+            child.asleep = asleep
+            self.generation += 1
+            self._note(child)
+
+    def eject(self, child: Child, seconds: float, reason: str) -> None:
+        """Do not choose the child for a while."""
+        record = child.failures
+        if record is None:
+            record = child.failures = FailureRecord()
+        record.until, record.reason = self._clock() + seconds, reason
+        self._begin_ejection(child)
+
+    # -- requests that failed, and those that did not ------------------------------------------------------------
+
+    def failed(self, share: Share, failure: Failure, reason: str, *, elsewhere: bool = False) -> None:
+        """A request failed, and the child is to blame. Enough failures eject it, each time for twice as long.
+
+        At most half of the children of a model are ejected, unless `elsewhere`: the parent said with the request that
+        others can serve it.
+        """
+        if failure == "unreachable":
+            self._unreachable(share.child, reason, elsewhere=elsewhere)
+        else:
+            self._responded_badly(share, failure, reason, elsewhere=elsewhere)
+
+    def _unreachable(self, child: Child, reason: str, *, elsewhere: bool) -> None:
+        now = self._clock()
+        child.refused_until = now + REFUSED_S
+        record = child.failures
+        if record is None:
+            record = child.failures = FailureRecord()
+        if not record.failed("unreachable", now) or child.state(now) not in USABLE:
+            return
+        if not elsewhere and any(self._too_many_ejected(key, now) for key in child.shares):
+            record.clear_strikes()
+            return
+        record.eject(now, child.in_flight, reason)
+        self._begin_ejection(child)
+
+    def _responded_badly(self, share: Share, failure: Failure, reason: str, *, elsewhere: bool) -> None:
+        now, child = self._clock(), share.child
+        if failure == "timeout" and now - child.heard_at < FLOWING_S:
+            failure = "error"  # it serves others, so this request may be the reason
+        share.responses.bad += 1
+        record = share.failures
+        if record is None:
+            record = share.failures = FailureRecord()
+        is_due = record.failed(failure, now) or _fails_often(share)
+        share.penalty = PENALTY * record.strikes
+        share.rescore()
+        if not is_due or child.state(now) not in USABLE or share.is_ejected(now):
+            return
+        if failure in ("error", "cut") and not self._is_outlier(share, now):
+            record.clear_strikes()
+            self._end_ejections(share.key, now)  # those that fail as well are no worse
+        elif not elsewhere and self._too_many_ejected(share.key, now):
+            record.clear_strikes()
+        else:
+            record.eject(now, share.open, reason)
+            self._begin_ejection(child)
+        share.penalty = 0
+        share.rescore()
+
+    def first_byte(self, share: Share) -> None:
+        """A response that is no failure began. Call it where the share or its child has failures."""
+        now, whole = self._clock(), share.child.failures
+        if share.failures is not None:
+            share.failures.first_byte(now)
+        if whole is not None:
+            whole.first_byte(now)
+            whole.completed()  # it can be reached
+
+    def completed(self, share: Share) -> None:
+        """A whole, good response ended. Call it where the share has failures."""
+        if share.failures is not None:
+            share.failures.completed()
+            share.penalty = 0
+            share.rescore()
+
+    def _is_outlier(self, share: Share, now: float) -> bool:
+        siblings = [one for one in self._serving(share.key, now) if one is not share]
+        failing = sum(
+            one.failures is not None and (one.failures.strikes > 0 or one.is_ejected(now)) for one in siblings
+        )
+        return is_outlier(share.responses, [one.responses for one in siblings], failing_siblings=failing)
+
+    # -- how many are ejected ------------------------------------------------------------------------------------
+
+    def _serving(self, key: ModelKey, now: float) -> list[Share]:
+        """The shares that would be available for a model if none was ejected."""
+        shares = [child.shares[key] for child in self.children.values() if key in child.shares]
+        return [share for share in shares if share.child.state(now) in ("up", "suspect", "ejected")]
+
+    def _ejected_of(self, key: ModelKey, now: float) -> list[Share]:
+        return [share for share in self._serving(key, now) if share.is_ejected(now)]
+
+    def _too_many_ejected(self, key: ModelKey, now: float) -> bool:
+        """Would more than half be ejected with one more? A fault of all is no single child's fault."""
+        return 2 * (len(self._ejected_of(key, now)) + 1) > len(self._serving(key, now))
+
+    def _limit_ejections(self, lost: Child) -> None:
+        """A child was lost; end ejections until at most half of the rest are ejected, the oldest first."""
+        if not self._ejections:
+            return
+        now = self._clock()
+        for key in lost.shares:
+            ejected = sorted(self._ejected_of(key, now), key=_ejected_until)
+            for share in ejected[: max(0, len(ejected) - len(self._serving(key, now)) // 2)]:
+                self._readmit(share.child, now)
+                self._readmit_share(share, now)
+
+    def _end_ejections(self, key: ModelKey, now: float) -> None:
+        """End those of a model for bad responses: another child fails in the same way."""
+        for share in self._ejected_of(key, now):
+            self._readmit_share(share, now)
+
+    def _begin_ejection(self, child: Child) -> None:
+        self._ejections += 1
+        self.generation += 1
+        self._note(child)
+
+    def _readmit(self, child: Child, now: float) -> None:
+        child.refused_until = min(child.refused_until, now)
+        if child.failures is not None:
+            child.failures.end_ejection(now)
+        self.generation += 1
+        self._note(child)
+
+    def _readmit_share(self, share: Share, now: float) -> None:
+        if share.failures is not None:
+            share.failures.end_ejection(now)
+        self.generation += 1
+        self._note(share.child)
+
+    # -- changes of state ----------------------------------------------------------------------------------------
+
+    def _note(self, child: Child) -> None:
+        """Tell `on_change` what changed at a child."""
+        now = self._clock()
+        for change in _changes(child, now):
+            if self.on_change is not None:
+                self.on_change(change)
+
+    def sweep_health(self) -> None:
+        """Call it twice a second: signs of life, the ends of ejections, error rates."""
+        now = self._clock()
+        turn = now - self._window_at >= WINDOW_S
+        if turn:
+            self._window_at = now
+        for child in list(self.children.values()):
+            if child.received != child.heard:
+                child.heard, child.heard_at = child.received, now
+            if child.failures is not None and child.failures.is_over(now):
+                child.failures = None
+            for share in child.shares.values():
+                if share.failures is not None and share.failures.is_over(now):
+                    share.failures = None
+                if turn:
+                    share.responses.turn()
+            self._note(child)
+        if self._ejections and not any(_is_ejected(child, now) for child in self.children.values()):
+            self._ejections = 0
+
+
+def _is_failing(share: Share, now: float) -> bool:
+    """Was its last response bad?"""
+    return share.failures is not None and (share.failures.strikes > 0 or now < share.failures.until)
+
+
+def _fails_often(share: Share) -> bool:
+    """Is the error rate of the last windows too high?"""
+    responses = share.responses
+    return responses.volume >= REQUEST_VOLUME and responses.error_rate >= FAILURE_RATE
+
+
+def _ejected_until(share: Share) -> float:
+    until = share.failures.until if share.failures is not None else 0.0
+    return max(until, share.child.failures.until if share.child.failures is not None else 0.0)
+
+
+def _is_ejected(child: Child, now: float) -> bool:
+    if child.failures is not None and now < child.failures.until:
+        return True
+    return any(share.failures is not None and now < share.failures.until for share in child.shares.values())
+
+
+def _changes(child: Child, now: float) -> Iterator[Change]:
+    """What changed since the last call, the child first."""
+    state = child.state(now)
+    if state != child.noted:
+        before, child.noted = child.noted, state
+        yield Change(child, "", before, state, child.detail(now))
+    for share in child.shares.values():
+        own = share.failures
+        ejected = own is not None and now < own.until
+        if own is not None and ejected is not share.was_ejected:
+            share.was_ejected = ejected
+            states = ("up", "ejected") if ejected else ("ejected", "up")
+            yield Change(child, share.key[0], *states, own.reason if ejected else "")
