@@ -26,6 +26,8 @@ from hierarchy.relay.downstream.clients import Clients
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import report_handler
 from hierarchy.release import VERSION
+from hierarchy.runtime import awake
+from hierarchy.runtime.awake import AwakeClock
 from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
@@ -47,20 +49,23 @@ log = logging.getLogger("hierarchy.node")
 class Node:
     """A running controller. `start` once it listens, `leave` before it stops listening, `stop` at the end.
 
-    clock: monotonic seconds. environ: contains proxies, and secrets that the configuration refers to.
+    clock: monotonic seconds; by default without this process's own pauses, which count against no child or parent.
+    environ: contains proxies, and secrets that the configuration refers to.
     """
 
     def __init__(
         self,
         config: NodeConfig,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         rng: Random | None = None,
         environ: Mapping[str, str] = os.environ,
         access: Access | None = None,
     ) -> None:
         settings = config.settings
         rng = rng or Random()
+        self.awake = AwakeClock()
+        clock = clock or self.awake
         self.config = config
         self.settings = settings
         self.identity = Identity(
@@ -74,7 +79,7 @@ class Node:
         self.registry = Registry(self.identity, clock, settings.max_speed)
         self.aliases = Aliases(config.aliases, rng)
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)
-        self.metrics = Metrics(self.gauges)
+        self.metrics = Metrics(self.gauges, self.awake)
         self.view = TreeView(self.registry, clock, int(time.time()), self.aliases)
         self.access = access or Access(config, environ)
         handlers = {b"/receive_heart_beat": report_handler(self.registry, self.access.registration_policy)}
@@ -112,8 +117,10 @@ class Node:
         self._serve_link = serve_link
         tls = self.access.tls.node
         # trust_env: a proxy from the environment is for the internet, not for the machines of the tree.
-        self._http = httpx.AsyncClient(verify=tls, trust_env=False, follow_redirects=False)
+        # timeout: `ParentClient` and `_reaches` have their own, in which a pause of this process does not count.
+        self._http = httpx.AsyncClient(verify=tls, trust_env=False, follow_redirects=False, timeout=None)
         self._child_transport = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
+        self._tasks.spawn(self.awake.run(), "clock")
         if self.identity.replica:  # other replicas served until now, and clients come here at once
             self.lane.wait_for_children(until=self._clock() + WARM_S)
         for engine in self.config.engines:
@@ -212,7 +219,9 @@ class Node:
             if self._http is None:
                 raise RuntimeError("a node has no parents before `start`")
             return self._http
-        http = httpx.AsyncClient(trust_env=False, follow_redirects=False, verify=self.access.tls.node, proxy=proxy.url)
+        http = httpx.AsyncClient(
+            trust_env=False, follow_redirects=False, verify=self.access.tls.node, proxy=proxy.url, timeout=None
+        )
         self._proxied.append(http)
         return http
 
@@ -288,7 +297,7 @@ class Node:
             return False
         url, shown = f"{message.worker_name.rstrip('/')}/health", {"x-hierarchy-auth": message.secret}
         try:
-            async with asyncio.timeout(DIAL_BACK_S):
+            async with awake.timeout(DIAL_BACK_S):
                 answer = await http.get(url, headers=shown)
             return answer.status_code == 200 and bool(answer.json().get("instance") == message.instance)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, AttributeError):
@@ -299,7 +308,7 @@ class Node:
         if self._child_transport is None:
             return None
         transport = GuardedTransport(self._child_transport, self.access.dial_guard, local=local)
-        return httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
+        return httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=None)
 
     def links_per_s(self) -> float:
         """Links a second that each child may open to fill its reserve."""

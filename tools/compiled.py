@@ -28,7 +28,7 @@ MODULES = (
     "relay.downstream.connection", "relay.downstream.head_cache", "relay.exchange", "relay.lane",
     "relay.local_handlers", "relay.request", "relay.response", "relay.retry", "relay.timeouts",
     "relay.upstream.connection", "relay.upstream.destination", "relay.upstream.links", "relay.upstream.pool",
-    "runtime.metrics", "wire.subtree",
+    "runtime.awake", "runtime.metrics", "wire.subtree",
 )  # fmt: skip
 CANNOT = 3  # exit status: this machine cannot compile; nothing else is wrong
 _BUILD = """

@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from hierarchy.runtime.awake import AwakeClock
+
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _BOUNDS: Final = list(BUCKETS_S)  # a list is the fastest to iterate, compiled
 #: name -> (help, label names)
@@ -76,11 +78,12 @@ class ShareMetrics:
 class Metrics:
     """All counts of this process.
 
-    gauges: returns the current values; called when `/metrics` is read.
+    gauges: returns the current values; called when `/metrics` is read. clock: counts this process's own pauses.
     """
 
-    def __init__(self, gauges: Callable[[], Iterable[Sample]] = lambda: ()) -> None:
+    def __init__(self, gauges: Callable[[], Iterable[Sample]] = lambda: (), clock: AwakeClock | None = None) -> None:
         self.gauges = gauges
+        self.clock = clock
         self.shares: dict[tuple[str, str, str], ShareMetrics] = {}  # by model, api, child
         self.refused: dict[str, int] = {}  # requests answered with an error of this node, by its code
         self.retries = 0
@@ -127,7 +130,11 @@ class Metrics:
             refused.add_metric((code,), count)
         retries = CounterMetricFamily("hierarchy_retries", "Attempts after a failed one.")
         retries.add_metric((), self.retries)
-        yield from (requests, ttft, total, refused, retries)
+        lag = CounterMetricFamily("hierarchy_loop_lag_seconds", "By which the event loop was late, in total.")
+        lag.add_metric((), self.clock.lag_s if self.clock is not None else 0.0)
+        paused = CounterMetricFamily("hierarchy_paused_seconds", "In which this process could not act.")
+        paused.add_metric((), self.clock.paused_s if self.clock is not None else 0.0)
+        yield from (requests, ttft, total, refused, retries, lag, paused)
         yield from self._gauge_families()
 
     def _gauge_families(self) -> Iterator[Metric]:

@@ -25,6 +25,7 @@ from hierarchy.relay.downstream.protocol import LaneProtocol
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.upstream.links import LEAST_IDLE, SILENT_S, reserve_size
 from hierarchy.relay.upstream.tcp_keepalive import unacknowledged_s, watch_peer
+from hierarchy.runtime import awake
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.uplink.dial import Proxy, open_connection
 from hierarchy.uplink.link_handshake import LinkHandshake, RefusedError
@@ -214,7 +215,7 @@ class LinkReserve:
 
     async def _dial(self) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with awake.timeout(self._timeout_s):
                 self.wanted = await self._open_link()
         except TimeoutError:
             self._failed("no answer in time")

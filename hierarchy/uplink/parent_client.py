@@ -9,6 +9,7 @@ import httpx
 import msgspec
 
 from hierarchy.errors import HierarchyError, describe
+from hierarchy.runtime import awake
 from hierarchy.wire.checks import MAX_INTERVAL_S
 from hierarchy.wire.messages import Accepted
 
@@ -47,9 +48,12 @@ class ParentClient:
         """
         content = msgspec.json.encode(message)
         try:
-            response = await self._http.post(
-                self._parent + path, content=content, headers=self._headers(content, bearer), timeout=timeout_s
-            )
+            async with awake.timeout(timeout_s):
+                response = await self._http.post(
+                    self._parent + path, content=content, headers=self._headers(content, bearer), timeout=None
+                )
+        except TimeoutError:
+            raise ParentError(f"no response within {timeout_s:g} s") from None
         except httpx.HTTPError as error:
             raise ParentError(self._explain(error)) from error
         return _decoded(response)

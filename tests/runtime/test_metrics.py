@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from hierarchy.runtime.awake import AwakeClock
 from hierarchy.runtime.metrics import BUCKETS_S, GAUGES, Histogram, Metrics, Sample
+from tests.clocks import Clock
 
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -32,7 +34,19 @@ def key(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 def test_metrics_without_counts_are_valid() -> None:
-    assert read(Metrics()) == {key("hierarchy_retries_total"): 0}
+    without_labels = ("hierarchy_retries_total", "hierarchy_loop_lag_seconds_total", "hierarchy_paused_seconds_total")
+    assert read(Metrics()) == {key(name): 0 for name in without_labels}
+
+
+def test_pauses_of_the_process_are_counted() -> None:
+    real = Clock()
+    clock = AwakeClock(real)
+    clock.tick()
+    real.tick(3)
+    clock.tick()
+    counts = read(Metrics(clock=clock))
+    assert counts[key("hierarchy_loop_lag_seconds_total")] == pytest.approx(2.9)
+    assert counts[key("hierarchy_paused_seconds_total")] == pytest.approx(2.7)
 
 
 def test_requests_are_counted_by_how_they_ended() -> None:

@@ -25,6 +25,7 @@ from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.connection import ResponseHandler, Upstream
 from hierarchy.relay.upstream.pool import MAX_IDLE, NODE_IDLE_S, Pool
 from hierarchy.relay.upstream.tcp_keepalive import watch_peer
+from hierarchy.runtime import awake
 from hierarchy.security.dial_guard import DialGuard
 
 #: an idle link is pinged after this time at the latest, and dropped if the response takes longer: a dead one is found
@@ -112,7 +113,7 @@ class LinkPool(Pool):
         Raises:
             OSError: none came in time, or the child left.
         """
-        async with asyncio.timeout(self._connect_timeout_s):
+        async with awake.timeout(self._connect_timeout_s):
             while True:
                 if self.closed:
                     raise ConnectionResetError("its links were closed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -11,6 +10,7 @@ from hierarchy.http import render
 from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, SEQ, RequestHead, request_opening
 from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.connection import ConnectionPool, Upstream
+from hierarchy.runtime import awake
 from hierarchy.security.dial_guard import DialGuard, connect
 
 # Engines built on uvicorn or cpp-httplib close idle connections after 5 s; being first avoids a race with their FIN.
@@ -94,7 +94,7 @@ class Pool(ConnectionPool):
         """
         child = self.child
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with awake.timeout(self._connect_timeout_s):
                 upstream: Upstream = await self.connect(
                     lambda: Upstream(self), child.host, child.port, self._tls, self._guard, local=child.local
                 )

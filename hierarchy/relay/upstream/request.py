@@ -10,6 +10,7 @@ from hierarchy.http.request_head import AUTH
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.relay.upstream.connection import ResponseHandler, Upstream
 from hierarchy.relay.upstream.pool import Pool
+from hierarchy.runtime import awake
 
 MAX_RESPONSE = 1024 * 1024  # bytes
 
@@ -66,7 +67,7 @@ async def send_request(
         method.encode(), child.prefix + target.encode(), child.authority, authorization, content_type, len(body),
     )  # fmt: skip
     try:
-        async with asyncio.timeout(timeout_s):
+        async with awake.timeout(timeout_s):
             upstream = pool.take(pool.clock())
             if upstream is not None:
                 collector = _Collector(limit)
