@@ -18,6 +18,7 @@ from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.config.address import is_loopback
 from hierarchy.config.models import NodeConfig
 from hierarchy.engines.manager import EngineManager
+from hierarchy.introspection.changes import ChangeLog
 from hierarchy.introspection.oversight import Oversight
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry import Registry
@@ -80,6 +81,7 @@ class Node:
         self.aliases = Aliases(config.aliases, rng)
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)
         self.metrics = Metrics(self.gauges, self.awake)
+        self.registry.on_change = ChangeLog(self.metrics).note
         self.view = TreeView(self.registry, clock, int(time.time()), self.aliases)
         self.access = access or Access(config, environ)
         handlers = {b"/receive_heart_beat": report_handler(self.registry, self.access.registration_policy)}

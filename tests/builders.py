@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from hierarchy.registry import Registry
@@ -54,10 +55,7 @@ def report(name: str = "site-a", *models: ModelStatus, url: str = "", **fields: 
 
 def rows(status: NodeStatus) -> list[dict[str, Any]]:
     """The field `models` of a node's registration or report."""
-    return [
-        {"name": m.name, "api": m.api, "speed": m.speed, "queue_length": m.queue_length, "slots": m.slots}
-        for m in status.models
-    ]
+    return [msgspec.structs.asdict(model) for model in status.models]
 
 
 def registration(message: dict[str, Any]) -> Registration:

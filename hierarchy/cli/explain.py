@@ -99,7 +99,9 @@ def _table(level: Level) -> Table:
 
 
 def _kind(candidate: Candidate) -> str:
-    """What the last column shows of a candidate: an engine's kind, or a node's reverse link."""
-    if candidate.kind != "node":
-        return escape(candidate.kind)
-    return "behind a reverse link" if candidate.link == "reverse" else ""
+    """What the last column shows of a candidate: an engine's kind or a node's reverse link; how often it fails."""
+    kind = escape(candidate.kind)
+    if candidate.kind == "node":
+        kind = "behind a reverse link" if candidate.link == "reverse" else ""
+    fails = f"{candidate.error_rate:.0%} of its responses failed" if candidate.error_rate else ""
+    return ", ".join(filter(None, (kind, fails)))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from hierarchy.wire.status import OTHER_API, Api
-from hierarchy.wire.tree_entry import MAX_DEPTH, ModelEntry, TreeEntry
+from hierarchy.wire.tree_entry import MAX_DEPTH, SERVING, ModelEntry, TreeEntry
 
 MAX_NAMED = 3  # engines that one reason names; more are counted
 Scores = Sequence[tuple[float, float]]  #: (score, speed) of each candidate
@@ -33,6 +33,8 @@ class Candidate(msgspec.Struct, frozen=True):
     score: float = 0.0
     #: probability, 0 to 1, that the policy takes it now
     chance: float = 0.0
+    #: part of its responses for the model in the last 10 to 20 seconds that were failures, 0 to 1
+    error_rate: float = 0.0
 
 
 class PassedOver(msgspec.Struct, frozen=True):
@@ -99,17 +101,34 @@ def _level(entry: TreeEntry, model: str, api: Api) -> Level:
 
 
 def _split(entry: TreeEntry, model: str, api: Api) -> tuple[list[Candidate], list[PassedOver]]:
-    """A node's children: those that may get a request for the model through this API family, and all others."""
+    """A node's children: those that may get a request for the model through this API family, and all others.
+
+    Suspects may where there is nothing better, and then ejected ones.
+    """
     candidates: list[Candidate] = []
     passed_over: list[PassedOver] = []
+    rows = {name: _row(child, model, api) for name, child in entry.children.items()}
+    ranks = {name: _rank(child, rows[name]) for name, child in entry.children.items()}
+    best = min((rank for rank in ranks.values() if rank is not None), default=None)
     for name, child in entry.children.items():
-        row = _row(child, model, api)
-        if child.state == "up" and row is not None:
+        row, rank = rows[name], ranks[name]
+        if row is not None and rank is not None and rank == best:
             load, speed = row.queue_length or 0, row.speed or 0.0
-            candidates.append(Candidate(name, child.kind, child.link, load, speed, load / speed if speed else 0.0))
+            score = load / speed if speed else 0.0
+            error_rate = row.error_rate or 0.0
+            candidates.append(Candidate(name, child.kind, child.link, load, speed, score, error_rate=error_rate))
         else:
             passed_over.append(PassedOver(name, child.kind, child.link, _reason(child, model, api)))
     return candidates, passed_over
+
+
+def _rank(child: TreeEntry, row: ModelEntry | None) -> int | None:
+    """0: it serves the model; 1: where nothing else does; 2: as the last resort; None: it does not."""
+    if row is None or child.state not in SERVING:
+        return None
+    if child.state == "ejected" or row.detail:
+        return 2
+    return 1 if child.state == "suspect" or row.avoid else 0
 
 
 def _row(entry: TreeEntry, model: str, api: str) -> ModelEntry | None:
@@ -186,6 +205,9 @@ def _reason(child: TreeEntry, model: str, api: Api) -> str:
         return f"serves {model} through the {served} API only; other children serve it through the {api} API"
     if child.state != "up":
         return f"{child.state}: {child.detail}" if child.detail else child.state
+    row = _row(child, model, api)
+    if row is not None and (row.avoid or row.detail):
+        return f"{model} is ejected there: {row.detail}" if row.detail else f"{model} is suspect or ejected below it"
     unavailable = [_why_unavailable(path, engine) for path, engine in engines if engine.serves(model, api)]
     more = f", and {len(unavailable) - MAX_NAMED} more" if len(unavailable) > MAX_NAMED else ""
     return f"no engine below it can take {model} now: {', '.join(unavailable[:MAX_NAMED])}{more}"

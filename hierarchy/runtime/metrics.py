@@ -87,6 +87,7 @@ class Metrics:
         self.shares: dict[tuple[str, str, str], ShareMetrics] = {}  # by model, api, child
         self.refused: dict[str, int] = {}  # requests answered with an error of this node, by its code
         self.retries = 0
+        self.state_changes: dict[tuple[str, str, str], int] = {}  # by child, model ("": the whole child), new state
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -101,6 +102,11 @@ class Metrics:
     def refuse(self, code: str) -> None:
         """Count a request that was answered with an error of this node, by the error's `code`."""
         self.refused[code] = self.refused.get(code, 0) + 1
+
+    def state_changed(self, child: str, model: str, state: str) -> None:
+        """Count that a child, or one of its models, is in another state than before."""
+        key = child, model, state
+        self.state_changes[key] = self.state_changes.get(key, 0) + 1
 
     def render(self) -> bytes:
         """All metrics in Prometheus's text format."""
@@ -134,7 +140,12 @@ class Metrics:
         lag.add_metric((), self.clock.lag_s if self.clock is not None else 0.0)
         paused = CounterMetricFamily("hierarchy_paused_seconds", "In which this process could not act.")
         paused.add_metric((), self.clock.paused_s if self.clock is not None else 0.0)
-        yield from (requests, ttft, total, refused, retries, lag, paused)
+        changes = CounterMetricFamily(
+            "hierarchy_child_state_changes", "Changes of a child's state.", labels=("child", "model", "state")
+        )
+        for change, count in self.state_changes.items():
+            changes.add_metric(change, count)
+        yield from (requests, ttft, total, refused, retries, changes, lag, paused)
         yield from self._gauge_families()
 
     def _gauge_families(self) -> Iterator[Metric]:

@@ -102,8 +102,26 @@ def test_each_level_down_to_an_engine() -> None:
         "shortest_queue",
     )
     assert first["candidates"] == [
-        {"name": "slow", "kind": "vllm", "link": "direct", "load": 4, "speed": 1.0, "score": 4.0, "chance": 0.0},
-        {"name": "site", "kind": "node", "link": "reverse", "load": 4, "speed": 3.0, "score": 4 / 3, "chance": 1.0},
+        {
+            "name": "slow",
+            "kind": "vllm",
+            "link": "direct",
+            "load": 4,
+            "speed": 1.0,
+            "score": 4.0,
+            "chance": 0.0,
+            "error_rate": 0.0,
+        },
+        {
+            "name": "site",
+            "kind": "node",
+            "link": "reverse",
+            "load": 4,
+            "speed": 3.0,
+            "score": 4 / 3,
+            "chance": 1.0,
+            "error_rate": 0.0,
+        },
     ]
     assert [(item["name"], item["score"], item["chance"]) for item in second["candidates"]] == [
         ("a", 3.0, 0.0),

@@ -18,6 +18,8 @@ COLOURS = {
     "declared": ("#e3f2fd", "#1565c0"),
     "starting": ("#fff8e1", "#f9a825"),
     "draining": ("#fff8e1", "#f9a825"),
+    "suspect": ("#fff8e1", "#f9a825"),
+    "asleep": ("#fff8e1", "#f9a825"),
 }
 #: of every other state
 BROKEN = ("#ffebee", "#c62828")

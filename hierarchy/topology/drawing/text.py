@@ -19,6 +19,8 @@ STATES = {
     "up": ("●", "green"),
     "starting": ("◐", "yellow"),
     "draining": ("◒", "yellow"),
+    "suspect": ("◍", "yellow"),
+    "asleep": ("☾", "yellow"),
     "silent": ("◌", "red"),
     "down": ("✗", "red"),
     "ejected": ("⊘", "red"),
@@ -94,12 +96,20 @@ def rows(entry: TreeEntry, lead: str = "", below: str = "", depth: int = 0) -> I
         state=escape(entry.state),
         numbers=tuple(map(format_number, (entry.speed, *counts))),
         models=", ".join(map(escape, model_names(entry.models))),
-        detail=escape(entry.detail),
+        detail=escape("; ".join(filter(None, [entry.detail, *map(_health, entry.models)]))),
         url=escape(entry.url),
     )
     for number, child in enumerate(children, 1):
         last = number == len(children)
         yield from rows(child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "), depth + 1)
+
+
+def _health(model: ModelEntry) -> str:
+    """What is wrong with one model at a child; empty if nothing is."""
+    rate = f"{model.error_rate:.0%} of {model.responses} responses failed" if model.error_rate else ""
+    ejected = f"ejected: {model.detail}" if model.detail else ""
+    text = ", ".join(filter(None, (ejected, rate)))
+    return f"{model.name} {text}" if text else ""
 
 
 def model_names(models: tuple[ModelEntry, ...]) -> list[str]:
