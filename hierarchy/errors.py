@@ -51,6 +51,11 @@ def describe(error: BaseException) -> str:
 class HierarchyError(Exception):
     """Base of all errors that this package raises on purpose. `str(error)` says what, where, and how to fix it."""
 
+    @property
+    def lines(self) -> list[str]:
+        """What the program prints: one line, except for an error that has several problems."""
+        return [str(self)]
+
 
 class RequestError(HierarchyError):
     """An error that is the response to a request."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hierarchy.cli.serve import from_file
+from hierarchy.cli.run_node import from_file
 from hierarchy.reload import Reloader
 from tests.cluster import Cluster, Running, chat, models_at, wait_for_model
 from tests.support import eventually

@@ -1,85 +1,19 @@
-"""The command line: `hierarchy COMMAND`. Each command has a module; this one registers them and reports errors."""
+"""The command line: `hierarchy COMMAND`. Each command has a module; `program` puts them together and reports errors.
+
+At its top a command's module imports only what its signature and its help need. What it works with is imported in its
+body: each command waits for its own imports, and for those of no other.
+"""
 
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
-from typing import Annotated
 
-import typer
-
-from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serve, slice, token, tree, up
-from hierarchy.config.models import ConfigError
-from hierarchy.errors import HierarchyError, UsageError
-from hierarchy.release import VERSION
-from hierarchy.runtime.logs import escape
-
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-app.command()(serve.serve)
-app.command()(up.up)
-app.command()(check.check)
-app.command("slice")(slice.slice_)
-app.command()(slice.schema)
-app.command()(chat.chat)
-app.command()(tree.tree)
-app.command()(explain.why)
-app.command()(doctor.doctor)
-app.command()(drain.drain)
-app.command()(drain.undrain)
-app.add_typer(engine.engine_app, name="engine")
-app.add_typer(token.token_app, name="token")
-app.add_typer(key.key_app, name="key")
-
-
-def _show_version(is_given: bool) -> None:
-    if is_given:
-        typer.echo(f"hierarchy {VERSION} ({build()})")
-        raise typer.Exit
-
-
-@app.callback()
-def hierarchy(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """A controller of controllers: one address in front of LLM workers in many subnets."""
-
-
-def build() -> str:
-    """Whether the data path is `compiled` or `interpreted`."""
-    found = find_spec("hierarchy.relay.downstream.connection")
-    return "interpreted" if found is not None and str(found.origin).endswith(".py") else "compiled"
+from hierarchy.cli.interrupts import end_at_once
 
 
 def main() -> None:
-    """Entry point: runs the command in `sys.argv`, then ends the process.
+    """Entry point: runs the command in `sys.argv`, then ends the process. Ctrl-C ends it without a message."""
+    with end_at_once():
+        from hierarchy.cli.program import run  # takes a tenth of a second, in which Ctrl-C must work, too
 
-    An expected error is printed as one line on stderr (a bad configuration: one line for each problem). The exit status
-    is 2 for a `UsageError` and for a bad command line, and 1 for any other `HierarchyError`.
-    """
-    try:
-        status = app(prog_name="hierarchy", standalone_mode=False) or 0
-    except HierarchyError as error:
-        problems = error.problems if isinstance(error, ConfigError) else [error]
-        _print_error(*map(str, problems))
-        status = 2 if isinstance(error, UsageError) else 1
-    except typer.TyperException as error:
-        _print_error(_with_hint(error))
-        status = error.exit_code
-    except typer.Abort:
-        _print_error("aborted")
-        status = 1
-    sys.exit(status)
-
-
-def _with_hint(error: typer.TyperException) -> str:
-    """The message of a bad command line; empty where typer has printed the help instead."""
-    message, context = error.format_message().rstrip(". "), getattr(error, "ctx", None)
-    message = message.replace(". Did you mean", "; did you mean").removesuffix("?")
-    return f"{message}; see: {context.command_path} --help" if message and context is not None else message
-
-
-def _print_error(*lines: str) -> None:
-    if any(lines):
-        typer.echo("hierarchy: " + "\n".join(map(escape, lines)), err=True)
+        sys.exit(run())

@@ -7,24 +7,19 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 import typer
-from httpx_sse import EventSource, SSEError
 
 from hierarchy.cli import flags
-from hierarchy.cli.client import (
-    API_KEY,
-    NodeClient,
-    NodeRefused,
-    NodeUnreachable,
-    client_tls,
-    error_message,
-    read_key,
-)
+from hierarchy.cli.interrupts import raise_keyboard_interrupt
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.runtime import logs
+
+if TYPE_CHECKING:
+    import httpx
+
+    from hierarchy.cli.client import NodeClient
 
 _READ_TIMEOUT_S = 660.0  # longer than a node's first_byte_timeout_s, whose error says more than a timeout here
 _SHOWN_CHARS = 300  # of an event that is not a chat event
@@ -95,14 +90,20 @@ def chat(
 
     Status 0 if the answer is complete, 1 if the node refused or the answer broke off, 2 if the node cannot be reached.
     """
+    from hierarchy.cli.client import open_node
+
     text = question if question is not None else _read_question()
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
     options = {"max_tokens": max_tokens, "temperature": temperature}
     body = {"messages": messages} | {name: value for name, value in options.items() if value is not None}
-    key, tls = read_key(api_key_file, API_KEY), client_tls(tls_ca, tls_cert, tls_key)
     try:
-        with NodeClient(url, key=key, read_timeout_s=_READ_TIMEOUT_S, tls=tls) as node:
+        with (
+            raise_keyboard_interrupt(),
+            open_node(
+                url, flags.API_KEY, api_key_file, tls_ca, tls_cert, tls_key, read_timeout_s=_READ_TIMEOUT_S
+            ) as node,
+        ):
             answer = stream_answer(node, {"model": model or first_model(node)} | body)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -125,6 +126,8 @@ def first_model(node: NodeClient) -> str:
         ChatError: the node lists no model, or refused.
         NodeUnreachable: the node did not respond.
     """
+    from hierarchy.cli.client import NodeRefused
+
     try:
         return str(node.get("/v1/models")["data"][0]["id"])
     except NodeRefused as error:
@@ -142,6 +145,8 @@ def stream_answer(node: NodeClient, body: dict[str, Any]) -> Answer:
         ChatError: the node refused, or the answer broke off.
         NodeUnreachable: there was no answer.
     """
+    from hierarchy.cli.client import NodeRefused, NodeUnreachable
+
     answer = Answer(model=body["model"])
     try:
         _stream_into(answer, node, body | {"stream": True, "stream_options": {"include_usage": True}})
@@ -171,6 +176,8 @@ def _stream_into(answer: Answer, node: NodeClient, body: dict[str, Any]) -> None
 
 def _events(response: httpx.Response) -> Iterator[str]:
     """The `data` of each event. An engine that does not stream sends one JSON object, which counts as one event."""
+    from httpx_sse import EventSource, SSEError
+
     content_type = response.headers.get("content-type", "")
     if "json" in content_type:
         response.read()
@@ -203,6 +210,8 @@ def _add(answer: Answer, event: Event, elapsed_s: float) -> None:
 
 def _decode(data: str) -> Event:
     """The content of one event. Raises `ChatError` if it is an error, or not a chat completion."""
+    from hierarchy.cli.client import error_message
+
     if data.strip() == "[DONE]":
         return Event(last=True)
     try:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from hierarchy.cli import flags
-from hierarchy.cli.client import ADMIN_KEY, NodeClient, read_key, readable_tls
-from hierarchy.cli.risks import count, show_risks
-from hierarchy.config.models import ConfigError, UnreadableConfigError, load
+from hierarchy.cli.output import count
 from hierarchy.runtime.logs import escape
-from hierarchy.topology.declared import DeclaredTree
-from hierarchy.topology.drift import drift, visible
-from hierarchy.topology.graph import TreeGraph
-from hierarchy.topology.live import live_graph, live_problems, present
-from hierarchy.wire.tree_entry import TreeEntry, decode
+
+if TYPE_CHECKING:
+    from hierarchy.topology.declared import DeclaredTree
+    from hierarchy.topology.graph import TreeGraph
+    from hierarchy.wire.tree_entry import TreeEntry
 
 
 def check(
@@ -36,6 +34,11 @@ def check(
     there are problems or differences, 2 if the file or the running tree
     cannot be read.
     """
+    from hierarchy.cli.risks import show_risks
+    from hierarchy.config.models import ConfigError, UnreadableConfigError, load
+    from hierarchy.topology.declared import DeclaredTree
+    from hierarchy.topology.live import live_graph, present
+
     try:
         tree = DeclaredTree(load(config))
         tree.require_valid()
@@ -56,14 +59,20 @@ def check(
 
 
 def _fetch_tree(tree: DeclaredTree, url: str, key_file: Path | None) -> TreeEntry:
+    from hierarchy.cli.client import NodeClient, read_key, readable_tls
+    from hierarchy.wire.tree_entry import decode
+
     config = tree.config
     settings = config.nodes[config.slice].settings(config.defaults) if config.slice else config.defaults
-    with NodeClient(url, key=read_key(key_file, ADMIN_KEY), tls=readable_tls(settings.tls)) as node:
+    with NodeClient(url, key=read_key(key_file, flags.ADMIN_KEY), tls=readable_tls(settings.tls)) as node:
         return decode(node.get("/tree"))
 
 
 def _compare(tree: DeclaredTree, running: TreeGraph, url: str) -> bool:
     """Print how the running tree differs from the declared one, and its own problems. Returns whether it has none."""
+    from hierarchy.topology.drift import drift
+    from hierarchy.topology.live import live_problems
+
     lines: list[tuple[str, str]] = []
     for difference in drift(tree.graph, running):
         where = url
@@ -77,6 +86,8 @@ def _compare(tree: DeclaredTree, running: TreeGraph, url: str) -> bool:
 
 
 def _summary(graph: TreeGraph, running: TreeGraph | None) -> str:
+    from hierarchy.topology.drift import visible
+
     nodes, engines = count(len(graph.nodes), "node"), count(len(graph.engines), "engine")
     summary = f"OK: {nodes}, {engines}, depth {graph.depth}"
     if running is None:

@@ -1,6 +1,6 @@
 """The connection of a command to a running node: URL, timeouts, TLS, keys, and errors as one line.
 
-    with NodeClient(url, key=read_key(key_file, ADMIN_KEY)) as node:
+    with open_node(url, flags.ADMIN_KEY, admin_key_file, tls_ca, tls_cert, tls_key) as node:
         tree = node.get("/tree")
         node.post("/admin/drain", {"path": "site-a/gpu-1"})
 
@@ -20,14 +20,13 @@ from typing import Any, Self
 
 import httpx
 
+from hierarchy.cli import flags
 from hierarchy.config.blocks import TlsSpec
 from hierarchy.errors import InvalidAdminKey, InvalidApiKey, UsageError, describe
 from hierarchy.runtime.logs import escape
 from hierarchy.security.secret import check_secret, read_secret_file
 from hierarchy.security.tls import TlsContexts
 
-ADMIN_KEY = "HIERARCHY_ADMIN_KEY"  #: environment variable with an operator's key
-API_KEY = "HIERARCHY_API_KEY"  #: environment variable with a client's key
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 5.0  #: enough for a response from a node's memory
 _FAILURES = (httpx.HTTPError, UnicodeError)  # the latter from a host name that DNS does not allow, such as a..b
@@ -98,7 +97,7 @@ class NodeClient:
                 base_url=self.url,
                 headers=authorization(key),
                 timeout=httpx.Timeout(read_timeout_s, connect=CONNECT_TIMEOUT_S),
-                verify=_trust(tls) if tls is not None and self.url.startswith("https:") else True,
+                verify=self.url.startswith("https:") and _trust(tls),
                 transport=transport,
             )
         except (ValueError, OSError, ImportError) as error:  # from a proxy's URL or SSL_CERT_FILE in the environment
@@ -159,12 +158,27 @@ class NodeClient:
         """How to fix a wrong or missing key; empty for another error."""
         code = page["error"].get("code") if isinstance(page["error"], dict) else None
         if code == InvalidApiKey.code and "authorization" not in self._http.headers:
-            return f"; set {API_KEY}, or use --api-key-file"
+            return f"; set {flags.API_KEY}, or use --api-key-file"
         if code != InvalidAdminKey.code:
             return ""
         if "authorization" in self._http.headers:
             return "; is it a client's key, or revoked?"
-        return f"; set {ADMIN_KEY}, or use --admin-key-file"
+        return f"; set {flags.ADMIN_KEY}, or use --admin-key-file"
+
+
+def open_node(
+    url: str, variable: str, key_file: Path | None, *tls: str | None, read_timeout_s: float = READ_TIMEOUT_S
+) -> NodeClient:
+    """The connection of a command to a node, from the command's flags.
+
+    Args:
+        variable: environment variable of the key, which the flag `key_file` overrides.
+        tls: the values of --tls-ca, --tls-cert and --tls-key.
+
+    Raises:
+        UsageError: a flag or a file that it names cannot be used.
+    """
+    return NodeClient(url, key=read_key(key_file, variable), read_timeout_s=read_timeout_s, tls=client_tls(*tls))
 
 
 def node_url(text: str) -> str:
@@ -210,8 +224,9 @@ def readable_tls(spec: TlsSpec) -> TlsSpec:
     return spec if len(files) == 2 else TlsSpec(ca=spec.ca)
 
 
-def _trust(spec: TlsSpec) -> ssl.SSLContext | bool:
-    return TlsContexts(spec).node if spec.ca or spec.cert else True
+def _trust(spec: TlsSpec | None) -> ssl.SSLContext | bool:
+    """What httpx takes as `verify`: True for the system's CAs, whose files take a while to read."""
+    return TlsContexts(spec).node if spec is not None and (spec.ca or spec.cert) else True
 
 
 def _decoded(response: httpx.Response) -> Any:

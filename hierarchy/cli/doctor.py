@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,18 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from hierarchy.cli import flags
-from hierarchy.cli.client import ADMIN_KEY, authorization, read_key
-from hierarchy.config.models import load
-from hierarchy.doctor import Finding, Report, Verdict, examine
 from hierarchy.runtime.logs import escape
-from hierarchy.topology.declared import DeclaredTree
 
-MARKS = {
-    Verdict.OK: ("✓", "green"),
-    Verdict.WARN: ("!", "yellow"),
-    Verdict.FAIL: ("✗", "red"),
-    Verdict.SKIP: ("-", "dim"),
-}
+if TYPE_CHECKING:
+    from hierarchy.doctor import Finding, Report
+
+#: name of a verdict -> its mark and colour
+MARKS = {"OK": ("✓", "green"), "WARN": ("!", "yellow"), "FAIL": ("✗", "red"), "SKIP": ("-", "dim")}
 
 
 def doctor(
@@ -37,9 +31,16 @@ def doctor(
 
     Recommends a `link`. Status 0 if the node can work here, 1 if a check failed, 2 if the configuration is wrong.
     """
+    import asyncio
+
+    from hierarchy.cli.client import authorization, read_key
+    from hierarchy.config.models import load
+    from hierarchy.doctor import examine
+    from hierarchy.topology.declared import DeclaredTree
+
     tree = DeclaredTree(load(config))
     name = tree.choose_node(node)
-    report = asyncio.run(examine(tree, name, admin=authorization(read_key(admin_key_file, ADMIN_KEY))))
+    report = asyncio.run(examine(tree, name, admin=authorization(read_key(admin_key_file, flags.ADMIN_KEY))))
     _show(report)
     if not report.passed:
         raise typer.Exit(1)
@@ -61,9 +62,9 @@ def _show(report: Report) -> None:
 
 
 def _add(table: Table, finding: Finding) -> None:
-    mark, style = MARKS[finding.verdict]
-    quiet = finding.verdict in (Verdict.OK, Verdict.SKIP)
-    what = Text(escape(finding.what), "dim" if finding.verdict is Verdict.SKIP else "" if quiet else style)
+    verdict = finding.verdict.name
+    mark, style = MARKS[verdict]
+    what = Text(escape(finding.what), {"OK": "", "SKIP": "dim"}.get(verdict, style))
     table.add_row(Text(mark, style), Text(escape(finding.check)), what)
     if finding.hint:
         table.add_row("", "", Text(escape(finding.hint), "italic"))

@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 
 from hierarchy.cli import flags
-from hierarchy.cli.client import ADMIN_KEY, NodeClient, NodeRefused, client_tls, read_key
-from hierarchy.config.blocks import TlsSpec
 from hierarchy.errors import HierarchyError
 
 READ_TIMEOUT_S = 15.0  # longer than a node waits for the next node on the path
@@ -33,7 +31,7 @@ def drain(
     tls_key: flags.ClientTlsKey = None,
 ) -> None:
     """Send no new requests to a node or engine; running ones finish."""
-    _post(url, "drain", path, admin_key_file, client_tls(tls_ca, tls_cert, tls_key))
+    _post("drain", path, url, admin_key_file, tls_ca, tls_cert, tls_key)
     at = "" if url == flags.LOCAL_NODE else f" --url {url}"
     typer.echo(f"{path} gets no new requests; to undo: hierarchy undrain {path}{at}")
 
@@ -47,13 +45,14 @@ def undrain(
     tls_key: flags.ClientTlsKey = None,
 ) -> None:
     """Send requests again to a node or engine that was drained."""
-    _post(url, "undrain", path, admin_key_file, client_tls(tls_ca, tls_cert, tls_key))
+    _post("undrain", path, url, admin_key_file, tls_ca, tls_cert, tls_key)
     typer.echo(f"{path} gets requests again")
 
 
-def _post(url: str, command: str, path: str, key_file: Path | None, tls: TlsSpec) -> None:
-    key = read_key(key_file, ADMIN_KEY)
-    with NodeClient(url, key=key, read_timeout_s=READ_TIMEOUT_S, tls=tls) as node:
+def _post(command: str, path: str, url: str, admin_key_file: Path | None, *tls: str | None) -> None:
+    from hierarchy.cli.client import NodeRefused, open_node
+
+    with open_node(url, flags.ADMIN_KEY, admin_key_file, *tls, read_timeout_s=READ_TIMEOUT_S) as node:
         try:
             node.post(f"/admin/{command}", {"path": path})
         except NodeRefused as error:

@@ -10,28 +10,28 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-import uvicorn
 
 from hierarchy.cli import flags
+from hierarchy.cli.interrupts import raise_keyboard_interrupt
+from hierarchy.config import simulated
 from hierarchy.config.address import url_of
-from hierarchy.config.models import SimulatedSpec
-from hierarchy.engines import local, model_store
-from hierarchy.engines.simulated.app import VERSION, create_app
-from hierarchy.engines.simulated.faults import Fault, parse_faults
-from hierarchy.engines.simulated.options import SimulatedOptions
+from hierarchy.engines import model_store
 from hierarchy.errors import UsageError
 from hierarchy.runtime import logs
 from hierarchy.runtime.parent_death import call_on_parent_death
+
+if TYPE_CHECKING:
+    from hierarchy.engines.simulated.faults import Fault
+    from hierarchy.engines.simulated.options import SimulatedOptions
 
 GRACE_S = 1  # for the running streams of a simulated engine at its end; a machine that is switched off gives less
 
 logger = logging.getLogger(__name__)
 
 engine_app = typer.Typer(no_args_is_help=True, help="Run an engine on this machine, or fetch a model for one.")
-_SIMULATED = SimulatedSpec()  # its defaults
 
 Port = Annotated[
     int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0 for any, which the log shows.")
@@ -61,6 +61,8 @@ def run_local(
     exit_with_parent: flags.ExitWithParent = False,
 ) -> None:
     """Serve a model on this machine's CPU with llama.cpp's server (needs the extra `local`)."""
+    from hierarchy.engines import local
+
     alias = alias or model_store.model_name(model)
     _prepare(name or f"local:{port}", exit_with_parent)
     local.import_xllamacpp()  # fails before a model is downloaded that could not be served
@@ -87,11 +89,11 @@ def run_simulated(
     host: Host = "127.0.0.1",
     prefill_tokens_per_s: Annotated[
         float, typer.Option(metavar="RATE", min=1e-3, help="Prompt tokens a second, of all requests together.")
-    ] = _SIMULATED.prefill_tokens_per_s,
+    ] = simulated.PREFILL_TOKENS_PER_S,
     decode_tokens_per_s: Annotated[
         float, typer.Option(metavar="RATE", min=1e-3, help="Generated tokens a second, of each request.")
-    ] = _SIMULATED.decode_tokens_per_s,
-    slots: Slots = _SIMULATED.slots,
+    ] = simulated.DECODE_TOKENS_PER_S,
+    slots: Slots = simulated.SLOTS,
     answer_tokens: Annotated[
         int, typer.Option(metavar="TOKENS", min=1, help="Length of an answer; a smaller `max_tokens` shortens it.")
     ] = 64,
@@ -114,6 +116,8 @@ def run_simulated(
     exit_with_parent: flags.ExitWithParent = False,
 ) -> None:
     """Run an engine that computes nothing, with the protocol and the timing of a real one."""
+    from hierarchy.engines.simulated.options import SimulatedOptions
+
     _prepare(name or f"simulated:{port}", exit_with_parent)
     with _listen(host, port) as listener:
         url = url_of((host, listener.getsockname()[1]))
@@ -139,7 +143,8 @@ def fetch(
     ] = model_store.DEFAULT,
 ) -> None:
     """Fetch a model ahead of time, and print the path of its file."""
-    typer.echo(model_store.find_model(model))
+    with raise_keyboard_interrupt():  # which removes what has been downloaded
+        typer.echo(model_store.find_model(model))
 
 
 def _prepare(name: str, exit_with_parent: bool) -> None:
@@ -175,6 +180,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _faults(texts: list[str]) -> tuple[Fault, ...]:
+    from hierarchy.engines.simulated.faults import parse_faults
+
     try:
         return tuple(fault for text in texts for fault in parse_faults(text))
     except ValueError as error:
@@ -182,6 +189,10 @@ def _faults(texts: list[str]) -> tuple[Fault, ...]:
 
 
 def _serve(options: SimulatedOptions, listener: socket.socket) -> None:
+    import uvicorn
+
+    from hierarchy.engines.simulated.app import VERSION, create_app
+
     config = uvicorn.Config(
         create_app(options),
         log_config=None,

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hierarchy.cli import flags
-from hierarchy.cli.client import ADMIN_KEY, NodeClient, client_tls, read_key
+from hierarchy.cli.output import print_json
 from hierarchy.errors import UsageError
-from hierarchy.introspection.explain import Candidate, Level, Route
 from hierarchy.runtime.logs import escape
+
+if TYPE_CHECKING:
+    from hierarchy.introspection.explain import Candidate, Level, Route
 
 
 def why(
@@ -38,15 +38,19 @@ def why(
     Status 0 if an engine can take the request, 1 if none can now, 2 if the node cannot be reached or does not know the
     model.
     """
-    tls = client_tls(tls_ca, tls_cert, tls_key)
-    with NodeClient(url, key=read_key(admin_key_file, ADMIN_KEY), tls=tls) as node:
+    import msgspec
+
+    from hierarchy.cli.client import open_node
+    from hierarchy.introspection.explain import Route
+
+    with open_node(url, flags.ADMIN_KEY, admin_key_file, tls_ca, tls_cert, tls_key) as node:
         response = node.get("/route", model=model, api=api)
     try:
         route = msgspec.convert(response, Route)
     except msgspec.ValidationError as error:
         raise UsageError(f"{node.url}/route: the response is not understood: {error}") from None
     if as_json:
-        typer.echo(json.dumps(response, indent=2))
+        print_json(response)
     else:
         _show(route, Console(highlight=False))
     if not route.path:

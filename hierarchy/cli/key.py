@@ -10,7 +10,6 @@ import typer
 from hierarchy.cli import flags
 from hierarchy.errors import UsageError
 from hierarchy.names import MAX_NAME, is_printable_name
-from hierarchy.security.keys import create_key, read_keys, revoke_keys
 
 key_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke the keys of clients and operators.")
 
@@ -27,6 +26,8 @@ def create(
     ] = None,
 ) -> None:
     """Create a key and print it; only its hash is stored. A name may have two keys, so that one can replace another."""
+    from hierarchy.security.keys import create_key
+
     if not is_printable_name(name):
         raise UsageError(f"--name: write 1 to {MAX_NAME} printable characters")
     typer.echo(create_key(file, name, flags.split_models(models)))
@@ -35,6 +36,8 @@ def create(
 @key_app.command("list")
 def list_keys(file: File) -> None:
     """List the keys: id, name, day of creation, models."""
+    from hierarchy.security.keys import read_keys
+
     for entry in read_keys(file):
         models = ",".join(entry.models) if entry.models is not None else "all models"
         typer.echo(f"{entry.id}  {entry.name}  {entry.created or '-'}  {models}")
@@ -47,6 +50,8 @@ def revoke(
     key_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Revoke the key with this id.")] = None,
 ) -> None:
     """Revoke keys. Nodes check the file twice a second."""
+    from hierarchy.security.keys import revoke_keys
+
     if (name is None) == (key_id is None):
         raise UsageError("no key chosen; add either --name or --id")
     for entry in revoke_keys(file, name=name, key_id=key_id):

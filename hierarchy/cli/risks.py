@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hierarchy.cli.output import count
 from hierarchy.runtime.logs import escape
 from hierarchy.topology.graph import TreeGraph
 from hierarchy.topology.risks import Bottleneck, Capacity, Risk, Risks, describe
@@ -75,8 +76,3 @@ def _engines(engines: Capacity) -> str:
 
 def _percent(part: float) -> str:
     return f"{part:.0%}"
-
-
-def count(number: int, noun: str) -> str:
-    """`1 node`, `2 nodes`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvloop
 
-from hierarchy.api import build_app
 from hierarchy.cli import flags
-from hierarchy.config.models import NodeConfig, load
-from hierarchy.node import Node
-from hierarchy.reload import Reloader
-from hierarchy.runtime import logs
-from hierarchy.runtime.malloc import keep_freed_memory
-from hierarchy.runtime.parent_death import call_on_parent_death
-from hierarchy.security.access import Access
-from hierarchy.security.startup import check_start, check_state_dir, log_risks
-from hierarchy.server import Server, bind
-from hierarchy.topology import node_config
-from hierarchy.topology.declared import DeclaredTree
 
 
 def serve(
@@ -65,7 +48,10 @@ def serve(
 
     Status 0 after SIGTERM or Ctrl-C, 2 if the configuration is wrong or the node cannot start with it.
     """
-    given = flags.NodeFlags(
+    from hierarchy.cli import run_node
+    from hierarchy.cli.node_flags import NodeFlags
+
+    given = NodeFlags(
         log_format, join_token_file, insecure, cleartext,
         host=host, port=port, dispatch_method=dispatch_method, parent=parent, engine=engine, advertise=advertise,
         link=link, replica=replica, key_file=key_file, api_keys=api_keys, admin_keys=admin_keys,
@@ -73,59 +59,6 @@ def serve(
         tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca, require_client_cert=require_client_cert,
     )  # fmt: skip
     if config is None:
-        run(given.config(node), exit_with_parent=exit_with_parent, environ=given.environ())
-        return
-    given.refuse_with_config(config)
-    read = partial(_read, config, node, given)
-    run(read(), exit_with_parent=exit_with_parent, environ=given.environ(), file=config, read=read)
-
-
-def _read(config: Path, node: str | None, given: flags.NodeFlags) -> NodeConfig:
-    return given.over(from_file(config, node))
-
-
-def from_file(path: Path, name: str | None) -> NodeConfig:
-    """The configuration of the node `name` in a file.
-
-    Args:
-        name: None for the only node of the file, or for the node of a slice.
-
-    Raises:
-        UsageError: the file has no such node, or several and `name` is None.
-        ConfigError: the tree has problems.
-    """
-    tree = DeclaredTree(load(path))
-    return node_config.from_tree(tree, tree.choose_node(name))
-
-
-def run(
-    config: NodeConfig,
-    *,
-    exit_with_parent: bool = False,
-    environ: Mapping[str, str] = os.environ,
-    file: Path | None = None,
-    read: Callable[[], NodeConfig] | None = None,
-) -> None:
-    """Serve until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for running streams.
-
-    Args:
-        exit_with_parent: end when stdin ends, too.
-        file: the file of the configuration, which is read again when it changes, and at SIGHUP; None for none.
-        read: returns the present configuration of the file.
-
-    Raises:
-        UsageError: the node must not start with this configuration, or cannot.
-    """
-    access = Access(config, environ)
-    check_start(config, access)
-    check_state_dir(config, access, environ)
-    declared = config
-    config, sockets = bind(config)
-    keep_freed_memory()
-    logs.setup(config.settings.log_format, config.name)
-    if exit_with_parent:
-        call_on_parent_death(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    log_risks(config, access)
-    node = Node(config, access=access)
-    reloader = Reloader(node, file, read, declared) if file is not None and read is not None else None
-    uvloop.run(Server(node, build_app(node), reloader).serve(sockets))
+        run_node.from_flags(given, node, exit_with_parent=exit_with_parent)
+    else:
+        run_node.from_config(config, node, given, exit_with_parent=exit_with_parent)

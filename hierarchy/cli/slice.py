@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from hierarchy.cli import flags
-from hierarchy.config.json_schema import json_schema
-from hierarchy.config.models import load
-from hierarchy.topology.declared import DeclaredTree
-from hierarchy.topology.slice import as_yaml, slice_of
 
 
 def slice_(
@@ -22,6 +17,10 @@ def slice_(
 
     About other nodes, it contains only the addresses of the parent and the children.
     """
+    from hierarchy.config.models import load
+    from hierarchy.topology.declared import DeclaredTree
+    from hierarchy.topology.slice import as_yaml, slice_of
+
     part = slice_of(DeclaredTree(load(config)), node)
     comment = f"The part of {config.name} for node {node}, written by `hierarchy slice`. Run it: hierarchy serve FILE"
     typer.echo(as_yaml(part, comment), nl=False)
@@ -29,4 +28,8 @@ def slice_(
 
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""
+    import json
+
+    from hierarchy.config.json_schema import json_schema
+
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))

@@ -9,12 +9,9 @@ from typing import Annotated
 import typer
 
 from hierarchy.cli import flags
-from hierarchy.cli.client import ADMIN_KEY, NodeClient, client_tls, read_key
 from hierarchy.errors import UsageError
 from hierarchy.names import is_node_name
 from hierarchy.runtime.files import write_private_file
-from hierarchy.security.secret import read_secret_file
-from hierarchy.security.tokens import Signer, create_tree_key, derive_parent_key, parent_key
 
 token_app = typer.Typer(no_args_is_help=True, help="Create the tree's key and join tokens, and revoke nodes.")
 _TTL = re.compile(r"([1-9][0-9]{0,8})([smhd])")
@@ -35,6 +32,9 @@ def key(
 
     A node with a key of its own accepts children, but cannot issue tokens for other parents.
     """
+    from hierarchy.security.secret import read_secret_file
+    from hierarchy.security.tokens import create_tree_key, derive_parent_key
+
     if (node is None) != (key_file is None):
         raise UsageError("--node and --key-file go together: the key of a node is derived from the tree's")
     if node is None or key_file is None:
@@ -58,6 +58,9 @@ def create(
     out: Out = None,
 ) -> None:
     """Create a token with which a node can join its parent, once."""
+    from hierarchy.security.secret import read_secret_file
+    from hierarchy.security.tokens import Signer, parent_key
+
     match = _TTL.fullmatch(ttl)
     if match is None:
         raise UsageError(f"--ttl {ttl}: not a length of time; write one such as 30m, 24h or 7d")
@@ -76,9 +79,10 @@ def revoke(
     tls_key: flags.ClientTlsKey = None,
 ) -> None:
     """Revoke a node: its token and credential become void, and its connections are closed."""
+    from hierarchy.cli.client import open_node
+
     name = _check_name(node)
-    tls = client_tls(tls_ca, tls_cert, tls_key)
-    with NodeClient(url, key=read_key(admin_key_file, ADMIN_KEY), tls=tls) as parent:
+    with open_node(url, flags.ADMIN_KEY, admin_key_file, tls_ca, tls_cert, tls_key) as parent:
         was_registered = parent.post("/admin/revoke", {"node": name}).get("was_here")
     typer.echo(f"{node} is revoked" + ("" if was_registered else "; it was not registered"))
 

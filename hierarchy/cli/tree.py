@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, Group
@@ -16,16 +15,14 @@ from rich.live import Live
 from rich.text import Text
 
 from hierarchy.cli import flags
-from hierarchy.cli.client import ADMIN_KEY, NodeClient, client_tls, read_key
+from hierarchy.cli.interrupts import raise_keyboard_interrupt
+from hierarchy.cli.output import print_json
 from hierarchy.config.address import url_of
-from hierarchy.config.blocks import TlsSpec
-from hierarchy.config.models import NodeSpec, TreeConfig, load
 from hierarchy.errors import UsageError
 from hierarchy.runtime.logs import escape
-from hierarchy.topology.declared import DeclaredTree
-from hierarchy.topology.drawing import FORMATS
-from hierarchy.topology.drawing.text import draw
-from hierarchy.wire.tree_entry import decode
+
+if TYPE_CHECKING:
+    from hierarchy.config.models import NodeSpec, TreeConfig
 
 Entry = dict[str, Any]  #: one node or engine in the JSON of `GET /tree`
 Read = Callable[[], Entry]
@@ -53,47 +50,57 @@ def tree(
 
     Status 0, or 2 if the file or the node cannot be read.
     """
-    _check_options(picture, as_json=as_json, keep_watching=keep_watching)
+    from hierarchy.topology.drawing import FORMATS
+    from hierarchy.topology.drawing.text import draw
+    from hierarchy.wire.tree_entry import decode
+
+    _check_options(picture, FORMATS, as_json=as_json, keep_watching=keep_watching)
     console = Console(highlight=False)
-    with _reader(target, read_key(admin_key_file, ADMIN_KEY), client_tls(tls_ca, tls_cert, tls_key)) as read:
+    with _reader(target, admin_key_file, tls_ca, tls_cert, tls_key) as read:
         if keep_watching:
-            with suppress(KeyboardInterrupt):
+            with raise_keyboard_interrupt(), suppress(KeyboardInterrupt):
                 _watch(read, console, interval)
         elif as_json:
-            typer.echo(json.dumps(read(), indent=2))
+            print_json(read())
         elif picture in FORMATS:
             typer.echo(FORMATS[picture](decode(read())), nl=False)
         else:
             console.print(draw(decode(read()), console.width), soft_wrap=True)
 
 
-def _check_options(picture: str, *, as_json: bool, keep_watching: bool) -> None:
+def _check_options(picture: str, formats: Collection[str], *, as_json: bool, keep_watching: bool) -> None:
     if as_json and keep_watching:
         raise UsageError("--json and --watch exclude each other: use one of them")
     if picture != "text" and (as_json or keep_watching):
         raise UsageError("--format draws one picture; leave out --json and --watch")
-    if picture not in ("text", *FORMATS):
-        raise UsageError(f"--format {picture}: choose text, {', '.join(FORMATS)}")
+    if picture not in ("text", *formats):
+        raise UsageError(f"--format {picture}: choose text, {', '.join(formats)}")
 
 
 @contextmanager
-def _reader(target: str, key: str, tls: TlsSpec) -> Iterator[Read]:
+def _reader(target: str, admin_key_file: Path | None, *tls: str | None) -> Iterator[Read]:
     """A function that reads `target`: a file if it exists or is named like one, else the node at that URL."""
     path = Path(target)
     if "://" not in target and (path.suffix in (".yaml", ".yml") or path.exists()):
         yield partial(declared_tree, path)
         return
-    with NodeClient(target, key=key, tls=tls) as node:
+    from hierarchy.cli.client import open_node
+
+    with open_node(target, flags.ADMIN_KEY, admin_key_file, *tls) as node:
         yield partial(node.get, "/tree")
 
 
 def _watch(read: Read, console: Console, interval_s: float) -> None:
     """Draw again every `interval_s`, for ever. While the tree cannot be read, the last picture stays."""
+    from hierarchy.topology.drawing.text import draw
+    from hierarchy.wire.tree_entry import decode
+
     entry, read_at = read(), time.strftime("%X")
     status = Text()
-    with Live(console=console, auto_refresh=False) as live:
+    show = _redraw if console.is_terminal else _append
+    with show(console) as update:
         while True:
-            live.update(Group(draw(decode(entry), console.width), status), refresh=True)
+            update(Group(draw(decode(entry), console.width), status))
             time.sleep(interval_s)
             try:
                 entry, read_at = read(), time.strftime("%X")
@@ -102,12 +109,28 @@ def _watch(read: Read, console: Console, interval_s: float) -> None:
                 status = Text(f"as of {read_at}: {escape(str(error))}", "red")
 
 
+@contextmanager
+def _redraw(console: Console) -> Iterator[Callable[[Group], None]]:
+    """On a terminal: each picture replaces the one before."""
+    with Live(console=console, auto_refresh=False) as live:
+        yield partial(live.update, refresh=True)
+
+
+@contextmanager
+def _append(console: Console) -> Iterator[Callable[[Group], None]]:
+    """Into a file or a pipe: each picture follows the one before."""
+    yield partial(console.print, end="\n", soft_wrap=True)
+
+
 def declared_tree(path: Path) -> Entry:
     """The tree that a YAML file declares, in the shape of `GET /tree`, each state `declared`.
 
     Raises:
         UsageError: the file cannot be read, or has problems.
     """
+    from hierarchy.config.models import load
+    from hierarchy.topology.declared import DeclaredTree
+
     declared = DeclaredTree(load(path))
     declared.require_valid()
     nodes = declared.config.nodes

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, WithJsonSchema
 
+from hierarchy.config import simulated
 from hierarchy.config.address import DEFAULT_PORT, Address, join_address, parse_address
 from hierarchy.config.blocks import SecretRef, SecuritySpec, Strict, TlsSpec
 from hierarchy.config.model_names import Models, Targets
@@ -37,6 +38,11 @@ class ConfigError(UsageError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = sorted(problems, key=lambda problem: problem.line)
         super().__init__("\n".join(map(str, self.problems)))
+
+    @property
+    def lines(self) -> list[str]:
+        """One line for each problem."""
+        return [str(problem) for problem in self.problems]
 
 
 class UnreadableConfigError(ConfigError):
@@ -240,10 +246,12 @@ class SimulatedSpec(Strict):
     """Rates of a `kind: simulated` engine."""
 
     prefill_tokens_per_s: Positive = Field(
-        default=8000.0, description="prompt tokens read per second, by all streams together"
+        default=simulated.PREFILL_TOKENS_PER_S, description="prompt tokens read per second, by all streams together"
     )
-    decode_tokens_per_s: Positive = Field(default=50.0, description="tokens written per second, by each stream")
-    slots: Count = Field(default=8, ge=1, description="streams at once; more wait in a queue")
+    decode_tokens_per_s: Positive = Field(
+        default=simulated.DECODE_TOKENS_PER_S, description="tokens written per second, by each stream"
+    )
+    slots: Count = Field(default=simulated.SLOTS, ge=1, description="streams at once; more wait in a queue")
 
 
 class EngineSpec(Strict):

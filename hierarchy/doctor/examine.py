@@ -16,8 +16,8 @@ from hierarchy.doctor.finding import Finding, Verdict, fail, ok, skip, warn
 from hierarchy.doctor.machine import check_files, check_listen, check_proxy
 from hierarchy.doctor.path_back import check_path_back, recommend_link
 from hierarchy.doctor.path_to_parent import TIMEOUT_S, check_path
-from hierarchy.engines import ADAPTERS
 from hierarchy.engines.adapters.reading import select_models
+from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.engines.prober import PROBE_TIMEOUT_S
 from hierarchy.errors import HierarchyError, UsageError, describe
 from hierarchy.security.secret import read_secret

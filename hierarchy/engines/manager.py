@@ -12,7 +12,7 @@ import httpx
 
 from hierarchy.config.model_names import renames
 from hierarchy.config.models import EngineConfig, Settings
-from hierarchy.engines import ADAPTERS
+from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.engines.prober import Prober
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child

@@ -14,8 +14,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 
 from hierarchy.config.models import EngineConfig
-from hierarchy.engines import Adapter
-from hierarchy.engines.adapters.reading import select_models
+from hierarchy.engines.adapters.reading import Adapter, select_models
 from hierarchy.errors import HierarchyError, describe
 from hierarchy.wire.status import NodeStatus
 

@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-import hierarchy.cli
+import hierarchy.cli.run_node
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 
 from hierarchy import cli
+from hierarchy.cli import flags
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,7 @@ class Ended:
 def program(*arguments: object, stdin: str = "", **environ: str) -> Ended:
     """Run the program. environ: variables added to the environment, from which keys are removed."""
     out, err = io.StringIO(), io.StringIO()
-    hidden = {
-        name: value for name, value in os.environ.items() if name not in (cli.client.ADMIN_KEY, cli.client.API_KEY)
-    }
+    hidden = {name: value for name, value in os.environ.items() if name not in (flags.ADMIN_KEY, flags.API_KEY)}
     with (
         mock.patch.object(sys, "argv", ["hierarchy", *map(str, arguments)]),
         mock.patch.object(sys, "stdin", io.StringIO(stdin)),

@@ -9,8 +9,6 @@ import httpx
 import pytest
 
 from hierarchy.cli.client import (
-    ADMIN_KEY,
-    API_KEY,
     NodeClient,
     NodeRefused,
     NodeUnreachable,
@@ -19,6 +17,7 @@ from hierarchy.cli.client import (
     read_key,
     readable_tls,
 )
+from hierarchy.cli.flags import ADMIN_KEY, API_KEY
 from hierarchy.config.blocks import TlsSpec
 from hierarchy.config.models import NodeConfig, Settings
 from hierarchy.errors import UsageError
@@ -163,7 +162,7 @@ def test_an_environment_that_cannot_be_used_is_a_usage_error(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=name):
-        NodeClient(URL)
+        NodeClient("https://localhost:1")
 
 
 def test_flags_of_a_certificate_go_together() -> None:

@@ -20,7 +20,8 @@ import httpx
 import pytest
 
 from hierarchy.cli import engine as engine_commands
-from hierarchy.engines import ADAPTERS, model_store
+from hierarchy.engines import model_store
+from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.errors import UsageError
 from hierarchy.wire.status import NodeStatus
 from tests.cli.program import fails

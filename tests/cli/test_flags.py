@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hierarchy.cli.flags import NodeFlags, split_models
+from hierarchy.cli.flags import split_models
+from hierarchy.cli.node_flags import NodeFlags
 from hierarchy.config.blocks import SecuritySpec, TlsSpec
 from hierarchy.config.models import NodeConfig, Settings
 from hierarchy.errors import UsageError

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from hierarchy import __version__, cli
+from hierarchy import __version__
+from hierarchy.cli.program import app
 from hierarchy.relay.downstream import connection
 from tests.cli.program import fails, program
 from tests.trees import CONFIGS
@@ -58,7 +59,7 @@ def test_every_command_and_flag_has_a_help_text(command: tuple[str, ...]) -> Non
     ended = program(*command, "--help")
     assert ended.status == 0
     assert f"Usage: hierarchy {' '.join(command)} " in ended.stdout
-    found = typer.main.get_command(cli.app)
+    found = typer.main.get_command(app)
     for name in command:
         found = found.commands[name]  # type: ignore[attr-defined]
     assert found.help

@@ -225,6 +225,21 @@ def test_watch_draws_again_until_ctrl_c(node: Node) -> None:
     assert "answered 500" in out
 
 
+def test_watch_into_a_pipe_prints_each_picture_as_it_comes(node: Node) -> None:
+    command = [sys.executable, "-m", "hierarchy", "tree", node.url, "--watch", "--interval", "0.1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pictures = 0
+        for line in process.stdout:  # while it runs, with nothing that makes it end
+            pictures += "root" in line
+            if pictures == 3:
+                break
+        process.stdout.close()  # as `| head` does
+        assert process.stderr is not None
+        assert process.wait(timeout=DEADLINE_S) == 1
+        assert process.stderr.read() == ""
+
+
 def test_the_script_is_the_same_command(node: Node) -> None:
     env = {"COLUMNS": "80", "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path), "PYTHONUTF8": "1"}
     command = [sys.executable, str(SCRIPT), node.url]

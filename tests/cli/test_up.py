@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from hierarchy.cli.up import Console, LinePrinter, serve_command, up
+from hierarchy.cli.supervise import Console, LinePrinter
+from hierarchy.cli.up import serve_command, up
 from hierarchy.config.models import ConfigError
 
 DEADLINE_S = 20.0

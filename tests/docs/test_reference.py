@@ -14,7 +14,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from hierarchy.cli import app
+from hierarchy.cli.program import app
 from hierarchy.errors import RequestError
 from hierarchy.http.dialect import PATHS
 from hierarchy.relay import retry

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.config.models import EngineConfig
-from hierarchy.engines import ADAPTERS, prober
+from hierarchy.engines import prober
+from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.engines.prober import Prober
 from hierarchy.engines.simulated.app import create_app
 from hierarchy.engines.simulated.options import SimulatedOptions

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hierarchy.cli import app
+from hierarchy.cli.program import app
 from hierarchy.topology.declared import DeclaredTree
 from tests.subnets.network import Network, Pairs, address
 from tests.subnets.tree import BOTH, DIRECT, ENGINES, ISOLATED, NODES, REVERSE, UP, write_yaml

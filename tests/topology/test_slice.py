@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from hierarchy.cli.serve import from_file
+from hierarchy.cli.run_node import from_file
 from hierarchy.config.models import NodeConfig, TreeConfig
 from hierarchy.errors import UsageError
 from hierarchy.topology.declared import DeclaredTree

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hierarchy.config import simulated
 from hierarchy.engines.simulated.faults import Fault
 
 
 @dataclass(frozen=True)
 class SimulatedOptions:
-    """Rates and slots have the same defaults as in `config.models.SimulatedSpec`. A rate may be infinite."""
+    """A rate may be infinite."""
 
     models: tuple[str, ...] = ("simulated",)
     #: prompt tokens a second, of all requests together
-    prefill_tokens_per_s: float = 8000.0
+    prefill_tokens_per_s: float = simulated.PREFILL_TOKENS_PER_S
     #: generated tokens a second, of each request
-    decode_tokens_per_s: float = 50.0
+    decode_tokens_per_s: float = simulated.DECODE_TOKENS_PER_S
     #: requests at once; more wait
-    slots: int = 8
+    slots: int = simulated.SLOTS
     #: tokens of an answer, unless `max_tokens` makes it shorter or `ignore_eos` longer
     answer_tokens: int = 64
     #: reported to FastChat controllers; it does not change the rates

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from hierarchy.engines import ADAPTERS
+from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.wire.status import NodeStatus
 
 DATA = Path(__file__).parent / "data"

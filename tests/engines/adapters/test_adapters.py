@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from hierarchy.config.models import EngineKind
-from hierarchy.engines import ADAPTERS
+from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.errors import EngineUnreadable
 from hierarchy.wire.status import ModelStatus, NodeStatus
 from tests.engines.adapters.support import MODELS, Responses, page, read, sglang

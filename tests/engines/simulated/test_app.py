@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hierarchy.engines import ADAPTERS
+from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.engines.simulated.app import create_app
 from hierarchy.engines.simulated.engine import answer_text
 from hierarchy.engines.simulated.options import SimulatedOptions

@@ -1,0 +1,79 @@
+"""The program as a whole: its commands, its version, and one line for each error."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serve, slice, token, tree, up
+from hierarchy.errors import HierarchyError, UsageError
+from hierarchy.release import VERSION, data_path
+from hierarchy.runtime.logs import escape
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},  # of all commands below, too
+)
+app.command()(serve.serve)
+app.command()(up.up)
+app.command()(check.check)
+app.command("slice")(slice.slice_)
+app.command()(slice.schema)
+app.command()(chat.chat)
+app.command()(tree.tree)
+app.command()(explain.why)
+app.command()(doctor.doctor)
+app.command()(drain.drain)
+app.command()(drain.undrain)
+app.add_typer(engine.engine_app, name="engine")
+app.add_typer(token.token_app, name="token")
+app.add_typer(key.key_app, name="key")
+
+
+def _show_version(is_given: bool) -> None:
+    if is_given:
+        typer.echo(f"hierarchy {VERSION} ({data_path()})")
+        raise typer.Exit
+
+
+@app.callback()
+def hierarchy(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """A controller of controllers: one address in front of LLM workers in many subnets."""
+
+
+def run() -> int:
+    """Run the command in `sys.argv`. Returns the exit status.
+
+    An expected error is printed as one line on stderr (a bad configuration: one line for each problem). The status is
+    2 for a `UsageError` and for a bad command line, and 1 for any other `HierarchyError`.
+    """
+    try:
+        return app(prog_name="hierarchy", standalone_mode=False) or 0
+    except HierarchyError as error:
+        _print_error(*error.lines)
+        return 2 if isinstance(error, UsageError) else 1
+    except typer.TyperException as error:
+        _print_error(_with_hint(error))
+        return error.exit_code
+    except typer.Abort:
+        _print_error("aborted")
+        return 1
+
+
+def _with_hint(error: typer.TyperException) -> str:
+    """The message of a bad command line; empty where typer has printed the help instead."""
+    message, context = error.format_message().rstrip(". "), getattr(error, "ctx", None)
+    message = message.replace(". Did you mean", "; did you mean").removesuffix("?")
+    return f"{message}; see: {context.command_path} --help" if message and context is not None else message
+
+
+def _print_error(*lines: str) -> None:
+    if any(lines):
+        typer.echo("hierarchy: " + "\n".join(map(escape, lines)), err=True)

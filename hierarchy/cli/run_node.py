@@ -1,0 +1,91 @@
+"""What `hierarchy serve` does: a node from a configuration or from flags, checked, and run until a signal.
+
+This imports all that a node needs, so that none of its requests waits for an import.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import uvloop
+
+from hierarchy.api import build_app
+from hierarchy.cli.node_flags import NodeFlags
+from hierarchy.config.models import NodeConfig, load
+from hierarchy.node import Node
+from hierarchy.reload import Reloader
+from hierarchy.runtime import logs
+from hierarchy.runtime.malloc import keep_freed_memory
+from hierarchy.runtime.parent_death import call_on_parent_death
+from hierarchy.security.access import Access
+from hierarchy.security.startup import check_start, check_state_dir, log_risks
+from hierarchy.server import Server, bind
+from hierarchy.topology import node_config
+from hierarchy.topology.declared import DeclaredTree
+
+
+def from_flags(given: NodeFlags, name: str | None, *, exit_with_parent: bool = False) -> None:
+    """Run the node `name` from flags alone. Raises `UsageError`."""
+    run(given.config(name), exit_with_parent=exit_with_parent, environ=given.environ())
+
+
+def from_config(config: Path, name: str | None, given: NodeFlags, *, exit_with_parent: bool = False) -> None:
+    """Run the node `name` of the file `config`, with the flags that override it. Raises `UsageError`."""
+    given.refuse_with_config(config)
+    read = partial(_read, config, name, given)
+    run(read(), exit_with_parent=exit_with_parent, environ=given.environ(), file=config, read=read)
+
+
+def _read(config: Path, name: str | None, given: NodeFlags) -> NodeConfig:
+    return given.over(from_file(config, name))
+
+
+def from_file(path: Path, name: str | None) -> NodeConfig:
+    """The configuration of the node `name` in a file.
+
+    Args:
+        name: None for the only node of the file, or for the node of a slice.
+
+    Raises:
+        UsageError: the file has no such node, or several and `name` is None.
+        ConfigError: the tree has problems.
+    """
+    tree = DeclaredTree(load(path))
+    return node_config.from_tree(tree, tree.choose_node(name))
+
+
+def run(
+    config: NodeConfig,
+    *,
+    exit_with_parent: bool = False,
+    environ: Mapping[str, str] = os.environ,
+    file: Path | None = None,
+    read: Callable[[], NodeConfig] | None = None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for running streams.
+
+    Args:
+        exit_with_parent: end when stdin ends, too.
+        file: the file of the configuration, which is read again when it changes, and at SIGHUP; None for none.
+        read: returns the present configuration of the file.
+
+    Raises:
+        UsageError: the node must not start with this configuration, or cannot.
+    """
+    access = Access(config, environ)
+    check_start(config, access)
+    check_state_dir(config, access, environ)
+    declared = config
+    config, sockets = bind(config)
+    keep_freed_memory()
+    logs.setup(config.settings.log_format, config.name)
+    if exit_with_parent:
+        call_on_parent_death(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    log_risks(config, access)
+    node = Node(config, access=access)
+    reloader = Reloader(node, file, read, declared) if file is not None and read is not None else None
+    uvloop.run(Server(node, build_app(node), reloader).serve(sockets))

@@ -1,0 +1,153 @@
+"""The processes of `hierarchy up`: run until a signal, and their log lines on one terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from hierarchy.cli.output import count
+from hierarchy.runtime import logs
+from hierarchy.runtime.parent_death import call_on_parent_death
+from hierarchy.runtime.processes import SupervisedProcess
+
+log = logging.getLogger("hierarchy.cli.up")
+
+OWN_NAME = "up"  # before the log lines of this process
+_LABEL_COLOURS = ("36", "32", "33", "35", "34", "96", "92", "93", "95", "94")
+
+
+async def supervise(nodes: Sequence[SupervisedProcess], grace_s: float, *, exit_with_parent: bool = False) -> int:
+    """Run `nodes` until a signal comes or one of them cannot start, then end them all.
+
+    The first SIGINT, SIGTERM or SIGHUP lets them finish for up to `grace_s`, the second kills them.
+
+    Returns:
+        The exit status: 0 after a signal, 1 if a process could not be ended, else that of the node that cannot start.
+    """
+    ending = _end_event(nodes, grace_s, exit_with_parent)
+    log.info("starting %s: %s", count(len(nodes), "node"), ", ".join(node.name for node in nodes))
+    runs = [asyncio.create_task(node.run()) for node in nodes]
+    signalled = asyncio.create_task(ending.wait())
+    await asyncio.wait({signalled, *runs}, return_when=asyncio.FIRST_COMPLETED)
+    fatal_status = next((run.result() for run in runs if run.done()), None)
+    if fatal_status is not None:
+        log.error("ending the other nodes")
+    ending.set()
+    signalled.cancel()
+    ended = await asyncio.gather(*(node.stop(grace_s) for node in nodes))
+    running = [f"{node.name} (pid {node.pid})" for node, has_ended in zip(nodes, ended, strict=True) if not has_ended]
+    if running:
+        log.error("could not be ended: %s", ", ".join(running))
+        return 1
+    log.info("ended all %s", count(len(nodes), "node"))
+    return fatal_status or 0
+
+
+def _end_event(nodes: Sequence[SupervisedProcess], grace_s: float, exit_with_parent: bool) -> asyncio.Event:
+    """An event that the first signal or the parent's death sets. Each later signal kills the nodes."""
+    ending = asyncio.Event()
+
+    def on_signal() -> None:
+        if ending.is_set():
+            log.warning("killing all that still run")
+            for node in nodes:
+                node.kill()
+        else:
+            log.info("ending; running streams may finish for %g s, another Ctrl-C kills them", grace_s)
+            ending.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, on_signal)
+    if exit_with_parent:
+        call_on_parent_death(partial(_set_from_thread, loop, ending))
+    return ending
+
+
+def _set_from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: this process is ending anyway
+        loop.call_soon_threadsafe(event.set)
+
+
+class Console:
+    """Puts the name of the node before each line of its log. Also a stream, for the log lines of this process.
+
+    In the format "json" the lines contain the name already. A line that is not JSON, such as one of a traceback, is
+    wrapped.
+    """
+
+    def __init__(
+        self, write: Callable[[str], object], names: Sequence[str], format: logs.LogFormat, colour: bool
+    ) -> None:
+        self._write = write
+        self._format = format
+        self._colour = colour
+        self._width = max(map(len, [OWN_NAME, *names]))
+        self._colours = {name: _LABEL_COLOURS[i % len(_LABEL_COLOURS)] for i, name in enumerate(names)}
+
+    def on_line(self, name: str, line: str) -> None:
+        """Write a line of the node `name`."""
+        if self._format == "text":
+            label = logs.paint(f"{name:{self._width}} │", self._colours.get(name, "2"), self._colour)
+            line = f"{label} {logs.relabel(line, name, self._colour)}"
+        elif not line.startswith("{"):
+            record = logging.makeLogRecord({"name": "stderr", "msg": line, "levelname": "INFO"})
+            line = logs.JsonFormatter(name).format(record)
+        self._write(line + "\n")
+
+    def write(self, text: str) -> None:
+        """Write log lines of this process."""
+        for line in text.splitlines():
+            self.on_line(OWN_NAME, line)
+
+    def flush(self) -> None:
+        """Does nothing: no line is held back."""
+
+
+class LinePrinter:
+    """Writes lines to stderr in a thread, so that a stopped terminal (Ctrl-S) stops neither this process nor the nodes.
+
+    While `max_lines` are waiting, further lines are dropped and counted. The thread writes to the descriptor itself: a
+    daemon thread that holds the lock of `sys.stderr` makes the interpreter abort at exit.
+    """
+
+    def __init__(self, fd: int = 2, max_lines: int = 10_000) -> None:
+        self._fd = fd
+        self._dropped = 0
+        self._lines: queue.Queue[str | None] = queue.Queue(max_lines)
+        self._thread = threading.Thread(target=self._print, name="log-printer", daemon=True)
+        self._thread.start()
+
+    def write(self, text: str) -> None:
+        """Print lines later; never waits."""
+        try:
+            self._lines.put_nowait(text)
+        except queue.Full:
+            self._dropped += 1
+
+    def isatty(self) -> bool:
+        """Whether the lines go to a terminal."""
+        return os.isatty(self._fd)
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Print the waiting lines, for at most `timeout_s`."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=timeout_s)
+            self._thread.join(timeout_s)
+
+    def _print(self) -> None:
+        while (text := self._lines.get()) is not None:
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                text += f"{OWN_NAME}: {dropped} lines were dropped here, since the terminal did not accept them\n"
+            data = text.encode("utf-8", "backslashreplace")
+            with contextlib.suppress(OSError):  # the reader is gone
+                while data:
+                    data = data[os.write(self._fd, data) :]
