@@ -25,7 +25,7 @@ class Candidate(msgspec.Struct, frozen=True):
     kind: str = "?"
     #: `direct` or `reverse`
     link: str = "direct"
-    #: requests running plus waiting there for this model
+    #: requests running plus waiting there for this model; more after failures
     load: float = 0
     #: capacity weight
     speed: float = 0.0
@@ -113,7 +113,7 @@ def _split(entry: TreeEntry, model: str, api: Api) -> tuple[list[Candidate], lis
     for name, child in entry.children.items():
         row, rank = rows[name], ranks[name]
         if row is not None and rank is not None and rank == best:
-            load, speed = row.queue_length or 0, row.speed or 0.0
+            load, speed = (row.queue_length or 0) + row.penalty, row.speed or 0.0
             score = load / speed if speed else 0.0
             error_rate = row.error_rate or 0.0
             candidates.append(Candidate(name, child.kind, child.link, load, speed, score, error_rate=error_rate))

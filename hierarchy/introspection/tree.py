@@ -133,4 +133,6 @@ def _share(share: Share, now: float) -> dict[str, Any]:
         row |= {"error_rate": round(responses.error_rate, 2), "responses": responses.volume}
     if share.failures is not None and now < share.failures.until:
         row["detail"] = share.failures.reason
+    if share.penalty:
+        row["penalty"] = share.penalty
     return row

@@ -240,7 +240,8 @@ class Health:
                 child.failures = None
             for share in child.shares.values():
                 if share.failures is not None and share.failures.is_over(now):
-                    share.failures = None
+                    share.failures, share.penalty = None, 0
+                    share.rescore()
                 if turn:
                     share.responses.turn()
             self._note(child)

@@ -42,6 +42,8 @@ class ModelEntry(msgspec.Struct, frozen=True):
     error_rate: Amount = 0.0
     #: responses in that time
     responses: Count = 0
+    #: requests by which its load counts as longer, since its last responses were failures
+    penalty: Count = 0
     #: why this model alone gets no requests there; "" if it does
     detail: str = ""
 

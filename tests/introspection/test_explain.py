@@ -140,6 +140,30 @@ def test_open_leases_of_this_node_count_at_once() -> None:
     lease.release()
 
 
+def test_a_child_that_fails_is_shown_with_its_error_rate_and_a_longer_load() -> None:
+    table = Table()
+    for name in "abc":
+        table.report(table.declare(name, f"http://{name}:1", "vllm"), status_of(model()))
+    table.failed(table.children["a"].shares[OPENAI], "error", "answered 500")
+    first, *others = explained(table)["levels"][0]["candidates"]
+    assert (first["error_rate"], first["chance"]) == (1.0, 0.0)
+    assert [other["chance"] for other in others] == [0.5, 0.5]
+    for _ in range(2):
+        table.failed(table.children["a"].shares[OPENAI], "error", "answered 500")
+    assert reasons(explained(table))["a"] == "m is ejected there: answered 500"
+
+
+def test_a_suspect_is_a_candidate_only_where_nothing_better_is_left() -> None:
+    table = Table()
+    for name in "ab":
+        table.report(table.declare(name, f"http://{name}:1", "vllm"), status_of(model()))
+    table.suspect(table.children["a"], "late")
+    route = explained(table)
+    assert (route["path"], reasons(route)) == ("b", {"a": "suspect: late"})
+    table.mark_down(table.children["b"], "refused")
+    assert explained(table)["path"] == "a"
+
+
 def test_each_reason_for_which_a_child_is_passed_over() -> None:
     table = Table()
     table.report(table.declare("good", "http://good:1", "vllm"), status_of(model()))

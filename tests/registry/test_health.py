@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hierarchy.registry import is_avoided
 from hierarchy.registry.child import Child, Share
-from hierarchy.registry.ejection import BASE_S, REQUEST_VOLUME, WINDOW_S
+from hierarchy.registry.ejection import BASE_S, FORGET_AFTER_S, REQUEST_VOLUME, WINDOW_S
 from hierarchy.wire.status import ModelKey
 from tests.builders import OPENAI, Table, model, site, status_of
 
@@ -170,6 +170,15 @@ def test_fast_failures_attract_no_load() -> None:
     table.answers(0, good=True)
     assert table.share(0).score < table.share(1).score
     lease.release()
+
+
+def test_a_single_error_is_forgiven_without_a_request() -> None:
+    """Else an engine that is not chosen for one bad request would never be chosen again."""
+    table = Engines(2)
+    table.answers(0, good=False)
+    table.clock.tick(FORGET_AFTER_S + 1)
+    table.sweep()
+    assert table.share(0).score == table.share(1).score == 0
 
 
 def test_a_timeout_at_a_child_that_serves_others_is_one_failure_of_three() -> None:
