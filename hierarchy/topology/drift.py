@@ -64,7 +64,7 @@ def _match(live: TreeGraph, candidates: Sequence[Member], declared: Member) -> M
     """Of several with the same name: the first at a declared address, else below a declared parent, else the first."""
     urls, parents = set(declared.urls_for_parent), set(declared.parents)
     same_url = (one for one in candidates if not urls.isdisjoint(one.urls_for_parent))
-    same_parent = (one for one in candidates if not parents.isdisjoint(live.parent_keys[one.key]))
+    same_parent = (one for one in candidates if not parents.isdisjoint(live.digraph.pred[one.key]))
     return next(chain(same_url, same_parent, candidates), None)
 
 

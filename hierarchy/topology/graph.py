@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+import networkx as nx
+
 from hierarchy.config.address import Address, host_of, literal_ip
 from hierarchy.config.yaml import FieldPath
-from hierarchy.topology import digraph
 
 NODE = "node"  # the kind of a node; every other kind is one of an engine
 
@@ -92,16 +93,15 @@ class TreeGraph:
         """
         self.members: dict[str, Member] = {member.key: member for member in members}
         self.slice_of = slice_of
-        nodes = self.nodes
-        #: keys of the nodes right above each member, as far as they exist
-        self.parent_keys: dict[str, list[str]] = {
-            member.key: [key for key in dict.fromkeys(member.parents) if key in nodes] for member in self
-        }
-        #: keys of the members right below each member
-        self.child_keys: dict[str, list[str]] = {key: [] for key in self.members}
-        for key, parents in self.parent_keys.items():
-            for parent in parents:
-                self.child_keys[parent].append(key)
+        #: the keys alone, for the algorithms of networkx
+        self.digraph = nx.DiGraph()
+        self.digraph.add_nodes_from(self.members)
+        self.digraph.add_edges_from(
+            (parent, member.key)
+            for member in self
+            for parent in member.parents
+            if parent in self.members and self.members[parent].is_node
+        )
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self.members.values())
@@ -122,33 +122,29 @@ class TreeGraph:
     @property
     def edges(self) -> Iterator[tuple[Member, Member]]:
         """Each parent with each of its children."""
-        return (
-            (self.members[parent], self.members[child])
-            for parent, children in self.child_keys.items()
-            for child in children
-        )
+        return ((self.members[parent], self.members[child]) for parent, child in self.digraph.edges)
 
     @property
     def depth(self) -> int:
         """Levels of nodes above the deepest engine: edges on the longest path. The graph must have no cycle."""
-        return digraph.longest_path(self.child_keys)
+        return int(nx.dag_longest_path_length(self.digraph))
 
     def children(self, key: str) -> list[Member]:
         """The members right below a node, in the order of the graph's edges."""
-        return [self.members[child] for child in self.child_keys[key]]
+        return [self.members[child] for child in self.digraph[key]]
 
     def parents(self, key: str) -> list[Member]:
         """The nodes right above a member, as far as they exist."""
-        return [self.members[parent] for parent in self.parent_keys[key]]
+        return [self.members[parent] for parent in self.digraph.pred[key]]
 
     def below(self, key: str) -> set[str]:
         """Keys of everything below a node."""
-        return digraph.reachable(self.child_keys, key)
+        return set(nx.descendants(self.digraph, key))
 
     def cycles(self) -> Iterator[list[str]]:
-        """The keys of cycles, each from the one that is first in the graph; as many as make all others disappear."""
+        """The keys of each cycle, beginning with the one that is first in the graph."""
         order = {key: index for index, key in enumerate(self.members)}
-        for cycle in digraph.cycles(self.child_keys):
+        for cycle in nx.simple_cycles(self.digraph):
             start = cycle.index(min(cycle, key=order.__getitem__))
             yield [*cycle[start:], *cycle[:start]]
 

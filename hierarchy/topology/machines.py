@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import networkx as nx
+
 from hierarchy.config.address import host_of, is_loopback, is_wildcard
-from hierarchy.topology.digraph import connected
 from hierarchy.topology.graph import Member, TreeGraph
 
 Place = tuple[str, str]  #: ("member", key), or ("host", name) or ("url", URL), by which members are recognised
@@ -18,12 +19,14 @@ def machines(graph: TreeGraph) -> Mapping[str, str]:
     a loopback address. A site that dials out may have any machine: two of them are not on one because both have the
     default `listen`. An engine that is dialled at a loopback address, or has no URL, is on the machine of its node.
     """
-    places: dict[Place, list[Place]] = {("member", member.key): list(_own_places(member)) for member in graph}
-    for parent, child in _joined_by_loopback(graph):
-        places[parent].append(child)
+    places = nx.Graph()
+    for member in graph:
+        places.add_node(("member", member.key))
+        places.add_edges_from((("member", member.key), place) for place in _own_places(member))
+    places.add_edges_from(_joined_by_loopback(graph))
     order = {key: index for index, key in enumerate(graph.members)}
     found: dict[str, str] = {}
-    for group in connected(places):
+    for group in nx.connected_components(places):
         keys = sorted((name for kind, name in group if kind == "member"), key=order.__getitem__)
         found |= dict.fromkeys(keys, keys[0])
     return found

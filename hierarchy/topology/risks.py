@@ -1,7 +1,8 @@
 """What the loss of one node or of one link takes away, computed from a tree's graph alone.
 
 Each link is turned into a point of its own between its two ends. What a point takes away is what it dominates: all that
-the root reaches only through it. That also holds if a node has several parents.
+the root reaches only through it (Lengauer and Tarjan, "A fast algorithm for finding dominators in a flowgraph"). That
+also holds if a node has several parents.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hierarchy.topology.digraph import dominators
+import networkx as nx
+
 from hierarchy.topology.graph import TreeGraph
 
 Point = tuple[str, ...]  #: (node,) or (engine,); or (parent, child), a link
@@ -138,8 +140,10 @@ class Risks:
 def _dominators(graph: TreeGraph, root: str) -> dict[Point, Point | None]:
     """Of each point below the root the nearest one that all paths to it go through; the root has None."""
     below = graph.below(root)
-    points: dict[Point, list[Point]] = {}
-    for parent in (root, *below):
-        points[parent,] = [(parent, child) for child in graph.child_keys[parent]]
-        points |= {(parent, child): [(child,)] for child in graph.child_keys[parent]}
-    return dominators(points, (root,))
+    points = nx.DiGraph()
+    points.add_node((root,))
+    for parent, child in graph.digraph.edges:
+        if parent in below or parent == root:
+            points.add_edge((parent,), (parent, child))
+            points.add_edge((parent, child), (child,))
+    return dict(nx.immediate_dominators(points, (root,)))

@@ -37,9 +37,9 @@ def slice_of(tree: DeclaredTree, name: str) -> dict[str, Any]:
     defaults, own = written.get("defaults", {}), written["nodes"][name]
     own |= {block: defaults.pop(block) | own.get(block, {}) for block in MERGED_BLOCKS if block in defaults}
     nodes = _nodes(tree, name, written["nodes"], config.parents)
-    engines = {key: written["engines"][key] for key in tree.graph.child_keys[name] if key in tree.config.engines}
+    engines = {key: written["engines"][key] for key in tree.graph.digraph[name] if key in tree.config.engines}
     for key, entry in (nodes | engines).items():
-        if key in tree.graph.child_keys[name] and isinstance(entry.get("parent"), list):
+        if key in tree.graph.digraph[name] and isinstance(entry.get("parent"), list):
             entry["parent"] = [parent for parent in entry["parent"] if parent in nodes]
     sections = {section: written[section] for section in COPIED_SECTIONS if section in written}
     filtered = {"defaults": defaults, "nodes": nodes, "engines": engines}

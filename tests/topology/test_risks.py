@@ -49,7 +49,7 @@ def graphs(draw: st.DrawFn) -> TreeGraph:
 
 def left(graph: TreeGraph, points: Iterable[Point]) -> set[str]:
     """The engines that the root still reaches without these points."""
-    rest = nx.DiGraph((parent.key, child.key) for parent, child in graph.edges)
+    rest = graph.digraph.copy()
     for point in points:
         if len(point) == 1:
             rest.remove_nodes_from(point)
