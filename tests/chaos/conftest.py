@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.chaos.hogs import Hogs
 from tests.chaos.processes import Processes
 
 Record = Callable[..., None]
@@ -46,6 +47,13 @@ def processes(all_processes: Processes) -> Iterator[Processes]:
 
 
 @pytest.fixture
+def hogs() -> Iterator[Hogs]:
+    """Every core is busy during the test."""
+    with Hogs() as running:
+        yield running
+
+
+@pytest.fixture
 def record(request: pytest.FixtureRequest, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]) -> Record:
     """A function that records what was measured, and its target. All figures are shown when the session ends."""
     lines = pytestconfig.stash.setdefault(FIGURES, [])
@@ -62,6 +70,5 @@ def record(request: pytest.FixtureRequest, pytestconfig: pytest.Config, capsys: 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if config.getoption("--full", default=False):
-        for line in config.stash.get(FIGURES, []):
-            terminalreporter.write_line(line)
+    for line in config.stash.get(FIGURES, []):  # none in a run with several processes of pytest
+        terminalreporter.write_line(line)

@@ -10,15 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
+from tests.chaos.load import MODEL
 from tests.support import eventually, free_port
 
 TIMEOUT_S = 20.0
-MODEL = "simulated"
 
 
 class Process:
@@ -26,6 +27,7 @@ class Process:
 
     def __init__(self, processes: Processes, name: str, argv: list[str], port: int, files: int | None = None) -> None:
         self.name = name
+        self.kind = "simulated"  # of an engine
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.log = processes.folder / f"{name}.log"
@@ -52,8 +54,9 @@ class Process:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if the process still exists."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        if self.pid:  # 0, of a process that could not be started, would be everything in the group of the tests
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """SIGKILL, as from the kernel when memory is short. Waits for the end."""
@@ -75,6 +78,8 @@ class Process:
     @property
     def exists(self) -> bool:
         """Whether the process has not ended."""
+        if not self.pid:
+            return False
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -130,11 +135,12 @@ class Process:
 class Processes:
     """Starts processes and ends them all."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, inside: Sequence[str] = ()) -> None:
+        """inside: the beginning of a command that runs another one in a namespace."""
         self.folder = folder
         self.processes: list[Process] = []
         self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.fork_server"],
+            [*inside, sys.executable, "-m", "tests.chaos.fork_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / "fork_server.log").open("w"),
@@ -157,9 +163,12 @@ class Processes:
         """Start a process. Returns its pid."""
         assert self._nursery.stdin is not None
         assert self._nursery.stdout is not None
-        self._nursery.stdin.write(json.dumps({"argv": argv, "log": str(log), "files": files}) + "\n")
-        self._nursery.stdin.flush()
-        return int(self._nursery.stdout.readline())
+        with contextlib.suppress(BrokenPipeError):
+            self._nursery.stdin.write(json.dumps({"argv": argv, "log": str(log), "files": files}) + "\n")
+            self._nursery.stdin.flush()
+        pid = self._nursery.stdout.readline()
+        assert pid, f"the fork server ended: {(self.folder / 'fork_server.log').read_text()}"
+        return int(pid)
 
     def add(self, name: str, argv: list[str], port: int, files: int | None = None) -> Process:
         """Start a process and wait until it listens."""
@@ -167,12 +176,30 @@ class Processes:
         self.processes.append(process)
         return process.start()
 
-    def engine(self, name: str, *, slots: int = 64, tokens_per_s: float = 200.0, tokens: int = 16) -> Process:
+    def engine(
+        self,
+        name: str,
+        *,
+        slots: int = 64,
+        tokens_per_s: float = 200.0,
+        tokens: int = 16,
+        models: Sequence[str] = (MODEL,),
+    ) -> Process:
         """Start a simulated engine."""
         port = free_port()
         argv = ["engine", "simulated", "--port", str(port), "--name", name, "--slots", str(slots)]
         argv += ["--decode-tokens-per-s", str(tokens_per_s), "--answer-tokens", str(tokens)]
+        for model in models:
+            argv += ["--model", model]
         return self.add(name, [*argv, "--prefill-tokens-per-s", "1000000"], port)
+
+    def local_engine(self, name: str, model: str, *, slots: int = 4) -> Process:
+        """Start llama.cpp with the default model, served as `model`."""
+        port = free_port()
+        argv = ["engine", "local", "--port", str(port), "--name", name, "--slots", str(slots), "--alias", model]
+        engine = self.add(name, argv, port)
+        engine.kind = "llamacpp"
+        return engine
 
     def engines(self, prefix: str, count: int, **options: Any) -> list[Process]:
         """Start several, named `prefix1`, `prefix2` and so on."""
@@ -196,13 +223,13 @@ class Processes:
             for parent in parents:
                 argv += ["--parent", parent.url]
             for engine in engines or ():
-                argv += ["--engine", f"simulated={engine.url}"]
+                argv += ["--engine", f"{engine.kind}={engine.url}"]
             return self.add(name, argv + (["--replica"] if replica_of else []), port, files)
         assert not parents, "a node with settings must be a root here"
         path = self.folder / f"{name}.yaml"
         defaults = json.dumps({"dispatch": "p2c", **settings})
         lines = [f"version: 1\ndefaults: {defaults}\nnodes: {{{name}: {{listen: '127.0.0.1:{port}'}}}}\nengines:\n"]
-        lines += [f"  {e.name}: {{parent: {name}, kind: simulated, url: '{e.url}'}}\n" for e in engines or ()]
+        lines += [f"  {e.name}: {{parent: {name}, kind: {e.kind}, url: '{e.url}'}}\n" for e in engines or ()]
         if not engines:
             lines += [f"  unreachable: {{parent: {name}, kind: simulated, url: 'http://127.0.0.1:{free_port()}'}}\n"]
         path.write_text("".join(lines))

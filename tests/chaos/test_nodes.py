@@ -6,10 +6,12 @@ import asyncio
 import signal
 import socket
 import time
+from collections import Counter
 
 import pytest
 
 from tests.chaos.conftest import Record
+from tests.chaos.hogs import Hogs
 from tests.chaos.load import Load, send
 from tests.chaos.processes import Process, Processes, wait_for
 from tests.chaos.test_engines import addresses
@@ -231,3 +233,41 @@ def test_a_site_and_its_parent_serve_without_each_other(processes: Processes, re
     asyncio.run(load.run(count=40))
     record(f"{len(load.failed)} of {len(load.outcomes)} requests failed", target="0")
     assert load.failed == [], load.causes()
+
+
+@pytest.mark.xfail(strict=True, reason="missing: a node that has just started holds requests for models it may get")
+@pytest.mark.parametrize("end", ["kill -9", "SIGTERM"])
+def test_a_root_that_restarts_knows_its_models(
+    processes: Processes, hogs: Hogs, full: bool, record: Record, end: str
+) -> None:
+    """Clients without retries: while no site has registered again they wait, or get 503 with `Retry-After`."""
+    root = processes.node("root")
+    for number, engine in enumerate(processes.engines("e", 3), 1):
+        processes.node(f"site{number}", parents=(root,), engines=[engine])
+    wait_for(root, 3)
+
+    async def run(load: Load) -> None:
+        done = False
+        running = asyncio.ensure_future(load.run(until=lambda: done))
+        for _ in range(10 if full else 2):
+            await asyncio.sleep(0.5)
+            if end == "SIGTERM":
+                root.terminate()
+                await asyncio.to_thread(root.wait_gone, 40.0)
+            else:
+                await asyncio.to_thread(root.kill)
+            root.spawn()
+            await asyncio.to_thread(wait_for, root, 3)
+        done = True
+        await running
+
+    load = Load(addresses(root), clients=8, tokens=4, pause_s=0.02)
+    asyncio.run(run(load))
+    statuses = Counter(outcome.status for outcome in load.outcomes if outcome.status != 200)
+    refused = statuses.pop(0, 0)
+    record(
+        f"{statuses[404]} of {len(load.outcomes)} requests got 404, {statuses[503]} got 503, "
+        f"{statuses.total() - statuses[404] - statuses[503]} another error; {refused} found no root",
+        target="0",
+    )
+    assert statuses[404] == 0
