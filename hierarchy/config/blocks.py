@@ -113,7 +113,7 @@ class TlsSpec(Strict):
         default=None, description="file with this node's certificate and those between it and its CA"
     )
     key: str | None = Field(
-        default=None, description="file with the certificate's private key; must not be readable by everybody"
+        default=None, description="file with the certificate's private key, which other users must not be able to read"
     )
     ca: str | None = Field(
         default=None,

@@ -12,7 +12,6 @@ import hmac
 import io
 import logging
 import secrets
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from ruamel.yaml.error import YAMLError
 
 from hierarchy.errors import UsageError
 from hierarchy.runtime.files import FileWatch, locked, write_private_file
+from hierarchy.security.secret import open_guarded
 
 PREFIX = "hk-"
 KEY_BYTES = 32
@@ -124,10 +124,9 @@ def _callers(entries: Iterable[Entry]) -> dict[str, tuple[str, Caller]]:
 def read_keys(path: Path) -> list[Entry]:
     """The entries of a file of keys. Raises `UsageError`."""
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o022:
-            raise UsageError(f"{path}: others may write it (mode {mode:04o}); run: chmod 600 {path}")
-        data: Any = YAML(typ="safe").load(path.read_text("utf-8"))
+        with open_guarded(path, is_secret=False) as file:  # hashes, which others may read
+            text = file.read().decode("utf-8")
+        data: Any = YAML(typ="safe").load(text)
         entries = msgspec.convert({} if data is None else data, _File).keys
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); {HINT}") from None

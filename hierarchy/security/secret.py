@@ -1,11 +1,17 @@
-"""Reading secrets from files and environment variables. No message contains a secret."""
+"""Reading secrets from files and environment variables. No message contains a secret.
+
+`open_guarded` opens every file with a secret: keys, tokens, credentials, private keys; and those that only decide what
+is allowed: hashes of keys, a parent's records. It is the one place that judges who else could read or change them.
+"""
 
 from __future__ import annotations
 
 import os
+import pwd
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from hierarchy.errors import UsageError
 
@@ -32,16 +38,70 @@ def secret_path(ref: str) -> Path:
 
 
 def read_secret_file(path: Path) -> str:
-    """The secret in a file that only its owner may read. Raises `UsageError`."""
+    """The secret in a file that no other user may read. Raises `UsageError`."""
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                raise UsageError(f"{path}: others may read this secret (mode {mode:04o}); run: chmod 600 {path}")
+        with open_guarded(path) as file:
             data = file.read(MAX_SECRET + 1)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     return check_secret(data.decode("utf-8", "replace"), str(path))
+
+
+def open_guarded(path: Path, *, is_secret: bool = True) -> BinaryIO:
+    """Open a file that other users must not read, or must not change if it is not secret.
+
+    Symbolic links are followed: Kubernetes swaps one to change a mounted file. What counts is the file at their end.
+
+    Raises:
+        UsageError: others may read or change the file.
+        OSError: it cannot be opened.
+    """
+    file = path.open("rb")
+    try:
+        found = os.fstat(file.fileno())  # of the open file: the path may lead to another one by now
+        groups = {0, os.getegid(), *os.getgroups()}
+        reason = exposure(found, is_secret=is_secret, user=os.geteuid(), groups=groups)
+        if reason:
+            raise UsageError(f"{path}: {reason} (mode {stat.S_IMODE(found.st_mode):04o}); run: {_remedy(found, path)}")
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def exposure(found: os.stat_result, *, is_secret: bool, user: int, groups: Collection[int]) -> str:
+    """Who may read or change a file although nobody else should; empty if it is guarded.
+
+    It is if its owner is root or the user of this process, its group is one of this process or has no access, and
+    others have none, as Kubernetes and package managers give a daemon its secrets (0400, 0440, 0640). root may also use
+    the files of another user that nobody but this user can read.
+
+    Args:
+        is_secret: whether others must not even read it; else they must not write it.
+        user, groups: of this process.
+    """
+    denied = 0o7 if is_secret else 0o2
+    others, group = found.st_mode & denied, found.st_mode >> 3 & denied
+    who = ""
+    if others:
+        who = "others may"
+    elif group and found.st_gid not in groups:
+        who = "a group that this process is not in may"
+    elif is_secret and found.st_uid not in (0, user) and (user != 0 or group):
+        who = f"its owner, {_user_name(found.st_uid)}, is another user, who may"
+    return who and f"{who} {'read this secret' if is_secret else 'write it'}"
+
+
+def _remedy(found: os.stat_result, path: Path) -> str:
+    own = found.st_uid in (0, os.geteuid())
+    return f"chmod 600 {path}" if own else f"chown {_user_name(os.geteuid())} {path} && chmod 600 {path}"
+
+
+def _user_name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def check_secret(text: str, where: str) -> str:

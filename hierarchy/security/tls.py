@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import ssl
-import stat
 from pathlib import Path
 
 from hierarchy.config.blocks import TlsSpec
 from hierarchy.errors import UsageError
 from hierarchy.runtime.files import FileWatch
+from hierarchy.security.secret import open_guarded
 
 log = logging.getLogger("hierarchy.security")
 
@@ -91,11 +91,8 @@ def _node_context(spec: TlsSpec) -> ssl.SSLContext:
 
 
 def _load_certificate(context: ssl.SSLContext, cert: Path, key: Path) -> None:
-    _readable_mode(cert)
-    mode = _readable_mode(key)
-    # The group may read it: many systems give daemons their certificates that way.
-    if mode & 0o007:
-        raise UsageError(f"{key}: all users may read this private key (mode {mode:04o}); run: chmod 600 {key}")
+    _check_readable(cert)
+    _check_readable(key, is_secret=True)
     try:
         # An empty password instead of a prompt, at which a daemon would wait for ever.
         context.load_cert_chain(cert, key, password=lambda: "")
@@ -108,18 +105,18 @@ def _load_certificate(context: ssl.SSLContext, cert: Path, key: Path) -> None:
 
 def _load_authority(context: ssl.SSLContext, file: str) -> None:
     path = _path(file)
-    _readable_mode(path)
+    _check_readable(path)
     try:
         context.load_verify_locations(path)
     except (ssl.SSLError, ValueError, OSError):
         raise UsageError(f"{path}: contains no PEM certificates; check the file") from None
 
 
-def _readable_mode(path: Path) -> int:
-    """The mode of a file. Raises `UsageError` if it cannot be read."""
+def _check_readable(path: Path, *, is_secret: bool = False) -> None:
+    """Raise `UsageError` if a file cannot be read, or if it is secret and others may read it, too."""
     try:
-        with path.open("rb"):
-            return stat.S_IMODE(path.stat().st_mode)
+        with open_guarded(path) if is_secret else path.open("rb"):
+            pass
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check `tls`") from None
 

@@ -15,6 +15,7 @@ import msgspec
 
 from hierarchy.errors import UsageError
 from hierarchy.runtime.files import FileWatch, locked, write_private_file
+from hierarchy.security.secret import open_guarded
 
 LOCK_TIMEOUT_S = 2.0  # the event loop waits meanwhile; another replica needs milliseconds
 
@@ -89,7 +90,8 @@ class TokenStore:
 
     def _read(self) -> _Content:
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=_Content)
+            with open_guarded(self.path, is_secret=False) as file:
+                return msgspec.json.decode(file.read(), type=_Content)
         except FileNotFoundError:
             return _Content()
         except OSError as error:

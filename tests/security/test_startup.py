@@ -152,7 +152,7 @@ def test_the_error_for_an_unusable_certificate_is_one_line(tmp_path: Path) -> No
             start(tls=tls)
         assert "\n" not in str(caught.value)
     Path(good["key"]).chmod(0o644)
-    with pytest.raises(UsageError, match="all users may read this private key"):
+    with pytest.raises(UsageError, match="others may read this secret"):
         start(tls=good)
 
 
