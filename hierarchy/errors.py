@@ -13,6 +13,7 @@
     │   ├── UnknownChild           404  no such child is registered
     │   ├── ReceiveTimeout         408  the request did not arrive in time
     │   ├── NameTaken              409  another live child has that name or address
+    │   ├── LastEngine             409  to drain it would leave models without an engine
     │   ├── BodyTooLarge           413  the body is over a limit of this node
     │   ├── HeadTooLarge           431  the head is over a limit of this node
     │   ├── NotImplementedHere     501  WebSockets
@@ -30,6 +31,7 @@ frame. Only the lane and `api` turn it into a response. Modules with errors of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 #: Anthropic's error types by status; others follow from the status's class. https://docs.anthropic.com/en/api/errors
@@ -186,6 +188,26 @@ class NameTaken(RequestError):
     status = 409
     type = "invalid_request_error"
     code = "name_taken"
+
+
+class LastEngine(RequestError):
+    """To drain a child would leave models without an available engine. `models`: their names."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "last_engine"
+    param = "force"
+
+    def __init__(self, message: str, models: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.models = list(models)
+
+    def openai(self) -> dict[str, Any]:
+        """OpenAI's error object, with the models beside its own fields."""
+        body = super().openai()
+        if self.models:
+            body["error"]["models"] = self.models
+        return body
 
 
 class BodyTooLarge(RequestError):

@@ -17,7 +17,9 @@ from hierarchy.balancing.aliases import Aliases
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.config.address import is_loopback
 from hierarchy.config.models import NodeConfig
+from hierarchy.drain import Drains
 from hierarchy.engines.manager import EngineManager
+from hierarchy.gossip import Board, RecordFile
 from hierarchy.introspection.changes import ChangeLog
 from hierarchy.introspection.oversight import Oversight
 from hierarchy.introspection.tree import TreeView
@@ -84,7 +86,11 @@ class Node:
         self.registry.on_change = ChangeLog(self.metrics).note
         self.view = TreeView(self.registry, clock, int(time.time()), self.aliases)
         self.access = access or Access(config, environ)
-        handlers = {b"/receive_heart_beat": report_handler(self.registry, self.access.registration_policy)}
+        file = self.access.shared_file
+        self.board = Board(self.identity.name, self.access.shared_keys, RecordFile(file) if file is not None else None)
+        self.drains = Drains(self.registry, self.board)
+        policy = self.access.registration_policy
+        handlers = {b"/receive_heart_beat": report_handler(self.registry, policy, self.board)}
         self.lane = Lane(
             self.registry, self.dispatch, self.metrics, settings, self._parent_with, clock, self.access, handlers
         )
@@ -256,6 +262,7 @@ class Node:
             rng=self._rng,
             link=link,
             credentials=self.access.credentials,
+            board=self.board,
         )
         if link != "direct" and self._serve_link is not None:
             timeout_s = self.settings.connect_timeout_s
@@ -338,6 +345,7 @@ class Node:
             for reserve in self.reserves:
                 reserve.sweep()
             self._refresh_keys()
+            self.board.refresh()
 
     def _refresh_keys(self) -> None:
         """Apply changes in files, made by `hierarchy key` or by a replica."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
@@ -18,7 +19,15 @@ PUBLIC_PATHS = frozenset({"/health", "/ready"})
 #: these endpoints check the token or the secret of the child themselves
 CHILD_PATHS = frozenset({"/register_worker", "/deregister_worker"})
 OPERATOR_PATHS = frozenset({"/tree", "/route", "/metrics", "/admin"})  # and all paths below /admin/
-_CALLER = "hierarchy.caller"  # key in the ASGI scope
+_CALLER, _OPERATOR = "hierarchy.caller", "hierarchy.operator"  # keys in the ASGI scope
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Who sent a request to a path for operators."""
+
+    name: str  # the name of the admin key, if one is required, and the address
+    is_parent: bool = False  # a parent forwards an operator's request, and has checked it
 
 
 class AuthMiddleware:
@@ -52,10 +61,12 @@ class AuthMiddleware:
         if path in OPERATOR_PATHS or path.startswith("/admin/"):
             fields = dict(scope["headers"])
             if self._node.is_parent(fields.get(b"x-hierarchy-auth", b"").decode("latin-1")):
+                scope[_OPERATOR] = Operator("the node above", is_parent=True)
                 return True  # the parent has checked the operator's key
             if not is_admin_address(scope.get("server"), self._node.config.admin):
                 return False
-            access.check_admin(fields)
+            key = access.check_admin(fields)
+            scope[_OPERATOR] = Operator(f"{key.name} from {peer_of(scope)}" if key.name else peer_of(scope))
         elif path not in PUBLIC_PATHS and path not in CHILD_PATHS and access.requires_api_key:
             caller = access.identify_caller(dict(scope["headers"]))
             if caller.refusal and not access.registration_policy.is_trusted_peer(peer_of(scope)):
@@ -68,6 +79,12 @@ def caller_of(request: Request) -> Caller:
     """The client that sent a request to a path for clients."""
     caller: Caller = request.scope.get(_CALLER, ANYONE)
     return caller
+
+
+def operator_of(request: Request) -> Operator:
+    """The operator that sent a request to a path for operators."""
+    operator: Operator = request.scope[_OPERATOR]
+    return operator
 
 
 def peer_of(scope: Mapping[str, Any]) -> str:

@@ -112,7 +112,7 @@ class NodeClient:
     ) -> None:
         self._http.close()
 
-    def get(self, path: str, **params: str) -> dict[str, Any]:
+    def get(self, path: str, /, **params: str) -> dict[str, Any]:
         """The JSON object at `path`. Raises `NodeError`."""
         return self._json("GET", path, params=params)
 

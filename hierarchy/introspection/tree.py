@@ -11,6 +11,7 @@ import msgspec
 from hierarchy.balancing.aliases import Aliases
 from hierarchy.registry import Registry
 from hierarchy.registry.child import NODE, Child, Share
+from hierarchy.registry.drain import Drain
 from hierarchy.wire.status import ModelStatus
 from hierarchy.wire.subtree import all_gone
 from hierarchy.wire.tree_entry import decode
@@ -36,7 +37,9 @@ class TreeView:
         """The subtree: `{child name: entry}`."""
         now = self._clock()
         departed = self._registry.departed.values()
-        return {child.name: _entry(child, now) for child in (*departed, *self._registry)}
+        known = {child.name: _entry(child, now) for child in (*departed, *self._registry)}
+        absent = {key: _absent_entry(key, drain) for key, drain in self._registry.drained_absent().items()}
+        return absent | known
 
     def entry(self, child: Child) -> dict[str, Any]:
         """One child and its subtree."""
@@ -116,6 +119,24 @@ def _entry(child: Child, now: float) -> dict[str, Any]:
         "in_flight": child.in_flight,
         "models": [_share(share, now) for share in child.shares.values()],
         "children": child.subtree if child.left_at is None else all_gone(child.subtree),
+        **({} if child.drain is None else {"drain": msgspec.structs.asdict(child.drain)}),
+    }
+
+
+def _absent_entry(key: str, drain: Drain) -> dict[str, Any]:
+    """A drain that waits for a child with this name, so that an operator finds it."""
+    return {
+        "name": key,
+        "kind": "?",
+        "url": "",
+        "state": "gone",
+        "detail": f"drained {drain}",
+        "speed": 0.0,
+        "queue_length": 0,
+        "in_flight": 0,
+        "models": [],
+        "children": {},
+        "drain": msgspec.structs.asdict(drain),
     }
 
 

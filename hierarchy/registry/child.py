@@ -145,6 +145,7 @@ class Child:
         self.drain: Drain | None = None  # by an operator
         self.leaving = False  # it reported that it drains
         self.left_at: float | None = None  # when it left or was dropped; it is remembered for a while, and never chosen
+        self.told = 0  # revision of the shared records that it has
         self.seq = -1
         self.shares: dict[ModelKey, Share] = {}
         self.total = Load()

@@ -115,6 +115,7 @@ class Registry(Health):
             child.interval_s = message.interval_s
             child.secret = message.secret.encode()
             child.reverse = reverse
+            child.told = 0
 
     def _apply_registered_status(self, child: Child, message: Registration, status: NodeStatus, now: float) -> None:
         if message.node:
@@ -201,10 +202,16 @@ class Registry(Health):
             self.drained.pop(key, None)
         else:
             self.drained[key] = drain
-        for child in self:
+        for child in (*self, *self.departed.values()):
             child.drain = self._drain_of(child)
         self.generation += 1
         return [child for child in self if key in (child.group, drain_key(child))]
+
+    def drained_absent(self) -> dict[str, Drain]:
+        """Drains of children that are not here, nor were lately."""
+        known = [*self, *self.departed.values()]
+        here = {key for child in known for key in (drain_key(child), child.group)}
+        return {key: drain for key, drain in self.drained.items() if key not in here}
 
     def _drain_of(self, child: Child) -> Drain | None:
         return self.drained.get(drain_key(child)) or self.drained.get(child.group)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
+from hierarchy.gossip import Board
 from hierarchy.registry import Registry
+from hierarchy.registry.child import Child
 from hierarchy.security.registration_policy import RegistrationPolicy
 from hierarchy.wire.messages import HeartBeat, decode
+from hierarchy.wire.record import Record
 
 #: From a request's body, its x-hierarchy-auth and the IP address it came from, to the JSON of its response. Raises
 #: RequestError; must not block.
@@ -15,7 +20,7 @@ Handler = Callable[[bytes, bytes, str], bytes]
 EXISTS, UNKNOWN = b'{"exist": true}', b'{"exist": false}'
 
 
-def report_handler(registry: Registry, policy: RegistrationPolicy) -> Handler:
+def report_handler(registry: Registry, policy: RegistrationPolicy, board: Board) -> Handler:
     """Answers reports of nodes and heartbeats of workers: `POST /receive_heart_beat`."""
 
     def receive_heart_beat(body: bytes, secret: bytes, peer: str) -> bytes:
@@ -23,9 +28,33 @@ def report_handler(registry: Registry, policy: RegistrationPolicy) -> Handler:
         child = registry.sender(message)
         if child is not None and not policy.may_report(message, child.secret, secret, peer):
             return UNKNOWN
-        return EXISTS if registry.heart_beat(message) else UNKNOWN
+        if not registry.heart_beat(message):
+            return UNKNOWN
+        if child is None or not child.is_node:
+            return EXISTS
+        if message.shared:
+            _receive(board, child, message.shared)
+        return EXISTS if child.told == board.revision else _with_news(board, child)
 
     return receive_heart_beat
+
+
+def _receive(board: Board, child: Child, records: list[Record]) -> None:
+    had_all = child.told == board.revision
+    board.receive(records, _shared_names(board, child), child.name)
+    if had_all:  # it does not need back what it sent
+        child.told = board.revision
+
+
+def _with_news(board: Board, child: Child) -> bytes:
+    """The response to a report, with the records that the child does not have yet."""
+    records, child.told = board.news(child.told, _shared_names(board, child))
+    return msgspec.json.encode({"exist": True, "shared": records}) if records else EXISTS
+
+
+def _shared_names(board: Board, child: Child) -> tuple[str, ...]:
+    """Whose records go to and come from a child: those of this node's and of the child's own instances."""
+    return (board.node, child.group) if child.group and child.group != board.node else (board.node,)
 
 
 def pong(body: bytes, secret: bytes, peer: str) -> bytes:

@@ -7,6 +7,8 @@ Other machines can reach the node   everything is enforced: what has no keys is 
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -66,6 +68,10 @@ class Access:
         #: what this node shows to its parents; None without parents
         self.credentials = _credentials(config, environ) if config.parents else None
         self.tls = TlsContexts(config.settings.tls)
+        #: sign what the instances of this node share (the first), and are accepted (all); () without a key
+        self.shared_keys = _shared_keys(config, environ)
+        #: where it is kept; None if this node has no folder for its state
+        self.shared_file = _shared_file(config, environ, self)
         #: the engines' own API keys, by engine name
         self.engine_keys: dict[str, str] = {}
         self._environ = environ
@@ -92,17 +98,23 @@ class Access:
         key = bearer_token(fields.get(AUTHORIZATION, b"")) or fields.get(API_KEY, b"").strip()
         return (self.client_keys.find(key) or _UNKNOWN_KEY) if key else _NO_KEY
 
-    def check_admin(self, fields: Mapping[bytes, bytes]) -> None:
-        """Raise `InvalidAdminKey` if an admin key is required and the request does not have a known one."""
+    def check_admin(self, fields: Mapping[bytes, bytes]) -> Caller:
+        """The operator that sent a request.
+
+        Raises:
+            InvalidAdminKey: an admin key is required, and the request does not have a known one.
+        """
         if not self.requires_admin_key:
-            return
+            return ANYONE
         if self.admin_keys is None:
             raise InvalidAdminKey("this path is closed: this node has no `security.admin_keys`")
         key = bearer_token(fields.get(AUTHORIZATION, b""))
         if not key:
             raise InvalidAdminKey("no admin key was sent; send it as: Authorization: Bearer KEY")
-        if self.admin_keys.find(key) is None:
+        operator = self.admin_keys.find(key)
+        if operator is None:
             raise InvalidAdminKey("this admin key is not known here")
+        return operator
 
     def refresh(self) -> bool:
         """Read key and certificate files again if they changed. Returns whether the clients' keys changed."""
@@ -140,6 +152,21 @@ def _registration_policy(
 def _credentials(config: NodeConfig, environ: Mapping[str, str]) -> CredentialStore:
     path = state_dir(config, environ) / "credential"
     return CredentialStore.open(path, config.settings.security.join_token, environ)
+
+
+def _shared_keys(config: NodeConfig, environ: Mapping[str, str]) -> tuple[bytes, ...]:
+    """Derived from the node's key, so that no record is a token."""
+    ref, name = config.settings.security.key, config.replica_of or config.name
+    return (hmac.digest(parent_key(read_secret(ref, environ), name), b"shared", hashlib.sha256),) if ref else ()
+
+
+def _shared_file(config: NodeConfig, environ: Mapping[str, str], access: Access) -> Path | None:
+    """In the state folder, if the node was given one or needs one anyway. Nodes for a trial share the user's folder
+    with each other, and may have the same names: what was drained in one trial must not be drained in the next."""
+    given = config.settings.security.state_dir is not None or bool(environ.get("STATE_DIRECTORY"))
+    if given or access.registration_policy.keeps_state or access.credentials:
+        return state_dir(config, environ) / "shared.json"
+    return None
 
 
 def state_dir(config: NodeConfig, environ: Mapping[str, str]) -> Path:

@@ -19,8 +19,10 @@ from random import Random
 from typing import Any, Protocol
 
 import httpx
+import msgspec
 import tenacity
 
+from hierarchy.gossip import Board
 from hierarchy.security.credential_store import CredentialStore
 from hierarchy.uplink.parent_client import ParentClient, ParentError, parse_accepted
 from hierarchy.wire import subtree
@@ -33,6 +35,7 @@ from hierarchy.wire.messages import (
     RequestedLink,
     WorkerStatus,
 )
+from hierarchy.wire.record import Record
 from hierarchy.wire.status import EMPTY, NodeStatus
 
 TICK_S = 0.1  # between two looks at the load, so there are at most ten reports a second
@@ -91,6 +94,7 @@ class Uplink:
         clock, rng, sleep: injected; monotonic seconds.
         link: who dials the connections for requests.
         credentials: what to show at a registration; None for nothing.
+        board: the records that go to and come from the parent; None for none.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class Uplink:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         link: RequestedLink = "direct",
         credentials: CredentialStore | None = None,
+        board: Board | None = None,
     ) -> None:
         self.parent = parent
         self.secret = secrets.token_hex(16).encode()  # the parent shows it with each request, to be believed
@@ -124,6 +129,9 @@ class Uplink:
         self._sleep = sleep
         self._link: RequestedLink = link
         self._credentials = credentials
+        self._board = board
+        self._shared_names: tuple[str, ...] = ()  # whose records go to and come from the parent
+        self._told = 0  # revision of the records that the parent has
         self._seq = 0  # of the last message
         self._seen_since_registration = 0  # the highest x-hierarchy-seq since the last registration was sent
         self._must_register = False
@@ -246,6 +254,7 @@ class Uplink:
             self._parent_instance = accepted.instance
             self.seen = self._seen_since_registration  # a new process; it may have sent requests before its response
         self._interval_s = accepted.interval_s
+        self._told, self._shared_names = 0, self._names_shared_with(accepted.node)
         if self._credentials is not None and accepted.credential:
             self._credentials.save(accepted.credential)
         self.registered = True
@@ -291,16 +300,19 @@ class Uplink:
             change > URGENT_CHANGE * max(reported.status.queue_length, 1)
             or self._source.draining() != self.reported_draining
             or _capacity(status) != _capacity(reported.status)
+            or bool(self._news()[0])
         )
 
     async def _report(self, status: NodeStatus) -> bool:
         """Send one report. Returns whether the parent acknowledged it."""
         current = self._current(status)
+        shared, told = self._news()
         message = HeartBeat(
             worker_name=self._identity.url,
             queue_length=status.queue_length,
             speed=status.speed,
             children=subtree.diff(self._reported.children, current.children) or None,
+            shared=shared,
             **self._node_fields(status),
         )
         try:
@@ -310,9 +322,42 @@ class Uplink:
             return False
         self._note_acknowledged(message, current)
         if isinstance(response, dict) and response.get("exist") is True:
+            self._told = told
+            self._receive(response.get("shared"))
             return True
         log.info("%s does not know this node; registering again", self.parent)
         return False
+
+    # -- records that instances share ------------------------------------------------------------------------
+
+    def _names_shared_with(self, parent: str) -> tuple[str, ...]:
+        """The other instances of the parent get its records from here; those of this node get ours from the parent."""
+        own = (self._identity.name,) if self._identity.replica else ()
+        return ((parent, *own) if parent != self._identity.name else own) if parent else ()
+
+    def _news(self) -> tuple[list[Record], int]:
+        """Records that the parent does not have, and the revision reached with them."""
+        if self._board is None or self._told == self._board.revision:
+            return [], self._told
+        records, reached = self._board.news(self._told, self._shared_names)
+        if not records:
+            self._told = reached
+        return records, reached
+
+    def _receive(self, shared: object) -> None:
+        if self._board is None or not shared:
+            return
+        try:
+            records = msgspec.convert(shared, list[Record])
+        except msgspec.ValidationError as error:
+            if str(error) not in self._logged_errors:
+                self._logged_errors.add(str(error))
+                log.warning("the shared records of %s are not understood: %s", self.parent, error)
+            return
+        had_all = self._told == self._board.revision
+        self._board.receive(records, self._shared_names, self.parent)
+        if had_all:  # the parent does not need back what it sent
+            self._told = self._board.revision
 
     # -- both ------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from hierarchy.wire.checks import (
     check_subtree,
     check_url,
 )
+from hierarchy.wire.record import Record
 from hierarchy.wire.status import ModelStatus, NodeStatus
 
 Names = tuple[str, str, str, str, list[str]]  #: node, instance, version, dispatch, path
@@ -160,6 +161,8 @@ class HeartBeat(NodeFields, frozen=True, kw_only=True):
     queue_length: int
     #: capacity weight; None from a FastChat worker
     speed: float | None = None
+    #: records for other instances of the parent, and of the sender
+    shared: list[Record] = []
 
     def check(self, max_speed: float, checked: Names | None = None) -> NodeStatus | None:
         """Check every value; return the status of a node's report, or None for a FastChat worker's heartbeat.

@@ -48,6 +48,17 @@ class ModelEntry(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
+class DrainEntry(msgspec.Struct, frozen=True):
+    """An operator's drain."""
+
+    #: Unix seconds; 0: unknown
+    since: Amount = 0.0
+    #: the operator: the name of the admin key and the address
+    by: str = ""
+    #: as the operator wrote it
+    reason: str = ""
+
+
 class TreeEntry(msgspec.Struct, frozen=True, dict=True):
     """One node or engine. A field that is missing or malformed has its default."""
 
@@ -76,6 +87,8 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
     queue_length: Count | None = None
     #: requests in flight that the parent sent; None: unknown
     in_flight: Count | None = None
+    #: by whom it is drained, since when and why; None: no operator drained it
+    drain: DrainEntry | None = None
     #: what it serves, one item for each pair of model and API family
     models: tuple[ModelEntry, ...] = ()
     #: its children, not decoded

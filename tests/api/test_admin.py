@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -23,7 +24,13 @@ def tree() -> Api:
 def test_a_child_is_drained_and_undrained(path: str) -> None:
     api = tree()
     child = api.node.registry.children[path]
-    assert api.post("/admin/drain", {"path": path}) == {"node": "root", "child": path, "draining": True}
+    now = time.time()
+    page = api.post("/admin/drain", {"path": path, "reason": "new GPU"})
+    assert page.pop("since") == pytest.approx(now, abs=60)
+    assert page == {
+        "node": "root", "child": path, "draining": True, "by": "127.0.0.1", "reason": "new GPU", "kept": False,
+        "settle_s": 1.5,
+    }  # fmt: skip
     assert child.state(api.clock()) == "draining"
     assert api.post("/admin/drain", {"path": path})["draining"]  # again, without effect
     assert api.post("/admin/undrain", {"path": path})["draining"] is False

@@ -56,7 +56,7 @@ def test_the_tree_shows_which_end_of_a_link_dials(tree: Tree) -> None:
 
 
 def test_an_operator_in_the_dmz_drains_the_deepest_engine(tree: Tree) -> None:
-    path = json.dumps({"path": PATHS["gpu-rack"]})
+    path = json.dumps({"path": PATHS["gpu-rack"], "force": True})
     assert tree.post("client", "root", "/admin/drain", path)["draining"] is True
     try:
         assert tree.get("client", "root", f"/admin/status?path={PATHS['gpu-rack']}")["state"] == "draining"

@@ -6,13 +6,15 @@ import json
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.introspection.tree import TreeView
+from hierarchy.registry.drain import Drain
 from hierarchy.wire import tree_entry
-from hierarchy.wire.tree_entry import MAX_DEPTH, ModelEntry, TreeEntry, decode
+from hierarchy.wire.tree_entry import MAX_DEPTH, DrainEntry, ModelEntry, TreeEntry, decode
 from tests.builders import OPENAI, Table, model, nested, site, status_of
 from tests.wire.test_subtree import SITES
 
@@ -35,6 +37,7 @@ entries = st.builds(
     speed=amounts,
     queue_length=counts,
     in_flight=counts,
+    drain=st.none() | st.builds(DrainEntry, st.floats(0, 1e10), texts, texts),
     models=st.lists(model_entries, max_size=3).map(tuple),
     raw_children=st.dictionaries(texts, anything, max_size=2),
 )
@@ -43,6 +46,7 @@ entries = st.builds(
 def as_json(entry: TreeEntry) -> dict[str, Any]:
     """The JSON object that an entry was decoded from; an unknown number is left out."""
     fields = {field: getattr(entry, field) for field in FIELDS if field not in ("models", "children")}
+    fields["drain"] = entry.drain and msgspec.structs.asdict(entry.drain)
     models = [{field: getattr(row, field) for field in row.__struct_fields__} for row in entry.models]
     return {**known(fields), "models": [known(row) for row in models], "children": entry.raw_children}
 
@@ -57,13 +61,15 @@ def test_every_field_that_a_node_shows_is_decoded() -> None:
     table.report(engine, status_of(model(speed=4, queue_length=2, slots=8)))
     lease = engine.lease(engine.shares[OPENAI])
     table.add(site("site-a", children={"rack-gpu": {"kind": "vllm", "state": "up"}}, version="1.2", dispatch="p2c"))
+    table.set_drain("gpu", Drain(5.0, "ann", "new GPU"))
     shown = TreeView(table, table.clock, 0).tree()
     root = decode(json.loads(json.dumps(shown)))
     assert {field for entry in (shown, *shown["children"].values()) for field in entry} == set(FIELDS)
     assert (root.name, root.kind, root.url, root.state, root.is_node) == ("root", "node", shown["url"], "up", True)
-    assert (root.speed, root.queue_length, root.in_flight, root.instance) == (5.0, 3, 1, "root-1")
+    assert (root.speed, root.queue_length, root.in_flight, root.instance) == (1.0, 0, 1, "root-1")
     gpu, site_a = root.children["gpu"], root.children["site-a"]
     assert gpu.models == (ModelEntry("m", "openai", 4.0, 3, 8),)
+    assert (gpu.state, gpu.drain) == ("draining", DrainEntry(5.0, "ann", "new GPU"))
     assert (gpu.kind, gpu.link, gpu.is_node, gpu.children) == ("vllm", "direct", False, {})
     assert (site_a.version, site_a.dispatch, site_a.instance) == ("1.2", "p2c", "site-a-1")
     assert [path for path, _ in root.engines()] == ["gpu", "site-a/rack-gpu"]

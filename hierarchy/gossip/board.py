@@ -1,0 +1,167 @@
+"""All shared records that a node knows: its own, and those that it carries between instances of other nodes.
+
+Each record that is new here gets the next `revision`. For each parent and each child a node remembers up to which
+revision it has sent, so that a record goes to each of them once, and "nothing new" is one comparison.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import islice
+
+import msgspec
+
+from hierarchy.gossip.file import RecordFile
+from hierarchy.wire.record import Record
+
+MAX_RECORDS = 4096  # for each node's name; ended ones go first
+MAX_SENT = 256  # records in one message; the rest follow in the next ones
+MAX_AHEAD_MS = 86400_000  # a record from further in the future could never be replaced
+#: gets each new record of this node, and whether another instance wrote it
+Subscriber = Callable[[Record, bool], None]
+log = logging.getLogger("hierarchy.gossip")
+
+
+class Board:
+    """The records that one node knows.
+
+    Args:
+        node: the name that this node shares with its other instances.
+        keys: to sign with the first, and to accept what any of them signed; () if the node has no key: then what is
+            not signed is accepted, since such a node accepts children and operators without keys, too.
+        file: where its own records are kept; None: nowhere.
+        now: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        keys: Sequence[bytes] = (),
+        file: RecordFile | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.node = node
+        self.revision = 0  # of the last record that was new
+        self._keys = keys
+        self._file = file
+        self._now = now
+        self._subscribers: dict[str, Subscriber] = {}
+        #: node -> (topic, key) -> (revision, record)
+        self._records: dict[str, dict[tuple[str, str], tuple[int, Record]]] = {node: {}}
+        self._logged: set[tuple[str, str]] = set()  # (sender, problem), each is logged once
+        for record in file.read() if file is not None else ():
+            self._restore(record)
+
+    # -- this node's own -------------------------------------------------------------------------------------
+
+    def subscribe(self, topic: str, subscriber: Subscriber) -> list[Record]:
+        """Call `subscriber` with each new record of a topic; returns those that are known."""
+        self._subscribers[topic] = subscriber
+        return [record for _, record in self._records[self.node].values() if record.topic == topic]
+
+    def find(self, topic: str, key: str) -> Record | None:
+        """This node's record."""
+        return self._known(self.node, (topic, key))
+
+    def publish(self, topic: str, key: str, value: dict[str, object], *, ended: bool = False) -> bool:
+        """Write a record, for all instances of this node. Returns whether it is kept over a restart."""
+        before = self.find(topic, key)
+        changed_ms = max(int(self._now() * 1000), before.changed_ms + 1 if before is not None else 0)
+        self._accept(self._signed(Record(self.node, topic, key, changed_ms, value, ended)), from_other=False)
+        return self._save()
+
+    def refresh(self) -> None:
+        """Read the file again if another instance wrote it."""
+        if self._file is not None and self._file.changed():
+            self._take_from_file(self._file.read())
+
+    def _take_from_file(self, records: Iterable[Record]) -> None:
+        """Take what another instance wrote to the file."""
+        for record in records:
+            if record.node == self.node and record.replaces(self._known(self.node, record.id)):
+                self._accept(self._signed(record), from_other=True)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its own records have a file."""
+        return self._file is not None
+
+    # -- to and from parents and children --------------------------------------------------------------------
+
+    def news(self, since: int, names: Collection[str]) -> tuple[list[Record], int]:
+        """Records of the nodes `names` that are newer than the revision `since`, and the revision reached with them."""
+        found = sorted(
+            (entry for name in names for entry in self._records.get(name, {}).values() if entry[0] > since),
+            key=lambda entry: entry[0],
+        )
+        reached = self.revision if len(found) <= MAX_SENT else found[MAX_SENT - 1][0]
+        return [record for _, record in found[:MAX_SENT]], reached
+
+    def receive(self, records: Iterable[Record], names: Collection[str], sender: str) -> None:
+        """Take records from a parent or child. names: of the nodes whose records it may send."""
+        own = False
+        for record in islice(records, MAX_SENT):
+            if record.node not in names or not record.replaces(self._known(record.node, record.id)):
+                continue
+            if reason := self._problem(record):
+                self._log_once(sender, reason)
+                continue
+            own |= record.node == self.node
+            self._accept(record, from_other=True)
+        if own:
+            self._save()
+
+    def _problem(self, record: Record) -> str:
+        if record.changed_ms > self._now() * 1000 + MAX_AHEAD_MS:
+            return "it is from the future; check the clocks"
+        if record.node == self.node and self._keys and not record.is_signed(self._keys):
+            return "it is not signed with this node's key; all its instances need the same `security.key`"
+        if not self._has_room(record):
+            return f"{MAX_RECORDS} others are known"
+        return record.problem()
+
+    # -- keeping ---------------------------------------------------------------------------------------------
+
+    def _known(self, node: str, id: tuple[str, str]) -> Record | None:
+        entry = self._records.get(node, {}).get(id)
+        return None if entry is None else entry[1]
+
+    def _has_room(self, record: Record) -> bool:
+        """Whether the record may be kept; makes room by forgetting the oldest that has ended."""
+        records = self._records.get(record.node, {})
+        if len(records) < MAX_RECORDS or record.id in records:
+            return True
+        ended = [(one.changed_ms, id) for id, (_, one) in records.items() if one.ended]
+        if ended:
+            del records[min(ended)[1]]
+        return bool(ended)
+
+    def _accept(self, record: Record, *, from_other: bool) -> None:
+        self.revision += 1
+        self._records.setdefault(record.node, {})[record.id] = self.revision, record
+        if record.node == self.node and record.topic in self._subscribers:
+            self._subscribers[record.topic](record, from_other)
+
+    def _restore(self, record: Record) -> None:
+        if record.node == self.node:  # else the folder was another node's
+            self._accept(self._signed(record), from_other=False)
+
+    def _signed(self, record: Record) -> Record:
+        return record.signed(self._keys[0]) if self._keys else msgspec.structs.replace(record, mac="")
+
+    def _save(self) -> bool:
+        if self._file is None:
+            return False
+        written = self._file.write({id: record for id, (_, record) in self._records[self.node].items()})
+        self._take_from_file(written or ())
+        return written is not None
+
+    def _log_once(self, sender: str, problem: str) -> None:
+        if (sender, problem) not in self._logged and len(self._logged) < MAX_RECORDS:
+            self._logged.add((sender, problem))
+            log.warning("a shared record from %s is ignored: %s", sender, problem)
+
+    def __repr__(self) -> str:
+        return f"<Board {self.node} revision={self.revision}>"
