@@ -23,12 +23,12 @@ ROOT = Path(__file__).parents[1]
 #: of uvicorn's. They are compiled together, since only then do they call each other directly, without Python's lookups.
 MODULES = (
     "balancing.dispatch", "balancing.lent_attempts", "balancing.policy", "balancing.retry_budget", "http.framing",
-    "http.model_field", "http.render", "http.request_head", "http.response_head", "registry.child", "registry.ejection",
-    "registry.health", "registry.registry", "relay.attempt", "relay.client", "relay.downstream.clients",
-    "relay.downstream.connection", "relay.downstream.head_cache", "relay.exchange", "relay.lane",
-    "relay.local_handlers", "relay.request", "relay.response", "relay.retry", "relay.timeouts",
+    "http.model_field", "http.render", "http.request_head", "http.response_check", "http.response_head",
+    "registry.child", "registry.ejection", "registry.health", "registry.registry", "relay.attempt", "relay.client",
+    "relay.downstream.clients", "relay.downstream.connection", "relay.downstream.head_cache", "relay.exchange",
+    "relay.lane", "relay.local_handlers", "relay.request", "relay.response", "relay.retry", "relay.timeouts",
     "relay.upstream.connection", "relay.upstream.destination", "relay.upstream.links", "relay.upstream.pool",
-    "runtime.awake", "runtime.metrics", "wire.subtree",
+    "relay.warnings", "runtime.awake", "runtime.metrics", "wire.subtree",
 )  # fmt: skip
 CANNOT = 3  # exit status: this machine cannot compile; nothing else is wrong
 _BUILD = """

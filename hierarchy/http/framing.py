@@ -17,6 +17,8 @@ MAX_LINE: Final = 4096  # bytes of a chunk's size line with its extensions, or o
 MAX_TRAILERS: Final = 32 * 1024  # bytes of all trailers
 MAX_FILL: Final = 1024 * 1024  # bytes; a cut chunk that lacks more is not completed
 LAST_CHUNK: Final = b"0\r\n\r\n"
+FIELD_PREFIX: Final = b"x-hierarchy-"  # of all fields and trailers that nodes write for each other
+OUTCOME: Final = b"x-hierarchy-outcome"  # a trailer: how a response ended below, if not well
 # The parser of the receiver may be stricter than RFC 9112, so everything unusual is refused here.
 _SIZE_DIGITS: Final = re.compile(rb"[0-9A-Fa-f]{1,15}").fullmatch
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -42,10 +44,11 @@ def chunk(data: bytes) -> bytes:
 class Framing:
     """The interface of the three trackers."""
 
-    __slots__ = ("done",)
+    __slots__ = ("closing", "done")
 
     def __init__(self, done: bool = False) -> None:
         self.done = done  # the body has ended
+        self.closing = done  # nothing of the content follows: the body has ended, or its last chunk has begun
 
     def feed(self, data: bytes) -> int:
         """Accept the next bytes; returns how many of them belong to the body. Raises `FramingError`."""
@@ -74,7 +77,8 @@ class Length(Framing):
         if size < self.remaining:
             self.remaining -= size
             return size
-        taken, self.remaining, self.done = self.remaining, 0, True
+        taken, self.remaining = self.remaining, 0
+        self.done = self.closing = True
         return taken
 
     def completion(self, filler: bytes) -> bytes | None:
@@ -108,12 +112,17 @@ _END: Final = 5
 class Chunked(Framing):
     """Transfer-Encoding: chunked. Strict: CRLF only, hexadecimal sizes of at most 15 digits without blanks around them,
     bounded lines, trailers that have the form of fields.
+
+    Trailers that nodes write for each other are for this node alone: `outcome` has the value of the one that it knows.
     """
 
-    __slots__ = ("_line", "_remaining", "_state", "_trailers")
+    __slots__ = ("_line", "_remaining", "_state", "_trailers", "outcome", "trailers", "trailers_at")
 
     def __init__(self) -> None:
         super().__init__()
+        self.outcome = b""  # of the trailer `OUTCOME`
+        self.trailers = b""  # the lines of all trailers that are not for this node alone
+        self.trailers_at = 0  # once `closing`: where the trailers, or the empty line, begin in what was fed last
         self._state = _SIZE
         self._remaining = 0  # bytes of the current chunk's data
         self._line = b""  # the first part of a size line or trailer that is not complete
@@ -129,6 +138,7 @@ class Chunked(Framing):
     def _feed(self, data: bytes, at: int) -> int:
         size = len(data)
         state = self._state
+        self.trailers_at = 0
         try:
             while at < size:
                 if state == _SIZE:
@@ -140,7 +150,7 @@ class Chunked(Framing):
                         continue
                     self._remaining = _chunk_size(data[at:end])
                     at = end + 2
-                    state = _DATA if self._remaining else _TRAILER
+                    state = self._after_size(at)
                 elif state == _DATA:
                     taken = min(self._remaining, size - at)
                     self._remaining -= taken
@@ -179,7 +189,7 @@ class Chunked(Framing):
             raise FramingError("a line ends in LF without CR")
         if self._state == _SIZE:
             self._remaining = _chunk_size(line[:-2])
-            self._state = _DATA if self._remaining else _TRAILER
+            self._state = self._after_size(stop)
         elif line == b"\r\n":
             self._state = _END
             self.done = True
@@ -189,8 +199,25 @@ class Chunked(Framing):
                 raise FramingError(f"trailers are longer than {MAX_TRAILERS} bytes")
             if not _TRAILER_LINE(line):
                 raise FramingError(f"{line[:40]!r} is not a trailer")
+            self._keep_trailer(line)
         self._line = b""
         return stop
+
+    def _after_size(self, at: int) -> int:
+        """The state behind the size line that ends at `at`."""
+        if self._remaining:
+            return _DATA
+        self.closing = True
+        self.trailers_at = at
+        return _TRAILER
+
+    def _keep_trailer(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        name = name.lower()
+        if not name.startswith(FIELD_PREFIX):
+            self.trailers += line
+        elif name == OUTCOME:
+            self.outcome = value.strip()
 
     def completion(self, filler: bytes) -> bytes | None:
         """The rest of the chunk that was cut; None behind the last chunk, or if more than `MAX_FILL` is missing."""

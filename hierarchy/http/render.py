@@ -16,7 +16,7 @@ import msgspec
 
 from hierarchy.errors import RequestError
 from hierarchy.http.dialect import Dialect
-from hierarchy.http.framing import LAST_CHUNK, Length, chunk
+from hierarchy.http.framing import LAST_CHUNK, OUTCOME, Length, chunk
 from hierarchy.http.request_head import Fields
 from hierarchy.http.response_head import UpstreamResponse
 
@@ -79,26 +79,42 @@ def field_value(text: str) -> bytes:
 # -- the end of a response that was cut ----------------------------------------------------------------------
 
 
+def outcome_trailer(outcome: str) -> bytes:
+    """The line that tells a parent how a chunked response ended, if not well."""
+    return b"%b: %b\r\n" % (OUTCOME, outcome.encode())
+
+
+def last_chunk(trailer: bytes = b"") -> bytes:
+    """The end of a chunked body. trailer: a complete line."""
+    return b"0\r\n%b\r\n" % trailer if trailer else LAST_CHUNK
+
+
 def error_tail(
-    error: RequestError, dialect: Dialect, response: UpstreamResponse, *, rechunked: bool, raw: bool
+    error: RequestError,
+    dialect: Dialect,
+    response: UpstreamResponse,
+    *,
+    rechunked: bool,
+    raw: bool,
+    trailer: bytes = b"",
 ) -> bytes | None:
     """The bytes that end a started stream with an error event; None if the response has no place for one.
 
     rechunked: this node frames the body in chunks of its own. raw: the client receives no framing at all, until the
-    connection closes.
+    connection closes. trailer: a line for a parent.
     """
     head = response.head
     if not head.is_plain or not (head.is_event_stream if dialect.form == "events" else dialect.form == "frames"):
         return None
     event = dialect.error_event(error)
     if rechunked:
-        return chunk(event) + LAST_CHUNK
+        return chunk(event) + last_chunk(trailer)
     if raw:
         return event
     if isinstance(response.framing, Length):
         return None
     completion = response.framing.completion(dialect.filler)
-    return None if completion is None else completion + chunk(event) + LAST_CHUNK
+    return None if completion is None else completion + chunk(event) + last_chunk(trailer)
 
 
 # -- while the client waits for the first token --------------------------------------------------------------

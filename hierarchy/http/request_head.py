@@ -18,6 +18,7 @@ import httptools
 from hierarchy.balancing.lent_attempts import DEFAULT_LENT
 from hierarchy.errors import BadRequest, HierarchyError
 from hierarchy.http.dialect import OPENAI, PATHS, TRANSLATED, Dialect
+from hierarchy.http.framing import FIELD_PREFIX
 from hierarchy.http.multipart import boundary_of
 from hierarchy.security.keys import ANYONE, Caller
 from hierarchy.wire.status import Api
@@ -39,13 +40,13 @@ HOP_BY_HOP: Final = frozenset(
 )
 # Each node writes these itself: the body is forwarded whole, with one length, to another host.
 _REWRITTEN: Final = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
-FIELD_PREFIX: Final = b"x-hierarchy-"  # of all fields that nodes write for each other
 # Of requests from a parent:
 AUTH: Final = b"x-hierarchy-auth"  # the secret of this child
 SEQ: Final = b"x-hierarchy-seq"  # the number of the request, counted by the parent
 MODEL: Final = b"x-hierarchy-model"  # after aliases, percent-encoded
 HOPS: Final = b"x-hierarchy-hops"  # nodes that the request passed
 ATTEMPTS: Final = b"x-hierarchy-attempts"  # lent to this child
+OTHERS: Final = b"x-hierarchy-others"  # 1: another child, or a node above, could take the request; 0: none could
 DEADLINE: Final = b"x-hierarchy-deadline-ms"  # milliseconds left for the whole request
 # Of responses:
 PATH: Final = b"x-hierarchy-path"  # names from the child down to the engine
@@ -60,6 +61,7 @@ _USED_HERE: Final = frozenset(
         MODEL,
         HOPS,
         ATTEMPTS,
+        OTHERS,
         DEADLINE,
         b"authorization",
         b"content-length",
@@ -95,6 +97,7 @@ class RequestHead:
     hops: int
     caller: Caller  # the client, unless the request came from a parent
     attempts: int = DEFAULT_LENT  # lent by a parent
+    others: int = -1  # 1 if the parent says that others could take the request; -1: a parent of an older release
     boundary: bytes = b""  # of a multipart form
     translated: bool = False  # an engine of the other API family can serve it too
     native: Api | None = None  # the family whose engines can serve the request unchanged; None for no family
@@ -130,6 +133,7 @@ class RequestHead:
             hops if hops > 0 else 0,
             caller,
             max(1, attempts) if attempts >= 0 else DEFAULT_LENT,
+            decimal(found.get(OTHERS, b""), 1),
             boundary,
             route[1].partition(b"?")[0] in TRANSLATED and not boundary,
             # On these paths even a FastChat worker's refusal has to be rewritten; see `dialect`.

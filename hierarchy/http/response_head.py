@@ -15,9 +15,8 @@ from typing import Final, Literal
 
 import httptools
 
-from hierarchy.http.framing import Chunked, Framing, Length, UntilClose
+from hierarchy.http.framing import FIELD_PREFIX, Chunked, Framing, Length, UntilClose
 from hierarchy.http.request_head import (
-    FIELD_PREFIX,
     HOP_BY_HOP,
     PATH,
     RETRIED,
@@ -29,6 +28,11 @@ from hierarchy.http.request_head import (
     number_at,
 )
 
+#: what a response's body claims to be, if it is worth a look (`response_check`)
+UNCHECKED: Final = 0
+JSON: Final = 1
+EVENTS: Final = 2
+PAGE: Final = 3
 MAX_CACHED: Final = 2048  # bytes; a longer head is not cached
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 _LENGTH: Final = re.compile(rb"\r\n(?i:content-length): ([0-9]{1,15})\r\n").search
@@ -145,6 +149,7 @@ class ResponseHead:
         self.is_event_stream = self._get(b"content-type").lower().startswith(b"text/event-stream")
         # Not compressed, so that this node can add bytes of its own.
         self.is_plain = self._get(b"content-encoding").strip().lower() in (b"", b"identity")
+        self.form = self._form()
         # A 204 has no length (RFC 9110, section 8.6), even if the engine sends one.
         self.has_length = self.status != 204 and any(name == b"content-length" for name, _ in self.fields)
 
@@ -194,6 +199,15 @@ class ResponseHead:
                     self.idle_s = float(number)
                 elif key == b"max":
                     self.uses_left = number
+
+    def _form(self) -> int:
+        """What its body claims to be: `UNCHECKED`, `JSON`, `EVENTS` or `PAGE`."""
+        if self.status != HTTPStatus.OK or not self.is_plain:
+            return UNCHECKED
+        kind = self._get(b"content-type").partition(b";")[0].strip().lower()
+        if kind == b"text/html":
+            return PAGE
+        return EVENTS if self.is_event_stream else JSON if kind == b"application/json" else UNCHECKED
 
     def _kind(self) -> Literal["none", "length", "chunked", "until-close"]:
         # llhttp has already refused a length beside a transfer coding, and lengths that differ.

@@ -14,19 +14,25 @@ from typing import Final
 
 from hierarchy.balancing.lent_attempts import lend, returned
 from hierarchy.errors import BadRequest, ChildFailed, EngineUnreadable, RequestError, Unavailable, describe
+from hierarchy.http.framing import Chunked
 from hierarchy.http.model_field import with_model
+from hierarchy.http.render import outcome_trailer
 from hierarchy.http.request_head import DEADLINE
+from hierarchy.http.response_check import Problem, first_problem, last_problem, looks_good
 from hierarchy.http.response_head import UpstreamResponse
+from hierarchy.registry import is_avoided
 from hierarchy.registry.child import NODE, Lease
+from hierarchy.registry.ejection import Failure as Failing
 from hierarchy.relay.client import FOREVER, Client
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.request import Request
 from hierarchy.relay.response import Response
 from hierarchy.relay.retry import Cause, Failure, Refusal
-from hierarchy.relay.upstream.connection import RequestSender, ResponseHandler
+from hierarchy.relay.upstream.connection import KEPT, RequestSender, ResponseHandler
 from hierarchy.relay.upstream.destination import Destination
 from hierarchy.relay.upstream.translating import TranslatedRequest, Translator, translate
 
+MAX_FIRST: Final = 256  # bytes of the beginning of a body that are kept to judge its end
 MAX_HELD: Final = 64 * 1024  # bytes of an error response that is held; a longer one goes to the client as it is
 log = logging.getLogger("hierarchy.lane")
 
@@ -57,6 +63,10 @@ class Attempt(ResponseHandler):
     over: bool = False  # its lease is released
     sent_at: float = 0.0  # when the request was sent to the child
     lent: int = 0  # attempts that were lent to the child with it
+    outcome: str = ""  # of a complete response: `ok`, `error`, or `cut` if the child says so
+    reason: str = ""  # of an outcome that is not `ok`, as a sentence without its subject, the child
+    _forwards: bool = False  # the connection passes the body on without this object
+    _is_whole: bool = False  # the whole body came in one read
     _received: bool = False  # something came since `take_received`
 
     def __init__(
@@ -74,6 +84,9 @@ class Attempt(ResponseHandler):
         self._request = request
         self._response = response
         self._held: list[bytes] | None = None  # the body of an error response that the client shall not see yet
+        self._problem: Problem | None = None  # with a response that began with status 200
+        self._first = b""  # the beginning of the body, to judge its end
+        self._tail = self._before = b""  # the ends of its last two pieces that came here
         parent = request.parent
         if parent is not None:
             parent.open += 1
@@ -102,7 +115,7 @@ class Attempt(ResponseHandler):
         hops = 0 if at_entry else request.head.hops
         if pool.numbered:
             lent = self._lend()
-            opening = pool.opening(request.head, request.model, hops + 1, lent)
+            opening = pool.opening(request.head, request.model, hops + 1, lent, self._others())
             number = str(self.lease.ordinal).encode() + self._time_left(now)
             head = b"".join([opening, number, b"\r\ncontent-length: ", str(size).encode(), b"\r\n\r\n"])
         else:
@@ -111,7 +124,7 @@ class Attempt(ResponseHandler):
                 if own is not None:
                     parts = [with_model(request.body(), own, request.head.boundary)]
                     size = len(parts[0])
-            head = b"".join([pool.opening(request.head, request.model, 0, 0), str(size).encode(), b"\r\n\r\n"])
+            head = b"".join([pool.opening(request.head, request.model, 0, 0, False), str(size).encode(), b"\r\n\r\n"])
         request.left -= lent
         self.lent = lent
         self._set_deadline(now + (timeouts.look_s if at_entry else timeouts.below_s(hops)))
@@ -132,6 +145,18 @@ class Attempt(ResponseHandler):
         if lent > 1 and lane.retry_budget.troubled and not request.has_retry_place:
             return lent if lane.take_retry_place(request) else 1
         return lent
+
+    def _others(self) -> bool:
+        """Could others than the child take the request: another child of this node, or a node above?"""
+        request, key = self._request, self.destination.share.key
+        if request.others:
+            return True
+        shares = self._lane.registry.available(key)
+        if is_avoided(shares):
+            return False
+        if not request.tried:
+            return len(shares) > 1 or shares[0].child is not self.child
+        return any(share.child is not self.child and share.child not in request.tried for share in shares)
 
     def _time_left(self, now: float) -> bytes:
         """The line that tells a node below how long the whole request may still take, if that is limited."""
@@ -164,7 +189,7 @@ class Attempt(ResponseHandler):
             log.error("out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)")
             self._listener.fail(Unavailable("this node is out of file descriptors"))
         else:
-            self._lane.registry.failed(self.lease.share, "unreachable", reason)
+            self._failed("unreachable", reason)
             self._fail(Cause.BROKEN, reason)
 
     async def _translate(self, *, fresh: bool) -> None:
@@ -187,7 +212,7 @@ class Attempt(ResponseHandler):
         if refusal is not None:
             self._listener.fail(refusal)
         elif translated is None:
-            self._lane.registry.failed(self.lease.share, "broke", reason)
+            self._failed("broke", reason)
             self._fail(Cause.BROKEN, reason)
         else:
             upstream = None if fresh else self.pool.take(self._lane.clock())
@@ -208,34 +233,53 @@ class Attempt(ResponseHandler):
         """Pass on the bytes, or hold them."""
         self._received = True
         if self._response.started:
+            if response.framing.done:
+                data = self._last_piece(response, data)
+            else:
+                self._before, self._tail = self._tail, data[-KEPT:]
             self._response.pass_on(data)
-        elif not (self._is_questionable(response) and self._holds(response, data)):
+        elif not (self._is_questionable(response) and self._holds(response, data, whole=self._is_done(response))):
             self._begin(response, data)
 
     def response_ended(self, response: UpstreamResponse) -> None:
         """The response is complete: it is passed on, or it was held."""
         if self.over:
             return
-        self.sender = None
         if not self._response.started:  # it has no body, or one that is held
-            if self._held is not None or (self._is_questionable(response) and self._holds(response, b"")):
+            if self._held is None and self._is_questionable(response):
+                self._holds(response, b"", whole=True)
+            if self.over:
+                return
+            if self._held is not None:
+                self.sender = None
                 self._refused(response)
                 return
             self._response.begin(response, self.pool, b"", self._lines_for_parent(response))
-        self._judge(response)
-        self._response.end()
+        if not self.outcome:
+            self._judge_end(response, b"")
+        self.sender = None
+        self._judge()
+        self._response.end(self._trailer())
         self._listener.attempt_done(self, response, self._lane.clock())
 
     def response_whole(self, response: UpstreamResponse, body: bytes) -> None:
         """The common case: nothing has to be held, and the body came with the head."""
-        if self._response.waiting or not response.head.is_ordinary:
+        head = response.head
+        if (
+            self._response.waiting
+            or not head.is_ordinary
+            or not looks_good(head, body)
+            or self._request.api != "openai"
+        ):
+            self._is_whole = True
             self.response_body(response, body)
             self.response_ended(response)
             return
         self.sender = None
         now = self._lane.clock()
         self._first_byte(response, now)
-        self._judge(response)
+        self.outcome = "ok"
+        self._judge()
         self._response.begin(response, self.pool, body, self._lines_for_parent(response))
         self._listener.attempt_done(self, response, now)
 
@@ -245,8 +289,9 @@ class Attempt(ResponseHandler):
             return
         self.sender = None
         started = self._response.started
-        if not stale:
-            self._lane.registry.failed(self.lease.share, "cut" if started else "broke", reason)
+        # A node resets a connection where it has no other way to tell that a response was cut below it.
+        if not (stale or (started and self.child.kind == NODE)):
+            self._failed("cut" if started else "broke", reason)
         if started:
             self._listener.attempt_cut(ChildFailed(f"{self.child.name} {reason}"))
         else:
@@ -257,9 +302,18 @@ class Attempt(ResponseHandler):
         now = self._lane.clock()
         self._first_byte(response, now)
         self._set_deadline(now + self.destination.timeouts.idle_s)
+        if self._is_done(response):
+            data = self._last_piece(response, data)
+        else:
+            self._first, self._tail = data[:MAX_FIRST], data[-KEPT:]
         self._response.begin(response, self.pool, data, self._lines_for_parent(response))
         if self.sender is not None and self._response.is_verbatim:
             self.sender.forward_to(self._client.write)
+            self._forwards = True
+
+    def _is_done(self, response: UpstreamResponse) -> bool:
+        """Is what came now the last piece of the body?"""
+        return self._is_whole or response.framing.done
 
     def _first_byte(self, response: UpstreamResponse, now: float) -> None:
         """The body begins: no other attempt can follow."""
@@ -269,15 +323,60 @@ class Attempt(ResponseHandler):
         if (share.failures is not None or self.child.failures is not None) and not response.head.is_failure:
             self._lane.registry.first_byte(share)
 
-    def _judge(self, response: UpstreamResponse) -> None:
-        """A whole response came: is it a good one? A node judges only its own engines."""
+    # -- how it ended --------------------------------------------------------------------------------------------
+
+    def _last_piece(self, response: UpstreamResponse, data: bytes) -> bytes:
+        """The last bytes of the body as they are passed on: a parent is told how it ended, if not well."""
+        self._judge_end(response, data)
+        trailer = self._trailer()
+        if trailer and response.head.kind == "chunked" and self._response.is_verbatim:
+            return b"".join([data[: len(data) - 2], trailer, b"\r\n"])
+        return data
+
+    def _judge_end(self, response: UpstreamResponse, last: bytes) -> None:
+        """All of the body has come, with `last` as its end: note the outcome."""
+        head, told = response.head, b""
+        if head.is_failure:
+            self.outcome, self.reason = "error", f"answered {head.status}"
+            return
+        if head.kind == "chunked" and self.child.kind == NODE and isinstance(response.framing, Chunked):
+            told = response.framing.outcome
+        problem, dialect = self._problem, self._request.head.dialect
+        if problem is None:
+            problem = self._problem = last_problem(head, dialect, self._first or last, self._end_of_body() + last)
+        self.outcome = "cut" if told == b"cut" else "ok" if problem is None and told != b"error" else "error"
+        if problem is not None:
+            self.reason = problem.reason
+
+    def _end_of_body(self) -> bytes:
+        """What came before the last piece."""
+        sender = self.sender
+        if not self._forwards or sender is None:
+            return self._before + self._tail
+        tail = b"".join([self._tail, sender.before, sender.latest])
+        sender.before = sender.latest = b""
+        return tail
+
+    def _trailer(self) -> bytes:
+        """For a parent, if the response did not end well."""
+        if self.outcome == "ok" or not self._request.reports_outcome:
+            return b""
+        return outcome_trailer(self.outcome)
+
+    def _judge(self) -> None:
+        """The response is complete: was it a good one? A node judges only its own engines."""
         share = self.lease.share
-        if not response.head.is_failure:
+        if self.outcome == "ok":
             share.responses.good += 1
             if share.failures is not None:
                 self._lane.registry.completed(share)
-        elif self.child.kind != NODE:
-            self._lane.registry.failed(share, "error", f"answered {response.head.status}")
+        elif self._problem is None or not self._problem.is_client_fault:
+            self._failed("error", self.reason)
+
+    def _failed(self, failure: Failing, reason: str) -> None:
+        """The child is to blame, but not for what an engine below it did."""
+        if self.child.kind != NODE or failure in ("unreachable", "broke"):
+            self._lane.registry.failed(self.lease.share, failure, reason, elsewhere=self._request.others)
 
     def _lines_for_parent(self, response: UpstreamResponse) -> bytes:
         request, head = self._request, response.head
@@ -289,13 +388,21 @@ class Attempt(ResponseHandler):
 
     def _is_questionable(self, response: UpstreamResponse) -> bool:
         """Does it have to be looked at before it may begin?"""
-        return self._response.waiting or not response.head.is_ordinary
+        head = response.head
+        return self._response.waiting or not head.is_ordinary or head.form != 0 or self._request.api == "fastchat"
 
-    def _holds(self, response: UpstreamResponse, data: bytes) -> bool:
-        """Hold the next bytes of a response that is not for the client, or not in this form. False: it is for it."""
+    def _holds(self, response: UpstreamResponse, data: bytes, *, whole: bool) -> bool:
+        """Hold the next bytes of a response that is not for the client, or not in this form. False: it is for it.
+
+        whole: they are all of it, if nothing is held yet.
+        """
         head, held = response.head, self._held
         if held is None:
             self._count_retries_below(head.retried)
+            self._problem = first_problem(head, self._request.head.dialect, data, whole=whole)
+            if self._is_bad and self._problem is not None and not self._problem.reported:
+                self._break_off(self._problem.reason)
+                return True
             is_unfit = self._response.waiting and not self._response.fits(response)
             if not (self._is_retriable(head.status, head.unspent) or is_unfit):
                 return False
@@ -309,6 +416,17 @@ class Attempt(ResponseHandler):
             self._begin(response, b"".join([*held, data]))
         return True
 
+    @property
+    def _is_bad(self) -> bool:
+        """Did an engine, with status 200, begin a response that is not one?"""
+        return self._problem is not None and not self._problem.is_client_fault and self.child.kind != NODE
+
+    def _break_off(self, reason: str) -> None:
+        """What the engine sends is not a response: another one may be tried."""
+        self.hang_up()
+        self._failed("error", reason)
+        self._fail(Cause.BROKEN, reason)
+
     def _count_retries_below(self, retried: int) -> None:
         if retried:
             self._request.retried += retried
@@ -316,20 +434,22 @@ class Attempt(ResponseHandler):
                 self._lane.retry_budget.note(retried)
 
     def _is_retriable(self, status: int, unspent: int | None) -> bool:
-        """May another child be tried? After an engine's 503, and after a node that gave attempts back."""
-        return unspent is not None if self.child.kind == NODE else status == 503
+        """May another child be tried? After an engine's 503 or error event, or a node that gave attempts back."""
+        return unspent is not None if self.child.kind == NODE else status == 503 or self._is_bad
 
     def _refused(self, response: UpstreamResponse) -> None:
         """The response that was held is complete."""
-        head, child, request = response.head, self.child, self._request
-        reason = f"answered {head.status}"
-        if child.kind != NODE and head.is_failure:
-            self._lane.registry.failed(self.lease.share, "error", reason)
-        refusal = Refusal(response, self.pool, b"".join(self._held or ()))
+        head, request = response.head, self._request
+        self._judge_end(response, b"")
+        reason = self.reason or f"answered {head.status}"
+        refusal = Refusal(response, self.pool, b"".join(self._held or ()), self.outcome == "error")
         if not self._is_retriable(head.status, head.unspent):  # it only has another form than the client waits for
+            self._judge()
             self._response.pass_on_refusal(refusal.response, refusal.pool, refusal.body, b"")
             self._listener.attempt_done(self, response, self._lane.clock())
             return
+        if self.outcome != "ok":
+            self._failed("error", reason)
         if request.parent is None:
             self._lane.retry_budget.note(max(0, self.lent - returned(self.lent, head.unspent) - 1))
         self._listener.attempt_failed(self, Failure(Cause.REFUSED, reason, self.lent, head.unspent, refusal))

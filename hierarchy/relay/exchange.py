@@ -11,6 +11,7 @@ Everything happens in synchronous callbacks, except that a new connection to a c
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 
 from hierarchy.balancing.lent_attempts import RETRIABLE, unspent_field
 from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestError
@@ -25,9 +26,16 @@ from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import Handler
 from hierarchy.relay.request import Request
 from hierarchy.relay.response import Response
+from hierarchy.relay.upstream.connection import ConnectionPool
 from hierarchy.security.registration_policy import UNAUTHENTICATED_BODY_BYTES
 
 log = logging.getLogger("hierarchy.lane")
+
+
+def response_path(pool: ConnectionPool, response: UpstreamResponse) -> str:
+    """The nodes and the engine that a response came from, as x-hierarchy-path has it."""
+    below = response.head.path if pool.child.kind == NODE else b""
+    return (b"%b/%b" % (pool.path, below) if below else pool.path).decode("ascii", "replace")
 
 
 class Exchange(Listener):
@@ -131,8 +139,21 @@ class Exchange(Listener):
 
     def attempt_done(self, attempt: Attempt, response: UpstreamResponse, now: float) -> None:
         """The child's response is complete, and the client has all of it."""
-        self._outcome = "error" if response.head.is_failure else "ok"
+        self._outcome = attempt.outcome
+        if attempt.outcome != "ok" and self.request.parent is None:
+            self._warn(attempt.pool, response, attempt.outcome, attempt.reason)
         self._settle(now)
+
+    def _warn(self, pool: ConnectionPool, response: UpstreamResponse, outcome: str, reason: str) -> None:
+        """The client of this node got a response that failed below; no other line of this node says so."""
+        path, model, status = response_path(pool, response), self.request.model, response.head.status
+        warnings = self._lane.warnings
+        if outcome == "cut":
+            warnings.warn("response for model %s cut: %s %s", model, path, reason or "ended too early")
+        elif status == HTTPStatus.OK:
+            warnings.warn("request for model %s failed: %d from %s: it %s", model, status, path, reason)
+        else:
+            warnings.warn("request for model %s failed: %d from %s", model, status, path)
 
     def attempt_cut(self, error: RequestError) -> None:
         """The child's response broke after its first byte."""
@@ -147,8 +168,10 @@ class Exchange(Listener):
         request.left = retry.left_after(failure, request.left)
         if failure.cause is not retry.Cause.STALE:
             request.tried += (child,)
-            level = logging.DEBUG if failure.cause is retry.Cause.REFUSED else logging.WARNING
-            log.log(level, "%s %s; request for model %s", child.name, failure.reason, request.model)
+            if failure.cause is retry.Cause.REFUSED:
+                log.debug("%s %s; request for model %s", child.name, failure.reason, request.model)
+            else:
+                lane.warnings.warn("%s %s; request for model %s", child.name, failure.reason, request.model)
         at_entry, is_dead = request.parent is None, child.is_dead(lane.clock())
         free = retry.is_free(failure, at_entry=at_entry, child_is_dead=is_dead)
         has_room = free or request.has_retry_place or lane.has_retry_room()
@@ -160,7 +183,7 @@ class Exchange(Listener):
                 self._lane.count_retry(self.request)
             self._retry(attempt, failure, fresh=decision.fresh)
         elif isinstance(decision, retry.PassOn):
-            self._pass_on(decision.refusal)
+            self._pass_on(decision.refusal, failure.reason)
         elif isinstance(decision, retry.Probe):
             self._lane.spawn(self._probe(attempt, failure), "probe")
         else:
@@ -180,17 +203,20 @@ class Exchange(Listener):
         try:
             attempt.pool.put(await attempt.pool.dial())
         except OSError as error:
-            self._lane.registry.failed(attempt.lease.share, "unreachable", unreachable_reason(error))
+            share, reason = attempt.lease.share, unreachable_reason(error)
+            self._lane.registry.failed(share, "unreachable", reason, elsewhere=self.request.others)
             if not self.response.complete:
                 self._retry(attempt, retry.Failure(retry.Cause.BROKEN, failure.reason))
             return
         self.fail(ChildFailed(f"{attempt.child.name} {failure.reason}"))
 
-    def _pass_on(self, refusal: retry.Refusal) -> None:
+    def _pass_on(self, refusal: retry.Refusal, reason: str) -> None:
         request = self.request
         for_parent = request.lines_for_parent(gives_back=True) if request.parent is not None else b""
         self.response.pass_on_refusal(refusal.response, refusal.pool, refusal.body, for_parent)
-        self._outcome = "error" if refusal.response.head.is_failure else "ok"
+        self._outcome = "error" if refusal.is_error else "ok"
+        if refusal.is_error and request.parent is None:
+            self._warn(refusal.pool, refusal.response, "error", reason)
         self._settle(self._lane.clock())
 
     def give_up_on(self, child: Child, reason: str) -> None:
@@ -250,7 +276,8 @@ class Exchange(Listener):
             self._cut(error)
             return
         if attempt is not None and attempt.child.kind != NODE and attempt.sender is not None:
-            self._lane.registry.failed(attempt.lease.share, "timeout", reason)
+            share, elsewhere = attempt.lease.share, self.request.others
+            self._lane.registry.failed(share, "timeout", reason, elsewhere=elsewhere)
         self._outcome = "timeout"
         self.fail(error)
 
@@ -278,6 +305,9 @@ class Exchange(Listener):
         if not request.complete:
             response.keep_alive = False
         self._lane.metrics.refuse(error.code)
+        if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and request.parent is None:
+            model = request.model or "?"
+            self._lane.warnings.warn("request for model %s failed: %d %s: %s", model, error.status, error.code, error)
         # To a parent whose secret is not known, too: it does not know yet that this node was restarted.
         gives_back = self.head.auth and error.status in RETRIABLE
         response.refuse(error, unspent_field(max(0, request.left)) if gives_back else None)
@@ -299,10 +329,10 @@ class Exchange(Listener):
 
     def _cut(self, error: RequestError) -> None:
         """End a response that has started and will not be completed."""
-        log.warning("response for model %s cut: %s", self.request.model, error)
+        self._lane.warnings.warn("response for model %s cut: %s", self.request.model, error)
         self._hang_up()
         self._outcome = "cut"
-        self.response.cut(error)
+        self.response.cut(error, render.outcome_trailer("cut") if self.request.reports_outcome else b"")
         self._settle(self._lane.clock())
 
     def _hang_up(self) -> None:
@@ -321,6 +351,8 @@ class Exchange(Listener):
             attempt.end(self._outcome)
             attempt.destination.metrics.total.observe(now - request.started_at)
         request.forget_body()
+        if request.parent is None and self._handler is None:
+            lane.metrics.answered(self._outcome, response.status)
         if lane.access_log is not None:
             lane.access_log(self, self._outcome)
         if not gone:

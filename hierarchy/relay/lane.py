@@ -26,6 +26,7 @@ from hierarchy.relay.timeouts import Timeouts
 from hierarchy.relay.upstream.destination import Destination
 from hierarchy.relay.upstream.links import LinkPool, accept_link
 from hierarchy.relay.upstream.pool import Pool
+from hierarchy.relay.warnings import Warnings
 from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
@@ -56,6 +57,7 @@ class Lane:
         self.access = access
         self.handlers: dict[bytes, Handler] = {LINK_PATH: pong, **(handlers or {})}
         self.retry_budget = RetryBudget(clock)
+        self.warnings = Warnings(clock)
         self._warm_until = -math.inf  # until when a model that no child serves may only not be known yet
         self.access_log: Callable[[object, str], None] | None = _log_access if settings.access_log else None
         self.draining = False  # each connection ends with its response
@@ -188,6 +190,7 @@ class Lane:
         """Twice a second: resume parked requests, close idle connections, forget what belongs to former children."""
         now = self.clock()
         self.retry_budget.end_trouble()
+        self.warnings.sweep()
         parked, self._parked = self._parked, []
         for resume in parked:
             resume(now)
@@ -207,6 +210,7 @@ class Lane:
 
     def close(self) -> None:
         """Close all connections to children."""
+        self.warnings.flush()
         for pool in self._pools.values():
             pool.close()
 

@@ -30,6 +30,8 @@ class Request:
     ends_at: float = FOREVER  # by the limit on the whole request
     left: int = MAX_ATTEMPTS  # attempts that may still be spent here or lent to a child
     retried: int = 0  # attempts after a failed one, here and below
+    others: bool = False  # the parent said that others than this node could take it
+    reports_outcome: bool = False  # the parent reads in a trailer how the response ended
     has_retry_place: bool = False  # one of its attempts is counted in the retry budget
 
     def __init__(self, head: RequestHead, now: float) -> None:
@@ -46,6 +48,8 @@ class Request:
         self.parent = parent
         self.model = self.head.model
         self.left = self.head.attempts
+        self.others = self.head.others == 1
+        self.reports_outcome = self.head.others >= 0
 
     def lines_for_parent(self, *, gives_back: bool) -> bytes:
         """Lines beside a response that tell the parent how many attempts were made, and that some come back."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from hierarchy.errors import RequestError
 from hierarchy.http import render
-from hierarchy.http.framing import LAST_CHUNK, Dechunker, chunk
+from hierarchy.http.framing import Dechunker, chunk
 from hierarchy.http.request_head import RequestHead
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import NODE
@@ -27,6 +27,7 @@ class Response:
     waiting: bool = False  # a head and comments were sent while there was nothing else: errors can only be events
     complete: bool = False  # its last byte is written, or the client is gone
     _rechunk: bool = False  # the client gets chunks that this node makes
+    _own_status: int = 0  # of an error of this node
 
     def __init__(self, client: Client, head: RequestHead) -> None:
         self.keep_alive = head.keep_alive
@@ -34,6 +35,13 @@ class Response:
         self._head = head  # of the request
         self._dechunk: Dechunker | None = None  # the client gets no chunks: it speaks HTTP/1.0
         self._source: UpstreamResponse | None = None  # what is being passed on
+
+    @property
+    def status(self) -> int:
+        """That the client got; 0 as long as it got none."""
+        if self.waiting:
+            return 200
+        return self._source.head.status if self._source is not None else self._own_status
 
     @property
     def is_verbatim(self) -> bool:
@@ -58,10 +66,10 @@ class Response:
         """Write more of the child's body."""
         self._client.write(self._framed(data))
 
-    def end(self) -> None:
-        """The child's body is complete."""
+    def end(self, trailer: bytes = b"") -> None:
+        """The child's body is complete. trailer: a line for a parent, if this node makes the chunks."""
         if self._rechunk:
-            self._client.write(LAST_CHUNK)
+            self._client.write(render.last_chunk(trailer))
 
     def _framed(self, data: bytes) -> bytes:
         if self._rechunk:
@@ -113,6 +121,7 @@ class Response:
         if self.waiting:
             data = render.waiting_error(error, self._head.dialect, http10=self._head.http10)
         else:
+            self._own_status = 200 if self._head.dialect.always_ok else error.status
             fields = self._client.fields()
             if unspent is not None:
                 fields = [*fields, unspent]
@@ -121,7 +130,7 @@ class Response:
 
     def pass_on_refusal(self, source: UpstreamResponse, pool: ConnectionPool, body: bytes, for_parent: bytes) -> None:
         """Write a child's whole error response, which was held while another child might do better."""
-        if not self.waiting:
+        if not self.waiting or self.fits(source):
             self.begin(source, pool, body, for_parent)
             self.end()
             return
@@ -129,14 +138,19 @@ class Response:
             body = Dechunker().feed(body)
         self._client.write(render.waiting_refusal(body, self._head.dialect, http10=self._head.http10))
 
-    def cut(self, error: RequestError) -> None:
-        """End a child's response that will not be completed; never so that it looks complete."""
+    def cut(self, error: RequestError, trailer: bytes = b"") -> None:
+        """End a child's response that will not be completed; never so that it looks complete.
+
+        trailer: a line for a parent.
+        """
         self.keep_alive = False
         source = self._source
         tail = None
         if source is not None:
             raw = self._dechunk is not None or (self._head.http10 and source.head.kind == "until-close")
-            tail = render.error_tail(error, self._head.dialect, source, rechunked=self._rechunk, raw=raw)
+            tail = render.error_tail(
+                error, self._head.dialect, source, rechunked=self._rechunk, raw=raw, trailer=trailer
+            )
         if tail is None:
             self._client.reset()
         else:

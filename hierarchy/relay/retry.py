@@ -40,6 +40,7 @@ class Refusal:
     response: UpstreamResponse
     pool: ConnectionPool  # of the child
     body: bytes
+    is_error: bool = True  # its client gets an error, whatever the status is
 
 
 @dataclass(frozen=True, slots=True)

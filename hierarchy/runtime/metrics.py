@@ -88,6 +88,8 @@ class Metrics:
         self.refused: dict[str, int] = {}  # requests answered with an error of this node, by its code
         self.retries = 0
         self.state_changes: dict[tuple[str, str, str], int] = {}  # by child, model ("": the whole child), new state
+        self.whole = 0  # requests of clients that got a complete response with status 200
+        self.endings: dict[tuple[str, int], int] = {}  # all others, by outcome and by the status that the client got
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -98,6 +100,14 @@ class Metrics:
         if counts is None:
             counts = self.shares[key] = ShareMetrics()
         return counts
+
+    def answered(self, outcome: str, status: int) -> None:
+        """A client's request has ended. status: that its client got; 0 for none."""
+        if outcome == "ok" and status == 200:  # nearly always
+            self.whole += 1
+        else:
+            key = outcome, status
+            self.endings[key] = self.endings.get(key, 0) + 1
 
     def refuse(self, code: str) -> None:
         """Count a request that was answered with an error of this node, by the error's `code`."""
@@ -145,8 +155,18 @@ class Metrics:
         )
         for change, count in self.state_changes.items():
             changes.add_metric(change, count)
-        yield from (requests, ttft, total, refused, retries, changes, lag, paused)
+        yield from (requests, ttft, total, refused, retries, changes, lag, paused, self._client_requests())
         yield from self._gauge_families()
+
+    def _client_requests(self) -> Metric:
+        family = CounterMetricFamily(
+            "hierarchy_client_requests",
+            "Requests of this node's clients, by how they ended.",
+            labels=("outcome", "status"),
+        )
+        for (outcome, status), count in {("ok", 200): self.whole, **self.endings}.items():
+            family.add_metric((outcome, str(status) if status else ""), count)
+        return family
 
     def _gauge_families(self) -> Iterator[Metric]:
         families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()}

@@ -132,7 +132,12 @@ def test_the_log_page_has_every_line() -> None:
             continue
         for call in ast.walk(ast.parse(source.read_text("utf-8"))):
             match call:
-                case ast.Call(func=ast.Attribute(value=ast.Name(id="log" | "logger"), attr=_), args=args):
+                case ast.Call(
+                    func=ast.Attribute(
+                        value=ast.Name(id="log" | "logger" | "warnings") | ast.Attribute(attr="warnings")
+                    ),
+                    args=args,
+                ):
                     texts = [arg.value for arg in args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
                     found |= {_pattern(re.sub(r"%[\d.]*[a-z]", "*", text)) for text in texts[:1]}
     assert listed == found - {_pattern("*: *")}  # the lines of other processes

@@ -122,7 +122,12 @@ class Connection(Client):
         running, self.running = self.running, None
         if running is not None:
             running.client_gone()
+        for request in self.waiting:
+            if isinstance(request, Exchange):
+                request.client_gone()
         self.waiting.clear()
+        if self.refusal is not None:
+            self.lane.metrics.answered("cancelled", 0)
         self._drop_app_request()
         self.incoming = None
         self.deadline = FOREVER
@@ -515,6 +520,7 @@ class Connection(Client):
     def _write_refusal(self, error: RequestError) -> None:
         self.refusal = None
         self.lane.metrics.refuse(error.code)
+        self.lane.metrics.answered("refused", error.status)
         self.write(render.error_response(error, OPENAI, self.fields(), close=True))
         self.linger()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from mypy_extensions import mypyc_attr
 
-from hierarchy.http.framing import FramingError, UntilClose
+from hierarchy.http.framing import Chunked, FramingError, UntilClose
 from hierarchy.http.request_head import HeadError, head_end
 from hierarchy.http.response_head import UpstreamResponse
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hierarchy.registry.child import Child
 
 MAX_HEAD: Final = 64 * 1024  # bytes of a response's head
+KEPT: Final = 8192  # bytes of a read that are kept, so that the end of a body can be looked at
 #: a body up to this size is joined to its head, so that both leave in one packet or two
 JOINED: Final = 64 * 1024
 
@@ -58,10 +59,13 @@ class ResponseHandler:
 class RequestSender(Protocol):
     """What an attempt sends its request through: an `Upstream`, or a translator in front of one.
 
-    received: something of the body came since the flag was cleared, which the reader of the flag does.
+    received: something of the body came since the flag was cleared, which the reader of the flag does. latest, before:
+    the ends of the last two reads that `forward_to` passed on.
     """
 
     received: bool
+    latest: bytes
+    before: bytes
 
     def send(self, handler: ResponseHandler, head: bytes, body: list[bytes], size: int) -> None:
         """Write a request; its response goes to `handler`. body: in pieces, of `size` bytes together."""
@@ -109,8 +113,10 @@ class Upstream(asyncio.Protocol):
         "_paused",
         "_reusable",
         "_served",
+        "before",
         "idle_s",
         "idle_since",
+        "latest",
         "pool",
         "received",
         "transport",
@@ -122,6 +128,7 @@ class Upstream(asyncio.Protocol):
         self.idle_since = 0.0
         self.idle_s = pool.idle_s
         self.received = False  # bytes of the body were forwarded; the reader of this flag clears it
+        self.latest = self.before = b""  # the ends of the last two reads that were forwarded
         self._handler: ResponseHandler | None = None
         self._forward: Callable[[bytes], object] | None = None  # gets the body instead of the handler
         self._incoming: UpstreamResponse | None = None  # the response whose body is coming
@@ -150,6 +157,7 @@ class Upstream(asyncio.Protocol):
         """Give the rest of the body to `write` instead of the handler. Does nothing once the response is complete."""
         if self._handler is not None:
             self._forward = write
+            self.latest = self.before = b""
 
     def send(self, handler: ResponseHandler, head: bytes, body: list[bytes], size: int) -> None:
         """Write a request; its response goes to `handler`. body: in pieces, of `size` bytes together."""
@@ -207,10 +215,12 @@ class Upstream(asyncio.Protocol):
         except FramingError as error:
             self._refuse(error, data[: error.valid_bytes])
             return
-        if framing.done:
-            self._end(incoming, data, size)
+        if framing.closing:
+            self._close(incoming, data, size)
         elif self._forward is not None:  # the commonest case
             self.received = True
+            self.before = self.latest
+            self.latest = data if len(data) <= KEPT else data[-KEPT:]
             self._forward(data)
         elif self._handler is not None:
             self._handler.response_body(incoming, data)
@@ -287,9 +297,37 @@ class Upstream(asyncio.Protocol):
         handler, incoming = self._handler, self._incoming
         self.abort()
         if handler is not None:
-            if good and incoming is not None:
+            if good and incoming is not None and not incoming.framing.closing:
                 handler.response_body(incoming, good)
             handler.response_broken(f"sent a malformed response: {error}")
+
+    def _close(self, response: UpstreamResponse, data: bytes, size: int) -> None:
+        """The content is complete, and perhaps the whole body. Trailers are held, since some are for this node alone.
+
+        size: how much of `data` belongs to the body.
+        """
+        framing = response.framing
+        if not isinstance(framing, Chunked):
+            self._end(response, data, size)
+            return
+        at = framing.trailers_at
+        if not framing.done:
+            self._pass_on(response, data[:at])
+        elif size == at + 2 and not framing.trailers:  # as nearly always, just the empty line
+            self._end(response, data, size)
+        else:
+            rest = framing.trailers + b"\r\n"
+            self._end(response, b"".join([data[:at], rest, data[size:]]), at + len(rest))
+
+    def _pass_on(self, response: UpstreamResponse, data: bytes) -> None:
+        if not data:
+            return
+        if self._forward is not None:
+            self.received = True
+            self.before, self.latest = self.latest, data[-KEPT:]
+            self._forward(data)
+        elif self._handler is not None:
+            self._handler.response_body(response, data)
 
     def _end(self, response: UpstreamResponse, data: bytes, size: int) -> None:
         """The body of the response ends after `size` bytes of `data`."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from hierarchy.http import render
-from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, SEQ, RequestHead, request_opening
+from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, OTHERS, SEQ, RequestHead, request_opening
 from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.connection import ConnectionPool, Upstream
 from hierarchy.runtime import awake
@@ -42,7 +42,7 @@ class Pool(ConnectionPool):
         self.numbered = child.is_node  # its requests carry a number, and what else a parent tells a node
         self.clock = clock
         self.connect: Callable[..., Awaitable[Any]] = connect  # replaced by tests
-        self._openings: dict[tuple[RequestHead, str, int, int], bytes] = {}
+        self._openings: dict[tuple[RequestHead, str, int, int, bool], bytes] = {}
         self._secret = child.secret  # with which `_openings` were made
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls if child.tls else None
@@ -57,17 +57,17 @@ class Pool(ConnectionPool):
             upstream.transport.close()
         return None
 
-    def opening(self, head: RequestHead, model: str, hops: int, lent: int) -> bytes:
+    def opening(self, head: RequestHead, model: str, hops: int, lent: int, others: bool) -> bytes:
         """A request's head as this child gets it, up to its first number: the request's if `numbered`, else the length.
 
-        model, hops, lent: sent to a node below; `lent` are attempts. Cached, since clients send the same head again
-        and again.
+        model, hops, lent, others: sent to a node below; `lent` are attempts, `others`: others could take the request.
+        Cached, since clients send the same head again and again.
         """
         child = self.child
         if self._secret is not child.secret:
             self._secret = child.secret
             self._openings.clear()
-        key = head, model, hops, lent
+        key = head, model, hops, lent, others
         opening = self._openings.get(key)
         if opening is None:
             node_fields = [
@@ -75,6 +75,7 @@ class Pool(ConnectionPool):
                 (MODEL, render.field_value(model)),
                 (HOPS, b"%d" % hops),
                 (ATTEMPTS, b"%d" % lent),
+                (OTHERS, b"1" if others else b"0"),
                 (SEQ, b""),
             ]
             fields = head.fields + child.credential

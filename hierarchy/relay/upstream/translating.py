@@ -125,6 +125,7 @@ class Translator(ResponseHandler):
 
     def __init__(self, upstream: RequestSender, request: TranslatedRequest, fields: Fields) -> None:
         self.received = False
+        self.latest = self.before = b""  # nothing is forwarded past the attempt
         self._upstream: RequestSender | None = upstream
         self._request = request
         self._fields = fields

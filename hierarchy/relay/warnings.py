@@ -1,0 +1,61 @@
+"""Warnings about requests: the first of a kind at once, and equal ones that follow as one line with their number.
+
+A fault of one engine may concern hundreds of requests within a second. An operator needs to see it once, and how many.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+EVERY_S: Final = 5.0  # after which equal warnings are written again, as one line
+MAX_KINDS: Final = 1000  # that are remembered; an engine's own messages may differ each time
+log = logging.getLogger("hierarchy.lane")
+
+
+class Warnings:
+    """What was logged lately. clock: monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._kinds: dict[str, tuple[float, int]] = {}  # by text: when it was written, and how many came since
+
+    def warn(self, text: str, *values: object) -> None:
+        """Log `text % values`, unless the same was logged lately: then count it."""
+        text %= values
+        known = self._kinds.get(text)
+        if known is not None:
+            self._kinds[text] = known[0], known[1] + 1
+            return
+        if len(self._kinds) >= MAX_KINDS:
+            self.flush()
+        self._kinds[text] = self._clock(), 0
+        log.warning(text)
+
+    def sweep(self) -> None:
+        """Write how many equal ones came, where the time for that has come."""
+        if self._kinds:
+            now = self._clock()
+            for text in [text for text, (since, _) in self._kinds.items() if now - since >= EVERY_S]:
+                self._write_count(text, now)
+
+    def flush(self) -> None:
+        """Write all counts now, and forget everything."""
+        kinds, self._kinds = self._kinds, {}
+        for text, (_, count) in kinds.items():
+            _log_count(text, count)
+
+    def _write_count(self, text: str, now: float) -> None:
+        _, count = self._kinds.pop(text)
+        _log_count(text, count)
+        if count:
+            self._kinds[text] = now, 0  # it goes on, perhaps
+
+    def __repr__(self) -> str:
+        return f"<Warnings kinds={len(self._kinds)}>"
+
+
+def _log_count(text: str, count: int) -> None:
+    if count:
+        log.warning("%s (%d more times)", text, count)
