@@ -40,7 +40,8 @@ class Outcome:
     @property
     def ok(self) -> bool:
         """Whether the response is complete and has no error."""
-        good = self.status == 200 and self.complete and not self.error and b"event: error" not in self.body
+        good = self.status == 200 and self.complete and not self.error
+        good = good and b"event: error" not in self.body and b'data: {"error"' not in self.body
         return good and (not self.streamed or self.body.rstrip().endswith(b"data: [DONE]"))
 
     @property

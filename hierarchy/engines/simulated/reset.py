@@ -26,7 +26,8 @@ class ResettableApp(Starlette):
 async def reset_connection(scope: Scope) -> None:
     """Reset the connection. On a server other than uvicorn, nothing happens: the unfinished response is a cut."""
     transport = scope.get(_TRANSPORT)
-    if transport is not None:  # asyncio's or uvloop's, which have no common class
+    # asyncio's or uvloop's, which have no common class; closing: the client has left
+    if transport is not None and not transport.is_closing():
         sock: socket.socket = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
         transport.abort()
