@@ -18,7 +18,7 @@ from hierarchy.doctor.path_back import check_path_back, recommend_link
 from hierarchy.doctor.path_to_parent import TIMEOUT_S, check_path
 from hierarchy.engines.adapters.reading import select_models
 from hierarchy.engines.kinds import ADAPTERS
-from hierarchy.engines.prober import PROBE_TIMEOUT_S
+from hierarchy.engines.vitals import LATE_S
 from hierarchy.errors import HierarchyError, UsageError, describe
 from hierarchy.security.secret import read_secret
 from hierarchy.security.tls import TlsContexts
@@ -122,10 +122,10 @@ async def check_engine(engine: EngineConfig, http: httpx.AsyncClient) -> Finding
         return skip(check, "is started by the node itself")
     unreachable = "is the engine running, and may this machine dial it?"
     try:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
+        async with asyncio.timeout(LATE_S):
             listed = await ADAPTERS[engine.kind].read(http, engine.url, engine.speed)
     except TimeoutError:
-        return fail(check, f"{engine.url} did not respond within {PROBE_TIMEOUT_S:g} s", unreachable)
+        return fail(check, f"{engine.url} did not respond within {LATE_S:g} s", unreachable)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return fail(check, f"{engine.url}: {describe(error)}", unreachable)
     except HierarchyError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import socket
 import sys
@@ -13,10 +15,13 @@ import httpx
 from hierarchy.config.model_names import renames
 from hierarchy.config.models import EngineConfig, Settings
 from hierarchy.engines.kinds import ADAPTERS
+from hierarchy.engines.probe_client import ProbeClient
 from hierarchy.engines.prober import Prober
+from hierarchy.engines.vitals import LATE_S
+from hierarchy.errors import HierarchyError
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
-from hierarchy.runtime import logs
+from hierarchy.runtime import awake, logs
 from hierarchy.runtime.processes import SupervisedProcess
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
@@ -24,6 +29,7 @@ from hierarchy.wire.status import NodeStatus
 
 STOP_GRACE_S = 5.0  # between SIGTERM and SIGKILL of an engine process
 IDLE_CHECK_S = 0.5  # between two checks whether the last request of a retired engine has ended
+WORKER_STATUS_RETRY_S = 0.5  # after the first request without a response; doubled after each further one
 WORKER_STATUS_INTERVAL_S = 2.0  # the longest wait between two requests for a FastChat worker's status
 # FastChat's workers register before they listen, so their status is requested again for this long.
 WORKER_STATUS_TIMEOUT_S = 30.0
@@ -38,6 +44,7 @@ class EngineManager:
     """Declares the engines of a node in its registry and keeps their status there up to date.
 
     Attributes:
+        registry: where its engines are declared.
         processes: the engine processes that it started.
     """
 
@@ -53,12 +60,12 @@ class EngineManager:
     ) -> None:
         """
         Args:
-            on_down: called with the child and the reason when the probe of an engine that was up fails.
+            on_down: called with the child and the reason when an engine goes down that was up.
             clock: monotonic seconds.
             child_client: see `ChildClient`; for FastChat workers, which register by themselves.
         """
         self.processes: list[SupervisedProcess] = []
-        self._registry = registry
+        self.registry = registry
         self._access = access
         self._tasks = tasks
         self._on_down = on_down
@@ -66,7 +73,6 @@ class EngineManager:
         self._clock = clock
         self._child_client = child_client
         self._probers: dict[str, Prober] = {}  # by engine name
-        self._clients: dict[str, httpx.AsyncClient] = {}  # by the engine's own API key
         self._awaiting_status: set[str] = set()  # names of the workers whose status is being requested
 
     # -- engines of the configuration ------------------------------------------------------------------------
@@ -74,7 +80,7 @@ class EngineManager:
     def start(self, engine: EngineConfig) -> None:
         """Declare an engine, start its process if it has no URL, and probe it from now on."""
         url = self._start_process(engine) if engine.url is None else engine.url
-        child = self._registry.declare(engine.name, url, engine.kind)
+        child = self.registry.declare(engine.name, url, engine.kind)
         child.renames = renames(engine.models)
         key = self._access.engine_keys.get(engine.name, "")
         if key:
@@ -82,10 +88,10 @@ class EngineManager:
         prober = self._probers[engine.name] = Prober(
             engine.model_copy(update={"url": url}),
             ADAPTERS[engine.kind],
-            self._client(key),
-            lambda status: self._registry.report(child, status),
-            lambda reason: self.mark_down(child, reason),
+            functools.partial(self._make_client, key),
+            _ProbedChild(child, self),
             self._settings.probe_interval_s,
+            self._clock,
         )
         self._tasks.spawn(prober.run(), f"probe {engine.name}")
 
@@ -93,7 +99,7 @@ class EngineManager:
         """Send no new requests to an engine. If its process was started here, it ends after the running requests."""
         self._tasks.cancel(f"probe {name}")
         self._probers.pop(name, None)
-        child = self._registry.remove(name)
+        child = self.registry.remove(name)
         started_here = [process for process in self.processes if process.name == name]
         for process in started_here:
             self.processes.remove(process)
@@ -107,11 +113,19 @@ class EngineManager:
             prober.set_interval(settings.probe_interval_s)
 
     def mark_down(self, child: Child, reason: str) -> None:
-        """Record that an engine's probe failed; `on_down` is called only if the engine was up before."""
+        """Record that an engine cannot be used; `on_down` is called only if it could be before."""
         was_down = child.down is not None
-        self._registry.mark_down(child, reason)
+        self.registry.mark_down(child, reason)
         if not was_down:
             self._on_down(child, reason)
+
+    def mark_unreachable(self, child: Child, reason: str) -> bool:
+        """The connections for requests show that an engine's machine is gone. False: the child is not probed here."""
+        prober = self._probers.get(child.name)
+        if prober is None or self.registry.children.get(child.name) is not child:
+            return False
+        prober.mark_down(reason)
+        return True
 
     async def stop(self) -> None:
         """Stop the processes that were started here."""
@@ -119,8 +133,6 @@ class EngineManager:
         for process, has_ended in zip(self.processes, stopped, strict=True):
             if not has_ended:
                 log.error("engine process %s (pid %s) could not be stopped", process.name, process.pid)
-        for client in self._clients.values():
-            await client.aclose()
 
     def _start_process(self, engine: EngineConfig) -> str:
         """Start an engine on a free port of this machine. Returns its URL."""
@@ -140,11 +152,9 @@ class EngineManager:
         finally:
             await process.stop(STOP_GRACE_S)
 
-    def _client(self, key: str) -> httpx.AsyncClient:
-        if key not in self._clients:
-            headers = {"authorization": f"Bearer {key}"} if key else None
-            self._clients[key] = httpx.AsyncClient(verify=self._access.tls.engine, headers=headers, trust_env=False)
-        return self._clients[key]
+    def _make_client(self, key: str, keep: bool) -> ProbeClient:
+        headers = {"authorization": f"Bearer {key}"} if key else None
+        return ProbeClient(self._clock, verify=self._access.tls.engine, headers=headers, keep=keep)
 
     # -- FastChat workers, which register by themselves -------------------------------------------------------
 
@@ -159,30 +169,58 @@ class EngineManager:
         self._tasks.spawn(self._read_status(child, http), f"status of {child.name}")
 
     async def _read_status(self, child: Child, http: httpx.AsyncClient) -> None:
-        engine = EngineConfig.model_construct(name=child.name, kind="fastchat", url=child.url, speed=1.0)
-        prober = Prober(
-            engine,
-            ADAPTERS["fastchat"],
-            http,
-            lambda status: self._report_worker(child, status),
-            lambda reason: None,  # it keeps the models of its registration; heartbeats show whether it lives
-            WORKER_STATUS_INTERVAL_S,
-        )
+        """Read it until it is there. Otherwise the worker keeps the models of its registration.
+
+        Heartbeats show whether it lives.
+        """
         deadline = self._clock() + WORKER_STATUS_TIMEOUT_S
+        wait_s = WORKER_STATUS_RETRY_S
         try:
-            while self._registry.children.get(child.name) is child and self._clock() < deadline:
-                if await prober.probe_once() is not None:
+            while self.registry.children.get(child.name) is child and self._clock() < deadline:
+                with contextlib.suppress(HierarchyError, httpx.HTTPError, httpx.InvalidURL, TimeoutError):
+                    async with awake.timeout(LATE_S):
+                        status = await ADAPTERS["fastchat"].read(http, child.url, 1.0)
+                    self._report_worker(child, status)
                     return
-                await asyncio.sleep(prober.delay_s())
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, WORKER_STATUS_INTERVAL_S)
         finally:
             self._awaiting_status.discard(child.name)
 
     def _report_worker(self, child: Child, status: NodeStatus) -> None:
-        if self._registry.children.get(child.name) is child:
-            self._registry.report(child, status)
+        if self.registry.children.get(child.name) is child:
+            self.registry.report(child, status)
 
     def __repr__(self) -> str:
         return f"<EngineManager {', '.join(self._probers)}>"
+
+
+class _ProbedChild:
+    """An engine as its prober sees it."""
+
+    def __init__(self, child: Child, manager: EngineManager) -> None:
+        self._child = child
+        self._manager = manager
+
+    def report(self, status: NodeStatus) -> None:
+        self._manager.registry.report(self._child, status)
+
+    def suspect(self, reason: str) -> None:
+        self._manager.registry.suspect(self._child, reason)
+
+    def trust(self) -> None:
+        self._manager.registry.trust(self._child)
+
+    def mark_down(self, reason: str) -> None:
+        self._manager.mark_down(self._child, reason)
+
+    @property
+    def signs(self) -> int:
+        return self._child.received
+
+    @property
+    def requests(self) -> int:
+        return self._child.in_flight
 
 
 def engine_arguments(engine: EngineConfig, port: int) -> list[str]:

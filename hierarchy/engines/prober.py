@@ -1,7 +1,12 @@
 """Probing engines, which do not report by themselves.
 
-A `Prober` reads one engine again and again, and passes each status or failure to its owner. The registry decides what
-follows from a failure.
+A `Prober` reads one engine again and again. A probe that is late is not thrown away, since its answer is the best sign
+of life: the prober waits for it, tries another connection now and then, and meanwhile judges by what else it sees.
+
+    probe ──answer──▶ report
+      │ late, and no byte from the engine ──▶ suspect ──answer or byte──▶ trusted
+      │                                          └── nothing, for long ──▶ down
+      └─refused, or the kernel gets no answer ──▶ down       two bad answers ──▶ down
 """
 
 from __future__ import annotations
@@ -10,21 +15,59 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
 
 import httpx
 
 from hierarchy.config.models import EngineConfig
 from hierarchy.engines.adapters.reading import Adapter, select_models
+from hierarchy.engines.probe_client import ProbeClient, Proof, proof_of
+from hierarchy.engines.vitals import LATE_S, Vitals
 from hierarchy.errors import HierarchyError, describe
+from hierarchy.runtime.tcp_keepalive import UNREACHABLE_S
 from hierarchy.wire.status import NodeStatus
 
-# For all requests of one probe together: with an interval of 1 s, an engine that hangs is noticed within 5 s.
-PROBE_TIMEOUT_S = 2.5
+LOOK_S = 0.25  # between two looks at a probe that has no answer yet
 RETRY_S = 0.5  # wait after the first failure; doubled after each further one
 MAX_RETRY_S = 5.0  # even if the interval is longer: an operator who starts an engine waits for it to be found
 JITTER = 0.2  # part of the wait that is random, so that the probes of a site's engines spread out
+FRESH_S: Final = 5.0  # how long a second connection is tried; doubled for each further one
+LONGEST_S: Final = 90.0  # of one probe: by then the engine is dead, or a new probe is as good
 
 log = logging.getLogger("hierarchy.health")
+
+
+class Owner(Protocol):
+    """Has the engine, and hears what becomes of it."""
+
+    def report(self, status: NodeStatus) -> None:
+        """A probe has its answer. Raises a HierarchyError if the status is refused; the answer is a bad one then."""
+
+    def suspect(self, reason: str) -> None:
+        """A probe is late, and there is no other sign of life."""
+
+    def trust(self) -> None:
+        """There is a sign of life."""
+
+    def mark_down(self, reason: str) -> None:
+        """It cannot be used; called again for each further failure. reason: one line."""
+
+    @property
+    def signs(self) -> int:
+        """A count that grows whenever bytes arrive from the engine."""
+
+    @property
+    def requests(self) -> int:
+        """Requests that the engine has."""
+
+
+class _Read:
+    """One reading of the engine, in progress."""
+
+    def __init__(self, client: ProbeClient, task: asyncio.Task[NodeStatus], began_at: float) -> None:
+        self.client = client
+        self.task = task
+        self.began_at = began_at
 
 
 class Prober:
@@ -37,20 +80,19 @@ class Prober:
         self,
         engine: EngineConfig,
         adapter: Adapter,
-        http: httpx.AsyncClient,
-        on_status: Callable[[NodeStatus], None],
-        on_failure: Callable[[str], None],
+        make_client: Callable[[bool], ProbeClient],
+        owner: Owner,
         interval_s: float,
+        clock: Callable[[], float],
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """
         Args:
-            on_status: called with each status. If it raises a HierarchyError, because the registry refuses the status,
-                the probe has failed.
-            on_failure: called with the reason, one line, of each failure.
+            make_client: makes a client for the engine; the argument is its `keep`.
             interval_s: between two probes of an engine that is up.
+            clock: monotonic seconds, without this process's own pauses.
             uniform: returns a random number between two limits.
         """
         if engine.url is None:
@@ -58,15 +100,21 @@ class Prober:
         self._engine = engine
         self._url = engine.url
         self._adapter = adapter
-        self._http = http
-        self._on_status = on_status
-        self._on_failure = on_failure
+        self._make_client = make_client
+        self._client = make_client(True)
+        self._owner = owner
         self._interval_s = interval_s
+        self._clock = clock
         self._sleep = sleep
         self._uniform = uniform
+        self._vitals = Vitals(clock(), owner.signs)
         self._models: list[str] | None = None  # None: down, or not probed yet
         self._missing: list[str] = []  # models of the configuration that the engine does not list
+        self._is_suspect = False  # or, while it is down, this probe is late as well
         self._failures = 0  # in a row
+        self._reads: list[_Read] = []  # two at most: the first one, and one over another connection
+        self._fresh_at = 0.0  # when a second connection is tried, or the next one
+        self._fresh_s = FRESH_S
 
     def __repr__(self) -> str:
         state = "down" if self._failures else "unknown" if self._models is None else "up"
@@ -78,35 +126,133 @@ class Prober:
 
     async def run(self) -> None:
         """Probe until cancelled."""
-        while True:
-            await self.probe_once()
-            await self._sleep(self.delay_s() * self._uniform(1 - JITTER, 1 + JITTER))
-
-    async def probe_once(self) -> NodeStatus | None:
-        """Probe once and pass the result to the owner. Returns the status; None if the probe failed."""
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                listed = await self._adapter.read(self._http, self._url, self._engine.speed)
-            status, missing = select_models(listed, self._engine.models)
-            self._on_status(status)
-        except TimeoutError:
-            self._failed(f"{self._url} did not respond within {PROBE_TIMEOUT_S:g} s")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            self._failed(f"{self._url}: {describe(error)}")
-        except HierarchyError as error:
-            self._failed(str(error))
-        else:
-            self._succeeded(status)
-            self._log_missing(missing, listed)
-            return status
-        return None
+            while True:
+                await self.probe()
+                await self._sleep(self.delay_s() * self._uniform(1 - JITTER, 1 + JITTER))
+        finally:
+            await self._client.aclose()
 
     def delay_s(self) -> float:
         """Seconds until the next probe, before jitter."""
         if not self._failures:
-            return self._interval_s
+            return min(RETRY_S, self._interval_s) if self._vitals.bad_answers else self._interval_s
         # The exponent is limited because 2.0**1024 overflows, which a night without the engine would reach.
         return min(RETRY_S * 2.0 ** min(self._failures - 1, 10), self._interval_s, MAX_RETRY_S)
+
+    # -- one probe -------------------------------------------------------------------------------------------
+
+    async def probe(self) -> None:
+        """Read the engine, and wait until there is an answer, or nothing more to wait for."""
+        now = began_at = self._clock()
+        self._vitals.see(now, self._owner.signs)
+        self._is_suspect &= self._models is not None
+        self._fresh_at, self._fresh_s = now + LATE_S, FRESH_S
+        self._begin(self._client, now)
+        try:
+            while now - began_at < LONGEST_S:
+                tasks = [read.task for read in self._reads]
+                await asyncio.wait(tasks, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                now = self._clock()
+                if await self._is_over(now):
+                    return
+        finally:
+            await self._drop(*self._reads)
+
+    async def _is_over(self, now: float) -> bool:
+        """Judge a reading that has ended, or else what there is to see meanwhile."""
+        ended = next((read for read in self._reads if read.task.done()), None)
+        if ended is not None:
+            await self._drop(ended)
+            return self._judge(ended)
+        if self._is_given_up(now):
+            return True
+        if now >= self._fresh_at:
+            await self._try_another_connection(now)
+        return False
+
+    def _begin(self, client: ProbeClient, now: float) -> None:
+        work = self._adapter.read(client.http, self._url, self._engine.speed)
+        self._reads.append(_Read(client, asyncio.ensure_future(work), now))
+
+    async def _drop(self, *reads: _Read) -> None:
+        for read in reads:
+            self._reads.remove(read)
+            read.task.cancel()
+        await asyncio.gather(*(read.task for read in reads), return_exceptions=True)
+        for read in reads:
+            if read.client is not self._client:
+                await read.client.aclose()
+
+    async def _try_another_connection(self, now: float) -> None:
+        """The first one may only have been forgotten by a firewall. The one before this, if any, is given up."""
+        for read in self._reads[1:]:
+            self._vitals.give_up()
+            await self._drop(read)
+        self._begin(self._make_client(False), now)
+        self._fresh_at, self._fresh_s = now + self._fresh_s, 2 * self._fresh_s
+
+    # -- judging ---------------------------------------------------------------------------------------------
+
+    def _judge(self, read: _Read) -> bool:
+        """A reading has ended. Returns whether the probe is over."""
+        try:
+            listed = read.task.result()
+            status, missing = select_models(listed, self._engine.models)
+            self._owner.report(status)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return self._judge_error(read, f"{self._url}: {describe(error)}", proof_of(error))
+        except HierarchyError as error:
+            return self._judge_error(read, str(error), "bad")
+        self._succeeded(status)
+        self._log_missing(missing, listed)
+        return True
+
+    def _judge_error(self, read: _Read, reason: str, proof: Proof) -> bool:
+        signs = self._vitals.see(self._clock(), self._owner.signs)
+        if proof == "unreachable":
+            if self._reads:
+                return False  # the other connection shows whether the engine can be reached
+            if signs or self._vitals.alive_at > read.began_at:
+                return True
+        elif proof == "own" or (proof == "bad" and not self._vitals.answered_badly() and self._models is not None):
+            return True
+        self.mark_down(reason)
+        return True
+
+    def _is_given_up(self, now: float) -> bool:
+        """No answer yet. Returns whether the engine is dead."""
+        vitals, owner = self._vitals, self._owner
+        if vitals.see(now, owner.signs) and self._is_suspect:
+            self._is_suspect = False
+            owner.trust()
+        if self._is_unreachable(now):
+            self.mark_down(f"{self._url} cannot be reached: its machine acknowledges nothing")
+            return True
+        late = [read for read in self._reads if vitals.is_late(now, read.began_at)]
+        if late and not self._is_suspect:
+            self._is_suspect = True
+            reason = f"{self._url} did not respond within {LATE_S:g} s"
+            if self._models is None:
+                self.mark_down(reason)
+            else:
+                owner.suspect(reason)
+        if self._models is not None and vitals.is_dead(now, len(late), owner.requests):
+            self.mark_down(f"{self._url} gave no sign of life for {now - vitals.alive_at:.0f} s")
+            return True
+        return False
+
+    def _is_unreachable(self, now: float) -> bool:
+        """Does the kernel get no answer on any connection?
+
+        A SYN may also be lost because an engine that hangs does not accept connections, so an older connection on
+        which its kernel answers counts more.
+        """
+        if now - self._vitals.alive_at < UNREACHABLE_S:
+            return False
+        silent = [read.client.unreachable_s(now - read.began_at) >= UNREACHABLE_S for read in self._reads]
+        others = [read.client for read, is_silent in zip(self._reads, silent, strict=True) if not is_silent]
+        return any(silent) and all(client.is_connecting for client in others)
 
     def _succeeded(self, status: NodeStatus) -> None:
         name, models = self._engine.name, status.model_names
@@ -115,7 +261,8 @@ class Prober:
             log.info("engine %s is up at %s and serves %s", name, self._url, served)
         elif models != self._models:
             log.info("engine %s changed its models: %s, was %s", name, served, ", ".join(self._models) or "none")
-        self._models, self._failures = models, 0
+        self._models, self._failures, self._is_suspect = models, 0, False
+        self._vitals.answered(self._clock(), self._owner.signs)
 
     def _log_missing(self, missing: list[str], listed: NodeStatus) -> None:
         if missing and missing != self._missing:
@@ -123,10 +270,11 @@ class Prober:
             log.warning("engine %s lists %s, but not %s of its `models`", self._engine.name, lists, ", ".join(missing))
         self._missing = missing
 
-    def _failed(self, reason: str) -> None:
+    def mark_down(self, reason: str) -> None:
+        """The engine cannot be used. The prober finds this out; so may its owner, from the connections for requests."""
         if not self._failures:
             change = "is not up yet" if self._models is None else "went down"
             log.warning("engine %s %s (%s); probing it until it is up", self._engine.name, change, reason)
         self._models = None
         self._failures += 1
-        self._on_failure(reason)
+        self._owner.mark_down(reason)

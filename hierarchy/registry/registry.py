@@ -175,6 +175,7 @@ class Registry(Health):
             self._readmit(child, now)
         if child.report(status, now) or not was_available:
             self.generation += 1
+        self.set_asleep(child, status.asleep)
         self._note(child)
 
     def _divide_capacity(self, group: str) -> None:

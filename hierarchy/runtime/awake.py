@@ -82,7 +82,7 @@ class AwakeClock:
         self._unlogged_s += excess
         if self._unlogged_s >= NOTABLE_S and real >= self._log_at:
             log.warning(
-                "this node stood still for %.1f s (stopped, or short of processor time); it counts against no child or parent",
+                "this node stood still for %.1f s (stopped, or short of processor time); it counts against nobody",
                 self._unlogged_s,
             )
             self._unlogged_s, self._log_at = 0.0, real + LOG_EVERY_S

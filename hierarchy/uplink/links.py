@@ -24,9 +24,9 @@ from hierarchy.relay.downstream.connection import Observer
 from hierarchy.relay.downstream.protocol import LaneProtocol
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.upstream.links import LEAST_IDLE, SILENT_S, reserve_size
-from hierarchy.relay.upstream.tcp_keepalive import unacknowledged_s, watch_peer
 from hierarchy.runtime import awake
 from hierarchy.runtime.tasks import BackgroundTasks
+from hierarchy.runtime.tcp_keepalive import unacknowledged_s, watch_peer
 from hierarchy.uplink.dial import Proxy, open_connection
 from hierarchy.uplink.link_handshake import LinkHandshake, RefusedError
 from hierarchy.uplink.registration import Uplink

@@ -48,6 +48,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     speed: float = 0.0
     #: requests running plus waiting
     queue_length: int = 0
+    #: an engine has put its model away, and serves nothing until it is woken up; not part of a message
+    asleep: bool = False
 
     @property
     def model_names(self) -> list[str]:

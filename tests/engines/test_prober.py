@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -14,19 +17,21 @@ from hypothesis import strategies as st
 from hierarchy.config.models import EngineConfig
 from hierarchy.engines import prober
 from hierarchy.engines.kinds import ADAPTERS
+from hierarchy.engines.probe_client import ProbeClient
 from hierarchy.engines.prober import Prober
 from hierarchy.engines.simulated.app import create_app
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.errors import EngineUnreadable, InvalidField
 from hierarchy.wire.status import ModelStatus, NodeStatus
+from tests.clocks import Clock
 from tests.support import eventually_async, free_port, running_app
 
 URL = "http://engine:8000"
 UP = NodeStatus((ModelStatus("m"),), 1.0)
 MORE = NodeStatus((ModelStatus("m"), ModelStatus("n")), 1.0)
 DOWN = EngineUnreadable("its metrics are odd")
-
-NOWHERE = httpx.MockTransport(lambda request: httpx.Response(404))  # quicker to create than a real transport
+REFUSED = httpx.ConnectError("refused")
+REFUSED.__cause__ = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
 
 Outcome = NodeStatus | BaseException
 
@@ -39,15 +44,125 @@ class Script:
     def __init__(self, *outcomes: Outcome) -> None:
         self._outcomes: Iterator[Outcome] = iter(outcomes)
 
-    async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
+    async def read(self, http: object, url: str, speed: float) -> NodeStatus:
         outcome = next(self._outcomes, asyncio.CancelledError())
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
 
+class FakeClient:
+    """A connection whose state in the kernel the test sets."""
+
+    http: Any = None
+
+    def __init__(self, *, is_connecting: bool = False, unreachable: bool = False) -> None:
+        self.is_connecting = is_connecting
+        self.unreachable = unreachable
+        self.closed = False
+
+    def unreachable_s(self, sent_s: float) -> float:
+        return sent_s if self.unreachable else 0.0
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class Bench:
+    """A prober with its owner, an engine that answers when the test says so, and a clock that runs while it waits.
+
+    events: what the owner heard. Each look at the clock takes a tenth of a second.
+    """
+
+    kind = "openai"
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.events: list[str] = []
+        self.slept: list[float] = []
+        self.signs = self.requests = 0
+        self.clients: list[FakeClient] = []  # in the order in which they were made
+        self.next_client: Callable[[], FakeClient] = FakeClient
+        #: seconds after its beginning -> what the reading of that number ends with; by default it never does
+        self.outcomes: dict[int, tuple[float, Outcome]] = {}
+        self.reads: list[float] = []  # when they began
+        self.cancelled = 0
+        self.on_tick: Callable[[float], None] = lambda seconds: None
+        engine = EngineConfig(name="a1", kind="openai", url=URL)
+        self.prober = Prober(engine, self, self.make_client, self, 2.0, self.clock, sleep=self.sleep)  # type: ignore[arg-type]
+
+    def clock(self) -> float:
+        self.now += 0.1
+        self.on_tick(self.elapsed)
+        return self.now
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first reading began."""
+        return self.now - (self.reads[0] if self.reads else self.now)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+    def make_client(self, keep: bool) -> FakeClient:
+        self.clients.append(self.next_client() if self.clients else FakeClient())
+        return self.clients[-1]
+
+    async def read(self, http: object, url: str, speed: float) -> NodeStatus:
+        number, began = len(self.reads), self.now
+        self.reads.append(self.now)
+        after_s, outcome = self.outcomes.get(number, (1e9, DOWN))
+        try:
+            while self.now < began + after_s:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def report(self, status: NodeStatus) -> None:
+        self.note("report")
+
+    def suspect(self, reason: str) -> None:
+        self.note(f"suspect: {reason}")
+
+    def trust(self) -> None:
+        self.note("trust")
+
+    def mark_down(self, reason: str) -> None:
+        self.note(f"down: {reason}")
+
+    def note(self, event: str) -> None:
+        self.events.append(event)
+
+    def probe(self) -> list[str]:
+        """One probe; returns what the owner heard during it."""
+        asyncio.run(self.prober.probe())
+        events, self.events = self.events, []
+        return events
+
+    def up(self) -> Bench:
+        """An engine that was up so far; the readings are numbered from here on."""
+        self.outcomes[0] = 0.0, UP
+        assert self.probe() == ["report"]
+        self.reads, self.outcomes = [], {}
+        return self
+
+
+@pytest.fixture(autouse=True)
+def look_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prober, "LOOK_S", 0)
+
+
+LATE = f"{URL} did not respond within 2.5 s"
+
+
 class Owner:
     """Runs a prober, and records what it passes on and how long it sleeps."""
+
+    signs = requests = 0
 
     def __init__(self) -> None:
         self.statuses: list[NodeStatus] = []
@@ -57,6 +172,18 @@ class Owner:
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
 
+    def report(self, status: NodeStatus) -> None:
+        self.statuses.append(status)
+
+    def mark_down(self, reason: str) -> None:
+        self.failures.append(reason)
+
+    def suspect(self, reason: str) -> None:
+        raise AssertionError
+
+    def trust(self) -> None:
+        raise AssertionError
+
     def run(
         self,
         *outcomes: Outcome,
@@ -64,18 +191,11 @@ class Owner:
         uniform: Callable[[float, float], float] = lambda low, high: 1.0,
     ) -> Owner:
         async def run() -> None:
-            async with httpx.AsyncClient(transport=NOWHERE) as http:
-                engine = EngineConfig(name="a1", kind="openai", url=URL)
-                await Prober(
-                    engine,
-                    Script(*outcomes),
-                    http,
-                    self.statuses.append,
-                    self.failures.append,
-                    interval_s,
-                    sleep=self.sleep,
-                    uniform=uniform,
-                ).run()
+            engine = EngineConfig(name="a1", kind="openai", url=URL)
+            make_client: Any = lambda keep: FakeClient()  # noqa: E731
+            await Prober(
+                engine, Script(*outcomes), make_client, self, interval_s, Clock(), sleep=self.sleep, uniform=uniform
+            ).run()
 
         with pytest.raises(asyncio.CancelledError):
             asyncio.run(run())
@@ -83,61 +203,185 @@ class Owner:
 
 
 def test_statuses_and_failures_are_passed_to_the_owner() -> None:
-    owner = Owner().run(UP, DOWN, MORE)
+    owner = Owner().run(UP, REFUSED, MORE)
     assert owner.statuses == [UP, MORE]
-    assert owner.failures == ["its metrics are odd"]
+    assert owner.failures == [f"{URL}: refused"]
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (httpx.ConnectError("refused"), f"{URL}: refused"),
-        (httpx.ReadTimeout(""), f"{URL}: ReadTimeout"),
+        (REFUSED, f"{URL}: refused"),
+        (httpx.RemoteProtocolError("cut"), f"{URL}: cut"),
         (httpx.InvalidURL("odd"), f"{URL}: odd"),
-        (TimeoutError(), f"{URL} did not respond within 2.5 s"),
+        (DOWN, "its metrics are odd"),
     ],
 )
-def test_each_kind_of_missing_response_is_a_failure_with_its_reason(error: Exception, reason: str) -> None:
+def test_each_kind_of_bad_response_is_a_failure_with_its_reason(error: Exception, reason: str) -> None:
     assert Owner().run(error).failures == [reason]
 
 
+def test_two_bad_answers_in_a_row_take_an_engine_down_and_one_does_not() -> None:
+    owner = Owner().run(UP, DOWN, UP, DOWN, DOWN, UP, interval_s=60)
+    assert owner.failures == ["its metrics are odd"]
+    assert owner.slept == [60, 0.5, 60, 0.5, 0.5, 60]
+
+
+def test_a_refused_connection_takes_an_engine_down_at_once() -> None:
+    assert Owner().run(UP, REFUSED).failures == [f"{URL}: refused"]
+
+
+def test_a_node_without_descriptors_does_not_blame_its_engines() -> None:
+    error = httpx.ConnectError("out of them")
+    error.__cause__ = OSError(errno.EMFILE, "Too many open files")
+    assert Owner().run(UP, *[error] * 5).failures == []
+
+
 def test_a_status_that_the_owner_refuses_is_a_failure() -> None:
-    failures: list[str] = []
+    class Strict(Owner):
+        def report(self, status: NodeStatus) -> None:
+            raise InvalidField("speed", "too much")
 
-    def refuse(status: NodeStatus) -> None:
-        raise InvalidField("speed", "too much")
-
-    async def run() -> NodeStatus | None:
-        async with httpx.AsyncClient() as http:
-            engine = EngineConfig(name="a1", kind="openai", url=URL)
-            return await Prober(engine, Script(UP), http, refuse, failures.append, 1.0).probe_once()
-
-    assert asyncio.run(run()) is None
-    assert failures == ["speed: too much"]
+    assert Strict().run(UP).failures == ["speed: too much"]
 
 
-def test_the_probe_of_an_engine_that_hangs_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prober, "PROBE_TIMEOUT_S", 0.02)
-    owner = Owner()
+# -- late probes ---------------------------------------------------------------------------------------------
 
-    class Hanging(Script):
-        async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
-            await asyncio.Event().wait()
-            raise AssertionError
 
-    async def run() -> None:
-        async with httpx.AsyncClient() as http:
-            engine = EngineConfig(name="a1", kind="openai", url=URL)
-            await Prober(engine, Hanging(), http, owner.statuses.append, owner.failures.append, 1.0).probe_once()
+def test_an_engine_that_answers_late_is_a_suspect_until_it_does() -> None:
+    bench = Bench().up()
+    bench.outcomes[0] = 4.4, UP
+    assert bench.probe() == [f"suspect: {LATE}", "report"]
+    assert (len(bench.reads), bench.cancelled) == (2, 1)  # another connection was tried, and is given up
+    assert [client.closed for client in bench.clients] == [False, True]
 
-    asyncio.run(run())
-    assert owner.failures == [f"{URL} did not respond within 0.02 s"]
+
+def test_a_slow_answer_while_bytes_flow_is_no_suspicion() -> None:
+    bench = Bench().up()
+    bench.outcomes[0] = 4.4, UP
+
+    def flow(seconds: float) -> None:
+        bench.signs = int(seconds)
+
+    bench.on_tick = flow
+    assert bench.probe() == ["report"]
+
+
+def test_a_byte_ends_the_suspicion() -> None:
+    bench = Bench().up()
+    bench.outcomes[0] = 6.0, UP
+
+    def flow(seconds: float) -> None:
+        bench.signs = int(seconds > 4)
+
+    bench.on_tick = flow
+    assert bench.probe() == [f"suspect: {LATE}", "trust", "report"]
+
+
+def test_an_old_connection_that_a_firewall_forgot_does_not_hide_an_engine_that_answers_on_a_new_one() -> None:
+    bench = Bench().up()
+    bench.outcomes[1] = 0.1, UP
+    assert bench.probe() == [f"suspect: {LATE}", "report"]
+    assert bench.elapsed < 3.5
+
+
+@pytest.mark.parametrize(("requests", "death_s"), [(0, 10), (40, 20), (10_000, 60)])
+def test_an_engine_without_any_sign_of_life_is_down_after_a_time_that_grows_with_its_requests(
+    requests: int, death_s: float
+) -> None:
+    bench = Bench().up()
+    bench.requests = requests
+    suspicion, death = bench.probe()
+    assert suspicion == f"suspect: {LATE}"
+    assert death.startswith(f"down: {URL} gave no sign of life for {death_s:.0f}"[:-1])
+    assert death_s - 0.5 <= bench.elapsed <= death_s + 2.6
+
+
+def test_a_hung_engine_has_few_connections_of_probes_at_a_time_and_few_in_all() -> None:
+    bench = Bench().up()
+    bench.requests = 10_000
+    bench.on_tick = lambda seconds: most.append(len(bench.reads) - bench.cancelled)
+    most: list[int] = []
+    bench.probe()
+    assert max(most) == 2
+    assert len(bench.reads) <= 6  # in a minute
+
+
+def test_an_engine_that_streams_and_never_answers_a_probe_is_neither_suspect_nor_down() -> None:
+    bench = Bench().up()
+
+    def flow(seconds: float) -> None:
+        bench.signs = int(seconds)
+
+    bench.on_tick = flow
+    assert bench.probe() == []
+    assert bench.elapsed >= 60
+
+
+def test_an_engine_that_is_not_up_and_hangs_is_down_once_a_probe() -> None:
+    bench = Bench()
+    assert bench.probe() == [f"down: {LATE}"]
+    bench = Bench()
+    bench.outcomes[0] = 8.0, UP
+    assert bench.probe() == [f"down: {LATE}", "report"]  # it starts slowly, and its answer counts
+
+
+# -- what the kernel knows -----------------------------------------------------------------------------------
+
+
+def test_an_engine_whose_machine_acknowledges_nothing_is_down_at_once() -> None:
+    bench = Bench().up()
+    bench.clients[0].unreachable = True
+    bench.next_client = lambda: FakeClient(is_connecting=True)
+    suspicion, death = bench.probe()
+    assert (suspicion, death) == (
+        f"suspect: {LATE}",
+        f"down: {URL} cannot be reached: its machine acknowledges nothing",
+    )
+    assert bench.elapsed <= 4
+
+
+def test_a_hung_engine_that_accepts_no_new_connection_is_only_a_suspect() -> None:
+    bench = Bench().up()
+    bench.outcomes[0] = 8.0, UP
+    bench.next_client = lambda: FakeClient(is_connecting=True, unreachable=True)
+    assert bench.probe() == [f"suspect: {LATE}", "report"]
+
+
+def test_a_lost_connection_does_not_take_down_an_engine_from_which_bytes_arrive() -> None:
+    bench = Bench().up()
+    bench.clients[0].unreachable = True
+    bench.next_client = lambda: FakeClient(is_connecting=True)
+    bench.outcomes[1] = 3.0, UP
+
+    def flow(seconds: float) -> None:
+        bench.signs = int(seconds)
+
+    bench.on_tick = flow
+    assert bench.probe() == ["report"]
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH])
+def test_an_engine_to_which_there_is_no_route_is_down_unless_bytes_arrive(number: int) -> None:
+    error = httpx.ConnectError("no route")
+    error.__cause__ = OSError(number, "no route")
+    bench = Bench().up()
+    bench.outcomes[0] = 0.5, error
+    assert bench.probe() == [f"down: {URL}: no route"]
+    bench = Bench().up()
+    bench.outcomes[0] = 0.5, error
+    bench.on_tick = lambda seconds: setattr(bench, "signs", int(10 * seconds))
+    assert bench.probe() == []
+
+
+# -- intervals and log lines ---------------------------------------------------------------------------------
 
 
 def test_a_failed_probe_is_repeated_soon_and_then_less_often() -> None:
-    assert Owner().run(UP, *[DOWN] * 6, UP, DOWN, interval_s=60).slept == [60, 0.5, 1, 2, 4, 5, 5, 60, 0.5]
+    slept = Owner().run(UP, *[REFUSED] * 6, UP, REFUSED, interval_s=60).slept
+    assert slept == [60, 0.5, 1, 2, 4, 5, 5, 60, 0.5]
     assert Owner().run(*[DOWN] * 4, interval_s=1.5).slept == [0.5, 1, 1.5, 1.5]
-    assert Owner().run(UP, DOWN, interval_s=0.1).slept == [0.1, 0.1]
+    assert Owner().run(UP, REFUSED, interval_s=0.1).slept == [0.1, 0.1]
 
 
 def test_many_failed_probes_do_not_overflow() -> None:
@@ -157,7 +401,7 @@ def test_the_interval_is_jittered() -> None:
 
 def test_only_changes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "hierarchy.health")
-    Owner().run(DOWN, DOWN, UP, UP, MORE, MORE, DOWN, DOWN, NodeStatus(), UP)
+    Owner().run(DOWN, DOWN, UP, UP, MORE, MORE, DOWN, DOWN, DOWN, NodeStatus(), UP)
     assert [record.getMessage() for record in caplog.records] == [
         "engine a1 is not up yet (its metrics are odd); probing it until it is up",
         f"engine a1 is up at {URL} and serves m",
@@ -168,7 +412,7 @@ def test_only_changes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-@given(st.lists(st.sampled_from([UP, MORE, DOWN]), max_size=30))
+@given(st.lists(st.sampled_from([UP, MORE, REFUSED]), max_size=30))
 def test_each_probe_is_passed_to_the_owner_exactly_once(outcomes: list[Outcome]) -> None:
     owner = Owner().run(*outcomes)
     assert len(owner.statuses) + len(owner.failures) == len(owner.slept) == len(outcomes)
@@ -176,33 +420,35 @@ def test_each_probe_is_passed_to_the_owner_exactly_once(outcomes: list[Outcome])
 
 def test_an_engine_without_a_url_cannot_be_probed() -> None:
     with pytest.raises(ValueError, match="a1 has no url"):
-        Prober(EngineConfig(name="a1", kind="local"), Script(), None, print, print, 1.0)  # type: ignore[arg-type]
+        Prober(EngineConfig(name="a1", kind="local"), Script(), print, Owner(), 1.0, Clock())  # type: ignore[arg-type]
 
 
 def test_a_real_engine_is_noticed_when_it_starts_changes_and_stops() -> None:
     port = free_port()
     engine = EngineConfig(name="a1", kind="simulated", url=f"http://127.0.0.1:{port}", speed=4)
-    seen: list[list[str] | None] = []
+    owner = Owner()
 
     async def run() -> None:
-        async with httpx.AsyncClient() as http:
-            prober = Prober(
-                engine,
-                ADAPTERS["simulated"],
-                http,
-                lambda status: seen.append(status.model_names),
-                lambda reason: seen.append(None),
-                0.02,
-            )
-            task = asyncio.create_task(prober.run())
-            await eventually_async(lambda: seen[-1:] == [None])
-            assert "down" in repr(prober)
-            with running_app(create_app(SimulatedOptions(models=("m",))), port=port) as url:
-                await eventually_async(lambda: seen[-1:] == [["m"]])
+        prober = Prober(
+            engine,
+            ADAPTERS["simulated"],
+            lambda keep: ProbeClient(time.monotonic, keep=keep),
+            owner,
+            0.02,
+            time.monotonic,
+        )
+        task = asyncio.create_task(prober.run())
+        await eventually_async(lambda: owner.failures)
+        assert "down" in repr(prober)
+        with running_app(create_app(SimulatedOptions(models=("m",))), port=port) as url:
+            await eventually_async(lambda: owner.statuses and owner.statuses[-1].model_names == ["m"])
+            async with httpx.AsyncClient() as http:
                 (await http.post(f"{url}/simulated/models", json={"models": ["n", "m"]})).raise_for_status()
-                await eventually_async(lambda: seen[-1:] == [["m", "n"]])
-                assert "up" in repr(prober)
-            await eventually_async(lambda: seen[-1:] == [None])
-            task.cancel()
+            await eventually_async(lambda: owner.statuses[-1].model_names == ["m", "n"])
+            assert "up" in repr(prober)
+            owner.failures.clear()
+        await eventually_async(lambda: owner.failures)
+        task.cancel()
+        await asyncio.wait([task])
 
     asyncio.run(run())

@@ -109,7 +109,7 @@ def test_a_long_pause_is_logged_once_and_short_ones_together(caplog: pytest.LogC
     ticked.pause(2)
     ticked.pause(2)
     assert [record.getMessage() for record in caplog.records] == [
-        "this node stood still for 3.0 s (stopped, or short of processor time); it counts against no child or parent"
+        "this node stood still for 3.0 s (stopped, or short of processor time); it counts against nobody"
     ]
     ticked.live(60)
     for _ in range(8):

@@ -8,12 +8,12 @@ from xllamacpp 2026.10.11549 are in tests/engines/adapters/data.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import httpx
 
 from hierarchy.engines.adapters.reading import get, openai_model_names, status_of_engine
+from hierarchy.runtime import awake
 from hierarchy.wire.status import NodeStatus
 
 RUNNING = "llamacpp:requests_processing"
@@ -36,9 +36,9 @@ class LlamaCppAdapter:
         names = await openai_model_names(http, url)
         slots = _total_slots((await get(http, url, "/props")).require_ok().json())
         try:
-            async with asyncio.timeout(LOAD_TIMEOUT_S):
+            async with awake.timeout(LOAD_TIMEOUT_S):
                 queue_length = await _queue_length(http, url)
-        except (TimeoutError, httpx.TimeoutException):
+        except TimeoutError:
             queue_length = 1  # at least the request that keeps it from responding
         return status_of_engine(names, speed, queue_length, slots=slots)
 

@@ -187,4 +187,5 @@ def select_models(status: NodeStatus, models: Mapping[str, str]) -> tuple[NodeSt
         if model.name == own_name
     )
     missing = sorted(set(models.values()) - set(status.model_names))
-    return NodeStatus(served, status.speed if served else 0.0, status.queue_length), missing
+    selected = msgspec.structs.replace(status, models=served, speed=status.speed if served else 0.0)
+    return selected, missing

@@ -6,25 +6,27 @@ with `--enable-metrics`. Without it `GET /v1/loads?include=core` has the same (s
 [{"num_running_reqs", "num_waiting_reqs"}]}`, one entry for each data-parallel rank). Older releases have neither.
 
 `GET /health` generates one token if the engine is idle. Otherwise it responds between two steps, so a long prompt
-delays it: an engine with requests that responds late is busy, an idle one hangs.
+delays it: an engine with requests that responds late is busy; for an idle one the probe waits.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import math
 from collections.abc import Iterable
 from typing import ClassVar
 
 import httpx
 
 from hierarchy.engines.adapters.reading import Sample, get, openai_model_names, status_of_engine
-from hierarchy.errors import EngineUnreadable
+from hierarchy.runtime import awake
 from hierarchy.wire.status import NodeStatus
 
 RUNNING = "sglang:num_running_reqs"
 WAITING = "sglang:num_queue_reqs"
 
-#: of the 2.5 seconds of a probe; the rest is for the other requests, to which the HTTP process responds by itself
+#: of an engine with requests. The rest of the 2.5 s after which a probe is late is for the other requests, to which the
+#: HTTP process responds by itself
 HEALTH_TIMEOUT_S = 1.5
 #: labels of ranks that work on the same requests; with `--enable-metrics-for-all-schedulers` each rank reports them
 SHARED_RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
@@ -39,13 +41,9 @@ class SglangAdapter:
         """See `Adapter.read`."""
         names = await openai_model_names(http, url)
         queue_length = await _queue_length(http, url)
-        try:
-            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+        with contextlib.suppress(TimeoutError):
+            async with awake.timeout(HEALTH_TIMEOUT_S if queue_length else math.inf):
                 (await get(http, url, "/health")).require_ok()
-        except (TimeoutError, httpx.TimeoutException):
-            if not queue_length:
-                late = f"{url.rstrip('/')}/health did not respond within {HEALTH_TIMEOUT_S:g} s"
-                raise EngineUnreadable(f"{late}, though no request is running") from None
         return status_of_engine(names, speed, queue_length)
 
 

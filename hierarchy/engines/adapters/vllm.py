@@ -6,6 +6,10 @@ Source: vLLM docs, "Production Metrics" (docs.vllm.ai, usage/metrics): gauges `v
 `model_name` is the first served name: requests for aliases and LoRA adapters are counted under it, so these get the
 whole queue. LoRA adapters are listed in `/v1/models` beside their base model (docs, "LoRA Adapters"), whether loaded at
 the start or later, and are models like any other here.
+
+A server that was put to sleep (docs, "Sleep Mode") answers all of these as before, but holds requests until it is woken
+up. Its gauge `vllm:engine_sleep_state` has a sample with `sleep_state="awake"`, 0 while it sleeps (source,
+v1/metrics/loggers.py); `GET /is_sleeping` exists in development mode only. Older releases have neither.
 """
 
 from __future__ import annotations
@@ -13,12 +17,14 @@ from __future__ import annotations
 from collections import Counter
 
 import httpx
+import msgspec
 
 from hierarchy.engines.adapters.reading import get, openai_model_names, status_of_engine
 from hierarchy.wire.status import Api, NodeStatus
 
 RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
+SLEEP = "vllm:engine_sleep_state"
 
 
 class VllmAdapter:
@@ -33,6 +39,11 @@ class VllmAdapter:
         (await get(http, url, "/health")).require_ok()
         names = await openai_model_names(http, url)
         queues: Counter[str] = Counter()
-        for sample in (await get(http, url, "/metrics")).samples(RUNNING, WAITING):
-            queues[sample.labels.get("model_name", "")] += sample.value
-        return status_of_engine(names, speed, queues.total(), queues=queues, apis=self._apis)
+        asleep = False
+        for sample in (await get(http, url, "/metrics")).samples(RUNNING, WAITING, SLEEP):
+            if sample.name != SLEEP:
+                queues[sample.labels.get("model_name", "")] += sample.value
+            elif sample.labels.get("sleep_state") == "awake":
+                asleep |= not sample.value
+        status = status_of_engine(names, speed, queues.total(), queues=queues, apis=self._apis)
+        return msgspec.structs.replace(status, asleep=asleep)

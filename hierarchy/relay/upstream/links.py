@@ -24,8 +24,8 @@ from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.connection import ResponseHandler, Upstream
 from hierarchy.relay.upstream.pool import MAX_IDLE, NODE_IDLE_S, Pool
-from hierarchy.relay.upstream.tcp_keepalive import watch_peer
 from hierarchy.runtime import awake
+from hierarchy.runtime.tcp_keepalive import watch_peer
 from hierarchy.security.dial_guard import DialGuard
 
 #: an idle link is pinged after this time at the latest, and dropped if the response takes longer: a dead one is found

@@ -20,7 +20,9 @@ LLAMA = {"data": [{"id": "meta-llama/Llama-3.1-8B-Instruct"}]}
 Responses = dict[str, tuple[int, Any]]  #: path -> (status, body)
 
 
-def read(kind: str, responses: Responses, speed: float = 1.0, url: str = URL, hanging: str = "") -> NodeStatus:
+def read(
+    kind: str, responses: Responses, speed: float = 1.0, url: str = URL, hanging: str = "", limit_s: float = 10.0
+) -> NodeStatus:
     """Read an engine that sends these responses by path, and 404 for other paths. It never responds at `hanging`."""
 
     async def respond(request: httpx.Request) -> httpx.Response:
@@ -31,7 +33,8 @@ def read(kind: str, responses: Responses, speed: float = 1.0, url: str = URL, ha
 
     async def run() -> NodeStatus:
         async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
-            return await ADAPTERS[kind].read(http, url, speed)
+            async with asyncio.timeout(limit_s):
+                return await ADAPTERS[kind].read(http, url, speed)
 
     return asyncio.run(run())
 

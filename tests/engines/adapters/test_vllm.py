@@ -41,3 +41,20 @@ def test_vllm_with_a_dead_engine_is_unreadable_though_it_lists_models() -> None:
 def test_absurd_values_of_metrics_are_ignored_or_limited(value: str, counted: int) -> None:
     responses = vllm(metrics=(200, f'vllm:num_requests_running{{model_name="m"}} {value}\n'))
     assert read("vllm", responses).queue_length == counted
+
+
+@pytest.mark.parametrize(("awake", "offloaded"), [(1, 0), (0, 1)])
+def test_vllm_that_was_put_to_sleep_is_asleep_and_keeps_its_models(awake: int, offloaded: int) -> None:
+    metrics = (
+        f'vllm:engine_sleep_state{{engine="0",model_name="m",sleep_state="awake"}} {awake}\n'
+        f'vllm:engine_sleep_state{{engine="0",model_name="m",sleep_state="weights_offloaded"}} {offloaded}\n'
+        'vllm:num_requests_running{engine="0",model_name="m"} 2\n'
+    )
+    status = read("vllm", vllm(metrics=(200, metrics)))
+    assert status.asleep is not bool(awake)
+    assert status.queue_length == 2
+    assert status.models
+
+
+def test_vllm_of_a_release_without_sleep_mode_is_awake() -> None:
+    assert not read("vllm", vllm(metrics=(404, ""))).asleep

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from hierarchy.relay.upstream.links import SILENT_S
-from hierarchy.relay.upstream.tcp_keepalive import (
+from hierarchy.runtime.tcp_keepalive import (
     DEAD_MS,
     PROBE_AFTER_S,
     PROBE_EVERY_S,
