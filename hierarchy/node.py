@@ -21,6 +21,7 @@ from hierarchy.drain import Drains
 from hierarchy.engines.manager import EngineManager
 from hierarchy.gossip import Board, RecordFile
 from hierarchy.introspection.changes import ChangeLog
+from hierarchy.introspection.model_list import ModelList
 from hierarchy.introspection.oversight import Oversight
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry import Registry
@@ -84,7 +85,8 @@ class Node:
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)
         self.metrics = Metrics(self.gauges, self.awake)
         self.registry.on_change = ChangeLog(self.metrics).note
-        self.view = TreeView(self.registry, clock, int(time.time()), self.aliases)
+        self.view = TreeView(self.registry, clock)
+        self.models = ModelList(self.registry, clock, int(time.time()), self.aliases)
         self.access = access or Access(config, environ)
         file = self.access.shared_file
         self.board = Board(self.identity.name, self.access.shared_keys, RecordFile(file) if file is not None else None)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 
 from hierarchy.api.auth_middleware import caller_of
 from hierarchy.api.body import json_response
 from hierarchy.errors import ModelNotFound
+from hierarchy.introspection.model_list import encode
 from hierarchy.node import Node
-from hierarchy.security.keys import Caller
 
 
 def router(node: Node) -> APIRouter:
@@ -19,19 +17,17 @@ def router(node: Node) -> APIRouter:
 
     @routes.get("/v1/models")
     async def models(request: Request) -> Response:
-        return json_response(_models_for(node, caller_of(request)))
+        caller = caller_of(request)
+        if caller.models is None:
+            return Response(node.models.encoded(), media_type="application/json")
+        usable = [row for name, row in node.models.rows().items() if caller.may_use(name)]
+        return Response(encode(usable), media_type="application/json")
 
     @routes.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> Response:
-        for row in _models_for(node, caller_of(request))["data"]:
-            if row["id"] == name:
-                return json_response(row)
-        raise ModelNotFound(f"no child serves model {name!r}; GET /v1/models lists the available models")
+        row = node.models.rows().get(name)
+        if row is None or not caller_of(request).may_use(name):
+            raise ModelNotFound(f"no child serves model {name!r}; GET /v1/models lists the available models")
+        return json_response(row)
 
     return routes
-
-
-def _models_for(node: Node, caller: Caller) -> dict[str, Any]:
-    """The list of the models that the caller may use."""
-    models = node.view.models()
-    return models | {"data": [row for row in models["data"] if caller.may_use(row["id"])]}

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from hierarchy.balancing.aliases import Aliases
 from hierarchy.registry import Registry
 from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.registry.drain import Drain
 from hierarchy.wire.status import ModelStatus
 from hierarchy.wire.subtree import all_gone
-from hierarchy.wire.tree_entry import decode
-
-_INSTANCE_NUMBER = re.compile(r"~\d+(?=/)")  # of a replicated node in a path: "site~2/gpu-1"
 
 
 class TreeView:
     """Plain JSON objects made from a registry.
 
-    clock: the registry's, in seconds. created: Unix seconds, for OpenAI's model list.
+    clock: the registry's, in seconds.
     """
 
-    def __init__(
-        self, registry: Registry, clock: Callable[[], float], created: int, aliases: Aliases | None = None
-    ) -> None:
+    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
         self._registry = registry
-        self._aliases = aliases
         self._clock = clock
-        self._created = created
 
     def children(self) -> dict[str, Any]:
         """The subtree: `{child name: entry}`."""
@@ -63,43 +54,6 @@ class TreeView:
             "models": [_model(model) for model in status.models],
             "children": self.children(),
         }
-
-    def models(self) -> dict[str, Any]:
-        """OpenAI's `GET /v1/models`: the models that are available now, each with the engines that serve it.
-
-        An alias is listed, with `alias_of`, while one of its models is available.
-        """
-        status = self._registry.status()
-        engines = [(_without_instance(path), engine) for path, engine in decode(self.tree()).engines(up=True)]
-        rows = [
-            {
-                "id": name,
-                "object": "model",
-                "created": self._created,
-                "owned_by": "hierarchy",
-                "apis": [model.api for model in status.models if model.name == name],
-                "served_by": list(dict.fromkeys(path for path, engine in engines if engine.serves(name))),
-            }
-            for name in status.model_names
-        ]
-        return {"object": "list", "data": [*rows, *self._alias_rows({row["id"]: row for row in rows})]}
-
-    def _alias_rows(self, served: Mapping[Any, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        if self._aliases is None:
-            return
-        for name in self._aliases:
-            models = [served[model] for model in self._aliases.models(name) if model in served]
-            if not models or name in served:
-                continue
-            merged: dict[str, Any] = {
-                key: sorted({item for row in models for item in row[key]}) for key in ("apis", "served_by")
-            }
-            yield {**models[0], "id": name, **merged, "alias_of": [row["id"] for row in models]}
-
-
-def _without_instance(path: str) -> str:
-    """An engine's path, the same through each instance of a replicated node."""
-    return _INSTANCE_NUMBER.sub("", path)
 
 
 def _entry(child: Child, now: float) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Registry(Health):
         self.max_speed = max_speed
         self.departed: dict[str, Child] = {}  # children that left lately: their models are unavailable, not unknown
         self.drained: dict[str, Drain] = {}  # by `drain_key`: whichever child has it gets no new requests
+        self.subtree_changes = 0  # grows whenever what is below a child has changed
         self._silent: set[str] = set()  # names of nodes that `newly_silent` has returned
         #: model -> (generation, time until which it holds, candidates)
         self._available: dict[ModelKey, tuple[int, float, list[Share]]] = {}
@@ -108,7 +109,7 @@ class Registry(Health):
         child.multimodal = message.multimodal
         child.last_seen = now
         if message.node:
-            _update_node_fields(child, message)
+            _update_node_fields(self, child, message)
             if child.instance != message.instance:
                 _forget_failures(child)
             child.instance, child.identity = message.instance, identity
@@ -154,7 +155,7 @@ class Registry(Health):
             return True  # a later report arrived first
         else:
             child.seq = message.seq
-            _update_node_fields(child, message)
+            _update_node_fields(self, child, message)
             was_available &= not _apply_report(child, status, now, message.seen)
         if not was_available:
             self.generation += 1
@@ -387,7 +388,7 @@ def _apply_report(child: Child, status: NodeStatus, now: float, seen: int | None
     return child.report(part(status, child.parts), now, seen)
 
 
-def _update_node_fields(child: Child, message: Registration | HeartBeat) -> None:
+def _update_node_fields(registry: Registry, child: Child, message: Registration | HeartBeat) -> None:
     child.leaving = message.draining
     names = message.names
     if names != child.names:
@@ -395,8 +396,10 @@ def _update_node_fields(child: Child, message: Registration | HeartBeat) -> None
         child.version, child.dispatch, child.path = message.version, message.dispatch, frozenset(message.path)
     if isinstance(message, Registration):
         child.subtree, child.listed_below = subtree.merge({}, message.children or {}), None
+        registry.subtree_changes += 1
     elif message.children:
         child.subtree, child.listed_below = subtree.merge(child.subtree, message.children), None
+        registry.subtree_changes += 1
 
 
 def _forget_failures(child: Child) -> None:

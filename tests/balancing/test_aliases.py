@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hierarchy.balancing.aliases import Aliases, first_shares
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.config.model_names import Target, parse_targets
-from hierarchy.introspection.tree import TreeView
+from hierarchy.introspection.model_list import ModelList
 from tests.builders import Table, model, status_of
 
 
@@ -99,7 +99,7 @@ def test_an_alias_with_the_name_of_a_model_falls_back() -> None:
 def test_aliases_are_listed_with_their_models() -> None:
     tree = Tree()
     tree.serve("b")
-    rows = TreeView(tree.table, tree.table.clock, 0, tree.aliases).models()["data"]
+    rows = ModelList(tree.table, tree.table.clock, 0, tree.aliases).rows().values()
     assert [(row["id"], row.get("alias_of"), row["served_by"]) for row in rows] == [
         ("b", None, ["e-b"]),
         ("x", ["b"], ["e-b"]),

@@ -73,7 +73,7 @@ def as_json(route: Route) -> dict[str, Any]:
 
 
 def explained(table: Table, name: str = "m", api: Api = "openai") -> dict[str, Any]:
-    return as_json(explain(decode(TreeView(table, table.clock, 0).tree()), name, api))
+    return as_json(explain(decode(TreeView(table, table.clock).tree()), name, api))
 
 
 def reasons(route: dict[str, Any], level: int = 0) -> dict[str, str]:

@@ -53,7 +53,7 @@ def test_an_unchanged_tree_is_not_checked_again(monkeypatch: pytest.MonkeyPatch)
         return []
 
     monkeypatch.setattr("hierarchy.introspection.oversight.conflicts", counted)
-    oversight = Oversight(TreeView(table, table.clock, 0).tree, "http://root:1")
+    oversight = Oversight(TreeView(table, table.clock).tree, "http://root:1")
     asyncio.run(oversight.check())
     table.report(table.children["gpu"], status_of(model(queue_length=5)))
     asyncio.run(oversight.check())

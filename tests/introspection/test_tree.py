@@ -1,13 +1,12 @@
-"""What a node shows: `/tree` and `/v1/models`."""
+"""What a node shows of itself and of the tree below it."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from hierarchy.introspection.tree import TreeView
 from hierarchy.wire.subtree import diff, merge
-from tests.builders import FASTCHAT, OPENAI, WORKER, Table, model, report, site, status_of, worker
+from tests.builders import OPENAI, WORKER, Table, model, report, site, status_of, worker
 
 GPU = {"kind": "vllm", "state": "up", "models": [{"name": "m", "api": "openai"}]}
 FIELDS = {
@@ -16,26 +15,12 @@ FIELDS = {
 }  # fmt: skip
 
 
-def shown(table: Table) -> dict[str, list[str]]:
-    """/v1/models: model -> engines that serve it."""
-    listing = TreeView(table, table.clock, 1234).models()
-    assert listing["object"] == "list"
-    for row in listing["data"]:
-        assert (row["object"], row["created"], row["owned_by"]) == ("model", 1234, "hierarchy")
-    return {row["id"]: row["served_by"] for row in listing["data"]}
-
-
-def apis(table: Table) -> dict[str, list[str]]:
-    return {row["id"]: row["apis"] for row in TreeView(table, table.clock, 1234).models()["data"]}
-
-
 def test_an_empty_node_shows_itself() -> None:
     table = Table()
-    tree = TreeView(table, table.clock, 0).tree()
+    tree = TreeView(table, table.clock).tree()
     assert tree.keys() == FIELDS
     assert (tree["name"], tree["kind"], tree["state"], tree["url"]) == ("root", "node", "up", "http://root:21001")
     assert (tree["models"], tree["children"], tree["speed"]) == ([], {}, 0.0)
-    assert shown(table) == {}
 
 
 def test_the_tree_shows_every_child_with_its_state_and_load() -> None:
@@ -48,7 +33,7 @@ def test_the_tree_shows_every_child_with_its_state_and_load() -> None:
     table.add(site(children={"rack-gpu": GPU}, version="1.2"))
     table.add(worker())
     table.clock.tick(3)
-    tree = TreeView(table, table.clock, 0).tree()
+    tree = TreeView(table, table.clock).tree()
     assert (tree["speed"], tree["queue_length"], tree["in_flight"]) == (5.0, 3, 1)
     entries = tree["children"]
     assert all(entry.keys() == FIELDS | {"link"} and entry["name"] == name for name, entry in entries.items())
@@ -68,7 +53,7 @@ def test_the_tree_shows_every_child_with_its_state_and_load() -> None:
 
 def test_nothing_in_a_subtree_is_null_so_merge_patches_can_carry_it() -> None:
     table = Table()
-    view = TreeView(table, table.clock, 0)
+    view = TreeView(table, table.clock)
     table.declare("gpu", "http://gpu:1", "vllm")
     table.add({**worker(), "worker_status": None})
     table.add(site(children={"rack-gpu": GPU}))
@@ -78,29 +63,3 @@ def test_nothing_in_a_subtree_is_null_so_merge_patches_can_carry_it() -> None:
     table.receive(report(children={"rack-gpu": {"state": "down"}}))
     table.remove(WORKER)
     assert merge(before, diff(before, view.children())) == view.children()
-
-
-def test_models_are_listed_with_the_paths_that_serve_them() -> None:
-    table = Table()
-    engine = table.declare("gpu", "http://gpu:1", "vllm")
-    table.report(engine, status_of(model(), model("n")))
-    below: dict[str, Any] = {"kind": "node", "state": "up", "children": {"gpu-1": GPU, "gpu-2": {**GPU, "models": []}}}
-    table.add(site(children={"rack": below, "gpu-3": {**GPU, "state": "down"}}))
-    table.add(worker())
-    assert shown(table) == {"m": ["gpu", "site-a/rack/gpu-1", WORKER], "n": ["gpu"]}
-    assert apis(table) == {"m": ["fastchat", "openai"], "n": ["openai"]}
-
-
-def test_an_unavailable_child_serves_no_model() -> None:
-    table = Table()
-    engine = table.declare("gpu", "http://gpu:1", "vllm")
-    table.report(engine, status_of(model()))
-    table.add(site("site-a", children={"gpu-1": GPU}))
-    worker_child = table.add(worker(models=["m", "w"]))
-    assert shown(table)["m"] == ["gpu", "site-a/gpu-1", WORKER]
-    table.clock.tick(3)  # site-a is silent, so its last report, in which gpu-1 was up, no longer counts
-    assert shown(table)["m"] == ["gpu", WORKER]
-    table.eject(worker_child, 10.0, "broke")
-    assert shown(table) == {"m": ["gpu", WORKER], "w": [WORKER]}  # an ejected engine is the last resort
-    assert apis(table) == {"m": ["fastchat", "openai"], "w": ["fastchat"]}
-    assert not table.available(FASTCHAT)

@@ -62,7 +62,7 @@ def test_every_field_that_a_node_shows_is_decoded() -> None:
     lease = engine.lease(engine.shares[OPENAI])
     table.add(site("site-a", children={"rack-gpu": {"kind": "vllm", "state": "up"}}, version="1.2", dispatch="p2c"))
     table.set_drain("gpu", Drain(5.0, "ann", "new GPU"))
-    shown = TreeView(table, table.clock, 0).tree()
+    shown = TreeView(table, table.clock).tree()
     root = decode(json.loads(json.dumps(shown)))
     assert {field for entry in (shown, *shown["children"].values()) for field in entry} == set(FIELDS)
     assert (root.name, root.kind, root.url, root.state, root.is_node) == ("root", "node", shown["url"], "up", True)

@@ -1,0 +1,96 @@
+"""OpenAI's `GET /v1/models` from memory: in one pass over the tree, and kept until something changes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from hierarchy.balancing.aliases import Aliases
+from hierarchy.registry import Registry
+from hierarchy.registry.child import NODE, Child
+from hierarchy.wire.tree_entry import SERVING, TreeEntry
+
+MAX_AGE_S: Final = 0.5  # a child that falls silent changes the list without an event
+_INSTANCE_NUMBER = re.compile(r"~\d+(?=/)")  # of a replicated node in a path: "site~2/gpu-1"
+
+
+class ModelList:
+    """The models that are available now, each with the engines that serve it.
+
+    An alias is listed, with `alias_of`, while one of its models is available.
+    clock: the registry's, in seconds. created: Unix seconds, shown for each model.
+    """
+
+    def __init__(
+        self, registry: Registry, clock: Callable[[], float], created: int, aliases: Aliases | None = None
+    ) -> None:
+        self._registry = registry
+        self._aliases = aliases
+        self._clock = clock
+        self._created = created
+        self._made_of: object = None  # the state of the registry that the rows were made of
+        self._made_at = 0.0
+        self._rows: dict[str, dict[str, Any]] = {}  # by model
+        self._encoded = b""  # all of them
+
+    def rows(self) -> Mapping[str, dict[str, Any]]:
+        """A row for each name that clients may request; do not change it."""
+        registry, now = self._registry, self._clock()
+        state = registry.generation, registry.subtree_changes, tuple(self._aliases or ())
+        if state != self._made_of or now - self._made_at >= MAX_AGE_S:
+            self._rows, self._encoded = self._make(now), b""
+            self._made_of, self._made_at = state, now
+        return self._rows
+
+    def encoded(self) -> bytes:
+        """The response for a client that may use all of them, as JSON."""
+        rows = self.rows()
+        if not self._encoded:
+            self._encoded = encode(rows.values())
+        return self._encoded
+
+    def _make(self, now: float) -> dict[str, dict[str, Any]]:
+        apis: dict[str, set[str]] = {}
+        served: dict[str, dict[str, None]] = {}
+        for child in self._registry:
+            if child.state(now) in SERVING:
+                for name, api in child.shares:
+                    apis.setdefault(name, set()).add(api)
+                for path, names in _engines(child):
+                    for name in names:
+                        served.setdefault(name, {})[path] = None
+        rows = {name: self._row(name, sorted(apis[name]), list(served.get(name, ()))) for name in sorted(apis)}
+        return rows | {row["id"]: row for row in self._alias_rows(rows)}
+
+    def _row(self, name: str, apis: list[str], served_by: list[str]) -> dict[str, Any]:
+        about = {"id": name, "object": "model", "created": self._created, "owned_by": "hierarchy"}
+        return {**about, "apis": apis, "served_by": served_by}
+
+    def _alias_rows(self, rows: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        if self._aliases is None:
+            return
+        for name in self._aliases:
+            models = [rows[model] for model in self._aliases.models(name) if model in rows]
+            if models and name not in rows:
+                apis, served_by = (
+                    sorted({item for row in models for item in row[key]}) for key in ("apis", "served_by")
+                )
+                yield self._row(name, apis, served_by) | {"alias_of": [row["id"] for row in models]}
+
+
+def encode(rows: Any) -> bytes:
+    """OpenAI's list object of these rows, as JSON."""
+    return json.dumps({"object": "list", "data": list(rows)}).encode()
+
+
+def _engines(child: Child) -> Iterator[tuple[str, list[str]]]:
+    """Path and models of each engine that serves at or below a child; paths are the same through each replica."""
+    if child.kind != NODE:
+        yield child.name, [name for name, _ in child.shares]
+        return
+    node = TreeEntry(name=child.name, kind=NODE, raw_children=dict(child.subtree))
+    above = _INSTANCE_NUMBER.sub("", f"{child.name}/")
+    for path, engine in node.engines(up=True):
+        yield above + _INSTANCE_NUMBER.sub("", path), [row.name for row in engine.models]
