@@ -29,7 +29,7 @@ from hierarchy.registry.child import Child
 from hierarchy.relay.downstream.clients import Clients
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import report_handler
-from hierarchy.release import VERSION
+from hierarchy.release import VERSION, build, data_path
 from hierarchy.runtime import awake
 from hierarchy.runtime.awake import AwakeClock
 from hierarchy.runtime.metrics import Metrics, Sample
@@ -79,6 +79,7 @@ class Node:
             VERSION,
             settings.dispatch,
             replica=config.replica_of is not None,
+            build=build(),
         )
         self.registry = Registry(self.identity, clock, settings.max_speed)
         self.aliases = Aliases(config.aliases, rng)
@@ -384,6 +385,7 @@ class Node:
     def gauges(self) -> Iterable[Sample]:
         """The gauges of `/metrics`."""
         now = self._clock()
+        yield "hierarchy_build_info", (self.identity.version, self.identity.build, data_path()), 1.0
         for child in self.registry:
             status, name = child.current(now), (child.name,)
             state = child.state(now)

@@ -56,7 +56,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         where = ", ".join(f"{host}:{port}" for host, port in self.node.config.listen)
         admin = "".join(f", admin {host}:{port}" for host, port in self.node.config.admin)
-        log.info("%s %s listens on %s%s", self.node.identity.name, self.node.identity.version, where, admin)
+        identity = self.node.identity
+        log.info("%s %s (build %s) listens on %s%s", identity.name, identity.version, identity.build, where, admin)
         await self.node.start(link_factory(self.node.lane, self.node.clients, self.config, self.server_state))
         if self._reloader is not None:
             self._background.spawn(self._reloader.run(), "reload")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import hierarchy
-from hierarchy.release import DISTRIBUTION, VERSION, install_command
+from hierarchy.release import DISTRIBUTION, VERSION, build, install_command
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -99,3 +102,27 @@ def test_the_hint_for_an_extra_names_this_distribution(extra: str) -> None:
 def test_another_project_is_recognised(wrong: str) -> None:
     assert installed(f"run: pip install '{wrong}'; then again") == [wrong]
     assert not is_ours(wrong)
+
+
+def build_of(folder: Path) -> str:
+    """The build id that the copy of the package in a folder has."""
+    code = "from hierarchy.release import build; print(build())"
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def test_two_builds_of_one_version_can_be_told_apart(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", "*.so")
+    for name in ("one", "two"):
+        shutil.copytree(ROOT / "hierarchy", tmp_path / name / "hierarchy", ignore=ignored)
+    assert build_of(tmp_path / "one") == build_of(tmp_path / "two") == f"{build()}\n"
+    assert re.fullmatch("[0-9a-f]{12}", build())
+    with (tmp_path / "two" / "hierarchy" / "names.py").open("a") as file:
+        file.write("# patched\n")
+    assert build_of(tmp_path / "one") != build_of(tmp_path / "two")
+
+
+def test_a_compiled_build_has_the_id_of_its_sources(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "hierarchy", tmp_path / "hierarchy", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    (tmp_path / "hierarchy" / "names.cpython-311-x86_64-linux-gnu.so.bak").write_bytes(b"native")
+    (tmp_path / "hierarchy" / "relay" / "added.so").write_bytes(b"native")
+    assert build_of(tmp_path) == f"{build()}\n"

@@ -39,7 +39,8 @@ def router(node: Node) -> APIRouter:
         """200 while the process lives. A node with keys shows its name only to its parents, which dial back."""
         identity = node.identity
         is_open = not uses_keys or node.is_parent(request.headers.get("x-hierarchy-auth", ""))
-        names = {"node": identity.name, "instance": identity.instance, "version": identity.version} if is_open else {}
+        shown = ("name", "instance", "version", "build") if is_open else ()
+        names = {"node" if field == "name" else field: getattr(identity, field) for field in shown}
         return json_response({"status": "ok", **names})
 
     @routes.get("/ready")

@@ -8,7 +8,7 @@ import typer
 
 from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serve, slice, token, tree, up
 from hierarchy.errors import HierarchyError, UsageError
-from hierarchy.release import VERSION, data_path
+from hierarchy.release import VERSION, build, data_path
 from hierarchy.runtime.logs import escape
 
 app = typer.Typer(
@@ -35,7 +35,7 @@ app.add_typer(key.key_app, name="key")
 
 def _show_version(is_given: bool) -> None:
     if is_given:
-        typer.echo(f"hierarchy {VERSION} ({data_path()})")
+        typer.echo(f"hierarchy {VERSION} (build {build()}, {data_path()})")
         raise typer.Exit
 
 

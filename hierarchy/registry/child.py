@@ -117,6 +117,7 @@ class Child:
         self.move_to(url)
         self.instance = ""
         self.version = ""
+        self.build = ""
         self.dispatch = ""  # the policy of a node
         self.reverse = False  # it dials the connections for requests; this node does not dial it
         self.identity = ""  # of the credential with which a node registered: the same for all that may use its name

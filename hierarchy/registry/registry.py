@@ -393,7 +393,8 @@ def _update_node_fields(registry: Registry, child: Child, message: Registration 
     names = message.names
     if names != child.names:
         child.names = names
-        child.version, child.dispatch, child.path = message.version, message.dispatch, frozenset(message.path)
+        child.version, child.build, child.dispatch = message.version, message.build, message.dispatch
+        child.path = frozenset(message.path)
     if isinstance(message, Registration):
         child.subtree, child.listed_below = subtree.merge({}, message.children or {}), None
         registry.subtree_changes += 1

@@ -20,6 +20,7 @@ BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
 _BOUNDS: Final = list(BUCKETS_S)  # a list is the fastest to iterate, compiled
 #: name -> (help, label names)
 GAUGES = {
+    "hierarchy_build_info": ("Always 1; the labels name what runs.", ("version", "build", "data_path")),
     "hierarchy_child_up": ("1 if the child may be chosen.", ("child", "kind", "state")),
     "hierarchy_child_speed": ("Declared or summed capacity weight.", ("child",)),
     "hierarchy_child_queue_length": ("Requests running or waiting at the child.", ("child",)),

@@ -374,6 +374,7 @@ class Uplink:
             "node": self._identity.name,
             "instance": self._identity.instance,
             "version": self._identity.version,
+            "build": self._identity.build,
             "dispatch": self._identity.dispatch,
             "seq": self._seq,
             "seen": self.seen,

@@ -29,7 +29,7 @@ from hierarchy.wire.checks import (
 from hierarchy.wire.record import Record
 from hierarchy.wire.status import ModelStatus, NodeStatus
 
-Names = tuple[str, str, str, str, list[str]]  #: node, instance, version, dispatch, path
+Names = tuple[str, str, str, str, str, list[str]]  #: node, instance, version, build, dispatch, path
 Link = Literal["direct", "reverse"]
 RequestedLink = Literal["direct", "reverse", "auto"]
 
@@ -47,6 +47,8 @@ class Identity(msgspec.Struct, frozen=True):
     dispatch: str = ""
     #: it is one of several nodes with this name and the same children
     replica: bool = False
+    #: id of its program's sources, see `release.build`
+    build: str = ""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -68,6 +70,8 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
     instance: str = ""
     #: of the sender's release
     version: str = ""
+    #: id of the sender's sources; "" from a release that does not send it
+    build: str = ""
     #: name of the sender's dispatch policy, for `hierarchy why`
     dispatch: str = ""
     #: number of this message, so that one that arrives late is dropped
@@ -88,7 +92,7 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def names(self) -> Names:
         """The fields that hardly ever change from one report to the next."""
-        return self.node, self.instance, self.version, self.dispatch, self.path
+        return self.node, self.instance, self.version, self.build, self.dispatch, self.path
 
     def check_node_fields(self, checked: Names | None = None) -> None:
         """Raise `InvalidField` for the first value that is not allowed. checked: names that were checked before."""
@@ -102,8 +106,8 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
     def _check_names(self) -> None:
         if self.node:
             check_node_name("node", self.node)
-        for field, name in (("instance", self.instance), ("version", self.version), ("dispatch", self.dispatch)):
-            if name:
+        for field in ("instance", "version", "build", "dispatch"):
+            if name := getattr(self, field):
                 check_name(field, name)
         for number, instance in enumerate(self.path):
             check_name(f"path[{number}]", instance)

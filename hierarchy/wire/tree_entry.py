@@ -79,6 +79,8 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
     instance: str = ""
     #: a node's release
     version: str = ""
+    #: id of a node's sources
+    build: str = ""
     #: the name of a node's dispatch policy
     dispatch: str = ""
     #: capacity weight, of a node the sum over its children; None: unknown

@@ -13,7 +13,13 @@ def test_health_is_ok_without_any_children() -> None:
     response = api.get("/health")
     assert response.status_code == 200
     me = api.node.identity
-    assert response.json() == {"status": "ok", "node": "root", "instance": me.instance, "version": me.version}
+    assert response.json() == {
+        "status": "ok",
+        "node": "root",
+        "instance": me.instance,
+        "version": me.version,
+        "build": me.build,
+    }
 
 
 def test_ready_is_200_if_a_request_could_be_served_now() -> None:

@@ -14,6 +14,7 @@ import typer
 from hierarchy import __version__
 from hierarchy.cli.program import app
 from hierarchy.relay.downstream import connection
+from hierarchy.release import build
 from tests.cli.program import fails, program
 from tests.trees import CONFIGS
 
@@ -35,7 +36,7 @@ def name_of(value: object) -> str:
 def test_the_version_shows_whether_the_data_path_is_compiled() -> None:
     ended = program("--version")
     built = "interpreted" if connection.__file__.endswith(".py") else "compiled"
-    assert (ended.status, ended.stdout) == (0, f"hierarchy {__version__} ({built})\n")
+    assert (ended.status, ended.stdout) == (0, f"hierarchy {__version__} (build {build()}, {built})\n")
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
 
 

@@ -10,7 +10,7 @@ from tests.builders import OPENAI, WORKER, Table, model, report, site, status_of
 
 GPU = {"kind": "vllm", "state": "up", "models": [{"name": "m", "api": "openai"}]}
 FIELDS = {
-    "name", "kind", "url", "state", "detail", "instance", "version", "dispatch",
+    "name", "kind", "url", "state", "detail", "instance", "version", "build", "dispatch",
     "speed", "queue_length", "in_flight", "models", "children",
 }  # fmt: skip
 

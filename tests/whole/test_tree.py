@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from hierarchy.config.models import Settings
+from hierarchy.release import VERSION, build, data_path
 from tests.cluster import QUICK, Cluster, Running, chat, models_at, wait_for_model
 from tests.support import eventually
 
@@ -35,6 +36,20 @@ def test_speed_and_queue_are_summed_per_model_and_in_total(cluster: Cluster) -> 
     assert status == {"model_names": ["a", "b"], "speed": 2.0, "queue_length": 0}
     tree = httpx.get(f"{root.url}/tree").json()
     assert {m["name"]: m["speed"] for m in tree["models"] if m["api"] == "openai"} == {"a": 2.0, "b": 1.0}
+
+
+def test_every_node_shows_which_build_it_runs(cluster: Cluster) -> None:
+    root = cluster.node("root")
+    engine = cluster.engine(models=("m",))
+    cluster.node("rack", parents=(cluster.node("site", parents=(root.url,)).url,), engines=(engine.url,))
+    wait_for_model(root.url, "m")
+    tree = httpx.get(f"{root.url}/tree").json()
+    site = tree["children"]["site"]
+    (leaf,) = site["children"]["rack"]["children"].values()
+    assert [entry["build"] for entry in (tree, site, site["children"]["rack"], leaf)] == [*[build()] * 3, ""]
+    metrics = httpx.get(f"{root.url}/metrics").text
+    assert f'hierarchy_build_info{{build="{build()}",data_path="{data_path()}",version="{VERSION}"}} 1.0' in metrics
+    assert httpx.get(f"{root.url}/health").json()["build"] == build()
 
 
 def test_queues_are_pushed_up_while_requests_run(cluster: Cluster) -> None:

@@ -86,6 +86,7 @@ BOTH: dict[str, list[Any]] = {
     "node": [*BAD_NAMES, "a/b", "http://w1", "-a", "a b"],
     "instance": BAD_NAMES,
     "version": BAD_NAMES,
+    "build": BAD_NAMES,
     "dispatch": BAD_NAMES,
     "seq": [*NO_NUMBERS, -1, 2**63],
     "seen": [*NO_NUMBERS, -1, 2**63],

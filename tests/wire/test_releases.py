@@ -30,6 +30,7 @@ def test_a_child_of_that_release_registers_reports_drains_and_leaves(release: Pa
     table = Table()
     child = table.add(message(release, "registration"))
     assert (child.name, child.version, child.state(table.clock())) == ("site-a", "0.1.0", "up")
+    assert child.build == ""  # it sends none
     assert (table.status().speed, table.status().queue_length) == (5.0, 3)
     assert table.receive(message(release, "report"))
     assert table.status().queue_length == 4
