@@ -211,6 +211,8 @@ class Registry(Health):
 
     def drained_absent(self) -> dict[str, Drain]:
         """Drains of children that are not here, nor were lately."""
+        if not self.drained:  # nearly always, and each report asks
+            return {}
         known = [*self, *self.departed.values()]
         here = {key for child in known for key in (drain_key(child), child.group)}
         return {key: drain for key, drain in self.drained.items() if key not in here}

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from hierarchy.gossip import Board
 from hierarchy.uplink.registration import Uplink
 from hierarchy.wire.messages import Identity
 from hierarchy.wire.status import NodeStatus
@@ -54,6 +55,8 @@ class Bench:
         self.plan: list[tuple[float, Callable[[], Any]]] = []
         self.start = self.clock.now
         self.end = 0.0
+        self.board = Board("site-a")
+        self.shared: Any = None  # in the responses to reports
         self.http = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
         self.uplink = Uplink(
             "http://root:21001",
@@ -64,6 +67,7 @@ class Bench:
             clock=self.clock,
             rng=Random(7),
             sleep=self.sleep,
+            board=self.board,
         )
 
     # -- time --------------------------------------------------------------------------------------------------------
@@ -101,7 +105,8 @@ class Bench:
             interval_s = max(message["interval_s"], self.stretched_s)
             return {"node": "root", "instance": "root-1", "version": "1.0", "interval_s": interval_s}
         if path == "/receive_heart_beat":
-            return {"exist": self.table.heart_beat(heart_beat(message))}
+            shared = {} if self.shared is None else {"shared": self.shared}
+            return {"exist": self.table.heart_beat(heart_beat(message)), **shared}
         return {"exist": self.table.remove("site-a", message["instance"]) is not None}
 
     @staticmethod

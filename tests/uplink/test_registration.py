@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from hierarchy.security.credential_store import CredentialStore
 from hierarchy.uplink import registration
 from hierarchy.uplink.registration import FASTCHAT_INTERVAL_S, JITTER, MAX_WAIT_S, TICK_S
 from hierarchy.wire.messages import Accepted
+from hierarchy.wire.record import Record
 from hierarchy.wire.status import NodeStatus
 from tests.builders import OPENAI, SITE, model, status_of, subtrees
 from tests.uplink.support import Answer, Bench, load, refuse
@@ -454,3 +456,53 @@ def test_a_parent_without_reverse_links_is_logged(as_what: str, caplog: pytest.L
     assert bench.uplink.registered
     assert "does not accept reverse links, so it must be able to dial http://site-a:21001" in caplog.text
     assert all(message["link"] == "reverse" for _, path, message in bench.heard if path == "/register_worker")
+
+
+# -- records that instances share ----------------------------------------------------------------------------------------
+
+RECORD = Record("root", "drain", "site-b", 5)
+
+
+def sent(bench: Bench) -> list[tuple[float, list[dict[str, Any]]]]:
+    return [(when, message["shared"]) for when, _, message in bench.heard if message.get("shared")]
+
+
+def test_a_record_of_another_instance_of_the_parent_is_passed_on_at_once_and_once() -> None:
+    bench = Bench(interval_s=5.0)
+    bench.at(10, lambda: bench.board.receive([RECORD], ["root"], "the other root"))
+    bench.at(12, lambda: bench.board.receive([Record("elsewhere", "drain", "x", 5)], ["elsewhere"], "another parent"))
+    bench.run(60)
+    ((when, records),) = sent(bench)
+    assert 10 <= when <= 10.2
+    assert msgspec.convert(records, list[Record]) == [RECORD]
+
+
+def test_after_a_registration_the_parent_gets_all_records_again() -> None:
+    bench = Bench(interval_s=5.0)
+    bench.board.receive([RECORD], ["root"], "the other root")
+    bench.at(10, lambda: bench.table.remove("site-a"))
+    bench.run(20)
+    assert [len(records) for _, records in sent(bench)] == [1, 1]
+    assert len(bench.registrations) == 2
+
+
+def test_what_a_parent_sends_is_kept_and_not_sent_back() -> None:
+    bench = Bench()
+    bench.shared = [msgspec.to_builtins(RECORD), msgspec.to_builtins(Record("site-a", "drain", "gpu", 5))]
+    bench.run(10)
+    assert bench.board.news(0, ["root"])[0] == [RECORD]
+    assert bench.board.news(0, ["site-a"])[0] == []  # this node has no other instances
+    assert sent(bench) == []
+
+
+@pytest.mark.parametrize(
+    "shared", ["text", [5], [{"node": "root"}], [{**msgspec.to_builtins(RECORD), "changed_ms": -1}]]
+)
+def test_records_that_are_not_understood_are_logged_once_and_reports_continue(
+    shared: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench()
+    bench.shared = shared
+    bench.run(10)
+    assert len(bench.registrations) == 1
+    assert len([line for line in caplog.messages if "are not understood" in line]) == 1
