@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import signal
 import socket
@@ -20,6 +19,7 @@ from hierarchy.errors import UsageError
 from hierarchy.node import Node
 from hierarchy.relay.downstream.protocol import protocol_factory
 from hierarchy.reload import Reloader
+from hierarchy.runtime.listening import CannotListen, listen
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.uplink.links import link_factory
 
@@ -125,10 +125,10 @@ def bind(config: NodeConfig) -> tuple[NodeConfig, list[socket.socket]]:
     sockets: list[socket.socket] = []
     try:
         for host, port in config.listen:
-            sockets += _bind_one(host, port)
+            sockets += _listen(host, port)
         public = len(sockets)
         for host, port in config.admin:
-            sockets += _bind_one(host, port)
+            sockets += _listen(host, port)
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -142,47 +142,8 @@ def bind(config: NodeConfig) -> tuple[NodeConfig, list[socket.socket]]:
     return config.model_copy(update={"listen": listen, "admin": admin, "advertise": advertise}), sockets
 
 
-def _bind_one(host: str, port: int) -> list[socket.socket]:
-    """Bind all addresses of a host name (localhost has one per IP version), except those this machine lacks."""
+def _listen(host: str, port: int) -> list[socket.socket]:
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}; check the host name") from None
-    sockets: list[socket.socket] = []
-    problem: OSError | None = None
-    for family, _, _, _, address in dict.fromkeys(found):
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if port == 0 and sockets:
-            address = (address[0], sockets[0].getsockname()[1], *address[2:])
-        try:
-            sock.bind(address)
-            sock.listen(BACKLOG)
-        except OSError as error:
-            sock.close()
-            problem = error
-            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                continue
-            break
-        sock.setblocking(False)
-        sockets.append(sock)
-    if sockets and (problem is None or problem.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)):
-        return sockets
-    for sock in sockets:
-        sock.close()
-    raise UsageError(_listen_error(host, port, problem)) from None
-
-
-def _listen_error(host: str, port: int, error: OSError | None) -> str:
-    where = f"cannot listen on {host}:{port}"
-    if error is None:
-        return f"{where}: the name has no address"
-    if error.errno == errno.EADDRINUSE:
-        return f"{where}: port {port} is used by another process; stop that process, or choose another port"
-    if error.errno == errno.EACCES:
-        return f"{where}: ports below 1024 need root; choose a higher one"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"{where}: this machine has no such address"
-    return f"{where}: {error.strerror}"
+        return listen(host, port, BACKLOG)
+    except CannotListen as error:
+        raise UsageError(f"cannot listen on {host}:{port}: {error}; {error.hint}") from None

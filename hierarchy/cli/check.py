@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +15,7 @@ from hierarchy.cli.output import count
 from hierarchy.runtime.logs import escape
 
 if TYPE_CHECKING:
+    from hierarchy.config.yaml import Problem
     from hierarchy.topology.declared import DeclaredTree
     from hierarchy.topology.graph import TreeGraph
     from hierarchy.wire.tree_entry import TreeEntry
@@ -22,18 +23,31 @@ if TYPE_CHECKING:
 
 def check(
     config: flags.Config,
+    node: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Node of this machine: check its files, secrets and addresses too.",
+            show_default="the slice's, the only one, or all if they are on one machine",
+        ),
+    ] = None,
     live: Annotated[
         str | None, typer.Option(metavar="URL", help="Compare it with the running tree below this node.")
     ] = None,
     risks: Annotated[bool, typer.Option("--risks", help="Show what the loss of each node or link takes away.")] = False,
+    insecure: flags.Insecure = False,
+    cleartext: flags.Cleartext = False,
+    join_token_file: flags.JoinTokenFile = None,
     admin_key_file: flags.AdminKeyFile = None,
 ) -> None:
     """Check the configuration of a tree; print every problem with its line and a hint.
 
-    Status 0 if the tree is valid and the running one agrees with it, 1 if
-    there are problems or differences, 2 if the file or the running tree
-    cannot be read.
+    What it accepts, `serve` starts: it makes the same checks, and takes the same flags. Status 0 if the tree is valid
+    and the running one agrees with it, 1 if there are problems or differences, 2 if the file or the running tree cannot
+    be read.
     """
+    from hierarchy.cli.node_checks import examine, nodes_here
+    from hierarchy.cli.node_flags import NodeFlags
     from hierarchy.cli.risks import show_risks
     from hierarchy.config.models import ConfigError, UnreadableConfigError, load
     from hierarchy.topology.declared import DeclaredTree
@@ -47,6 +61,14 @@ def check(
     except ConfigError as error:
         _print((problem.where, problem.what) for problem in error.problems)
         raise typer.Exit(1) from None
+    given = NodeFlags(join_token_file=join_token_file, insecure=insecure, cleartext=cleartext)
+    here = nodes_here(tree, node, asks_for_the_tree=live is not None or risks)
+    problems, notes = examine(tree, given, here)
+    if problems:
+        _print((problem.where, problem.what) for problem in problems)
+        raise typer.Exit(1)
+    if live is not None and node is None:
+        notes = []  # the question is about the running tree, and not about this machine
     running = None if live is None else live_graph(_fetch_tree(tree, live, admin_key_file))
     agrees = running is None or _compare(tree, running, live or "")
     if risks:
@@ -56,6 +78,16 @@ def check(
         raise typer.Exit(1)
     if not risks:
         typer.echo(_summary(tree.graph, running))
+        _show_notes(notes, None if here else config)
+
+
+def _show_notes(notes: Sequence[Problem], config: Path | None) -> None:
+    """Print on stderr what `serve` would refuse on this machine. config: if the nodes of this machine are unknown."""
+    for note in notes:
+        typer.echo(f"note: {escape(note.where)}: {escape(note.what)}", err=True)
+    if notes and config is not None:
+        hint = f"hierarchy check {config} --node NAME"
+        typer.echo(f"note: a node of this machine would not start like that; check it here with: {hint}", err=True)
 
 
 def _fetch_tree(tree: DeclaredTree, url: str, key_file: Path | None) -> TreeEntry:

@@ -17,12 +17,12 @@ from hierarchy.api import build_app
 from hierarchy.cli.node_flags import NodeFlags
 from hierarchy.config.models import NodeConfig, load
 from hierarchy.node import Node
+from hierarchy.preflight import CannotStart, refusals, require_start
 from hierarchy.reload import Reloader
 from hierarchy.runtime import logs
 from hierarchy.runtime.malloc import keep_freed_memory
 from hierarchy.runtime.parent_death import call_on_parent_death
-from hierarchy.security.access import Access
-from hierarchy.security.startup import check_start, check_state_dir, log_risks
+from hierarchy.security.startup import log_risks
 from hierarchy.server import Server, bind
 from hierarchy.topology import node_config
 from hierarchy.topology.declared import DeclaredTree
@@ -36,12 +36,17 @@ def from_flags(given: NodeFlags, name: str | None, *, exit_with_parent: bool = F
 def from_config(config: Path, name: str | None, given: NodeFlags, *, exit_with_parent: bool = False) -> None:
     """Run the node `name` of the file `config`, with the flags that override it. Raises `UsageError`."""
     given.refuse_with_config(config)
-    read = partial(_read, config, name, given)
-    run(read(), exit_with_parent=exit_with_parent, environ=given.environ(), file=config, read=read)
+    first, environ = given.over(from_file(config, name)), given.environ()
+    read = partial(_read_again, config, name, given, environ)
+    run(first, exit_with_parent=exit_with_parent, environ=environ, file=config, read=read)
 
 
-def _read(config: Path, name: str | None, given: NodeFlags) -> NodeConfig:
-    return given.over(from_file(config, name))
+def _read_again(config: Path, name: str | None, given: NodeFlags, environ: Mapping[str, str]) -> NodeConfig:
+    """The changed configuration. Raises `UsageError` if the node could not start with it again."""
+    made = given.over(from_file(config, name))
+    if found := refusals(made, environ):
+        raise CannotStart({made.name: found})
+    return made
 
 
 def from_file(path: Path, name: str | None) -> NodeConfig:
@@ -76,9 +81,7 @@ def run(
     Raises:
         UsageError: the node must not start with this configuration, or cannot.
     """
-    access = Access(config, environ)
-    check_start(config, access)
-    check_state_dir(config, access, environ)
+    access = require_start(config, environ)
     declared = config
     config, sockets = bind(config)
     keep_freed_memory()

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from hierarchy.cli import flags
 from hierarchy.runtime import logs
+
+if TYPE_CHECKING:
+    from hierarchy.cli.join_tokens import NodeRun
+    from hierarchy.cli.node_flags import NodeFlags
+    from hierarchy.topology.declared import DeclaredTree
 
 _MARGIN_S = 5.0  # a node ends its streams within its own grace_s, and then itself
 
@@ -24,37 +34,48 @@ def up(
     Status 0 after a signal, 1 if a process could not be ended, 2 if the configuration is wrong or a node cannot start
     with it, for example because its port is in use.
     """
-    import asyncio
-
+    from hierarchy.cli.join_tokens import prepare
     from hierarchy.cli.node_flags import NodeFlags
-    from hierarchy.cli.supervise import OWN_NAME, Console, LinePrinter, supervise
     from hierarchy.config.models import load
-    from hierarchy.runtime.processes import SupervisedProcess
-    from hierarchy.security.access import Access
-    from hierarchy.security.startup import check_start
-    from hierarchy.topology import node_config
     from hierarchy.topology.declared import DeclaredTree
 
     tree = DeclaredTree(load(config))
     tree.require_valid()
-    names, defaults = list(tree.config.nodes), tree.config.defaults
     given = NodeFlags(insecure=insecure, cleartext=cleartext)
-    for name in names:
-        node = given.over(node_config.from_tree(tree, name))
-        check_start(node, Access(node))
+    # It is created with the first token: only then is Ctrl-C handled, which removes it.
+    folder = Path(tempfile.gettempdir()) / f"hierarchy-up-{secrets.token_hex(8)}"
+    runs = prepare(tree, given, folder)
+    try:
+        raise typer.Exit(_run(config, tree, given, runs, exit_with_parent=exit_with_parent))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(config: Path, tree: DeclaredTree, given: NodeFlags, runs: Sequence[NodeRun], *, exit_with_parent: bool) -> int:
+    import asyncio
+
+    from hierarchy.cli.supervise import OWN_NAME, Console, LinePrinter, supervise
+    from hierarchy.runtime.processes import SupervisedProcess
+
+    names, defaults = list(tree.config.nodes), tree.config.defaults
     printer = LinePrinter()
     console = Console(printer.write, names, defaults.log_format, logs.wants_colour(printer))
     logs.setup(defaults.log_format, OWN_NAME, stream=console)
     processes = [
-        SupervisedProcess(name, [*serve_command(config, name), *given.as_arguments()], console.on_line)
-        for name in names
+        SupervisedProcess(
+            run.name,
+            [*serve_command(config, run.name), *given.as_arguments(), *run.arguments],
+            console.on_line,
+            env=run.env,
+            before_start=run.write_token,
+        )
+        for run in runs
     ]
     grace_s = max(spec.settings(defaults).grace_s for spec in tree.config.nodes.values()) + _MARGIN_S
     try:
-        status = asyncio.run(supervise(processes, grace_s, exit_with_parent=exit_with_parent))
+        return asyncio.run(supervise(processes, grace_s, exit_with_parent=exit_with_parent))
     finally:
         printer.close()
-    raise typer.Exit(status)
 
 
 def serve_command(config: Path, node: str) -> list[str]:

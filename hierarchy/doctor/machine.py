@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import resource
-import socket
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from hierarchy.config.address import Address, is_wildcard, join_address
+from hierarchy.config.address import Address, join_address
 from hierarchy.doctor.finding import Finding, fail, ok, warn
+from hierarchy.runtime import listening
 from hierarchy.uplink.dial import Proxy
 
 FEW_FILES = 4096  # enough for some 2,000 streams, each of which needs two descriptors
@@ -50,39 +48,12 @@ def check_listen(addresses: Iterable[Address], running: str) -> list[Finding]:
 
 
 def _check_listen(address: Address, running: str) -> Finding:
-    host, port = address
     where = join_address(address)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
-        return fail("listen", f"{where}: {reason}", "check the host name in `listen`")
-    failure = _bind_failure((family, candidate) for family, _, _, _, candidate in found)
-    return ok("listen", f"{where} is free") if failure is None else _cannot_bind(address, failure, running)
-
-
-def _bind_failure(candidates: Iterable[tuple[int, Any]]) -> OSError | None:
-    """Why no socket can be bound to any of these (address family, socket address); None if one can."""
-    failure = None
-    for family, candidate in candidates:
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind(candidate)
-            except OSError as error:
-                failure = error
-            else:
-                return None
-    return failure
-
-
-def _cannot_bind(address: Address, failure: OSError, running: str) -> Finding:
-    host, where = address[0], join_address(address)
-    if failure.errno == errno.EADDRINUSE and running:
-        return ok("listen", f"{where} is used by {running}, which is running already")
-    if failure.errno == errno.EADDRINUSE:
-        return fail("listen", f"{where} is used by another process", "stop that process, or choose another port")
-    if failure.errno == errno.EADDRNOTAVAIL:
-        kind = "interface" if is_wildcard(host) else "address"
-        return fail("listen", f"{where}: this machine has no such {kind}", "is this the machine for this node?")
-    return fail("listen", f"{where}: {failure.strerror}", "check `listen`")
+        listening.check_listen(*address)
+    except listening.CannotListen as error:
+        if error.is_taken and running:
+            return ok("listen", f"{where} is used by {running}, which is running already")
+        what = f"{where} is used by another process" if error.is_taken else f"{where}: {error}"
+        return fail("listen", what, error.hint)
+    return ok("listen", f"{where} is free")

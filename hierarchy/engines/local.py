@@ -6,6 +6,7 @@ tools/server/README.md, for the meaning of the parameters.
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,12 @@ def import_xllamacpp() -> Any:
         reason = "is not installed" if missing else f"cannot be loaded ({error})"
         raise UsageError(f"xllamacpp {reason}: {install_command('local')}") from None
     return xllamacpp
+
+
+def check_installed() -> None:
+    """Raise `UsageError` if xllamacpp is not installed. It is not imported, which takes time and memory."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise UsageError(f"xllamacpp is not installed; run: {install_command('local')}")
 
 
 def start_server(options: LocalOptions) -> Any:

@@ -77,6 +77,14 @@ def find_model(model: str) -> Path:
     """
     if model in KNOWN:
         return ensure_downloaded(KNOWN[model], cache_folder() / "models")
+    check_model(model)
+    return Path(model).expanduser()
+
+
+def check_model(model: str) -> None:
+    """Raise `UsageError` if it is neither a known name nor a GGUF file that can be read. Nothing is downloaded."""
+    if model in KNOWN:
+        return
     path = Path(model).expanduser()
     try:
         with path.open("rb") as file:
@@ -90,7 +98,6 @@ def find_model(model: str) -> Path:
         raise UsageError(f"model {path}: cannot be read: {error.strerror}") from None
     if magic != GGUF_MAGIC:
         raise UsageError(f"model {path}: not a GGUF file; convert it with llama.cpp's convert_hf_to_gguf.py")
-    return path
 
 
 def ensure_downloaded(

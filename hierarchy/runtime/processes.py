@@ -91,6 +91,7 @@ class SupervisedProcess:
         *,
         env: Mapping[str, str] | None = None,
         backoff: Backoff | None = None,
+        before_start: Callable[[], None] = lambda: None,
         fatal: frozenset[int] = frozenset({USAGE_ERROR}),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -99,6 +100,7 @@ class SupervisedProcess:
             name: for the log and `on_line`.
             on_line: called with each line of output; must not block.
             env: set in addition to the environment of this process.
+            before_start: called before each start; an `OSError` is logged like a command that cannot be started.
             fatal: exit statuses after which a restart cannot help, unless the process ran for
                 `backoff.stable_after_s` once.
             clock: monotonic seconds.
@@ -108,6 +110,7 @@ class SupervisedProcess:
         self.starts = 0
         self._on_line = on_line
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        self._before_start = before_start
         self._backoff = backoff or Backoff()
         self._fatal = fatal
         self._clock = clock
@@ -186,6 +189,7 @@ class SupervisedProcess:
         """Start the process and read its output to the end. Returns the exit status; None if it could not start."""
         self.starts += 1
         try:
+            self._before_start()
             async with self._started() as (process, output):
                 if self._stopping.is_set():  # `stop` was called while it was starting
                     self._terminate()

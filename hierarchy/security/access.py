@@ -14,15 +14,14 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hierarchy.config.address import is_loopback
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import InvalidAdminKey
-from hierarchy.runtime.folders import state_folder
-from hierarchy.security.credential_store import CredentialStore
+from hierarchy.security.credential_store import CREDENTIAL_FILE, CredentialStore
 from hierarchy.security.dial_guard import DialGuard, parse_networks
 from hierarchy.security.keys import ANYONE, Caller, KeyFile, refused_caller
 from hierarchy.security.registration_policy import RegistrationPolicy
 from hierarchy.security.secret import read_secret, secret_path
+from hierarchy.security.state import credential_file, is_exposed, state_dir
 from hierarchy.security.tls import TlsContexts
 from hierarchy.security.token_store import TokenStore
 from hierarchy.security.tokens import Signer, parent_key
@@ -52,7 +51,7 @@ class Access:
         """
         security = config.settings.security
         #: whether other machines can reach this node
-        self.exposed = not all(is_loopback(host) for host, _ in config.listen + config.admin)
+        self.exposed = is_exposed(config)
         closed = self.exposed and not security.insecure
         #: the clients' API keys; None if none are configured
         self.client_keys = KeyFile(secret_path(security.api_keys)) if security.api_keys else None
@@ -134,11 +133,8 @@ def _registration_policy(
     config: NodeConfig, environ: Mapping[str, str], now: Callable[[], float], dial_guard: DialGuard, *, closed: bool
 ) -> RegistrationPolicy:
     security = config.settings.security
-    signer, store = None, None
-    if security.key:
-        name = config.replica_of or config.name  # replicas accept the same children
-        signer = Signer(name, parent_key(read_secret(security.key, environ), name), now)
-        store = TokenStore(state_dir(config, environ) / "state.json", now)
+    signer = signer_of(config, environ, now)
+    store = TokenStore(state_dir(config, environ) / "state.json", now) if signer is not None else None
     return RegistrationPolicy(
         signer,
         store,
@@ -149,9 +145,17 @@ def _registration_policy(
     )
 
 
+def signer_of(config: NodeConfig, environ: Mapping[str, str], now: Callable[[], float] = time.time) -> Signer | None:
+    """What signs the tokens of a node's children; None if it has no key. Raises `UsageError`."""
+    key = config.settings.security.key
+    if not key:
+        return None
+    name = config.replica_of or config.name  # replicas accept the same children
+    return Signer(name, parent_key(read_secret(key, environ), name), now)
+
+
 def _credentials(config: NodeConfig, environ: Mapping[str, str]) -> CredentialStore:
-    path = state_dir(config, environ) / "credential"
-    return CredentialStore.open(path, config.settings.security.join_token, environ)
+    return CredentialStore.open(credential_file(config, environ), config.settings.security.join_token, environ)
 
 
 def _shared_keys(config: NodeConfig, environ: Mapping[str, str]) -> tuple[bytes, ...]:
@@ -164,13 +168,6 @@ def _shared_file(config: NodeConfig, environ: Mapping[str, str], access: Access)
     """In the state folder, if the node was given one or needs one anyway. Nodes for a trial share the user's folder
     with each other, and may have the same names: what was drained in one trial must not be drained in the next."""
     given = config.settings.security.state_dir is not None or bool(environ.get("STATE_DIRECTORY"))
-    if given or access.registration_policy.keeps_state or access.credentials:
+    if given or access.registration_policy.keeps_state or (access.credentials and CREDENTIAL_FILE not in environ):
         return state_dir(config, environ) / "shared.json"
     return None
-
-
-def state_dir(config: NodeConfig, environ: Mapping[str, str]) -> Path:
-    """The folder of a node's credential, used tokens and revocations. Raises `UsageError` if there is none."""
-    own = config.settings.security.state_dir
-    folder = state_folder(environ) if own is None else Path(own).expanduser()
-    return folder / config.name

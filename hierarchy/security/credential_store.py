@@ -11,6 +11,7 @@ from hierarchy.runtime.files import file_version, write_private_file
 from hierarchy.security.secret import check_secret, read_secret, read_secret_file
 
 JOIN_TOKEN = "HIERARCHY_JOIN_TOKEN"  # environment variable
+CREDENTIAL_FILE = "HIERARCHY_CREDENTIAL_FILE"  # environment variable: instead of the file in the state folder
 log = logging.getLogger("hierarchy.security")
 
 

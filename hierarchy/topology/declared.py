@@ -8,8 +8,15 @@ from functools import cached_property
 from pathlib import Path
 
 from hierarchy.config.address import is_wildcard, parse_url, url_of
-from hierarchy.config.models import LAUNCHED_KINDS, ConfigError, EngineSpec, LoadedTree, NodeSpec, TreeConfig
-from hierarchy.config.yaml import Finding, Problem, closest
+from hierarchy.config.models import (
+    LAUNCHED_KINDS,
+    ConfigError,
+    EngineSpec,
+    LoadedTree,
+    NodeSpec,
+    TreeConfig,
+)
+from hierarchy.config.yaml import FieldPath, Finding, Problem, closest
 from hierarchy.errors import UsageError
 from hierarchy.topology.checks import check_all
 from hierarchy.topology.graph import NODE, Member, TreeGraph
@@ -51,6 +58,13 @@ class DeclaredTree:
         if name is None and len(names) != 1:
             raise UsageError(f"{self.source.file} has {len(names)} nodes; choose one with --node: {', '.join(names)}")
         return name or names[0]
+
+    def field_of(self, node: str, field: FieldPath) -> FieldPath:
+        """The place in the file of a field of one node's own configuration: at the node, or in `defaults`."""
+        if field[:1] == ("engines",):
+            return field
+        own, shared = ("nodes", node, *field), ("defaults", *field)
+        return shared if shared in self.source.lines and own not in self.source.lines else own
 
     def may_dial(self, source: str, target: str) -> bool | None:
         """Whether `subnets` and `reach` let the machine of one member open a connection to another's.

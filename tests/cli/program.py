@@ -48,12 +48,12 @@ def succeeds(*arguments: object, **environ: str) -> str:
     return ended.stdout.strip()
 
 
-def fails(*arguments: object, status: int, stdin: str = "", **environ: str) -> str:
-    """The one line on stderr of a run that ends with `status`, without `hierarchy: `."""
+def fails(*arguments: object, status: int, stdin: str = "", lines: int = 1, **environ: str) -> str:
+    """The one line on stderr, or as many as `lines`, of a run that ends with `status`, without `hierarchy: `."""
     ended = program(*arguments, stdin=stdin, **environ)
     assert ended.status == status, ended
     assert "Traceback" not in ended.stderr
     start, _, message = ended.stderr.partition("hierarchy: ")
     assert start == "", ended
-    assert message.count("\n") == 1, ended
+    assert message.count("\n") == lines, ended
     return message.rstrip("\n")

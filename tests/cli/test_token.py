@@ -111,8 +111,9 @@ engines:
 def test_a_node_that_others_can_reach_does_not_start_without_keys(tmp_path: Path, command: str) -> None:
     path = tmp_path / "tree.yaml"
     path.write_text(TREE.format(port=free_port()))
-    message = fails(command, str(path), status=2)
+    message = fails(command, str(path), status=2, lines=2)
     assert "0.0.0.0" in message
+    assert "without TLS" in message
     assert "hierarchy key create" in message
     assert "--insecure" in message
 
@@ -120,7 +121,10 @@ def test_a_node_that_others_can_reach_does_not_start_without_keys(tmp_path: Path
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--host", "0.0.0.0"), "does not start"),
+        (
+            ("--host", "0.0.0.0", "--cleartext", "--engine", "vllm=http://127.0.0.1:1", "--api-keys", "/no/keys"),
+            "/no/keys",
+        ),
         (("--parent", "http://192.0.2.1:1"), "without TLS"),
         (("--allow", "10.1.0.7/24"), "--allow: '10.1.0.7/24' is not a network"),
         (("--tls-cert", "/c.pem"), "go together"),

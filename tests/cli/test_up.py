@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -9,17 +10,22 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from hierarchy.cli.supervise import Console, LinePrinter
 from hierarchy.cli.up import serve_command, up
 from hierarchy.config.models import ConfigError
+from tests.security.keyed import Keys
+from tests.support import eventually, free_port
 
 DEADLINE_S = 20.0
 
@@ -89,7 +95,8 @@ class Up:
 
 
 @contextmanager
-def run_up(tmp_path: Path, nodes: dict[str, str], *args: str, format: str = "text") -> Iterator[Up]:
+def run_up(tmp_path: Path, nodes: dict[str, str], *args: str, format: str = "text", **options: Any) -> Iterator[Up]:
+    """`up` with these processes as its nodes. options: of `subprocess.Popen`."""
     config = tmp_path / "tree.yaml"
     config.write_text(TREE.replace("FORMAT", format))
     process = subprocess.Popen(
@@ -97,6 +104,7 @@ def run_up(tmp_path: Path, nodes: dict[str, str], *args: str, format: str = "tex
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        **options,
     )
     try:
         yield Up(process)
@@ -108,7 +116,7 @@ def run_up(tmp_path: Path, nodes: dict[str, str], *args: str, format: str = "tex
             stream.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_lets_all_nodes_finish(tmp_path: Path, number: signal.Signals) -> None:
     with run_up(tmp_path, {"root": FINISHES, "site-a": FINISHES}) as tree:
         tree.read_until(r"^root   │ ready$")
@@ -118,6 +126,39 @@ def test_the_first_signal_lets_all_nodes_finish(tmp_path: Path, number: signal.S
     assert re.search(r"^root   │ finished its streams$", tree.output, re.M)
     assert re.search(r"^site-a │ finished its streams$", tree.output, re.M)
     assert re.search(r"^up     │ \d\d:\d\d:\d\d INFO ended all 2 nodes$", tree.output, re.M)
+
+
+def test_a_hangup_without_a_closed_terminal_ends_nothing(tmp_path: Path) -> None:
+    with run_up(tmp_path, {"root": FINISHES, "site-a": FINISHES}) as tree:
+        tree.read_until(r"root +│ ready")
+        tree.process.send_signal(signal.SIGHUP)
+        tree.read_until("a hangup ends nothing: each node reads")
+        tree.process.send_signal(signal.SIGHUP)
+        tree.process.terminate()
+        assert tree.ends() == 0
+    assert "killing all" not in tree.output
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "nohup"])
+def test_a_closed_terminal_ends_the_tree_unless_it_runs_under_nohup(tmp_path: Path, ignored: bool) -> None:
+    ours, its = os.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with run_up(tmp_path, {"root": FINISHES, "site-a": FINISHES}, preexec_fn=take_terminal, pass_fds=(its,)) as tree:
+        os.close(its)
+        tree.read_until(r"root +│ ready")
+        tree.read_until(r"site-a +│ ready")
+        os.close(ours)
+        if ignored:
+            with pytest.raises(subprocess.TimeoutExpired):
+                tree.process.wait(0.5)
+            tree.process.terminate()
+        assert tree.ends() == 0
+    assert len(re.findall("finished its streams", tree.output)) == 2
 
 
 def test_a_second_ctrl_c_kills_at_once(tmp_path: Path) -> None:
@@ -241,3 +282,55 @@ def test_a_closed_terminal_is_not_an_error() -> None:
     printer.close(DEADLINE_S)
     assert not printer._thread.is_alive()
     os.close(write)
+
+
+KEYED = """\
+version: 1
+defaults: {{grace_s: 0.2, probe_interval_s: 0.1, report_interval_s: 0.1}}
+nodes:
+  root: {{listen: "127.0.0.1:{root}", security: {{key: "{key}"}}}}
+  site: {{parent: root, listen: "127.0.0.1:{site}", security: {{key: "{key}", join_token: "file:/no/token"}}}}
+  rack: {{parent: site, listen: "127.0.0.1:{rack}", link: reverse}}
+engines:
+  gpu: {{parent: rack, kind: simulated, model: m}}
+"""
+
+
+def models(port: int) -> list[str]:
+    try:
+        return [model["id"] for model in httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["data"]]
+    except httpx.HTTPError:
+        return []
+
+
+def test_the_nodes_of_a_tree_with_keys_join_with_tokens_of_this_run(tmp_path: Path) -> None:
+    keys, ports = Keys(tmp_path), {name: free_port() for name in ("root", "site", "rack")}
+    config = tmp_path / "tree.yaml"
+    config.write_text(KEYED.format(key=keys.spec()["key"], **ports))
+    folders = {name: str(tmp_path / name) for name in ("XDG_STATE_HOME", "TMPDIR")}
+    (tmp_path / "TMPDIR").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hierarchy", "up", str(config)],
+        stderr=subprocess.PIPE,
+        env={**os.environ, **folders},
+        start_new_session=True,
+    )
+    tree = Up(process)
+    try:
+        eventually(lambda: models(ports["root"]) == ["m"], "the rack to join below the site", 60)
+        for name in ("rack", "site"):
+            pid = tree.read_until(rf"^{name} +│ .*Started server process \[(\d+)\]")[1]
+            os.kill(int(pid), signal.SIGKILL)
+            tree.read_until(rf"(?s)^up +│ [^\n]*{name} was ended by SIGKILL.*^{name} +│ [^\n]* registered with")
+            eventually(lambda: models(ports["root"]) == ["m"], "it to join again", 60)
+        process.terminate()
+        assert tree.ends() == 0
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+    assert "token is required" not in tree.output
+    assert list((tmp_path / "TMPDIR").iterdir()) == [], "tokens and credentials are gone with the run"
+    state = tmp_path / "XDG_STATE_HOME" / "hierarchy"
+    assert list(state.rglob("credential")) == [], "a credential of another run is neither used nor replaced"

@@ -1,0 +1,61 @@
+"""The part of `hierarchy check` that is about nodes one by one: would `serve` start each of them, on this machine?"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+
+from hierarchy.cli.node_flags import NodeFlags
+from hierarchy.config.address import is_loopback
+from hierarchy.config.refusal import Refusal
+from hierarchy.config.yaml import Problem
+from hierarchy.preflight import refusals, unusable_addresses
+from hierarchy.topology import node_config
+from hierarchy.topology.declared import DeclaredTree
+from hierarchy.topology.machines import machines
+
+
+def nodes_here(tree: DeclaredTree, node: str | None, *, asks_for_the_tree: bool) -> list[str]:
+    """The nodes that run on this machine, as far as that is known. node: the one that the command line names."""
+    names = list(tree.config.nodes)
+    if node is not None:
+        return [node_config.from_tree(tree, tree.choose_node(node)).name]
+    if asks_for_the_tree:
+        return []
+    if tree.config.slice is not None or len(names) == 1:
+        return [tree.choose_node(None)]
+    together = len(set(machines(tree.graph).values())) == 1
+    only_loopback = all(is_loopback(host) for member in tree.graph for host, _ in member.listen)
+    return names if together and only_loopback else []
+
+
+def examine(tree: DeclaredTree, given: NodeFlags, here: Collection[str]) -> tuple[list[Problem], list[Problem]]:
+    """What would keep the nodes from starting, and what may: it depends on a machine which may be another one.
+
+    Args:
+        given: flags of `serve`, which apply to every node.
+        here: names of the nodes on this machine.
+    """
+    problems: list[Problem] = []
+    notes: list[Problem] = []
+    environ = given.environ()
+    for name in tree.config.nodes if tree.config.slice is None else [tree.config.slice]:
+        config = given.over(node_config.from_tree(tree, name))
+        found = [(refusal, refusal.here and name not in here) for refusal in refusals(config, environ)]
+        if name in here:
+            found += [
+                (_taken(refusal) if is_taken else refusal, is_taken) for refusal, is_taken in unusable_addresses(config)
+            ]
+        for refusal, is_note in found:
+            problem = tree.source.problem(tree.field_of(name, refusal.field), refusal.message, refusal.hint)
+            (notes if is_note else problems).append(problem)
+    return _in_order(problems), _in_order(notes)
+
+
+def _taken(refusal: Refusal) -> Refusal:
+    return replace(refusal, hint="ignore this if that process is the node itself")
+
+
+def _in_order(found: Iterable[Problem]) -> list[Problem]:
+    """In the order of the file, each once: several nodes may have one problem in `defaults`."""
+    return sorted(dict.fromkeys(found), key=lambda problem: problem.line)
