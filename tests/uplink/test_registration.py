@@ -458,7 +458,7 @@ def test_a_parent_without_reverse_links_is_logged(as_what: str, caplog: pytest.L
     assert all(message["link"] == "reverse" for _, path, message in bench.heard if path == "/register_worker")
 
 
-# -- records that instances share ----------------------------------------------------------------------------------------
+# -- records that instances share --------------------------------------------------------------------------------------
 
 RECORD = Record("root", "drain", "site-b", 5)
 
