@@ -19,7 +19,7 @@ from hierarchy.api.auth_middleware import Operator, operator_of
 from hierarchy.api.body import json_response, read_message
 from hierarchy.drain import audit
 from hierarchy.drain.impact import models_lost
-from hierarchy.errors import BadRequest, InvalidField, LastEngine, RequestError, UnknownChild
+from hierarchy.errors import BadRequest, DeadlinePassed, InvalidField, LastEngine, RequestError, UnknownChild
 from hierarchy.node import Node
 from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.request import send_request
@@ -28,6 +28,7 @@ from hierarchy.wire.tree_entry import decode
 MAX_SLASHES = 36  # in a path: a request passes at most 32 nodes, and a FastChat worker's name is a URL
 MAX_TEXT = 500  # characters of a reason
 SETTLE_INTERVALS = 1.5  # of reports, in which the other instances of a node hear of a drain
+CHECK = "see what `hierarchy drain --list` shows later"
 Page = dict[str, Any]
 
 
@@ -63,9 +64,10 @@ def router(node: Node) -> APIRouter:
         return await _command(node, operator_of(request), "undrain", await read_message(request, DrainRequest, limit))
 
     @routes.get("/admin/status")
-    async def status(path: str = "", brief: bool = False) -> Response:
-        page = await _status(node, path, brief=brief)
-        return json_response({**page, "models": [], "children": {}} if brief else page)
+    async def status(path: str = "", brief: str = "") -> Response:
+        is_brief = brief == "true"
+        page = await _status(node, path, brief=is_brief)
+        return json_response({**page, "models": [], "children": {}} if is_brief else page)
 
     return routes
 
@@ -82,7 +84,7 @@ async def _command(node: Node, operator: Operator, action: str, message: DrainRe
     try:
         return json_response(await _drain(node, action, message, checked=operator.is_parent))
     except RequestError as error:
-        result = f"refused: {error}"
+        result = f"{'not confirmed' if error.status >= 500 else 'refused'}: {error}"
         raise
     finally:
         if not operator.is_parent:
@@ -204,6 +206,8 @@ async def _send(node: Node, child: Child, method: str, target: str, body: bytes)
     """The response of one child, or the error that it or the connection to it returned."""
     try:
         status, content = await send_request(node.lane.pool(child), method, target, body)
+    except DeadlinePassed as error:  # the command may wait in its buffers
+        return error if method == "GET" else DeadlinePassed(f"{error}, and may still do it: {CHECK}")
     except RequestError as error:
         return error
     page = _object(content)

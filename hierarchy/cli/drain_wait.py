@@ -90,13 +90,11 @@ class Waiting:
 def busy(page: Page) -> str:
     """What keeps a node or engine with this status from being idle; "" if nothing does."""
     state = page.get("state")
-    if state == "gone":
-        return ""
     if failed := page.get("failed"):
         return f"no status from {', '.join(failed)}"
     if state in ("up", "suspect", "ejected", "asleep", "starting"):
         return "not drained at all instances of the node above it"
-    # The queue is what the engine itself reports: requests of others, too. One that is down reports nothing.
-    queue = 0 if state == "down" else page.get("queue_length") or 0
+    # The queue is what the engine itself reports: requests of others, too. One that is down or gone reports nothing.
+    queue = 0 if state in ("down", "gone") else page.get("queue_length") or 0
     count = max(page.get("in_flight") or 0, queue)
     return f"{count} in flight" if count else ""
