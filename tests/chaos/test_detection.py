@@ -103,7 +103,6 @@ async def _idle_s(engine: Process, until: Callable[[], bool]) -> float:
     return longest
 
 
-@pytest.mark.xfail(strict=True, reason="missing: requests leave a suspect only as fast as its siblings have free slots")
 def test_one_late_probe_under_overload_moves_nothing(
     processes: Processes, hogs: Hogs, full: bool, record: Record
 ) -> None:

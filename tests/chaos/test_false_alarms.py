@@ -76,7 +76,6 @@ def test_no_engine_dies_at_90_percent_of_its_slots(
     assert failed == [], "; ".join(map(str, failed[:5]))
 
 
-@pytest.mark.xfail(strict=True, reason="missing: a late probe makes an engine a suspect, which keeps its requests")
 def test_the_only_engine_of_a_model_is_frozen(processes: Processes, hogs: Hogs, full: bool, record: Record) -> None:
     """Each node is asked 20 times while the engine is frozen. Nobody else has the model, so they wait."""
     engine = processes.engine("e")
@@ -115,7 +114,6 @@ def test_the_only_engine_of_a_model_is_frozen(processes: Processes, hogs: Hogs, 
     assert failed == [], "; ".join(failed[:5])
 
 
-@pytest.mark.xfail(strict=False, reason="missing: probes whose time limit waits while the node stands still")
 def test_a_node_that_was_frozen_marks_no_engine_down(
     processes: Processes, hogs: Hogs, full: bool, record: Record
 ) -> None:

@@ -78,7 +78,7 @@ def _states(children: dict[str, Any]) -> dict[str, str]:
     states: dict[str, str] = {name: child["state"] for name, child in children.items()}
     for name, child in children.items():
         for model in child.get("models", ()):
-            states[f"{name} {model['name']}"] = "ejected" if model.get("detail") else "up"
+            states[f"{name} {model['name']} ({model['api']})"] = "ejected" if model.get("detail") else "up"
     return states
 
 
