@@ -25,22 +25,31 @@ def doctor(
         str | None,
         typer.Option(metavar="NAME", help="Node of this machine.", show_default="the slice's, or the only one"),
     ] = None,
+    insecure: flags.Insecure = False,
+    cleartext: flags.Cleartext = False,
+    join_token_file: flags.JoinTokenFile = None,
     admin_key_file: flags.AdminKeyFile = None,
 ) -> None:
     """Examine this machine: its addresses and limits, the path to the parent and back, and the engines.
 
-    Recommends a `link`. Status 0 if the node can work here, 1 if a check failed, 2 if the configuration is wrong.
+    Takes the flags of `serve`, and recommends a `link`.
+
+    Status 0 if the node can work here, 1 if a check failed, 2 if the configuration is wrong.
     """
     import asyncio
 
     from hierarchy.cli.client import authorization, read_key
+    from hierarchy.cli.node_flags import NodeFlags
     from hierarchy.config.models import load
     from hierarchy.doctor import examine
+    from hierarchy.topology import node_config
     from hierarchy.topology.declared import DeclaredTree
 
     tree = DeclaredTree(load(config))
-    name = tree.choose_node(node)
-    report = asyncio.run(examine(tree, name, admin=authorization(read_key(admin_key_file, flags.ADMIN_KEY))))
+    given = NodeFlags(join_token_file=join_token_file, insecure=insecure, cleartext=cleartext)
+    made = given.over(node_config.from_tree(tree, tree.choose_node(node)))
+    admin = authorization(read_key(admin_key_file, flags.ADMIN_KEY))
+    report = asyncio.run(examine(tree, made, given.environ(), admin))
     _show(report)
     if not report.passed:
         raise typer.Exit(1)

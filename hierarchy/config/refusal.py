@@ -23,10 +23,15 @@ class Refusal:
     #: whether it depends on this machine: its files, its environment, its user
     here: bool = False
 
+    @property
+    def what(self) -> str:
+        """What is wrong, with the name of the setting where the message itself does not say it."""
+        place = f"{'.'.join(map(str, self.field))}: " if self.field[:1] and self.field[0] in NAMED else ""
+        return f"{place}{self.message}"
+
     def line(self, node: str) -> str:
         """One line for the log or a terminal."""
-        place = f"{'.'.join(map(str, self.field))}: " if self.field[:1] and self.field[0] in NAMED else ""
-        return f"node {node} does not start: {place}{self.message}; {self.hint}"
+        return f"node {node} does not start: {self.what}; {self.hint}"
 
 
 def refusal_of(field: FieldPath, error: UsageError, *, here: bool) -> Refusal:

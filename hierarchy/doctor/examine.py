@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import httpx
 
@@ -14,17 +14,18 @@ from hierarchy.config.blocks import TlsSpec
 from hierarchy.config.models import EngineConfig, NodeConfig
 from hierarchy.doctor.finding import Finding, Verdict, fail, ok, skip, warn
 from hierarchy.doctor.machine import check_files, check_listen, check_proxy
-from hierarchy.doctor.path_back import check_path_back, recommend_link
-from hierarchy.doctor.path_to_parent import TIMEOUT_S, check_path
+from hierarchy.doctor.path_back import PathBack, check_path_back, recommend_link
+from hierarchy.doctor.path_to_parent import PathToParent, check_path
+from hierarchy.doctor.running import find_running
 from hierarchy.engines.adapters.reading import select_models
 from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.engines.vitals import LATE_S
 from hierarchy.errors import HierarchyError, UsageError, describe
+from hierarchy.preflight import refusals
 from hierarchy.security.secret import read_secret
 from hierarchy.security.tls import TlsContexts
-from hierarchy.topology import node_config
 from hierarchy.topology.declared import DeclaredTree
-from hierarchy.uplink.dial import proxy_for
+from hierarchy.uplink.dial import Proxy, proxy_for
 
 
 @dataclass(frozen=True)
@@ -46,62 +47,86 @@ class Report:
 
 
 async def examine(
-    tree: DeclaredTree, name: str, environ: Mapping[str, str] = os.environ, admin: Mapping[str, str] | None = None
+    tree: DeclaredTree,
+    config: NodeConfig,
+    environ: Mapping[str, str] = os.environ,
+    admin: Mapping[str, str] | None = None,
 ) -> Report:
-    """Check the machine, the parent and the engines of one node.
+    """Check the machine, the parents and the engines of one node.
 
     Args:
-        name: of the node.
+        config: the node's part of `tree`.
         environ: environment variables.
-        admin: header fields with an admin key, for requests to the node itself and to its parent, not to engines.
+        admin: header fields with an admin key, for requests to the node itself and to its parents, not to engines.
 
     Raises:
-        UsageError: there is no such node, or the URL of a proxy is not valid.
-        ConfigError: the tree has problems.
+        UsageError: the URL of a proxy is not valid.
     """
-    config = node_config.from_tree(tree, name)
-    tls, certificates = _open_tls(config.settings.tls)
-    parent = config.parents[0] if config.parents else None
-    proxy = proxy_for(parent, config.proxy, environ, config.link) if parent else None
-    to_node = httpx.AsyncClient(trust_env=False, verify=tls.node, headers=admin)
-    to_parent = httpx.AsyncClient(trust_env=False, verify=tls.node, headers=admin, proxy=proxy.url if proxy else None)
-    async with to_node, to_parent:
+    tls = _open_tls(config.settings.tls)
+    proxies = [proxy_for(parent, config.proxy, environ, config.link) for parent in config.parents]
+    addresses = [address for address in (*config.listen, *config.admin) if address[1]]
+    async with httpx.AsyncClient(trust_env=False, verify=tls.node, headers=admin) as to_node:
         machine = [
-            *check_listen([address for address in config.listen if address[1]], await _running(config, to_node)),
+            *check_listen(addresses, await find_running(config, addresses, to_node)),
+            *_check_start(config, environ),
             check_files(*resource.getrlimit(resource.RLIMIT_NOFILE)),
-            check_proxy(proxy, environ),
-            *certificates,
+            check_proxy(next(iter(proxies), None), environ),
         ]
-        engines = list(await asyncio.gather(*(_check_engine(engine, tls, environ) for engine in config.engines)))
-        sections = {"machine": machine}
-        path = back = None
-        if parent is not None:
-            path = await check_path(parent, to_parent, tls=tls.node, proxy=proxy)
-            allowed = tree.may_dial(tree.graph.members[name].parents[0], name)
-            back = await check_path_back(name, config.advertise, path, allowed, to_parent, config.link)
-            sections[f"parent {parent}"] = [*path.findings, *([back.finding] if path.reached else [])]
+    engines = list(await asyncio.gather(*(_check_engine(engine, tls, environ) for engine in config.engines)))
+    parents = [
+        await _examine_parent(tree, config, url, proxy, tls, admin)
+        for url, proxy in zip(config.parents, proxies, strict=True)
+    ]
+    sections = {"machine": machine, **_parent_sections(parents)}
     if engines:
         sections["engines"] = engines
-    return Report(name, sections, recommend_link(config.link, path, back))
+    best = next((parent for parent in parents if parent[0].reached), next(iter(parents), (None, None)))
+    return Report(config.name, sections, recommend_link(config.link, *best))
 
 
-def _open_tls(spec: TlsSpec) -> tuple[TlsContexts, list[Finding]]:
-    """The node's certificates. If they are invalid, that is a finding, and the other checks use the system's CAs."""
+async def _examine_parent(
+    tree: DeclaredTree,
+    config: NodeConfig,
+    url: str,
+    proxy: Proxy | None,
+    tls: TlsContexts,
+    admin: Mapping[str, str] | None,
+) -> tuple[PathToParent, PathBack]:
+    keys = tree.graph.members[config.name].parents
+    allowed = tree.may_dial(keys[config.parents.index(url)], config.name) if len(keys) == len(config.parents) else None
+    through = proxy.url if proxy else None
+    async with httpx.AsyncClient(trust_env=False, verify=tls.node, headers=admin, proxy=through) as http:
+        path = await check_path(url, http, tls=tls.node, proxy=proxy)
+        name = config.replica_of or config.name
+        return path, await check_path_back(name, config.advertise, path, allowed, http, config.link)
+
+
+def _parent_sections(parents: Sequence[tuple[PathToParent, PathBack]]) -> dict[str, list[Finding]]:
+    """One section for each parent. Instances replace each other: one that is away is a warning if another is there."""
+    any_reached = any(path.reached for path, _ in parents)
+    sections = {}
+    for path, back in parents:
+        found = [*path.findings, *([back.finding] if path.reached else [])]
+        if any_reached and not path.reached:
+            found = [replace(one, verdict=Verdict.WARN) if one.verdict is Verdict.FAIL else one for one in found]
+        sections[f"parent {path.url}"] = found
+    return sections
+
+
+def _open_tls(spec: TlsSpec) -> TlsContexts:
+    """The node's certificates. If they are invalid, `_check_start` reports it, and the system's CAs are used here."""
     try:
-        return TlsContexts(spec), []
-    except UsageError as error:
-        return TlsContexts(TlsSpec()), [fail("certificates", str(error), "the node does not start without them")]
+        return TlsContexts(spec)
+    except UsageError:
+        return TlsContexts(TlsSpec())
 
 
-async def _running(config: NodeConfig, http: httpx.AsyncClient) -> str:
-    """The name of this node if it runs at its URL; "a node" if a node there hides its name; else ""."""
-    try:
-        page = (await http.get(f"{config.advertise}/health", timeout=TIMEOUT_S)).json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
-        return ""
-    if page == {"status": "ok"}:
-        return "a node"
-    return config.name if isinstance(page, dict) and page.get("node") == config.name else ""
+def _check_start(config: NodeConfig, environ: Mapping[str, str]) -> list[Finding]:
+    """What `serve` would refuse, except the keys of engines, which are checked with the engines."""
+    found = [refusal for refusal in refusals(config, environ) if refusal.field[-1:] != ("api_key",)]
+    if not found:
+        return [ok("start", "serve finds all files and secrets that it needs")]
+    return [fail("start", refusal.what, f"the node does not start: {refusal.hint}") for refusal in found]
 
 
 async def _check_engine(engine: EngineConfig, tls: TlsContexts, environ: Mapping[str, str]) -> Finding:

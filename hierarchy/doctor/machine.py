@@ -38,13 +38,13 @@ def check_proxy(proxy: Proxy | None, environ: Mapping[str, str]) -> Finding:
     return warn("proxy", what, hint)
 
 
-def check_listen(addresses: Iterable[Address], running: str) -> list[Finding]:
+def check_listen(addresses: Iterable[Address], running: Mapping[Address, str]) -> list[Finding]:
     """Whether this machine can listen at these addresses.
 
     Args:
-        running: how messages name this node if it runs there already; else "".
+        running: where this node runs already, and how messages name it there.
     """
-    return [_check_listen(address, running) for address in addresses]
+    return [_check_listen(address, running.get(address, "")) for address in addresses]
 
 
 def _check_listen(address: Address, running: str) -> Finding:

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from hierarchy.config.address import parse_url
+from hierarchy.config.address import host_of, is_loopback, parse_url
 from hierarchy.doctor.finding import Finding, fail, ok, skip, warn
 from hierarchy.doctor.path_to_parent import TIMEOUT_S, PathToParent
 from hierarchy.engines.adapters.reading import EngineResponse
@@ -49,8 +49,12 @@ async def check_path_back(
     if allowed is False:
         what = "`subnets` and `reach` do not let the parent dial this node"
         return PathBack(False, fail(CHECK, what) if link == "direct" else ok(CHECK, f"{what}; {NOT_NEEDED}"))
+    if link == "reverse":
+        return PathBack(None, ok(CHECK, NOT_NEEDED))
     if path.same_machine:
         return await _dial_here(advertise)
+    if is_loopback(host_of(advertise)):
+        return _not_here(advertise, link)
     test = f"on the parent's machine, run: curl -m 5 {advertise}/health"
     if not path.is_node:
         return PathBack(None, warn(CHECK, "unknown", test))
@@ -59,8 +63,8 @@ async def check_path_back(
         return PathBack(
             False, fail(CHECK, f"requests of the parent have just failed: {entry.detail or 'ejected'}", test)
         )
-    if entry is not None and entry.state == "up" and (entry.link == "reverse" or link == "auto"):
-        return _as_registered(entry, link)
+    if entry is not None and entry.state == "up" and link == "auto":
+        return _as_registered(entry)
     succeeded = await _succeeded_requests(name, path.url, http)
     if succeeded:
         return PathBack(True, ok(CHECK, f"this node has responded to {succeeded} requests of the parent"))
@@ -68,14 +72,21 @@ async def check_path_back(
     return PathBack(None, warn(CHECK, known, test))
 
 
-def _as_registered(entry: TreeEntry, link: str) -> PathBack:
-    """What the link in use shows about the path back. entry: this node, which is up. link: the configured one."""
+def _not_here(advertise: str, link: str) -> PathBack:
+    """The result for a node that registers a loopback address with a parent on another machine."""
+    what = f"{advertise} is on this machine only, and the parent is on another"
+    if link != "direct":
+        return PathBack(False, ok(CHECK, f"{what}; {NOT_NEEDED}"))
+    hint = "set `listen` or `advertise` to an address that the parent can dial, or `link: reverse`"
+    return PathBack(False, fail(CHECK, what, hint))
+
+
+def _as_registered(entry: TreeEntry) -> PathBack:
+    """What the link in use shows about the path back, with `auto`. entry: this node, which is up."""
     if entry.link != "reverse":
         return PathBack(True, ok(CHECK, "the parent dialled this node when it registered"))
-    if link == "auto":
-        what = "the parent could not dial this node when it registered: requests come over links from here"
-        return PathBack(False, ok(CHECK, what))
-    return PathBack(None, ok(CHECK, NOT_NEEDED))
+    what = "the parent could not dial this node when it registered: requests come over links from here"
+    return PathBack(False, ok(CHECK, what))
 
 
 async def _dial_here(advertise: str) -> PathBack:
@@ -127,6 +138,8 @@ def recommend_link(link: str, path: PathToParent | None, back: PathBack | None) 
     if back.works is False:
         what = "none works: the parent cannot dial this node, and links from here do not reach the parent"
         return fail("link", what, "let the parent dial this node, or let Upgrade pass on the path to the parent")
+    if not path.allows_links and link == "reverse":
+        return fail("link", "reverse cannot work: links from here do not reach the parent", "see `upgrade` above")
     if not path.allows_links:
         return _advice("direct", link, "links from here do not reach the parent; make sure that it can dial this node")
     if path.same_machine:

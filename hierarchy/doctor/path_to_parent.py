@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 import ssl
@@ -21,6 +20,7 @@ from hierarchy.config.address import join_address, parse_url
 from hierarchy.doctor.finding import Finding, Verdict, fail, ok, warn
 from hierarchy.errors import describe
 from hierarchy.http.link_handshake import link_request
+from hierarchy.runtime.listening import is_own_address
 from hierarchy.uplink.dial import Proxy, open_connection
 
 TIMEOUT_S = 5.0
@@ -50,12 +50,8 @@ class PathToParent:
 
     @property
     def same_machine(self) -> bool:
-        """Whether the parent is on this machine: all its addresses are loopback."""
-        return (
-            self.proxy is None
-            and bool(self.addresses)
-            and all(ipaddress.ip_address(ip.partition("%")[0]).is_loopback for ip in self.addresses)
-        )
+        """Whether the parent is on this machine: all its addresses are this machine's."""
+        return self.proxy is None and bool(self.addresses) and all(map(is_own_address, self.addresses))
 
 
 async def check_path(

@@ -54,6 +54,15 @@ def check_listen(host: str, port: int) -> None:
     _close(_bound(host, port))
 
 
+def is_own_address(ip: str) -> bool:
+    """Whether an IP address is one of this machine's."""
+    try:
+        check_listen(ip, 0)
+    except CannotListen:
+        return False
+    return True
+
+
 def _bound(host: str, port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     lacking: OSError | None = None

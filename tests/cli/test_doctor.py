@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
 from hierarchy.cli.doctor import doctor
+from hierarchy.config.models import NodeConfig, Settings
 from hierarchy.errors import UsageError
+from tests.certificates import Authority
 from tests.cluster import CALM, Cluster, wait_for_model
 from tests.support import free_port
 from tests.trees import CONFIGS
@@ -83,3 +86,71 @@ def test_the_node_must_be_named() -> None:
         run(str(CONFIGS / "demo.yaml"))
     with pytest.raises(UsageError, match='no node "x"'):
         run(str(CONFIGS / "demo.yaml"), "--node", "x")
+
+
+DIAL_OUT = """\
+version: 1
+defaults: {{security: {{state_dir: "{folder}", insecure: true}}, tls: {{ca: "{tls[ca]}"}}}}
+nodes:
+  root: {{listen: "{root}", tls: {{cert: "{tls[cert]}", key: "{tls[key]}"}}}}
+  root-b: {{listen: "127.0.0.1:{dead}", replica_of: root}}
+  site:
+    parent: root
+    link: reverse
+    listen: "{site}"
+    advertise: "https://site.example:21001"
+    tls: {{cert: "{own[cert]}", key: "{own[key]}", ca: "{tls[ca]}", require_client_cert: true}}
+engines:
+  gpu: {{parent: [root, site], kind: vllm, url: "{engine}"}}
+"""
+
+
+def test_a_healthy_site_that_dials_out_passes(cluster: Cluster, tmp_path: Path) -> None:
+    """Its certificate is for another name than that of its address here, and one of two roots is away."""
+    authority = Authority(tmp_path / "ca")
+    tls, own = authority.issue("root"), authority.issue("site", "site.example")
+    engine = cluster.engine(models=("m",))
+    root = cluster.serve(node("root", CALM, tls))
+    site = cluster.serve(node("site", CALM, {**own, "require_client_cert": True}, parents=(root.url,), link="reverse"))
+    path = tmp_path / "tree.yaml"
+    where = {"root": root.url.removeprefix("https://"), "site": site.url.removeprefix("https://")}
+    path.write_text(DIAL_OUT.format(folder=tmp_path, tls=tls, own=own, dead=free_port(), engine=engine.url, **where))
+    result = run(str(path), "--node", "site")
+    found = lines(result)
+    assert result.exit_code == 0, result.output
+    assert f"✓ listen {where['site']} is used by site, which is running already" in found
+    assert "✓ start serve finds all files and secrets that it needs" in found
+    assert "✓ path back not needed: requests come over links from here" in found
+    assert any(line.startswith("! tcp 127.0.0.1:") for line in found), "the other root"
+    assert not any("curl" in line for line in found)
+
+
+def node(name: str, settings: Settings, tls: dict[str, Any], **fields: Any) -> NodeConfig:
+    made = Settings.model_validate(settings.model_dump(exclude_unset=True) | {"tls": tls})
+    return NodeConfig(
+        name=name, listen=(("127.0.0.1", 0),), advertise="https://site.example:1", settings=made, **fields
+    )
+
+
+def test_what_serve_would_refuse_is_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "tree.yaml"
+    path.write_text(f"""\
+version: 1
+nodes:
+  root: {{listen: "127.0.0.1:{free_port()}", security: {{api_keys: "file:/no/keys"}}}}
+engines:
+  gpu: {{parent: root, kind: local, model: no-such}}
+""")
+    result = run(str(path))
+    found = lines(result)
+    assert result.exit_code == 1
+    assert "✗ start security.api_keys: /no/keys: cannot be read (No such file or directory)" in found
+    assert any(line.startswith("✗ start engines.gpu.model: ") for line in found)
+    exposed = tmp_path / "exposed.yaml"
+    exposed.write_text(f"""\
+version: 1
+nodes: {{root: {{listen: "0.0.0.0:{free_port()}", advertise: "http://127.0.0.1:1"}}}}
+engines: {{gpu: {{parent: root, kind: simulated}}}}
+""")
+    assert run(str(exposed)).exit_code == 1
+    assert run(str(exposed), "--insecure").exit_code == 0

@@ -43,9 +43,9 @@ def test_a_taken_port_is_a_failure_unless_the_node_itself_uses_it() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        (free,) = check_listen([("127.0.0.1", 0)], "")
-        (clash,) = check_listen([("127.0.0.1", port)], "")
-        (own,) = check_listen([("127.0.0.1", port)], "site")
+        (free,) = check_listen([("127.0.0.1", 0)], {})
+        (clash,) = check_listen([("127.0.0.1", port)], {})
+        (own,) = check_listen([("127.0.0.1", port)], {("127.0.0.1", port): "site"})
     assert (free.verdict, clash.verdict, own.verdict) == (Verdict.OK, Verdict.FAIL, Verdict.OK)
     assert clash.what == f"127.0.0.1:{port} is used by another process"
     assert own.what == f"127.0.0.1:{port} is used by site, which is running already"
@@ -56,7 +56,7 @@ def test_a_taken_port_is_a_failure_unless_the_node_itself_uses_it() -> None:
     [("192.0.2.1", "this machine has no such address"), ("a..b", "a..b:1: "), ("2001:db8::1", "[2001")],
 )
 def test_addresses_of_other_machines_are_failures(host: str, what: str) -> None:
-    (finding,) = check_listen([(host, 1)], "")
+    (finding,) = check_listen([(host, 1)], {})
     assert finding.verdict is Verdict.FAIL
     assert what in finding.what
     assert finding.hint

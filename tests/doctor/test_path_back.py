@@ -28,7 +28,7 @@ def checked(
         return httpx.Response(200, **({"text": page} if isinstance(page, str) else {"json": page}))
 
     async def run() -> PathBack:
-        path = PathToParent(PARENT, addresses=["127.0.0.1"] if here else ["10.0.0.1"], reached=True, is_node=True)
+        path = PathToParent(PARENT, addresses=["127.0.0.1"] if here else ["203.0.113.7"], reached=True, is_node=True)
         async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
             return await check_path_back("site", advertise, path, allowed, http, link)
 
@@ -102,6 +102,29 @@ def test_a_parent_on_this_machine_dials_as_this_machine_does() -> None:
     assert asyncio.run(run()).works is True
 
 
+@pytest.mark.parametrize("pages", [{}, {"/tree": tree("up", link="reverse")}, {"/tree": tree("silent")}])
+@pytest.mark.parametrize("advertise", [ME, "http://localhost:21001"])
+def test_with_reverse_links_the_parent_never_dials_back(pages: dict[str, Any], advertise: str) -> None:
+    back = checked(pages, link="reverse", advertise=advertise)
+    assert (back.works, back.finding.verdict, back.finding.hint) == (None, Verdict.OK, "")
+    assert "not needed" in back.finding.what
+
+
+@pytest.mark.parametrize(
+    ("link", "verdict", "what"), [("auto", Verdict.OK, "not needed"), ("direct", Verdict.FAIL, "on another")]
+)
+@pytest.mark.parametrize("url", ["http://localhost:21001", "https://127.0.0.1:21001", "http://[::1]:21001"])
+def test_no_one_is_advised_to_dial_a_loopback_address_from_another_machine(
+    link: str, verdict: Verdict, what: str, url: str
+) -> None:
+    back = checked({}, link=link, advertise=url)
+    assert (back.works, back.finding.verdict) == (False, verdict)
+    assert what in back.finding.what
+    assert "curl" not in back.finding.hint
+    if link == "direct":
+        assert "`link: reverse`" in back.finding.hint
+
+
 NOTHING = ok("path back", "")
 
 
@@ -115,6 +138,7 @@ NOTHING = ok("path back", "")
         ("reverse", True, True, False, Verdict.OK, "reverse, as configured"),
         ("direct", True, False, False, Verdict.FAIL, "none works: the parent cannot dial"),
         ("direct", True, False, None, Verdict.OK, "make sure that it can dial"),
+        ("reverse", True, False, None, Verdict.FAIL, "reverse cannot work"),
     ],
 )
 def test_the_recommendation(

@@ -99,5 +99,5 @@ def test_doctor_reports_missing_certificates(tree: SecuredTree) -> None:
     (tree.authority.folder / "site.key").unlink()
     doctor = run("doctor", tree.config, "--node", "site", key=tree.key)
     assert doctor.exit_code == 1
-    assert "certificates" in doctor.output
-    assert "the node does not start without them" in doctor.output
+    assert "site.key: cannot be read" in doctor.output
+    assert "the node does not start: check `tls`" in doctor.output
