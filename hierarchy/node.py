@@ -26,6 +26,7 @@ from hierarchy.introspection.oversight import Oversight
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
+from hierarchy.registry.health import Change
 from hierarchy.relay.downstream.clients import Clients
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import report_handler
@@ -85,7 +86,8 @@ class Node:
         self.aliases = Aliases(config.aliases, rng)
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)
         self.metrics = Metrics(self.gauges, self.awake)
-        self.registry.on_change = ChangeLog(self.metrics).note
+        self._changes = ChangeLog(self.metrics)
+        self.registry.on_change = self._child_changed
         self.view = TreeView(self.registry, clock)
         self.models = ModelList(self.registry, clock, int(time.time()), self.aliases)
         self.access = access or Access(config, environ)
@@ -329,6 +331,11 @@ class Node:
     def request_status(self, child: Child) -> None:
         """Request a FastChat worker's status in the background, as soon as it listens."""
         self.engine_manager.request_status(child)
+
+    def _child_changed(self, change: Change) -> None:
+        self._changes.note(change)
+        if change.state == "ejected":
+            self.engine_manager.probe_soon(change.child)
 
     def _engine_down(self, child: Child, reason: str) -> None:
         """Move its waiting requests: the connections of a process that hangs may still be open."""

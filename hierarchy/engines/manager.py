@@ -127,6 +127,12 @@ class EngineManager:
         prober.mark_down(reason)
         return True
 
+    def probe_soon(self, child: Child) -> None:
+        """Requests show that something is wrong with the child: probe it at once, if it is an engine from here."""
+        prober = self._probers.get(child.name)
+        if prober is not None and self.registry.children.get(child.name) is child:
+            prober.wake()
+
     async def stop(self) -> None:
         """Stop the processes that were started here."""
         stopped = await asyncio.gather(*(process.stop(STOP_GRACE_S) for process in self.processes))

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
 
 import httpx
 
@@ -85,7 +85,7 @@ class Prober:
         interval_s: float,
         clock: Callable[[], float],
         *,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """
@@ -112,6 +112,7 @@ class Prober:
         self._missing: list[str] = []  # models of the configuration that the engine does not list
         self._is_suspect = False  # or, while it is down, this probe is late as well
         self._failures = 0  # in a row
+        self._nap: asyncio.Future[None] | None = None  # the wait for the next probe
         self._reads: list[_Read] = []  # two at most: the first one, and one over another connection
         self._fresh_at = 0.0  # when a second connection is tried, or the next one
         self._fresh_s = FRESH_S
@@ -129,9 +130,21 @@ class Prober:
         try:
             while True:
                 await self.probe()
-                await self._sleep(self.delay_s() * self._uniform(1 - JITTER, 1 + JITTER))
+                await self._wait(self.delay_s() * self._uniform(1 - JITTER, 1 + JITTER))
         finally:
             await self._client.aclose()
+
+    async def _wait(self, seconds: float) -> None:
+        nap = self._nap = asyncio.ensure_future(self._sleep(seconds))
+        try:
+            await asyncio.wait([nap])
+        finally:
+            nap.cancel()
+
+    def wake(self) -> None:
+        """Probe at once, if no probe is in progress: requests show that something is wrong."""
+        if self._nap is not None:
+            self._nap.cancel()
 
     def delay_s(self) -> float:
         """Seconds until the next probe, before jitter."""

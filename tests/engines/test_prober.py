@@ -384,6 +384,28 @@ def test_a_failed_probe_is_repeated_soon_and_then_less_often() -> None:
     assert Owner().run(UP, REFUSED, interval_s=0.1).slept == [0.1, 0.1]
 
 
+def test_a_prober_that_is_woken_probes_at_once() -> None:
+    bench = Bench()
+    bench.outcomes = dict.fromkeys(range(3), (0.0, UP))
+
+    async def sleep(seconds: float) -> None:
+        bench.slept.append(seconds)
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        task = asyncio.create_task(bench.prober.run())
+        for count in (1, 2, 3):
+            await eventually_async(lambda count=count: len(bench.slept) == count)  # type: ignore[misc]
+            bench.prober.wake()
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    bench.prober._sleep = sleep
+    asyncio.run(run())
+    assert bench.clients[0].closed
+
+
 def test_many_failed_probes_do_not_overflow() -> None:
     assert Owner().run(*[DOWN] * 1200, interval_s=60).slept[-1] == 5
 
