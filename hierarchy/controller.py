@@ -162,8 +162,10 @@ class Controller:
 
     def get_worker_address(self, model_name: str) -> str:
         """The URL of the worker for the next request to a model; "" if there is none."""
-        share = self._dispatch.hand_out(model_name)
-        return share.child.url if share else ""
+        try:
+            return self._dispatch.hand_out(model_name).child.url
+        except RequestError:
+            return ""
 
     def receive_heart_beat(self, worker_name: str, queue_length: int) -> bool:
         """Record a worker's heartbeat. Returns False if the worker is not registered and must register again."""

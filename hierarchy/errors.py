@@ -18,7 +18,7 @@
     │   ├── HeadTooLarge           431  the head is over a limit of this node
     │   ├── NotImplementedHere     501  WebSockets
     │   ├── ChildFailed            502  the child failed
-    │   ├── Unavailable            503  children serve the model, but none is available now
+    │   ├── Unavailable            503  children serve the model, or may soon, but none is available now
     │   ├── DeadlinePassed         504  the request took longer than a timeout of this node
     │   └── LoopDetected           508  the request or registration came back to a node that it has passed
     ├── EngineUnreadable                an engine's response to a probe cannot be understood
@@ -66,7 +66,7 @@ class RequestError(HierarchyError):
     type: ClassVar[str] = "server_error"  #: of OpenAI's error object
     code: ClassVar[str] = "internal_error"  #: of OpenAI's error object; each class has its own
     fastchat_code: ClassVar[int] = 50001  #: `error_code` of FastChat's error frame
-    retry_after_s: ClassVar[int | None] = None  #: of the `Retry-After` header; None for no such header
+    retry_after_s: int | None = None  #: of the `Retry-After` header; None for no such header
     param: str | None = None  #: of OpenAI's error object: the field of the request that is wrong
 
     def openai(self) -> dict[str, Any]:
@@ -243,13 +243,23 @@ class ChildFailed(RequestError):
 
 
 class Unavailable(RequestError):
-    """Children serve the model, but none is available now."""
+    """Children serve the model, or may serve it in a moment, but none is available now.
+
+    Args:
+        retry_after_s: whole seconds after which another request is worthwhile.
+        patience_s: how long it is worthwhile to hold the request instead; 0 for not at all.
+    """
 
     status = 503
     type = "overloaded_error"
     code = "no_child_available"
     fastchat_code = 50005
     retry_after_s = 1
+
+    def __init__(self, message: str, retry_after_s: int = 1, patience_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.patience_s = patience_s
 
 
 class DeadlinePassed(RequestError):

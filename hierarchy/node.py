@@ -16,9 +16,10 @@ import httpx
 from hierarchy.balancing.aliases import Aliases
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.config.address import is_loopback
-from hierarchy.config.models import NodeConfig
+from hierarchy.config.models import NodeConfig, declared_models
 from hierarchy.drain import Drains
 from hierarchy.engines.manager import EngineManager
+from hierarchy.errors import UsageError
 from hierarchy.gossip import Board, RecordFile
 from hierarchy.introspection.changes import ChangeLog
 from hierarchy.introspection.model_list import ModelList
@@ -27,6 +28,8 @@ from hierarchy.introspection.tree import TreeView
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
 from hierarchy.registry.health import Change
+from hierarchy.registry.known_models import SETTLE_S
+from hierarchy.registry.model_file import FILE_NAME, ModelFile
 from hierarchy.relay.downstream.clients import Clients
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import report_handler
@@ -37,13 +40,13 @@ from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
 from hierarchy.security.dial_guard import GuardedTransport
+from hierarchy.security.state import state_dir
 from hierarchy.uplink.dial import Proxy, proxy_for
 from hierarchy.uplink.links import LinkReserve, ServeLink
 from hierarchy.uplink.registration import Uplink
 from hierarchy.wire.messages import Identity, Registration
 from hierarchy.wire.status import NodeStatus
 
-WARM_S = 8.0  # in which the children find a replica that just started; more than their longest wait
 DRAIN_NOTICE_S = 1.0  # in which the parents learn that this node is draining
 DIAL_BACK_S = 2.0  # in which a child with `link: auto` must be reached at its own URL
 LINKS_PER_S = 400.0  # that all children together may open to fill their reserves: about a tenth of a core
@@ -66,7 +69,12 @@ class Node:
         rng: Random | None = None,
         environ: Mapping[str, str] = os.environ,
         access: Access | None = None,
+        settle_s: float = SETTLE_S,
     ) -> None:
+        """
+        Args:
+            settle_s: how long after its start the node does not know which models there are.
+        """
         settings = config.settings
         rng = rng or Random()
         self.awake = AwakeClock()
@@ -113,6 +121,9 @@ class Node:
         self.engine_manager = EngineManager(
             self.registry, self.access, self._tasks, self._engine_down, settings, clock, self._child_client
         )
+        self._settle_s = settle_s
+        self._model_file = _model_file(config, environ)
+        self._declare(config)
         self.draining = False  # no new requests are accepted, running streams finish
 
     @property
@@ -121,6 +132,13 @@ class Node:
         return bool(self.registry.model_names())
 
     # -- life ------------------------------------------------------------------------------------------------
+
+    def expect_children(self) -> None:
+        """Call it right before the node listens: requests may come before any child has."""
+        now, known = self._clock(), self.registry.known
+        if self._model_file is not None:
+            known.remember(self._model_file.read(), now)
+        known.start(now, self._settle_s)
 
     async def start(self, serve_link: ServeLink | None = None) -> None:
         """Start engines, probes and uplinks. The node must listen already, since parents dial back at once.
@@ -134,8 +152,6 @@ class Node:
         self._http = httpx.AsyncClient(verify=tls, trust_env=False, follow_redirects=False, timeout=None)
         self._child_transport = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
         self._tasks.spawn(self.awake.run(), "clock")
-        if self.identity.replica:  # other replicas served until now, and clients come here at once
-            self.lane.wait_for_children(until=self._clock() + WARM_S)
         for engine in self.config.engines:
             self.engine_manager.start(engine)
         for parent in self.config.parents:
@@ -166,6 +182,8 @@ class Node:
             if not task.get_name().startswith("engine "):  # the manager ends those
                 task.cancel()
         self.lane.close()
+        if self._model_file is not None and self._model_file.differs(ages := self.registry.known.ages(self._clock())):
+            self._model_file.write(ages)
         await self.engine_manager.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for client in (self._http, self._child_transport, *self._proxied):
@@ -182,6 +200,7 @@ class Node:
         old = self.config
         kept = {field: getattr(old, field) for field in ("listen", "advertise", "admin")}
         self.config = config.model_copy(update=kept)
+        self._declare(config)
         self.clients.heads.forget()  # fields that are not forwarded may have changed
         changes = []
         if config.settings != old.settings:
@@ -223,6 +242,12 @@ class Node:
         for parent in added:
             self._start_uplink(parent)
         return [f"parent {parent} removed" for parent in removed] + [f"parent {parent} added" for parent in added]
+
+    def _declare(self, config: NodeConfig) -> None:
+        """Note which models and children the configuration says there are."""
+        models = {model for engine in config.engines for model in declared_models(engine)}
+        aliased = {target.model for targets in config.aliases.values() for target in targets}
+        self.registry.known.declare(models | aliased | {*config.models_below}, config.children, self._clock())
 
     # -- parents ---------------------------------------------------------------------------------------------
 
@@ -351,11 +376,21 @@ class Node:
             for child in self.registry.newly_silent():
                 self.clients.rescue(child, "it is silent")
             self.lane.sweep()
+            self._save_models()
             self.clients.sweep(self._clock())
             for reserve in self.reserves:
                 reserve.sweep()
             self._refresh_keys()
             self.board.refresh()
+
+    def _save_models(self) -> None:
+        """Write the names of the known models to the state folder, if they changed."""
+        file, now = self._model_file, self._clock()
+        if file is None:
+            return
+        ages = self.registry.known.ages(now)
+        if file.begin(ages.keys(), now):
+            self._tasks.spawn(asyncio.to_thread(file.write, ages), "saving the models")
 
     def _refresh_keys(self) -> None:
         """Apply changes in files, made by `hierarchy key` or by a replica."""
@@ -424,3 +459,16 @@ class _Source:
 
     def draining(self) -> bool:
         return self._node.draining
+
+    def incomplete(self) -> bool:
+        return self._node.registry.is_incomplete()
+
+
+def _model_file(config: NodeConfig, environ: Mapping[str, str]) -> ModelFile | None:
+    """Where the names of models survive a restart: in the state folder, if one was set or exists."""
+    try:
+        folder = state_dir(config, environ)
+    except UsageError:
+        return None
+    was_set = config.settings.security.state_dir is not None or "STATE_DIRECTORY" in environ
+    return ModelFile(folder / FILE_NAME) if was_set or folder.is_dir() else None

@@ -53,6 +53,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then start the node."""
+        self.node.expect_children()
         await super().startup(sockets)
         where = ", ".join(f"{host}:{port}" for host, port in self.node.config.listen)
         admin = "".join(f", admin {host}:{port}" for host, port in self.node.config.admin)

@@ -20,7 +20,8 @@ from hierarchy.node import Node
 from hierarchy.server import Server, bind
 from tests.support import DEADLINE_S, eventually
 
-QUICK = Settings(report_interval_s=0.4, probe_interval_s=0.1, grace_s=5.0)
+#: requests are not held, so that an error comes at once
+QUICK = Settings(report_interval_s=0.4, probe_interval_s=0.1, grace_s=5.0, hold_s=0.0)
 #: for tests that do not wait for reports: a busy machine may delay a node for seconds before it counts as silent
 CALM = QUICK.model_copy(update={"report_interval_s": 5.0})
 
@@ -99,9 +100,12 @@ class Cluster:
         return self.serve(config, **options)
 
     def serve(self, config: NodeConfig, **options: Any) -> Running:
-        """Start a node from its configuration, best with port 0. options: passed to `Node`."""
+        """Start a node from its configuration, best with port 0. options: passed to `Node`.
+
+        By default the node knows from its start which models do not exist.
+        """
         config, sockets = bind(config)
-        node = Node(config, **options)
+        node = Node(config, **{"settle_s": 0.0, **options})
         scheme = "https" if config.settings.tls.cert else "http"
         return self._serve(f"{scheme}://127.0.0.1:{config.listen[0][1]}", Server(node, build_app(node)), sockets)
 

@@ -21,7 +21,7 @@ from tests.support import eventually
 CHECK_INTERVAL_S = 0.05
 TREE = """\
 version: 1
-defaults: {{probe_interval_s: 0.1, dispatch: {dispatch}}}
+defaults: {{probe_interval_s: 0.1, hold_s: 0, dispatch: {dispatch}}}
 nodes:
   root: {{listen: "127.0.0.1:0"}}
 engines:
@@ -69,7 +69,7 @@ def test_only_what_changed_is_applied(bench: Bench, caplog: pytest.LogCaptureFix
     assert bench.running.node.registry.children["a"] is kept
     assert bench.running.node.settings.dispatch == bench.running.node.lane.settings.dispatch == "p2c"
     assert "settings, engine b removed, engine c added" in caplog.text
-    assert chat(bench.url, "b").status_code == 404
+    assert chat(bench.url, "b").status_code == 503  # another node may have it in a moment
 
 
 def test_a_stream_continues_after_its_engine_was_removed(bench: Bench) -> None:

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 
 from hierarchy.api.auth_middleware import caller_of, peer_of
 from hierarchy.api.body import json_response, read_message
+from hierarchy.api.held import HeldRequest
 from hierarchy.config.address import is_loopback
 from hierarchy.errors import ModelNotAllowed, RequestError
 from hierarchy.node import Node
@@ -137,8 +138,7 @@ def _add_client_routes(routes: APIRouter, node: Node) -> None:
         message = await read_message(request, ModelRequest, node.settings.max_body_bytes)
         if not caller_of(request).may_use(message.model):
             raise ModelNotAllowed("this API key is not for that model; /list_models lists the models that it is for")
-        dispatch = node.dispatch
-        share = dispatch.hand_out(dispatch.resolve(message.model, "fastchat", translated=True))
+        share = await _hand_out(node, message.model, HeldRequest(node.lane.waiting_room, request))
         return json_response({"address": _address(node, share, message.model) if share is not None else ""})
 
     @routes.post("/worker_get_status")
@@ -149,6 +149,17 @@ def _add_client_routes(routes: APIRouter, node: Node) -> None:
     @routes.get("/test_connection")
     async def test_connection() -> Response:
         return json_response("success")
+
+
+async def _hand_out(node: Node, name: str, held: HeldRequest) -> Share | None:
+    """The share for the next request for a model or an alias, which may have to wait for it; None if there is none."""
+    dispatch = node.dispatch
+    while True:
+        try:
+            return dispatch.hand_out(dispatch.resolve(name, "fastchat", translated=True))
+        except RequestError as error:
+            if not await held.wait(dispatch.models(name), error):
+                return None
 
 
 def _address(node: Node, share: Share, requested: str) -> str:

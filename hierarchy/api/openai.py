@@ -6,9 +6,11 @@ from fastapi import APIRouter, Request, Response
 
 from hierarchy.api.auth_middleware import caller_of
 from hierarchy.api.body import json_response
-from hierarchy.errors import ModelNotFound
+from hierarchy.api.held import HeldRequest
+from hierarchy.errors import ModelNotFound, RequestError, Unavailable
 from hierarchy.introspection.model_list import encode
 from hierarchy.node import Node
+from hierarchy.security.keys import Caller
 
 
 def router(node: Node) -> APIRouter:
@@ -25,9 +27,25 @@ def router(node: Node) -> APIRouter:
 
     @routes.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> Response:
-        row = node.models.rows().get(name)
-        if row is None or not caller_of(request).may_use(name):
-            raise ModelNotFound(f"no child serves model {name!r}; GET /v1/models lists the available models")
-        return json_response(row)
+        held, caller = HeldRequest(node.lane.waiting_room, request), caller_of(request)
+        while True:
+            row = node.models.rows().get(name)
+            if row is not None and caller.may_use(name):
+                return json_response(row)
+            error = _why_not(node, caller, name)
+            if not await held.wait(node.dispatch.models(name), error):
+                raise error
 
     return routes
+
+
+def _why_not(node: Node, caller: Caller, name: str) -> RequestError:
+    """Why a model is not in the list."""
+    if caller.may_use(name):
+        try:
+            node.dispatch.choose((node.dispatch.resolve(name, "openai", translated=True), "openai"), translated=True)
+        except Unavailable as error:
+            return error
+        except ModelNotFound:
+            pass
+    return ModelNotFound(f"no child serves model {name[:100]!r}; GET /v1/models lists the available models")

@@ -52,7 +52,7 @@ class Dispatch:
 
         Raises:
             ModelNotFound: no child serves the model through this API family (or through either).
-            Unavailable: children serve it, but none is available now (or all were tried).
+            Unavailable: children serve it, or may serve it soon, but none is available now (or all were tried).
         """
         shares = self._registry.available(key)
         if shares and not tried and not (elsewhere and is_avoided(shares)):  # the most common case
@@ -113,22 +113,25 @@ class Dispatch:
         listed = (model for model in order if any(self._registry.listed(model, api) for api in apis))
         return next(available, None) or next(listed, None) or order[0]
 
-    def hand_out(self, model: str) -> Share | None:
-        """The share whose child's address FastChat's clients get, through either API; None if there is none."""
-        try:
-            share = self.choose((model, "fastchat"), translated=True)
-        except RequestError:
-            return None
+    def models(self, name: str) -> list[str]:
+        """The models that a name stands for, of which any will do: itself, unless it is an alias."""
+        return self._aliases.models(name) or [name]
+
+    def hand_out(self, model: str) -> Share:
+        """The share whose child's address FastChat's clients get, through either API. Raises as `choose`."""
+        share = self.choose((model, "fastchat"), translated=True)
         share.child.hand_out(share)
         return share
 
     def _no_candidate(self, key: ModelKey) -> ModelNotFound | Unavailable:
         name, api = key
         model = name if len(name) <= MAX_NAME_SHOWN else f"{name[:MAX_NAME_SHOWN]}..."
-        if self._registry.listed(name, api):
-            return Unavailable(
-                f"model {model!r} is served here, but no child that serves it is available now; try again"
-            )
+        absence = self._registry.absence(key)
+        if absence is not None:
+            now = self._registry.now()
+            wait_s = absence.retry_after_s(now)
+            message = f"model {model!r} {absence.why}; try again in {wait_s} s"
+            return Unavailable(message, wait_s, absence.patience_s(now))
         if self._registry.listed(name):
             return ModelNotFound(
                 f"model {model!r} is served here through the {OTHER_API[api]} API only, not through {api}'s"

@@ -135,6 +135,12 @@ class Settings(Strict):
         description="from a request's first byte to its last, at whatever pace, so that no client holds a place by "
         "sending slowly",
     )
+    hold_s: Annotated[float, Field(ge=0, le=14, strict=True)] = Field(
+        default=10.0,
+        description="how long a request is held for a model that was available up to 30 s ago, or may not be known "
+        "yet; then it gets 503 with `Retry-After`. 0: at once. At most 14, since a stream's client gets its first "
+        "comment after 15 s",
+    )
     first_byte_timeout_s: Seconds = Field(
         default=600.0,
         description="from sending a request to the first byte of the response's body: time in a queue, and the "
@@ -296,6 +302,13 @@ class EngineSpec(Strict):
         return _names(self.parent)
 
 
+def declared_models(engine: EngineSpec | EngineConfig) -> list[str]:
+    """The names of the models that an engine serves as far as the configuration says so, else none."""
+    if engine.models:
+        return list(engine.models)
+    return [engine.model] if engine.model is not None and engine.kind == "simulated" else []
+
+
 class TreeConfig(Strict):
     """The whole file."""
 
@@ -357,6 +370,8 @@ class NodeConfig(Strict):
     replica_of: Name | None = None
     #: the engines right below
     engines: tuple[EngineConfig, ...] = ()
+    #: names of the models that the file declares for engines further below
+    models_below: tuple[str, ...] = ()
     #: alias -> models that it stands for
     aliases: dict[str, Targets] = Field(default_factory=dict)
     #: its own settings, and the defaults of the tree for all others

@@ -35,14 +35,11 @@ def error_response(error: RequestError, dialect: Dialect, fields: Fields, *, clo
     fields: added unchanged (date, server).
     """
     own = [(b"content-type", b"application/octet-stream" if dialect.form == "frames" else b"application/json")]
-    status = error.status
-    if dialect.always_ok:
-        status = 200
-    else:
-        if error.retry_after_s is not None:
-            own.append((b"retry-after", b"%d" % error.retry_after_s))
-        if status == 401:
-            own.append((b"www-authenticate", b"Bearer"))
+    if error.retry_after_s is not None:
+        own.append((b"retry-after", b"%d" % error.retry_after_s))
+    status = 200 if dialect.always_ok else error.status
+    if status == 401:
+        own.append((b"www-authenticate", b"Bearer"))
     return plain_response(status_line(status), [*fields, *own], dialect.error(error), close=close)
 
 

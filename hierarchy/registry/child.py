@@ -128,6 +128,7 @@ class Child:
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}
         self.listed_below: frozenset[tuple[str, str]] | None = None  # models of `subtree`; None: not decoded yet
+        self.incomplete = False  # it reported that it may not know all models below it yet
         self.renames: Mapping[str, str] = {}  # of an engine: served name -> its own name, which must be in the body
         self.status: NodeStatus = EMPTY
         self.check_heart_beat = True

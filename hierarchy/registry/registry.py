@@ -16,6 +16,7 @@ from hierarchy.registry.admission import add_models, check_loop, child_name, fin
 from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.health import USABLE, Health
+from hierarchy.registry.known_models import Absence, KnownModels, SeenKey
 from hierarchy.wire import subtree
 from hierarchy.wire.checks import check_status
 from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
@@ -24,6 +25,7 @@ from hierarchy.wire.status import Api, ModelKey, NodeStatus, aggregate, part
 REMEMBERED_S: Final = 600.0  # how long a child that left is still shown
 REPORTED: Final = (*USABLE, "ejected")  # states of the children whose models clients may request
 MAX_CACHED: Final = 1024  # models whose candidates are kept
+SUBTREE_SWEEPS: Final = 20  # sweeps between two looks at the subtrees, which reports change all the time
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -41,6 +43,9 @@ class Registry(Health):
         self.departed: dict[str, Child] = {}  # children that left lately: their models are unavailable, not unknown
         self.drained: dict[str, Drain] = {}  # by `drain_key`: whichever child has it gets no new requests
         self.subtree_changes = 0  # grows whenever what is below a child has changed
+        self.known = KnownModels()  # models that may exist although no child lists them
+        self._listeners: list[Callable[[Child], None]] = []
+        self._sweeps = 0
         self._silent: set[str] = set()  # names of nodes that `newly_silent` has returned
         #: model -> (generation, time until which it holds, candidates)
         self._available: dict[ModelKey, tuple[int, float, list[Share]]] = {}
@@ -90,9 +95,9 @@ class Registry(Health):
         if status is not None:
             self._apply_registered_status(child, message, status, now)
         child.seq = message.seq
-        self.generation += 1
         if child.group:
             self._divide_capacity(child.group)
+        self._may_serve(child)
         return child
 
     def _add(self, name: str, message: Registration) -> Child:
@@ -158,9 +163,9 @@ class Registry(Health):
             _update_node_fields(self, child, message)
             was_available &= not _apply_report(child, status, now, message.seen)
         if not was_available:
-            self.generation += 1
             if child.group:
                 self._divide_capacity(child.group)
+            self._may_serve(child)
         return True
 
     def report(self, child: Child, status: NodeStatus) -> None:
@@ -174,10 +179,23 @@ class Registry(Health):
         was_available = child.available(now)
         if child.down is not None:
             self._readmit(child, now)
-        if child.report(status, now) or not was_available:
-            self.generation += 1
+        changed = child.report(status, now) or not was_available
         self.set_asleep(child, status.asleep)
+        if changed:
+            self._may_serve(child)
         self._note(child)
+
+    def subscribe(self, listener: Callable[[Child], None]) -> None:
+        """Call `listener` with each child that may take requests which it could not take before."""
+        self._listeners.append(listener)
+
+    def _may_serve(self, child: Child) -> None:
+        """What the child can be chosen for may have changed."""
+        self.generation += 1
+        now, models = self._clock(), list(child.shares)
+        self.known.saw(models, models if child.state(now) in REPORTED else (), now)
+        for listener in self._listeners:
+            listener(child)
 
     def _divide_capacity(self, group: str) -> None:
         """Give each available instance of a replicated node an equal part of its status.
@@ -254,7 +272,20 @@ class Registry(Health):
         for child in list(self.departed.values()):
             if child.left_at is not None and now >= child.left_at + REMEMBERED_S:
                 del self.departed[child.name]
+        self._refresh_known(now)
         return dropped
+
+    def _refresh_known(self, now: float) -> None:
+        """Note which models there are."""
+        listed: set[SeenKey] = {key for child in self for key in child.shares}
+        available = {key for child in self if child.state(now) in REPORTED for key in child.shares}
+        if self._sweeps % SUBTREE_SWEEPS == 0:
+            for child in self:
+                listed |= listed_below(child)
+        self._sweeps += 1
+        self.known.saw(listed, available, now)
+        self.known.forget(now)
+        self.known.refresh_children(self.children.values(), now)
 
     def newly_silent(self) -> list[Child]:
         """The nodes that have fallen silent since the last call."""
@@ -330,6 +361,27 @@ class Registry(Health):
         known = [*self, *self.departed.values()]
         return any(child.serves(model, api) or _lists(child, model, api) for child in known)
 
+    def absence(self, key: ModelKey) -> Absence | None:
+        """Why a model that exists, or may exist, cannot be requested now; None if it does not exist.
+
+        Call it where no child is available for the model.
+        """
+        now, (name, api) = self._clock(), key
+        if self.listed(name, api):
+            return self.known.lost(key, now)
+        known = self.known.known(key, now)
+        if known is not None or self.listed(name):  # through the other API only
+            return known
+        return self.known.possible(name, self.children, now)
+
+    def is_incomplete(self) -> bool:
+        """May there be models below this node that it does not know yet?"""
+        return self.known.incomplete(self.children, self._clock())
+
+    def now(self) -> float:
+        """Seconds of this registry's clock."""
+        return self._clock()
+
     def status(self) -> NodeStatus:
         """This node's status: the sum over the available children."""
         now = self._clock()
@@ -391,7 +443,7 @@ def _apply_report(child: Child, status: NodeStatus, now: float, seen: int | None
 
 
 def _update_node_fields(registry: Registry, child: Child, message: Registration | HeartBeat) -> None:
-    child.leaving = message.draining
+    child.leaving, child.incomplete = message.draining, message.incomplete
     names = message.names
     if names != child.names:
         child.names = names
@@ -419,8 +471,14 @@ def _lists(child: Child, model: str, api: Api | None) -> bool:
 
     A request for an unknown model leads here, so what was decoded is kept until the child reports a change.
     """
+    below = listed_below(child)
+    if api is not None:
+        return (model, api) in below
+    return any(name == model for name, _ in below)
+
+
+def listed_below(child: Child) -> frozenset[SeenKey]:
+    """(model, API family) of everything that an engine below the child lists, available or not."""
     if child.listed_below is None:
         child.listed_below = subtree.listed_models(child.subtree)
-    if api is not None:
-        return (model, api) in child.listed_below
-    return any(name == model for name, _ in child.listed_below)
+    return child.listed_below

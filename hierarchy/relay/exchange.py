@@ -14,18 +14,19 @@ import logging
 from http import HTTPStatus
 
 from hierarchy.balancing.lent_attempts import RETRIABLE, unspent_field
-from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestError
+from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestError, Unavailable
 from hierarchy.http import render
 from hierarchy.http.request_head import RequestHead
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import NODE, Child
 from hierarchy.relay import retry
 from hierarchy.relay.attempt import Attempt, Listener, unreachable_reason
-from hierarchy.relay.client import Client
+from hierarchy.relay.client import FOREVER, Client
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import Handler
 from hierarchy.relay.request import Request
 from hierarchy.relay.response import Response
+from hierarchy.relay.timeouts import Timeouts
 from hierarchy.relay.upstream.connection import ConnectionPool
 from hierarchy.security.registration_policy import UNAUTHENTICATED_BODY_BYTES
 
@@ -46,6 +47,7 @@ class Exchange(Listener):
 
     my_turn: bool = False  # no earlier request of this connection is still being answered
     attempts: int = 0  # that this node made
+    held_until: float = 0.0  # see `waiting_room.Guest`
     _outcome: str = ""
 
     def __init__(self, client: Client, lane: Lane, head: RequestHead, now: float, handler: Handler | None) -> None:
@@ -103,13 +105,41 @@ class Exchange(Listener):
                 self.request.read_model(self._lane.dispatch)
             self._try_child(now)
         except RequestError as error:
-            if not self._lane.park(self._go_again, error):
+            if not self._hold(error):
                 self.fail(error)
 
-    def _go_again(self, now: float) -> None:
-        """A parked request's turn, unless its client has left."""
-        if not self.response.complete:
-            self.go(now)
+    # -- while no child serves the model -------------------------------------------------------------------------
+
+    def _hold(self, error: RequestError) -> bool:
+        """Wait for a child, if this is the entry node, and that is worthwhile. Returns False if it is not."""
+        lane, request = self._lane, self.request
+        if request.parent is not None or self.head.auth:  # the parent may have another child for it
+            return False
+        names = lane.dispatch.models(request.alias) if request.alias else (request.model,)
+        if not lane.waiting_room.hold(self, names, request.size, error):
+            return False
+        total_s = Timeouts.of(lane.settings, request.model).total_s
+        if total_s is not None:
+            request.ends_at = request.started_at + total_s
+        self._client.deadline = request.ends_at
+        return True
+
+    def try_again(self, now: float) -> None:
+        """A child for it may be there now."""
+        if self.request.alias:
+            self.request.resolve_alias(self._lane.dispatch)
+        self.go(now)
+
+    def _hold_unspent(self, attempt: Attempt, failure: retry.Failure) -> bool:
+        """Hold a request that its only child did not get, or gave back untouched: the child may be restarting."""
+        if failure.refusal is None:
+            was_spent = attempt.sent_at > 0.0
+        else:
+            was_spent = attempt.child.kind != NODE or (failure.unspent or 0) < failure.lent
+        if was_spent or not self._hold(Unavailable(f"{attempt.child.name} {failure.reason}", patience_s=FOREVER)):
+            return False
+        self.request.tried = ()
+        return True
 
     def _answer_locally(self, handler: Handler, now: float) -> None:
         try:
@@ -182,10 +212,12 @@ class Exchange(Listener):
             if decision.counted:
                 self._lane.count_retry(self.request)
             self._retry(attempt, failure, fresh=decision.fresh)
-        elif isinstance(decision, retry.PassOn):
-            self._pass_on(decision.refusal, failure.reason)
         elif isinstance(decision, retry.Probe):
             self._lane.spawn(self._probe(attempt, failure), "probe")
+        elif self._hold_unspent(attempt, failure):
+            pass
+        elif isinstance(decision, retry.PassOn):
+            self._pass_on(decision.refusal, failure.reason)
         else:
             self.fail(ChildFailed(f"{attempt.child.name} {failure.reason}"))
 
@@ -343,6 +375,8 @@ class Exchange(Listener):
         """The one place where an exchange ends."""
         lane, request, response = self._lane, self.request, self.response
         response.complete = True
+        if self.held_until:
+            lane.waiting_room.leave(self)
         attempt, self._attempt = self._attempt, None
         if request.has_retry_place:
             request.has_retry_place = False

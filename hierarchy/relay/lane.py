@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.retry_budget import RetryBudget
 from hierarchy.config.models import Settings
-from hierarchy.errors import ModelNotFound, RequestError, Unavailable
 from hierarchy.http.dialect import OPENAI, Dialect
 from hierarchy.http.link_handshake import LINK_PATH
 from hierarchy.http.request_head import lane_path
@@ -26,6 +24,7 @@ from hierarchy.relay.timeouts import Timeouts
 from hierarchy.relay.upstream.destination import Destination
 from hierarchy.relay.upstream.links import LinkPool, accept_link
 from hierarchy.relay.upstream.pool import Pool
+from hierarchy.relay.waiting_room import WaitingRoom
 from hierarchy.relay.warnings import Warnings
 from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
@@ -58,10 +57,10 @@ class Lane:
         self.handlers: dict[bytes, Handler] = {LINK_PATH: pong, **(handlers or {})}
         self.retry_budget = RetryBudget(clock)
         self.warnings = Warnings(clock)
-        self._warm_until = -math.inf  # until when a model that no child serves may only not be known yet
+        self.waiting_room = WaitingRoom(clock, registry.model_names, settings.hold_s)
+        registry.subscribe(self.waiting_room.appeared)
         self.access_log: Callable[[object, str], None] | None = _log_access if settings.access_log else None
         self.draining = False  # each connection ends with its response
-        self._parked: list[Callable[[float], None]] = []  # requests that wait for this node to know its children
         self._pools: dict[str, Pool] = {}  # by the child's name
         self._destinations: dict[Share, Destination] = {}
         self._tasks = BackgroundTasks()
@@ -84,20 +83,6 @@ class Lane:
         if not policy.in_force or policy.is_trusted_peer(peer):
             return False
         return not any(policy.secret_matches(child.secret, secret) for child in self.registry)
-
-    def wait_for_children(self, *, until: float) -> None:
-        """Until then, keep requests for models that no child serves yet."""
-        self._warm_until = until
-
-    def park(self, resume: Callable[[float], None], error: RequestError) -> bool:
-        """Keep a request that no child can serve yet, while a replica that just started waits for its children.
-
-        resume: called with the time at the next sweep.
-        """
-        if not isinstance(error, (ModelNotFound, Unavailable)) or self.clock() >= self._warm_until:
-            return False
-        self._parked.append(resume)
-        return True
 
     def has_retry_room(self) -> bool:
         """Does the retry budget have a place for one more retry?"""
@@ -183,17 +168,15 @@ class Lane:
     def apply_settings(self, settings: Settings) -> None:
         """Use other settings, from the next request on."""
         self.settings = settings
+        self.waiting_room.hold_s = settings.hold_s
         self.access_log = _log_access if settings.access_log else None
         self._destinations.clear()
 
     def sweep(self) -> None:
-        """Twice a second: resume parked requests, close idle connections, forget what belongs to former children."""
-        now = self.clock()
+        """Twice a second: look at the held requests, close idle connections, forget what belongs to former children."""
         self.retry_budget.end_trouble()
         self.warnings.sweep()
-        parked, self._parked = self._parked, []
-        for resume in parked:
-            resume(now)
+        self.waiting_room.sweep()
         for name, pool in list(self._pools.items()):
             pool.sweep()
             if self.registry.children.get(name) is not pool.child:
@@ -215,7 +198,8 @@ class Lane:
             pool.close()
 
     def gauges(self) -> Iterable[Sample]:
-        """The links of each child that dials, for `/metrics`."""
+        """Held requests, and the links of each child that dials, for `/metrics`."""
+        yield "hierarchy_requests_held", (), float(len(self.waiting_room))
         for name, pool in self._pools.items():
             if isinstance(pool, LinkPool):
                 for state, count in (("idle", len(pool.links) - pool.busy), ("busy", pool.busy)):

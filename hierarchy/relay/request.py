@@ -27,6 +27,7 @@ class Request:
     complete: bool = False  # the whole body has come
     size: int = 0  # bytes of body that have come
     model: str = ""  # its name after aliases; "" until the body is complete, unless the parent sent it
+    alias: str = ""  # the name in the client's request, if it is an alias
     ends_at: float = FOREVER  # by the limit on the whole request
     left: int = MAX_ATTEMPTS  # attempts that may still be spent here or lent to a child
     retried: int = 0  # attempts after a failed one, here and below
@@ -100,13 +101,14 @@ class Request:
         """
         requested = self.model = model_of(self.body(), self.head.boundary)
         if requested in dispatch.aliased:
-            self._resolve(requested, dispatch)
+            self.alias = requested
+            self.resolve_alias(dispatch)
         if self.head.caller.models is not None and self.parent is None:
             self._check_allowed(requested)
 
-    def _resolve(self, alias: str, dispatch: Dispatch) -> None:
-        """Replace an alias by one of its models, here and in the body; the nodes below do not know the alias."""
-        self.model = dispatch.resolve(alias, self.api, translated=self.head.translated)
+    def resolve_alias(self, dispatch: Dispatch) -> None:
+        """Replace the alias by one of its models, here and in the body; the nodes below do not know the alias."""
+        self.model = dispatch.resolve(self.alias, self.api, translated=self.head.translated)
         self.parts = [with_model(self.body(), self.model, self.head.boundary)]
         self.size = len(self.parts[0])
 

@@ -29,6 +29,7 @@ GAUGES = {
     "hierarchy_links": ("Open reverse links of a child.", ("child", "state")),
     "hierarchy_links_wanted": ("Requests that wait for a reverse link.", ("child",)),
     "hierarchy_connections": ("Open client connections.", ()),
+    "hierarchy_requests_held": ("Requests that wait for a child to appear.", ()),
 }
 Sample = tuple[str, tuple[str, ...], float]  # gauge name, label values, value
 

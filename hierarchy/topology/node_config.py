@@ -19,6 +19,7 @@ from hierarchy.config.models import (
     RequestedLink,
     Settings,
     TreeConfig,
+    declared_models,
 )
 from hierarchy.config.yaml import closest
 from hierarchy.errors import UsageError
@@ -55,9 +56,21 @@ def from_tree(tree: DeclaredTree, name: str) -> NodeConfig:
         proxy=spec.proxy,
         children=tuple(key for key in children if key in config.nodes),
         engines=tuple(_engine(key, config.engines[key]) for key in children if key in config.engines),
+        models_below=_models_below(tree, name),
         aliases=config.aliases,
         settings=spec.settings(config.defaults),
     )
+
+
+def _models_below(tree: DeclaredTree, name: str) -> tuple[str, ...]:
+    """Names of the models that the file declares for engines below a node's children."""
+    below: set[str] = set()
+    found = {name}
+    while found:
+        below |= found
+        found = {key for key, member in tree.graph.members.items() if below.intersection(member.parents)} - below
+    far = [spec for key, spec in tree.config.engines.items() if key in below and name not in spec.parents]
+    return tuple(sorted({model for spec in far for model in declared_models(spec)}))
 
 
 def _replicated_name(config: TreeConfig, name: str) -> str | None:

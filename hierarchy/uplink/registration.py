@@ -65,6 +65,9 @@ class Source(Protocol):
     def draining(self) -> bool:
         """Does this node refuse new requests?"""
 
+    def incomplete(self) -> bool:
+        """May there be models below this node that it does not know yet?"""
+
 
 class Listener(Protocol):
     """Gets the changes of a registration: the reserve of reverse links."""
@@ -382,6 +385,7 @@ class Uplink:
             "models": list(status.models),
             "interval_s": self._proposed_interval_s,
             "draining": self._source.draining(),
+            "incomplete": self._source.incomplete(),
         }
 
     def _note_acknowledged(self, message: Registration | HeartBeat, reported: _Reported) -> None:

@@ -88,6 +88,8 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
     interval_s: float = 1.0
     #: it accepts no new requests; it then lists no models, so that parents that do not know this field send none
     draining: bool = False
+    #: it may not know all models below it yet: it has just started, or a child of it has not named its models
+    incomplete: bool = False
 
     @property
     def names(self) -> Names:

@@ -24,7 +24,7 @@ class Api:
 
     def __init__(self, **settings: Any) -> None:
         self.clock = Clock()
-        config = NodeConfig(name="root", advertise=ME, settings=Settings(**settings))
+        config = NodeConfig(name="root", advertise=ME, settings=Settings(**{"hold_s": 0.0, **settings}))
         self.node = Node(config, clock=self.clock, rng=Random(7))
         self.app = build_app(self.node)
 

@@ -12,6 +12,7 @@ from hierarchy.balancing.policy import POLICIES
 from hierarchy.errors import ModelNotFound, Unavailable
 from hierarchy.registry import Registry
 from hierarchy.registry.drain import Drain
+from hierarchy.registry.known_models import KNOWN_S
 from hierarchy.wire.messages import Identity
 from tests.builders import OPENAI, model, registration, site, status_of, worker
 from tests.clocks import Clock
@@ -66,8 +67,10 @@ def test_an_unknown_model_is_not_found_and_the_error_names_the_models_here() -> 
 
 def test_the_error_names_no_models_at_a_node_without_models() -> None:
     tree = Tree()
+    tree.registry.sweep()
     for child in (tree.a, tree.b):
         tree.registry.report(child, status_of())
+    tree.clock.tick(KNOWN_S)
     with pytest.raises(ModelNotFound, match=r"models here: none at the moment$"):
         tree.dispatch.lease(OPENAI)
 
@@ -105,7 +108,8 @@ def test_a_model_that_is_served_but_not_now_is_unavailable(how: str) -> None:
     with pytest.raises(Unavailable, match="is served here, but no child") as caught:
         tree.dispatch.lease(OPENAI)
     assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
-    assert tree.dispatch.hand_out("m") is None
+    with pytest.raises(Unavailable):
+        tree.dispatch.hand_out("m")
 
 
 def test_a_model_that_is_down_two_levels_below_is_unavailable() -> None:
@@ -178,7 +182,7 @@ def test_a_child_that_registers_or_leaves_counts_at_once() -> None:
 
 def test_handed_out_addresses_spread_without_any_report() -> None:
     tree = Tree()
-    handed = Counter(share.child.name for share in (tree.dispatch.hand_out("m") for _ in range(10)) if share)
+    handed = Counter(share.child.name for share in (tree.dispatch.hand_out("m") for _ in range(10)))
     assert handed == {"a": 5, "b": 5}
     assert (tree.a.in_flight, tree.a.load(OPENAI)) == (0, 5)
 
@@ -186,8 +190,9 @@ def test_handed_out_addresses_spread_without_any_report() -> None:
 def test_addresses_of_fastchat_workers_are_preferred() -> None:
     tree = Tree()
     child = tree.registry.register(registration(worker()))
-    assert {share.child for share in (tree.dispatch.hand_out("m") for _ in range(10)) if share} == {child}
-    assert tree.dispatch.hand_out("nope") is None
+    assert {share.child for share in (tree.dispatch.hand_out("m") for _ in range(10))} == {child}
+    with pytest.raises(ModelNotFound):
+        tree.dispatch.hand_out("nope")
 
 
 def test_unknown_model_names_are_not_kept() -> None:

@@ -73,7 +73,7 @@ class MemoryLane:
         registry = Registry(Identity("n", "http://n", "i"), lambda: self.now)
         self.child = registry.declare("e", "http://127.0.0.1:1", "openai")
         registry.report(self.child, NodeStatus((ModelStatus(MODEL),), 1.0))
-        made = Settings.model_validate(settings)
+        made = Settings.model_validate({"hold_s": 0.0, **settings})
         dispatch = Dispatch(registry, "shortest_queue", Random(0))
         access = Access(NodeConfig(name="n", advertise="http://n", settings=made))
         self.clients = Clients()

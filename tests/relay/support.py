@@ -232,7 +232,11 @@ class Tree:
         self.nodes: list[Node] = []
         self.servers: list[Server] = []
         self._tasks: list[asyncio.Task[None]] = []
-        world.run(self._start(levels, Settings.model_validate({"report_interval_s": 1.0, "grace_s": 5.0, **settings})))
+        world.run(
+            self._start(
+                levels, Settings.model_validate({"report_interval_s": 1.0, "grace_s": 5.0, "hold_s": 0.0, **settings})
+            )
+        )
         self.wait_ready()
 
     async def _start(self, levels: int, settings: Settings) -> None:
@@ -253,7 +257,7 @@ class Tree:
                 settings=settings,
             )
             config, sockets = bind(config)
-            node = Node(config, clock=self.clock) if level == 0 else Node(config)
+            node = Node(config, clock=self.clock, settle_s=0.0) if level == 0 else Node(config, settle_s=0.0)
             server = Server(node, build_app(node))
             self.nodes.append(node)
             self.servers.append(server)

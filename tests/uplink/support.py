@@ -37,6 +37,9 @@ class Source:
     def children(self) -> dict[str, Any]:
         return self.below
 
+    def incomplete(self) -> bool:
+        return False
+
     def draining(self) -> bool:
         return self.leaving
 

@@ -74,12 +74,12 @@ def test_an_engine_that_appears_changes_its_model_and_disappears(cluster: Cluste
     wait_for_model(root.url, "old")
     httpx.post(f"{engine.url}/simulated/models", json={"models": ["new"]}).raise_for_status()
     wait_for_model(root.url, "new")
-    assert chat(root.url, "old").status_code == 404
+    assert chat(root.url, "old").status_code == 503
     cluster.stop(engine)
     eventually(lambda: not models_at(root.url), "the model to disappear")
     gone = chat(root.url, "new")
     assert gone.status_code == 503  # a node below knows it, but it is down
-    assert gone.headers["retry-after"] == "1"
+    assert 1 <= int(gone.headers["retry-after"]) <= 30
     tree = httpx.get(f"{root.url}/tree").json()
     states = {name: entry["state"] for name, entry in tree["children"]["site"]["children"].items()}
     assert states == {"site-1": "down", "site-2": "down"}

@@ -1,0 +1,193 @@
+"""Which models may exist although no child lists them now, so that a request for one gets 503 and not 404.
+
+A node learns from its children which models there are. So a model that exists looks unknown for a while: after this
+node started, while a child restarts, while an engine moves, before an engine was probed for the first time. A model may
+exist if
+
+- it is declared in the configuration,
+- a child listed it in the last ten minutes, also before a restart of this node (see `model_file`),
+- this node started only a moment ago,
+- or a child that was declared or registered in the last ten minutes has not named any model, or says itself that it
+  does not know all of its models yet.
+
+Synchronous, no I/O. All times are seconds of the registry's clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from hierarchy.names import is_printable_name
+from hierarchy.registry.child import Child
+
+SeenKey = tuple[str, str]  #: a `ModelKey`; a child of a later release may have other API families
+
+KNOWN_S = 600.0  # how long a model is known that no child lists, and a child is expected to name its models
+# How long after its start a node does not know which models there are. In this time every child has come back: it
+# notices a lost parent within 5 s (`uplink.parent_client.TIMEOUT_S`), waits at most 3 s before it tries to register
+# again (`uplink.registration.MAX_WAIT_S`), and a busy machine gets 2 s more.
+SETTLE_S = 10.0
+# Requests are held for a model that was available so short a time ago. Nodes and links are back by then; an engine that
+# loads its model needs minutes, and its clients need an error that they can act on.
+PATIENCE_S = 30.0
+MAX_RETRY_AFTER_S = 30  # OpenAI's clients do as the server says up to 60 s, and other clients sit there waiting
+MAX_KNOWN = 4096  # models; beyond it those that were not listed for the longest time are forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """Why a model that may exist cannot be requested now.
+
+    why: for an error message, as a sentence without its subject, the model. since: when it began. until: when it is
+    clear whether the model exists; infinite if that is not known.
+    """
+
+    why: str
+    since: float
+    until: float = math.inf
+
+    def retry_after_s(self, now: float) -> int:
+        """Whole seconds after which another request is worthwhile.
+
+        Until it is clear whether the model exists; else as long again as it has been away, which is the best guess
+        for an absence of unknown length. 1 to `MAX_RETRY_AFTER_S`.
+        """
+        left = self.until - now if self.until < math.inf else now - self.since
+        return min(max(1, math.ceil(left)), MAX_RETRY_AFTER_S)
+
+    def patience_s(self, now: float) -> float:
+        """How long a request may be held, as far as the model is concerned; 0 for not at all."""
+        if self.until < math.inf:
+            return max(0.0, self.until - now)
+        return math.inf if now - self.since < PATIENCE_S else 0.0
+
+
+class _Sighting:
+    """When a model was seen last. listed: by any child. available: at a child that could get requests."""
+
+    __slots__ = ("available", "listed")
+
+    def __init__(self, listed: float, available: float) -> None:
+        self.listed = listed
+        self.available = available
+
+
+class KnownModels:
+    """The models of the last ten minutes, those of the configuration, and the children that may still name some."""
+
+    def __init__(self) -> None:
+        self.started_at = -math.inf  # when this node began to listen
+        self.settled_at = -math.inf  # from when on it knows its children
+        self._declared: frozenset[str] = frozenset()
+        self._expected: frozenset[str] = frozenset()  # names of the children that the configuration declares
+        self._expected_since = -math.inf
+        self._seen: dict[SeenKey, _Sighting] = {}
+        self._named: set[Child] = set()  # children that have listed a model
+        self._unnamed: dict[Child, float] = {}  # all others, and since when
+
+    def start(self, now: float, settle_s: float = SETTLE_S) -> None:
+        """This node listens from now on, and its children come."""
+        self.started_at = now
+        self.settled_at = now + settle_s
+        self._expected_since = now
+
+    def declare(self, models: Iterable[str], children: Iterable[str], now: float) -> None:
+        """What the configuration declares from now on: names of models, and of the nodes right below."""
+        self._declared = frozenset(models)
+        expected = frozenset(children)
+        if not expected <= self._expected:
+            self._expected_since = now
+        self._expected = expected
+
+    # -- what the children list ------------------------------------------------------------------------------
+
+    def saw(self, listed: Iterable[SeenKey], available: Iterable[SeenKey], now: float) -> None:
+        """Some models that children list now, and those of children that may get requests."""
+        for key in listed:
+            seen = self._seen.get(key)
+            if seen is not None:
+                seen.listed = now
+            elif is_printable_name(key[0]):  # names in a subtree were not checked
+                self._seen[key] = _Sighting(now, now)
+        for key in available:
+            seen = self._seen.get(key)
+            if seen is not None:
+                seen.available = now
+
+    def forget(self, now: float) -> None:
+        """Twice a second: forget what was not listed for long."""
+        if len(self._seen) > MAX_KNOWN or any(now - seen.listed >= KNOWN_S for seen in self._seen.values()):
+            kept = [(key, seen) for key, seen in self._seen.items() if now - seen.listed < KNOWN_S]
+            kept.sort(key=lambda item: item[1].listed, reverse=True)
+            self._seen = dict(kept[:MAX_KNOWN])
+
+    def refresh_children(self, children: Collection[Child], now: float) -> None:
+        """Twice a second: which of the children have named a model by now."""
+        self._named = {child for child in children if child.shares or child in self._named}
+        waiting = [child for child in children if child.incomplete or child not in self._named]
+        self._unnamed = {child: self._unnamed.get(child, now) for child in waiting}
+
+    def remember(self, ages: Mapping[SeenKey, float], now: float) -> None:
+        """Models that were known before a restart, with the seconds since they were listed.
+
+        The time while this node did not run does not count, since nothing could be learned then.
+        """
+        for key, age_s in ages.items():
+            self._seen.setdefault(key, _Sighting(now - age_s, now - age_s))
+
+    def ages(self, now: float) -> dict[SeenKey, float]:
+        """The models that are known, with the seconds since a child listed them; for the next process."""
+        return {key: now - seen.listed for key, seen in self._seen.items() if now - seen.listed < KNOWN_S}
+
+    # -- a model that no child can serve ---------------------------------------------------------------------
+
+    def lost(self, key: SeenKey, now: float) -> Absence:
+        """The absence of a model that a child lists, while no child may get requests for it."""
+        seen = self._seen.get(key)
+        return Absence(
+            "is served here, but no child that serves it is available now", now if seen is None else seen.available
+        )
+
+    def known(self, key: SeenKey, now: float) -> Absence | None:
+        """The absence of a model that no child lists, if one did in the last ten minutes."""
+        seen = self._seen.get(key)
+        if seen is None or now - seen.listed >= KNOWN_S:
+            return None
+        return Absence(f"was served here until {now - seen.listed:.0f} s ago", seen.available)
+
+    def possible(self, name: str, children: Mapping[str, Child], now: float) -> Absence | None:
+        """The absence of a model that no child has listed lately, if it may exist nevertheless."""
+        if not is_printable_name(name):
+            return None
+        if name in self._declared:
+            why = "is declared in the configuration, but no child serves it now"
+            return Absence(why, self.started_at)
+        if now < self.settled_at:
+            why = f"is not known yet: this node started {now - self.started_at:.0f} s ago"
+            return Absence(why, self.started_at, self.settled_at)
+        return self._unnamed_by(children.values(), now) or self._missing(children, now)
+
+    def incomplete(self, children: Mapping[str, Child], now: float) -> bool:
+        """May there be models below this node that it does not know yet? For its parents."""
+        if now < self.settled_at:
+            return True
+        return self._unnamed_by(children.values(), now) is not None or self._missing(children, now) is not None
+
+    def _unnamed_by(self, children: Iterable[Child], now: float) -> Absence | None:
+        for child in children:
+            if child.incomplete or not (child.shares or child in self._named):
+                since = self._unnamed.get(child, now)
+                if now - since < KNOWN_S:
+                    return Absence(f"is not known yet: {child.name} has not named all of its models", since)
+        return None
+
+    def _missing(self, children: Mapping[str, Child], now: float) -> Absence | None:
+        if now - self._expected_since >= KNOWN_S:
+            return None
+        groups = {child.group for child in children.values()}
+        for name in self._expected:
+            if name not in children and name not in groups:
+                return Absence(f"is not known yet: {name} has not registered", self._expected_since)
+        return None
