@@ -19,7 +19,6 @@ from hierarchy.config.address import is_loopback
 from hierarchy.config.models import NodeConfig, declared_models
 from hierarchy.drain import Drains
 from hierarchy.engines.manager import EngineManager
-from hierarchy.errors import UsageError
 from hierarchy.gossip import Board, RecordFile
 from hierarchy.introspection.changes import ChangeLog
 from hierarchy.introspection.model_list import ModelList
@@ -40,7 +39,6 @@ from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
 from hierarchy.security.dial_guard import GuardedTransport
-from hierarchy.security.state import state_dir
 from hierarchy.uplink.dial import Proxy, proxy_for
 from hierarchy.uplink.links import LinkReserve, ServeLink
 from hierarchy.uplink.registration import Uplink
@@ -122,7 +120,7 @@ class Node:
             self.registry, self.access, self._tasks, self._engine_down, settings, clock, self._child_client
         )
         self._settle_s = settle_s
-        self._model_file = _model_file(config, environ)
+        self._model_file = ModelFile(file.with_name(FILE_NAME)) if file is not None else None
         self._declare(config)
         self.draining = False  # no new requests are accepted, running streams finish
 
@@ -462,13 +460,3 @@ class _Source:
 
     def incomplete(self) -> bool:
         return self._node.registry.is_incomplete()
-
-
-def _model_file(config: NodeConfig, environ: Mapping[str, str]) -> ModelFile | None:
-    """Where the names of models survive a restart: in the state folder, if one was set or exists."""
-    try:
-        folder = state_dir(config, environ)
-    except UsageError:
-        return None
-    was_set = config.settings.security.state_dir is not None or "STATE_DIRECTORY" in environ
-    return ModelFile(folder / FILE_NAME) if was_set or folder.is_dir() else None

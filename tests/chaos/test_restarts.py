@@ -1,0 +1,98 @@
+"""Nodes of three levels are killed or stopped and started again under load, while clients never retry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+import openai
+import pytest
+
+from tests.chaos.conftest import Record
+from tests.chaos.load import MODEL
+from tests.chaos.processes import TIMEOUT_S, Process, Processes, wait_for
+from tests.support import eventually
+
+pytestmark = pytest.mark.slow
+
+CLIENTS = 8
+
+
+class Clients:
+    """Clients of OpenAI's library that never retry. outcomes: how many requests ended how."""
+
+    def __init__(self, node: Process) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.done = False
+        self._url = f"{node.url}/v1"
+
+    async def run(self, work: Callable[[], None]) -> None:
+        """Send requests until `work`, in a thread, is done."""
+        clients = [asyncio.ensure_future(self._client(stream=bool(number % 2))) for number in range(CLIENTS)]
+        try:
+            await asyncio.to_thread(work)
+        finally:
+            self.done = True
+            await asyncio.gather(*clients)
+
+    async def _client(self, *, stream: bool) -> None:
+        async with openai.AsyncOpenAI(base_url=self._url, api_key="x", max_retries=0, timeout=TIMEOUT_S) as client:
+            while not self.done:
+                self.outcomes[await self._send(client, stream=stream)] += 1
+
+    async def _send(self, client: openai.AsyncOpenAI, *, stream: bool) -> str:
+        try:
+            if stream:
+                parts = await client.completions.create(model=MODEL, prompt="hello", max_tokens=8, stream=True)
+                async for _ in parts:
+                    pass
+            else:
+                await client.completions.create(model=MODEL, prompt="hello", max_tokens=8)
+        except openai.APIStatusError as error:
+            return str(error.status_code)
+        except openai.APIConnectionError:
+            await asyncio.sleep(0.05)  # no root listens, or it was killed
+            return "no connection"
+        except openai.APIError:
+            return "cut"
+        except Exception as error:  # what the library passes on of its transport's errors, of a stream that was cut
+            return type(error).__name__
+        return "served"
+
+    def wait_until_served(self, count: int = 20) -> None:
+        """Wait until more requests have been served."""
+        before = self.outcomes["served"]
+        eventually(lambda: self.outcomes["served"] >= before + count, "more requests to be served", TIMEOUT_S)
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+@pytest.mark.parametrize("level", [0, 1, 2], ids=["root", "site", "rack"])
+def test_a_node_that_restarts_makes_no_model_unknown(
+    processes: Processes, record: Record, level: int, how: str
+) -> None:
+    """5xx of requests that the killed process had accepted, and no connections while no root listens, are allowed."""
+    root = processes.node("root")
+    site = processes.node("site", parents=(root,))
+    rack = processes.node("rack", parents=(site,), engines=processes.engines("e", 2))
+    wait_for(root, 2)
+    clients = Clients(root)
+    victim = (root, site, rack)[level]
+
+    def restart() -> None:
+        clients.wait_until_served()
+        if how == "killed":
+            victim.kill()
+        else:
+            victim.terminate()
+            victim.wait_gone()
+        victim.start()
+        clients.wait_until_served()
+
+    asyncio.run(clients.run(restart))
+    outcomes = clients.outcomes
+    others = ", ".join(f"{count} x {outcome}" for outcome, count in sorted(outcomes.items()) if outcome != "served")
+    record(f"{outcomes['served']} requests served, {others or 'no other'}", target="0 x 404")
+    assert outcomes["404"] == 0, outcomes
+    refused = sum(count for outcome, count in outcomes.items() if outcome.startswith("5"))
+    assert refused <= (2 * CLIENTS if how == "killed" else 0), outcomes
