@@ -197,8 +197,14 @@ class Child:
         return "up" if self.suspect is None else "suspect"
 
     def detail(self, now: float) -> str:
-        """The reason why the state is not `up`; else empty."""
+        """The reason why the state is not `up`; else empty. Of a drained child that is down, too, both."""
         state = self.state(now)
+        why = self._why(state, now)
+        if self.drain is None or state == "draining":
+            return why
+        return f"{why}; drained {self.drain}" if why else f"drained {self.drain}"
+
+    def _why(self, state: str, now: float) -> str:
         if state == "gone" and self.left_at is not None:
             return f"left or fell silent {now - self.left_at:.0f} s ago"
         if state == "down":

@@ -323,7 +323,7 @@ def test_the_states_of_a_child_in_their_order() -> None:
     assert (child.state(10.0), child.available(10.0)) == ("draining", False)
     assert child.detail(10.0) == "by ann: new GPU"
     child.down = "refused"
-    assert (child.state(10.0), child.detail(10.0)) == ("down", "refused")
+    assert (child.state(10.0), child.detail(10.0)) == ("down", "refused; drained by ann: new GPU")
     child.report(status_of(model()), 11.0)
     assert child.state(11.0) == "draining"
 
