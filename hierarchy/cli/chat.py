@@ -1,18 +1,21 @@
-"""`hierarchy chat URL QUESTION`: ask one question and stream the answer."""
+"""`hierarchy chat [URL] QUESTION`: ask one question and stream the answer."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hierarchy.cli import flags
 from hierarchy.cli.interrupts import raise_keyboard_interrupt
+from hierarchy.cli.output import print_json
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.runtime import logs
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from hierarchy.cli.client import NodeClient
 
 _READ_TIMEOUT_S = 660.0  # longer than a node's first_byte_timeout_s, whose error says more than a timeout here
+_URL = re.compile(
+    r"\S+://|(\[[0-9a-f:]+\]|[\w.-]+):\d+(/\S*)?$|localhost(/\S*)?$", re.IGNORECASE
+)  # what may be meant as one
 _SHOWN_CHARS = 300  # of an event that is not a chat event
 
 
@@ -40,6 +46,18 @@ class Answer:
     first_token_s: float = 0.0  #: from the request to the first token
     stream_s: float = 0.0  #: from the first token to the last
     complete: bool = False  #: whether its end has arrived
+    parts: list[str] = field(default_factory=list)  #: its text, as it arrived
+
+    def page(self) -> dict[str, Any]:
+        """The answer for programs."""
+        return {
+            "model": self.model,
+            "path": self.path,
+            "text": "".join(self.parts),
+            "tokens": self.tokens,
+            "first_token_s": round(self.first_token_s, 3),
+            "stream_s": round(self.stream_s, 3),
+        }
 
     def summary(self) -> str:
         """`via site-a/gpu-1 · model · 42 tokens · 0.31 s to first token · 61 tokens/s`."""
@@ -64,9 +82,11 @@ class Event:
 
 def chat(
     url: Annotated[
-        str,
-        typer.Argument(metavar="URL", help="URL of a node, such as http://localhost:21001.", show_default=False),
-    ],
+        str | None,
+        typer.Argument(
+            metavar="URL", help="URL of a node, such as http://localhost:21001.", show_default=f"${flags.NODE_URL}"
+        ),
+    ] = None,
     question: Annotated[
         str | None, typer.Argument(metavar="QUESTION", help="The question.", show_default="read from stdin")
     ] = None,
@@ -81,6 +101,7 @@ def chat(
         typer.Option(metavar="NUMBER", min=0, help="Sampling temperature.", show_default="the engine's"),
     ] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.")] = None,
+    as_json: flags.AsJson = False,
     api_key_file: flags.ApiKeyFile = None,
     tls_ca: flags.ClientTlsCa = None,
     tls_cert: flags.ClientTlsCert = None,
@@ -92,6 +113,7 @@ def chat(
     """
     from hierarchy.cli.client import open_node
 
+    url, question = _node_and_question(url, question, os.environ.get(flags.NODE_URL, ""))
     text = question if question is not None else _read_question()
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
@@ -104,10 +126,23 @@ def chat(
                 url, flags.API_KEY, api_key_file, tls_ca, tls_cert, tls_key, read_timeout_s=_READ_TIMEOUT_S
             ) as node,
         ):
-            answer = stream_answer(node, {"model": model or first_model(node)} | body)
+            show = _swallow if as_json else _show
+            answer = stream_answer(node, {"model": model or first_model(node)} | body, show)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    if as_json:
+        print_json(answer.page())
+        return
     typer.echo(logs.paint(logs.escape(answer.summary()), "2", logs.wants_colour(sys.stderr)), err=True)
+
+
+def _node_and_question(url: str | None, question: str | None, default: str) -> tuple[str, str | None]:
+    """The URL of the node and the question, None for one on stdin. default: the URL in the environment, or ""."""
+    if question is None and default and url is not None and not _URL.match(url):
+        return default, url  # one argument, which is the question
+    if not (url or default):
+        raise UsageError(f"Missing argument 'URL'; or set {flags.NODE_URL}")
+    return url or default, question
 
 
 def _read_question() -> str:
@@ -138,8 +173,8 @@ def first_model(node: NodeClient) -> str:
         raise ChatError(f"{node.url}/v1/models is not a list of models; is this a node's URL?") from None
 
 
-def stream_answer(node: NodeClient, body: dict[str, Any]) -> Answer:
-    """POST the question and print the answer as it arrives.
+def stream_answer(node: NodeClient, body: dict[str, Any], show: Callable[[str], None]) -> Answer:
+    """POST the question and show the text of the answer as it arrives.
 
     Raises:
         ChatError: the node refused, or the answer broke off.
@@ -149,7 +184,7 @@ def stream_answer(node: NodeClient, body: dict[str, Any]) -> Answer:
 
     answer = Answer(model=body["model"])
     try:
-        _stream_into(answer, node, body | {"stream": True, "stream_options": {"include_usage": True}})
+        _stream_into(answer, node, body | {"stream": True, "stream_options": {"include_usage": True}}, show)
     except NodeUnreachable as error:
         if not answer.tokens:
             raise
@@ -161,17 +196,18 @@ def stream_answer(node: NodeClient, body: dict[str, Any]) -> Answer:
     return answer
 
 
-def _stream_into(answer: Answer, node: NodeClient, body: dict[str, Any]) -> None:
+def _stream_into(answer: Answer, node: NodeClient, body: dict[str, Any], show: Callable[[str], None]) -> None:
     began = time.monotonic()
     try:
         with node.stream("/v1/chat/completions", body) as response:
             answer.path = response.headers.get("x-hierarchy-path", "")
             for data in _events(response):
-                _add(answer, _decode(data), time.monotonic() - began)
+                event = _decode(data)
+                _add(answer, event, time.monotonic() - began)
+                show(event.text)
     finally:
-        if answer.tokens:  # end the last line, also of an answer that broke off
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+        if answer.tokens:
+            show("\n")  # ends the last line, also of an answer that broke off
 
 
 def _events(response: httpx.Response) -> Iterator[str]:
@@ -193,7 +229,7 @@ def _events(response: httpx.Response) -> Iterator[str]:
 
 
 def _add(answer: Answer, event: Event, elapsed_s: float) -> None:
-    """Print the text of `event`, and note what else it contains. elapsed_s: since the request was sent."""
+    """Note what `event` contains. elapsed_s: since the request was sent."""
     answer.model = event.model or answer.model
     answer.complete = answer.complete or event.last
     if event.text:
@@ -202,8 +238,7 @@ def _add(answer: Answer, event: Event, elapsed_s: float) -> None:
         answer.stream_s = elapsed_s - answer.first_token_s
         if not answer.counted:
             answer.tokens += 1
-        sys.stdout.write(_printable(event.text))
-        sys.stdout.flush()
+        answer.parts.append(event.text)
     if event.usage is not None:
         answer.tokens, answer.counted = event.usage, True
 
@@ -231,6 +266,16 @@ def _decode(data: str) -> Event:
     if error:
         raise ChatError(error)
     return decoded
+
+
+def _show(text: str) -> None:
+    if text:
+        sys.stdout.write(_printable(text))
+        sys.stdout.flush()
+
+
+def _swallow(text: str) -> None:
+    """Show nothing: the whole text is printed at the end."""
 
 
 def _printable(text: str) -> str:

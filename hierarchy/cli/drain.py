@@ -23,12 +23,14 @@ PATH_HELP = "Path of a node or engine, such as site-a/gpu-1."
 Page = dict[str, Any]
 
 PathArgument = Annotated[str, typer.Argument(metavar="PATH", help=PATH_HELP, show_default=False)]
-UrlOption = Annotated[str, typer.Option("--url", metavar="URL", help="URL of the node at which PATH starts.")]
+UrlOption = Annotated[
+    str,
+    typer.Option("--url", metavar="URL", envvar=flags.NODE_URL, help="URL of the node at which PATH starts."),
+]
 Reason = Annotated[
     str,
     typer.Option(metavar="TEXT", help="Why, for the log, `hierarchy tree` and `hierarchy why`.", show_default=False),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the node's response as JSON.")]
 
 
 class DrainError(HierarchyError):
@@ -45,7 +47,7 @@ def drain(
     wait: Annotated[bool, typer.Option("--wait", help="Wait until nothing is in flight there.")] = False,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="The longest that --wait waits.")] = 600,
     show: Annotated[bool, typer.Option("--list", help="List what is drained below the node at URL.")] = False,
-    as_json: AsJson = False,
+    as_json: flags.AsJson = False,
     admin_key_file: flags.AdminKeyFile = None,
     tls_ca: flags.ClientTlsCa = None,
     tls_cert: flags.ClientTlsCert = None,
@@ -80,7 +82,7 @@ def undrain(
     path: PathArgument,
     url: UrlOption = flags.LOCAL_NODE,
     reason: Reason = "",
-    as_json: AsJson = False,
+    as_json: flags.AsJson = False,
     admin_key_file: flags.AdminKeyFile = None,
     tls_ca: flags.ClientTlsCa = None,
     tls_cert: flags.ClientTlsCert = None,

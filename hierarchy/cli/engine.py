@@ -16,6 +16,7 @@ import typer
 
 from hierarchy.cli import flags
 from hierarchy.cli.interrupts import raise_keyboard_interrupt
+from hierarchy.cli.output import print_json
 from hierarchy.config import simulated
 from hierarchy.config.address import url_of
 from hierarchy.engines import model_store
@@ -141,10 +142,15 @@ def fetch(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help=f"One of: {', '.join(model_store.KNOWN)}.")
     ] = model_store.DEFAULT,
+    as_json: flags.AsJson = False,
 ) -> None:
     """Fetch a model ahead of time, and print the path of its file."""
     with raise_keyboard_interrupt():  # which removes what has been downloaded
-        typer.echo(model_store.find_model(model))
+        path = model_store.find_model(model)
+    if as_json:
+        print_json({"model": model, "path": str(path)})
+    else:
+        typer.echo(path)
 
 
 def _prepare(name: str, exit_with_parent: bool) -> None:

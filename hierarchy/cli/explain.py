@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def why(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model or an alias.", show_default=False)],
     url: Annotated[
-        str, typer.Option(metavar="URL", help="URL of the node that receives the request.")
+        str, typer.Option(metavar="URL", envvar=flags.NODE_URL, help="URL of the node that receives the request.")
     ] = flags.LOCAL_NODE,
     api: Annotated[str, typer.Option(metavar="API", help="API of the request: openai or fastchat.")] = "openai",
     as_json: Annotated[bool, typer.Option("--json", help="Print the response of GET /route.")] = False,

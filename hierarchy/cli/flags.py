@@ -6,6 +6,8 @@ there. `node_flags` applies the flags of a node to its configuration.
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +19,16 @@ from hierarchy.security.credential_store import JOIN_TOKEN
 
 ADMIN_KEY = "HIERARCHY_ADMIN_KEY"  #: environment variable with an operator's key
 API_KEY = "HIERARCHY_API_KEY"  #: environment variable with a client's key
+NODE_URL = "HIERARCHY_URL"  #: environment variable with the URL of the node that commands call
 LOCAL_NODE = f"http://localhost:{DEFAULT_PORT}"
+
+_LENGTH = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 # --- of commands that read a configuration or talk to a running node --------------------------------------------------
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a tree.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 AdminKeyFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="File with the admin key.", show_default=f"${ADMIN_KEY}")
 ]
@@ -51,6 +58,9 @@ ClientTlsCert = Annotated[
 ClientTlsKey = Annotated[
     str | None,
     typer.Option("--tls-key", metavar="FILE", help="PEM file with its private key.", rich_help_panel="TLS"),
+]
+Out = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write it to this file, with mode 0600.", show_default="stdout")
 ]
 ExitWithParent = Annotated[bool, typer.Option("--exit-with-parent", help="End when stdin ends (for supervisors).")]
 
@@ -127,7 +137,9 @@ TlsCert = Annotated[str | None, _without_config("FILE", "PEM file with this node
 TlsKey = Annotated[str | None, _without_config("FILE", "PEM file with its private key.")]
 TlsCa = Annotated[
     str | None,
-    _without_config("FILE", "PEM file with the CAs of other nodes' certificates.", default="the system's"),
+    _without_config(
+        "FILE", "PEM file with the CAs of other nodes' certificates.", "--tls-ca", "--ca", default="the system's"
+    ),
 ]
 RequireClientCert = Annotated[
     bool,
@@ -143,3 +155,32 @@ def split_models(models: str | None) -> list[str] | None:
     if not names:
         raise UsageError("--models: contains no name; leave it out for any model")
     return names
+
+
+def seconds(flag: str, text: str) -> int:
+    """The seconds in a length of time such as `30m`. Raises `UsageError`."""
+    match = _LENGTH.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{flag} {text}: not a length of time; write one such as 30m, 24h or 7d")
+    return int(match[1]) * _UNIT_S[match[2]]
+
+
+def moment(flag: str, text: str, now: datetime) -> datetime:
+    """The moment that a date such as `2027-01-31`, or a length of time from now, means. Raises `UsageError`."""
+    try:
+        found = datetime.fromisoformat(text)
+        found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    except ValueError:
+        if _LENGTH.fullmatch(text) is None:
+            raise UsageError(f"{flag} {text}: neither a date nor a length of time; write 2027-01-31, or 90d") from None
+        found = _later(flag, text, now)
+    if found <= now:
+        raise UsageError(f"{flag} {text}: is in the past; choose a later time")
+    return found
+
+
+def _later(flag: str, text: str, now: datetime) -> datetime:
+    try:
+        return (now + timedelta(seconds=seconds(flag, text))).replace(microsecond=0)
+    except OverflowError:
+        raise UsageError(f"{flag} {text}: is too far in the future; leave it out for a key without an end") from None

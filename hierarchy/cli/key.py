@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hierarchy.cli import flags
+from hierarchy.cli.output import print_json, print_secret, write_secret
 from hierarchy.errors import UsageError
 from hierarchy.names import MAX_NAME, is_printable_name
+
+if TYPE_CHECKING:
+    from hierarchy.security.keys import Entry
 
 key_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke the keys of clients and operators.")
 
@@ -24,23 +29,57 @@ def create(
         str | None,
         typer.Option(metavar="MODELS", help="Models that it may use, separated by commas.", show_default="all"),
     ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="When it becomes void: 90d, 24h, or 2027-01-31 (UTC).", show_default="never"),
+    ] = None,
+    out: flags.Out = None,
+    as_json: flags.AsJson = False,
 ) -> None:
     """Create a key and print it; only its hash is stored. A name may have two keys, so that one can replace another."""
     from hierarchy.security.keys import create_key
 
     if not is_printable_name(name):
         raise UsageError(f"--name: write 1 to {MAX_NAME} printable characters")
-    typer.echo(create_key(file, name, flags.split_models(models)))
+    allowed = flags.split_models(models)
+    end = flags.moment("--expires", expires, datetime.now(UTC)) if expires is not None else None
+
+    def deliver(key: str) -> None:
+        if out is not None:
+            write_secret(key, out, overwrite=False)
+
+    if out is not None and out.resolve() == file.resolve():
+        raise UsageError(f"--out {out}: is the file of keys itself, which contains only hashes; choose another file")
+    key = create_key(file, name, allowed, expires=end, deliver=deliver)
+    facts = {"name": name, "models": allowed, "expires": end.isoformat() if end else None}
+    print_secret("key", key, out, facts, as_json=as_json)
 
 
 @key_app.command("list")
-def list_keys(file: File) -> None:
-    """List the keys: id, name, day of creation, models."""
+def list_keys(file: File, as_json: flags.AsJson = False) -> None:
+    """List the keys: id, name, day of creation, models, and when a key expires."""
     from hierarchy.security.keys import read_keys
 
-    for entry in read_keys(file):
+    entries = read_keys(file)
+    if as_json:
+        print_json({"keys": [_row(entry) for entry in entries]})
+        return
+    for entry in entries:
         models = ",".join(entry.models) if entry.models is not None else "all models"
-        typer.echo(f"{entry.id}  {entry.name}  {entry.created or '-'}  {models}")
+        typer.echo(f"{entry.id}  {entry.name}  {entry.created or '-'}  {models}{_end(entry)}")
+
+
+def _row(entry: Entry) -> dict[str, object]:
+    expires = entry.expires.isoformat() if entry.expires else None
+    row = {"id": entry.id, "name": entry.name, "created": entry.created, "models": entry.models, "expires": expires}
+    return {**row, "expired": entry.void_at <= datetime.now(UTC).timestamp()}
+
+
+def _end(entry: Entry) -> str:
+    if entry.expires is None:
+        return ""
+    when = datetime.fromtimestamp(entry.void_at, UTC).strftime("%Y-%m-%d %H:%M")
+    return f"  {'expired' if entry.void_at <= datetime.now(UTC).timestamp() else 'expires'} {when} UTC"
 
 
 @key_app.command()
@@ -48,11 +87,16 @@ def revoke(
     file: File,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Revoke all keys of this name.")] = None,
     key_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Revoke the key with this id.")] = None,
+    as_json: flags.AsJson = False,
 ) -> None:
     """Revoke keys. Nodes check the file twice a second."""
     from hierarchy.security.keys import revoke_keys
 
     if (name is None) == (key_id is None):
         raise UsageError("no key chosen; add either --name or --id")
-    for entry in revoke_keys(file, name=name, key_id=key_id):
+    revoked = revoke_keys(file, name=name, key_id=key_id)
+    if as_json:
+        print_json({"revoked": [_row(entry) for entry in revoked]})
+        return
+    for entry in revoked:
         typer.echo(f"{entry.id}  {entry.name}  revoked")

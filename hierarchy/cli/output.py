@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 
 import typer
+
+from hierarchy.errors import UsageError
+from hierarchy.runtime.files import write_private_file
 
 
 def count(number: int, noun: str) -> str:
@@ -15,3 +20,21 @@ def count(number: int, noun: str) -> str:
 def print_json(value: object) -> None:
     """Print what a command found as JSON, for programs."""
     typer.echo(json.dumps(value, indent=2))
+
+
+def write_secret(secret: str, out: Path, *, overwrite: bool = True) -> None:
+    """Write a secret to a file of mode 0600. Raises `UsageError` if that fails, or if it must not be overwritten."""
+    if not overwrite and out.exists():
+        raise UsageError(f"{out}: exists already, and its secret would be lost; choose another file, or remove it")
+    try:
+        write_private_file(out, secret + "\n")
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror}); check its folder") from None
+
+
+def print_secret(kind: str, secret: str, out: Path | None, facts: Mapping[str, object], *, as_json: bool) -> None:
+    """Print a secret, or nothing if it is in the file `out`; as JSON with `facts`, or alone."""
+    if as_json:
+        print_json({**({kind: secret} if out is None else {"file": str(out)}), **facts})
+    elif out is None:
+        typer.echo(secret)

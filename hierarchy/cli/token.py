@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hierarchy.cli import flags
+from hierarchy.cli.output import print_json, print_secret, write_secret
 from hierarchy.errors import UsageError
 from hierarchy.names import is_node_name
-from hierarchy.runtime.files import write_private_file
 
 token_app = typer.Typer(no_args_is_help=True, help="Create the tree's key and join tokens, and revoke nodes.")
-_TTL = re.compile(r"([1-9][0-9]{0,8})([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-Out = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write it to this file, with mode 0600.", show_default="stdout")
-]
 
 
 @token_app.command()
 def key(
     node: Annotated[str | None, typer.Option(metavar="NAME", help="Node to derive a key for.")] = None,
     key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the tree's key.")] = None,
-    out: Out = None,
+    out: flags.Out = None,
+    as_json: flags.AsJson = False,
 ) -> None:
     """Create a tree's key; or with --node and --key-file, derive the key of one node from it.
 
@@ -38,9 +32,10 @@ def key(
     if (node is None) != (key_file is None):
         raise UsageError("--node and --key-file go together: the key of a node is derived from the tree's")
     if node is None or key_file is None:
-        _output(create_tree_key(), out, overwrite=False)
+        _output("key", create_tree_key(), out, overwrite=False, as_json=as_json)
     else:
-        _output(derive_parent_key(read_secret_file(key_file), _check_name(node)), out)
+        derived = derive_parent_key(read_secret_file(key_file), _check_name(node))
+        _output("key", derived, out, as_json=as_json, node=node)
 
 
 @token_app.command()
@@ -55,24 +50,26 @@ def create(
         typer.Option(metavar="MODELS", help="Models that it may serve, separated by commas.", show_default="any"),
     ] = None,
     ttl: Annotated[str, typer.Option(metavar="TIME", help="How long it is valid: 30m, 24h, 7d.")] = "24h",
-    out: Out = None,
+    out: flags.Out = None,
+    as_json: flags.AsJson = False,
 ) -> None:
     """Create a token with which a node can join its parent, once."""
     from hierarchy.security.secret import read_secret_file
     from hierarchy.security.tokens import Signer, parent_key
 
-    match = _TTL.fullmatch(ttl)
-    if match is None:
-        raise UsageError(f"--ttl {ttl}: not a length of time; write one such as 30m, 24h or 7d")
+    ttl_s = flags.seconds("--ttl", ttl)
     signer = Signer(_check_name(parent), parent_key(read_secret_file(key_file), parent))
-    ttl_s = int(match[1]) * _SECONDS[match[2]]
-    _output(signer.join_token(_check_name(node), ttl_s, flags.split_models(models)), out)
+    token = signer.join_token(_check_name(node), ttl_s, flags.split_models(models))
+    _output("token", token, out, as_json=as_json, node=node, parent=parent, valid_s=ttl_s)
 
 
 @token_app.command()
 def revoke(
     node: Annotated[str, typer.Option(metavar="NAME", help="Name of the node to revoke.", show_default=False)],
-    url: Annotated[str, typer.Option(metavar="URL", help="URL of its parent.", show_default=False)],
+    url: Annotated[
+        str, typer.Option(metavar="URL", envvar=flags.NODE_URL, help="URL of its parent.", show_default=False)
+    ],
+    as_json: flags.AsJson = False,
     admin_key_file: flags.AdminKeyFile = None,
     tls_ca: flags.ClientTlsCa = None,
     tls_cert: flags.ClientTlsCert = None,
@@ -83,7 +80,11 @@ def revoke(
 
     name = _check_name(node)
     with open_node(url, flags.ADMIN_KEY, admin_key_file, tls_ca, tls_cert, tls_key) as parent:
-        was_registered = parent.post("/admin/revoke", {"node": name}).get("was_here")
+        page = parent.post("/admin/revoke", {"node": name})
+    was_registered = page.get("was_here")
+    if as_json:
+        print_json(page)
+        return
     typer.echo(f"{node} is revoked" + ("" if was_registered else "; it was not registered"))
 
 
@@ -93,13 +94,9 @@ def _check_name(node: str) -> str:
     return node
 
 
-def _output(secret: str, out: Path | None, *, overwrite: bool = True) -> None:
-    if out is None:
-        typer.echo(secret)
-        return
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out}: exists already, and a tree has one key; choose another file, or remove it first")
-    try:
-        write_private_file(out, secret + "\n")
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror}); check its folder") from None
+def _output(
+    kind: str, secret: str, out: Path | None, *, as_json: bool, overwrite: bool = True, **facts: object
+) -> None:
+    if out is not None:
+        write_secret(secret, out, overwrite=overwrite)
+    print_secret(kind, secret, out, facts, as_json=as_json)

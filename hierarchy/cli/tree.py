@@ -30,7 +30,7 @@ Read = Callable[[], Entry]
 
 def tree(
     target: Annotated[
-        str, typer.Argument(metavar="CONFIG|URL", help="YAML file of a tree, or URL of a node.")
+        str, typer.Argument(metavar="CONFIG|URL", envvar=flags.NODE_URL, help="YAML file of a tree, or URL of a node.")
     ] = flags.LOCAL_NODE,
     picture: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="Format: text, dot, mermaid or svg.")

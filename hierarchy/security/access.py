@@ -29,7 +29,7 @@ from hierarchy.security.tokens import Signer, parent_key
 AUTHORIZATION, API_KEY = b"authorization", b"x-api-key"
 _NO_CLIENTS = refused_caller("this node serves no clients: it has no `security.api_keys`")
 _NO_KEY = refused_caller("no API key was sent; send it as: Authorization: Bearer KEY")
-_UNKNOWN_KEY = refused_caller("this API key is not known here")
+_UNKNOWN_KEY = refused_caller("this API key is not known here, or has expired")
 
 
 class Access:
@@ -112,7 +112,7 @@ class Access:
             raise InvalidAdminKey("no admin key was sent; send it as: Authorization: Bearer KEY")
         operator = self.admin_keys.find(key)
         if operator is None:
-            raise InvalidAdminKey("this admin key is not known here")
+            raise InvalidAdminKey("this admin key is not known here, or has expired")
         return operator
 
     def refresh(self) -> bool:

@@ -11,8 +11,10 @@ import hashlib
 import hmac
 import io
 import logging
+import math
 import secrets
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,11 +65,19 @@ class Entry(msgspec.Struct, omit_defaults=True):
     sha256: str  # of the key, 64 hex digits
     models: list[str] | None = None  # None for all
     created: str = ""  # date, ISO 8601
+    expires: datetime | None = None  # from when it is void; None for never. Without a time zone it is in UTC
 
     @property
     def id(self) -> str:
         """A short name for the key. It does not reveal the key."""
         return self.sha256[:ID_CHARS]
+
+    @property
+    def void_at(self) -> float:
+        """When it expires, in Unix seconds; infinite for never."""
+        if self.expires is None:
+            return math.inf
+        return (self.expires if self.expires.tzinfo else self.expires.replace(tzinfo=UTC)).timestamp()
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):  # else `key create` would overwrite another YAML file
@@ -80,13 +90,27 @@ def digest(key: bytes) -> str:
 
 
 class KeyFile:
-    """The keys in a file, which is read again when it changes."""
+    """The keys in a file, which is read again when it changes. A key that has expired is not among them."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises `UsageError` if the file cannot be read or is not a file of keys."""
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+        """
+        Args:
+            now: Unix seconds.
+
+        Raises:
+            UsageError: the file cannot be read or is not a file of keys.
+        """
         self.path = path
+        self._now = now
         self._watch = FileWatch(path)
-        self._callers = _callers(read_keys(path))
+        self._take(read_keys(path))
+
+    def _take(self, entries: Sequence[Entry]) -> None:
+        now = self._now()
+        valid = [entry for entry in entries if entry.void_at > now]
+        self._valid = valid
+        self._callers = _callers(valid)
+        self._next_expiry = min((entry.void_at for entry in valid), default=math.inf)
 
     def __len__(self) -> int:
         return len(self._callers)
@@ -98,19 +122,29 @@ class KeyFile:
         return found[1] if found is not None and hmac.compare_digest(found[0], shown) else None
 
     def refresh(self) -> bool:
-        """Read the file again if it changed. Returns whether it was read.
+        """Read the file again if it changed, and drop keys that have expired. Returns whether the keys changed.
 
         A file that became unreadable is logged once and changes nothing: a mistake in an editor must neither lock out
         all clients nor give any access.
         """
         if not self._watch.changed():
-            return False
+            return self._expire()
         try:
-            self._callers = _callers(read_keys(self.path))
+            self._take(read_keys(self.path))
         except UsageError as error:
             log.error("%s; the keys that were read before stay valid", error)
             return False
         log.info("%s: %d keys", self.path, len(self._callers))
+        return True
+
+    def _expire(self) -> bool:
+        if self._now() < self._next_expiry:
+            return False
+        before = self._valid
+        self._take(before)
+        for entry in before:
+            if entry not in self._valid:
+                log.info("%s: the key %s of %s has expired", self.path, entry.id, entry.name)
         return True
 
 
@@ -139,22 +173,34 @@ def read_keys(path: Path) -> list[Entry]:
     return entries
 
 
-def create_key(path: Path, name: str, models: list[str] | None, today: datetime | None = None) -> str:
+def create_key(
+    path: Path,
+    name: str,
+    models: list[str] | None,
+    today: datetime | None = None,
+    *,
+    expires: datetime | None = None,
+    deliver: Callable[[str], None] = lambda key: None,
+) -> str:
     """Add a key to a file, which need not exist. Returns the key, which is stored nowhere.
 
     Args:
         name: of its owner.
         models: the models that the key is for; None for all.
+        expires: from when it is void; None for never.
+        deliver: gets the key before its hash is stored, so that no key is valid that its owner did not get.
 
     Raises:
         UsageError: `name` has two keys already, or the file cannot be read or written.
     """
     key = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    created = (today or datetime.now(UTC)).date().isoformat()
+    now = today or datetime.now(UTC)
     with _exclusive(path):
         entries = read_keys(path) if path.exists() else []
-        _check_key_count(path, name, [entry for entry in entries if entry.name == name])
-        _write(path, [*entries, Entry(name, digest(key.encode()), models, created)])
+        valid = [entry for entry in entries if entry.void_at > now.timestamp()]
+        _check_key_count(path, name, [entry for entry in valid if entry.name == name])
+        deliver(key)
+        _write(path, [*entries, Entry(name, digest(key.encode()), models, now.date().isoformat(), expires)])
     return key
 
 

@@ -27,7 +27,11 @@ class Ended:
 def program(*arguments: object, stdin: str = "", **environ: str) -> Ended:
     """Run the program. environ: variables added to the environment, from which keys are removed."""
     out, err = io.StringIO(), io.StringIO()
-    hidden = {name: value for name, value in os.environ.items() if name not in (flags.ADMIN_KEY, flags.API_KEY)}
+    hidden = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in (flags.ADMIN_KEY, flags.API_KEY, flags.NODE_URL)
+    }
     with (
         mock.patch.object(sys, "argv", ["hierarchy", *map(str, arguments)]),
         mock.patch.object(sys, "stdin", io.StringIO(stdin)),

@@ -240,3 +240,14 @@ def test_summary() -> None:
     answer = Answer("m", "site-a/gpu-1", tokens=42, counted=True, first_token_s=0.311, stream_s=0.672)
     assert answer.summary() == "via site-a/gpu-1 · m · 42 tokens · 0.31 s to first token · 61 tokens/s"
     assert Answer("m").summary() == "m · ≈ 0 tokens"
+
+
+def test_json_for_programs(node: Node) -> None:
+    ended = program("chat", node.url, "hello", "--json")
+    assert (ended.status, ended.stderr) == (0, "")
+    page = json.loads(ended.stdout)
+    assert (page["model"], page["text"], page["tokens"]) == ("smollm2-135m", "Paris is the\ncapital.", 42)
+    node.cut, node.answer = True, PARIS[:3]
+    ended = program("chat", node.url, "hello", "--json")
+    assert (ended.status, ended.stdout) == (1, "")
+    assert "broke off" in ended.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,22 @@ def test_bad_fields_are_problems_as_well(tmp_path: Path) -> None:
     assert result.output.startswith(
         f"{path}:3: nodes.root.dispatch: unknown value a list; choose one of shortest_queue"
     )
+
+
+def test_json_for_programs(tmp_path: Path) -> None:
+    result = run(CONFIGS / "two-tiers.yaml", "--json")
+    page = json.loads(result.stdout)
+    assert (result.exit_code, page) == (
+        0, {"ok": True, "problems": [], "nodes": 3, "engines": 4, "depth": 2, "notes": page["notes"]},
+    )  # fmt: skip
+    config = tmp_path / "tree.yaml"
+    config.write_text("version: 1\nnodes:\n  root: {}\n  b: {parent: nowhere}\n")
+    result = run(config, "--json")
+    page = json.loads(result.stdout)
+    assert (result.exit_code, page["ok"]) == (1, False)
+    assert [problem["where"] for problem in page["problems"]] == [f"{config}:3", f"{config}:4", f"{config}:4"]
+    with pytest.raises(UsageError, match="exclude each other"):
+        run(config, "--json", "--risks")
 
 
 def test_on_a_terminal_the_file_and_line_are_red(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from hierarchy import __version__
+from hierarchy.cli import flags
 from hierarchy.cli.program import app
 from hierarchy.relay.downstream import connection
 from hierarchy.release import build
@@ -69,6 +71,63 @@ def test_every_command_and_flag_has_a_help_text(command: tuple[str, ...]) -> Non
         assert text, param.name
         assert text[0].isupper(), text
         assert text.endswith("."), text
+
+
+def options(command: tuple[str, ...]) -> dict[str, Any]:
+    """The parameters of a command, by each of their flags, or their name."""
+    found = typer.main.get_command(app)
+    for name in command:
+        found = found.commands[name]  # type: ignore[attr-defined]
+    return {opt: param for param in found.params for opt in param.opts}
+
+
+#: commands that run until a signal, or print a file
+WITHOUT_JSON = {("doctor",), ("serve",), ("up",), ("slice",), ("schema",), ("engine", "local"), ("engine", "simulated")}
+WITHOUT_URL = {("check",)}  # it calls a node only if it is told which one
+
+
+@pytest.mark.parametrize("command", [(), *((group,) for group in GROUPS), *COMMANDS], ids=name_of)
+def test_every_command_has_the_short_flag_for_its_help(command: tuple[str, ...]) -> None:
+    assert program(*command, "-h") == program(*command, "--help")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=name_of)
+def test_flags_for_one_purpose_are_the_same_at_every_command(command: tuple[str, ...]) -> None:
+    found = options(command)
+    assert ("--json" in found) is (command not in WITHOUT_JSON)
+    assert ("--ca" in found) is ("--tls-ca" in found)
+    if {"--admin-key-file", "--api-key-file"} & set(found) and command != ("doctor",):
+        assert {"--tls-ca", "--tls-cert", "--tls-key"} <= set(found)
+        urls = [param for param in found.values() if "URL" in str(param.metavar) and param.envvar == flags.NODE_URL]
+        assert (len(urls) == 1) is (command not in WITHOUT_URL | {("chat",)}), command  # chat reads it by itself
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("tree",), ("why", "m"), ("drain", "a"), ("undrain", "a"), ("token", "revoke", "--node", "a")],
+    ids=name_of,
+)
+def test_the_environment_names_the_node(arguments: tuple[str, ...]) -> None:
+    assert "cannot reach http://127.0.0.1:1: " in fails(*arguments, status=2, HIERARCHY_URL="http://127.0.0.1:1")
+    assert "cannot reach http://127.0.0.1:1: " in fails("chat", "hello", status=2, HIERARCHY_URL="127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url"),
+    [
+        (("hello",), "http://localhost:1"),
+        (("Is 1:2 a ratio?",), "http://localhost:1"),
+        (("http://localhost:2", "hello"), "http://localhost:2"),
+        (("localhost:2",), "http://localhost:2"),  # the question is on stdin
+        (("https://a.invalid",), "https://a.invalid"),
+    ],
+    ids=name_of,
+)
+def test_chat_takes_one_argument_for_the_question_where_the_environment_names_the_node(
+    arguments: tuple[str, ...], url: str
+) -> None:
+    message = fails("chat", *arguments, status=2, stdin="hello", HIERARCHY_URL="http://localhost:1")
+    assert message.startswith(f"cannot reach {url}: ")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=name_of)

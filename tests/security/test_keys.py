@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from hierarchy.errors import UsageError
 from hierarchy.runtime.files import locked
 from hierarchy.security.keys import KeyFile, create_key, digest, read_keys, revoke_keys
+from tests.clocks import Clock
 from tests.support import DEADLINE_S
 
 
@@ -123,3 +125,43 @@ def test_revoking_in_a_missing_file_creates_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot be read \(No such file"):
         revoke_keys(tmp_path / "no" / "keys.yaml", name="alice")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_is_void_from_its_expiry_on_without_a_change_of_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, clock = tmp_path / "keys.yaml", Clock()
+    clock.now = 4_000_000_000.0  # Unix seconds
+    end = datetime.fromtimestamp(clock.now + 60, UTC)
+    short, lasting = create_key(path, "alice", None, expires=end), create_key(path, "bob", None)
+    keys = KeyFile(path, clock)
+    clock.now += 59
+    assert not keys.refresh()
+    assert keys.find(short.encode())
+    clock.now += 1
+    with caplog.at_level(logging.INFO):
+        assert keys.refresh()  # so that what was remembered of the caller is forgotten
+        assert not keys.refresh()
+    assert keys.find(short.encode()) is None
+    assert keys.find(lasting.encode())
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: the key {digest(short.encode())[:8]} of alice has expired"
+    ]
+
+
+def test_an_expired_key_leaves_room_for_another(tmp_path: Path) -> None:
+    path, now = tmp_path / "keys.yaml", datetime.now(UTC)
+    for _ in range(2):
+        create_key(path, "alice", None, now - timedelta(days=3), expires=now - timedelta(days=1))
+    third = create_key(path, "alice", None)
+    assert KeyFile(path).find(third.encode())
+
+
+@pytest.mark.parametrize(
+    "written", ["2027-01-31T00:00:00Z", "'2027-01-31T00:00:00Z'", "2027-01-31 00:00:00", "2027-01-31T01:00:00+01:00"]
+)
+def test_an_expiry_written_by_hand_is_in_utc_unless_it_names_a_zone(tmp_path: Path, written: str) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(f"keys:\n- name: alice\n  sha256: '{'0' * 64}'\n  expires: {written}\n")
+    path.chmod(0o600)
+    assert read_keys(path)[0].void_at == datetime(2027, 1, 31, tzinfo=UTC).timestamp()
