@@ -29,6 +29,7 @@ from hierarchy.registry.child import Child
 from hierarchy.registry.health import Change
 from hierarchy.registry.known_models import SETTLE_S
 from hierarchy.registry.model_file import FILE_NAME, ModelFile
+from hierarchy.relay.attempt import Attempt
 from hierarchy.relay.downstream.clients import Clients
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import report_handler
@@ -364,6 +365,13 @@ class Node:
         """Move its waiting requests: the connections of a process that hangs may still be open."""
         self.clients.rescue(child, reason)
 
+    def _lost(self, attempt: Attempt) -> None:
+        """Its child cannot be reached, as the kernel knows."""
+        child, reason = attempt.child, "cannot be reached: its machine acknowledges nothing"
+        if not self.engine_manager.mark_unreachable(child, f"{child.url} {reason}"):
+            self.registry.failed(attempt.lease.share, "unreachable", reason)
+            self.clients.rescue(child, reason)
+
     # -- background ------------------------------------------------------------------------------------------
 
     async def _sweep_forever(self) -> None:
@@ -373,6 +381,8 @@ class Node:
                 log.warning("dropped %s: it sent no report", child.name)
             for child in self.registry.newly_silent():
                 self.clients.rescue(child, "it is silent")
+            for attempt in self.clients.unreachable(self.registry, self._clock()):
+                self._lost(attempt)
             self.lane.sweep()
             self._save_models()
             self.clients.sweep(self._clock())

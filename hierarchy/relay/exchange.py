@@ -64,6 +64,11 @@ class Exchange(Listener):
         """Is it answered by this node itself?"""
         return self._handler is not None
 
+    @property
+    def attempt(self) -> Attempt | None:
+        """The attempt in progress."""
+        return self._attempt
+
     # -- the request ---------------------------------------------------------------------------------------------
 
     def body_part(self, data: bytes) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,11 +18,27 @@ from hierarchy.runtime.tcp_keepalive import (
     PROBE_AFTER_S,
     PROBE_EVERY_S,
     PROBES,
+    RETRIES,
+    UNREACHABLE_S,
+    TcpState,
+    tcp_state,
     unacknowledged_s,
     watch_peer,
 )
+from tests import black_hole
+from tests.support import eventually_async
 
 linux = pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux's own options")
+
+
+def state_of(transport: asyncio.Transport) -> TcpState:
+    state = tcp_state(transport)
+    assert state is not None
+    return state
+
+
+def in_flight(transport: asyncio.Transport) -> int:
+    return state_of(transport).in_flight
 
 
 async def pair() -> tuple[asyncio.Transport, asyncio.Transport]:
@@ -70,6 +88,32 @@ def test_a_peer_that_does_not_read_is_not_taken_for_dead() -> None:
         for _ in range(20):
             await asyncio.sleep(0.05)
             assert unacknowledged_s(transport) < 0.5
+        transport.abort()
+        other.abort()
+
+    uvloop.run(work())
+
+
+@black_hole.linux
+def test_a_peer_whose_machine_acknowledges_nothing_is_unreachable_until_it_does() -> None:
+    async def work() -> None:
+        transport, other = await pair()
+        transport.write(b"x")
+        await eventually_async(lambda: not in_flight(transport))
+        assert state_of(transport).unreachable_s(60.0) == 0.0
+        sock = socket.socket(fileno=os.dup(other.get_extra_info("socket").fileno()))
+        black_hole.swallow(sock)
+        transport.write(b"x")
+        sent_at = time.monotonic()
+        await eventually_async(lambda: state_of(transport).retries >= RETRIES)
+        state = state_of(transport)
+        assert state.unreachable_s(60.0) == state.last_ack_s >= 0.4
+        assert state.unreachable_s(0.1) == 0.1  # the time since the last request, however long it was idle before
+        assert time.monotonic() - sent_at < UNREACHABLE_S
+        black_hole.release(sock)
+        await eventually_async(lambda: not in_flight(transport))
+        assert state_of(transport).unreachable_s(60.0) == 0.0
+        sock.close()
         transport.abort()
         other.abort()
 

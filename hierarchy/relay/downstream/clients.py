@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from hierarchy.errors import ChildFailed, Unavailable
 from hierarchy.registry.child import Child
+from hierarchy.relay.attempt import Attempt
 from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.downstream.head_cache import HeadCache
+from hierarchy.relay.evidence import is_quiet, unreachable
 
 
 class Clients:
@@ -40,6 +42,14 @@ class Clients:
         """The child is known to be dead: its requests that got no byte yet go to other children."""
         for connection in self:
             connection.give_up_on(child, reason)
+
+    def unreachable(self, children: Iterable[Child], now: float) -> list[Attempt]:
+        """For each of the children that cannot be reached, one of its attempts. Looks at those that are quiet."""
+        quiet = {child for child in children if is_quiet(child, now)}
+        if not quiet:
+            return []
+        attempts = [connection.running.attempt for connection in self if connection.running is not None]
+        return unreachable([one for one in attempts if one is not None and one.child in quiet], now)
 
     def drop_child(self, child: Child) -> None:
         """A child is no longer one: end what it is answering."""

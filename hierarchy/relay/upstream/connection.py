@@ -15,6 +15,7 @@ from mypy_extensions import mypyc_attr
 from hierarchy.http.framing import Chunked, FramingError, UntilClose
 from hierarchy.http.request_head import HeadError, head_end
 from hierarchy.http.response_head import UpstreamResponse
+from hierarchy.runtime.tcp_keepalive import TcpState, tcp_state
 
 if TYPE_CHECKING:
     from hierarchy.registry.child import Child
@@ -81,6 +82,9 @@ class RequestSender(Protocol):
 
     def abort(self) -> None:
         """Drop the connection, so that the child stops; the handler hears nothing more."""
+
+    def tcp_state(self) -> TcpState | None:
+        """What the kernel knows of the connection; None if it cannot tell."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -174,6 +178,10 @@ class Upstream(asyncio.Protocol):
         self._handler = self._forward = None
         self._reusable = False
         self.transport.abort()
+
+    def tcp_state(self) -> TcpState | None:
+        """What the kernel knows of the connection; None if it cannot tell."""
+        return tcp_state(self.transport)
 
     @property
     def is_open(self) -> bool:

@@ -11,6 +11,7 @@ from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, OTHERS, SEQ
 from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.connection import ConnectionPool, Upstream
 from hierarchy.runtime import awake
+from hierarchy.runtime.tcp_keepalive import watch_peer
 from hierarchy.security.dial_guard import DialGuard, connect
 
 # Engines built on uvicorn or cpp-httplib close idle connections after 5 s; being first avoids a race with their FIN.
@@ -103,6 +104,8 @@ class Pool(ConnectionPool):
             raise OSError(f"{child.host}:{child.port} is not an address: {error}") from None
         if not upstream.is_open:
             raise ConnectionResetError("it closed the new connection at once")
+        # An engine may take its time to read a long prompt.
+        watch_peer(upstream.transport, sends_responses=not child.is_node)
         return upstream
 
     def put(self, upstream: Upstream) -> None:

@@ -23,6 +23,7 @@ from hierarchy.relay.upstream.connection import RequestSender, ResponseHandler
 from hierarchy.relay.upstream.destination import Destination
 from hierarchy.relay.upstream.pool import Pool
 from hierarchy.relay.upstream.request import send_request
+from hierarchy.runtime.tcp_keepalive import TcpState
 from hierarchy.translation import (
     NO_PROFILE,
     BadEngineResponse,
@@ -155,6 +156,10 @@ class Translator(ResponseHandler):
         """Read again."""
         if self._upstream is not None:
             self._upstream.resume()
+
+    def tcp_state(self) -> TcpState | None:
+        """What the kernel knows of the connection to the engine."""
+        return self._upstream.tcp_state() if self._upstream is not None else None
 
     def abort(self) -> None:
         """Drop the connection; the attempt hears nothing more."""
