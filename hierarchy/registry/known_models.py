@@ -157,13 +157,18 @@ class KnownModels:
             return None
         return Absence(f"was served here until {now - seen.listed:.0f} s ago", seen.available)
 
+    def is_declared(self, name: str) -> bool:
+        """Does the configuration declare the model, through whichever API?"""
+        return name in self._declared
+
+    def declared(self) -> Absence:
+        """The absence of a declared model that no child has listed lately."""
+        return Absence("is declared in the configuration, but no child serves it now", self.started_at)
+
     def possible(self, name: str, children: Mapping[str, Child], now: float) -> Absence | None:
         """The absence of a model that no child has listed lately, if it may exist nevertheless."""
         if not is_printable_name(name):
             return None
-        if name in self._declared:
-            why = "is declared in the configuration, but no child serves it now"
-            return Absence(why, self.started_at)
         if now < self.settled_at:
             why = f"is not known yet: this node started {now - self.started_at:.0f} s ago"
             return Absence(why, self.started_at, self.settled_at)

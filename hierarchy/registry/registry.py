@@ -25,7 +25,7 @@ from hierarchy.wire.status import Api, ModelKey, NodeStatus, aggregate, part
 REMEMBERED_S: Final = 600.0  # how long a child that left is still shown
 REPORTED: Final = (*USABLE, "ejected")  # states of the children whose models clients may request
 MAX_CACHED: Final = 1024  # models whose candidates are kept
-SUBTREE_SWEEPS: Final = 20  # sweeps between two looks at the subtrees, which reports change all the time
+SUBTREE_SWEEPS: Final = 20  # sweeps in which each subtree is read once: 16,000 engines take a tenth of a second
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -279,9 +279,8 @@ class Registry(Health):
         """Note which models there are."""
         listed: set[SeenKey] = {key for child in self for key in child.shares}
         available = {key for child in self if child.state(now) in REPORTED for key in child.shares}
-        if self._sweeps % SUBTREE_SWEEPS == 0:
-            for child in self:
-                listed |= listed_below(child)
+        for child in list(self)[self._sweeps % SUBTREE_SWEEPS :: SUBTREE_SWEEPS]:
+            listed |= listed_below(child)
         self._sweeps += 1
         self.known.saw(listed, available, now)
         self.known.forget(now)
@@ -370,8 +369,10 @@ class Registry(Health):
         if self.listed(name, api):
             return self.known.lost(key, now)
         known = self.known.known(key, now)
-        if known is not None or self.listed(name):  # through the other API only
+        if known is not None:
             return known
+        if not self.listed(name) and self.known.is_declared(name):
+            return self.known.declared()
         return self.known.possible(name, self.children, now)
 
     def is_incomplete(self) -> bool:

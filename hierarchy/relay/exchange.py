@@ -137,13 +137,17 @@ class Exchange(Listener):
 
     def _hold_unspent(self, attempt: Attempt, failure: retry.Failure) -> bool:
         """Hold a request that its only child did not get, or gave back untouched: the child may be restarting."""
+        request = self.request
         if failure.refusal is None:
             was_spent = attempt.sent_at > 0.0
         else:
             was_spent = attempt.child.kind != NODE or (failure.unspent or 0) < failure.lent
         if was_spent or not self._hold(Unavailable(f"{attempt.child.name} {failure.reason}", patience_s=FOREVER)):
             return False
-        self.request.tried = ()
+        request.tried = ()
+        if request.has_retry_place:
+            request.has_retry_place = False
+            self._lane.retry_budget.give_back()
         return True
 
     def _answer_locally(self, handler: Handler, now: float) -> None:

@@ -40,7 +40,9 @@ def parsed(data: bytes) -> ReceivedResponse:
         (BadRequest("x"), ANTHROPIC, 400, []),
         (InvalidApiKey("x"), OPENAI, 401, [(b"www-authenticate", b"Bearer")]),
         (Unavailable("x"), OPENAI, 503, [(b"retry-after", b"1")]),
-        (Unavailable("x"), FRAMES, 200, []),
+        (Unavailable("x", 7), ANTHROPIC, 503, [(b"retry-after", b"7")]),
+        (Unavailable("x"), FRAMES, 200, [(b"retry-after", b"1")]),
+        (Unavailable("x", 30), OBJECT, 200, [(b"retry-after", b"30")]),
         (InvalidApiKey("x"), OBJECT, 200, []),
     ],
 )

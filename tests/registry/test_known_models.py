@@ -260,3 +260,14 @@ def test_no_more_than_so_many_models_are_known() -> None:
     known.forget(2.0)
     assert len(known.ages(2.0)) == MAX_KNOWN
     assert known.known(("old", "openai"), 2.0) is None
+
+
+def test_a_model_that_only_the_other_api_serves_may_come_through_this_one(table: Table) -> None:
+    """But not because the configuration declares it: that says nothing of an API."""
+    table.known.declare({"m"}, (), table.clock())
+    table.known.start(table.clock())
+    table.add(site("site-a", model("m", api="fastchat")))
+    table.sweep()
+    assert why(table) == "is not known yet: this node started 0 s ago"
+    table.clock.tick(SETTLE_S)
+    assert why(table) == ""

@@ -53,6 +53,20 @@ def test_without_subnets_the_first_address_is_used(tmp_path: Path) -> None:
     assert from_tree(tree, "a").advertise == "http://localhost:0"
 
 
+def test_each_node_knows_which_models_are_declared_below_it() -> None:
+    engines = {
+        "own": {"parent": "root", "kind": "vllm", "url": "http://localhost:1", "models": ["at-root"]},
+        "slow": {"parent": "site", "kind": "simulated", "model": "at-site"},
+        "gpu-1": {"parent": ["rack", "site"], "kind": "vllm", "url": "http://localhost:2", "models": {"a": "org/a"}},
+        "gpu-2": {"parent": "rack", "kind": "vllm", "url": "http://localhost:3"},
+    }
+    nodes = {"root": {"listen": "localhost:10"}, "site": {"parent": "root", "listen": "localhost:11"}}
+    nodes["rack"] = {"parent": "site", "listen": "localhost:12"}
+    tree = from_data({"nodes": nodes, "engines": engines})
+    below = {name: from_tree(tree, name).models_below for name in nodes}
+    assert below == {"root": ("a", "at-site"), "site": (), "rack": ()}
+
+
 def test_an_unknown_node_is_refused_with_the_choices(tmp_path: Path) -> None:
     tree = from_text(tmp_path, SITES)
     with pytest.raises(UsageError, match=r'tree\.yaml: no node "gpu"; choose one of root, lab, rack$'):

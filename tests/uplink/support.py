@@ -26,6 +26,7 @@ class Source:
     def __init__(self) -> None:
         self.now = status_of(model())
         self.leaving = False
+        self.settling = False
         self.below: dict[str, Any] = {"gpu": {"kind": "vllm", "state": "up"}}
 
     def status(self) -> NodeStatus:
@@ -38,7 +39,7 @@ class Source:
         return self.below
 
     def incomplete(self) -> bool:
-        return False
+        return self.settling
 
     def draining(self) -> bool:
         return self.leaving

@@ -244,6 +244,18 @@ def test_after_a_lost_report_the_next_message_contains_everything(failure: Answe
     assert last["children"] == bench.source.below
 
 
+def test_a_parent_learns_that_a_node_does_not_know_all_its_models() -> None:
+    bench = Bench()
+    bench.source.settling = True
+    bench.at(5, lambda: setattr(bench.source, "settling", False))
+    bench.run(10)
+    told = [(path, message["incomplete"]) for when, path, message in bench.heard if when < 5 or when > 6.5]
+    assert told[0] == ("/register_worker", True)
+    assert {told for _, told in told if told} == {True}
+    assert told[-1] == ("/receive_heart_beat", False)
+    assert not bench.table.children["site-a"].incomplete
+
+
 def test_draining_is_reported_at_once_and_reports_continue() -> None:
     bench = Bench(interval_s=5.0)
 

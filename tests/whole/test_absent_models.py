@@ -19,6 +19,7 @@ import pytest
 from hierarchy.config.blocks import SecuritySpec
 from hierarchy.config.model_names import parse_targets
 from hierarchy.config.models import EngineConfig, ModelLimits, NodeConfig, Settings
+from hierarchy.relay import waiting_room
 from tests.cluster import QUICK, Cluster, Running, chat, wait_for_model
 from tests.support import DEADLINE_S, eventually, free_port
 
@@ -296,6 +297,17 @@ def test_a_client_that_leaves_is_not_held_any_more(cluster: Cluster) -> None:
         )
         wait_until_held(root)
     eventually(lambda: held(root) == 0, "the request to be forgotten")
+
+
+def test_made_up_names_do_not_fill_the_memory(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, later: Later) -> None:
+    monkeypatch.setattr(waiting_room, "MAX_REQUESTS", 2)
+    root = cluster.node("root", settings=HOLDING, settle_s=1.0)
+    waiting = [later(chat, root.url, f"made-up-{number}") for number in range(2)]
+    wait_until_held(root, 2)
+    assert refusal(chat(root.url, "made-up")) == (503, "no_child_available", True)
+    assert [refusal(response.result()) for response in waiting] == [(404, "model_not_found", False)] * 2
+    assert chat(root.url, "made-up").status_code == 404
+    assert (held(root), root.node.registry.known.ages(0.0)) == (0, {})
 
 
 @pytest.mark.parametrize("path", ["/get_worker_address", f"/v1/models/{MODEL}"])
