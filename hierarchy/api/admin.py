@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from hierarchy.api import audit
 from hierarchy.api.auth_middleware import Operator, operator_of
 from hierarchy.api.body import json_response, read_message
-from hierarchy.drain import audit
 from hierarchy.drain.impact import models_lost
 from hierarchy.errors import BadRequest, DeadlinePassed, InvalidField, LastEngine, RequestError, UnknownChild
 from hierarchy.node import Node
@@ -80,15 +81,8 @@ async def _command(node: Node, operator: Operator, action: str, message: DrainRe
     message.check()
     by = message.by if operator.is_parent and message.by else operator.name
     message = msgspec.structs.replace(message, by=by)
-    result = "done"
-    try:
+    with audit.line(action, message.path, by, message.reason) if not operator.is_parent else nullcontext():
         return json_response(await _drain(node, action, message, checked=operator.is_parent))
-    except RequestError as error:
-        result = f"{'not confirmed' if error.status >= 500 else 'refused'}: {error}"
-        raise
-    finally:
-        if not operator.is_parent:
-            audit.record(action, message.path, by, message.reason, result)
 
 
 async def _drain(node: Node, action: str, message: DrainRequest, *, checked: bool) -> Page:

@@ -10,6 +10,8 @@ from typing import get_args
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from hierarchy.api import audit
+from hierarchy.api.auth_middleware import operator_of
 from hierarchy.api.body import json_response, read_message
 from hierarchy.errors import BadRequest
 from hierarchy.introspection.explain import Route, explain
@@ -58,7 +60,8 @@ def router(node: Node) -> APIRouter:
     async def revoke(request: Request) -> Response:
         """Make void what was issued to a child, and disconnect it."""
         message = await read_message(request, Revocation, node.settings.max_body_bytes)
-        return json_response({"node": message.node, "was_here": node.revoke(message.node)})
+        with audit.line("revoke", message.node, operator_of(request).name):
+            return json_response({"node": message.node, "was_here": node.revoke(message.node)})
 
     return routes
 
