@@ -36,6 +36,7 @@ from hierarchy.relay.local_handlers import report_handler
 from hierarchy.release import VERSION, build, data_path
 from hierarchy.runtime import awake
 from hierarchy.runtime.awake import AwakeClock
+from hierarchy.runtime.http_client import http_transport
 from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
@@ -148,7 +149,7 @@ class Node:
         tls = self.access.tls.node
         # trust_env: a proxy from the environment is for the internet, not for the machines of the tree.
         # timeout: `ParentClient` and `_reaches` have their own, in which a pause of this process does not count.
-        self._http = httpx.AsyncClient(verify=tls, trust_env=False, follow_redirects=False, timeout=None)
+        self._http = self._client_of_parents(None)
         self._child_transport = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
         self._tasks.spawn(self.awake.run(), "clock")
         for engine in self.config.engines:
@@ -256,11 +257,13 @@ class Node:
             if self._http is None:
                 raise RuntimeError("a node has no parents before `start`")
             return self._http
-        http = httpx.AsyncClient(
-            trust_env=False, follow_redirects=False, verify=self.access.tls.node, proxy=proxy.url, timeout=None
-        )
+        http = self._client_of_parents(proxy.url)
         self._proxied.append(http)
         return http
+
+    def _client_of_parents(self, proxy: str | None) -> httpx.AsyncClient:
+        transport = http_transport(self.access.resolver, self.access.tls.node, proxy=proxy)
+        return httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=None)
 
     def _stop_uplink(self, parent: str) -> None:
         self._tasks.cancel(f"uplink to {parent}")
@@ -304,6 +307,7 @@ class Node:
                 proxy=proxy,
                 clock=self._clock,
                 rng=self._rng,
+                resolver=self.access.resolver,
             )
             uplink.listen(reserve)
             self.reserves.append(reserve)

@@ -160,7 +160,9 @@ class EngineManager:
 
     def _make_client(self, key: str, keep: bool) -> ProbeClient:
         headers = {"authorization": f"Bearer {key}"} if key else None
-        return ProbeClient(self._clock, verify=self._access.tls.engine, headers=headers, keep=keep)
+        return ProbeClient(
+            self._clock, self._access.resolver, verify=self._access.tls.engine, headers=headers, keep=keep
+        )
 
     # -- FastChat workers, which register by themselves -------------------------------------------------------
 

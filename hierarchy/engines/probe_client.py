@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import httpx
 
+from hierarchy.runtime.http_client import http_transport
+from hierarchy.runtime.resolver import Resolver
 from hierarchy.runtime.tcp_keepalive import Transport, tcp_state
 
 #: what the error of a probe proves:
@@ -34,6 +36,7 @@ class ProbeClient:
     def __init__(
         self,
         clock: Callable[[], float],
+        resolver: Resolver,
         *,
         verify: ssl.SSLContext | bool = True,
         headers: Mapping[str, str] | None = None,
@@ -42,6 +45,7 @@ class ProbeClient:
         """
         Args:
             clock: monotonic seconds.
+            resolver: looks up the engine's host name.
             verify: how the engine's certificate is checked.
             headers: sent with each request: the engine's key.
             keep: use a connection again; else each request has a new one.
@@ -51,11 +55,10 @@ class ProbeClient:
         self._stream: Transport | None = None  # the connection that was made last
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=int(keep))
         self.http = httpx.AsyncClient(
-            verify=verify,
+            transport=http_transport(resolver, verify, limits=limits),
             headers=headers,
             trust_env=False,
             timeout=None,
-            limits=limits,
             event_hooks={"request": [self._follow]},
         )
 

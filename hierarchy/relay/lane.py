@@ -131,7 +131,9 @@ class Lane:
             contexts, guard = self.access.tls, None if child.declared else self.access.dial_guard
             tls = (contexts.engine if child.declared else contexts.node) if child.tls else None
             kind = LinkPool if child.reverse else Pool
-            pool = self._pools[child.name] = kind(child, self.settings.connect_timeout_s, tls, self.clock, guard)
+            pool = self._pools[child.name] = kind(
+                child, self.settings.connect_timeout_s, tls, self.clock, guard, self.access.resolver
+            )
         return pool
 
     def registered(self, child: Child) -> int:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import InvalidAdminKey
+from hierarchy.runtime.resolver import Resolver
 from hierarchy.security.credential_store import CREDENTIAL_FILE, CredentialStore
-from hierarchy.security.dial_guard import DialGuard, parse_networks
+from hierarchy.security.dial_guard import DialGuard, parse_networks, registered_names
 from hierarchy.security.keys import ANYONE, Caller, KeyFile, refused_caller
 from hierarchy.security.registration_policy import RegistrationPolicy
 from hierarchy.security.secret import read_secret, secret_path
@@ -62,7 +63,9 @@ class Access:
         self.requires_api_key = closed or self.client_keys is not None
         #: whether operators must send an admin key
         self.requires_admin_key = closed or self.admin_keys is not None or (has_keys and not security.insecure)
-        self.dial_guard = DialGuard(parse_networks(security.allow))
+        #: looks up all host names that this node dials
+        self.resolver = Resolver()
+        self.dial_guard = DialGuard(parse_networks(security.allow), registered_names(self.resolver))
         self.registration_policy = _registration_policy(config, environ, now, self.dial_guard, closed=closed)
         #: what this node shows to its parents; None without parents
         self.credentials = _credentials(config, environ) if config.parents else None

@@ -7,9 +7,7 @@ address that this machine can reach, such as a cloud's metadata service (CVE-202
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
@@ -17,6 +15,7 @@ from typing import TypeVar
 import httpx
 
 from hierarchy.config.address import IPAddress, literal_ip
+from hierarchy.runtime.resolver import Resolver, race
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]  #: the IP addresses of a host, for a TCP port
@@ -69,10 +68,10 @@ class DialGuard:
         """
         Args:
             allow: the only networks that may be dialled; () for all except the forbidden ones.
-            resolve: looks up host names; None for the system's resolver.
+            resolve: looks up host names; None for a `Resolver` of its own.
         """
         self.allow = allow
-        self._resolve = resolve or _resolve
+        self._resolve = resolve or registered_names(Resolver())
 
     def refusal(self, address: str, *, local: bool) -> str:
         """Why this IP address may not be dialled; "" if it may. local: the child registered from this machine."""
@@ -109,38 +108,49 @@ class DialGuard:
         return list(found)
 
 
-async def _resolve(host: str, port: int) -> Sequence[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+def registered_names(resolver: Resolver) -> Resolve:
+    """Look-ups of names that children registered: any machine that may register may choose them."""
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        return await resolver.addresses(host, configured=False)
+
+    return resolve
 
 
 async def connect(
-    make: Callable[[], P], host: str, port: int, tls: ssl.SSLContext | None, guard: DialGuard | None, *, local: bool
+    make: Callable[[], P],
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None,
+    guard: DialGuard | None,
+    resolver: Resolver,
+    *,
+    local: bool,
 ) -> P:
-    """Open a TCP connection to the first address of `host` that accepts one.
+    """Open a TCP connection to the address of `host` that answers first.
 
     Args:
         make: creates the protocol of a connection.
         tls: the certificate must be for `host`; None for cleartext.
         guard: None for a host of the configuration.
+        resolver: looks up such a host.
         local: the child registered from this machine.
 
     Raises:
         OSError: no connection can be made; `ForbiddenAddress` if it is not allowed.
     """
     loop = asyncio.get_running_loop()
-    if guard is None:
-        return (await loop.create_connection(make, host, port, ssl=tls))[1]
 
-    async def dial(address: str) -> P:
+    async def dial(address: str) -> tuple[asyncio.Transport, P]:
         server_hostname = host if tls else None
-        return (await loop.create_connection(make, address, port, ssl=tls, server_hostname=server_hostname))[1]
+        return await loop.create_connection(make, address, port, ssl=tls, server_hostname=server_hostname)
 
-    *others, last = await guard.addresses(host, port, local=local)
-    for address in others:
-        with contextlib.suppress(OSError):
-            return await dial(address)
-    return await dial(last)
+    addresses = await (resolver.addresses(host) if guard is None else guard.addresses(host, port, local=local))
+    try:
+        return (await race(addresses, dial, lambda connection: connection[0].abort()))[1]
+    except OSError:
+        resolver.doubt(host)
+        raise
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):

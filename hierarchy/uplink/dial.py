@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # unknown to typeshed
 
 from hierarchy.errors import UsageError
+from hierarchy.runtime.resolver import Resolver, race
 
 MAX_RESPONSE = 16 * 1024  # bytes of a proxy's response to CONNECT
 DEFAULT_PROXY_PORT = 3128
@@ -84,11 +85,17 @@ def proxy_for(url: str, setting: str, environ: Mapping[str, str], link: str = "r
 
 
 async def open_connection(
-    url: str, factory: Callable[[], P], *, tls: ssl.SSLContext | None, proxy: Proxy | None
+    url: str,
+    factory: Callable[[], P],
+    *,
+    tls: ssl.SSLContext | None,
+    proxy: Proxy | None,
+    resolver: Resolver | None = None,
 ) -> asyncio.Transport:
     """Connect to the host of `url`; the caller sets a timeout.
 
     factory: makes the protocol. tls: for an https URL; None: the system's CAs. proxy: None to connect directly.
+    resolver: looks up the name of the host or the proxy; None for one of its own.
 
     Raises:
         OSError: the connection failed, or the proxy refused it.
@@ -99,10 +106,10 @@ async def open_connection(
     port = parts.port or (443 if is_tls else 80)
     context = (tls or ssl.create_default_context()) if is_tls else None
     loop = asyncio.get_running_loop()
+    resolver = resolver or Resolver()
     if proxy is None:
-        transport, _ = await loop.create_connection(factory, host, port, ssl=context)
-        return transport
-    sock = await _connect_through(proxy, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        return await _connect_directly(factory, host, port, context, resolver)
+    sock = await _connect_through(proxy, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", resolver)
     try:
         transport, _ = await loop.create_connection(
             factory, sock=sock, ssl=context, server_hostname=host if context else None
@@ -113,15 +120,48 @@ async def open_connection(
     return transport
 
 
-async def _connect_through(proxy: Proxy, authority: str) -> socket.socket:
+async def _connect_directly(
+    factory: Callable[[], P], host: str, port: int, context: ssl.SSLContext | None, resolver: Resolver
+) -> asyncio.Transport:
+    """A connection to the address of the host that answers first. Raises `OSError`."""
+    loop = asyncio.get_running_loop()
+
+    async def dial(address: str) -> asyncio.Transport:
+        name = host if context else None
+        return (await loop.create_connection(factory, address, port, ssl=context, server_hostname=name))[0]
+
+    try:
+        return await race(await resolver.addresses(host), dial, lambda transport: transport.abort())
+    except OSError:
+        resolver.doubt(host)
+        raise
+
+
+async def _connect_to(proxy: Proxy, resolver: Resolver) -> socket.socket:
+    """A socket that is connected to the proxy. Raises `OSError`."""
+
+    async def dial(address: str) -> socket.socket:
+        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, (address, proxy.port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    try:
+        return await race(await resolver.addresses(proxy.host), dial, lambda sock: sock.close())
+    except OSError:
+        resolver.doubt(proxy.host)
+        raise
+
+
+async def _connect_through(proxy: Proxy, authority: str, resolver: Resolver) -> socket.socket:
     """A socket that the proxy has connected to `authority`. Raises `OSError`."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(proxy.host, proxy.port, type=socket.SOCK_STREAM)
-    family, kind, protocol, _, address = found[0]
-    sock = socket.socket(family, kind, protocol)
+    sock = await _connect_to(proxy, resolver)
     try:
-        sock.setblocking(False)
-        await loop.sock_connect(sock, address)
         await loop.sock_sendall(sock, _connect_request(proxy, authority))
         _check_connected(proxy, await _read_head(proxy, sock))
     except BaseException:

@@ -25,6 +25,7 @@ from hierarchy.relay.downstream.protocol import LaneProtocol
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.upstream.links import LEAST_IDLE, SILENT_S, reserve_size
 from hierarchy.runtime import awake
+from hierarchy.runtime.resolver import Resolver
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.runtime.tcp_keepalive import unacknowledged_s, watch_peer
 from hierarchy.uplink.dial import Proxy, open_connection
@@ -104,7 +105,7 @@ class LinkReserve:
     """The links to one parent.
 
     serve: makes the protocol that serves a link. timeout_s: for one link, from its SYN to its 101. tls: for an https
-    parent. proxy: through which it is dialled.
+    parent. proxy: through which it is dialled. resolver: looks up the name of either.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class LinkReserve:
         proxy: Proxy | None,
         clock: Callable[[], float],
         rng: Random,
+        resolver: Resolver | None = None,
     ) -> None:
         self.links: set[LinkProtocol] = set()
         self.busy = 0  # links with a request
@@ -130,6 +132,7 @@ class LinkReserve:
         self._timeout_s = timeout_s
         self._tls = tls
         self._proxy = proxy
+        self._resolver = resolver
         self._clock = clock
         self._rng = rng
         self._parent_instance = ""
@@ -234,7 +237,9 @@ class LinkReserve:
         """Dial a link and serve it. Returns how many requests wait at the parent."""
         parent = self.uplink.parent
         handshake = LinkHandshake(parent, self._identity, self.uplink.secret, self._take)
-        transport = await open_connection(parent, lambda: handshake, tls=self._tls, proxy=self._proxy)
+        transport = await open_connection(
+            parent, lambda: handshake, tls=self._tls, proxy=self._proxy, resolver=self._resolver
+        )
         try:
             return await handshake.answered
         finally:

@@ -22,6 +22,7 @@ from hierarchy.engines.prober import Prober
 from hierarchy.engines.simulated.app import create_app
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.errors import EngineUnreadable, InvalidField
+from hierarchy.runtime.resolver import Resolver
 from hierarchy.wire.status import ModelStatus, NodeStatus
 from tests.clocks import Clock
 from tests.support import eventually_async, free_port, running_app
@@ -454,7 +455,7 @@ def test_a_real_engine_is_noticed_when_it_starts_changes_and_stops() -> None:
         prober = Prober(
             engine,
             ADAPTERS["simulated"],
-            lambda keep: ProbeClient(time.monotonic, keep=keep),
+            lambda keep: ProbeClient(time.monotonic, Resolver(), keep=keep),
             owner,
             0.02,
             time.monotonic,

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hierarchy.runtime.resolver import Resolver
 from hierarchy.security.dial_guard import (
     DialGuard,
     ForbiddenAddress,
@@ -107,7 +108,7 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_dialled() -> None:
         names = Names(["127.0.0.1"], ["169.254.169.254"])
 
         async def dial() -> None:
-            await connect(asyncio.Protocol, "good.example", port, None, DialGuard((), names), local=True)
+            await connect(asyncio.Protocol, "good.example", port, None, DialGuard((), names), Resolver(), local=True)
 
         asyncio.run(dial())
         assert names.lookups == 1
@@ -124,10 +125,12 @@ def test_a_name_with_one_forbidden_address_is_refused() -> None:
 def test_the_next_address_is_tried_if_one_refuses_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         guard = DialGuard((), Names(["127.0.0.2", "127.0.0.1"]))
-        asyncio.run(connect(asyncio.Protocol, "two.example", server.getsockname()[1], None, guard, local=True))
+        asyncio.run(
+            connect(asyncio.Protocol, "two.example", server.getsockname()[1], None, guard, Resolver(), local=True)
+        )
     guard = DialGuard((), Names(["127.0.0.2", "127.0.0.1"]))
     with pytest.raises(ConnectionRefusedError):
-        asyncio.run(connect(asyncio.Protocol, "two.example", free_port(), None, guard, local=True))
+        asyncio.run(connect(asyncio.Protocol, "two.example", free_port(), None, guard, Resolver(), local=True))
 
 
 def test_a_probe_goes_to_the_checked_address_with_the_name_as_host() -> None:

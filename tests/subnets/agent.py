@@ -4,6 +4,7 @@
     agent.py dial HOST:PORT ...          connect to all at once; prints one line, {"HOST:PORT": result}
     agent.py ports                       prints one line: TCP ports that are listened on, open connections
     agent.py request URL [BODY]          GET or POST; prints a line each for the head, each body line, and the end
+    agent.py burst COUNT URL BODY        POST all at once; prints one line, {"statuses": [...], "slowest": s}
     agent.py poll SECONDS URL TEXT ...   GET until the response has all texts; prints one line, {"after": s} or null
 
 Times are those of the system's monotonic clock, which all namespaces share.
@@ -18,6 +19,7 @@ import json
 import selectors
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -131,12 +133,38 @@ def poll(seconds: str, url: str, *texts: str) -> None:
     emit(after=None)
 
 
+def burst(count: str, url: str, body: str) -> None:
+    """Send requests at the same time, each on a connection of its own. A status of 0: no response."""
+    statuses: list[int] = []
+    seconds: list[float] = []
+
+    def send() -> None:
+        began, parts = time.monotonic(), urlsplit(url)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=TIMEOUT_S)
+        status = 0
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("POST", parts.path, body, {"content-type": "application/json"})
+            response = connection.getresponse()
+            response.read()
+            status = response.status
+        statuses.append(status)
+        seconds.append(time.monotonic() - began)
+
+    threads = [threading.Thread(target=send) for _ in range(int(count))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    emit(statuses=sorted(statuses), slowest=max(seconds))
+
+
 if __name__ == "__main__":
     commands: dict[str, Callable[..., None]] = {
         "listen": listen,
         "dial": dial,
         "ports": ports,
         "request": request,
+        "burst": burst,
         "poll": poll,
     }
     commands[sys.argv[1]](*sys.argv[2:])

@@ -25,6 +25,7 @@ from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.connection import ResponseHandler, Upstream
 from hierarchy.relay.upstream.pool import MAX_IDLE, NODE_IDLE_S, Pool
 from hierarchy.runtime import awake
+from hierarchy.runtime.resolver import Resolver
 from hierarchy.runtime.tcp_keepalive import watch_peer
 from hierarchy.security.dial_guard import DialGuard
 
@@ -88,8 +89,9 @@ class LinkPool(Pool):
         tls: ssl.SSLContext | None,
         clock: Callable[[], float],
         guard: DialGuard | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
-        super().__init__(child, wait_s, tls, clock, guard)
+        super().__init__(child, wait_s, tls, clock, guard, resolver)
         self.idle: OrderedDict[Upstream, None] = OrderedDict()
         self.idle_s = math.inf  # see `sweep`
         self.instance = child.instance

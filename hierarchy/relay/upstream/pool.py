@@ -11,6 +11,7 @@ from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, OTHERS, SEQ
 from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.connection import ConnectionPool, Upstream
 from hierarchy.runtime import awake
+from hierarchy.runtime.resolver import Resolver
 from hierarchy.runtime.tcp_keepalive import watch_peer
 from hierarchy.security.dial_guard import DialGuard, connect
 
@@ -24,6 +25,7 @@ class Pool(ConnectionPool):
     """The connections to one child. Idle ones are taken last in, first out, so that a burst's surplus can age away.
 
     clock: monotonic seconds. guard: checks the address before it is dialled; None for a declared engine.
+    resolver: looks up its name.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Pool(ConnectionPool):
         tls: ssl.SSLContext | None,
         clock: Callable[[], float],
         guard: DialGuard | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
         self.child = child
         self.url = child.url
@@ -48,6 +51,7 @@ class Pool(ConnectionPool):
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls if child.tls else None
         self._guard = guard
+        self._resolver = resolver or Resolver(clock)
 
     def take(self, now: float) -> Upstream | None:
         """An idle connection, or None: then `dial`."""
@@ -98,7 +102,13 @@ class Pool(ConnectionPool):
         try:
             async with awake.timeout(self._connect_timeout_s):
                 upstream: Upstream = await self.connect(
-                    lambda: Upstream(self), child.host, child.port, self._tls, self._guard, local=child.local
+                    lambda: Upstream(self),
+                    child.host,
+                    child.port,
+                    self._tls,
+                    self._guard,
+                    self._resolver,
+                    local=child.local,
                 )
         except (UnicodeError, OverflowError) as error:  # the resolver's answer to an impossible name or port
             raise OSError(f"{child.host}:{child.port} is not an address: {error}") from None
