@@ -389,6 +389,7 @@ class Node:
                 self._lost(attempt)
             self.lane.sweep()
             self._save_models()
+            self.clients.relieve(self.registry)
             self.clients.sweep(self._clock())
             for reserve in self.reserves:
                 reserve.sweep()

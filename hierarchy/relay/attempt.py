@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from http import HTTPStatus
 from typing import Final
 
 from hierarchy.balancing.lent_attempts import lend, returned
@@ -19,7 +20,7 @@ from hierarchy.http.model_field import with_model
 from hierarchy.http.render import outcome_trailer
 from hierarchy.http.request_head import DEADLINE
 from hierarchy.http.response_check import Problem, first_problem, last_problem, looks_good
-from hierarchy.http.response_head import UpstreamResponse
+from hierarchy.http.response_head import ResponseHead, UpstreamResponse
 from hierarchy.registry import is_avoided
 from hierarchy.registry.child import NODE, Lease
 from hierarchy.registry.ejection import Failure as Failing
@@ -63,6 +64,7 @@ class Attempt(ResponseHandler):
     over: bool = False  # its lease is released
     sent_at: float = 0.0  # when the request was sent to the child
     lent: int = 0  # attempts that were lent to the child with it
+    others: bool = False  # the child, a node, was told that others could take the request
     outcome: str = ""  # of a complete response: `ok`, `error`, or `cut` if the child says so
     reason: str = ""  # of an outcome that is not `ok`, as a sentence without its subject, the child
     _forwards: bool = False  # the connection passes the body on without this object
@@ -114,8 +116,8 @@ class Attempt(ResponseHandler):
         parts, size, lent = request.parts, request.size, 1
         hops = 0 if at_entry else request.head.hops
         if pool.numbered:
-            lent = self._lend()
-            opening = pool.opening(request.head, request.model, hops + 1, lent, self._others())
+            lent, self.others = self._lend(), self._others()
+            opening = pool.opening(request.head, request.model, hops + 1, lent, self.others)
             number = str(self.lease.ordinal).encode() + self._time_left(now)
             head = b"".join([opening, number, b"\r\ncontent-length: ", str(size).encode(), b"\r\n\r\n"])
         else:
@@ -139,7 +141,7 @@ class Attempt(ResponseHandler):
         if left <= 1:
             return 1
         if request.parent is not None:
-            others = len(lane.registry.available(self.destination.share.key)) - len(request.tried)
+            others = len(lane.registry.available(self.destination.share.key)) - len(request.passed)
             return lend(left, entry=False, rivals=others > 1)
         lent = lend(left, entry=True, rivals=True)
         if lent > 1 and lane.retry_budget.troubled and not request.has_retry_place:
@@ -149,14 +151,14 @@ class Attempt(ResponseHandler):
     def _others(self) -> bool:
         """Could others than the child take the request: another child of this node, or a node above?"""
         request, key = self._request, self.destination.share.key
-        if request.others:
-            return True
+        if request.others or request.insists:
+            return not request.insists
         shares = self._lane.registry.available(key)
         if is_avoided(shares):
             return False
-        if not request.tried:
+        if not request.passed:
             return len(shares) > 1 or shares[0].child is not self.child
-        return any(share.child is not self.child and share.child not in request.tried for share in shares)
+        return any(share.child is not self.child and share.child not in request.passed for share in shares)
 
     def _time_left(self, now: float) -> bytes:
         """The line that tells a node below how long the whole request may still take, if that is limited."""
@@ -452,7 +454,14 @@ class Attempt(ResponseHandler):
             self._failed("error", reason)
         if request.parent is None:
             self._lane.retry_budget.note(max(0, self.lent - returned(self.lent, head.unspent) - 1))
-        self._listener.attempt_failed(self, Failure(Cause.REFUSED, reason, self.lent, head.unspent, refusal))
+        cause = Cause.MOVED if self._is_given_back(head) else Cause.REFUSED
+        self._listener.attempt_failed(self, Failure(cause, reason, self.lent, head.unspent, refusal))
+
+    def _is_given_back(self, head: ResponseHead) -> bool:
+        """Did a node not even try, since it heard that others could take the request?"""
+        unspent = -1 if head.unspent is None else head.unspent
+        # FastChat's paths have no status but 200.
+        return self.others and unspent >= self.lent and head.status in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE)
 
     # -- endings -------------------------------------------------------------------------------------------------
 

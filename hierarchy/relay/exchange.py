@@ -18,7 +18,7 @@ from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestE
 from hierarchy.http import render
 from hierarchy.http.request_head import RequestHead
 from hierarchy.http.response_head import UpstreamResponse
-from hierarchy.registry.child import NODE, Child
+from hierarchy.registry.child import NODE, Child, Lease, Share
 from hierarchy.relay import retry
 from hierarchy.relay.attempt import Attempt, Listener, unreachable_reason
 from hierarchy.relay.client import FOREVER, Client
@@ -144,7 +144,7 @@ class Exchange(Listener):
             was_spent = attempt.child.kind != NODE or (failure.unspent or 0) < failure.lent
         if was_spent or not self._hold(Unavailable(f"{attempt.child.name} {failure.reason}", patience_s=FOREVER)):
             return False
-        request.tried = ()
+        request.forget_children()
         if request.has_retry_place:
             request.has_retry_place = False
             self._lane.retry_budget.give_back()
@@ -169,12 +169,23 @@ class Exchange(Listener):
             RequestError: there is no child to send it to.
         """
         lane, request = self._lane, self.request
-        lease = lane.dispatch.lease((request.model, request.api), request.tried, translated=self.head.translated)
+        lease = self._lease()
         destination = lane.destination(lease.share)
         attempt = Attempt(self, lane, self._client, request, self.response, lease, destination)
         self._attempt = attempt
         self.attempts += 1
         attempt.start(now, fresh=fresh)
+
+    def _lease(self) -> Lease:
+        """Claim a child. Those that the request left are asked again if no other one is left, here or above."""
+        request, dispatch, translated = self.request, self._lane.dispatch, self.head.translated
+        key = request.model, request.api
+        try:
+            return dispatch.lease(key, request.passed, translated=translated, elsewhere=request.others)
+        except RequestError:
+            if request.others or not request.insist():
+                raise
+            return dispatch.lease(key, request.passed, translated=translated)
 
     def attempt_done(self, attempt: Attempt, response: UpstreamResponse, now: float) -> None:
         """The child's response is complete, and the client has all of it."""
@@ -205,12 +216,12 @@ class Exchange(Listener):
         self._client.deadline = request.ends_at
         attempt.end(retry.OUTCOMES[failure.cause])
         request.left = retry.left_after(failure, request.left)
-        if failure.cause is not retry.Cause.STALE:
-            request.tried += (child,)
-            if failure.cause is retry.Cause.REFUSED:
-                log.debug("%s %s; request for model %s", child.name, failure.reason, request.model)
-            else:
-                lane.warnings.warn("%s %s; request for model %s", child.name, failure.reason, request.model)
+        if failure.cause is retry.Cause.MOVED:
+            request.leave(child)
+        elif failure.cause is not retry.Cause.STALE:
+            request.failed_at(child)
+        if failure.cause is retry.Cause.BROKEN:
+            lane.warnings.warn("%s %s; request for model %s", child.name, failure.reason, request.model)
         at_entry, is_dead = request.parent is None, child.is_dead(lane.clock())
         free = retry.is_free(failure, at_entry=at_entry, child_is_dead=is_dead)
         has_room = free or request.has_retry_place or lane.has_retry_room()
@@ -236,8 +247,9 @@ class Exchange(Listener):
         except RequestError:  # no other child: the client gets the error of the last one
             self._follow(retry.give_up(failure), attempt, failure)
         else:
-            self.request.retried += 1
-            self._lane.metrics.retries += 1
+            if failure.cause is not retry.Cause.MOVED:
+                self.request.retried += 1
+                self._lane.metrics.retries += 1
 
     async def _probe(self, attempt: Attempt, failure: retry.Failure) -> None:
         """The budget is used up. But if the child is dead, another attempt is no retry: find out by dialling it."""
@@ -260,20 +272,70 @@ class Exchange(Listener):
             self._warn(refusal.pool, refusal.response, "error", reason)
         self._settle(self._lane.clock())
 
-    def give_up_on(self, child: Child, reason: str) -> None:
-        """A child is known to be dead. If this request waits for a first byte from it, it goes to another one."""
-        attempt, request = self._attempt, self.request
+    # -- leaving a child -----------------------------------------------------------------------------------------
+
+    def waits_for(self, child: Child) -> Share | None:
+        """The share of this child from which the first byte is due; None if none is due from there."""
+        attempt = self._attempt
         if self.response.started or attempt is None or attempt.child is not child:
-            return
-        # Below the entry node an engine's requests go back up. A node that is silent may only be short of CPU.
-        if request.parent is None or child.kind == NODE:
-            tried = (*request.tried, child)
-            try:
-                self._lane.dispatch.choose((request.model, request.api), tried, translated=self.head.translated)
-            except RequestError:
-                return  # no other child could take it, and one that only looks dead may wake up
+            return None
+        return attempt.lease.share
+
+    def give_up_on(self, child: Child, reason: str) -> bool:
+        """A child is known to be dead. If this request waits for a first byte from it, it goes to another one.
+
+        Where no other child, here or above, could take it, it stays: one that only looks dead may wake up. Returns
+        whether it left.
+        """
+        attempt, request = self._attempt, self.request
+        if attempt is None or self.waits_for(child) is None or not self._can_leave(child):
+            return False
+        if request.others and not self._has_place(child):
+            self._give_back(attempt, f"is taken for dead: {reason}")
+        else:
+            attempt.hang_up()
+            self.attempt_failed(attempt, retry.Failure(retry.Cause.DEAD, f"is taken for dead: {reason}", attempt.lent))
+        return True
+
+    def leave(self, child: Child, reason: str) -> bool:
+        """A child is suspect, and others have room: leave it, if it has not sent a byte. Returns whether it left."""
+        attempt = self._attempt
+        if attempt is None or self.waits_for(child) is None:
+            return False
+        if self._has_place(child):
+            attempt.hang_up()
+            self.attempt_failed(attempt, retry.Failure(retry.Cause.MOVED, reason, attempt.lent))
+        elif self.request.others:
+            self._give_back(attempt, reason)
+        else:
+            return False
+        return True
+
+    def _give_back(self, attempt: Attempt, reason: str) -> None:
+        """Return the request to the parent, with all that it lent."""
         attempt.hang_up()
-        self.attempt_failed(attempt, retry.Failure(retry.Cause.DEAD, f"is taken for dead: {reason}", attempt.lent))
+        self.request.left += attempt.lent
+        self._outcome = "moved"
+        self.fail(Unavailable(f"{attempt.child.name} {reason}"))
+
+    def _can_leave(self, child: Child) -> bool:
+        """Could others than this child take the request?"""
+        request = self.request
+        if request.others or len(request.passed) > len(request.tried):
+            return True
+        if request.parent is not None and not request.reports_outcome and child.kind != NODE:
+            return True  # a parent of an older release does not tell, and has always got it back
+        return self._has_place(child)
+
+    def _has_place(self, child: Child) -> bool:
+        """Could another child of this node take the request?"""
+        request = self.request
+        key, passed, translated = (request.model, request.api), (*request.passed, child), self.head.translated
+        try:
+            self._lane.dispatch.choose(key, passed, translated=translated, elsewhere=request.others)
+        except RequestError:
+            return False
+        return True
 
     # -- time and backpressure -----------------------------------------------------------------------------------
 

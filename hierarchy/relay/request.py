@@ -32,6 +32,7 @@ class Request:
     left: int = MAX_ATTEMPTS  # attempts that may still be spent here or lent to a child
     retried: int = 0  # attempts after a failed one, here and below
     others: bool = False  # the parent said that others than this node could take it
+    insists: bool = False  # no other child is left, so those that gave it back have to take it
     reports_outcome: bool = False  # the parent reads in a trailer how the response ended
     has_retry_place: bool = False  # one of its attempts is counted in the retry budget
 
@@ -41,6 +42,7 @@ class Request:
         self.started_at = now
         self.parent: Parent | None = None  # that sent it, if it is one that this node registered with
         self.tried: tuple[Child, ...] = ()  # children that failed on it
+        self.passed: tuple[Child, ...] = ()  # those, and children that it left because others could take it
         #: the body in pieces, `size` bytes together: a long prompt is not copied where nothing reads it
         self.parts: list[bytes] = []
 
@@ -51,6 +53,27 @@ class Request:
         self.left = self.head.attempts
         self.others = self.head.others == 1
         self.reports_outcome = self.head.others >= 0
+
+    def failed_at(self, child: Child) -> None:
+        """Do not send it to this child again."""
+        self.tried += (child,)
+        self.passed += (child,)
+
+    def leave(self, child: Child) -> None:
+        """It left this child; it may come back if no other one takes it."""
+        self.passed += (child,)
+
+    def insist(self) -> bool:
+        """Go back to the children that it left, if there are any: no other one is left."""
+        if len(self.passed) == len(self.tried):
+            return False
+        self.passed, self.insists = self.tried, True
+        return True
+
+    def forget_children(self) -> None:
+        """Begin again with all children: they may have restarted since."""
+        self.tried = self.passed = ()
+        self.insists = False
 
     def lines_for_parent(self, *, gives_back: bool) -> bytes:
         """Lines beside a response that tell the parent how many attempts were made, and that some come back."""

@@ -25,12 +25,15 @@ class Cause(Enum):
 
     STALE = "stale"  # its connection had been idle, and the child closed it: most likely it never saw the request
     DEAD = "dead"  # the child is known to be dead, so nothing was spent there
+    MOVED = "moved"  # the child is suspect, or gave the request back, since others can take it: nothing was spent
     REFUSED = "refused"  # the child answered that it cannot serve the request
     BROKEN = "broken"  # it could not be reached, or its response broke
 
 
 #: as `hierarchy_requests_total` counts them
-OUTCOMES: Final = {Cause.STALE: "stale", Cause.DEAD: "failed", Cause.REFUSED: "error", Cause.BROKEN: "failed"}
+OUTCOMES: Final = {
+    Cause.STALE: "stale", Cause.DEAD: "failed", Cause.MOVED: "moved", Cause.REFUSED: "error", Cause.BROKEN: "failed",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def left_after(failure: Failure, left: int) -> int:
     """How many attempts the request has after a failure; `left` were kept here meanwhile."""
     if failure.cause is Cause.STALE:
         return max(left + failure.lent - 1, 1)  # it is tried once more, whatever was lent
-    if failure.cause is Cause.DEAD:
+    if failure.cause in (Cause.DEAD, Cause.MOVED):
         return left + failure.lent
     return left + returned(failure.lent, failure.unspent)
 
@@ -96,7 +99,7 @@ def is_free(failure: Failure, *, at_entry: bool, child_is_dead: bool) -> bool:
 
     It may where nothing was spent, and below the entry node, where the attempts that were lent are the budget.
     """
-    return failure.cause in (Cause.STALE, Cause.DEAD) or child_is_dead or not at_entry
+    return failure.cause in (Cause.STALE, Cause.DEAD, Cause.MOVED) or child_is_dead or not at_entry
 
 
 def decide(failure: Failure, left: int, *, free: bool, budget_has_room: bool) -> Decision:

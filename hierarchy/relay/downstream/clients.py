@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 
 from hierarchy.errors import ChildFailed, Unavailable
+from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
 from hierarchy.relay.attempt import Attempt
 from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.downstream.head_cache import HeadCache
 from hierarchy.relay.evidence import is_quiet, unreachable
+from hierarchy.relay.relief import relieve
+
+log = logging.getLogger("hierarchy.lane")
 
 
 class Clients:
@@ -18,6 +23,7 @@ class Clients:
     def __init__(self) -> None:
         self.heads = HeadCache()  # of requests, as all connections have seen them
         self._open: set[Connection] = set()
+        self._relieved: dict[Child, int] = {}  # requests that have left a child since it is suspect
 
     def __len__(self) -> int:
         return len(self._open)
@@ -40,8 +46,24 @@ class Clients:
 
     def rescue(self, child: Child, reason: str) -> None:
         """The child is known to be dead: its requests that got no byte yet go to other children."""
-        for connection in self:
-            connection.give_up_on(child, reason)
+        moved = sum([connection.give_up_on(child, reason) for connection in self])
+        self._log_moved(child, self._relieved.pop(child, 0) + moved, f"it is taken for dead: {reason}")
+
+    def relieve(self, registry: Registry) -> None:
+        """Let requests leave the children that are suspect. Call it twice a second."""
+        for child in registry:
+            if child.suspect is not None:
+                running = [connection.running for connection in self._open if connection.running is not None]
+                moved = relieve(running, registry, child)
+                self._relieved[child] = self._relieved.get(child, 0) + moved
+        for child in [
+            one for one in self._relieved if one.suspect is None or registry.children.get(one.name) is not one
+        ]:
+            self._log_moved(child, self._relieved.pop(child), "it was suspect")
+
+    def _log_moved(self, child: Child, count: int, reason: str) -> None:
+        if count:
+            log.warning("%d requests that waited for %s have left it: %s", count, child.name, reason)
 
     def unreachable(self, children: Iterable[Child], now: float) -> list[Attempt]:
         """For each of the children that cannot be reached, one of its attempts. Looks at those that are quiet."""

@@ -462,10 +462,9 @@ class Connection(Client):
 
     # -- from outside --------------------------------------------------------------------------------------------
 
-    def give_up_on(self, child: Child, reason: str) -> None:
-        """A child is dead: if the exchange in progress waits for it, it goes to another one."""
-        if self.running is not None:
-            self.running.give_up_on(child, reason)
+    def give_up_on(self, child: Child, reason: str) -> bool:
+        """A child is dead: if the exchange in progress waits for it, it goes to another one. Returns whether it did."""
+        return self.running is not None and self.running.give_up_on(child, reason)
 
     def drop_child(self, child: Child, error: RequestError) -> None:
         """End the exchange in progress if a child has it that is no longer one."""
