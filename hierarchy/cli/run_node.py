@@ -11,7 +11,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import httpcore  # noqa: F401
 import uvloop
+
+# httpx imports these and httpcore at its first request; all streams of a node would wait for a tenth of a second.
+from anyio import connect_tcp, create_memory_object_stream  # noqa: F401
 
 from hierarchy.api import build_app
 from hierarchy.cli.node_flags import NodeFlags

@@ -14,7 +14,9 @@ import signal
 import sys
 from pathlib import Path
 
+import hierarchy.cli.program
 import hierarchy.cli.run_node
+import hierarchy.engines.simulated.app
 
 
 def main() -> None:
