@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from hierarchy.engines.probe_client import ProbeClient, Proof, proof_of
+from hierarchy.runtime.resolver import Resolver
 from tests import black_hole
 from tests.support import eventually_async, free_port, running_app
 
@@ -35,7 +36,7 @@ def url_of(listener: socket.socket) -> str:
 
 def test_a_refused_connection_is_told_from_a_broken_one() -> None:
     async def work() -> None:
-        client = ProbeClient(time.monotonic)
+        client = ProbeClient(time.monotonic, Resolver())
         with pytest.raises(httpx.ConnectError) as refused:
             await client.http.get(f"http://localhost:{free_port()}")
         assert proof_of(refused.value) == "refused"
@@ -67,7 +68,7 @@ def test_an_error_without_a_number_proves_a_bad_answer() -> None:
 
 def test_one_connection_is_used_again_or_none_is_kept() -> None:
     async def work(keep: bool) -> int:
-        client = ProbeClient(time.monotonic, keep=keep)
+        client = ProbeClient(time.monotonic, Resolver(), keep=keep)
         with running_app(app) as url:
             for _ in range(3):
                 assert (await client.http.get(url)).status_code == 200
@@ -85,7 +86,7 @@ def test_one_connection_is_used_again_or_none_is_kept() -> None:
 def test_a_syn_that_is_not_answered_shows(listener: socket.socket) -> None:
     async def work() -> None:
         black_hole.swallow(listener)
-        client = ProbeClient(time.monotonic)
+        client = ProbeClient(time.monotonic, Resolver())
         task = asyncio.ensure_future(client.http.get(url_of(listener)))
         await eventually_async(lambda: client.unreachable_s(60.0) > 0.2)
         assert client.is_connecting
@@ -101,7 +102,7 @@ def test_a_syn_that_is_not_answered_shows(listener: socket.socket) -> None:
 @black_hole.linux
 def test_a_request_that_is_not_acknowledged_shows_and_one_without_a_response_does_not(listener: socket.socket) -> None:
     async def work() -> None:
-        client = ProbeClient(time.monotonic)
+        client = ProbeClient(time.monotonic, Resolver())
         task = asyncio.ensure_future(client.http.get(url_of(listener)))
         accepted, _ = await asyncio.to_thread(listener.accept)
         with contextlib.suppress(TimeoutError):
