@@ -56,6 +56,13 @@ def test_the_project_has_the_name_that_the_program_tells() -> None:
     assert hierarchy.__version__ == VERSION
 
 
+def test_the_build_finds_the_version() -> None:
+    source = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["version"]
+    found = re.search(source["pattern"], (ROOT / source["path"]).read_text("utf-8"))
+    assert found is not None
+    assert found["version"] == VERSION
+
+
 def test_the_command_and_the_package_keep_their_name() -> None:
     assert set(PROJECT["scripts"]) == {"hierarchy"}
     assert hierarchy.__name__ == "hierarchy"
