@@ -22,6 +22,9 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from hierarchy.names import MAX_NAME
 
+MAX_EXPANDED = 100_000  # values of a file whose aliases are written out, or
+MAX_FACTOR = 10  # as many for each of its characters, if that is more
+HINT_ALIASES = "write out what they stand for, or use `defaults`"
 FieldPath = tuple[str | int, ...]  #: keys and indexes from the top of a file down to a field
 
 
@@ -98,6 +101,8 @@ def read_yaml(text: str, file: str) -> tuple[Any, Source, list[Problem]]:
     try:
         with warnings.catch_warnings(action="ignore", category=ReusedAnchorWarning):  # YAML allows it
             root = yaml.compose(text)
+        if root is not None and _expanded(root, {}) > max(MAX_EXPANDED, MAX_FACTOR * len(text)):
+            return None, source, [source.problem((), "its aliases stand for far more values than it has", HINT_ALIASES)]
         walk = _Walk(source, yaml.constructor)
         data = walk.value(root, ()) if root is not None else None
     except MarkedYAMLError as error:
@@ -113,6 +118,22 @@ def read_yaml(text: str, file: str) -> tuple[Any, Source, list[Problem]]:
     except RecursionError:
         return None, source, [source.problem((), "nested too deeply", "make the file flatter")]
     return data, source, walk.problems
+
+
+def _expanded(node: Node, known: dict[int, int]) -> int:
+    """How many values a node has if each alias is written out. A few lines of aliases of aliases can have billions.
+
+    known: of the nodes that were counted; an alias is the same node as its anchor.
+    """
+    if id(node) not in known:
+        known[id(node)] = 0  # if it contains itself
+        inside: list[Node] = []
+        if isinstance(node, MappingNode):
+            inside = [part for entry in node.value for part in entry]
+        elif isinstance(node, SequenceNode):
+            inside = node.value
+        known[id(node)] = 1 + sum([_expanded(part, known) for part in inside])
+    return known[id(node)]
 
 
 class _Walk:
