@@ -43,6 +43,7 @@ from hierarchy.security.access import Access
 from hierarchy.security.dial_guard import GuardedTransport
 from hierarchy.uplink.dial import Proxy, proxy_for
 from hierarchy.uplink.links import LinkReserve, ServeLink
+from hierarchy.uplink.record_exchange import RecordExchange
 from hierarchy.uplink.registration import Uplink
 from hierarchy.wire.messages import Identity, Registration
 from hierarchy.wire.status import NodeStatus
@@ -50,6 +51,7 @@ from hierarchy.wire.status import NodeStatus
 DRAIN_NOTICE_S = 1.0  # in which the parents learn that this node is draining
 DIAL_BACK_S = 2.0  # in which a child with `link: auto` must be reached at its own URL
 LINKS_PER_S = 400.0  # that all children together may open to fill their reserves: about a tenth of a core
+EXCHANGE = "exchange of records"  # name of the task
 SWEEP_S = 0.5  # how often deadlines are looked at; they are late by this much at most
 log = logging.getLogger("hierarchy.node")
 
@@ -96,13 +98,15 @@ class Node:
         self.metrics = Metrics(self.gauges, self.awake)
         self._changes = ChangeLog(self.metrics)
         self.registry.on_change = self._child_changed
-        self.view = TreeView(self.registry, clock)
         self.models = ModelList(self.registry, clock, int(time.time()), self.aliases)
         self.access = access or Access(config, environ)
+        self.view = TreeView(self.registry, clock, self.access.warnings)
         file = self.access.shared_file
         self.board = Board(self.identity.name, self.access.shared_keys, RecordFile(file) if file is not None else None)
         self.drains = Drains(self.registry, self.board)
         policy = self.access.registration_policy
+        if policy.records is not None:
+            policy.records.share(self.board)
         handlers = {b"/receive_heart_beat": report_handler(self.registry, policy, self.board)}
         self.lane = Lane(
             self.registry, self.dispatch, self.metrics, settings, self._parent_with, clock, self.access, handlers
@@ -156,6 +160,7 @@ class Node:
             self.engine_manager.start(engine)
         for parent in self.config.parents:
             self._start_uplink(parent)
+        self._start_exchange()
         self._tasks.spawn(self._sweep_forever(), "sweep")
         self._tasks.spawn(Oversight(self.view.tree, self.identity.url).run(), "oversight")
 
@@ -209,6 +214,10 @@ class Node:
         if config.aliases != old.aliases:
             self.dispatch.set_aliases(config.aliases)
             changes.append("aliases")
+        if config.replicas != old.replicas:
+            self._tasks.cancel(EXCHANGE)
+            self._start_exchange()
+            changes.append("replicas")
         return changes + self._apply_engines(old, config) + self._apply_parents(old, config)
 
     def _apply_settings(self, config: NodeConfig) -> None:
@@ -248,6 +257,13 @@ class Node:
         models = {model for engine in config.engines for model in declared_models(engine)}
         aliased = {target.model for targets in config.aliases.values() for target in targets}
         self.registry.known.declare(models | aliased | {*config.models_below}, config.children, self._clock())
+
+    def _start_exchange(self) -> None:
+        """Pass used tokens and revocations on to the replicas whose URLs are known."""
+        records = self.access.registration_policy.records
+        if records is not None and self.config.replicas and self._http is not None:
+            exchange = RecordExchange(records, self.config.replicas, self._http, self._rng)
+            self._tasks.spawn(exchange.run(), EXCHANGE)
 
     # -- parents ---------------------------------------------------------------------------------------------
 
@@ -450,6 +466,7 @@ class Node:
             yield "hierarchy_requests_in_flight", name, float(child.in_flight)
         for uplink in self.uplinks:
             yield "hierarchy_uplink_up", (uplink.parent,), float(uplink.registered)
+        yield from self.access.gauges()
         yield from self.lane.gauges()
         yield "hierarchy_connections", (), float(len(self.clients))
 
@@ -475,3 +492,6 @@ class _Source:
 
     def incomplete(self) -> bool:
         return self._node.registry.is_incomplete()
+
+    def warnings(self) -> list[str]:
+        return self._node.access.warnings()

@@ -16,8 +16,8 @@ from hierarchy.node import Node
 from hierarchy.security.keys import ANYONE, Caller
 
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
-#: these endpoints check the token or the secret of the child themselves
-CHILD_PATHS = frozenset({"/register_worker", "/deregister_worker"})
+#: these endpoints check the token or the secret of the child, or the page of another instance, themselves
+CHILD_PATHS = frozenset({"/register_worker", "/deregister_worker", "/exchange_records"})
 OPERATOR_PATHS = frozenset({"/tree", "/route", "/metrics", "/admin"})  # and all paths below /admin/
 _CALLER, _OPERATOR = "hierarchy.caller", "hierarchy.operator"  # keys in the ASGI scope
 

@@ -116,8 +116,17 @@ Link = Annotated[
     ),
 ]
 Replica = Annotated[bool, _without_config(None, "Other instances have the same --node name.", "--replica")]
+ReplicaUrl = Annotated[
+    list[str] | None,
+    _without_config(
+        "URL", "With --replica: URL of another instance, to pass on used tokens; repeat the flag for several."
+    ),
+]
 KeyFile = Annotated[
     str | None, _without_config("FILE", "File with the tree's key, or with this node's own (`hierarchy token key`).")
+]
+AcceptedKeyFile = Annotated[
+    str | None, _without_config("FILE", "File with a second key that is accepted too, while the key is replaced.")
 ]
 ApiKeys = Annotated[str | None, _without_config("FILE", "File with the keys of clients (`hierarchy key create`).")]
 AdminKeys = Annotated[str | None, _without_config("FILE", "File with the keys of operators (`hierarchy key create`).")]

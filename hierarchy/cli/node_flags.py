@@ -41,7 +41,9 @@ class NodeFlags:
     advertise: str | None = None
     link: str | None = None
     replica: bool = False
+    replica_url: list[str] | None = None
     key_file: str | None = None
+    accepted_key_file: str | None = None
     api_keys: str | None = None
     admin_keys: str | None = None
     admin_listen: str | None = None
@@ -82,6 +84,7 @@ class NodeFlags:
             parents=self.parent or (),
             engines=self.engine or (),
             replica=self.replica,
+            replica_urls=self.replica_url or (),
         )
         config = self.over(config)
         if self.tls_cert and self.advertise is None:
@@ -107,6 +110,7 @@ class NodeFlags:
     def _security(self) -> dict[str, Any]:
         return {
             "key": _file_ref(self.key_file),
+            "accepted_key": _file_ref(self.accepted_key_file),
             "join_token": f"env:{JOIN_TOKEN}" if self.join_token_file == "-" else _file_ref(self.join_token_file),
             "api_keys": _file_ref(self.api_keys),
             "admin_keys": _file_ref(self.admin_keys),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serve, slice, token, tree, up
+from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serve, slice, state, token, tree, up
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.release import VERSION, build, data_path
 from hierarchy.runtime.logs import escape
@@ -31,6 +31,7 @@ app.command()(drain.undrain)
 app.add_typer(engine.engine_app, name="engine")
 app.add_typer(token.token_app, name="token")
 app.add_typer(key.key_app, name="key")
+app.add_typer(state.state_app, name="state")
 
 
 def _show_version(is_given: bool) -> None:

@@ -26,7 +26,7 @@ from hierarchy.reload import Reloader
 from hierarchy.runtime import logs
 from hierarchy.runtime.malloc import keep_freed_memory
 from hierarchy.runtime.parent_death import call_on_parent_death
-from hierarchy.security.startup import log_risks
+from hierarchy.security.startup import hold_state_dir, log_risks
 from hierarchy.server import Server, bind
 from hierarchy.topology import node_config
 from hierarchy.topology.declared import DeclaredTree
@@ -93,6 +93,9 @@ def run(
     if exit_with_parent:
         call_on_parent_death(lambda: os.kill(os.getpid(), signal.SIGTERM))
     log_risks(config, access)
+    held = hold_state_dir(config, environ)
     node = Node(config, access=access)
     reloader = Reloader(node, file, read, declared) if file is not None and read is not None else None
     uvloop.run(Server(node, build_app(node), reloader).serve(sockets))
+    if held is not None:
+        held.release()

@@ -32,7 +32,9 @@ def serve(
     advertise: flags.Advertise = None,
     link: flags.Link = None,
     replica: flags.Replica = False,
+    replica_url: flags.ReplicaUrl = None,
     key_file: flags.KeyFile = None,
+    accepted_key_file: flags.AcceptedKeyFile = None,
     api_keys: flags.ApiKeys = None,
     admin_keys: flags.AdminKeys = None,
     admin_listen: flags.AdminListen = None,
@@ -54,7 +56,8 @@ def serve(
     given = NodeFlags(
         log_format, join_token_file, insecure, cleartext,
         host=host, port=port, dispatch_method=dispatch_method, parent=parent, engine=engine, advertise=advertise,
-        link=link, replica=replica, key_file=key_file, api_keys=api_keys, admin_keys=admin_keys,
+        link=link, replica=replica, replica_url=replica_url, key_file=key_file, accepted_key_file=accepted_key_file,
+        api_keys=api_keys, admin_keys=admin_keys,
         admin_listen=admin_listen, allow=allow, tokenless_workers=tokenless_workers, state_dir=state_dir,
         tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca, require_client_cert=require_client_cert,
     )  # fmt: skip

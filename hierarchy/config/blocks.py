@@ -66,6 +66,11 @@ class SecuritySpec(Strict):
         description="`env:NAME` or `file:PATH` of the tree's key (`hierarchy token key`), or of this node's own key, "
         "derived from it; with it, a node accepts registrations from nodes that have a token",
     )
+    accepted_key: SecretRef = Field(
+        default=None,
+        description="`env:NAME` or `file:PATH` of a second key, whose tokens and credentials are accepted too while "
+        "the tree's key is replaced; `key` signs",
+    )
     join_token: SecretRef = Field(
         default=None,
         description="`env:NAME` or `file:PATH` of the token that a node shows its parent when it first registers; "

@@ -368,6 +368,8 @@ class NodeConfig(Strict):
     children: tuple[str, ...] = ()
     #: the name under which all replicas register, which may be its own; None if there are no others
     replica_of: Name | None = None
+    #: URLs of the other replicas, if the file declares them
+    replicas: tuple[str, ...] = ()
     #: the engines right below
     engines: tuple[EngineConfig, ...] = ()
     #: names of the models that the file declares for engines further below

@@ -65,12 +65,37 @@ class Board:
         """This node's record."""
         return self._known(self.node, (topic, key))
 
-    def publish(self, topic: str, key: str, value: dict[str, object], *, ended: bool = False) -> bool:
-        """Write a record, for all instances of this node. Returns whether it is kept over a restart."""
+    def publish(
+        self,
+        topic: str,
+        key: str,
+        value: dict[str, object],
+        *,
+        ended: bool = False,
+        until_ms: int = 0,
+        save: bool = True,
+    ) -> bool:
+        """Write a record, for all instances of this node. Returns whether it is kept over a restart.
+
+        Args:
+            until_ms: when all instances forget it, in Unix milliseconds; 0: never.
+            save: False if `save` follows, after several records.
+        """
         before = self.find(topic, key)
         changed_ms = max(int(self._now() * 1000), before.changed_ms + 1 if before is not None else 0)
-        self._accept(self._signed(Record(self.node, topic, key, changed_ms, value, ended)), from_other=False)
-        return self._save()
+        self._accept(self._signed(Record(self.node, topic, key, changed_ms, value, ended, until_ms)), from_other=False)
+        return save and self.save()
+
+    def save(self) -> bool:
+        """Write this node's records to the file. Returns whether they are kept over a restart."""
+        if self._file is None:
+            return False
+        self._forget(self.node)
+        written = self._file.write(
+            {id: record for id, (_, record) in self._records[self.node].items()}, self._now() * 1000
+        )
+        self._take_from_file(written or ())
+        return written is not None
 
     def refresh(self) -> None:
         """Read the file again if another instance wrote it."""
@@ -80,7 +105,9 @@ class Board:
     def _take_from_file(self, records: Iterable[Record]) -> None:
         """Take what another instance wrote to the file."""
         for record in records:
-            if record.node == self.node and record.replaces(self._known(self.node, record.id)):
+            if record.node != self.node or record.is_over(self._now() * 1000):
+                continue
+            if record.replaces(self._known(self.node, record.id)):
                 self._accept(self._signed(record), from_other=True)
 
     @property
@@ -90,20 +117,29 @@ class Board:
 
     # -- to and from parents and children --------------------------------------------------------------------
 
-    def news(self, since: int, names: Collection[str]) -> tuple[list[Record], int]:
-        """Records of the nodes `names` that are newer than the revision `since`, and the revision reached with them."""
+    def news(self, since: int, names: Collection[str], max_bytes: int | None = None) -> tuple[list[Record], int]:
+        """Records of the nodes `names` that are newer than the revision `since`, and the revision reached with them.
+
+        Args:
+            max_bytes: of all records as JSON; one record is always returned. None: no limit.
+        """
         found = sorted(
             (entry for name in names for entry in self._records.get(name, {}).values() if entry[0] > since),
             key=lambda entry: entry[0],
         )
-        reached = self.revision if len(found) <= MAX_SENT else found[MAX_SENT - 1][0]
-        return [record for _, record in found[:MAX_SENT]], reached
+        sent = found[:MAX_SENT] if max_bytes is None else found[: _fitting([one for _, one in found], max_bytes)]
+        reached = self.revision if len(sent) == len(found) else sent[-1][0]
+        return [record for _, record in sent], reached
 
     def receive(self, records: Iterable[Record], names: Collection[str], sender: str) -> None:
         """Take records from a parent or child. names: of the nodes whose records it may send."""
-        own = False
+        own, now_ms = False, self._now() * 1000
         for record in islice(records, MAX_SENT):
-            if record.node not in names or not record.replaces(self._known(record.node, record.id)):
+            if (
+                record.is_over(now_ms)
+                or record.node not in names
+                or not record.replaces(self._known(record.node, record.id))
+            ):
                 continue
             if reason := self._problem(record):
                 self._log_once(sender, reason)
@@ -111,7 +147,7 @@ class Board:
             own |= record.node == self.node
             self._accept(record, from_other=True)
         if own:
-            self._save()
+            self.save()
 
     def _problem(self, record: Record) -> str:
         if record.changed_ms > self._now() * 1000 + MAX_AHEAD_MS:
@@ -133,10 +169,19 @@ class Board:
         records = self._records.get(record.node, {})
         if len(records) < MAX_RECORDS or record.id in records:
             return True
+        self._forget(record.node)
+        if len(records) < MAX_RECORDS:
+            return True
         ended = [(one.changed_ms, id) for id, (_, one) in records.items() if one.ended]
         if ended:
             del records[min(ended)[1]]
         return bool(ended)
+
+    def _forget(self, node: str) -> None:
+        """Forget the records whose time is over."""
+        records, now_ms = self._records.get(node, {}), self._now() * 1000
+        for id in [id for id, (_, record) in records.items() if record.is_over(now_ms)]:
+            del records[id]
 
     def _accept(self, record: Record, *, from_other: bool) -> None:
         self.revision += 1
@@ -145,18 +190,11 @@ class Board:
             self._subscribers[record.topic](record, from_other)
 
     def _restore(self, record: Record) -> None:
-        if record.node == self.node:  # else the folder was another node's
+        if record.node == self.node and not record.is_over(self._now() * 1000):  # else it was another node's folder
             self._accept(self._signed(record), from_other=False)
 
     def _signed(self, record: Record) -> Record:
         return record.signed(self._keys[0]) if self._keys else msgspec.structs.replace(record, mac="")
-
-    def _save(self) -> bool:
-        if self._file is None:
-            return False
-        written = self._file.write({id: record for id, (_, record) in self._records[self.node].items()})
-        self._take_from_file(written or ())
-        return written is not None
 
     def _log_once(self, sender: str, problem: str) -> None:
         if (sender, problem) not in self._logged and len(self._logged) < MAX_RECORDS:
@@ -165,3 +203,13 @@ class Board:
 
     def __repr__(self) -> str:
         return f"<Board {self.node} revision={self.revision}>"
+
+
+def _fitting(records: Sequence[Record], max_bytes: int) -> int:
+    """How many of the first records fit into a message, at least one if there is one."""
+    size = 0
+    for number, record in enumerate(records[:MAX_SENT]):
+        size += len(msgspec.json.encode(record)) + 1
+        if size > max_bytes:
+            return max(1, number)
+    return min(len(records), MAX_SENT)

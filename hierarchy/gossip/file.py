@@ -39,15 +39,19 @@ class RecordFile:
         """Whether another process wrote the file since it was read or written here."""
         return self._watch.changed()
 
-    def write(self, records: Records) -> list[Record] | None:
+    def write(self, records: Records, now_ms: float = 0.0) -> list[Record] | None:
         """Write these records, except where the file has newer ones. Returns all that it now has.
+
+        Args:
+            now_ms: Unix milliseconds; records whose time is over are left out.
 
         Returns None, and logs why, if that fails.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with locked(self.path.with_suffix(".lock"), LOCK_TIMEOUT_S):
-                merged = newest([*self.read(), *records.values()])
+                known = [record for record in self.read() if not record.is_over(now_ms)]
+                merged = newest([*known, *records.values()])
                 write_private_file(self.path, _text(merged.values()))
             self._watch.changed()  # this change is known
         except OSError as error:

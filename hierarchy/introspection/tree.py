@@ -17,12 +17,15 @@ from hierarchy.wire.subtree import all_gone
 class TreeView:
     """Plain JSON objects made from a registry.
 
-    clock: the registry's, in seconds.
+    clock: the registry's, in seconds. warnings: what is wrong with this node, for operators.
     """
 
-    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, registry: Registry, clock: Callable[[], float], warnings: Callable[[], list[str]] = list
+    ) -> None:
         self._registry = registry
         self._clock = clock
+        self._warnings = warnings
 
     def children(self) -> dict[str, Any]:
         """The subtree: `{child name: entry}`."""
@@ -45,6 +48,7 @@ class TreeView:
             "url": identity.url,
             "state": "up",
             "detail": "",
+            **_shown(self._warnings()),
             "instance": identity.instance,
             "version": identity.version,
             "build": identity.build,
@@ -66,6 +70,7 @@ def _entry(child: Child, now: float) -> dict[str, Any]:
         "link": "reverse" if child.reverse else "direct",
         "state": child.state(now),
         "detail": child.detail(now),
+        **_shown(child.warnings),
         "instance": child.instance,
         "version": child.version,
         "build": child.build,
@@ -94,6 +99,10 @@ def _absent_entry(key: str, drain: Drain) -> dict[str, Any]:
         "children": {},
         "drain": msgspec.structs.asdict(drain),
     }
+
+
+def _shown(warnings: list[str]) -> dict[str, Any]:
+    return {"warnings": warnings} if warnings else {}
 
 
 def _model(model: ModelStatus) -> dict[str, Any]:

@@ -146,6 +146,7 @@ class Child:
         self.refused_until = -math.inf  # a connection was refused, so its process is gone, or was a moment ago
         self.drain: Drain | None = None  # by an operator
         self.leaving = False  # it reported that it drains
+        self.warnings: list[str] = []  # what is wrong with it, as it reported
         self.left_at: float | None = None  # when it left or was dropped; it is remembered for a while, and never chosen
         self.told = 0  # revision of the shared records that it has
         self.seq = -1

@@ -445,6 +445,7 @@ def _apply_report(child: Child, status: NodeStatus, now: float, seen: int | None
 
 def _update_node_fields(registry: Registry, child: Child, message: Registration | HeartBeat) -> None:
     child.leaving, child.incomplete = message.draining, message.incomplete
+    child.warnings = message.warnings
     names = message.names
     if names != child.names:
         child.names = names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -72,13 +73,47 @@ def locked(path: Path, timeout_s: float | None = None, on_wait: Callable[[], Non
         lock.release()
 
 
-def write_private_file(path: Path, text: str) -> None:
+class Busy(Exception):
+    """Another process holds a file."""
+
+
+class Hold:
+    """A lock that says that a process uses something, until `release` or the process's end. Many may share it.
+
+    The kernel keeps it, so none is left behind by a process that was killed.
+    """
+
+    def __init__(self, path: Path, *, alone: bool = False) -> None:
+        """
+        Args:
+            path: the file to lock; created with mode 0600 if missing.
+            alone: no other process may hold it at the same time.
+
+        Raises:
+            Busy: another process holds it; with `alone` for any purpose, without it alone.
+            OSError: the file cannot be created or locked.
+        """
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._descriptor)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise Busy(str(path)) from None
+            raise
+
+    def release(self) -> None:
+        """Let others have it."""
+        os.close(self._descriptor)
+
+
+def write_private_file(path: Path, text: str | bytes) -> None:
     """Write a file of mode 0600. Readers find either the old content or the complete new one. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # of mode 0600
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)

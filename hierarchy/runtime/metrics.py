@@ -28,6 +28,10 @@ GAUGES = {
     "hierarchy_uplink_up": ("1 if registered with that parent.", ("parent",)),
     "hierarchy_links": ("Open reverse links of a child.", ("child", "state")),
     "hierarchy_links_wanted": ("Requests that wait for a reverse link.", ("child",)),
+    "hierarchy_certificate_days_left": ("Days until it expires.", ("setting",)),
+    "hierarchy_credential_days_left": ("Days until it expires.", ("node",)),
+    "hierarchy_children_with_accepted_key": ("Children whose credential `accepted_key` signed.", ()),
+    "hierarchy_records_incomplete": ("1 if records of used tokens and revocations are missing.", ()),
     "hierarchy_connections": ("Open client connections.", ()),
     "hierarchy_requests_held": ("Requests that wait for a child to appear.", ()),
 }

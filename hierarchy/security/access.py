@@ -10,21 +10,27 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import InvalidAdminKey
+from hierarchy.runtime.expiry import DAY_S, Lifetime
+from hierarchy.runtime.metrics import Sample
 from hierarchy.runtime.resolver import Resolver
 from hierarchy.security.credential_store import CREDENTIAL_FILE, CredentialStore
 from hierarchy.security.dial_guard import DialGuard, parse_networks, registered_names
+from hierarchy.security.exchange_page import PageSigner
+from hierarchy.security.expiry_watch import ExpiryWatch
 from hierarchy.security.keys import ANYONE, Caller, KeyFile, refused_caller
+from hierarchy.security.record_keeper import RecordKeeper
 from hierarchy.security.registration_policy import RegistrationPolicy
 from hierarchy.security.secret import read_secret, secret_path
 from hierarchy.security.state import credential_file, is_exposed, state_dir
 from hierarchy.security.tls import TlsContexts
-from hierarchy.security.token_store import TokenStore
+from hierarchy.security.token_store import FILE, TokenStore
 from hierarchy.security.tokens import Signer, parent_key
 
 AUTHORIZATION, API_KEY = b"authorization", b"x-api-key"
@@ -69,7 +75,8 @@ class Access:
         self.registration_policy = _registration_policy(config, environ, now, self.dial_guard, closed=closed)
         #: what this node shows to its parents; None without parents
         self.credentials = _credentials(config, environ) if config.parents else None
-        self.tls = TlsContexts(config.settings.tls)
+        self.tls = TlsContexts(config.settings.tls, now)
+        self.expiry = ExpiryWatch(self._lifetimes, now)
         #: sign what the instances of this node share (the first), and are accepted (all); () without a key
         self.shared_keys = _shared_keys(config, environ)
         #: where it is kept; None if this node has no folder for its state
@@ -77,7 +84,38 @@ class Access:
         #: the engines' own API keys, by engine name
         self.engine_keys: dict[str, str] = {}
         self._environ = environ
+        self._config = config
+        self._now = now
         self.load_engine_keys(config)
+
+    def _lifetimes(self) -> dict[str, Lifetime]:
+        """What of this node expires, by the words for it in messages."""
+        tls = self._config.settings.tls
+        files = {"cert": f"certificate {tls.cert}", "ca": f"CA certificate {tls.ca}"}
+        found = {files[setting]: lifetime for setting, lifetime in self.tls.lifetimes.items()}
+        credential = self.credentials.lifetime() if self.credentials is not None else None
+        return found if credential is None else {**found, "credential of this node": credential}
+
+    def warnings(self) -> list[str]:
+        """What is wrong with this node's state and certificates, for operators; one line each."""
+        records = self.registration_policy.records
+        problem = records.problem() if records is not None else ""
+        return ([problem] if problem else []) + self.expiry.warnings()
+
+    def gauges(self) -> Iterator[Sample]:
+        """Days until certificates and credentials expire, and the state of the records, for `/metrics`."""
+        now, policy = self._now(), self.registration_policy
+        for setting, lifetime in self.tls.lifetimes.items():
+            yield "hierarchy_certificate_days_left", (setting,), lifetime.days_left(now)
+        own = self.credentials.lifetime() if self.credentials is not None else None
+        if own is not None:
+            yield "hierarchy_credential_days_left", (self._config.name,), own.days_left(now)
+        if policy.records is None:
+            return
+        for grant in policy.grants():
+            yield "hierarchy_credential_days_left", (grant.node,), (grant.expires - now) / DAY_S
+        yield "hierarchy_children_with_accepted_key", (), float(sum(grant.old_key for grant in policy.grants()))
+        yield "hierarchy_records_incomplete", (), float(policy.records.store.is_incomplete)
 
     def load_engine_keys(self, config: NodeConfig) -> None:
         """Read the API keys of the engines in a configuration. Raises `UsageError` without changing anything."""
@@ -121,6 +159,7 @@ class Access:
     def refresh(self) -> bool:
         """Read key and certificate files again if they changed. Returns whether the clients' keys changed."""
         self.tls.refresh()
+        self.expiry.check()
         if self.admin_keys is not None:
             self.admin_keys.refresh()
         return self.client_keys is not None and self.client_keys.refresh()
@@ -136,11 +175,15 @@ def _registration_policy(
     config: NodeConfig, environ: Mapping[str, str], now: Callable[[], float], dial_guard: DialGuard, *, closed: bool
 ) -> RegistrationPolicy:
     security = config.settings.security
-    signer = signer_of(config, environ, now)
-    store = TokenStore(state_dir(config, environ) / "state.json", now) if signer is not None else None
+    signer, records = signer_of(config, environ, now), None
+    if signer is not None:
+        keys = _parent_keys(config, environ)
+        store = TokenStore(state_dir(config, environ) / FILE, now)
+        pages = PageSigner(signer.parent, keys[0], secrets.token_hex(8), now, keys[1:])
+        records = RecordKeeper(store, pages, now, has_peers=bool(config.replicas))
     return RegistrationPolicy(
         signer,
-        store,
+        records,
         dial_guard,
         in_force=closed or signer is not None,
         cleartext=security.cleartext or security.insecure,
@@ -150,11 +193,9 @@ def _registration_policy(
 
 def signer_of(config: NodeConfig, environ: Mapping[str, str], now: Callable[[], float] = time.time) -> Signer | None:
     """What signs the tokens of a node's children; None if it has no key. Raises `UsageError`."""
-    key = config.settings.security.key
-    if not key:
-        return None
+    keys = _parent_keys(config, environ)
     name = config.replica_of or config.name  # replicas accept the same children
-    return Signer(name, parent_key(read_secret(key, environ), name), now)
+    return Signer(name, keys[0], now, keys[1:]) if keys else None
 
 
 def _credentials(config: NodeConfig, environ: Mapping[str, str]) -> CredentialStore:
@@ -162,9 +203,15 @@ def _credentials(config: NodeConfig, environ: Mapping[str, str]) -> CredentialSt
 
 
 def _shared_keys(config: NodeConfig, environ: Mapping[str, str]) -> tuple[bytes, ...]:
-    """Derived from the node's key, so that no record is a token."""
-    ref, name = config.settings.security.key, config.replica_of or config.name
-    return (hmac.digest(parent_key(read_secret(ref, environ), name), b"shared", hashlib.sha256),) if ref else ()
+    """Derived from the node's keys, so that no record is a token."""
+    return tuple(hmac.digest(key, b"shared", hashlib.sha256) for key in _parent_keys(config, environ))
+
+
+def _parent_keys(config: NodeConfig, environ: Mapping[str, str]) -> list[bytes]:
+    """The key that signs for this parent, and the accepted one, if there are any. Raises `UsageError`."""
+    security, name = config.settings.security, config.replica_of or config.name
+    keys = [parent_key(read_secret(ref, environ), name) for ref in (security.key, security.accepted_key) if ref]
+    return keys if security.key else []
 
 
 def _shared_file(config: NodeConfig, environ: Mapping[str, str], access: Access) -> Path | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 from hierarchy.errors import UsageError
+from hierarchy.runtime.expiry import Lifetime
 from hierarchy.runtime.files import file_version, write_private_file
 from hierarchy.security.secret import check_secret, read_secret, read_secret_file
+from hierarchy.security.tokens import lifetime
 
 JOIN_TOKEN = "HIERARCHY_JOIN_TOKEN"  # environment variable
 CREDENTIAL_FILE = "HIERARCHY_CREDENTIAL_FILE"  # environment variable: instead of the file in the state folder
@@ -26,9 +29,13 @@ class CredentialStore:
         Args:
             path: of the credential's file, which need not exist yet.
         """
+        #: shown with the join token, which only this process may use again, at each instance of its parent
+        self.process = secrets.token_hex(16)
         self._path = path
         self._credential = credential
         self._token = token
+        self._read_from = ""  # the credential of which `_lifetime` is
+        self._lifetime: Lifetime | None = None
         self._token_first = False  # whether the token is shown before the credential, which a parent refused
 
     @classmethod
@@ -53,6 +60,14 @@ class CredentialStore:
 
     def __bool__(self) -> bool:
         return bool(self._credential or self._token)
+
+    def lifetime(self) -> Lifetime | None:
+        """When the credential was issued and when it expires; None if there is none, or it is not readable."""
+        if self._read_from != self._credential:  # decoded again only when it changes
+            self._read_from = self._credential
+            found = lifetime(self._credential)
+            self._lifetime = None if found is None else Lifetime(*found)
+        return self._lifetime
 
     def current(self) -> str:
         """What to show to a parent now; "" if there is nothing."""

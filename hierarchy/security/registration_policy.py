@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from hierarchy.config.address import is_loopback, literal_ip
 from hierarchy.errors import InvalidToken, NotPermitted, Unavailable, UsageError
 from hierarchy.security.dial_guard import DialGuard
-from hierarchy.security.token_store import TokenStore
+from hierarchy.security.record_keeper import RecordKeeper
 from hierarchy.security.tokens import Grant, Signer
 from hierarchy.wire.checks import check_url
 from hierarchy.wire.messages import HeartBeat, Registration
@@ -27,7 +27,7 @@ class RegistrationPolicy:
     def __init__(
         self,
         signer: Signer | None,
-        store: TokenStore | None,
+        records: RecordKeeper | None,
         dial_guard: DialGuard,
         *,
         in_force: bool,
@@ -36,14 +36,15 @@ class RegistrationPolicy:
     ) -> None:
         """
         Args:
-            signer, store: None if the parent has no key.
+            signer, records: None if the parent has no key.
             in_force: nodes need a token or credential to register.
             cleartext: children may be dialled without TLS.
             tokenless: FastChat's own workers need no token if `dial_guard.allow` contains their address.
         """
         self.in_force = in_force
+        #: used tokens and revocations; None if the parent has no key
+        self.records = records
         self._signer = signer
-        self._store = store
         self._dial_guard = dial_guard
         self._cleartext = cleartext
         self._tokenless = tokenless
@@ -52,7 +53,7 @@ class RegistrationPolicy:
     @property
     def keeps_state(self) -> bool:
         """Whether this parent needs a folder for used tokens and revocations."""
-        return self._store is not None
+        return self.records is not None
 
     def body_limit(self, bearer: str, peer: str, limit: int) -> int:
         """How many bytes of a registration may be read: at most `limit`, fewer without a valid token.
@@ -82,6 +83,7 @@ class RegistrationPolicy:
             InvalidField: its URL is malformed.
             InvalidToken: it shows no valid token or credential.
             NotPermitted: its token or the configuration does not allow its name, URL or models.
+            Unavailable: it shows a join token, and this parent cannot know whether the token was used.
         """
         check_url("worker_name", message.worker_name)
         if not message.node or message.link == "direct":
@@ -99,21 +101,22 @@ class RegistrationPolicy:
         """Use up the join token of a child that has just been registered.
 
         Returns:
-            The credential to send to the child; "" if it keeps its present one.
+            The credential to send to the child; "" if it keeps its present one, as it must while records are missing.
 
         Raises:
             InvalidToken: another process used the token at this moment.
             Unavailable: the use of the token could not be recorded.
         """
-        signer, store = self._signer_and_store()
+        signer, records = self._signer_and_records()
         try:
-            if grant.kind == "join" and not store.use(grant.identity, grant.expires, _process(message)):
+            if grant.kind == "join" and not records.use(grant.identity, grant.expires, _process(message)):
                 raise InvalidToken(f'the join token of "{grant.node}" was used already')
         except (OSError, UsageError) as error:
-            log.error("%s: cannot be written: %s; no child can join with a token", store.path, error)
+            log.error("%s: cannot be written: %s; no child can join with a token", records.store.path, error)
             raise Unavailable("this node cannot record that the token was used; see its log") from None
-        self._grants[grant.node] = grant
-        return signer.credential(grant) if signer.needs_renewal(grant) else ""
+        renews = records.may_renew and signer.needs_renewal(grant)
+        self._grants[grant.node] = signer.renewed(grant) if renews else grant
+        return signer.credential(grant) if renews else ""
 
     def may_dial(self, url: str, peer: str) -> bool:
         """Whether this node may dial a URL that a child at the address `peer` registered."""
@@ -160,47 +163,62 @@ class RegistrationPolicy:
             NotPermitted: this parent has no key, so it issues nothing.
             Unavailable: the revocation could not be recorded.
         """
-        if self._store is None:
+        if self.records is None:
             raise NotPermitted("this node has no key, so there is nothing to revoke; set `security.key`")
-        try:
-            self._store.revoke(node)
+        grant = self._grants.get(node)
+        try:  # the clock of the instance that issued it may be ahead
+            self.records.revoke(node, at_least=grant.since if grant is not None else 0.0)
         except (OSError, UsageError) as error:
-            log.error("%s: cannot be written: %s", self._store.path, error)
+            log.error("%s: cannot be written: %s", self.records.store.path, error)
             raise Unavailable("the revocation could not be recorded; see this node's log") from None
 
     def revoked(self, present: Iterable[str]) -> list[str]:
         """The registered children whose credentials were revoked. present: the names of all registered children."""
         names = set(present)
         self._grants = {name: grant for name, grant in self._grants.items() if name in names}
-        store = self._store
-        return [n for n, grant in self._grants.items() if store is not None and store.is_revoked(n, grant.issued)]
+        if self.records is None:
+            return []
+        store = self.records.store
+        return [name for name, grant in self._grants.items() if store.is_revoked(name, grant.since)]
 
     def refresh(self) -> bool:
-        """Read the stored tokens and revocations again if another process changed them. Returns whether it did."""
+        """Read the stored tokens and revocations again if another process changed them.
+
+        Returns whether they changed, or came from another instance, since the last call.
+        """
+        if self.records is None:
+            return False
+        self.records.report_problem()
         try:
-            return self._store is not None and self._store.refresh()
+            changed = self.records.store.refresh()
+            if changed:
+                self.records.publish_all()
         except UsageError as error:
             log.error("%s; what was read before stays in force", error)
-            return False
+            changed = False
+        return self.records.changed() or changed
 
-    def _signer_and_store(self) -> tuple[Signer, TokenStore]:
+    def grants(self) -> Iterable[Grant]:
+        """What each registered child may do."""
+        return self._grants.values()
+
+    def _signer_and_records(self) -> tuple[Signer, RecordKeeper]:
         """Both, for the registration of a node. Raises `NotPermitted` if this parent has no key."""
-        if self._signer is None or self._store is None:
+        if self._signer is None or self.records is None:
             raise NotPermitted("this node accepts no registrations of nodes: it has no key; set `security.key`")
-        return self._signer, self._store
+        return self._signer, self.records
 
     def _grant_of(self, message: Registration, bearer: str) -> Grant:
         """What the token or credential of a node allows, if it is valid and the node's own."""
-        signer, store = self._signer_and_store()
+        signer, records = self._signer_and_records()
         if not bearer:
             raise InvalidToken("a join token is required here; make one with: hierarchy token create")
         grant = signer.check(bearer)
         if grant.node != message.node:
             raise NotPermitted(f'the {grant.title} is for node "{grant.node}", not for "{message.node}"')
-        if store.is_revoked(grant.node, grant.issued):
+        if records.store.is_revoked(grant.node, grant.since):
             raise InvalidToken(f'the {grant.title} of "{grant.node}" was revoked; {NEW_TOKEN}')
-        if grant.kind == "join" and store.used_by(grant.identity) not in (None, _process(message)):
-            raise InvalidToken(f'the join token of "{grant.node}" was used already; {NEW_TOKEN}')
+        _check_history(grant, message, records)
         return grant
 
     def _check_url(self, url: str, peer: str) -> None:
@@ -229,9 +247,22 @@ class RegistrationPolicy:
             raise NotPermitted(f"worker_name: {host} is not in `security.allow` of this node")
 
 
+def _check_history(grant: Grant, message: Registration, records: RecordKeeper) -> None:
+    """Check that a join token is unused, as far as the records tell. Raises `InvalidToken` or `Unavailable`."""
+    if grant.kind == "credential":
+        records.store.note_credential(grant.issued)
+        return
+    user = records.store.used_by(grant.identity)
+    if user is None:
+        records.check_join(grant.issued)
+    elif user != _process(message):
+        raise InvalidToken(f'the join token of "{grant.node}" was used already; {NEW_TOKEN}')
+
+
 def _process(message: Registration) -> str:
     """Identifies the process that registers: only it may use its token again, if it did not get the response."""
-    return hashlib.sha256(f"{message.instance}:{message.secret}".encode()).hexdigest()
+    shown = message.process or message.secret  # of earlier releases: another one at each parent
+    return hashlib.sha256(f"{message.instance}:{shown}".encode()).hexdigest()
 
 
 def _models(message: Registration) -> list[str]:

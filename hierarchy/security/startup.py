@@ -15,8 +15,9 @@ from hierarchy.config.models import EngineConfig, NodeConfig
 from hierarchy.config.refusal import Refusal, refusal_of
 from hierarchy.config.yaml import FieldPath
 from hierarchy.errors import UsageError
+from hierarchy.runtime.files import Busy, Hold
 from hierarchy.security.credential_store import CREDENTIAL_FILE, JOIN_TOKEN
-from hierarchy.security.state import credential_file, is_exposed, state_dir
+from hierarchy.security.state import RUNNING, credential_file, is_exposed, state_dir
 
 if TYPE_CHECKING:
     from hierarchy.security.access import Access
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 CLEARTEXT = "set `tls` (--tls-cert, --tls-key), or `cleartext: true` (--cleartext) in a network that you trust"
 INSECURE = "or set `insecure: true` (--insecure) if all machines that can reach it are trusted"
 STATE_DIR = "set `state_dir` (--state-dir)"
-READ_AT_START = ("api_keys", "admin_keys", "key")  # of `security`: each names a file or a variable
+READ_AT_START = ("api_keys", "admin_keys", "key", "accepted_key")  # of `security`: each names a file or a variable
 log = logging.getLogger("hierarchy.security")
 
 
@@ -191,6 +192,30 @@ def check_state_dir(config: NodeConfig, access: Access, environ: Mapping[str, st
 
 def _not_written(folder: Path, reason: str) -> str:
     return f"its state cannot be written to {folder} ({reason})"
+
+
+def hold_state_dir(config: NodeConfig, environ: Mapping[str, str]) -> Hold | None:
+    """Hold the node's state folder until the process ends, so that `hierarchy state restore` leaves it alone.
+
+    Returns None if there is no folder, or if its file system knows no locks, which is logged.
+
+    Raises:
+        UsageError: the state is being restored at this moment.
+    """
+    try:
+        folder = state_dir(config, environ)
+    except UsageError:  # a node that keeps nothing needs no folder
+        return None
+    if not folder.is_dir():
+        return None
+    try:
+        return Hold(folder / RUNNING)
+    except Busy:
+        refusal = Refusal(("security", "state_dir"), f"{folder} is being restored", "start it when that has ended")
+        raise UsageError(refusal.line(config.name)) from None
+    except OSError as error:
+        log.warning("%s: cannot be locked (%s): do not restore it while this node runs", folder, error.strerror)
+        return None
 
 
 def log_risks(config: NodeConfig, access: Access) -> None:

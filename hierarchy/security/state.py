@@ -10,6 +10,8 @@ from hierarchy.config.models import NodeConfig
 from hierarchy.runtime.folders import state_folder
 from hierarchy.security.credential_store import CREDENTIAL_FILE
 
+RUNNING = "running.lock"  # in a state folder; each node that uses the folder holds it
+
 
 def is_exposed(config: NodeConfig) -> bool:
     """Whether other machines can reach a node."""

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import ssl
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from hierarchy.config.blocks import TlsSpec
 from hierarchy.errors import UsageError
+from hierarchy.runtime.expiry import Lifetime
 from hierarchy.runtime.files import FileWatch
+from hierarchy.security.certificate import lifetimes
 from hierarchy.security.secret import open_guarded
 
 log = logging.getLogger("hierarchy.security")
@@ -22,14 +27,25 @@ class TlsContexts:
         server: for its listeners; None without a certificate.
     """
 
-    def __init__(self, spec: TlsSpec) -> None:
-        """Raises `UsageError` if a file is missing, or is not a PEM file of the right kind."""
+    def __init__(self, spec: TlsSpec, now: Callable[[], float] = time.time) -> None:
+        """
+        Args:
+            now: Unix seconds.
+
+        Raises:
+            UsageError: a file is missing, or is not a PEM file of the right kind.
+        """
         self._spec = spec
+        self._now = now
         self.server = _server_context(spec)
         if spec.cert or spec.ca:
             _ = self.node, self.engine  # reports errors in the files at the start
         self._certificate = _certificate(spec)
         self._watch = FileWatch(*(self._certificate or ()))
+        self._retry_at = math.inf  # Unix seconds; a certificate that was refused begins to be valid then
+        #: lifetimes of what is in use, by the setting that names its file: `cert`, and the last of the CAs in `ca`
+        self.lifetimes: dict[str, Lifetime] = {}
+        self._note_lifetimes()
 
     # Both contexts are created at first use, since loading the system's certificates takes some milliseconds.
     @functools.cached_property
@@ -46,18 +62,40 @@ class TlsContexts:
         return context
 
     def refresh(self) -> None:
-        """Use a renewed certificate for new connections. An error in the files is logged and changes nothing."""
-        if self._certificate is None or not self._watch.changed():
+        """Use a renewed certificate for new connections.
+
+        An error in the files is logged and changes nothing. So does a certificate that is not valid now.
+        """
+        if self._certificate is None or not (self._watch.changed() or self._now() >= self._retry_at):
             return
+        self._retry_at = math.inf
         try:
             _server_context(self._spec)  # a trial: a context in use could not serve after a failure half-way
+            self._check_valid_now(self._certificate[0])
         except UsageError as error:
             log.error("%s; the certificate that was read before stays in use", error)
             return
         for context in (self.server, self.node):
             if context is not None:
                 _load_certificate(context, *self._certificate)
+        self._note_lifetimes()
         log.info("%s: the new certificate is in use", self._spec.cert)
+
+    def _check_valid_now(self, cert: Path) -> None:
+        """Raise `UsageError` if the certificate in a file has expired, or is not valid yet."""
+        found, now = _lifetimes(cert)[:1], self._now()
+        if not found or found[0].stage(now) in ("valid", "expires soon"):
+            return
+        if found[0].begins > now:
+            self._retry_at = found[0].begins
+        raise UsageError(f"{cert}: the new certificate {found[0].describe(now)}")
+
+    def _note_lifetimes(self) -> None:
+        """Remember when the certificates in use expire; a chain ends with its first certificate's end."""
+        if self._certificate is not None and (chain := _lifetimes(self._certificate[0])):
+            self.lifetimes["cert"] = Lifetime(chain[0].begins, min(one.ends for one in chain))
+        if self._spec.ca and "ca" not in self.lifetimes and (authorities := _lifetimes(_path(self._spec.ca))):
+            self.lifetimes["ca"] = max(authorities, key=lambda one: one.ends)
 
 
 def _certificate(spec: TlsSpec) -> tuple[Path, Path] | None:
@@ -119,6 +157,13 @@ def _check_readable(path: Path, *, is_secret: bool = False) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check `tls`") from None
+
+
+def _lifetimes(path: Path) -> list[Lifetime]:
+    try:
+        return lifetimes(path.read_text("latin-1"))
+    except OSError:
+        return []  # whoever needs the file reports it
 
 
 def _path(file: str) -> Path:

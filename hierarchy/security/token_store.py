@@ -1,12 +1,15 @@
 """What a parent must remember: which join tokens were used and by which process, and which children were revoked.
 
-It is one small JSON file. Replicas of a parent that share the file see each other's changes within a sweep.
+It is one small JSON file. Replicas of a parent that share the file see each other's changes within a sweep; those that
+do not share it tell each other (`record_keeper`). What is known is only ever added to, until it expires, so a file that
+is older than what is in memory, or that was removed, takes nothing away from a running node.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +21,31 @@ from hierarchy.runtime.files import FileWatch, locked, write_private_file
 from hierarchy.security.secret import open_guarded
 
 LOCK_TIMEOUT_S = 2.0  # the event loop waits meanwhile; another replica needs milliseconds
+FILE, LOCK = "state.json", "state.lock"  # in a node's state folder
+log = logging.getLogger("hierarchy.security")
 
 
-class _Content(msgspec.Struct):
+class Content(msgspec.Struct):
+    """The content of the file."""
+
     used: dict[str, tuple[float, str]] = {}  # join token -> (its expiry in Unix seconds, the process that used it)
     revoked: dict[str, float] = {}  # child -> when it was revoked, in Unix seconds
+    began: float = 0.0  # since when every record is here, in Unix seconds; 0: since ever
+    oldest: float | None = None  # when a credential was issued that a child showed, before `began`, in Unix seconds
+
+    def add(self, found: Content) -> None:
+        """Add what another process knows."""
+        self.used = {**found.used, **self.used}
+        for node, at in found.revoked.items():
+            self.revoked[node] = max(at, self.revoked.get(node, 0.0))
+        self.began = min(self.began, found.began)
+        if found.oldest is not None:
+            self.oldest = found.oldest if self.oldest is None else min(found.oldest, self.oldest)
+
+    def without_expired(self, now: float) -> Content:
+        """A copy without the tokens that have expired. now: Unix seconds."""
+        used = {token: entry for token, entry in self.used.items() if entry[0] > now}
+        return Content(used, dict(self.revoked), self.began, self.oldest)
 
 
 class TokenStore:
@@ -39,7 +62,36 @@ class TokenStore:
         self.path = path
         self._now = now
         self._watch = FileWatch(path)
-        self._content = self._read()
+        self._content = self._read() or Content(began=now())
+        self._unsaved = False
+
+    @property
+    def began(self) -> float:
+        """Since when every record is here, in Unix seconds; 0: since ever."""
+        return self._content.began
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since `began`."""
+        return self._now() - self._content.began
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether records are missing: a child showed a credential that is older than the first record can be."""
+        return self._content.oldest is not None and self._content.oldest < self._content.began
+
+    @property
+    def oldest_credential(self) -> float:
+        """When the credential was issued that showed it, in Unix seconds."""
+        return self._content.oldest or 0.0
+
+    def used(self) -> dict[str, tuple[float, str]]:
+        """Each used token: (its expiry in Unix seconds, the process that used it)."""
+        return self._content.without_expired(self._now()).used
+
+    def revoked(self) -> dict[str, float]:
+        """When each revoked child was revoked, in Unix seconds."""
+        return dict(self._content.revoked)
 
     def used_by(self, token: str) -> str | None:
         """The process that used a token; None if it is unused."""
@@ -59,42 +111,105 @@ class TokenStore:
             first = content.used.setdefault(token, (expires, user))
         return first[1] == user
 
-    def revoke(self, node: str) -> None:
-        """Make void what was issued to `node` until now. Raises OSError."""
+    def revoke(self, node: str, *, at_least: float = 0.0) -> float:
+        """Make void what was issued to `node` until now, and until `at_least` (Unix seconds). Returns that moment.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         with self._changing() as content:
-            content.revoked[node] = self._now()
+            at = content.revoked[node] = max(self._now(), at_least, content.revoked.get(node, 0.0))
+        return at
 
-    def is_revoked(self, node: str, issued: float) -> bool:
-        """Whether what was issued to `node` at `issued` (Unix seconds) has been revoked since."""
-        return issued <= self._content.revoked.get(node, 0.0)
+    def is_revoked(self, node: str, since: float) -> bool:
+        """Whether what began with a join token of `since` (Unix seconds) was revoked after that."""
+        return since <= self._content.revoked.get(node, 0.0)
 
-    def refresh(self) -> bool:
-        """Read the file again if it changed. Returns whether it did. Raises `UsageError`."""
-        if not self._watch.changed():
+    def learn_use(self, token: str, expires: float, user: str) -> None:
+        """Another instance knows that a process used a token. Saved with the next change, or by `refresh`."""
+        if expires > self._now() and self._content.used.get(token) != (expires, user):
+            self._content.used[token] = expires, user
+            self._unsaved = True
+
+    def learn_revocation(self, node: str, at: float) -> bool:
+        """Another instance revoked a child at that moment (Unix seconds). Returns whether that is new. Saved later."""
+        if at <= self._content.revoked.get(node, 0.0):
             return False
-        self._content = self._read()
+        self._content.revoked[node] = at
+        self._unsaved = True
         return True
 
+    def note_credential(self, issued: float) -> None:
+        """A child shows a valid credential of `issued` (Unix seconds)."""
+        content = self._content
+        if issued < content.began and (content.oldest is None or issued < content.oldest):
+            content.oldest = issued
+            self._unsaved = True
+
+    def has_all_since(self, began: float) -> None:
+        """Another instance that has every record since `began` (Unix seconds) has sent all of them."""
+        if began < self._content.began:
+            self._content.began = began
+            self._unsaved = True
+
+    def confirm(self) -> None:
+        """Take the records as complete. Raises OSError."""
+        with self._changing() as content:
+            content.began, content.oldest = 0.0, None
+
+    def refresh(self) -> bool:
+        """Read the file again if another process changed it, and write what is not saved yet.
+
+        Returns whether it was read. Raises `UsageError`.
+        """
+        changed = self._watch.changed()
+        found = self._read() if changed else None
+        if found is not None:
+            self._content.add(found)
+        elif changed and (self._content.used or self._content.revoked):
+            log.error("%s: was removed while this node runs; it is written again", self.path)
+            self._unsaved = True
+        if self._unsaved:
+            self._save()
+        return found is not None
+
+    def _save(self) -> None:
+        """Write the file. What cannot be written stays in memory, and is written with the next change."""
+        self._unsaved = False
+        try:
+            with self._changing():
+                pass
+        except OSError as error:
+            log.error("%s: cannot be written: %s; what other instances revoked is not in it", self.path, error)
+
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[_Content]:
-        """Yield the present content of the file for changes, then write it back without expired tokens."""
+    def _changing(self) -> Iterator[Content]:
+        """Yield the present content, of the file and in memory, for changes, then write it without expired tokens."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with locked(self.path.with_suffix(".lock"), LOCK_TIMEOUT_S):
-            content = self._read()
+        with locked(self.path.with_name(LOCK), LOCK_TIMEOUT_S):
+            content = self._content.without_expired(self._now())
+            if (found := self._read()) is not None:
+                content.add(found)
             yield content
-            now = self._now()
-            content.used = {token: entry for token, entry in content.used.items() if entry[0] > now}
+            content = content.without_expired(self._now())
             write_private_file(self.path, json.dumps(msgspec.to_builtins(content), indent=1) + "\n")
             self._content = content
+            self._unsaved = False
             self._watch.changed()  # this change is known
 
-    def _read(self) -> _Content:
+    def _read(self) -> Content | None:
+        """The content of the file; None if there is none. Raises `UsageError`."""
         try:
             with open_guarded(self.path, is_secret=False) as file:
-                return msgspec.json.decode(file.read(), type=_Content)
+                return decode(file.read())
         except FileNotFoundError:
-            return _Content()
+            return None
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be read ({error.strerror}); check its permissions") from None
         except msgspec.DecodeError:
             raise UsageError(f"{self.path}: is damaged; restore a copy, or revoke all children and remove it") from None
+
+
+def decode(data: bytes) -> Content:
+    """The content of such a file. Raises `msgspec.DecodeError`."""
+    return msgspec.json.decode(data, type=Content)

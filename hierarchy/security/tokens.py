@@ -3,13 +3,16 @@
     tree key ──HMAC──▶ the key of each parent ──HS256──▶ tokens and credentials of that parent's children
 
 A parent needs only its own key, and cannot sign credentials for the rest of the tree with it. Tokens are JSON Web
-Tokens (RFC 7519). Claims: sub (the child's name), aud (the parent's), exp, iat, jti, kind, and models if restricted.
+Tokens (RFC 7519). Claims: sub (the child's name), aud (the parent's), exp, iat, jti, kind, models if restricted, and
+in a credential since: when the join token was issued from which it comes, whatever renewed it later.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import dataclasses
 import hashlib
 import hmac
 import secrets
@@ -44,6 +47,7 @@ class _Claims(msgspec.Struct):
     jti: str
     kind: Kind
     models: list[str] | None = None
+    since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,27 @@ class Grant:
     identity: str  # random; the same in a token and in the credentials that replace it
     issued: float  # Unix seconds
     expires: float  # Unix seconds
+    since: float  # Unix seconds; when the join token was issued that began it. A revocation voids what began before it
+    old_key: bool  # signed with an accepted key, not with the one that signs now
     models: frozenset[str] | None  # the models the child may serve; None for any
 
     @property
     def title(self) -> str:
         """`join token` or `credential`, for messages."""
         return _TITLES[self.kind]
+
+
+def lifetime(token: str) -> tuple[float, float] | None:
+    """When a token or credential was issued and when it expires, in Unix seconds; its signature is not checked.
+
+    Returns None if it is not readable: what a child stores may come from a parent of a later release.
+    """
+    try:
+        payload = jwt.decode(token, options={"verify_signature": False})
+        claims = msgspec.convert(payload, _Claims)
+    except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError, RecursionError):
+        return None
+    return claims.iat, claims.exp
 
 
 def create_tree_key() -> str:
@@ -108,15 +127,19 @@ def _decoded(text: str) -> bytes:
 class Signer:
     """Signs and checks the tokens and credentials of one parent's children."""
 
-    def __init__(self, parent: str, key: bytes, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, parent: str, key: bytes, now: Callable[[], float] = time.time, accepted: Iterable[bytes] = ()
+    ) -> None:
         """
         Args:
             parent: its name.
-            key: from `parent_key`.
+            key: from `parent_key`; it signs.
             now: Unix seconds.
+            accepted: further keys whose signatures are valid, while the tree key is replaced.
         """
         self.parent = parent
         self._key = key
+        self._accepted = tuple(accepted)
         self._now = now
 
     def join_token(self, node: str, ttl_s: float, models: Iterable[str] | None = None) -> str:
@@ -125,11 +148,15 @@ class Signer:
 
     def credential(self, grant: Grant) -> str:
         """A credential that replaces the token or older credential that a child showed."""
-        return self._sign("credential", grant.node, grant.identity, CREDENTIAL_S, grant.models)
+        return self._sign("credential", grant.node, grant.identity, CREDENTIAL_S, grant.models, grant.since)
+
+    def renewed(self, grant: Grant) -> Grant:
+        """What the credential allows that replaces what a child showed."""
+        return dataclasses.replace(grant, kind="credential", expires=self._now() + CREDENTIAL_S, old_key=False)
 
     def needs_renewal(self, grant: Grant) -> bool:
         """Whether the child should get a new credential."""
-        return grant.kind == "join" or grant.expires - self._now() < CREDENTIAL_S / 2
+        return grant.kind == "join" or grant.old_key or grant.expires - self._now() < CREDENTIAL_S / 2
 
     def check(self, token: str) -> Grant:
         """What a token or credential allows.
@@ -140,9 +167,7 @@ class Signer:
         if len(token) > MAX_TOKEN or not token.isascii():
             raise InvalidToken(NOT_A_TOKEN)
         try:
-            # Times are compared below, with a clock that can be injected.
-            options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
-            payload = jwt.decode(token, self._key, [ALGORITHM], options=options, audience=self.parent)  # type: ignore[arg-type]
+            payload, old_key = self._verified(token)
             claims = msgspec.convert(payload, _Claims)
         except jwt.InvalidSignatureError:
             raise InvalidToken(
@@ -155,13 +180,33 @@ class Signer:
                 f'the {_TITLES[claims.kind]} of "{claims.sub}" has expired; make a new one: hierarchy token create'
             )
         models = None if claims.models is None else frozenset(claims.models)
-        return Grant(claims.kind, claims.sub, claims.aud, claims.jti, claims.iat, claims.exp, models)
+        since = claims.iat if claims.since is None else claims.since  # earlier releases do not write it
+        return Grant(claims.kind, claims.sub, claims.aud, claims.jti, claims.iat, claims.exp, since, old_key, models)
 
-    def _sign(self, kind: Kind, node: str, identity: str, ttl_s: float, models: Iterable[str] | None) -> str:
+    def _verified(self, token: str) -> tuple[object, bool]:
+        """The payload of a token, and whether an accepted key signed it. Raises `jwt.InvalidTokenError`."""
+        # Times are compared by the caller, with a clock that can be injected.
+        options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
+        for number, key in enumerate((self._key, *self._accepted)):
+            with contextlib.suppress(jwt.InvalidSignatureError):
+                return jwt.decode(token, key, [ALGORITHM], options=options, audience=self.parent), number > 0  # type: ignore[arg-type]
+        raise jwt.InvalidSignatureError
+
+    def _sign(
+        self,
+        kind: Kind,
+        node: str,
+        identity: str,
+        ttl_s: float,
+        models: Iterable[str] | None,
+        since: float | None = None,
+    ) -> str:
         now = self._now()
         claims: dict[str, object] = {
             "sub": node, "aud": self.parent, "iat": now, "exp": now + ttl_s, "jti": identity, "kind": kind,
         }  # fmt: skip
+        if since is not None:
+            claims["since"] = since
         if models is not None:
             claims["models"] = sorted(models)
         return jwt.encode(claims, self._key, ALGORITHM)

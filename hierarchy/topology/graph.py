@@ -58,6 +58,8 @@ class Member:
     state: str = "declared"
     #: in a running tree: why it is in that state
     detail: str = ""
+    #: in a running tree: what is wrong with a node, as it reports
+    warnings: tuple[str, ...] = ()
     #: in a running tree: id of a node's process, new at each start; "" for an engine
     instance: str = ""
     #: in a running tree: one more instance of the node `name`, listed as "NAME~2"

@@ -64,6 +64,7 @@ def _member(entry: TreeEntry, parent: str | None, path: FieldPath) -> Member:
         speed=entry.speed or 0.0,
         state=entry.state,
         detail=entry.detail,
+        warnings=entry.warnings,
         instance=entry.instance,
         extra_instance=extra is not None,
     )
@@ -91,9 +92,17 @@ def check_duplicate_nodes(graph: TreeGraph) -> Iterator[Finding]:
             yield Finding(node.field, f"another process with this name is {where}", "rename one of them")
 
 
+def check_warnings(graph: TreeGraph) -> Iterator[Finding]:
+    """No node reports that something is wrong with it."""
+    for member in graph:
+        for warning in member.warnings:
+            what, _, hint = warning.partition("; ")
+            yield Finding(member.field, what, hint or "see the log of this node")
+
+
 def live_problems(graph: TreeGraph, url: str) -> list[Problem]:
     """Everything that is wrong with a running tree in itself, whatever is declared."""
-    return _problems(graph, url, (check_all, check_duplicate_nodes))
+    return _problems(graph, url, (check_all, check_duplicate_nodes, check_warnings))
 
 
 def conflicts(graph: TreeGraph, url: str) -> list[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import get_args
 
 from pydantic import ValidationError
@@ -52,6 +52,7 @@ def from_tree(tree: DeclaredTree, name: str) -> NodeConfig:
         admin=spec.admin_listen or (),
         parents=tuple(url for url in dialled if url),
         replica_of=_replicated_name(config, name),
+        replicas=tuple(url for url in _replica_urls(tree, name) if url),
         link=spec.link,
         proxy=spec.proxy,
         children=tuple(key for key in children if key in config.nodes),
@@ -79,6 +80,18 @@ def _replicated_name(config: TreeConfig, name: str) -> str | None:
     return config.nodes[name].replica_of or (name if has_replicas else None)
 
 
+def _replica_urls(tree: DeclaredTree, name: str) -> Iterator[str | None]:
+    """The URLs at which this node may dial its replicas; None for one that it may not dial."""
+    shared = _replicated_name(tree.config, name)
+    if shared is None:
+        return
+    member = tree.graph.members[name]
+    for other in tree.config.nodes:
+        if other != name and _replicated_name(tree.config, other) == shared:
+            replica = tree.graph.members[other]
+            yield tree.reach.choose_url(member, replica, replica.urls)
+
+
 def _engine(name: str, spec: EngineSpec) -> EngineConfig:
     shared = spec.model_dump(include={"kind", "url", "model", "models", "speed", "api_key"})
     return EngineConfig(name=name, simulated=spec.simulated, **shared)
@@ -96,6 +109,7 @@ def from_flags(
     parents: Iterable[str] = (),
     engines: Iterable[str] = (),
     replica: bool = False,
+    replica_urls: Iterable[str] = (),
 ) -> NodeConfig:
     """A node without a configuration file.
 
@@ -108,6 +122,7 @@ def from_flags(
         parents: URLs of the nodes to register with.
         engines: `KIND=URL`, or `local=MODEL` or `simulated=MODEL` to start one here; they are named KIND-1, KIND-2 ...
         replica: other instances register under the same name.
+        replica_urls: URLs of these instances, if this node can dial them.
 
     Raises:
         UsageError: names the flag that is wrong.
@@ -125,9 +140,13 @@ def from_flags(
         raise UsageError(f"--host {host}: parents cannot dial it; add --advertise http://ADDRESS:{port}")
     if replica and name is None:
         raise UsageError("--replica: the instances share a name; give it with --node")
+    others = tuple(_flag_url("--replica-url", url) for url in replica_urls)
+    if others and not replica:
+        raise UsageError("--replica-url: this node has no other instances; add --replica")
     try:
         return NodeConfig(
             replica_of=name if replica else None,
+            replicas=others,
             name=name or as_node_name(f"{hostname}-{port}"),
             listen=((host, port),),
             advertise=advertise or url_of((hostname if is_wildcard(host) else host, port)),

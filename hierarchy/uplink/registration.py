@@ -68,6 +68,9 @@ class Source(Protocol):
     def incomplete(self) -> bool:
         """May there be models below this node that it does not know yet?"""
 
+    def warnings(self) -> list[str]:
+        """What is wrong with this node, for operators."""
+
 
 class Listener(Protocol):
     """Gets the changes of a registration: the reserve of reverse links."""
@@ -237,6 +240,7 @@ class Uplink:
             check_heart_beat=True,
             worker_status=WorkerStatus(status.model_names, status.speed, status.queue_length),
             secret=self.secret.decode(),
+            process=self._credentials.process if self._credentials is not None else "",
             replica=self._identity.replica,
             children=current.children,
             link=self._link,
@@ -386,6 +390,7 @@ class Uplink:
             "interval_s": self._proposed_interval_s,
             "draining": self._source.draining(),
             "incomplete": self._source.incomplete(),
+            "warnings": self._source.warnings(),
         }
 
     def _note_acknowledged(self, message: Registration | HeartBeat, reported: _Reported) -> None:

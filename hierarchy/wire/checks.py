@@ -16,6 +16,7 @@ from hierarchy.wire.subtree import rejection_reason
 
 MAX_URL = 2048  # characters
 MAX_INTERVAL_S = 3600.0
+MAX_WARNINGS, MAX_WARNING = 16, 1000  # lines, and characters of each
 _SHOWN = 40  # characters of a refused value, in the error
 
 
@@ -81,6 +82,12 @@ def check_subtree(field: str, subtree: object) -> None:
     """JSON that this node can keep and send on."""
     if reason := rejection_reason(subtree):
         raise InvalidField(field, reason)
+
+
+def check_warnings(field: str, warnings: Sequence[str]) -> None:
+    """A few lines for operators."""
+    if len(warnings) > MAX_WARNINGS or any(len(text) > MAX_WARNING for text in warnings):
+        raise InvalidField(field, f"has more than {MAX_WARNINGS} lines or {MAX_WARNING} characters in one")
 
 
 def check_models(field: str, models: Sequence[ModelStatus], max_speed: float) -> None:

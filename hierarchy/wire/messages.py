@@ -25,6 +25,7 @@ from hierarchy.wire.checks import (
     check_status,
     check_subtree,
     check_url,
+    check_warnings,
 )
 from hierarchy.wire.record import Record
 from hierarchy.wire.status import ModelStatus, NodeStatus
@@ -90,6 +91,8 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     #: it may not know all models below it yet: it has just started, or a child of it has not named its models
     incomplete: bool = False
+    #: what is wrong with the sender, for `/tree` and `check --live`
+    warnings: list[str] = []
 
     @property
     def names(self) -> Names:
@@ -104,6 +107,8 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
         check_sequence("seen", self.seen)
         check_interval("interval_s", self.interval_s)
         check_subtree("children", self.children)
+        if self.warnings:
+            check_warnings("warnings", self.warnings)
 
     def _check_names(self) -> None:
         if self.node:
@@ -128,6 +133,9 @@ class Registration(NodeFields, frozen=True, kw_only=True):
     multimodal: bool = False
     #: the parent shows it in each request, so that the child believes its x-hierarchy-* fields
     secret: str = ""
+    #: random and known to the sender's process and its parents only, the same for all of them: with it the process may
+    #: show its join token to each instance of its parent
+    process: str = ""
     #: who dials; `auto` leaves it to the parent, which returns its choice in `Accepted`
     link: RequestedLink = "direct"
     #: it is one of several nodes with this name and the same children, whose capacity counts once
@@ -142,6 +150,7 @@ class Registration(NodeFields, frozen=True, kw_only=True):
         check_url("worker_name", self.worker_name)
         self.check_node_fields()
         check_secret("secret", self.secret)
+        check_secret("process", self.process)
         if self.worker_status is None:
             return None
         for number, name in enumerate(self.worker_status.model_names):

@@ -31,6 +31,8 @@ class Record(msgspec.Struct, frozen=True):
     value: dict[str, Any] = {}
     #: nothing holds any more: it is kept only so that an older record does not come back
     ended: bool = False
+    #: when it is forgotten, in Unix milliseconds; 0: never
+    until_ms: Annotated[int, Meta(ge=0, lt=2**53)] = 0
     #: HMAC-SHA256, in hex; "" from a node without a key
     mac: Annotated[str, Meta(max_length=64)] = ""
 
@@ -42,6 +44,10 @@ class Record(msgspec.Struct, frozen=True):
     def replaces(self, other: Record | None) -> bool:
         """Whether it is newer. Of two of one moment all instances choose the same, by their content."""
         return other is None or (self.changed_ms, self._content()) > (other.changed_ms, other._content())
+
+    def is_over(self, now_ms: float) -> bool:
+        """Whether it is to be forgotten. now_ms: Unix milliseconds."""
+        return 0 < self.until_ms <= now_ms
 
     def signed(self, key: bytes) -> Record:
         """The same record with its `mac`."""
@@ -60,5 +66,5 @@ class Record(msgspec.Struct, frozen=True):
         return ""
 
     def _content(self) -> bytes:
-        fields = (self.node, self.topic, self.key, self.changed_ms, self.value, self.ended)
+        fields = (self.node, self.topic, self.key, self.changed_ms, self.value, self.ended, self.until_ms)
         return msgspec.json.encode(fields, order="deterministic")

@@ -75,6 +75,8 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
     state: Text = "?"
     #: why the state is not `up`
     detail: str = ""
+    #: what is wrong with a node, for operators, whatever its state is
+    warnings: tuple[str, ...] = ()
     #: random id of a node's process
     instance: str = ""
     #: a node's release

@@ -24,6 +24,7 @@ GROUPS = {
     "engine": ("local", "simulated", "fetch"),
     "token": ("key", "create", "revoke"),
     "key": ("create", "list", "revoke"),
+    "state": ("backup", "confirm", "restore"),
 }
 SINGLE = ["chat", "check", "doctor", "drain", "schema", "serve", "slice", "tree", "undrain", "up", "why"]
 COMMANDS: list[tuple[str, ...]] = [(name,) for name in SINGLE] + [
@@ -104,7 +105,14 @@ def test_flags_for_one_purpose_are_the_same_at_every_command(command: tuple[str,
 
 @pytest.mark.parametrize(
     "arguments",
-    [("tree",), ("why", "m"), ("drain", "a"), ("undrain", "a"), ("token", "revoke", "--node", "a")],
+    [
+        ("tree",),
+        ("why", "m"),
+        ("drain", "a"),
+        ("undrain", "a"),
+        ("token", "revoke", "--node", "a"),
+        ("state", "confirm"),
+    ],
     ids=name_of,
 )
 def test_the_environment_names_the_node(arguments: tuple[str, ...]) -> None:

@@ -178,3 +178,36 @@ def test_a_file_that_cannot_be_written_is_said_and_the_record_holds(
     assert board.publish("t", "gpu", {"v": 1}) is False
     assert values(board) == {"gpu": {"v": 1}}
     assert "cannot be written" in caplog.messages[0]
+
+
+def test_a_record_is_forgotten_by_all_when_its_time_is_over(tmp_path: Path) -> None:
+    clock = Clock()
+    file = RecordFile(tmp_path / "shared.json")
+    first, second, child = Board("root", KEYS, file, clock), Board("root", KEYS, now=clock), Board("site", now=clock)
+    first.publish("t", "short", {}, until_ms=int(clock.now * 1000) + 5000)
+    first.publish("t", "long", {})
+    pass_on(first, child, "root")
+    clock.now += 5
+    pass_on(child, second, "root")
+    assert list(values(second)) == ["long"]
+    first.publish("t", "another", {})
+    assert sorted(record.key for record in file.read()) == ["another", "long"]
+    assert sorted(values(Board("root", KEYS, file, clock))) == ["another", "long"]
+    for number in range(MAX_RECORDS):
+        second.publish("t", f"{number}", {}, until_ms=int(clock.now * 1000) + 1)
+    clock.now += 1
+    pass_on(first, second, "root")
+    assert "another" in values(second), "what is over makes room"
+
+
+def test_the_records_of_a_message_can_be_limited_by_their_size() -> None:
+    board = Board("root", KEYS)
+    for number in range(10):
+        board.publish("t", f"{number}", {"v": "x" * 1000})
+    sent, since = [], 0
+    while since < board.revision:
+        records, since = board.news(since, ("root",), 3000)
+        assert 1 <= len(records) <= 3
+        sent += [record.key for record in records]
+    assert sent == [f"{number}" for number in range(10)]
+    assert len(board.news(0, ("root",), 1)[0]) == 1, "one that is too large is sent all the same"

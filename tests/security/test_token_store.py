@@ -65,6 +65,74 @@ def test_a_replica_that_never_releases_the_file_is_an_error(tmp_path: Path, monk
     assert store.is_revoked("site-a", 1.0)
 
 
+def test_what_another_instance_knows_applies_at_once_and_is_saved_by_the_next_sweep(tmp_path: Path) -> None:
+    store = TokenStore(tmp_path / "state.json", Clock())
+    store.learn_use("t", 2000.0, "a")
+    store.learn_use("old", 999.0, "a")
+    assert [store.learn_revocation("site-a", at) for at in (5.0, 4.0, 5.0)] == [True, False, False]
+    assert (store.used(), store.revoked()) == ({"t": (2000.0, "a")}, {"site-a": 5.0})
+    assert not store.path.exists()
+    store.refresh()
+    assert TokenStore(store.path, Clock()).used() == store.used()
+
+
+def test_what_another_instance_knows_applies_even_if_it_cannot_be_saved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TokenStore(tmp_path / "state.json", Clock())
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(token_store, "write_private_file", full)
+    store.learn_revocation("site-a", 5.0)
+    store.refresh()
+    store.refresh()
+    assert store.is_revoked("site-a", 5.0)
+    (line,) = [record.message for record in caplog.records]
+    assert line.endswith("No space left on device; what other instances revoked is not in it")
+    monkeypatch.undo()
+    store.use("t", 2000.0, "a")
+    assert TokenStore(store.path, Clock()).is_revoked("site-a", 5.0), "written with the next change"
+
+
+def test_a_file_that_is_removed_or_replaced_by_an_older_one_takes_nothing_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TokenStore(tmp_path / "state.json", Clock())
+    store.revoke("site-a")
+    older = store.path.read_bytes()
+    store.revoke("site-b")
+    store.path.unlink()
+    assert not store.refresh()
+    assert "was removed while this node runs" in caplog.text
+    assert TokenStore(store.path, Clock()).is_revoked("site-b", 1.0)
+    store.path.write_bytes(older)
+    store.refresh()
+    assert store.is_revoked("site-b", 1.0)
+    store.use("t", 2000.0, "a")
+    assert TokenStore(store.path, Clock()).is_revoked("site-b", 1.0)
+
+
+def test_a_file_of_an_earlier_release_has_every_record(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.write_text('{"used": {}, "revoked": {"site-a": 5.0}}')
+    store = TokenStore(path, Clock())
+    store.note_credential(1.0)
+    assert (store.is_incomplete, store.is_revoked("site-a", 5.0)) == (False, True)
+
+
+def test_what_another_process_confirms_is_confirmed_here(tmp_path: Path) -> None:
+    one, two = (TokenStore(tmp_path / "state.json", Clock()) for _ in range(2))
+    one.note_credential(1.0)
+    one.refresh()
+    two.refresh()
+    assert two.is_incomplete
+    two.confirm()
+    one.refresh()
+    assert not one.is_incomplete
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"used": {"t": 3}}', '{"revoked": {"a": "x"}}'])
 def test_a_damaged_file_is_an_error_and_not_an_empty_store(tmp_path: Path, text: str) -> None:
     path = tmp_path / "state.json"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.errors import InvalidToken, UsageError
-from hierarchy.security.tokens import CREDENTIAL_S, Signer, create_tree_key, derive_parent_key, parent_key
+from hierarchy.security.tokens import CREDENTIAL_S, Signer, create_tree_key, derive_parent_key, lifetime, parent_key
 from tests.clocks import Clock
 
 TREE = create_tree_key()
@@ -110,3 +110,44 @@ def test_a_text_that_is_not_a_key_is_refused_without_showing_it(text: str) -> No
     with pytest.raises(UsageError) as caught:
         parent_key(text, "root")
     assert len(text) < 5 or text.partition(":")[2] not in str(caught.value) or not text.partition(":")[2]
+
+
+def test_a_credential_keeps_the_moment_at_which_its_token_was_issued() -> None:
+    clock = Clock()
+    one = signer(clock=clock)
+    credential = one.join_token("site-a", 60)
+    for _ in range(3):
+        clock.tick(10)
+        grant = one.check(credential)
+        assert grant.since == 1000.0
+        credential = one.credential(grant)
+    assert one.check(credential).issued == 1030.0
+
+
+def test_a_credential_of_an_earlier_release_began_when_it_was_issued() -> None:
+    claims = {"sub": "site-a", "aud": "root", "iat": 900.0, "exp": 2000.0, "jti": "i", "kind": "credential"}
+    assert signer().check(jwt.encode(claims, parent_key(TREE, "root"), "HS256")).since == 900.0
+
+
+def test_two_keys_are_valid_while_one_replaces_the_other() -> None:
+    new_tree = create_tree_key()
+    clock = Clock()
+    old, new = signer(clock=clock), signer(tree=new_tree, clock=clock)
+    both = Signer("root", parent_key(new_tree, "root"), clock, [parent_key(TREE, "root")])
+    shown = both.check(old.credential(old.check(old.join_token("site-a", 60))))
+    assert (shown.old_key, both.needs_renewal(shown)) == (True, True)
+    renewed = both.credential(shown)
+    assert not new.check(renewed).old_key, "the new key signs"
+    assert not both.needs_renewal(both.check(renewed))
+    with pytest.raises(InvalidToken, match="another key"):
+        old.check(renewed)
+    with pytest.raises(InvalidToken, match="another key"):
+        both.check(signer(tree=create_tree_key()).join_token("site-a", 60))
+    same = Signer("root", parent_key(TREE, "root"), clock, [parent_key(TREE, "root")])
+    assert not same.check(old.join_token("site-a", 60)).old_key
+
+
+def test_the_lifetime_of_what_a_child_stores_is_read_without_its_key() -> None:
+    one = signer()
+    assert lifetime(one.join_token("site-a", 60)) == (1000.0, 1060.0)
+    assert [lifetime(text) for text in ("", "x", "a.b.c")] == [None] * 3

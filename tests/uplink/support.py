@@ -44,6 +44,9 @@ class Source:
     def draining(self) -> bool:
         return self.leaving
 
+    def warnings(self) -> list[str]:
+        return []
+
 
 class Bench:
     """One uplink, and its parent with a table of children. `heard` is (seconds since the start, path, message)."""

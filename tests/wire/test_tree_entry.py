@@ -61,6 +61,7 @@ def test_every_field_that_a_node_shows_is_decoded() -> None:
     table.report(engine, status_of(model(speed=4, queue_length=2, slots=8)))
     lease = engine.lease(engine.shares[OPENAI])
     table.add(site("site-a", children={"rack-gpu": {"kind": "vllm", "state": "up"}}, version="1.2", dispatch="p2c"))
+    table.children["site-a"].warnings = ["the certificate expires on 2026-01-31"]
     table.set_drain("gpu", Drain(5.0, "ann", "new GPU"))
     shown = TreeView(table, table.clock).tree()
     root = decode(json.loads(json.dumps(shown)))
