@@ -2,10 +2,14 @@
 
 HIERARCHY_COMPILE=0 does not compile; HIERARCHY_COMPILE=1 fails unless the data path can be compiled. Without either,
 a machine that cannot compile prints a warning, and its wheel has no compiled modules.
+
+Compiling takes minutes, and pip keeps the output of a build to itself unless it has -v. So what the build does is also
+written to the terminal of the process, if it has one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,6 +18,30 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+TERMINAL = "/dev/tty"  # of this process, whatever its output is redirected to
+
+
+def announce(line: str) -> None:
+    """Print what the build does, on its output and on the terminal."""
+    print(f"hierarchy: {line}", file=sys.stderr, flush=True)
+    if not sys.stderr.isatty():
+        with contextlib.suppress(OSError), Path(TERMINAL).open("w") as screen:
+            screen.write(f"\n  hierarchy: {line}\n")
+
+
+def compile_into(folder: str, script: Path) -> tuple[int, str]:
+    """Run `compiled.py`, and announce each line that it prints. Returns its status and its messages."""
+    with (
+        tempfile.TemporaryFile("w+") as messages,
+        subprocess.Popen([sys.executable, script, folder], stdout=subprocess.PIPE, stderr=messages, text=True) as run,
+    ):
+        assert run.stdout is not None
+        for line in run.stdout:
+            announce(line.rstrip())
+        status = run.wait()
+        messages.seek(0)
+        return status, messages.read().strip()
 
 
 class CompileHook(BuildHookInterface[Any]):  # type: ignore[misc]  # hatchling is installed only while a wheel is built
@@ -31,16 +59,14 @@ class CompileHook(BuildHookInterface[Any]):  # type: ignore[misc]  # hatchling i
         if version == "editable" or mode == "0":
             return
         self._folder = tempfile.TemporaryDirectory(prefix="hierarchy-wheel-")
-        done = subprocess.run(
-            [sys.executable, Path(self.root, "tools", "compiled.py"), self._folder.name], capture_output=True, text=True
-        )
-        if done.returncode:
-            reason = done.stderr.strip() or f"compiled.py ended with status {done.returncode}"
+        status, messages = compile_into(self._folder.name, Path(self.root, "tools", "compiled.py"))
+        if status:
+            reason = messages or f"compiled.py ended with status {status}"
             if mode == "1":
                 raise RuntimeError(f"HIERARCHY_COMPILE=1, but the data path could not be compiled:\n{reason}")
-            self.app.display_warning(
-                f"the data path will be interpreted, and requests cost more CPU: {reason.splitlines()[-1]}"
-            )
+            warning = f"the data path will be interpreted, and requests cost more CPU: {reason.splitlines()[-1]}"
+            self.app.display_warning(warning)
+            announce(warning)
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -97,12 +98,15 @@ def main() -> int:
         return CANNOT
     if args.whole:
         copy_whole(args.into)
+    print(f"compiling {len(MODULES)} modules to native code, which takes one to four minutes", flush=True)
+    began = time.monotonic()
     try:
         compile_into(args.into, "0" if args.quick else "3")
     except subprocess.CalledProcessError as error:
         print(error.output, file=sys.stderr)
         print("error: the data path could not be compiled", file=sys.stderr)
         return 1
+    print(f"compiled in {time.monotonic() - began:.0f} s", flush=True)
     return 0
 
 

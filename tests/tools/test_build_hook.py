@@ -14,6 +14,7 @@ from tests.tools.test_bench import tools_on_path
 
 COMPILES = """
 import pathlib, sys
+print("compiling 2 modules", flush=True)
 for name in ("hierarchy__mypyc.so", "hierarchy/relay/downstream/connection.so"):
     path = pathlib.Path(sys.argv[1], name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +41,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
     with tools_on_path():
         import build_hook
     monkeypatch.delitem(sys.modules, "build_hook")
+    monkeypatch.setattr(build_hook, "TERMINAL", str(tmp_path / "terminal"))
 
     def begin(code: str, setting: str | None = None, version: str = "standard") -> Any:
         (tmp_path / "tools").mkdir(exist_ok=True)
@@ -70,6 +72,16 @@ def test_the_compiled_modules_are_included_until_the_wheel_is_written(begin: Beg
     assert (hook.data["pure_python"], hook.data["infer_tag"], hook.warned) == (False, True, [])
     hook.finalize("standard", hook.data, "a.whl")
     assert not any(path.exists() for path in included.values())
+
+
+def test_the_terminal_shows_what_pip_keeps_to_itself(
+    begin: Begin, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    begin(COMPILES)
+    assert (tmp_path / "terminal").read_text() == "\n  hierarchy: compiling 2 modules\n"
+    assert capfd.readouterr().err == "hierarchy: compiling 2 modules\n"
+    begin(CANNOT)
+    assert "\n  hierarchy: the data path will be interpreted" in (tmp_path / "terminal").read_text()
 
 
 @pytest.mark.parametrize("setting", [None, "auto"])
