@@ -48,6 +48,7 @@ class Exchange(Listener):
     my_turn: bool = False  # no earlier request of this connection is still being answered
     attempts: int = 0  # that this node made
     held_until: float = 0.0  # see `waiting_room.Guest`
+    _held_at: float = 0.0  # when it was held first
     _outcome: str = ""
 
     def __init__(self, client: Client, lane: Lane, head: RequestHead, now: float, handler: Handler | None) -> None:
@@ -127,6 +128,7 @@ class Exchange(Listener):
         if total_s is not None:
             request.ends_at = request.started_at + total_s
         self._client.deadline = request.ends_at
+        self._held_at = self._held_at or lane.clock()
         return True
 
     def try_again(self, now: float) -> None:
@@ -139,7 +141,7 @@ class Exchange(Listener):
         """Hold a request that its only child did not get, or gave back untouched: the child may be restarting."""
         request = self.request
         if failure.refusal is None:
-            was_spent = attempt.sent_at > 0.0
+            was_spent = attempt.sent_at > 0.0 or self._stays_unreachable(attempt.child)
         else:
             was_spent = attempt.child.kind != NODE or (failure.unspent or 0) < failure.lent
         if was_spent or not self._hold(Unavailable(f"{attempt.child.name} {failure.reason}", patience_s=FOREVER)):
@@ -149,6 +151,11 @@ class Exchange(Listener):
             request.has_retry_place = False
             self._lane.retry_budget.give_back()
         return True
+
+    def _stays_unreachable(self, child: Child) -> bool:
+        """Was it never reached, or is it still not reached although it has reported meanwhile?"""
+        reported = child.last_seen is not None and child.last_seen > self._held_at > 0.0
+        return not child.received or reported
 
     def _answer_locally(self, handler: Handler, now: float) -> None:
         try:

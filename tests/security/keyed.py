@@ -33,10 +33,10 @@ class Keys:
         return {**block, "state_dir": str(self.folder / "state"), **fields}
 
     def settings(self, *, without: tuple[str, ...] = (), **fields: Any) -> Settings:
-        """Settings of a tree whose reports and probes are quick."""
+        """Settings of a tree whose reports and probes are quick, and whose nodes hold no requests."""
         block = {name: value for name, value in self.spec(**fields).items() if name not in without}
         return Settings.model_validate(
-            {"report_interval_s": 0.2, "probe_interval_s": 0.1, "grace_s": 5.0, "security": block}
+            {"report_interval_s": 0.2, "probe_interval_s": 0.1, "grace_s": 5.0, "hold_s": 0.0, "security": block}
         )
 
     def config(self, name: str = "root", **fields: Any) -> NodeConfig:

@@ -337,3 +337,32 @@ def test_a_node_that_ends_refuses_what_it_holds(cluster: Cluster, later: Later) 
     wait_until_held(root)
     cluster.stop(root)
     assert refusal(waiting.result()) == (503, "no_child_available", True)
+
+
+def test_a_child_that_was_never_reached_is_not_waited_for(cluster: Cluster) -> None:
+    """It registers and reports, but nothing reaches it at its URL: that does not pass in a moment."""
+    root = cluster.node("root", settings=HOLDING)
+    cluster.node(
+        "site", parents=(root.url,), engines=(cluster.engine().url,), advertise=f"http://127.0.0.1:{free_port()}"
+    )
+    wait_for_model(root.url, MODEL)
+    began = time.monotonic()
+    assert refusal(chat(root.url)) == (502, "child_failed", False)
+    assert time.monotonic() - began < 4.0
+
+
+def test_a_child_that_reports_but_is_not_reached_any_more_is_not_waited_for_long(cluster: Cluster) -> None:
+    root = cluster.node("root", settings=HOLDING)
+    cluster.node("site", parents=(root.url,), engines=(cluster.engine().url,))
+    wait_for_model(root.url, MODEL)
+    assert chat(root.url).status_code == 200
+
+    async def lose() -> None:
+        child = root.node.registry.children["site"]
+        root.node.lane.close_pool(child)
+        child.move_to(f"http://127.0.0.1:{free_port()}")
+
+    cluster.call(lose())
+    began = time.monotonic()
+    assert refusal(chat(root.url)) == (502, "child_failed", False)
+    assert 0.2 < time.monotonic() - began < 6.0
