@@ -56,15 +56,14 @@ def check(
     from hierarchy.cli.node_checks import examine, nodes_here
     from hierarchy.cli.node_flags import NodeFlags
     from hierarchy.cli.risks import show_risks
-    from hierarchy.config.models import ConfigError, UnreadableConfigError, load
+    from hierarchy.config.models import ConfigError, UnreadableConfigError, read
     from hierarchy.topology.declared import DeclaredTree
     from hierarchy.topology.live import live_graph, present
 
     if as_json and risks:
         raise UsageError("--json and --risks exclude each other: --risks prints tables for people")
     try:
-        tree = DeclaredTree(load(config))
-        tree.require_valid()
+        tree = DeclaredTree(read(config))
     except UnreadableConfigError:
         raise  # like any usage error: one line and status 2
     except ConfigError as error:

@@ -40,12 +40,11 @@ def doctor(
 
     from hierarchy.cli.client import authorization, read_key
     from hierarchy.cli.node_flags import NodeFlags
-    from hierarchy.config.models import load
     from hierarchy.doctor import examine
     from hierarchy.topology import node_config
-    from hierarchy.topology.declared import DeclaredTree
+    from hierarchy.topology.declared import read_tree
 
-    tree = DeclaredTree(load(config))
+    tree = read_tree(config)
     given = NodeFlags(join_token_file=join_token_file, insecure=insecure, cleartext=cleartext)
     made = given.over(node_config.from_tree(tree, tree.choose_node(node)))
     admin = authorization(read_key(admin_key_file, flags.ADMIN_KEY))

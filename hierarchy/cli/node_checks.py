@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from hierarchy.cli.node_flags import NodeFlags
 from hierarchy.config.address import is_loopback
+from hierarchy.config.partial import touches
 from hierarchy.config.refusal import Refusal
 from hierarchy.config.yaml import Problem
 from hierarchy.preflight import refusals, unusable_addresses
@@ -19,7 +20,9 @@ def nodes_here(tree: DeclaredTree, node: str | None, *, asks_for_the_tree: bool)
     """The nodes that run on this machine, as far as that is known. node: the one that the command line names."""
     names = list(tree.config.nodes)
     if node is not None:
-        return [node_config.from_tree(tree, tree.choose_node(node)).name]
+        if not tree.problems:
+            node_config.from_tree(tree, node)  # raises UsageError if it is not in the file
+        return [node]
     if asks_for_the_tree:
         return []
     if tree.config.slice is not None or len(names) == 1:
@@ -30,19 +33,24 @@ def nodes_here(tree: DeclaredTree, node: str | None, *, asks_for_the_tree: bool)
 
 
 def examine(tree: DeclaredTree, given: NodeFlags, here: Collection[str]) -> tuple[list[Problem], list[Problem]]:
-    """What would keep the nodes from starting, and what may: it depends on a machine which may be another one.
+    """Everything that is wrong with the tree and its nodes; and what may be, since it depends on a machine.
 
     Args:
         given: flags of `serve`, which apply to every node.
         here: names of the nodes on this machine.
     """
-    problems: list[Problem] = []
+    problems = list(tree.problems)
     notes: list[Problem] = []
+    is_valid = not problems
     environ = given.environ()
     for name in tree.config.nodes if tree.config.slice is None else [tree.config.slice]:
-        config = given.over(node_config.from_tree(tree, name))
+        if name not in tree.config.nodes:
+            continue
+        config = given.over(node_config.part_of(tree, name))
         found = [(refusal, refusal.here and name not in here) for refusal in refusals(config, environ)]
-        if name in here:
+        if not is_valid:  # only what does not depend on the tree
+            found = [(refusal, is_note) for refusal, is_note in found if _is_independent(tree, name, refusal)]
+        elif name in here:
             found += [
                 (_taken(refusal) if is_taken else refusal, is_taken) for refusal, is_taken in unusable_addresses(config)
             ]
@@ -50,6 +58,12 @@ def examine(tree: DeclaredTree, given: NodeFlags, here: Collection[str]) -> tupl
             problem = tree.source.problem(tree.field_of(name, refusal.field), refusal.message, refusal.hint)
             (notes if is_note else problems).append(problem)
     return _in_order(problems), _in_order(notes)
+
+
+def _is_independent(tree: DeclaredTree, node: str, refusal: Refusal) -> bool:
+    """Whether a refusal is about a setting itself, which is right as far as the file goes."""
+    field = tree.field_of(node, refusal.field)
+    return refusal.field[:1] in (("security",), ("tls",), ("engines",)) and not touches(field, tree.wrong)
 
 
 def _taken(refusal: Refusal) -> Refusal:

@@ -19,7 +19,7 @@ from anyio import connect_tcp, create_memory_object_stream  # noqa: F401
 
 from hierarchy.api import build_app
 from hierarchy.cli.node_flags import NodeFlags
-from hierarchy.config.models import NodeConfig, load
+from hierarchy.config.models import NodeConfig
 from hierarchy.node import Node
 from hierarchy.preflight import CannotStart, refusals, require_start
 from hierarchy.reload import Reloader
@@ -29,7 +29,7 @@ from hierarchy.runtime.parent_death import call_on_parent_death
 from hierarchy.security.startup import hold_state_dir, log_risks
 from hierarchy.server import Server, bind
 from hierarchy.topology import node_config
-from hierarchy.topology.declared import DeclaredTree
+from hierarchy.topology.declared import read_tree
 
 
 def from_flags(given: NodeFlags, name: str | None, *, exit_with_parent: bool = False) -> None:
@@ -63,7 +63,7 @@ def from_file(path: Path, name: str | None) -> NodeConfig:
         UsageError: the file has no such node, or several and `name` is None.
         ConfigError: the tree has problems.
     """
-    tree = DeclaredTree(load(path))
+    tree = read_tree(path)
     return node_config.from_tree(tree, tree.choose_node(name))
 
 

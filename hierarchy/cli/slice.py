@@ -17,11 +17,10 @@ def slice_(
 
     About other nodes, it contains only the addresses of the parent and the children.
     """
-    from hierarchy.config.models import load
-    from hierarchy.topology.declared import DeclaredTree
+    from hierarchy.topology.declared import read_tree
     from hierarchy.topology.slice import as_yaml, slice_of
 
-    part = slice_of(DeclaredTree(load(config)), node)
+    part = slice_of(read_tree(config), node)
     comment = f"The part of {config.name} for node {node}, written by `hierarchy slice`. Run it: hierarchy serve FILE"
     typer.echo(as_yaml(part, comment), nl=False)
 

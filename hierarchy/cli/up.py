@@ -36,11 +36,9 @@ def up(
     """
     from hierarchy.cli.join_tokens import prepare
     from hierarchy.cli.node_flags import NodeFlags
-    from hierarchy.config.models import load
-    from hierarchy.topology.declared import DeclaredTree
+    from hierarchy.topology.declared import read_tree
 
-    tree = DeclaredTree(load(config))
-    tree.require_valid()
+    tree = read_tree(config)
     given = NodeFlags(insecure=insecure, cleartext=cleartext)
     # It is created with the first token: only then is Ctrl-C handled, which removes it.
     folder = Path(tempfile.gettempdir()) / f"hierarchy-up-{secrets.token_hex(8)}"

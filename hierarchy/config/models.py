@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from hierarchy.config import simulated
 from hierarchy.config.address import DEFAULT_PORT, Address, join_address, parse_address
 from hierarchy.config.blocks import SecretRef, SecuritySpec, Strict, TlsSpec
 from hierarchy.config.model_names import Models, Targets
-from hierarchy.config.yaml import MAPPING, Problem, Source, problem_of, read_yaml, shown
+from hierarchy.config.partial import understand
+from hierarchy.config.yaml import MAPPING, FieldPath, Problem, Source, problem_of, read_yaml, shown
 from hierarchy.errors import UsageError
 from hierarchy.names import MAX_NAME, NODE_NAME
 
@@ -386,6 +387,10 @@ class LoadedTree:
 
     config: TreeConfig
     source: Source
+    #: what is wrong in the file's syntax, keys, types and values
+    problems: tuple[Problem, ...] = ()
+    #: the fields that are wrong, and that `config` does not have as written
+    wrong: frozenset[FieldPath] = frozenset()
 
 
 def load(path: Path) -> LoadedTree:
@@ -395,20 +400,39 @@ def load(path: Path) -> LoadedTree:
         UnreadableConfigError: no such file, a directory, no permission, or not UTF-8.
         ConfigError: with everything that is wrong in its syntax, keys, types and values.
     """
+    loaded = read(path)
+    if loaded.problems:
+        raise ConfigError(loaded.problems)
+    return loaded
+
+
+def read(path: Path) -> LoadedTree:
+    """Like `load`, but a file with wrong fields is returned without them, so that the rest can be checked too.
+
+    Raises:
+        UnreadableConfigError: no such file, a directory, no permission, or not UTF-8.
+        ConfigError: nothing of it can be understood as a tree.
+    """
     data, source, problems = read_yaml(_read(path), str(path))
     if data is None and not problems:
         problems = [source.problem((), "is empty", "start it with `version: 1` and `nodes:`", 1)]
     if not isinstance(data, dict):
         raise ConfigError(problems or [source.problem((), f"contains {shown(data)}, not a mapping", MAPPING, 1)])
-    try:
-        config = TreeConfig.model_validate(data)
-    except ValidationError as error:
-        known = {problem.field for problem in problems}
-        found = [problem_of(source, details, TreeConfig) for details in error.errors(include_url=False)]
-        raise ConfigError([*problems, *(problem for problem in found if problem.field not in known)]) from None
-    if problems:
+    nodes = data.get("nodes")
+    parent = next((name for name in nodes if isinstance(name, str)), "root") if isinstance(nodes, dict) else "root"
+    fillers: dict[FieldPath, object] = {
+        ("version",): 1,
+        ("engines", "*", "kind"): "openai",
+        ("engines", "*", "parent"): parent,
+    }
+    found = understand(TreeConfig, data, fillers)
+    known = {problem.field for problem in problems}
+    invalid = [problem_of(source, details, TreeConfig) for details in found.errors]
+    problems += [problem for problem in invalid if problem.field not in known]
+    if found.model is None:
         raise ConfigError(problems)
-    return LoadedTree(config, source)
+    wrong = found.wrong | {tuple(field.split(".")) for field in known}
+    return LoadedTree(found.model, source, tuple(problems), wrong)
 
 
 def _read(path: Path) -> str:

@@ -1,6 +1,6 @@
 """A tree as a whole: its graph, its problems, each node's part of it, and how a running tree compares with it.
 
-    file        declared.DeclaredTree(load(path))    its graph, the reach of its subnets, and its problems
+    file        declared.read_tree(path)             its graph, the reach of its subnets, and its problems
     checks      checks, reachability                 what is wrong with a graph: shape, names, addresses, who can dial
     one node    node_config.from_tree, from_flags    what its daemon needs to know
     a slice     slice.slice_of                       that part of the file, for the machine of one node

@@ -15,32 +15,53 @@ from hierarchy.config.models import (
     LoadedTree,
     NodeSpec,
     TreeConfig,
+    read,
 )
 from hierarchy.config.yaml import FieldPath, Finding, Problem, closest
 from hierarchy.errors import UsageError
 from hierarchy.topology.checks import check_all
 from hierarchy.topology.graph import NODE, Member, TreeGraph
+from hierarchy.topology.incomplete import check_incomplete, is_wrong
 from hierarchy.topology.reachability import check_reach, parse_reach
 
 Replicas = Mapping[str, Sequence[str]]  #: name of a node -> names of its replicas
 
 
 class DeclaredTree:
-    """A loaded configuration with all that follows from it, computed once."""
+    """A loaded configuration with all that follows from it, computed once.
+
+    Attributes:
+        wrong: paths of the fields that the file has, and `config` has not, since they are wrong.
+    """
 
     def __init__(self, loaded: LoadedTree) -> None:
         self.config = loaded.config
         self.source = loaded.source
+        self.wrong = loaded.wrong
+        self._problems_of_fields = loaded.problems
         self.graph = declared_graph(loaded.config)
         self.reach, self._reach_findings = parse_reach(loaded.config.subnets, loaded.config.reach)
 
     @cached_property
     def problems(self) -> list[Problem]:
         """Everything that is wrong with the tree, in the order of the file; [] if it is valid."""
-        found = [*self._reach_findings, *check_all(self.graph), *check_reach(self.graph, self.reach)]
-        found += [*_check_aliases(self.config), *_check_slice(self.config)]
-        problems = {self.source.problem(*finding) for finding in found}
+        problems = {*self._problems_of_fields, *(self.source.problem(*finding) for finding in self._findings())}
         return sorted(problems, key=lambda problem: (problem.line, str(problem)))
+
+    def _findings(self) -> Iterator[Finding]:
+        others = [*self._reach_findings, *_check_aliases(self.config), *_check_slice(self.config)]
+        if not self.wrong:
+            yield from (*others, *check_all(self.graph), *check_reach(self.graph, self.reach))
+            return
+        yield from check_incomplete(self.graph, self.reach, self.wrong)
+        sections = {path[0] for path in self.wrong if len(path) <= 2}
+        yield from (
+            finding
+            for finding in others
+            if not is_wrong(finding.field, self.wrong)
+            and not (finding.field[0] in ("subnets", "reach") and "subnets" in sections)
+            and not (finding.field[0] == "slice" and "nodes" in sections)
+        )
 
     def require_valid(self) -> None:
         """Raise a `ConfigError` with all problems, if there are any."""
@@ -79,6 +100,18 @@ class DeclaredTree:
             if name not in members:
                 raise UsageError(f'{self.source.file}: no node or engine "{name}"; {closest(name, members)}')
         return self.reach.may_dial(members[source], members[target])
+
+
+def read_tree(path: Path) -> DeclaredTree:
+    """The tree of a file.
+
+    Raises:
+        UnreadableConfigError: the file cannot be read.
+        ConfigError: with everything that is wrong in it, from its syntax to the tree as a whole.
+    """
+    tree = DeclaredTree(read(path))
+    tree.require_valid()
+    return tree
 
 
 def declared_graph(tree: TreeConfig) -> TreeGraph:

@@ -34,21 +34,27 @@ def from_tree(tree: DeclaredTree, name: str) -> NodeConfig:
         UsageError: there is no node of that name, or the file is a slice for another node.
         ConfigError: the tree has problems.
     """
-    config, graph, file = tree.config, tree.graph, tree.source.file
+    config, file = tree.config, tree.source.file
     if name not in config.nodes:
         raise UsageError(f'{file}: no node "{name}"; choose one of {", ".join(config.nodes)}')
     if config.slice not in (None, name):
         raise UsageError(f'{file} is the slice for node "{config.slice}"; run "{name}" from its own file')
     tree.require_valid()
+    return part_of(tree, name)
+
+
+def part_of(tree: DeclaredTree, name: str) -> NodeConfig:
+    """Like `from_tree`, of a tree that may have problems: what follows from them is missing or wrong."""
+    config, graph = tree.config, tree.graph
     spec, member = config.nodes[name], graph.members[name]
-    parents = [graph.members[parent] for parent in member.parents]
+    parents = [graph.nodes[parent] for parent in member.parents if parent in graph.nodes]
     dialled = [tree.reach.choose_url(member, parent, parent.urls) for parent in parents]
     dialled_by = [tree.reach.choose_url(parent, member, member.urls_for_parent) for parent in parents]
     children = [key for key, other in graph.members.items() if name in other.parents]
     return NodeConfig(
         name=name,
         listen=spec.listen,
-        advertise=next((url for url in dialled_by if url), None) or member.urls_for_parent[0],
+        advertise=next(url for url in (*dialled_by, *member.urls_for_parent, "") if url is not None),
         admin=spec.admin_listen or (),
         parents=tuple(url for url in dialled if url),
         replica_of=_replicated_name(config, name),

@@ -204,7 +204,10 @@ def test_bad_input_is_one_line_that_says_what_and_where(arguments: tuple[str, ..
 
 def test_problems_of_a_configuration_are_one_line_each(tmp_path: Path) -> None:
     path = tmp_path / "tree.yaml"
-    path.write_text("version: 1\nnodes:\n  a: {link: x}\n  b: {dispatch: y}\n")
+    path.write_text(
+        "version: 1\nnodes:\n  a: {link: x}\n  b: {parent: a, listen: 'localhost:1', dispatch: y}\n"
+        "engines: {e: {parent: b, kind: simulated}}\n"
+    )
     ended = program("serve", path, "--node", "a")
     assert ended.status == 2
     first, second = ended.stderr.splitlines()
