@@ -124,8 +124,8 @@ class Settings(Strict):
     )
     probe_interval_s: Seconds = Field(
         default=1.0,
-        description="time between two probes of an engine for its models and load; an engine that hangs is found "
-        "within this time and 2.5 s",
+        description="time between two probes of an engine for its models and load; an engine that hangs is a "
+        "suspect within this time and 2.5 s",
     )
     connect_timeout_s: Seconds = Field(
         default=3.0,

@@ -230,8 +230,11 @@ class Child:
 
     @property
     def fresh_until(self) -> float:
-        """When it becomes silent if no report comes."""
-        return self._quiet_limit(SILENT_INTERVALS)
+        """When it becomes silent if no report comes. Bytes that arrive from a node count like reports, for a while."""
+        limit = self._quiet_limit(SILENT_INTERVALS)
+        if self.interval_s is None or limit == math.inf:
+            return limit
+        return min(max(limit, self.heard_at + SILENT_INTERVALS * self.interval_s), self.gone_at)
 
     @property
     def gone_at(self) -> float:

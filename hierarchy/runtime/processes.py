@@ -18,6 +18,8 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from hierarchy.runtime import awake
+
 log = logging.getLogger(__name__)
 
 OnLine = Callable[[str, str], None]  #: (name of the process, one line of its output without the line end)
@@ -180,7 +182,8 @@ class SupervisedProcess:
 
     async def _ended_within(self, timeout_s: float) -> bool:
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            async with awake.timeout(timeout_s):
+                await self._idle.wait()
         except TimeoutError:
             return False
         return True

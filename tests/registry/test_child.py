@@ -343,6 +343,16 @@ def test_a_fastchat_worker_expires_after_fastchats_time() -> None:
     assert child.fresh_until == math.inf
 
 
+def test_a_node_from_which_bytes_arrive_is_silent_only_when_it_would_be_gone() -> None:
+    child = Child("site", "http://site:1", NODE)
+    child.interval_s = 2.0
+    child.report(NodeStatus(), now=0.0)
+    child.heard_at = 5.0
+    assert (child.state(10.9), child.state(11.0)) == ("up", "silent")
+    child.heard_at = 19.0
+    assert child.fresh_until == child.gone_at == 20.0
+
+
 def test_a_declared_engine_is_never_silent() -> None:
     child = Child("c", "http://c:1", "vllm", declared=True)
     child.report(status_of(model()), 0.0)
