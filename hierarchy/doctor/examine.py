@@ -17,6 +17,7 @@ from hierarchy.doctor.machine import check_files, check_listen, check_proxy
 from hierarchy.doctor.path_back import PathBack, check_path_back, recommend_link
 from hierarchy.doctor.path_to_parent import PathToParent, check_path
 from hierarchy.doctor.running import find_running
+from hierarchy.doctor.upkeep import check_upkeep
 from hierarchy.engines.adapters.reading import select_models
 from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.engines.vitals import LATE_S
@@ -69,6 +70,7 @@ async def examine(
         machine = [
             *check_listen(addresses, await find_running(config, addresses, to_node)),
             *_check_start(config, environ),
+            *check_upkeep(config, environ),
             check_files(*resource.getrlimit(resource.RLIMIT_NOFILE)),
             check_proxy(next(iter(proxies), None), environ),
         ]

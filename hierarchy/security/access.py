@@ -76,7 +76,7 @@ class Access:
         #: what this node shows to its parents; None without parents
         self.credentials = _credentials(config, environ) if config.parents else None
         self.tls = TlsContexts(config.settings.tls, now)
-        self.expiry = ExpiryWatch(self._lifetimes, now)
+        self.expiry = ExpiryWatch(self.lifetimes, now)
         #: sign what the instances of this node share (the first), and are accepted (all); () without a key
         self.shared_keys = _shared_keys(config, environ)
         #: where it is kept; None if this node has no folder for its state
@@ -88,7 +88,7 @@ class Access:
         self._now = now
         self.load_engine_keys(config)
 
-    def _lifetimes(self) -> dict[str, Lifetime]:
+    def lifetimes(self) -> dict[str, Lifetime]:
         """What of this node expires, by the words for it in messages."""
         tls = self._config.settings.tls
         files = {"cert": f"certificate {tls.cert}", "ca": f"CA certificate {tls.ca}"}

@@ -41,16 +41,17 @@ class ExpiryWatch:
 
     def _report(self, what: str, lifetime: Lifetime, stage: Stage, now: float) -> None:
         if stage == "expires soon":
-            log.warning("the %s %s; %s", what, lifetime.describe(now), _hint(what))
+            log.warning("the %s %s; %s", what, lifetime.describe(now), hint_for(what))
         elif stage != "valid":
-            log.error("the %s %s: others do not accept it; %s", what, lifetime.describe(now), _hint(what))
+            log.error("the %s %s: others do not accept it; %s", what, lifetime.describe(now), hint_for(what))
 
     def warnings(self) -> list[str]:
         """One line for each thing that expires soon or has expired."""
         now = self._now()
         found = ((what, lifetime.describe(now)) for what, lifetime in self._lifetimes().items())
-        return [f"the {what} {problem}; {_hint(what)}" for what, problem in found if problem]
+        return [f"the {what} {problem}; {hint_for(what)}" for what, problem in found if problem]
 
 
-def _hint(what: str) -> str:
+def hint_for(what: str) -> str:
+    """How to fix that it expires. what: the words for it in messages, such as `certificate FILE`."""
     return HINTS[what.partition(" ")[0]]
