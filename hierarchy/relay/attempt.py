@@ -69,6 +69,9 @@ class Attempt(ResponseHandler):
     reason: str = ""  # of an outcome that is not `ok`, as a sentence without its subject, the child
     _forwards: bool = False  # the connection passes the body on without this object
     _is_whole: bool = False  # the whole body came in one read
+    _first: bytes = b""  # the beginning of the body, to judge its end
+    _before: bytes = b""  # the ends of its last two pieces that came here
+    _tail: bytes = b""
     _received: bool = False  # something came since `take_received`
 
     def __init__(
@@ -87,8 +90,6 @@ class Attempt(ResponseHandler):
         self._response = response
         self._held: list[bytes] | None = None  # the body of an error response that the client shall not see yet
         self._problem: Problem | None = None  # with a response that began with status 200
-        self._first = b""  # the beginning of the body, to judge its end
-        self._tail = self._before = b""  # the ends of its last two pieces that came here
         parent = request.parent
         if parent is not None:
             parent.open += 1

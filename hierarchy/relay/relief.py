@@ -30,8 +30,13 @@ def room(share: Share, suspect_load: int) -> int:
     return max(0, UNKNOWN_SLOTS - load, (suspect_load - load) // 2)
 
 
+def is_doubtful(child: Child) -> bool:
+    """May the child be dead? Requests that found no other place when it was given up still wait there."""
+    return child.suspect is not None or child.down is not None
+
+
 def relieve(exchanges: Iterable[Exchange], registry: Registry, suspect: Child) -> int:
-    """Move requests that wait for a suspect's first byte. Returns how many."""
+    """Move requests that wait for the first byte of a child that may be dead. Returns how many."""
     waiting: dict[ModelKey, list[Exchange]] = {}
     for exchange in exchanges:
         share = exchange.waits_for(suspect)
@@ -49,7 +54,8 @@ def _relieve_model(waiting: list[Exchange], registry: Registry, suspect: Child, 
         leaving = waiting[: sum([room(share, load) for share in siblings])]
     else:
         leaving = [exchange for exchange in waiting if exchange.request.others][:UP_PER_SWEEP]
-    return sum([exchange.leave(suspect, f"is suspect: {suspect.suspect}") for exchange in leaving])
+    reason = f"is suspect: {suspect.suspect}" if suspect.down is None else f"is down: {suspect.down}"
+    return sum([exchange.leave(suspect, reason) for exchange in leaving])
 
 
 def _age(exchange: Exchange) -> float:

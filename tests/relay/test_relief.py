@@ -153,7 +153,7 @@ def test_requests_leave_a_suspect_only_as_fast_as_siblings_have_slots(
     pair.world.call(lambda: pair.root.registry.trust(pair.child()))
     relieve(pair)
     assert [record.getMessage() for record in caplog.records if "have left" in record.getMessage()] == [
-        "3 requests that waited for e0 have left it: it was suspect"
+        "3 requests that waited for e0 have left it: it was suspect, or down"
     ]
     finish(pair, clients)
 
@@ -198,6 +198,25 @@ def test_a_dead_child_s_requests_leave_at_once_in_one_line(pair: Tree, caplog: p
     assert loads(pair) == [0, 12]
     lines = [record.getMessage() for record in caplog.records if record.name == "hierarchy.lane"]
     assert lines == ["6 requests that waited for e0 have left it: it is taken for dead: no probe was answered"]
+    finish(pair, clients)
+
+
+def test_what_waits_for_a_dead_child_leaves_it_as_soon_as_another_one_is_there(pair: Tree) -> None:
+    pair.engines[0].always([HOLD])
+    registry = pair.root.registry
+    pair.world.call(lambda: registry.mark_down(pair.child(number=1), "it is not there yet"))
+    clients = waiting(pair, 3)
+    pair.world.call(lambda: registry.mark_down(pair.child(), "no probe was answered"))
+    pair.world.call(lambda: pair.root.clients.rescue(pair.child(), "no probe was answered"))
+    assert loads(pair) == [3, 0]  # nothing else could take them
+
+    def appears() -> None:
+        child = pair.child(number=1)
+        registry.report(child, child.status)
+
+    pair.world.call(appears)
+    relieve(pair)
+    assert loads(pair)[0] == 0
     finish(pair, clients)
 
 

@@ -12,7 +12,7 @@ from hierarchy.relay.attempt import Attempt
 from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.downstream.head_cache import HeadCache
 from hierarchy.relay.evidence import is_quiet, unreachable
-from hierarchy.relay.relief import relieve
+from hierarchy.relay.relief import is_doubtful, relieve
 
 log = logging.getLogger("hierarchy.lane")
 
@@ -50,16 +50,14 @@ class Clients:
         self._log_moved(child, self._relieved.pop(child, 0) + moved, f"it is taken for dead: {reason}")
 
     def relieve(self, registry: Registry) -> None:
-        """Let requests leave the children that are suspect. Call it twice a second."""
-        for child in registry:
-            if child.suspect is not None:
-                running = [connection.running for connection in self._open if connection.running is not None]
-                moved = relieve(running, registry, child)
-                self._relieved[child] = self._relieved.get(child, 0) + moved
+        """Let requests leave the children that may be dead. Call it twice a second."""
+        for child in [child for child in registry if is_doubtful(child)]:
+            running = [connection.running for connection in self._open if connection.running is not None]
+            self._relieved[child] = self._relieved.get(child, 0) + relieve(running, registry, child)
         for child in [
-            one for one in self._relieved if one.suspect is None or registry.children.get(one.name) is not one
+            one for one in self._relieved if not is_doubtful(one) or registry.children.get(one.name) is not one
         ]:
-            self._log_moved(child, self._relieved.pop(child), "it was suspect")
+            self._log_moved(child, self._relieved.pop(child), "it was suspect, or down")
 
     def _log_moved(self, child: Child, count: int, reason: str) -> None:
         if count:
