@@ -30,7 +30,7 @@ class Outcome:
     path: str = ""  # `x-hierarchy-path`
     complete: bool = False  # according to its framing
     streamed: bool = False
-    left: bool = False  # the client left after the first bytes
+    left: bool = False  # the client left before the end
 
     @property
     def has_byte(self) -> bool:
@@ -110,7 +110,7 @@ async def send(
         async with asyncio.timeout(timeout_s):
             await _send(outcome, addresses, request(tokens, stream=stream, model=model), leave=leave)
     except TimeoutError:
-        outcome.error = f"not complete after {timeout_s:g} s"
+        outcome.error, outcome.left = f"not complete after {timeout_s:g} s", True
     except (OSError, asyncio.IncompleteReadError, ValueError) as error:
         outcome.error = f"{type(error).__name__}: {error}"
     outcome.ended = time.monotonic()

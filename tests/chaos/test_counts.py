@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -38,10 +39,18 @@ FAULTS: dict[str, dict[str, Any]] = {
     "error event": {"answer": "error"},
     "slow": {"freeze_s": 0.3, "every": 8},
 }
+
+
+def _freeze(engine: Process, site: Process) -> None:
+    engine.suspend()
+    time.sleep(3.5)
+    engine.resume()
+
+
 #: faults of processes: what happens to the first engine or its site while requests run
 PROCESS_FAULTS: dict[str, Callable[[Process, Process], None]] = {
     "kill -9 engine": lambda engine, site: engine.kill(),
-    "SIGSTOP engine": lambda engine, site: engine.suspend(),
+    "SIGSTOP engine": _freeze,
     "kill -9 site": lambda engine, site: site.kill(),
 }
 

@@ -6,12 +6,10 @@ import asyncio
 import signal
 import socket
 import time
-from collections import Counter
 
 import pytest
 
 from tests.chaos.conftest import Record
-from tests.chaos.hogs import Hogs
 from tests.chaos.load import Load, send
 from tests.chaos.processes import Process, Processes, wait_for
 from tests.chaos.test_engines import addresses
@@ -233,43 +231,3 @@ def test_a_site_and_its_parent_serve_without_each_other(processes: Processes, re
     asyncio.run(load.run(count=40))
     record(f"{len(load.failed)} of {len(load.outcomes)} requests failed", target="0")
     assert load.failed == [], load.causes()
-
-
-@pytest.mark.parametrize("end", ["kill -9", "SIGTERM"])
-@pytest.mark.parametrize("victim", ["root", "site"])
-def test_a_node_that_restarts_knows_its_models(
-    processes: Processes, hogs: Hogs, full: bool, record: Record, end: str, victim: str
-) -> None:
-    """Clients without retries, at the root and at the site: while a node knows nothing yet, they wait or get 503."""
-    root = processes.node("root")
-    site = processes.node("site", parents=(root,), engines=processes.engines("e", 2))
-    wait_for(root, 2)
-    restarted = root if victim == "root" else site
-
-    async def run(loads: list[Load]) -> None:
-        done = False
-        running = asyncio.gather(*(load.run(until=lambda: done) for load in loads))
-        for _ in range(10 if full else 2):
-            await asyncio.sleep(0.5)
-            if end == "SIGTERM":
-                restarted.terminate()
-                await asyncio.to_thread(restarted.wait_gone, 40.0)
-            else:
-                await asyncio.to_thread(restarted.kill)
-            restarted.spawn()
-            await asyncio.to_thread(wait_for, root, 2)
-        await asyncio.sleep(0.5)
-        done = True
-        await running
-
-    loads = [Load(addresses(node), clients=4, tokens=4, pause_s=0.02) for node in (root, site)]
-    asyncio.run(run(loads))
-    statuses = Counter(outcome.status for load in loads for outcome in load.outcomes)
-    others = {status: count for status, count in statuses.items() if status not in (0, 200, 404)}
-    record(
-        f"{statuses[404]} of {statuses.total()} requests got 404, {statuses[200]} were served, "
-        f"{statuses[0]} found no node or were cut, others {others}",
-        target="0",
-    )
-    assert statuses[404] == 0
-    assert statuses[200] > 0

@@ -10,8 +10,10 @@ import openai
 import pytest
 
 from tests.chaos.conftest import Record
-from tests.chaos.load import MODEL
+from tests.chaos.hogs import Hogs
+from tests.chaos.load import MODEL, Load
 from tests.chaos.processes import TIMEOUT_S, Process, Processes, wait_for
+from tests.chaos.test_engines import addresses
 from tests.support import eventually
 
 pytestmark = pytest.mark.slow
@@ -96,3 +98,43 @@ def test_a_node_that_restarts_makes_no_model_unknown(
     assert outcomes["404"] == 0, outcomes
     refused = sum(count for outcome, count in outcomes.items() if outcome.startswith("5"))
     assert refused <= (2 * CLIENTS if how == "killed" else 0), outcomes
+
+
+@pytest.mark.parametrize("end", ["kill -9", "SIGTERM"])
+@pytest.mark.parametrize("victim", ["root", "site"])
+def test_a_node_that_restarts_again_and_again(
+    processes: Processes, hogs: Hogs, full: bool, record: Record, end: str, victim: str
+) -> None:
+    """Every core is busy. Clients at the root and at the site: while a node knows nothing yet, they wait or get 503."""
+    root = processes.node("root")
+    site = processes.node("site", parents=(root,), engines=processes.engines("e", 2))
+    wait_for(root, 2)
+    restarted = root if victim == "root" else site
+
+    async def run(loads: list[Load]) -> None:
+        done = False
+        running = asyncio.gather(*(load.run(until=lambda: done) for load in loads))
+        for _ in range(10 if full else 2):
+            await asyncio.sleep(0.5)
+            if end == "SIGTERM":
+                restarted.terminate()
+                await asyncio.to_thread(restarted.wait_gone, 40.0)
+            else:
+                await asyncio.to_thread(restarted.kill)
+            restarted.spawn()
+            await asyncio.to_thread(wait_for, root, 2)
+        await asyncio.sleep(0.5)
+        done = True
+        await running
+
+    loads = [Load(addresses(node), clients=4, tokens=4, pause_s=0.02) for node in (root, site)]
+    asyncio.run(run(loads))
+    statuses = Counter(outcome.status for load in loads for outcome in load.outcomes)
+    others = {status: count for status, count in statuses.items() if status not in (0, 200, 404)}
+    record(
+        f"{statuses[404]} of {statuses.total()} requests got 404, {statuses[200]} were served, "
+        f"{statuses[0]} found no node or were cut, others {others}",
+        target="0",
+    )
+    assert statuses[404] == 0
+    assert statuses[200] > 0
