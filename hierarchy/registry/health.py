@@ -235,7 +235,10 @@ class Health:
             self._window_at = now
         for child in list(self.children.values()):
             if child.received != child.heard:
+                was_silent = now >= child.fresh_until
                 child.heard, child.heard_at = child.received, now
+                if was_silent:
+                    self.generation += 1
             if child.failures is not None and child.failures.is_over(now):
                 child.failures = None
             for share in child.shares.values():

@@ -49,6 +49,17 @@ def test_a_worker_whose_heartbeats_are_not_checked_never_expires(table: Table) -
     assert (table.sweep(), table.available_names(FASTCHAT)) == ([], {WORKER})
 
 
+def test_a_silent_node_from_which_bytes_arrive_is_available_again(table: Table) -> None:
+    child = table.add(site(interval_s=1.0))
+    table.clock.tick(4.0)
+    assert table.available_names() == set()
+    child.received += 1
+    table.sweep()
+    assert table.available_names() == {"site-a"}
+    table.receive(report(interval_s=1.0))
+    assert table.available_names() == {"site-a"}
+
+
 def test_a_node_is_silent_after_three_intervals_and_dropped_after_ten(table: Table) -> None:
     child = table.add(site(interval_s=2.0))
     table.clock.tick(5.9)
