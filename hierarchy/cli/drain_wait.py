@@ -64,7 +64,7 @@ class Waiting:
             idle_since = None if what else now if idle_since is None else idle_since
             if idle_since is not None and now - idle_since >= self._settle_s:
                 return f"{self._path}: nothing is in flight"
-            if now - start >= self._timeout_s:
+            if not now - start < self._timeout_s:  # also ends it if the time is not a number
                 what = what or "nothing in flight, but not for long enough"
                 raise WaitError(f"{self._path}: {what} after {now - start:.0f} s; it stays drained")
             self._report(what, now)
