@@ -116,6 +116,20 @@ def test_get_worker_address_returns_the_nodes_own_for_a_child_that_cannot_be_dia
     assert response.json() == {"address": root.url}
 
 
+def test_each_instance_of_a_replicated_site_has_links_of_its_own(cluster: Cluster) -> None:
+    engine, root = cluster.engine(), cluster.node("root")
+    sites = [linked(cluster, root.url, engine, replica_of="site") for _ in range(2)]
+    for name in ("site", "site~2"):
+        wait_for_links(root, name)
+        make_undialable(root, name)
+        assert httpx.get(f"{root.url}/admin/status", params={"path": f"{name}/site-1"}).status_code == 200
+    first = root.node.registry.children["site"].instance
+    cluster.stop(next(site for site in sites if site.node.identity.instance == first))
+    pool = wait_for_links(root, "site~2")
+    cluster.loop.call_soon_threadsafe(pool.close)
+    wait_for_links(root, "site~2")
+
+
 def test_admin_commands_use_the_links(cluster: Cluster) -> None:
     engine, root = cluster.engine(), cluster.node("root")
     site = cluster.node("site", parents=(root.url,), link="reverse")

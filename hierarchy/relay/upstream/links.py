@@ -233,6 +233,9 @@ def child_of_link(request: LinkRequest, children: Mapping[str, Child]) -> Child:
     """
     name = request.node
     child = children.get(name)
+    if child is None or child.group:  # one of several instances, which are listed as NAME, NAME~2 and so on
+        same = (one for one in children.values() if one.group and one.group == name)
+        child = next((one for one in same if request.instance == one.instance.encode()), None)
     if child is None or not child.reverse or request.instance != child.instance.encode():
         raise UnknownChild(f"no child named {name[:100]!r} with a reverse link is registered here; register first")
     if not child.secret or not hmac.compare_digest(request.secret, child.secret):
