@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from hierarchy.cli import run_node
+from hierarchy.cli.node_flags import NodeFlags
 from hierarchy.config.models import EngineConfig, NodeConfig, Settings
 from hierarchy.engines import local
 from hierarchy.preflight import CannotStart, refusals, require_start
@@ -71,6 +73,12 @@ ROOT: dict[str, tuple[Any, str]] = {
     "no certificate": (lambda f: {"tls": {**f.tls, "cert": "/no/cert"}}, "/no/cert: cannot be read"),
     "another private key": (lambda f: {"tls": {**f.tls, "key": f.other["key"]}}, "do not belong together"),
     "no authority": (lambda f: {"tls": {"ca": "/no/ca"}}, "/no/ca: cannot be read"),
+    "the keys of no user": (lambda f: {"security": {"api_keys": "file:~no-such-user/k"}}, "no home folder"),
+    "the authority of no user": (lambda f: {"tls": {"ca": "~no-such-user/ca"}}, "no home folder"),
+    "the state of no user": (lambda f: {"security": {**f.good, "state_dir": "~no-such-user"}}, "no home folder"),
+    "keys at no path": (lambda f: {"security": {"api_keys": "file:/a\0b"}}, "is not a path"),
+    "a certificate at no path": (lambda f: {"tls": {**f.tls, "cert": "/a\0b"}}, "is not a path"),
+    "a state folder at no path": (lambda f: {"security": {**f.good, "state_dir": "/a\0b"}}, "is not a path"),
     "an address of another": (lambda f: {"listen": f"{NO_SUCH_ADDRESS}:21001", **INSECURE}, "has no such address"),
     "an unknown host": (lambda f: {"listen": "a..b:21001", **INSECURE}, "check the host name"),
     "no keys": (lambda f: WILDCARD, "it has no API keys for clients"),
@@ -97,6 +105,8 @@ ENGINE: dict[str, tuple[Any, str]] = {
     "no key of an engine": (lambda f: {"api_key": "file:/no/engine.key"}, "/no/engine.key: cannot be read"),
     "an unknown model": (lambda f: {"kind": "local", "url": None, "model": "smolm2"}, "not a known name"),
     "no model file": (lambda f: {"kind": "local", "url": None, "model": "/no/m.gguf"}, "no such file"),
+    "the model of no user": (lambda f: {"kind": "local", "url": None, "model": "~no-such-user/m"}, "no home folder"),
+    "a model at no path": (lambda f: {"kind": "local", "url": None, "model": "/a\0b"}, "is not a path"),
     "not a model file": (lambda f: {"kind": "local", "url": None, "model": f.file("GIF8")}, "not a GGUF file"),
 }
 CASES = [(place, why) for place, cases in (("root", ROOT), ("site", SITE), ("gpu", ENGINE)) for why in cases]
@@ -261,3 +271,17 @@ def test_a_started_node_has_its_state_folder(files: Files) -> None:
     access = require_start(config(settings=Settings.model_validate({"security": security})), {})
     assert access.registration_policy.keeps_state
     assert (files.folder / "new" / "n").is_dir()
+
+
+def test_a_reload_refuses_what_would_not_start_again(files: Files) -> None:
+    path = tree_of(files, "gpu", {})
+    given = NodeFlags()
+    made = run_node._read_again(path, "site", given, {})
+    assert made.engines[0].name == "gpu"
+    for fields, message in (
+        ({"kind": "local", "url": None, "model": "no-such"}, "not a known name"),
+        ({"api_key": "env:NO_SUCH"}, "variable NO_SUCH is not set"),
+    ):
+        tree_of(files, "gpu", fields)
+        with pytest.raises(CannotStart, match=message):
+            run_node._read_again(path, "site", given, {})

@@ -23,6 +23,7 @@ import httpx
 from hierarchy.cli import flags
 from hierarchy.config.blocks import TlsSpec
 from hierarchy.errors import InvalidAdminKey, InvalidApiKey, UsageError, describe
+from hierarchy.runtime.folders import expand
 from hierarchy.runtime.logs import escape
 from hierarchy.security.secret import check_secret, read_secret_file
 from hierarchy.security.tls import TlsContexts
@@ -220,7 +221,7 @@ def client_tls(ca: str | None, cert: str | None, key: str | None) -> TlsSpec:
 
 def readable_tls(spec: TlsSpec) -> TlsSpec:
     """The TLS of a node for a command, without the node's certificate if this user cannot read it."""
-    files = [file for file in (spec.cert, spec.key) if file and os.access(Path(file).expanduser(), os.R_OK)]
+    files = [file for file in (spec.cert, spec.key) if file and os.access(expand(file), os.R_OK)]
     return spec if len(files) == 2 else TlsSpec(ca=spec.ca)
 
 

@@ -118,7 +118,7 @@ def confirm(
 
 def _choose(config: Path | None, node: str | None, folder: str | None) -> tuple[str, Path]:
     """The name of the node, and its state folder."""
-    from hierarchy.runtime.folders import state_folder
+    from hierarchy.runtime.folders import expand, state_folder
 
     if config is not None:
         from hierarchy.cli.run_node import from_file
@@ -132,4 +132,4 @@ def _choose(config: Path | None, node: str | None, folder: str | None) -> tuple[
         raise UsageError("no node chosen; name CONFIG, or --node and --state-dir")
     if not is_node_name(node):
         raise UsageError(f"{node!r} is not a node's name; write letters, digits, '.', '_' and '-'")
-    return node, (Path(folder).expanduser() if folder is not None else state_folder(os.environ)) / node
+    return node, (expand(folder) if folder is not None else state_folder(os.environ)) / node

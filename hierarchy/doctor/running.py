@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +14,8 @@ from hierarchy.config.address import Address, is_wildcard, url_of
 from hierarchy.config.blocks import TlsSpec
 from hierarchy.config.models import NodeConfig
 from hierarchy.doctor.path_to_parent import TIMEOUT_S
+from hierarchy.errors import UsageError
+from hierarchy.runtime.folders import expand
 
 
 async def find_running(
@@ -59,6 +60,8 @@ def _unverified(spec: TlsSpec) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     if spec.cert and spec.key:
-        with contextlib.suppress(OSError, ValueError):  # reported with everything that keeps the node from starting
-            context.load_cert_chain(Path(spec.cert).expanduser(), Path(spec.key).expanduser(), password=lambda: "")
+        with contextlib.suppress(
+            OSError, ValueError, UsageError
+        ):  # reported with everything that keeps the node from starting
+            context.load_cert_chain(expand(spec.cert), expand(spec.key), password=lambda: "")
     return context

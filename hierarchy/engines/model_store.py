@@ -18,7 +18,7 @@ from typing import IO
 
 from hierarchy.errors import UsageError
 from hierarchy.runtime.files import locked
-from hierarchy.runtime.folders import cache_folder
+from hierarchy.runtime.folders import cache_folder, expand
 
 GGUF_MAGIC = b"GGUF"
 _COPY_BYTES = 1024 * 1024
@@ -78,14 +78,14 @@ def find_model(model: str) -> Path:
     if model in KNOWN:
         return ensure_downloaded(KNOWN[model], cache_folder() / "models")
     check_model(model)
-    return Path(model).expanduser()
+    return expand(model)
 
 
 def check_model(model: str) -> None:
     """Raise `UsageError` if it is neither a known name nor a GGUF file that can be read. Nothing is downloaded."""
     if model in KNOWN:
         return
-    path = Path(model).expanduser()
+    path = expand(model)
     try:
         with path.open("rb") as file:
             magic = file.read(len(GGUF_MAGIC))

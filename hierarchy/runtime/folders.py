@@ -15,6 +15,20 @@ NAME = "hierarchy"
 DEFAULTS = PlatformDirs(NAME, appauthor=False)
 
 
+def expand(path: str) -> Path:
+    """A path as it is written in a configuration: `~` and `~user` are home folders.
+
+    Raises:
+        UsageError: there is no such user, or it is not a path.
+    """
+    if "\0" in path:
+        raise UsageError(f"{path!r}: is not a path, since it contains a NUL character; remove that")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{path}: this user has no home folder; write the whole path") from None
+
+
 def cache_folder(environ: Mapping[str, str] = os.environ, defaults: PlatformDirsABC = DEFAULTS) -> Path:
     """`HIERARCHY_CACHE`, else the user's folder for caches (Linux: `~/.cache/hierarchy`).
 
@@ -22,9 +36,9 @@ def cache_folder(environ: Mapping[str, str] = os.environ, defaults: PlatformDirs
         UsageError: the user has no home folder.
     """
     if own := environ.get("HIERARCHY_CACHE"):
-        return Path(own).expanduser()
+        return expand(own)
     if base := environ.get("XDG_CACHE_HOME"):
-        return Path(base).expanduser() / NAME
+        return expand(base) / NAME
     return _in_home(lambda: defaults.user_cache_dir, "cached files", "HIERARCHY_CACHE")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hierarchy.errors import UsageError
+from hierarchy.runtime.folders import expand
 
 MAX_SECRET = 16 * 1024  # characters
 
@@ -33,8 +34,8 @@ def read_secret(ref: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def secret_path(ref: str) -> Path:
-    """The path in `file:PATH`."""
-    return Path(ref.removeprefix("file:")).expanduser()
+    """The path in `file:PATH`. Raises `UsageError`."""
+    return expand(ref.removeprefix("file:"))
 
 
 def read_secret_file(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hierarchy.config.address import is_loopback
 from hierarchy.config.models import NodeConfig
-from hierarchy.runtime.folders import state_folder
+from hierarchy.runtime.folders import expand, state_folder
 from hierarchy.security.credential_store import CREDENTIAL_FILE
 
 RUNNING = "running.lock"  # in a state folder; each node that uses the folder holds it
@@ -21,7 +21,7 @@ def is_exposed(config: NodeConfig) -> bool:
 def state_dir(config: NodeConfig, environ: Mapping[str, str]) -> Path:
     """The folder of a node's credential, used tokens and revocations. Raises `UsageError` if there is none."""
     own = config.settings.security.state_dir
-    folder = state_folder(environ) if own is None else Path(own).expanduser()
+    folder = state_folder(environ) if own is None else expand(own)
     return folder / config.name
 
 

@@ -14,6 +14,7 @@ from hierarchy.config.blocks import TlsSpec
 from hierarchy.errors import UsageError
 from hierarchy.runtime.expiry import Lifetime
 from hierarchy.runtime.files import FileWatch
+from hierarchy.runtime.folders import expand
 from hierarchy.security.certificate import lifetimes
 from hierarchy.security.secret import open_guarded
 
@@ -167,4 +168,4 @@ def _lifetimes(path: Path) -> list[Lifetime]:
 
 
 def _path(file: str) -> Path:
-    return Path(file).expanduser()
+    return expand(file)
