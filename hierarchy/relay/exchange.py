@@ -138,13 +138,17 @@ class Exchange(Listener):
         self.go(now)
 
     def _hold_unspent(self, attempt: Attempt, failure: retry.Failure) -> bool:
-        """Hold a request that its only child did not get, or gave back untouched: the child may be restarting."""
-        request = self.request
+        """Hold a request that its only child did not get, or gave back untouched: the child may be restarting.
+
+        A request that a node had when it died is held too, if an attempt is left. An engine may have died of it.
+        """
+        request, child = self.request, attempt.child
+        was_sent, is_node = attempt.sent_at > 0.0, child.kind == NODE
         if failure.refusal is None:
-            was_spent = attempt.sent_at > 0.0 or self._stays_unreachable(attempt.child)
+            was_spent = (was_sent and not (is_node and request.left > 0)) or self._stays_unreachable(child)
         else:
-            was_spent = attempt.child.kind != NODE or (failure.unspent or 0) < failure.lent
-        if was_spent or not self._hold(Unavailable(f"{attempt.child.name} {failure.reason}", patience_s=FOREVER)):
+            was_spent = not is_node or (failure.unspent or 0) < failure.lent
+        if was_spent or not self._hold(Unavailable(f"{child.name} {failure.reason}", patience_s=FOREVER)):
             return False
         request.forget_children()
         if request.has_retry_place:
