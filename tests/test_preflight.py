@@ -14,7 +14,8 @@ from hierarchy.cli.node_flags import NodeFlags
 from hierarchy.config.models import EngineConfig, NodeConfig, Settings
 from hierarchy.engines import local
 from hierarchy.preflight import CannotStart, refusals, require_start
-from hierarchy.security.credential_store import CREDENTIAL_FILE, JOIN_TOKEN
+from hierarchy.security.credential_store import CREDENTIAL_FILE
+from hierarchy.security.secret import JOIN_TOKEN
 from tests.certificates import Authority
 from tests.cli.program import program, succeeds
 from tests.security.keyed import Keys

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hierarchy.cli import flags
+from hierarchy.cli.output import print_json
 from hierarchy.runtime.logs import escape
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def doctor(
     insecure: flags.Insecure = False,
     cleartext: flags.Cleartext = False,
     join_token_file: flags.JoinTokenFile = None,
+    as_json: flags.AsJson = False,
     admin_key_file: flags.AdminKeyFile = None,
 ) -> None:
     """Examine this machine: its addresses and limits, the path to the parent and back, and the engines.
@@ -49,9 +51,27 @@ def doctor(
     made = given.over(node_config.from_tree(tree, tree.choose_node(node)))
     admin = authorization(read_key(admin_key_file, flags.ADMIN_KEY))
     report = asyncio.run(examine(tree, made, given.environ(), admin))
-    _show(report)
+    if as_json:
+        print_json(_page(report))
+    else:
+        _show(report)
     if not report.passed:
         raise typer.Exit(1)
+
+
+def _page(report: Report) -> dict[str, Any]:
+    """The report for programs."""
+    sections = {title: [_row(finding) for finding in found] for title, found in report.sections.items()}
+    return {"node": report.node, "ok": report.passed, "sections": sections, "link": _row(report.link)}
+
+
+def _row(finding: Finding) -> dict[str, str]:
+    return {
+        "check": finding.check,
+        "verdict": finding.verdict.value,
+        "what": finding.what,
+        "hint": finding.hint,
+    }
 
 
 def _show(report: Report) -> None:

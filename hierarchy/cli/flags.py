@@ -15,7 +15,7 @@ import typer
 
 from hierarchy.config.address import DEFAULT_PORT
 from hierarchy.errors import UsageError
-from hierarchy.security.credential_store import JOIN_TOKEN
+from hierarchy.security.secret import JOIN_TOKEN
 
 ADMIN_KEY = "HIERARCHY_ADMIN_KEY"  #: environment variable with an operator's key
 API_KEY = "HIERARCHY_API_KEY"  #: environment variable with a client's key

@@ -14,7 +14,8 @@ from hierarchy.errors import UsageError
 from hierarchy.preflight import CannotStart, refusals
 from hierarchy.runtime.files import write_private_file
 from hierarchy.security.access import signer_of
-from hierarchy.security.credential_store import CREDENTIAL_FILE, JOIN_TOKEN
+from hierarchy.security.credential_store import CREDENTIAL_FILE
+from hierarchy.security.secret import JOIN_TOKEN
 from hierarchy.security.tokens import Signer
 from hierarchy.topology import node_config
 from hierarchy.topology.declared import DeclaredTree

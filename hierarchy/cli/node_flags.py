@@ -17,8 +17,7 @@ from hierarchy.config.blocks import SecuritySpec, TlsSpec
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.runtime.logs import LogFormat
-from hierarchy.security.credential_store import JOIN_TOKEN
-from hierarchy.security.secret import check_secret
+from hierarchy.security.secret import JOIN_TOKEN, check_secret
 from hierarchy.topology import node_config
 
 #: flags that may be given together with CONFIG; they override it. All others are for a node without CONFIG.

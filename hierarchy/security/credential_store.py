@@ -10,10 +10,9 @@ from pathlib import Path
 from hierarchy.errors import UsageError
 from hierarchy.runtime.expiry import Lifetime
 from hierarchy.runtime.files import file_version, write_private_file
-from hierarchy.security.secret import check_secret, read_secret, read_secret_file
+from hierarchy.security.secret import JOIN_TOKEN, check_secret, read_secret, read_secret_file
 from hierarchy.security.tokens import lifetime
 
-JOIN_TOKEN = "HIERARCHY_JOIN_TOKEN"  # environment variable
 CREDENTIAL_FILE = "HIERARCHY_CREDENTIAL_FILE"  # environment variable: instead of the file in the state folder
 log = logging.getLogger("hierarchy.security")
 

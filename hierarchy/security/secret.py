@@ -16,6 +16,7 @@ from typing import BinaryIO
 from hierarchy.errors import UsageError
 from hierarchy.runtime.folders import expand
 
+JOIN_TOKEN = "HIERARCHY_JOIN_TOKEN"  # environment variable
 MAX_SECRET = 16 * 1024  # characters
 
 

@@ -16,7 +16,8 @@ from hierarchy.config.refusal import Refusal, refusal_of
 from hierarchy.config.yaml import FieldPath
 from hierarchy.errors import UsageError
 from hierarchy.runtime.files import Busy, Hold
-from hierarchy.security.credential_store import CREDENTIAL_FILE, JOIN_TOKEN
+from hierarchy.security.credential_store import CREDENTIAL_FILE
+from hierarchy.security.secret import JOIN_TOKEN
 from hierarchy.security.state import RUNNING, credential_file, is_exposed, state_dir
 
 if TYPE_CHECKING:

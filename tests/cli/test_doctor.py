@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ def test_a_running_node_passes_all_checks(cluster: Cluster, tmp_path: Path) -> N
     assert found[-1] == "✓ link direct, as configured: the parent can dial this node"
     result = run(path, "--node", "root")
     assert (result.exit_code, lines(result)[-1]) == (0, "- link not needed: this node has no parent")
+    page = json.loads(run(path, "--node", "site", "--json").stdout)
+    assert (page["node"], page["ok"], page["link"]["verdict"]) == ("site", True, "ok")
+    checks = {row["check"]: row["verdict"] for rows in page["sections"].values() for row in rows}
+    assert checks["upgrade"] == checks["path back"] == "ok"
 
 
 def test_a_dead_parent_and_a_dead_engine_are_failures(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def options(command: tuple[str, ...]) -> dict[str, Any]:
 
 
 #: commands that run until a signal, or print a file
-WITHOUT_JSON = {("doctor",), ("serve",), ("up",), ("slice",), ("schema",), ("engine", "local"), ("engine", "simulated")}
+WITHOUT_JSON = {("serve",), ("up",), ("slice",), ("schema",), ("engine", "local"), ("engine", "simulated")}
 WITHOUT_URL = {("check",)}  # it calls a node only if it is told which one
 
 

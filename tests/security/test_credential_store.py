@@ -8,7 +8,8 @@ import pytest
 
 from hierarchy.errors import UsageError
 from hierarchy.runtime.files import write_private_file
-from hierarchy.security.credential_store import JOIN_TOKEN, CredentialStore
+from hierarchy.security.credential_store import CredentialStore
+from hierarchy.security.secret import JOIN_TOKEN
 
 
 def test_a_credential_comes_before_the_token_and_is_saved(tmp_path: Path) -> None:

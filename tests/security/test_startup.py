@@ -12,8 +12,8 @@ from hierarchy.config.models import EngineConfig, NodeConfig, Settings
 from hierarchy.errors import UsageError
 from hierarchy.runtime import folders
 from hierarchy.security.access import Access
-from hierarchy.security.credential_store import JOIN_TOKEN
 from hierarchy.security.keys import revoke_keys
+from hierarchy.security.secret import JOIN_TOKEN
 from hierarchy.security.startup import check_start, check_state_dir, log_risks
 from hierarchy.security.state import state_dir
 from tests.certificates import Authority
