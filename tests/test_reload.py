@@ -16,6 +16,7 @@ import pytest
 from hierarchy.cli.run_node import from_file
 from hierarchy.reload import Reloader
 from tests.cluster import Cluster, Running, chat, models_at, wait_for_model
+from tests.security.keyed import Keys
 from tests.support import eventually
 
 CHECK_INTERVAL_S = 0.05
@@ -81,6 +82,25 @@ def test_a_stream_continues_after_its_engine_was_removed(bench: Bench) -> None:
         assert bench.reload()
         assert (first + b"".join(parts)).endswith(b"data: [DONE]\n\n")
     assert set(models_at(bench.url)) == {"a"}
+
+
+def test_a_replica_that_is_added_to_the_file_is_told_what_this_node_knows(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    with Cluster() as cluster:
+        one = cluster.serve(keys.config().model_copy(update={"replica_of": "root"}))
+        two = cluster.serve(keys.config("root-b").model_copy(update={"replica_of": "root"}))
+        records = [at.node.access.registration_policy.records for at in (one, two)]
+        assert records[0] is not None
+        assert records[1] is not None
+        records[0].revoke("site-a")
+        assert not records[1].store.is_revoked("site-a", 1.0)
+
+        async def apply() -> list[str]:
+            return one.node.apply(one.node.config.model_copy(update={"replicas": (two.url,)}))
+
+        assert cluster.call(apply()) == ["replicas"]
+        store = records[1].store
+        eventually(lambda: store.is_revoked("site-a", 1.0), "the exchange with the new replica")
 
 
 BAD = {

@@ -58,7 +58,7 @@ def part_of(tree: DeclaredTree, name: str) -> NodeConfig:
         admin=spec.admin_listen or (),
         parents=tuple(url for url in dialled if url),
         replica_of=_replicated_name(config, name),
-        replicas=tuple(url for url in _replica_urls(tree, name) if url),
+        replicas=tuple(url for _, url in replica_urls(tree, name) if url),
         link=spec.link,
         proxy=spec.proxy,
         children=tuple(key for key in children if key in config.nodes),
@@ -86,8 +86,8 @@ def _replicated_name(config: TreeConfig, name: str) -> str | None:
     return config.nodes[name].replica_of or (name if has_replicas else None)
 
 
-def _replica_urls(tree: DeclaredTree, name: str) -> Iterator[str | None]:
-    """The URLs at which this node may dial its replicas; None for one that it may not dial."""
+def replica_urls(tree: DeclaredTree, name: str) -> Iterator[tuple[str, str | None]]:
+    """The other replicas of a node, each with the URL at which this one dials it; None if it may not dial it."""
     shared = _replicated_name(tree.config, name)
     if shared is None:
         return
@@ -95,7 +95,7 @@ def _replica_urls(tree: DeclaredTree, name: str) -> Iterator[str | None]:
     for other in tree.config.nodes:
         if other != name and _replicated_name(tree.config, other) == shared:
             replica = tree.graph.members[other]
-            yield tree.reach.choose_url(member, replica, replica.urls)
+            yield other, tree.reach.choose_url(member, replica, replica.urls)
 
 
 def _engine(name: str, spec: EngineSpec) -> EngineConfig:

@@ -56,6 +56,9 @@ def _nodes(tree: DeclaredTree, name: str, written: dict[str, Entry], parent_urls
     for parent, url in zip(member.parents, parent_urls, strict=True):
         nodes[parent].pop("parent", None)
         nodes[parent]["advertise"] = url
+    for replica, dialled in node_config.replica_urls(tree, name):
+        if dialled is not None:
+            nodes[replica]["advertise"] = dialled
     for child in children:
         dialled = tree.reach.choose_url(member, child, child.urls_for_parent)
         urls = [url for url in (dialled, *child.urls_for_parent) if url]
@@ -65,9 +68,8 @@ def _nodes(tree: DeclaredTree, name: str, written: dict[str, Entry], parent_urls
 
 
 def _replicas(tree: DeclaredTree, name: str) -> set[str]:
-    """The node, the node whose replica it is, and its own replicas."""
-    nodes = tree.config.nodes
-    return {name, nodes[name].replica_of or name, *(key for key, node in nodes.items() if node.replica_of == name)}
+    """The node and all its replicas; the node whose replicas they are is one of them."""
+    return {name, *(replica for replica, _ in node_config.replica_urls(tree, name))}
 
 
 def _place(entry: Entry) -> Entry:

@@ -38,6 +38,17 @@ def test_a_node_from_flags_alone() -> None:
     assert config.settings.security.key == "file:k"
 
 
+def test_the_urls_of_replicas_and_a_second_key() -> None:
+    flags = NodeFlags(replica=True, replica_url=["https://b:2", "http://c:3"], key_file="k", accepted_key_file="old")
+    config = flags.config("n")
+    assert config.replicas == ("https://b:2", "http://c:3")
+    assert config.settings.security.accepted_key == "file:old"
+    with pytest.raises(UsageError, match="--replica-url: this node has no other instances; add --replica"):
+        replace(flags, replica=False).config("n")
+    with pytest.raises(UsageError, match="--replica-url 'x://y'"):
+        replace(flags, replica_url=["x://y"]).config("n")
+
+
 def test_with_a_certificate_the_url_is_https_unless_it_was_given() -> None:
     flags = NodeFlags(port=1, tls_cert="/c", tls_key="/k")
     assert flags.config("n").advertise == "https://localhost:1"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hierarchy.runtime.files import FileWatch, locked, write_private_file
+from hierarchy.runtime.files import Busy, FileWatch, Hold, locked, write_private_file
 from tests.support import DEADLINE_S
 
 
@@ -114,6 +114,22 @@ def test_a_lock_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"), locked(tmp_path / "file" / "lock"):
         pytest.fail("a file has no files in it")
+
+
+def test_many_hold_a_file_together_or_one_alone(tmp_path: Path) -> None:
+    path = tmp_path / "running.lock"
+    one, two = Hold(path), Hold(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    for hold in (one, two):
+        with pytest.raises(Busy):
+            Hold(path, alone=True)
+        hold.release()
+    alone = Hold(path, alone=True)
+    for kind in (False, True):
+        with pytest.raises(Busy):
+            Hold(path, alone=kind)
+    alone.release()
+    Hold(path).release()
 
 
 # writing

@@ -55,6 +55,31 @@ def test_every_kind_of_field_is_kept(tmp_path: Path) -> None:
     check_every_slice(from_text(tmp_path, SITES), tmp_path)
 
 
+REPLICAS = """\
+version: 1
+subnets: {dmz: 10.0.0.0/24, a: 10.1.0.0/24, b: 10.2.0.0/24}
+reach: [[b, dmz], [a, dmz], [a, b]]
+nodes:
+  root: {listen: "10.0.0.1:1", tls: {cert: r.crt, key: r.key, ca: ca.pem}}
+  root-b: {listen: ["10.0.0.2:1", "127.0.0.1:1"], replica_of: root, tls: {cert: b.crt, key: b.key, ca: ca.pem}}
+  root-c: {listen: "10.2.0.3:1", replica_of: root, advertise: "https://10.2.0.3:1"}
+  a: {parent: root, listen: "10.1.0.9:1", link: reverse}
+engines:
+  a1: {parent: a, kind: vllm, url: "http://10.1.0.11:8000"}
+"""
+
+
+def test_each_replica_knows_those_of_the_others_that_it_may_dial(tmp_path: Path) -> None:
+    tree = from_text(tmp_path, REPLICAS)
+    one, two, three = "https://10.0.0.1:1", "https://10.0.0.2:1", "https://10.2.0.3:1"
+    assert from_tree(tree, "root").replicas == (two,), "the firewall does not let it dial the third"
+    assert from_tree(tree, "root-b").replicas == (one,)
+    assert from_tree(tree, "root-c").replicas == (one, two)
+    assert three not in from_tree(tree, "root").replicas
+    assert from_tree(tree, "a").replicas == ()
+    check_every_slice(tree, tmp_path)
+
+
 @settings(max_examples=15)
 @given(data=valid_trees())
 def test_any_tree_can_be_sliced(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
