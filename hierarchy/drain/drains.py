@@ -71,6 +71,8 @@ class Drains:
         self._registry.set_drain(record.key, None if record.ended else drain)
         source = " (from another instance)" if from_other else ""
         if not record.ended:
+            if before is not None and (before.by, before.reason) == (drain.by, drain.reason):
+                return  # the node above sent the command to each instance
             log.info("%s is drained %s", record.key, f"{drain}{source}")
         elif before is not None:
             why = f": {drain.reason}" if drain.reason else ""

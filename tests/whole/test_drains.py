@@ -16,7 +16,7 @@ from hierarchy.config.models import EngineConfig, NodeConfig, Settings
 from hierarchy.wire.record import Record
 from tests.cluster import QUICK, Cluster, Running, chat, wait_for_model
 from tests.security.keyed import Keys
-from tests.support import eventually
+from tests.support import eventually, free_port
 
 
 def post(url: str, action: str, path: str, key: str = "", **fields: Any) -> httpx.Response:
@@ -241,6 +241,26 @@ def test_who_what_and_why_are_in_the_log_once_at_each_root_and_once_in_the_audit
         "undrain site-a by ops from 127.0.0.1: done",
         "drain site-b/gpu by ops from 127.0.0.1: done",
     ]
+
+
+def test_roots_with_engines_only_tell_each_other_directly(cluster: Cluster, tmp_path: Path) -> None:
+    keys, ports = Keys(tmp_path), (free_port(), free_port())
+    engines = tuple(EngineConfig(name=name, kind="simulated", url=cluster.engine().url) for name in ("gpu", "other"))
+    roots = []
+    for port, other in zip(ports, reversed(ports), strict=True):
+        config = keys.config(state_dir=str(tmp_path / str(port)))
+        fields = {
+            "listen": (("127.0.0.1", port),),
+            "replica_of": "root",
+            "replicas": (f"http://127.0.0.1:{other}",),
+            "engines": engines,
+        }
+        roots.append(cluster.serve(config.model_copy(update=fields)))
+    for root in roots:
+        is_seen(root, "gpu", "other")
+    for at, action, expected in ((0, "drain", "draining"), (1, "undrain", "up")):
+        assert post(roots[at].url, action, "gpu", keys.admin).status_code == 200
+        eventually(partial(has_state, roots, "gpu", expected), f"{action} at both roots")
 
 
 def test_a_child_cannot_make_or_change_a_drain_of_its_parents(keyed: KeyedTree) -> None:
