@@ -165,17 +165,22 @@ class Board:
         return None if entry is None else entry[1]
 
     def _has_room(self, record: Record) -> bool:
-        """Whether the record may be kept; makes room by forgetting the oldest that has ended."""
+        """Whether the record may be kept; makes room by forgetting the oldest that has ended.
+
+        What is kept for ever, such as a revocation, also takes the place of what is forgotten soonest, such as a token.
+        """
         records = self._records.get(record.node, {})
         if len(records) < MAX_RECORDS or record.id in records:
             return True
         self._forget(record.node)
         if len(records) < MAX_RECORDS:
             return True
-        ended = [(one.changed_ms, id) for id, (_, one) in records.items() if one.ended]
-        if ended:
-            del records[min(ended)[1]]
-        return bool(ended)
+        given_up = [(one.changed_ms, id) for id, (_, one) in records.items() if one.ended]
+        if not given_up and not record.until_ms:
+            given_up = [(one.until_ms, id) for id, (_, one) in records.items() if one.until_ms]
+        if given_up:
+            del records[min(given_up)[1]]
+        return bool(given_up)
 
     def _forget(self, node: str) -> None:
         """Forget the records whose time is over."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.support import ME, Api, error_of
-from tests.builders import WORKER, model, site, status_of, worker
+from tests.builders import WORKER, model, report, site, status_of, worker
 
 
 def test_health_is_ok_without_any_children() -> None:
@@ -46,6 +46,19 @@ def test_the_tree_is_known_without_calling_children() -> None:
     assert {name: entry["state"] for name, entry in tree["children"].items()} == {"site-a": "silent", WORKER: "up"}
     assert tree["children"]["site-a"]["children"] == {"rack": rack}
     assert (tree["speed"], tree["queue_length"]) == (1.0, 0)
+
+
+def test_the_tree_shows_what_is_wrong_with_a_child_as_long_as_it_is() -> None:
+    api = Api()
+    warnings = ["the certificate expires on 2026-01-31; renew it"]
+    api.post("/register_worker", site("site-a", warnings=warnings))
+    assert api.get("/tree").json()["children"]["site-a"]["warnings"] == warnings
+    assert "warnings" not in api.get("/tree").json()
+    api.post("/receive_heart_beat", report("site-a"))
+    assert "warnings" not in api.get("/tree").json()["children"]["site-a"]
+    for bad in (["x"] * 17, ["x" * 1001]):
+        refused = api.request("POST", "/register_worker", json=site("site-a", seq=3, warnings=bad))
+        assert "has more than 16 lines" in error_of(refused, 422, "invalid_field")["message"]
 
 
 def test_metrics_cover_children_uplinks_and_connections() -> None:

@@ -211,3 +211,16 @@ def test_the_records_of_a_message_can_be_limited_by_their_size() -> None:
         sent += [record.key for record in records]
     assert sent == [f"{number}" for number in range(10)]
     assert len(board.news(0, ("root",), 1)[0]) == 1, "one that is too large is sent all the same"
+
+
+def test_what_is_kept_for_ever_takes_the_place_of_what_is_forgotten_soonest() -> None:
+    clock = Clock()
+    first, second = Board("root", KEYS, now=clock), Board("root", KEYS, now=clock)
+    end_ms = int(clock.now * 1000) + 10_000
+    for number in range(MAX_RECORDS):
+        second.publish("t", f"{number}", {}, until_ms=end_ms + number)
+    first.publish("t", "another", {}, until_ms=end_ms)
+    first.publish("t", "for ever", {})
+    pass_on(first, second, "root")
+    assert {"0", "another"}.isdisjoint(values(second))
+    assert {"1", "for ever"} <= set(values(second))
