@@ -189,7 +189,8 @@ class Lane:
                 del self._destinations[share]
 
     def drain(self) -> None:
-        """Take what still comes, and let every connection end with its response."""
+        """Take what still comes, but hold nothing more, and let every connection end with its response."""
+        self.waiting_room.hold_s = 0.0
         self.settings = self.settings.model_copy(update={"keep_alive_s": 0.0})
         self.draining = True
 
