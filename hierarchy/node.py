@@ -29,8 +29,8 @@ from hierarchy.registry.child import Child
 from hierarchy.registry.health import Change
 from hierarchy.registry.known_models import SETTLE_S
 from hierarchy.registry.model_file import FILE_NAME, ModelFile
-from hierarchy.relay.attempt import Attempt
 from hierarchy.relay.downstream.clients import Clients
+from hierarchy.relay.evidence import LOST_S, Finding
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import report_handler
 from hierarchy.release import VERSION, build, data_path
@@ -39,6 +39,7 @@ from hierarchy.runtime.awake import AwakeClock
 from hierarchy.runtime.http_client import http_transport
 from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
+from hierarchy.runtime.tcp_keepalive import UNREACHABLE_S
 from hierarchy.security.access import Access
 from hierarchy.security.dial_guard import GuardedTransport
 from hierarchy.uplink.dial import Proxy, proxy_for
@@ -385,12 +386,21 @@ class Node:
         """Move its waiting requests: the connections of a process that hangs may still be open."""
         self.clients.rescue(child, reason)
 
-    def _lost(self, attempt: Attempt) -> None:
-        """Its child cannot be reached, as the kernel knows."""
-        child, reason = attempt.child, "cannot be reached: its machine acknowledges nothing"
-        if not self.engine_manager.mark_unreachable(child, f"{child.url} {reason}"):
+    def _judge(self, finding: Finding) -> None:
+        """The kernel of a child, or the path to it, is silent on a connection with a request."""
+        attempt, child = finding.attempt, finding.attempt.child
+        if finding.is_alone or self._is_heard(child):
+            if finding.silent_s >= LOST_S:
+                attempt.connection_lost("lost its connection: nothing was acknowledged on it")
+            return
+        reason = "cannot be reached: its machine acknowledges nothing"
+        if not self.engine_manager.mark_down_by_kernel(child, f"{child.url} {reason}"):
             self.registry.failed(attempt.lease.share, "unreachable", reason)
             self.clients.rescue(child, reason)
+
+    def _is_heard(self, child: Child) -> bool:
+        """Has a child reported, or has a probe had an answer, while a connection was silent? Then it can be reached."""
+        return child.last_seen is not None and self._clock() - child.last_seen < UNREACHABLE_S
 
     # -- background ------------------------------------------------------------------------------------------
 
@@ -401,8 +411,8 @@ class Node:
                 log.warning("dropped %s: it sent no report", child.name)
             for child in self.registry.newly_silent():
                 self.clients.rescue(child, "it is silent")
-            for attempt in self.clients.unreachable(self.registry, self._clock()):
-                self._lost(attempt)
+            for finding in self.clients.silent_connections(self.registry, self._clock()):
+                self._judge(finding)
             self.lane.sweep()
             self._save_models()
             self.clients.relieve(self.registry)

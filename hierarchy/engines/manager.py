@@ -119,7 +119,7 @@ class EngineManager:
         if not was_down:
             self._on_down(child, reason)
 
-    def mark_unreachable(self, child: Child, reason: str) -> bool:
+    def mark_down_by_kernel(self, child: Child, reason: str) -> bool:
         """The connections for requests show that an engine's machine is gone. False: the child is not probed here."""
         prober = self._probers.get(child.name)
         if prober is None or self.registry.children.get(child.name) is not child:

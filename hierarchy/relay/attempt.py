@@ -478,6 +478,11 @@ class Attempt(ResponseHandler):
             return True
         return received
 
+    def connection_lost(self, reason: str) -> None:
+        """The connection leads nowhere any more, and the child is not to blame: the request is sent again."""
+        self.hang_up()
+        self.response_broken(reason, stale=True)
+
     def hang_up(self) -> None:
         """Drop the connection, so that the child stops."""
         sender, self.sender = self.sender, None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hierarchy.registry.child import Child
-from hierarchy.relay.evidence import LOOKED_AT, QUIET_S, is_quiet, unreachable
+from hierarchy.relay.evidence import LOOKED_AT, QUIET_S, Finding, find, is_quiet
 from hierarchy.runtime.tcp_keepalive import RETRIES, UNREACHABLE_S, TcpState
 
 NOW = 1000.0
@@ -27,7 +27,7 @@ def child() -> Child:
 
 def test_a_child_that_acknowledges_nothing_is_unreachable(child: Child) -> None:
     attempts = [attempt(child, ACKNOWLEDGED), attempt(child, LOST), attempt(child, LOST)]
-    assert unreachable(attempts, NOW) == [attempts[1]]
+    assert find(attempts, NOW) == [Finding(attempts[1], LOST.last_ack_s, is_alone=False)]
 
 
 @pytest.mark.parametrize(
@@ -41,25 +41,26 @@ def test_a_child_that_acknowledges_nothing_is_unreachable(child: Child) -> None:
     ],
 )
 def test_less_evidence_is_not_enough(child: Child, state: TcpState | None) -> None:
-    assert unreachable([attempt(child, state)], NOW) == []
+    assert find([attempt(child, state)], NOW) == []
 
 
 def test_a_connection_that_was_idle_for_long_gets_its_time_from_the_request(child: Child) -> None:
-    assert unreachable([attempt(child, LOST._replace(last_ack_s=500.0), ago_s=1.0)], NOW) == []
+    assert find([attempt(child, LOST._replace(last_ack_s=500.0), ago_s=1.0)], NOW) == []
 
 
 def test_if_anything_was_acknowledged_meanwhile_only_that_connection_is_lost(child: Child) -> None:
-    assert unreachable([attempt(child, LOST), attempt(child, ACKNOWLEDGED._replace(last_ack_s=1.0))], NOW) == []
+    (finding,) = find([attempt(child, LOST), attempt(child, ACKNOWLEDGED._replace(last_ack_s=1.0))], NOW)
+    assert finding.is_alone
 
 
 def test_few_connections_of_each_child_are_looked_at(child: Child) -> None:
     other = Child("other", "http://other:1", "vllm", declared=True)
     attempts = [attempt(child, ACKNOWLEDGED)] * LOOKED_AT + [attempt(child, LOST), attempt(other, LOST)]
-    assert unreachable(attempts, NOW) == attempts[-1:]
+    assert [finding.attempt for finding in find(attempts, NOW)] == attempts[-1:]
 
 
 def test_an_attempt_that_is_not_connected_proves_nothing(child: Child) -> None:
-    assert unreachable([SimpleNamespace(child=child, sent_at=0.0, sender=None)], NOW) == []  # type: ignore[list-item]
+    assert find([SimpleNamespace(child=child, sent_at=0.0, sender=None)], NOW) == []  # type: ignore[list-item]
 
 
 def test_only_children_with_requests_from_which_nothing_comes_are_looked_at(child: Child) -> None:

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 from hierarchy.errors import ChildFailed, Unavailable
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
-from hierarchy.relay.attempt import Attempt
 from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.downstream.head_cache import HeadCache
-from hierarchy.relay.evidence import is_quiet, unreachable
+from hierarchy.relay.evidence import Finding, find, is_quiet
 from hierarchy.relay.relief import is_doubtful, relieve
 
 log = logging.getLogger("hierarchy.lane")
@@ -63,13 +62,13 @@ class Clients:
         if count:
             log.warning("%d requests that waited for %s have left it: %s", count, child.name, reason)
 
-    def unreachable(self, children: Iterable[Child], now: float) -> list[Attempt]:
-        """For each of the children that cannot be reached, one of its attempts. Looks at those that are quiet."""
+    def silent_connections(self, children: Iterable[Child], now: float) -> list[Finding]:
+        """What the kernel knows of the children that have requests and from which nothing comes."""
         quiet = {child for child in children if is_quiet(child, now)}
         if not quiet:
             return []
         attempts = [connection.running.attempt for connection in self if connection.running is not None]
-        return unreachable([one for one in attempts if one is not None and one.child in quiet], now)
+        return find([one for one in attempts if one is not None and one.child in quiet], now)
 
     def drop_child(self, child: Child) -> None:
         """A child is no longer one: end what it is answering."""
