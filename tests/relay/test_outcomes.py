@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from hierarchy.balancing.retry_budget import RetryBudget
+from hierarchy.http.framing import Chunked
 from hierarchy.registry.child import Share
+from tests.relay.parent import as_parent
 from tests.relay.raw import MODEL, OK_BODY, SSE_HEAD, Client, chunk, event, http_response, post, post_head
 from tests.relay.support import CLOSE, HOLD, RESET, Script, Tree, World, tree
 
@@ -200,6 +202,21 @@ def test_an_engine_s_own_trailers_pass_but_none_that_looks_like_a_node_s(chain: 
     chain.engine.plan([SSE_HEAD, chunk(DONE), b"0\r\nx: y\r\nx-hierar", b"chy-outcome: cut\r\n", b"\r", b"\n"])
     assert trailers(chain, 0) == b"x: y\r\n\r\n"
     assert tally.levels() == [{"ok": 1}] * 3
+
+
+@pytest.mark.parametrize(("others", "expected"), [(None, b""), (False, b"cut"), (True, b"cut")])
+def test_a_parent_gets_the_trailer_only_if_it_understands_it(chain: Tree, others: bool | None, expected: bytes) -> None:
+    """Each parent of this release sends x-hierarchy-others; an older one would pass the trailer on to its client."""
+    rack = chain.nodes[-1]
+    chain.engine.plan((SSE_HEAD, chunk(event("a")), HOLD, RESET))
+    with Client(rack.config.listen[0][1]) as client:
+        client.send(as_parent(rack, 1, others))
+        client.read_head()
+        chain.engine.release()
+        end = client.read_until(b"\r\n0\r\n") + client.read_until(b"\r\n")
+        found = Chunked()
+        found.feed(end if end.endswith(b"\r\n\r\n") else end + client.read_until(b"\r\n"))
+    assert (found.done, found.outcome) == (True, expected)
 
 
 def test_a_node_is_not_to_blame_for_what_it_reports_of_its_engines(chain: Tree) -> None:

@@ -7,10 +7,10 @@ from functools import partial
 
 import pytest
 
-from hierarchy.node import Node
 from hierarchy.registry.child import Child, Share
 from hierarchy.relay.relief import UP_PER_SWEEP, room
 from hierarchy.wire.status import ModelKey
+from tests.relay.parent import as_parent
 from tests.relay.raw import MODEL, Client, http_response, post
 from tests.relay.support import HOLD, Tree, World, tree
 
@@ -280,16 +280,3 @@ def test_a_new_request_for_a_suspect_is_given_back_at_once_if_others_could_take_
         response = client.read_response()
     assert (response.status, response.get(b"x-hierarchy-unspent")) == ((503, [b"2"]) if others else (200, []))
     assert len(calm.engine.received) == (0 if others else 1)
-
-
-def as_parent(node: Node, number: int, others: bool | None = None) -> bytes:
-    """A request as the parent of a node sends it. others: None for a parent of an older release."""
-    fields = [
-        b"x-hierarchy-auth: %b" % node.uplinks[0].secret,
-        b"x-hierarchy-model: m",
-        b"x-hierarchy-hops: 1",
-        b"x-hierarchy-attempts: 2",
-    ]
-    if others is not None:
-        fields.append(b"x-hierarchy-others: %d" % others)
-    return post(b'{"model":"m"}', *fields, b"x-hierarchy-seq: %d" % number)

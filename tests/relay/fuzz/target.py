@@ -127,6 +127,8 @@ async def responses(data: bytes, cuts: list[int]) -> None:
     got = _understood(output)
     assert got is not None, output
     assert got.complete, output
+    own = [name for name, _ in got.fields if name.startswith(b"x-hierarchy-") and name != b"x-hierarchy-path"]
+    assert own == [], output  # in the head, or as a trailer
     if got.status == 502:
         assert b"child_failed" in output or b"502" in data
     elif sent is None or not (sent.complete or _ends_with_the_connection(sent)):
@@ -145,6 +147,7 @@ ANSWERS = [
     http_response(OK_BODY, b"content-type: application/json"),
     SSE_HEAD + chunk(event("a")) + chunk(event("b")) + b"0\r\n\r\n",
     SSE_HEAD + b"5;a=b\r\nda\n\n\n\r\n0\r\nx: y\r\n\r\n",
+    SSE_HEAD + chunk(event("a")) + b"0\r\nx-hierarchy-outcome: cut\r\nX-Hierarchy-Retried: 1\r\nx: y\r\n\r\n",
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + event("a"),
     b"HTTP/1.0 200 OK\r\n\r\nhello",
     b"HTTP/1.1 100 Continue\r\n\r\n" + http_response(),
