@@ -21,6 +21,11 @@ class Warnings:
         self._clock = clock
         self._kinds: dict[str, tuple[float, int]] = {}  # by text: when it was written, and how many came since
 
+    @property
+    def kinds(self) -> int:
+        """Number of different texts that are remembered."""
+        return len(self._kinds)
+
     def warn(self, text: str, *values: object) -> None:
         """Log `text % values`, unless the same was logged lately: then count it."""
         text %= values
