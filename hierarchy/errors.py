@@ -248,6 +248,7 @@ class Unavailable(RequestError):
     Args:
         retry_after_s: whole seconds after which another request is worthwhile.
         patience_s: how long it is worthwhile to hold the request instead; 0 for not at all.
+        event: what the log says of all such requests together; "" if each has its own line.
     """
 
     status = 503
@@ -256,10 +257,11 @@ class Unavailable(RequestError):
     fastchat_code = 50005
     retry_after_s = 1
 
-    def __init__(self, message: str, retry_after_s: int = 1, patience_s: float = 0.0) -> None:
+    def __init__(self, message: str, retry_after_s: int = 1, patience_s: float = 0.0, event: str = "") -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.patience_s = patience_s
+        self.event = event
 
 
 class DeadlinePassed(RequestError):

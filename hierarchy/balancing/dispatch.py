@@ -131,7 +131,7 @@ class Dispatch:
             now = self._registry.now()
             wait_s = absence.retry_after_s(now)
             message = f"model {model!r} {absence.why}; try again in {wait_s} s"
-            return Unavailable(message, wait_s, absence.patience_s(now))
+            return Unavailable(message, wait_s, absence.patience_s(now), absence.event)
         if self._registry.listed(name):
             return ModelNotFound(
                 f"model {model!r} is served here through the {OTHER_API[api]} API only, not through {api}'s"

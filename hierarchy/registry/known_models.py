@@ -40,11 +40,12 @@ MAX_KNOWN = 4096  # models; beyond it those that were not listed for the longest
 class Absence:
     """Why a model that may exist cannot be requested now.
 
-    why: for an error message, as a sentence without its subject, the model. since: when it began. until: when it is
-    clear whether the model exists; infinite if that is not known.
+    why: for an error message, as a sentence without its subject, the model. event: the same for the log, one text for
+    all requests. since: when it began. until: when it is clear whether the model exists; infinite if that is not known.
     """
 
     why: str
+    event: str
     since: float
     until: float = math.inf
 
@@ -146,24 +147,25 @@ class KnownModels:
     def lost(self, key: SeenKey, now: float) -> Absence:
         """The absence of a model that a child lists, while no child may get requests for it."""
         seen = self._seen.get(key)
-        return Absence(
-            "is served here, but no child that serves it is available now", now if seen is None else seen.available
-        )
+        why = "is served here, but no child that serves it is available now"
+        return Absence(why, f"model {key[0]!r} {why}", now if seen is None else seen.available)
 
     def known(self, key: SeenKey, now: float) -> Absence | None:
         """The absence of a model that no child lists, if one did in the last ten minutes."""
         seen = self._seen.get(key)
         if seen is None or now - seen.listed >= KNOWN_S:
             return None
-        return Absence(f"was served here until {now - seen.listed:.0f} s ago", seen.available)
+        event = f"model {key[0]!r} was served here, and no child lists it any more"
+        return Absence(f"was served here until {now - seen.listed:.0f} s ago", event, seen.available)
 
     def is_declared(self, name: str) -> bool:
         """Does the configuration declare the model, through whichever API?"""
         return name in self._declared
 
-    def declared(self) -> Absence:
+    def declared(self, name: str) -> Absence:
         """The absence of a declared model that no child has listed lately."""
-        return Absence("is declared in the configuration, but no child serves it now", self.started_at)
+        why = "is declared in the configuration, but no child serves it now"
+        return Absence(why, f"model {name!r} {why}", self.started_at)
 
     def possible(self, name: str, children: Mapping[str, Child], now: float) -> Absence | None:
         """The absence of a model that no child has listed lately, if it may exist nevertheless."""
@@ -171,7 +173,7 @@ class KnownModels:
             return None
         if now < self.settled_at:
             why = f"is not known yet: this node started {now - self.started_at:.0f} s ago"
-            return Absence(why, self.started_at, self.settled_at)
+            return Absence(why, "this node has just started", self.started_at, self.settled_at)
         return self._unnamed_by(children.values(), now) or self._missing(children, now)
 
     def incomplete(self, children: Mapping[str, Child], now: float) -> bool:
@@ -185,7 +187,8 @@ class KnownModels:
             if child.incomplete or not (child.shares or child in self._named):
                 since = self._unnamed.get(child, now)
                 if now - since < KNOWN_S:
-                    return Absence(f"is not known yet: {child.name} has not named all of its models", since)
+                    event = f"{child.name} has not named all of its models"
+                    return Absence(f"is not known yet: {event}", event, since)
         return None
 
     def _missing(self, children: Mapping[str, Child], now: float) -> Absence | None:
@@ -194,5 +197,6 @@ class KnownModels:
         groups = {child.group for child in children.values()}
         for name in self._expected:
             if name not in children and name not in groups:
-                return Absence(f"is not known yet: {name} has not registered", self._expected_since)
+                event = f"{name} has not registered"
+                return Absence(f"is not known yet: {event}", event, self._expected_since)
         return None

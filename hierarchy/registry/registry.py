@@ -372,7 +372,7 @@ class Registry(Health):
         if known is not None:
             return known
         if not self.listed(name) and self.known.is_declared(name):
-            return self.known.declared()
+            return self.known.declared(name)
         return self.known.possible(name, self.children, now)
 
     def is_incomplete(self) -> bool:

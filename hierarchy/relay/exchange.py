@@ -420,13 +420,20 @@ class Exchange(Listener):
             response.keep_alive = False
         self._lane.metrics.refuse(error.code)
         if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and request.parent is None:
-            model = request.model or "?"
-            self._lane.warnings.warn("request for model %s failed: %d %s: %s", model, error.status, error.code, error)
+            self._warn_of(error)
         # To a parent whose secret is not known, too: it does not know yet that this node was restarted.
         gives_back = self.head.auth and error.status in RETRIABLE
         response.refuse(error, unspent_field(max(0, request.left)) if gives_back else None)
         self._outcome = self._outcome or "refused"
         self._settle(self._lane.clock())
+
+    def _warn_of(self, error: RequestError) -> None:
+        """The client of this node gets an error of this node."""
+        warnings, status, code = self._lane.warnings, error.status, error.code
+        if isinstance(error, Unavailable) and error.event:  # the message has names and times, which clients can vary
+            warnings.warn("requests failed: %d %s: %s", status, code, error.event)
+        else:
+            warnings.warn("request for model %s failed: %d %s: %s", self.request.model or "?", status, code, error)
 
     def drop_child(self, child: Child, error: RequestError) -> None:
         """End the request if this child has it."""

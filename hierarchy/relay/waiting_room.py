@@ -155,11 +155,11 @@ class WaitingRoom:
 
     # -- one line when it begins, and one when it is over ----------------------------------------------------
 
-    def _log_begin(self, error: RequestError, now: float) -> None:
+    def _log_begin(self, error: Unavailable, now: float) -> None:
         if not self._places and not self._count and now >= self._logged_at + LOG_INTERVAL_S:
             self._logged_at = now
             self._count = 1
-            log.warning("requests are held: %s", error)
+            log.warning("requests are held: %s", error.event or error)
         elif self._count:
             self._count += 1
 

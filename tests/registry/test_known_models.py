@@ -219,12 +219,12 @@ def test_a_child_that_says_so_for_ever_is_not_believed_for_ever(table: Table) ->
 
 @pytest.mark.parametrize(("away_s", "seconds"), [(0.0, 1), (0.2, 1), (4.2, 5), (29.5, 30), (500.0, 30)])
 def test_another_request_is_worthwhile_after_as_long_again(away_s: float, seconds: int) -> None:
-    assert Absence("", 1000.0).retry_after_s(1000.0 + away_s) == seconds
+    assert Absence("", "", 1000.0).retry_after_s(1000.0 + away_s) == seconds
 
 
 @given(st.floats(0, 1e9), st.floats(0, 1e9), st.floats(0, 1e9) | st.just(math.inf))
 def test_a_retry_after_is_one_that_clients_follow(since: float, now: float, until: float) -> None:
-    assert 1 <= Absence("", since, until).retry_after_s(now) <= MAX_RETRY_AFTER_S
+    assert 1 <= Absence("", "", since, until).retry_after_s(now) <= MAX_RETRY_AFTER_S
 
 
 def test_requests_are_held_for_a_model_that_was_available_a_moment_ago(table: Table) -> None:

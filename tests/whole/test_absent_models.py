@@ -121,7 +121,7 @@ def test_a_root_that_just_started_refuses_a_model_that_nobody_has_when_it_knows_
     assert refusal(chat(root.url)) == (404, "model_not_found", False)
     began = time.monotonic()
     assert chat(root.url).status_code == 404
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 2.0  # not held
 
 
 def test_without_time_for_it_nothing_is_held(cluster: Cluster) -> None:
@@ -129,7 +129,7 @@ def test_without_time_for_it_nothing_is_held(cluster: Cluster) -> None:
     response = chat(root.url)
     assert refusal(response) == (503, "no_child_available", True)
     assert "this node started" in response.json()["error"]["message"]
-    assert response.headers["retry-after"] in ("4", "5")
+    assert response.headers["retry-after"] in ("1", "2", "3", "4", "5")
 
 
 def test_names_of_models_survive_a_restart_in_the_state_folder(cluster: Cluster, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_errors_on_fastchats_paths_say_when_to_try_again(cluster: Cluster) -> No
     root = cluster.node("root", settle_s=5.0)
     response = httpx.post(f"{root.url}/worker_generate_stream", json={"model": MODEL})
     assert (response.status_code, json.loads(response.content.strip(b"\0"))["error_code"]) == (200, 50005)
-    assert response.headers["retry-after"] in ("4", "5")
+    assert response.headers["retry-after"] in ("1", "2", "3", "4", "5")
 
 
 def test_a_workers_address_and_a_single_model_wait_too(cluster: Cluster, later: Later) -> None:
@@ -299,12 +299,17 @@ def test_a_client_that_leaves_is_not_held_any_more(cluster: Cluster) -> None:
     eventually(lambda: held(root) == 0, "the request to be forgotten")
 
 
-def test_made_up_names_do_not_fill_the_memory(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, later: Later) -> None:
+def test_made_up_names_do_not_fill_the_memory(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, later: Later, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(waiting_room, "MAX_REQUESTS", 2)
-    root = cluster.node("root", settings=HOLDING, settle_s=1.0)
+    root = cluster.node("root", settings=HOLDING, settle_s=3.0)
     waiting = [later(chat, root.url, f"made-up-{number}") for number in range(2)]
     wait_until_held(root, 2)
-    assert refusal(chat(root.url, "made-up")) == (503, "no_child_available", True)
+    for number in range(5):
+        assert refusal(chat(root.url, f"made-up-too-{number}")) == (503, "no_child_available", True)
+    assert "this node has just started" in caplog.text
+    assert "made-up" not in caplog.text
     assert [refusal(response.result()) for response in waiting] == [(404, "model_not_found", False)] * 2
     assert chat(root.url, "made-up").status_code == 404
     assert (held(root), root.node.registry.known.ages(0.0)) == (0, {})
