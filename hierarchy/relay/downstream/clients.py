@@ -50,13 +50,20 @@ class Clients:
 
     def relieve(self, registry: Registry) -> None:
         """Let requests leave the children that may be dead. Call it twice a second."""
-        for child in [child for child in registry if is_doubtful(child)]:
+        doubtful = [child for child in registry if child.in_flight and is_doubtful(child)]
+        if doubtful or self._relieved:
             running = [connection.running for connection in self._open if connection.running is not None]
-            self._relieved[child] = self._relieved.get(child, 0) + relieve(running, registry, child)
-        for child in [
-            one for one in self._relieved if not is_doubtful(one) or registry.children.get(one.name) is not one
-        ]:
-            self._log_moved(child, self._relieved.pop(child), "it was suspect, or down")
+            for child in doubtful:
+                self._count_moved(child, relieve(running, registry, child))
+            for child in [one for one in self._relieved if one.suspect is None or one not in doubtful]:
+                self._log_moved(child, self._relieved.pop(child), "it was suspect")
+
+    def _count_moved(self, child: Child, count: int) -> None:
+        """Requests have left a child: those of a suspect are logged once, when it is none any more."""
+        if child.down is not None:
+            self._log_moved(child, count + self._relieved.pop(child, 0), f"it is down: {child.down}")
+        else:
+            self._relieved[child] = self._relieved.get(child, 0) + count
 
     def _log_moved(self, child: Child, count: int, reason: str) -> None:
         if count:
