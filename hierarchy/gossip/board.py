@@ -135,11 +135,7 @@ class Board:
         """Take records from a parent or child. names: of the nodes whose records it may send."""
         own, now_ms = False, self._now() * 1000
         for record in islice(records, MAX_SENT):
-            if (
-                record.is_over(now_ms)
-                or record.node not in names
-                or not record.replaces(self._known(record.node, record.id))
-            ):
+            if record.is_over(now_ms) or record.node not in names or not self._is_wanted(record):
                 continue
             if reason := self._problem(record):
                 self._log_once(sender, reason)
@@ -148,6 +144,16 @@ class Board:
             self._accept(record, from_other=True)
         if own:
             self.save()
+
+    def _is_wanted(self, record: Record) -> bool:
+        """Whether it is newer than what is known, or carried for others and signed with another key than before.
+
+        When a key is replaced, all records are signed again, and nobody accepts the old signatures any more.
+        """
+        known = self._known(record.node, record.id)
+        if record.replaces(known) or known is None or record.node == self.node:
+            return record.replaces(known)
+        return record.mac != known.mac and msgspec.structs.replace(record, mac=known.mac) == known
 
     def _problem(self, record: Record) -> str:
         if record.changed_ms > self._now() * 1000 + MAX_AHEAD_MS:

@@ -224,3 +224,17 @@ def test_what_is_kept_for_ever_takes_the_place_of_what_is_forgotten_soonest() ->
     pass_on(first, second, "root")
     assert {"0", "another"}.isdisjoint(values(second))
     assert {"1", "for ever"} <= set(values(second))
+
+
+def test_a_carrier_takes_the_signature_of_a_key_that_replaced_another(tmp_path: Path) -> None:
+    file, new = RecordFile(tmp_path / "shared.json"), (b"n" * 32,)
+    old, child = Board("root", KEYS, file), Board("site")
+    old.publish("t", "gpu", {})
+    pass_on(old, child, "root")
+    restarted, empty = Board("root", new, file), Board("root", new)
+    reached = child.revision
+    pass_on(restarted, child, "root")
+    pass_on(restarted, child, "root")
+    assert child.revision == reached + 1, "once"
+    pass_on(child, empty, "root")
+    assert list(values(empty)) == ["gpu"]
