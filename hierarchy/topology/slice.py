@@ -2,7 +2,8 @@
 
 It holds the node and its engines as written, with `defaults` and `aliases`; `security` and `tls` only at the node, with
 the values that apply to it, so that a slice does not show where other nodes keep their secrets. Of the parents and of
-the nodes right below, it holds only where they are, so that a slice can be checked like a whole tree.
+the nodes right below, it holds only where they are, so that a slice can be checked like a whole tree. It does not name
+the models of engines further below: with a slice, a node learns them from its children's registrations alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Entry = dict[str, Any]  #: one node or engine as written
 
 
 def slice_of(tree: DeclaredTree, name: str) -> dict[str, Any]:
-    """The slice for one node, as plain data; `node_config.from_tree` gives the same for it as for the whole tree.
+    """The slice for one node, as plain data; `from_tree` gives the same for it as for the whole tree, but for `models_below`.
 
     Raises:
         UsageError: there is no node of that name.
