@@ -27,7 +27,7 @@ Entry = dict[str, Any]  #: one node or engine as written
 
 
 def slice_of(tree: DeclaredTree, name: str) -> dict[str, Any]:
-    """The slice for one node, as plain data; `from_tree` gives the same for it as for the whole tree, but for `models_below`.
+    """The slice for one node, as plain data. `from_tree` gives the same for it as for the tree, but for `models_below`.
 
     Raises:
         UsageError: there is no node of that name.
