@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from hierarchy.config.models import EngineConfig, NodeConfig, SimulatedSpec
+from hierarchy.node import Node
+from hierarchy.relay.evidence import LOST_S, Finding
+from hierarchy.wire.status import ModelStatus, NodeStatus
+from tests.builders import registration, rows, worker
+from tests.clocks import Clock
 from tests.cluster import QUICK, Cluster, chat, wait_for_model
 from tests.support import eventually
 
@@ -61,3 +68,40 @@ def test_the_gauges_show_children_and_uplinks(cluster: Cluster) -> None:
     assert samples["hierarchy_requests_in_flight", ("site-1",)] == 0
     text = site.node.metrics.render().decode()
     assert 'hierarchy_child_speed{child="site-1"} 1.0' in text
+
+
+class Judged:
+    """A node with one engine and one node below, and an attempt whose connection the kernel knows to be silent."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.node = Node(NodeConfig(name="n", advertise="http://127.0.0.1:1", settings=QUICK), clock=self.clock)
+        message = {"node": "site", "instance": "site-1", "seq": 1, "path": ["site-1"], "models": rows(STATUS)}
+        self.child = self.node.registry.register(registration({**worker("http://site:1"), **message}))
+        self.lost: list[str] = []
+
+    def judge(self, silent_s: float, *, is_alone: bool = False) -> None:
+        lease = SimpleNamespace(share=self.child.shares["m", "openai"])
+        attempt: Any = SimpleNamespace(child=self.child, lease=lease, connection_lost=self.lost.append)
+        self.node._judge(Finding(attempt, silent_s, is_alone))
+
+
+STATUS = NodeStatus((ModelStatus("m"),), 1.0)
+
+
+def test_a_node_whose_machine_acknowledges_nothing_and_that_reports_nothing_is_given_up() -> None:
+    judged = Judged()
+    judged.clock.tick(3.5)
+    judged.judge(3.5)
+    assert judged.child.is_dead(judged.clock())
+    assert judged.lost == []
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_silent_connection_to_a_child_that_can_be_reached_is_given_up_alone_and_later(is_alone: bool) -> None:
+    judged = Judged()
+    judged.judge(LOST_S - 0.5, is_alone=is_alone)
+    assert judged.lost == []
+    judged.judge(LOST_S, is_alone=is_alone)
+    assert judged.lost == ["lost its connection: nothing was acknowledged on it"]
+    assert not judged.child.is_dead(judged.clock())

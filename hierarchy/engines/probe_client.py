@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import httpx
 
+from hierarchy.config.address import is_loopback, literal_ip
 from hierarchy.runtime.http_client import http_transport
 from hierarchy.runtime.resolver import Resolver
 from hierarchy.runtime.tcp_keepalive import Transport, tcp_state
@@ -52,6 +53,7 @@ class ProbeClient:
         """
         self._clock = clock
         self._connecting_since: float | None = None
+        self._is_resolved = True  # no name has to be looked up to connect, which may take long by itself
         self._stream: Transport | None = None  # the connection that was made last
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=int(keep))
         self.http = httpx.AsyncClient(
@@ -70,7 +72,7 @@ class ProbeClient:
     def unreachable_s(self, sent_s: float) -> float:
         """For how long the kernel has had no answer to what the client sent in the last `sent_s` seconds."""
         if self._connecting_since is not None:
-            return min(sent_s, self._clock() - self._connecting_since)
+            return min(sent_s, self._clock() - self._connecting_since) if self._is_resolved else 0.0
         state = tcp_state(self._stream) if self._stream is not None else None
         return state.unreachable_s(sent_s) if state is not None else 0.0
 
@@ -79,6 +81,7 @@ class ProbeClient:
         await self.http.aclose()
 
     async def _follow(self, request: httpx.Request) -> None:
+        self._is_resolved = is_loopback(request.url.host) or literal_ip(request.url.host) is not None
         request.extensions["trace"] = self._trace
 
     async def _trace(self, event: str, info: Mapping[str, Any]) -> None:

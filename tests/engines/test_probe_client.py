@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -94,6 +95,26 @@ def test_a_syn_that_is_not_answered_shows(listener: socket.socket) -> None:
         task.cancel()
         await asyncio.wait([task])
         assert client.unreachable_s(60.0) == 0.0
+        await client.aclose()
+
+    asyncio.run(work())
+
+
+def test_a_name_that_is_looked_up_for_long_is_no_evidence() -> None:
+    answered = threading.Event()
+
+    def look_up(host: str) -> list[str]:
+        answered.wait(10.0)
+        raise OSError("no such name")
+
+    async def work() -> None:
+        client = ProbeClient(time.monotonic, Resolver(look=look_up))
+        task = asyncio.ensure_future(client.http.get("http://engine.example:8000"))
+        await eventually_async(lambda: client.is_connecting)
+        assert client.unreachable_s(60.0) == 0.0
+        answered.set()
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), httpx.ConnectError)
         await client.aclose()
 
     asyncio.run(work())
