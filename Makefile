@@ -2,7 +2,7 @@
 # make test         the tests, without the slow ones, in WORKERS=3 processes (ARGS="-k name" to choose)
 # make test-all     all tests, as CI runs them
 # make compiled     the tests of the data path, compiled to native code (skipped, with the reason, without a C compiler)
-# make chaos        faults on real processes, each for its full time (15 minutes; ARGS="-k name")
+# make chaos        faults on real processes, each for its full time (45 minutes; ARGS="-k name")
 # make check        formatting, lint, imports between rooms, types (.ci/check)
 # make bench        how fast it is on this machine, into docs/reference/benchmarks.md (ARGS="--only json", or --help)
 # make docs         the documentation as a site, in build/site; a broken link is an error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import time
 
@@ -82,8 +81,8 @@ def test_kill_9_one_of_two_roots(processes: Processes, full: bool, record: Recor
         done = False
         running = asyncio.ensure_future(load.run(until=lambda: done))
         await asyncio.sleep(1.0)
-        roots[0].signal(signal.SIGKILL)
-        killed_at = time.monotonic()
+        await asyncio.to_thread(roots[0].kill)
+        killed_at = time.monotonic()  # on a busy machine the process listens for a while after the signal
         await asyncio.sleep(2.0 if full else 0.5)
         await asyncio.to_thread(roots[0].start)
         await asyncio.to_thread(wait_for, roots[0], 2)
