@@ -20,8 +20,9 @@ from hierarchy.runtime.resolver import Resolver
 from hierarchy.runtime.tcp_keepalive import Transport, tcp_state
 
 #: what the error of a probe proves:
-#: refused: no process listens; unreachable: the kernel got no answer, or no route; own: this node has no descriptor or
-#: port left, which proves nothing; bad: the engine, or what is in front of it, answers wrongly or breaks the connection
+#: refused: no process listens; unreachable: the kernel got no answer, or there is no route or address; own: this node
+#: has no descriptor or port left, which proves nothing; bad: the engine, or what is in front of it, answers wrongly or
+#: breaks the connection
 Proof = Literal["refused", "unreachable", "own", "bad"]
 _UNREACHABLE = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
 _OWN = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
@@ -99,7 +100,8 @@ def proof_of(error: BaseException) -> Proof:
         return "own"
     if errno.ECONNREFUSED in numbers:
         return "refused"
-    return "unreachable" if numbers & _UNREACHABLE else "bad"
+    no_name = any(number is not None and number < 0 for number in numbers)  # an error of getaddrinfo
+    return "unreachable" if no_name or numbers & _UNREACHABLE else "bad"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

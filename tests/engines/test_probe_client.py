@@ -51,6 +51,7 @@ def test_a_refused_connection_is_told_from_a_broken_one() -> None:
     [
         (errno.ETIMEDOUT, "unreachable"),
         (errno.EHOSTUNREACH, "unreachable"),
+        (socket.EAI_NONAME, "unreachable"),
         (errno.EMFILE, "own"),
         (errno.EADDRNOTAVAIL, "own"),
         (errno.ECONNRESET, "bad"),
