@@ -193,7 +193,6 @@ class Health:
             ejected = sorted(self._ejected_of(key, now), key=_ejected_until)
             for share in ejected[: max(0, len(ejected) - len(self._serving(key, now)) // 2)]:
                 self._readmit(share.child, now)
-                self._readmit_share(share, now)
 
     def _end_ejections(self, key: ModelKey, now: float) -> None:
         """End those of a model for bad responses: another child fails in the same way."""
@@ -206,9 +205,13 @@ class Health:
         self._note(child)
 
     def _readmit(self, child: Child, now: float) -> None:
+        """End the ejections of a child and of its models; they still return slowly."""
         child.refused_until = min(child.refused_until, now)
         if child.failures is not None:
             child.failures.end_ejection(now)
+        for share in child.shares.values():
+            if share.failures is not None:
+                share.failures.end_ejection(now)
         self.generation += 1
         self._note(child)
 

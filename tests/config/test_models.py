@@ -93,7 +93,13 @@ def test_every_setting_can_be_set_at_a_node(tmp_path: Path, field: str) -> None:
         return
     other = next((value for value in get_args(info.annotation) if value != info.default), None)
     if other is None:
-        other = not info.default if info.annotation is bool else info.default * 2
+        other = (
+            not info.default
+            if info.annotation is bool
+            else info.default / 2
+            if isinstance(info.default, float)
+            else info.default * 2
+        )
     written = str(other).lower()
     tree = from_text(tmp_path, f"version: 1\nnodes: {{root: {{{field}: {written}}}}}").config
     assert getattr(tree.nodes["root"].settings(tree.defaults), field) == other

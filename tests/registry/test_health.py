@@ -162,6 +162,16 @@ def test_the_only_engine_here_is_ejected_where_others_elsewhere_can_serve() -> N
     assert table.status().models[0].avoid
 
 
+def test_an_engine_that_was_down_comes_back_without_its_ejection() -> None:
+    table = Engines(2)
+    table.failed(table.share(0), "broke", "it broke")
+    assert table.ejected() == {"e0"}
+    for engine in table.engines:
+        table.mark_down(engine, "refused")
+    table.report(table.engines[0], status_of(model("m"), model("n")))
+    assert table.available_names() == {"e0"}
+
+
 def test_fast_failures_attract_no_load() -> None:
     table = Engines(2)
     lease = table.engines[1].lease(table.share(1))
