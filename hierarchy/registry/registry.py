@@ -177,10 +177,8 @@ class Registry(Health):
         check_status(status, self.max_speed)
         now = self._clock()
         was_available = child.available(now)
-        if child.down is not None:  # it may be another process now
+        if child.down is not None:
             self._readmit(child, now)
-            for share in child.shares.values():
-                self._readmit_share(share, now)
         changed = child.report(status, now) or not was_available
         self.set_asleep(child, status.asleep)
         if changed:
