@@ -114,6 +114,39 @@ def test_the_only_engine_of_a_model_is_frozen(processes: Processes, hogs: Hogs, 
     assert failed == [], "; ".join(failed[:5])
 
 
+def test_an_engine_stands_still_while_it_works(processes: Processes, hogs: Hogs, full: bool, record: Record) -> None:
+    """As vLLM's server does while it tokenizes 30 MB: no probe is answered and no stream flows, but it lives."""
+    engine = processes.engine("e", tokens=64, tokens_per_s=20.0)
+    root = processes.node("root")
+    site = processes.node("site", parents=(root,))
+    rack = processes.node("rack", parents=(site,), engines=[engine])
+    wait_for(root, 1)
+    times = 10 if full else 2
+    engine.faults({"freeze_s": 4.4, "every": 12, "count": times})
+    loads = [
+        Load(addresses(node), clients=2, tokens=32, stream=stream)
+        for node in (root, site, rack)
+        for stream in (False, True)
+    ]
+
+    def is_over() -> bool:
+        return sum(len(load.outcomes) for load in loads) >= 12 * (times + 1)
+
+    async def run() -> None:
+        await asyncio.gather(*(load.run(until=is_over) for load in loads))
+
+    asyncio.run(run())
+    failed = [str(outcome) for load in loads for outcome in load.failed]
+    logged = deaths_logged(root, site, rack)
+    record(
+        f"stood still for 4.4 s, {times} times: {len(logged)} deaths; {len(failed)} of "
+        f"{sum(len(load.outcomes) for load in loads)} requests failed",
+        target="0; 0",
+    )
+    assert logged == []
+    assert failed == [], "; ".join(failed[:5])
+
+
 def test_a_node_that_was_frozen_marks_no_engine_down(
     processes: Processes, hogs: Hogs, full: bool, record: Record
 ) -> None:
