@@ -80,7 +80,7 @@ class NodeClient:
         transport: injected by tests.
 
     Raises:
-        UsageError: the URL, a TLS file or the proxy in the environment cannot be used.
+        UsageError: the URL or a TLS file cannot be used.
     """
 
     def __init__(
@@ -100,9 +100,10 @@ class NodeClient:
                 timeout=httpx.Timeout(read_timeout_s, connect=CONNECT_TIMEOUT_S),
                 verify=self.url.startswith("https:") and _trust(tls),
                 transport=transport,
+                trust_env=False,  # as between nodes: a proxy in the environment is for the internet
             )
-        except (ValueError, OSError, ImportError) as error:  # from a proxy's URL or SSL_CERT_FILE in the environment
-            hint = "check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR in the environment"
+        except (ValueError, OSError) as error:  # from the files that the environment names
+            hint = "check SSL_CERT_FILE and SSL_CERT_DIR in the environment"
             raise UsageError(f"cannot make requests to {self.url}: {error}; {hint}") from None
 
     def __enter__(self) -> Self:
@@ -226,8 +227,11 @@ def readable_tls(spec: TlsSpec) -> TlsSpec:
 
 
 def _trust(spec: TlsSpec | None) -> ssl.SSLContext | bool:
-    """What httpx takes as `verify`: True for the system's CAs, whose files take a while to read."""
-    return TlsContexts(spec).node if spec is not None and (spec.ca or spec.cert) else True
+    """What httpx takes as `verify`: True for public CAs. Raises OSError for a file of the environment."""
+    if spec is not None and (spec.ca or spec.cert):
+        return TlsContexts(spec).node
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    return ssl.create_default_context(cafile=file or None, capath=folder or None) if file or folder else True
 
 
 def _decoded(response: httpx.Response) -> Any:

@@ -156,13 +156,29 @@ def test_a_host_name_that_dns_does_not_allow_is_one_line() -> None:
     assert fails("drain", "x", "--url", "http://a..b", status=2).startswith("cannot reach http://a..b: ")
 
 
-@pytest.mark.parametrize(("name", "value"), [("HTTP_PROXY", "gopher://x"), ("SSL_CERT_FILE", "/no/such")])
-def test_an_environment_that_cannot_be_used_is_a_usage_error(
+def test_a_ca_of_the_environment_that_cannot_be_read_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such")
+    with pytest.raises(UsageError, match="SSL_CERT_FILE"):
+        NodeClient("https://localhost:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("http_proxy", "gopher://x"),
+        ("http_proxy", "http://127.0.0.1:1"),
+        ("all_proxy", "socks5://127.0.0.1:1"),
+        ("no_proxy", "[::1"),
+    ],
+)
+def test_commands_do_not_use_the_proxy_of_the_environment(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=name):
-        NodeClient("https://localhost:1")
+    """Nodes do not, either: it is for the internet."""
+    for variable in (name, name.upper()):
+        monkeypatch.setenv(variable, value)
+    with Cluster() as cluster, NodeClient(cluster.node("root").url) as node:
+        assert node.get("/tree")["name"] == "root"
 
 
 def test_flags_of_a_certificate_go_together() -> None:

@@ -23,7 +23,7 @@ logger = logging.getLogger("hierarchy.engines.simulated.worker")
 
 async def stay_registered(engine: Engine, controller: str, address: str) -> None:
     """Register at `controller` (a URL) as the worker `address` and send heartbeats, until cancelled."""
-    async with httpx.AsyncClient(base_url=controller.rstrip("/"), timeout=TIMEOUT_S) as http:
+    async with httpx.AsyncClient(base_url=controller.rstrip("/"), timeout=TIMEOUT_S, trust_env=False) as http:
         registered = False
         while True:
             try:
