@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import httpcore  # noqa: F401
+import jwt  # noqa: F401
 import uvloop
 
-# httpx imports these and httpcore at its first request; all streams of a node would wait for a tenth of a second.
+# What others import at their first use, as httpx does: all streams of a node would wait for a tenth of a second.
 from anyio import connect_tcp, create_memory_object_stream  # noqa: F401
 
 from hierarchy.api import build_app

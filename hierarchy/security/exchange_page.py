@@ -6,17 +6,15 @@ token. Each record in it is signed, too (`hierarchy.wire.record`).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import time
 from collections.abc import Callable, Iterable
 
-import jwt
 import msgspec
 
 from hierarchy.errors import InvalidToken
-from hierarchy.security.tokens import ALGORITHM
+from hierarchy.security.signed import Unreadable, WrongKey, sign, verify
 from hierarchy.wire.record import Record
 
 MAX_RECORDS_BYTES = 32 * 1024  # of the records in a page, as JSON
@@ -78,7 +76,7 @@ class PageSigner:
             aud=self.parent, iss=self.process, iat=self._now(), shared=shared, revision=revision, nonce=nonce,
             answers=answers, seen=seen, seen_of=seen_of, began=began,
         )  # fmt: skip
-        return jwt.encode(msgspec.to_builtins(page), self._keys[0], ALGORITHM)
+        return sign(msgspec.to_builtins(page), self._keys[0])
 
     def read(self, text: str) -> Page:
         """The content of a page.
@@ -89,23 +87,17 @@ class PageSigner:
         if len(text) > MAX_PAGE or not text.isascii():
             raise InvalidToken("this is not a page of records, or it is too long")
         try:
-            page = msgspec.convert(self._verified(text), Page)
-        except jwt.InvalidSignatureError:
+            claims, _ = verify(text, self._keys, self.parent)
+            page = msgspec.convert(claims, Page)
+        except WrongKey:
             raise InvalidToken(
                 f'the records were signed with another key, or for another parent than "{self.parent}"'
             ) from None
-        except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError, RecursionError):
+        except (Unreadable, msgspec.ValidationError):
             raise InvalidToken("this is not a page of records") from None
         if abs(self._now() - page.iat) > MAX_AGE_S:
             raise InvalidToken("the page of records is not made now; are the clocks of both machines right?")
         return page
-
-    def _verified(self, text: str) -> object:
-        options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
-        for key in self._keys:
-            with contextlib.suppress(jwt.InvalidSignatureError):
-                return jwt.decode(text, key, [ALGORITHM], options=options, audience=self.parent)  # type: ignore[arg-type]
-        raise jwt.InvalidSignatureError
 
 
 def _page_key(parent_key: bytes) -> bytes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import dataclasses
 import hashlib
 import hmac
@@ -21,12 +20,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-import jwt
 import msgspec
 
 from hierarchy.errors import InvalidToken, UsageError
+from hierarchy.security.signed import Unreadable, WrongKey, read_unverified, sign, verify
 
-ALGORITHM = "HS256"
 KEY_BYTES = 32
 #: In the second half of this time, a registration gets a new credential. So only a node that was away for 45 days or
 #: more may need a new token.
@@ -76,9 +74,8 @@ def lifetime(token: str) -> tuple[float, float] | None:
     Returns None if it is not readable: what a child stores may come from a parent of a later release.
     """
     try:
-        payload = jwt.decode(token, options={"verify_signature": False})
-        claims = msgspec.convert(payload, _Claims)
-    except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError, RecursionError):
+        claims = msgspec.convert(read_unverified(token), _Claims)
+    except (Unreadable, msgspec.ValidationError):
         return None
     return claims.iat, claims.exp
 
@@ -167,13 +164,13 @@ class Signer:
         if len(token) > MAX_TOKEN or not token.isascii():
             raise InvalidToken(NOT_A_TOKEN)
         try:
-            payload, old_key = self._verified(token)
+            payload, key_number = verify(token, (self._key, *self._accepted), self.parent)
             claims = msgspec.convert(payload, _Claims)
-        except jwt.InvalidSignatureError:
+        except WrongKey:
             raise InvalidToken(
                 f'the token was signed with another key, or for another parent than "{self.parent}"'
             ) from None
-        except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError, RecursionError):
+        except (Unreadable, msgspec.ValidationError):
             raise InvalidToken(NOT_A_TOKEN) from None
         if not self._now() < claims.exp:
             raise InvalidToken(
@@ -181,16 +178,9 @@ class Signer:
             )
         models = None if claims.models is None else frozenset(claims.models)
         since = claims.iat if claims.since is None else claims.since  # earlier releases do not write it
-        return Grant(claims.kind, claims.sub, claims.aud, claims.jti, claims.iat, claims.exp, since, old_key, models)
-
-    def _verified(self, token: str) -> tuple[object, bool]:
-        """The payload of a token, and whether an accepted key signed it. Raises `jwt.InvalidTokenError`."""
-        # Times are compared by the caller, with a clock that can be injected.
-        options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
-        for number, key in enumerate((self._key, *self._accepted)):
-            with contextlib.suppress(jwt.InvalidSignatureError):
-                return jwt.decode(token, key, [ALGORITHM], options=options, audience=self.parent), number > 0  # type: ignore[arg-type]
-        raise jwt.InvalidSignatureError
+        return Grant(
+            claims.kind, claims.sub, claims.aud, claims.jti, claims.iat, claims.exp, since, key_number > 0, models
+        )
 
     def _sign(
         self,
@@ -209,4 +199,4 @@ class Signer:
             claims["since"] = since
         if models is not None:
             claims["models"] = sorted(models)
-        return jwt.encode(claims, self._key, ALGORITHM)
+        return sign(claims, self._key)
