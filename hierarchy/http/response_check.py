@@ -51,6 +51,7 @@ class Problem:
     reason: str  # a sentence without its subject, the child
     reported: bool = False  # the engine itself says so, in a form that its client can read
     is_client_fault: bool = False  # the error that it reports is the request's
+    is_late: bool = False  # what came before it, in the same read, is good
 
 
 def looks_good(head: ResponseHead, body: bytes) -> bool:
@@ -76,7 +77,12 @@ def first_problem(head: ResponseHead, dialect: Dialect, data: bytes, *, whole: b
         problem = _first_of_events(content)
     else:
         problem = _first_of_frames(content) if form == FRAMES else _first_of_json(content)
-    return last_problem(head, dialect, data, data) if problem is None and whole else problem
+    if problem is not None or not whole:
+        return problem
+    problem = last_problem(head, dialect, data, data)
+    if problem is None or form not in (EVENTS, FRAMES):
+        return problem
+    return Problem(problem.reason, problem.reported, problem.is_client_fault, is_late=True)
 
 
 def last_problem(head: ResponseHead, dialect: Dialect, first: bytes, tail: bytes) -> Problem | None:

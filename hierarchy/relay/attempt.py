@@ -421,8 +421,14 @@ class Attempt(ResponseHandler):
 
     @property
     def _is_bad(self) -> bool:
-        """Did an engine, with status 200, begin a response that is not one?"""
-        return self._problem is not None and not self._problem.is_client_fault and self.child.kind != NODE
+        """Did an engine, with status 200, begin a response that is not one?
+
+        If it reports an error after good content, the client gets both, however they were read.
+        """
+        problem = self._problem
+        if problem is None or problem.is_client_fault or self.child.kind == NODE:
+            return False
+        return not (problem.reported and problem.is_late)
 
     def _break_off(self, reason: str) -> None:
         """What the engine sends is not a response: another one may be tried."""

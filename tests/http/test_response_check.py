@@ -85,7 +85,30 @@ REPORTED = {
 
 @pytest.mark.parametrize(("kind", "body", "dialect"), REPORTED.values(), ids=REPORTED.keys())
 def test_an_error_that_the_engine_reports_is_found(kind: str, body: bytes, dialect: Dialect) -> None:
-    assert problem(kind, body, dialect) == Problem("reported an error: out of memory", reported=True)
+    found = problem(kind, body, dialect)
+    assert found is not None
+    assert Problem(found.reason, found.reported, found.is_client_fault) == Problem(
+        "reported an error: out of memory", reported=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "dialect", "late"),
+    [
+        (event("a") + VLLM, OPENAI, True),
+        (VLLM, OPENAI, False),
+        (REPORTED["FastChat"][1], FRAMES, True),
+        (REPORTED["FastChat, at once"][1], FRAMES, False),
+    ],
+)
+def test_an_error_behind_good_content_is_late_however_much_came_at_once(
+    body: bytes, dialect: Dialect, late: bool
+) -> None:
+    """Then the client gets both, as it does if they come one by one."""
+    head = response(SSE if dialect is OPENAI else "", chunked=False).head
+    found = first_problem(head, dialect, body, whole=True)
+    assert found is not None
+    assert found.is_late is late
 
 
 @pytest.mark.parametrize(
