@@ -29,7 +29,7 @@ MODULES = (
     "relay.downstream.clients", "relay.downstream.connection", "relay.downstream.head_cache", "relay.exchange",
     "relay.lane", "relay.local_handlers", "relay.relief", "relay.request", "relay.response", "relay.retry",
     "relay.timeouts", "relay.upstream.connection", "relay.upstream.destination", "relay.upstream.links",
-    "relay.upstream.pool", "relay.warnings", "runtime.awake", "runtime.metrics", "wire.subtree",
+    "relay.upstream.pool", "relay.verdict", "relay.warnings", "runtime.awake", "runtime.metrics", "wire.subtree",
 )  # fmt: skip
 CANNOT = 3  # exit status: this machine cannot compile; nothing else is wrong
 _BUILD = """

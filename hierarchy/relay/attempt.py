@@ -15,11 +15,9 @@ from typing import Final
 
 from hierarchy.balancing.lent_attempts import lend, returned
 from hierarchy.errors import BadRequest, ChildFailed, EngineUnreadable, RequestError, Unavailable, describe
-from hierarchy.http.framing import Chunked
 from hierarchy.http.model_field import with_model
-from hierarchy.http.render import outcome_trailer
 from hierarchy.http.request_head import DEADLINE
-from hierarchy.http.response_check import Problem, first_problem, last_problem, looks_good
+from hierarchy.http.response_check import looks_good
 from hierarchy.http.response_head import ResponseHead, UpstreamResponse
 from hierarchy.registry import is_avoided
 from hierarchy.registry.child import NODE, Lease
@@ -29,11 +27,11 @@ from hierarchy.relay.lane import Lane
 from hierarchy.relay.request import Request
 from hierarchy.relay.response import Response
 from hierarchy.relay.retry import Cause, Failure, Refusal
-from hierarchy.relay.upstream.connection import KEPT, RequestSender, ResponseHandler
+from hierarchy.relay.upstream.connection import RequestSender, ResponseHandler
 from hierarchy.relay.upstream.destination import Destination
 from hierarchy.relay.upstream.translating import TranslatedRequest, Translator, translate
+from hierarchy.relay.verdict import Verdict
 
-MAX_FIRST: Final = 256  # bytes of the beginning of a body that are kept to judge its end
 MAX_HELD: Final = 64 * 1024  # bytes of an error response that is held; a longer one goes to the client as it is
 log = logging.getLogger("hierarchy.lane")
 
@@ -69,9 +67,6 @@ class Attempt(ResponseHandler):
     reason: str = ""  # of an outcome that is not `ok`, as a sentence without its subject, the child
     _forwards: bool = False  # the connection passes the body on without this object
     _is_whole: bool = False  # the whole body came in one read
-    _first: bytes = b""  # the beginning of the body, to judge its end
-    _before: bytes = b""  # the ends of its last two pieces that came here
-    _tail: bytes = b""
     _received: bool = False  # something came since `take_received`
 
     def __init__(
@@ -89,7 +84,7 @@ class Attempt(ResponseHandler):
         self._request = request
         self._response = response
         self._held: list[bytes] | None = None  # the body of an error response that the client shall not see yet
-        self._problem: Problem | None = None  # with a response that began with status 200
+        self._verdict: Verdict | None = None  # on a response that did not come whole, or not as most do
         parent = request.parent
         if parent is not None:
             parent.open += 1
@@ -239,7 +234,7 @@ class Attempt(ResponseHandler):
             if response.framing.done:
                 data = self._last_piece(response, data)
             else:
-                self._before, self._tail = self._tail, data[-KEPT:]
+                self._judge().keep(data)
             self._response.pass_on(data)
         elif not (self._is_questionable(response) and self._holds(response, data, whole=self._is_done(response))):
             self._begin(response, data)
@@ -261,7 +256,7 @@ class Attempt(ResponseHandler):
         if not self.outcome:
             self._judge_end(response, b"")
         self.sender = None
-        self._judge()
+        self._note_outcome()
         self._response.end(self._trailer())
         self._listener.attempt_done(self, response, self._lane.clock())
 
@@ -282,7 +277,7 @@ class Attempt(ResponseHandler):
         now = self._lane.clock()
         self._first_byte(response, now)
         self.outcome = "ok"
-        self._judge()
+        self._note_outcome()
         self._response.begin(response, self.pool, body, self._lines_for_parent(response))
         self._listener.attempt_done(self, response, now)
 
@@ -308,7 +303,7 @@ class Attempt(ResponseHandler):
         if self._is_done(response):
             data = self._last_piece(response, data)
         else:
-            self._first, self._tail = data[:MAX_FIRST], data[-KEPT:]
+            self._judge().keep_first(data)
         self._response.begin(response, self.pool, data, self._lines_for_parent(response))
         if self.sender is not None and self._response.is_verbatim:
             self.sender.forward_to(self._client.write)
@@ -336,44 +331,32 @@ class Attempt(ResponseHandler):
             return b"".join([data[: len(data) - 2], trailer, b"\r\n"])
         return data
 
+    def _judge(self) -> Verdict:
+        verdict = self._verdict
+        if verdict is None:
+            verdict = self._verdict = Verdict(self._request.head.dialect, self.child)
+        return verdict
+
     def _judge_end(self, response: UpstreamResponse, last: bytes) -> None:
         """All of the body has come, with `last` as its end: note the outcome."""
-        head, told = response.head, b""
-        if head.is_failure:
-            self.outcome, self.reason = "error", f"answered {head.status}"
-            return
-        if head.kind == "chunked" and self.child.kind == NODE and isinstance(response.framing, Chunked):
-            told = response.framing.outcome
-        problem, dialect = self._problem, self._request.head.dialect
-        if problem is None:
-            problem = self._problem = last_problem(head, dialect, self._first or last, self._end_of_body() + last)
-        self.outcome = "cut" if told == b"cut" else "ok" if problem is None and told != b"error" else "error"
-        if problem is not None:
-            self.reason = problem.reason
-
-    def _end_of_body(self) -> bytes:
-        """What came before the last piece."""
-        sender = self.sender
-        if not self._forwards or sender is None:
-            return self._before + self._tail
-        tail = b"".join([self._tail, sender.before, sender.latest])
-        sender.before = sender.latest = b""
-        return tail
+        verdict = self._judge()
+        if self._forwards and self.sender is not None:
+            verdict.keep_forwarded(self.sender)
+        verdict.end(response, last)
+        self.outcome, self.reason = verdict.outcome, verdict.reason
 
     def _trailer(self) -> bytes:
-        """For a parent, if the response did not end well."""
-        if self.outcome == "ok" or not self._request.reports_outcome:
-            return b""
-        return outcome_trailer(self.outcome)
+        """For a parent that reads it, if the response did not end well."""
+        return b"" if self.outcome == "ok" or not self._request.reports_outcome else self._judge().trailer()
 
-    def _judge(self) -> None:
+    def _note_outcome(self) -> None:
         """The response is complete: was it a good one? A node judges only its own engines."""
         share = self.lease.share
         if self.outcome == "ok":
             share.responses.good += 1
             if share.failures is not None:
                 self._lane.registry.completed(share)
-        elif self._problem is None or not self._problem.is_client_fault:
+        elif self._judge().blames_child:
             self._failed("error", self.reason)
 
     def _failed(self, failure: Failing, reason: str) -> None:
@@ -402,9 +385,10 @@ class Attempt(ResponseHandler):
         head, held = response.head, self._held
         if held is None:
             self._count_retries_below(head.retried)
-            self._problem = first_problem(head, self._request.head.dialect, data, whole=whole)
-            if self._is_bad and self._problem is not None and not self._problem.reported:
-                self._break_off(self._problem.reason)
+            verdict = self._judge()
+            verdict.look_at_first(response, data, whole=whole)
+            if verdict.is_bad and verdict.problem is not None and not verdict.problem.reported:
+                self._break_off(verdict.problem.reason)
                 return True
             is_unfit = self._response.waiting and not self._response.fits(response)
             if not (self._is_retriable(head.status, head.unspent) or is_unfit):
@@ -418,17 +402,6 @@ class Attempt(ResponseHandler):
             self._held = None
             self._begin(response, b"".join([*held, data]))
         return True
-
-    @property
-    def _is_bad(self) -> bool:
-        """Did an engine, with status 200, begin a response that is not one?
-
-        If it reports an error after good content, the client gets both, however they were read.
-        """
-        problem = self._problem
-        if problem is None or problem.is_client_fault or self.child.kind == NODE:
-            return False
-        return not (problem.reported and problem.is_late)
 
     def _break_off(self, reason: str) -> None:
         """What the engine sends is not a response: another one may be tried."""
@@ -444,7 +417,9 @@ class Attempt(ResponseHandler):
 
     def _is_retriable(self, status: int, unspent: int | None) -> bool:
         """May another child be tried? After an engine's 503 or error event, or a node that gave attempts back."""
-        return unspent is not None if self.child.kind == NODE else status == 503 or self._is_bad
+        if self.child.kind == NODE:
+            return unspent is not None
+        return status == 503 or (self._verdict is not None and self._verdict.is_bad)
 
     def _refused(self, response: UpstreamResponse) -> None:
         """The response that was held is complete."""
@@ -453,7 +428,7 @@ class Attempt(ResponseHandler):
         reason = self.reason or f"answered {head.status}"
         refusal = Refusal(response, self.pool, b"".join(self._held or ()), self.outcome == "error")
         if not self._is_retriable(head.status, head.unspent):  # it only has another form than the client waits for
-            self._judge()
+            self._note_outcome()
             self._response.pass_on_refusal(refusal.response, refusal.pool, refusal.body, b"")
             self._listener.attempt_done(self, response, self._lane.clock())
             return
