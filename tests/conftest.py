@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import ssl
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,14 @@ settings.register_profile("quick", settings.get_profile("all"), max_examples=40)
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("quick" if config.getoption("--quick") else "all")
     _share_tls_contexts()
+    _heed_signals()
+
+
+def _heed_signals() -> None:
+    """Undo what `nohup` and a shell's `&` do: the programs that tests start inherit it, and shall end by signals."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _share_tls_contexts() -> None:
