@@ -474,6 +474,8 @@ class Node:
             yield "hierarchy_child_speed", name, status.speed
             yield "hierarchy_child_queue_length", name, float(status.queue_length)
             yield "hierarchy_requests_in_flight", name, float(child.in_flight)
+        for child in self.registry.departed.values():  # so that an alert on all children sees that there were some
+            yield "hierarchy_child_up", (child.name, child.kind, "gone"), 0.0
         for uplink in self.uplinks:
             yield "hierarchy_uplink_up", (uplink.parent,), float(uplink.registered)
         yield from self.access.gauges()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hierarchy.cli import flags
+from hierarchy.cli.interrupts import raise_keyboard_interrupt
 from hierarchy.cli.output import print_json
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.runtime.logs import escape
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 READ_TIMEOUT_S = 15.0  # longer than a node waits for the next node on the path
 SETTLE_S = 3.0  # of a node of an earlier release
+INTERRUPTED = 130  # status after Ctrl-C, as a shell has it
 PATH_HELP = "Path of a node or engine, such as site-a/gpu-1."
 Page = dict[str, Any]
 
@@ -95,7 +97,21 @@ def undrain(
         url, flags.ADMIN_KEY, admin_key_file, tls_ca, tls_cert, tls_key, read_timeout_s=READ_TIMEOUT_S
     ) as node:
         page = _post(node, "undrain", {"path": path, "reason": reason})
-        _show(page, f"{path} gets requests again", [*_failures(page)], as_json=as_json)
+        _show(page, _undrained(node, path), [*_failures(page)], as_json=as_json)
+
+
+def _undrained(node: NodeClient, path: str) -> str:
+    """What became of it: it may be down as well, or below something that is drained."""
+    from hierarchy.cli.client import NodeError
+
+    try:
+        page = node.get("/admin/status", path=path, brief="true")
+    except NodeError:
+        return f"{path} is not drained any more"
+    state, detail = page.get("state"), page.get("detail")
+    if state == "up":
+        return f"{path} gets requests again"
+    return escape(f"{path} is not drained any more; it is {state}" + (f": {detail}" if detail else ""))
 
 
 def _post(node: NodeClient, command: str, message: Page) -> Page:
@@ -139,7 +155,12 @@ def _wait(node: NodeClient, path: str, page: Page, timeout_s: float, *, as_json:
         typer.echo(escape(line), err=True)
 
     waiting = Waiting(node, path, settle_s=page.get("settle_s", SETTLE_S), timeout_s=timeout_s, say=say)
-    typer.echo(waiting.run(), err=as_json)
+    with raise_keyboard_interrupt():
+        try:
+            typer.echo(waiting.run(), err=as_json)
+        except KeyboardInterrupt:
+            say(f"{path} stays drained")
+            raise typer.Exit(INTERRUPTED) from None
 
 
 # -- the list ------------------------------------------------------------------------------------------------

@@ -108,4 +108,5 @@ def _kind(candidate: Candidate) -> str:
     if candidate.kind == "node":
         kind = "behind a reverse link" if candidate.link == "reverse" else ""
     fails = f"{candidate.error_rate:.0%} of its responses failed" if candidate.error_rate else ""
-    return ", ".join(filter(None, (kind, fails)))
+    counts = f"{candidate.penalty} of its load are for failures" if candidate.penalty else ""
+    return ", ".join(filter(None, (kind, fails, counts)))

@@ -47,12 +47,12 @@ def create(
     def deliver(key: str) -> None:
         if out is not None:
             write_secret(key, out, overwrite=False)
+        facts = {"name": name, "models": allowed, "expires": end.isoformat() if end else None}
+        print_secret("key", key, out, facts, as_json=as_json)
 
     if out is not None and out.resolve() == file.resolve():
         raise UsageError(f"--out {out}: is the file of keys itself, which contains only hashes; choose another file")
-    key = create_key(file, name, allowed, expires=end, deliver=deliver)
-    facts = {"name": name, "models": allowed, "expires": end.isoformat() if end else None}
-    print_secret("key", key, out, facts, as_json=as_json)
+    create_key(file, name, allowed, expires=end, deliver=deliver)
 
 
 @key_app.command("list")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,8 +35,22 @@ def write_secret(secret: str, out: Path, *, overwrite: bool = True) -> None:
 
 
 def print_secret(kind: str, secret: str, out: Path | None, facts: Mapping[str, object], *, as_json: bool) -> None:
-    """Print a secret, or nothing if it is in the file `out`; as JSON with `facts`, or alone."""
-    if as_json:
-        print_json({**({kind: secret} if out is None else {"file": str(out)}), **facts})
-    elif out is None:
-        typer.echo(secret)
+    """Print a secret, or nothing if it is in the file `out`; as JSON with `facts`, or alone.
+
+    Raises:
+        UsageError: the output cannot be written.
+    """
+    try:
+        if as_json:
+            print_json({**({kind: secret} if out is None else {"file": str(out)}), **facts})
+        elif out is None:
+            typer.echo(secret)
+        sys.stdout.flush()
+    except OSError as error:
+        discard_output()
+        raise UsageError(f"the {kind} cannot be shown ({error.strerror}); nothing is stored") from None
+
+
+def discard_output() -> None:
+    """Drop what could not be written: it would fail once more at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

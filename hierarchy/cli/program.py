@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serve, slice, state, token, tree, up
+from hierarchy.cli.output import discard_output
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.release import VERSION, build, data_path
 from hierarchy.runtime.logs import escape
@@ -55,8 +59,15 @@ def run() -> int:
     An expected error is printed as one line on stderr (a bad configuration: one line for each problem). The status is
     2 for a `UsageError` and for a bad command line, and 1 for any other `HierarchyError`.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a character that the terminal's encoding lacks
     try:
-        return app(prog_name="hierarchy", standalone_mode=False) or 0
+        status = app(prog_name="hierarchy", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return status
+    except OSError as error:
+        return _output_failed(error)
     except HierarchyError as error:
         _print_error(*error.lines)
         return 2 if isinstance(error, UsageError) else 1
@@ -66,6 +77,15 @@ def run() -> int:
     except typer.Abort:
         _print_error("aborted")
         return 1
+
+
+def _output_failed(error: OSError) -> int:
+    """All other errors of the system are a command's own: the output cannot be written. Returns the status."""
+    discard_output()
+    if not isinstance(error, BrokenPipeError):  # `| head` has read enough
+        with suppress(OSError):
+            _print_error(f"cannot write the output: {error.strerror or error}")
+    return 1
 
 
 def _with_hint(error: typer.TyperException) -> str:

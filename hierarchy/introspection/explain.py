@@ -35,6 +35,8 @@ class Candidate(msgspec.Struct, frozen=True):
     chance: float = 0.0
     #: part of its responses for the model in the last 10 to 20 seconds that were failures, 0 to 1
     error_rate: float = 0.0
+    #: requests by which `load` is longer than it is, since its last responses were failures
+    penalty: int = 0
 
 
 class PassedOver(msgspec.Struct, frozen=True):
@@ -116,7 +118,9 @@ def _split(entry: TreeEntry, model: str, api: Api) -> tuple[list[Candidate], lis
             load, speed = (row.queue_length or 0) + row.penalty, row.speed or 0.0
             score = load / speed if speed else 0.0
             error_rate = row.error_rate or 0.0
-            candidates.append(Candidate(name, child.kind, child.link, load, speed, score, error_rate=error_rate))
+            candidates.append(
+                Candidate(name, child.kind, child.link, load, speed, score, error_rate=error_rate, penalty=row.penalty)
+            )
         else:
             passed_over.append(PassedOver(name, child.kind, child.link, _reason(child, model, api)))
     return candidates, passed_over

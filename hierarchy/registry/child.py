@@ -147,6 +147,7 @@ class Child:
         self.drain: Drain | None = None  # by an operator
         self.leaving = False  # it reported that it drains
         self.warnings: list[str] = []  # what is wrong with it, as it reported
+        self.fell_silent = False  # it was dropped, since no report came
         self.left_at: float | None = None  # when it left or was dropped; it is remembered for a while, and never chosen
         self.told = 0  # revision of the shared records that it has
         self.seq = -1
@@ -207,7 +208,7 @@ class Child:
 
     def _why(self, state: str, now: float) -> str:
         if state == "gone" and self.left_at is not None:
-            return f"left or fell silent {now - self.left_at:.0f} s ago"
+            return f"{'fell silent' if self.fell_silent else 'left'} {now - self.left_at:.0f} s ago"
         if state == "down":
             return self.down or ""
         if state == "draining":

@@ -28,6 +28,7 @@ from hierarchy.wire.status import ModelKey
 REFUSED_S: Final = 2.0  # how long a child that refused a connection is taken for dead
 FLOWING_S: Final = 5.0  # a child from which bytes came in this time is not to blame for a request without an answer
 PENALTY: Final = 4  # requests by which each bad response in a row raises the load that policies see
+PENALTY_S: Final = 10.0  # after the last bad response; then it is tried again, however little there is to do
 USABLE: Final = ("up", "suspect")  # states in which a child serves
 
 
@@ -230,6 +231,13 @@ class Health:
             if self.on_change is not None:
                 self.on_change(change)
 
+    def _forgive(self, share: Share, record: FailureRecord, now: float) -> None:
+        if share.penalty and now - record.last_at >= PENALTY_S:
+            share.penalty = 0
+            share.rescore()
+        if record.is_over(now):
+            share.failures = None
+
     def sweep_health(self) -> None:
         """Call it twice a second: signs of life, the ends of ejections, error rates."""
         now = self._clock()
@@ -245,9 +253,8 @@ class Health:
             if child.failures is not None and child.failures.is_over(now):
                 child.failures = None
             for share in child.shares.values():
-                if share.failures is not None and share.failures.is_over(now):
-                    share.failures, share.penalty = None, 0
-                    share.rescore()
+                if share.failures is not None:
+                    self._forgive(share, share.failures, now)
                 if turn:
                     share.responses.turn()
             self._note(child)

@@ -269,6 +269,8 @@ class Registry(Health):
         dropped = [child for child in self if now >= child.gone_at]
         for child in dropped:
             self.depart(child.name)
+            child.fell_silent = True
+            child.left_at = child.last_seen
         for child in list(self.departed.values()):
             if child.left_at is not None and now >= child.left_at + REMEMBERED_S:
                 del self.departed[child.name]

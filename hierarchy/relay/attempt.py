@@ -184,7 +184,9 @@ class Attempt(ResponseHandler):
             sender: RequestSender = upstream if translated is None else self._translator(upstream, translated)
             self._send(sender, self._lane.clock())
         elif no_descriptors:  # no other child could help, and none is to blame
-            log.error("out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)")
+            self._lane.warnings.warn(
+                "out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)"
+            )
             self._listener.fail(Unavailable("this node is out of file descriptors"))
         else:
             self._failed("unreachable", reason)

@@ -74,6 +74,7 @@ class WaitingRoom:
         self._appeared: dict[str, int] = {}  # model -> how many requests may go to children that have just appeared
         self._logged_at = -math.inf
         self._count = 0  # requests since the room was empty, if that was logged
+        self._was_empty = True  # at the last sweep
 
     def __len__(self) -> int:
         return len(self._places)
@@ -101,13 +102,13 @@ class WaitingRoom:
         if first:
             self._log_begin(error, now)
         self._places[guest] = _Place(guest, names, size)
+        self._was_empty = False
         self._bytes += size
         return True
 
     def leave(self, guest: Guest) -> None:
         """The request has ended, or its client is gone."""
         self._take(guest)
-        self._log_end()
 
     def _take(self, guest: Guest) -> bool:
         place = self._places.pop(guest, None)
@@ -139,6 +140,7 @@ class WaitingRoom:
 
     def sweep(self) -> None:
         """Twice a second: those whose model is available, or whose time is over, try again."""
+        self._log_end()
         if not self._places:
             return
         now, available = self._clock(), frozenset(self._available())
@@ -151,7 +153,6 @@ class WaitingRoom:
         for guest in guests:
             if self._take(guest):  # else it has left meanwhile
                 guest.try_again(now)
-        self._log_end()
 
     # -- one line when it begins, and one when it is over ----------------------------------------------------
 
@@ -164,9 +165,11 @@ class WaitingRoom:
             self._count += 1
 
     def _log_end(self) -> None:
-        if self._count and not self._places:
+        """Once the room was empty at two sweeps: requests that try again may come back at once."""
+        if self._count and not self._places and self._was_empty:
             log.info("no request is held any more, after %d", self._count)
             self._count = 0
+        self._was_empty = not self._places
 
     def __repr__(self) -> str:
         return f"<WaitingRoom {len(self._places)} requests, {self._bytes} bytes>"

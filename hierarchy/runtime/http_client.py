@@ -34,7 +34,10 @@ class ResolvingBackend(httpcore.AsyncNetworkBackend):
         """Connect to the first address of `host` that answers. Raises `httpcore.ConnectError`."""
 
         async def dial(address: str) -> httpcore.AsyncNetworkStream:
-            return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+            try:
+                return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+            except httpcore.ConnectError as error:
+                raise httpcore.ConnectError(_reason(error)) from error
 
         try:
             addresses = await self._resolver.addresses(host)
@@ -58,6 +61,16 @@ class ResolvingBackend(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         """Between two attempts."""
         await self._inner.sleep(seconds)
+
+
+def _reason(error: BaseException) -> str:
+    """What the system says; anyio says that all attempts have failed, of which there was one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror and cause.errno is not None and cause.errno > 0:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error)
 
 
 def http_transport(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from hierarchy.release import build
 from tests.cli.program import fails, program
 from tests.trees import CONFIGS
 
+ROOT = CONFIGS.parent
 GROUPS = {
     "engine": ("local", "simulated", "fetch"),
     "token": ("key", "create", "revoke"),
@@ -243,3 +245,41 @@ def test_completion_can_be_shown_and_installed(shell: str, tmp_path: Path) -> No
     assert "_HIERARCHY_COMPLETE=complete_" in run("--show-completion")
     assert "completion installed" in run("--install-completion")
     assert any("_HIERARCHY_COMPLETE" in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [("--help",), ("tree", "configs/two-tiers.yaml"), ("schema",), ("--version",)])
+def test_output_that_cannot_be_written_is_one_line(arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hierarchy", *arguments],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "hierarchy: cannot write the output: No space left on device\n")
+
+
+def test_a_pipe_that_nobody_reads_any_more_is_no_error() -> None:
+    command = f"{shlex.quote(sys.executable)} -m hierarchy schema | true"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60, check=False)
+    assert done.stderr == ""
+
+
+def test_a_key_that_cannot_be_shown_is_not_stored(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hierarchy", "key", "create", "--name", "x", "--file", str(file)],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    why = "the key cannot be shown (No space left on device); nothing is stored"
+    assert (done.returncode, done.stderr) == (2, f"hierarchy: {why}\n")
+    assert not file.exists()
+
+
+def test_a_terminal_that_knows_only_ascii_gets_escapes() -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "hierarchy", "tree", "configs/two-tiers.yaml"],
+        capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")

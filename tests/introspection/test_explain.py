@@ -111,6 +111,7 @@ def test_each_level_down_to_an_engine() -> None:
             "score": 4.0,
             "chance": 0.0,
             "error_rate": 0.0,
+            "penalty": 0,
         },
         {
             "name": "site",
@@ -121,6 +122,7 @@ def test_each_level_down_to_an_engine() -> None:
             "score": 4 / 3,
             "chance": 1.0,
             "error_rate": 0.0,
+            "penalty": 0,
         },
     ]
     assert [(item["name"], item["score"], item["chance"]) for item in second["candidates"]] == [
@@ -189,7 +191,7 @@ def test_each_reason_for_which_a_child_is_passed_over() -> None:
         "serves m through the fastchat API only; other children serve it through the openai API"
     )
     assert given["held"] == "no engine below it can take m now: gpu is down (dead)"
-    assert given["left"].startswith("gone: left or fell silent")
+    assert given["left"].startswith("gone: left ")
 
 
 def test_the_other_api_family_if_no_child_is_available_through_the_requested_one() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hierarchy.registry import is_avoided
 from hierarchy.registry.child import Child, Share
 from hierarchy.registry.ejection import BASE_S, FORGET_AFTER_S, REQUEST_VOLUME, WINDOW_S
+from hierarchy.registry.health import PENALTY_S
 from hierarchy.wire.status import ModelKey
 from tests.builders import OPENAI, Table, model, site, status_of
 
@@ -186,9 +187,13 @@ def test_a_single_error_is_forgiven_without_a_request() -> None:
     """Else an engine that is not chosen for one bad request would never be chosen again."""
     table = Engines(2)
     table.answers(0, good=False)
-    table.clock.tick(FORGET_AFTER_S + 1)
+    table.clock.tick(PENALTY_S)
     table.sweep()
     assert table.share(0).score == table.share(1).score == 0
+    assert blamed(table.engines[0])  # two more are enough for a while
+    table.clock.tick(FORGET_AFTER_S + 1)
+    table.sweep()
+    assert not blamed(table.engines[0])
 
 
 def test_a_timeout_at_a_child_that_serves_others_is_one_failure_of_three() -> None:
