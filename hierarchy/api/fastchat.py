@@ -69,7 +69,8 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
     if child.is_node:
         child.interval_s = max(message.interval_s, node.settings.report_interval_s)
     if known is not child:
-        log.info("%s registered from %s with %s", child.name, child.url, child.status.model_names or "no model yet")
+        models = ", ".join(child.status.model_names) or "no model yet"
+        log.info("%s registered from %s with %s", child.name, child.url, models)
     return child, credential
 
 

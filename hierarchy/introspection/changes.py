@@ -24,7 +24,8 @@ class ChangeLog:
         """A child, or one of its models, is in another state than before."""
         name, model, state = change.child.name, change.model, change.state
         self._metrics.state_changed(name, model, state)
-        what = f"{name}, model {model}," if model else name
+        through = f" through the {change.api} API" if change.api else ""
+        what = f"{name}, model {model}{through}," if model else name
         if state in TROUBLED:
             log.warning("%s is %s: %s", what, state, change.reason)
         elif state == "asleep":

@@ -23,7 +23,7 @@ from hierarchy.registry.ejection import (
     FailureRecord,
     is_outlier,
 )
-from hierarchy.wire.status import ModelKey
+from hierarchy.wire.status import OTHER_API, ModelKey
 
 REFUSED_S: Final = 2.0  # how long a child that refused a connection is taken for dead
 FLOWING_S: Final = 5.0  # a child from which bytes came in this time is not to blame for a request without an answer
@@ -40,6 +40,7 @@ class Change(NamedTuple):
     before: str
     state: str
     reason: str  # of the state, one line; "" for `up`
+    api: str = ""  # of the model, if the child serves it through both families
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -296,4 +297,6 @@ def _changes(child: Child, now: float) -> Iterator[Change]:
         if own is not None and ejected is not share.was_ejected:
             share.was_ejected = ejected
             states = ("up", "ejected") if ejected else ("ejected", "up")
-            yield Change(child, share.key[0], *states, own.reason if ejected else "")
+            name, api = share.key
+            both = (name, OTHER_API[api]) in child.shares
+            yield Change(child, name, *states, own.reason if ejected else "", api if both else "")

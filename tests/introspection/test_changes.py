@@ -88,3 +88,14 @@ def test_an_engine_that_sleeps_gets_nothing_new_and_is_not_reported() -> None:
     assert table.listed("m")
     table.set_asleep(table.engines[0], False)
     assert table.available_names() == {"e0"}
+
+
+def test_a_model_that_is_served_through_both_apis_is_named_with_the_one_that_fails(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table = Watched()
+    for engine in table.engines:
+        table.report(engine, status_of(model("m"), model("m", api="fastchat")))
+    for _ in range(3):
+        table.failed(table.engines[0].shares[OPENAI], "error", "answered 500")
+    assert caplog.messages == ["e0, model m through the openai API, is ejected: answered 500"]

@@ -109,7 +109,7 @@ def _health(model: ModelEntry) -> str:
     rate = f"{model.error_rate:.0%} of {model.responses} responses failed" if model.error_rate else ""
     ejected = f"ejected: {model.detail}" if model.detail else ""
     text = ", ".join(filter(None, (ejected, rate)))
-    return f"{model.name} {text}" if text else ""
+    return f"{model.name}{_families({model.api})} {text}" if text else ""
 
 
 def model_names(models: tuple[ModelEntry, ...]) -> list[str]:
