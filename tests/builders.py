@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
+from hierarchy.registry.ejection import FailureRecord
 from hierarchy.wire.messages import HeartBeat, Identity, Registration, decode
 from hierarchy.wire.status import ModelKey, ModelStatus, NodeStatus
 from tests.clocks import Clock
@@ -86,6 +87,13 @@ class Table(Registry):
     def available_names(self, key: ModelKey = OPENAI) -> set[str]:
         """The names of the children that are available for a model."""
         return {share.child.name for share in self.available(key)}
+
+
+def eject(registry: Registry, child: Child, seconds: float, reason: str) -> None:
+    """Let a whole child be ejected for a while."""
+    record = child.failures = child.failures or FailureRecord()
+    record.until, record.reason = registry.now() + seconds, reason
+    registry._begin_ejection(child)
 
 
 def nested(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

@@ -117,7 +117,7 @@ def _share(share: Share, now: float) -> dict[str, Any]:
     row, responses = _model(share.status(now)), share.responses
     if responses.failures:
         row |= {"error_rate": round(responses.error_rate, 2), "responses": responses.volume}
-    if share.failures is not None and now < share.failures.until:
+    if share.failures is not None and share.failures.ejects(now):
         row["detail"] = share.failures.reason
     if share.penalty:
         row["penalty"] = share.penalty

@@ -70,10 +70,14 @@ class Share(Load):
             load = self.open
         self.score = (load + self.penalty) / self.speed
 
+    @property
+    def records(self) -> list[FailureRecord]:
+        """The failures of this model, and those to reach the child; mostly there are none."""
+        return [record for record in (self.failures, self.child.failures) if record is not None]
+
     def is_ejected(self, now: float) -> bool:
         """Is this model ejected at the child, or the whole child?"""
-        own, whole = self.failures, self.child.failures
-        return (own is not None and now < own.until) or (whole is not None and now < whole.until)
+        return any(record.ejects(now) for record in self.records)
 
     def is_avoided(self, now: float) -> bool:
         """Shall it be used only where nothing else serves the model?"""
@@ -194,7 +198,7 @@ class Child:
             return "silent"
         if self.asleep:
             return "asleep"
-        if self.failures is not None and now < self.failures.until:
+        if self.failures is not None and self.failures.ejects(now):
             return "ejected"
         return "up" if self.suspect is None else "suspect"
 

@@ -108,6 +108,10 @@ class FailureRecord:
         """Is it ejected, or not fully back yet?"""
         return self.window < FULL_WINDOW
 
+    def ejects(self, now: float) -> bool:
+        """Does the ejection last?"""
+        return now < self.until
+
     def failed(self, failure: Failure, now: float) -> bool:
         """Count a failure. Returns whether the child should be ejected for it."""
         if now - max(self.last_at, self.until) > FORGET_AFTER_S:

@@ -24,12 +24,13 @@ from hierarchy.registry.ejection import (
     is_outlier,
 )
 from hierarchy.wire.status import OTHER_API, ModelKey
+from hierarchy.wire.tree_entry import SERVING
 
 REFUSED_S: Final = 2.0  # how long a child that refused a connection is taken for dead
 FLOWING_S: Final = 5.0  # a child from which bytes came in this time is not to blame for a request without an answer
 PENALTY: Final = 4  # requests by which each bad response in a row raises the load that policies see
 PENALTY_S: Final = 10.0  # after the last bad response; then it is tried again, however little there is to do
-USABLE: Final = ("up", "suspect")  # states in which a child serves
+USABLE: Final = ("up", "suspect")  # the states of `SERVING` in which a child is no last resort
 
 
 class Change(NamedTuple):
@@ -90,14 +91,6 @@ class Health:
             self.generation += 1
             self._note(child)
 
-    def eject(self, child: Child, seconds: float, reason: str) -> None:
-        """Do not choose the child for a while."""
-        record = child.failures
-        if record is None:
-            record = child.failures = FailureRecord()
-        record.until, record.reason = self._clock() + seconds, reason
-        self._begin_ejection(child)
-
     # -- requests that failed, and those that did not ------------------------------------------------------------
 
     def failed(self, share: Share, failure: Failure, reason: str, *, elsewhere: bool = False) -> None:
@@ -114,9 +107,7 @@ class Health:
     def _unreachable(self, child: Child, reason: str, *, elsewhere: bool) -> None:
         now = self._clock()
         child.refused_until = now + REFUSED_S
-        record = child.failures
-        if record is None:
-            record = child.failures = FailureRecord()
+        record = child.failures = child.failures or FailureRecord()
         if not record.failed("unreachable", now) or child.state(now) not in USABLE:
             return
         if not elsewhere and any(self._too_many_ejected(key, now) for key in child.shares):
@@ -130,9 +121,7 @@ class Health:
         if failure == "timeout" and now - child.heard_at < FLOWING_S:
             failure = "error"  # it serves others, so this request may be the reason
         share.responses.bad += 1
-        record = share.failures
-        if record is None:
-            record = share.failures = FailureRecord()
+        record = share.failures = share.failures or FailureRecord()
         is_due = record.failed(failure, now) or _fails_often(share)
         share.penalty = PENALTY * record.strikes
         share.rescore()
@@ -167,9 +156,7 @@ class Health:
 
     def _is_outlier(self, share: Share, now: float) -> bool:
         siblings = [one for one in self._serving(share.key, now) if one is not share]
-        failing = sum(
-            one.failures is not None and (one.failures.strikes > 0 or one.is_ejected(now)) for one in siblings
-        )
+        failing = sum(_is_failing(one, now) for one in siblings)
         return is_outlier(share.responses, [one.responses for one in siblings], failing_siblings=failing)
 
     # -- how many are ejected ------------------------------------------------------------------------------------
@@ -177,7 +164,7 @@ class Health:
     def _serving(self, key: ModelKey, now: float) -> list[Share]:
         """The shares that would be available for a model if none was ejected."""
         shares = [child.shares[key] for child in self.children.values() if key in child.shares]
-        return [share for share in shares if share.child.state(now) in ("up", "suspect", "ejected")]
+        return [share for share in shares if share.child.state(now) in SERVING]
 
     def _ejected_of(self, key: ModelKey, now: float) -> list[Share]:
         return [share for share in self._serving(key, now) if share.is_ejected(now)]
@@ -199,7 +186,10 @@ class Health:
     def _end_ejections(self, key: ModelKey, now: float) -> None:
         """End those of a model for bad responses: another child fails in the same way."""
         for share in self._ejected_of(key, now):
-            self._readmit_share(share, now)
+            if share.failures is not None:
+                share.failures.end_ejection(now)
+            self.generation += 1
+            self._note(share.child)
 
     def _begin_ejection(self, child: Child) -> None:
         self._ejections += 1
@@ -216,12 +206,6 @@ class Health:
                 share.failures.end_ejection(now)
         self.generation += 1
         self._note(child)
-
-    def _readmit_share(self, share: Share, now: float) -> None:
-        if share.failures is not None:
-            share.failures.end_ejection(now)
-        self.generation += 1
-        self._note(share.child)
 
     # -- changes of state ----------------------------------------------------------------------------------------
 
@@ -265,7 +249,7 @@ class Health:
 
 def _is_failing(share: Share, now: float) -> bool:
     """Was its last response bad?"""
-    return share.failures is not None and (share.failures.strikes > 0 or now < share.failures.until)
+    return share.failures is not None and (share.failures.strikes > 0 or share.is_ejected(now))
 
 
 def _fails_often(share: Share) -> bool:
@@ -275,14 +259,14 @@ def _fails_often(share: Share) -> bool:
 
 
 def _ejected_until(share: Share) -> float:
-    until = share.failures.until if share.failures is not None else 0.0
-    return max(until, share.child.failures.until if share.child.failures is not None else 0.0)
+    """When the last of the ejections of a share and its child ends or ended."""
+    return max([record.until for record in share.records], default=0.0)
 
 
 def _is_ejected(child: Child, now: float) -> bool:
-    if child.failures is not None and now < child.failures.until:
-        return True
-    return any(share.failures is not None and now < share.failures.until for share in child.shares.values())
+    """Is it ejected, or one of its models?"""
+    whole = child.failures is not None and child.failures.ejects(now)
+    return whole or any(share.is_ejected(now) for share in child.shares.values())
 
 
 def _changes(child: Child, now: float) -> Iterator[Change]:
@@ -293,7 +277,7 @@ def _changes(child: Child, now: float) -> Iterator[Change]:
         yield Change(child, "", before, state, child.detail(now))
     for share in child.shares.values():
         own = share.failures
-        ejected = own is not None and now < own.until
+        ejected = own is not None and own.ejects(now)
         if own is not None and ejected is not share.was_ejected:
             share.was_ejected = ejected
             states = ("up", "ejected") if ejected else ("ejected", "up")

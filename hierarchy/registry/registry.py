@@ -21,9 +21,9 @@ from hierarchy.wire import subtree
 from hierarchy.wire.checks import check_status
 from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
 from hierarchy.wire.status import Api, ModelKey, NodeStatus, aggregate, part
+from hierarchy.wire.tree_entry import SERVING
 
 REMEMBERED_S: Final = 600.0  # how long a child that left is still shown
-REPORTED: Final = (*USABLE, "ejected")  # states of the children whose models clients may request
 MAX_CACHED: Final = 1024  # models whose candidates are kept
 SUBTREE_SWEEPS: Final = 20  # sweeps in which each subtree is read once: 16,000 engines take a tenth of a second
 
@@ -193,7 +193,7 @@ class Registry(Health):
         """What the child can be chosen for may have changed."""
         self.generation += 1
         now, models = self._clock(), list(child.shares)
-        self.known.saw(models, models if child.state(now) in REPORTED else (), now)
+        self.known.saw(models, models if child.state(now) in SERVING else (), now)
         for listener in self._listeners:
             listener(child)
 
@@ -280,7 +280,7 @@ class Registry(Health):
     def _refresh_known(self, now: float) -> None:
         """Note which models there are."""
         listed: set[SeenKey] = {key for child in self for key in child.shares}
-        available = {key for child in self if child.state(now) in REPORTED for key in child.shares}
+        available = {key for child in self if child.state(now) in SERVING for key in child.shares}
         for child in list(self)[self._sweeps % SUBTREE_SWEEPS :: SUBTREE_SWEEPS]:
             listed |= listed_below(child)
         self._sweeps += 1
@@ -388,7 +388,7 @@ class Registry(Health):
     def status(self) -> NodeStatus:
         """This node's status: the sum over the available children."""
         now = self._clock()
-        return aggregate(child.current(now) for child in self if child.state(now) in REPORTED)
+        return aggregate(child.current(now) for child in self if child.state(now) in SERVING)
 
     def model_names(self) -> list[str]:
         """Sorted names of the available models."""
@@ -397,7 +397,7 @@ class Registry(Health):
     def names_by_mode(self, *, multimodal: bool) -> list[str]:
         """Sorted names of the models of FastChat workers that registered as multimodal, or of all other children."""
         now = self._clock()
-        chosen = (child for child in self if child.multimodal is multimodal and child.state(now) in REPORTED)
+        chosen = (child for child in self if child.multimodal is multimodal and child.state(now) in SERVING)
         return sorted({key[0] for child in chosen for key in child.shares})
 
     def path(self) -> list[str]:
@@ -423,8 +423,7 @@ def is_avoided(shares: list[Share]) -> bool:
 
 def _is_returning(share: Share) -> bool:
     """Is it not fully back yet from an ejection?"""
-    own, whole = share.failures, share.child.failures
-    return (own is not None and own.returning) or (whole is not None and whole.returning)
+    return any(record.returning for record in share.records)
 
 
 def _admits(share: Share) -> bool:
@@ -435,8 +434,7 @@ def _admits(share: Share) -> bool:
 
 def _ejection_end(share: Share, now: float) -> float:
     """When the first of the ejections of a share or its child that last ends."""
-    records = (share.failures, share.child.failures)
-    return min((record.until for record in records if record is not None and record.until > now), default=now)
+    return min([record.until for record in share.records if record.ejects(now)], default=now)
 
 
 def _apply_report(child: Child, status: NodeStatus, now: float, seen: int | None) -> bool:

@@ -14,7 +14,7 @@ from hierarchy.registry import Registry
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.known_models import KNOWN_S
 from hierarchy.wire.messages import Identity
-from tests.builders import OPENAI, model, registration, site, status_of, worker
+from tests.builders import OPENAI, eject, model, registration, site, status_of, worker
 from tests.clocks import Clock
 
 
@@ -147,7 +147,7 @@ def test_the_error_if_no_child_is_available_through_either_family() -> None:
 
 def test_an_ejected_child_is_better_than_none() -> None:
     tree = Tree()
-    tree.registry.eject(tree.a, 5.0, "broke")
+    eject(tree.registry, tree.a, 5.0, "broke")
     assert {tree.dispatch.choose(OPENAI).child for _ in range(10)} == {tree.b}
     assert tree.dispatch.choose(OPENAI, [tree.b]).child is tree.a
     tree.registry.mark_down(tree.b, "refused")
@@ -158,7 +158,7 @@ def test_an_ejected_child_is_better_than_none() -> None:
 
 def test_an_ejected_child_comes_back_by_itself() -> None:
     tree = Tree("round_robin")
-    tree.registry.eject(tree.a, 5.0, "broke")
+    eject(tree.registry, tree.a, 5.0, "broke")
     assert {tree.dispatch.choose(OPENAI).child for _ in range(10)} == {tree.b}
     tree.clock.tick(5.0)
     assert {tree.dispatch.choose(OPENAI).child for _ in range(10)} == {tree.a, tree.b}

@@ -18,7 +18,7 @@ from hierarchy.registry.child import Child, Share
 from hierarchy.registry.drain import Drain
 from hierarchy.wire.status import Api
 from hierarchy.wire.tree_entry import decode
-from tests.builders import OPENAI, Table, model, nested, report, scalars, site, status_of, worker
+from tests.builders import OPENAI, Table, eject, model, nested, report, scalars, site, status_of, worker
 
 
 def shares_of(pairs: list[tuple[float, float]]) -> list[Share]:
@@ -173,7 +173,7 @@ def test_each_reason_for_which_a_child_is_passed_over() -> None:
     for name in ("down", "ejected", "draining", "starting"):
         table.report(table.declare(name, f"http://{name}:1", "vllm"), status_of(model()))
     table.mark_down(table.children["down"], "refused")
-    table.eject(table.children["ejected"], 2.0, "cannot be reached")
+    eject(table, table.children["ejected"], 2.0, "cannot be reached")
     table.set_drain("draining", Drain(by="ann", reason="new GPU"))
     table.declare("new", "http://new:1", "vllm")
     table.add(worker(models=["m"]))

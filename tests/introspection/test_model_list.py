@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from hierarchy.introspection.model_list import MAX_AGE_S, ModelList
-from tests.builders import FASTCHAT, WORKER, Table, model, report, site, status_of, worker
+from tests.builders import FASTCHAT, WORKER, Table, eject, model, report, site, status_of, worker
 
 GPU = {"kind": "vllm", "state": "up", "models": [{"name": "m", "api": "openai"}]}
 
@@ -49,7 +49,7 @@ def test_an_unavailable_child_serves_no_model() -> None:
     assert shown(table)["m"] == ["gpu", "site-a/gpu-1", WORKER]
     table.clock.tick(3)  # site-a is silent, so its last report, in which gpu-1 was up, no longer counts
     assert shown(table)["m"] == ["gpu", WORKER]
-    table.eject(worker_child, 10.0, "broke")
+    eject(table, worker_child, 10.0, "broke")
     assert shown(table) == {"m": ["gpu", WORKER], "w": [WORKER]}  # an ejected engine is the last resort
     assert apis(table) == {"m": ["fastchat", "openai"], "w": ["fastchat"]}
     assert not table.available(FASTCHAT)

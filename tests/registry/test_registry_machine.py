@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hierarchy.errors import RequestError
 from hierarchy.registry.drain import Drain
 from hierarchy.wire.status import Api, aggregate
-from tests.builders import OPENAI, WORKER, Table, model, report, site, status_of, worker
+from tests.builders import OPENAI, WORKER, Table, eject, model, report, site, status_of, worker
 
 NAMES = st.sampled_from(["site-a", "site-b", "gpu", WORKER])
 MODELS = st.lists(
@@ -62,7 +62,7 @@ class AvailableMachine(RuleBasedStateMachine):
     @rule(name=NAMES, seconds=st.sampled_from([0.0, 1.0, 30.0]))
     def eject(self, name: str, seconds: float) -> None:
         if name in self.table.children:
-            self.table.eject(self.table.children[name], seconds, "broke")
+            eject(self.table, self.table.children[name], seconds, "broke")
 
     @rule(late=st.booleans())
     def engine_is_late(self, late: bool) -> None:
