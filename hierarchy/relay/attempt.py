@@ -20,7 +20,7 @@ from hierarchy.http.request_head import DEADLINE
 from hierarchy.http.response_check import looks_good
 from hierarchy.http.response_head import ResponseHead, UpstreamResponse
 from hierarchy.registry import is_avoided
-from hierarchy.registry.child import NODE, Lease
+from hierarchy.registry.child import NODE, Lease, Share
 from hierarchy.registry.ejection import Failure as Failing
 from hierarchy.relay.client import FOREVER, Client
 from hierarchy.relay.lane import Lane
@@ -103,7 +103,7 @@ class Attempt(ResponseHandler):
             self._lane.spawn(self._connect(None), "connection")
 
     def _send(self, sender: RequestSender, now: float) -> None:
-        request, pool, timeouts = self._request, self.pool, self.destination.timeouts
+        request, lane, pool, timeouts = self._request, self._lane, self.pool, self.destination.timeouts
         self.sender = sender
         self.sent_at = now
         at_entry = request.parent is None
@@ -112,7 +112,8 @@ class Attempt(ResponseHandler):
         parts, size, lent = request.parts, request.size, 1
         hops = 0 if at_entry else request.head.hops
         if pool.numbered:
-            lent, self.others = self._lend(), self._others()
+            shares = lane.registry.available(self.destination.share.key)
+            lent, self.others = self._lend(shares), self._others(shares)
             opening = pool.opening(request.head, request.model, hops + 1, lent, self.others)
             number = str(self.lease.ordinal).encode() + self._time_left(now)
             head = b"".join([opening, number, b"\r\ncontent-length: ", str(size).encode(), b"\r\n\r\n"])
@@ -130,26 +131,24 @@ class Attempt(ResponseHandler):
         if self._client.blocked:  # an earlier response has not been read yet
             sender.pause()
 
-    def _lend(self) -> int:
-        """How many attempts go down with the request to a node."""
+    def _lend(self, shares: list[Share]) -> int:
+        """How many attempts go down with the request to a node. shares: that serve the model now."""
         request, lane = self._request, self._lane
         left = request.left
         if left <= 1:
             return 1
         if request.parent is not None:
-            others = len(lane.registry.available(self.destination.share.key)) - len(request.passed)
-            return lend(left, entry=False, rivals=others > 1)
+            return lend(left, entry=False, rivals=len(shares) - len(request.passed) > 1)
         lent = lend(left, entry=True, rivals=True)
         if lent > 1 and lane.retry_budget.troubled and not request.has_retry_place:
             return lent if lane.take_retry_place(request) else 1
         return lent
 
-    def _others(self) -> bool:
+    def _others(self, shares: list[Share]) -> bool:
         """Could others than the child take the request: another child of this node, or a node above?"""
-        request, key = self._request, self.destination.share.key
+        request = self._request
         if request.others or request.insists:
             return not request.insists
-        shares = self._lane.registry.available(key)
         if is_avoided(shares):
             return False
         if not request.passed:
