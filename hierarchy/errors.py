@@ -31,7 +31,7 @@ frame. Only the lane and `api` turn it into a response. Modules with errors of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 #: Anthropic's error types by status; others follow from the status's class. https://docs.anthropic.com/en/api/errors
@@ -48,6 +48,17 @@ _ANTHROPIC_TYPES = {
 def describe(error: BaseException) -> str:
     """The message of an error; the name of its class if it has none, as some of httpx."""
     return str(error) or type(error).__name__
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what caused it, and the same of the parts of a group, such as one for each address of a host."""
+    if error is None:
+        return
+    yield error
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from causes(one)
+    yield from causes(error.__cause__ or error.__context__)
 
 
 class HierarchyError(Exception):

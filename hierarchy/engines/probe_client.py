@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import errno
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import httpx
 
 from hierarchy.config.address import is_loopback, literal_ip
+from hierarchy.errors import causes
 from hierarchy.runtime.http_client import http_transport
 from hierarchy.runtime.resolver import Resolver
 from hierarchy.runtime.tcp_keepalive import Transport, tcp_state
@@ -95,21 +96,10 @@ class ProbeClient:
 
 def proof_of(error: BaseException) -> Proof:
     """What the error of a probe proves."""
-    numbers = {one.errno for one in _causes(error) if isinstance(one, OSError)}
+    numbers = {one.errno for one in causes(error) if isinstance(one, OSError)}
     if numbers & _OWN:
         return "own"
     if errno.ECONNREFUSED in numbers:
         return "refused"
     no_name = any(number is not None and number < 0 for number in numbers)  # an error of getaddrinfo
     return "unreachable" if no_name or numbers & _UNREACHABLE else "bad"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what caused it: a host may have several addresses, and an error for each."""
-    if error is None:
-        return
-    yield error
-    if isinstance(error, BaseExceptionGroup):
-        for one in error.exceptions:
-            yield from _causes(one)
-    yield from _causes(error.__cause__ or error.__context__)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import httpcore
 import httpx
 
+from hierarchy.errors import causes
 from hierarchy.runtime.resolver import Resolver, race
 
 
@@ -65,12 +66,8 @@ class ResolvingBackend(httpcore.AsyncNetworkBackend):
 
 def _reason(error: BaseException) -> str:
     """What the system says; anyio says that all attempts have failed, of which there was one."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror and cause.errno is not None and cause.errno > 0:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return str(error)
+    errors = (one for one in causes(error) if isinstance(one, OSError))
+    return next((one.strerror for one in errors if one.strerror and (one.errno or 0) > 0), str(error))
 
 
 def http_transport(
