@@ -80,7 +80,13 @@ def run() -> int:
 
 
 def _output_failed(error: OSError) -> int:
-    """All other errors of the system are a command's own: the output cannot be written. Returns the status."""
+    """A command has handled those of the files that it reads and writes: the output cannot be written.
+
+    Returns the status.
+    """
+    if error.filename is not None:  # a defect, but no reason for a traceback
+        _print_error(f"{error.filename}: {error.strerror}")
+        return 1
     discard_output()
     if not isinstance(error, BrokenPipeError):  # `| head` has read enough
         with suppress(OSError):
