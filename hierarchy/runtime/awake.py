@@ -1,12 +1,12 @@
 """Time in which this process could act: the measure by which a node judges others.
 
 A node that was stopped, or whose event loop was blocked or starved, has not read what the others sent meanwhile. If its
-own pause counted, it would take them for late. So the `AwakeClock` stands still during a pause, and a `timeout` counts
+own pause counted, it would take them for late. So the `AwakeClock` stops during a pause, and a `timeout` counts
 hardly any of it. After a pause both wait for a moment, in which what waits in the sockets is read first.
 
     real time     ──────────────────────────────────────────────▶
     ticks         ╷ ╷ ╷ ╷ ╷          (stopped)         ╷ ╷ ╷ ╷ ╷
-    AwakeClock    ──────────▶ stands still               ──────▶
+    AwakeClock    ──────────▶ (stopped)                  ──────▶
 
 Times that others see do not come from here: a token expires by the wall clock.
 """
@@ -71,7 +71,7 @@ class AwakeClock:
         excess = real - self.paused_s - self._limit
         if excess > 0:
             self._note_pause(excess, real)
-            if not self._settles:  # the clock stands still until the next tick
+            if not self._settles:  # the clock waits until the next tick
                 self._settles = True
                 return
         self._settles = False

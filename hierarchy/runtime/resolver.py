@@ -48,18 +48,17 @@ def look_up(host: str) -> Sequence[str]:
 class _Name:
     """What is known of one host name."""
 
-    __slots__ = ("addresses", "asked_at", "denied_s", "error", "is_configured", "pending", "rank", "told_at", "waits")
+    __slots__ = ("addresses", "asked_at", "denied_s", "error", "is_configured", "pending", "rank", "told_at")
 
     def __init__(self) -> None:
         self.addresses: list[str] = []  # the last good ones
         self.told_at = 0.0  # when they came
-        self.asked_at = 0.0  # when the look-up in progress began
+        self.asked_at = 0.0  # when the last look-up began, or ended if it has
         self.error: OSError | None = None  # of the last look-up
         self.denied_s = 0.0  # how long that is believed
         self.is_configured = False
         self.rank = REGISTERED
         self.pending: asyncio.Future[None] | None = None  # the look-up in progress
-        self.waits = False  # it has no thread yet
 
 
 class Resolver:
@@ -131,7 +130,7 @@ class Resolver:
         """Look the name up, unless that is being done. Returns what ends with it."""
         if name.pending is None:
             name.pending = asyncio.get_running_loop().create_future()
-            name.asked_at, name.waits = now, True
+            name.asked_at = now
             self._waiting.append(host)
             self._start()
         return name.pending
@@ -146,7 +145,6 @@ class Resolver:
             if sum(self._running.values()) >= THREADS[KNOWN]:
                 return
             self._waiting.remove(host)
-            name.waits = False
             self._running[name.rank] += 1
             work = (host, name, name.rank, asyncio.get_running_loop())
             # A daemon: the process does not wait for a resolver when it ends.

@@ -122,12 +122,6 @@ def _is_of_state(error: UsageError, config: NodeConfig, environ: Mapping[str, st
         return str(no_folder) == str(error)
 
 
-def check_start(config: NodeConfig, access: Access) -> None:
-    """Raise `UsageError` if other machines can reach the node and keys are missing, or if it would use cleartext."""
-    for refusal in _broken_rules(config, has_token=bool(access.credentials)):
-        raise UsageError(refusal.line(config.name))
-
-
 def _broken_rules(config: NodeConfig, *, has_token: bool) -> Iterator[Refusal]:
     """What in the configuration itself keeps the node from starting."""
     security = config.settings.security

@@ -14,7 +14,7 @@ from hierarchy.runtime import folders
 from hierarchy.security.access import Access
 from hierarchy.security.keys import revoke_keys
 from hierarchy.security.secret import JOIN_TOKEN
-from hierarchy.security.startup import check_start, check_state_dir, log_risks
+from hierarchy.security.startup import check_state_dir, log_risks, security_refusals
 from hierarchy.security.state import state_dir
 from tests.certificates import Authority
 from tests.security.keyed import Keys
@@ -33,7 +33,9 @@ def start(security: dict[str, Any] | None = None, environ: dict[str, str] | None
     settings = Settings.model_validate({"security": {"state_dir": "/no/such", **(security or {})}, "tls": tls})
     config = NodeConfig(name="root", advertise="http://10.0.0.10:21001", settings=settings, **fields)
     access = Access(config, environ or {})
-    check_start(config, access)
+    for refusal in security_refusals(config, environ or {}):
+        if refusal.field != ("security", "state_dir"):  # there is none
+            raise UsageError(refusal.line(config.name))
     return access
 
 

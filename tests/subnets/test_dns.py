@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 
 from hierarchy.relay.upstream.pool import ENGINE_IDLE_S
 from tests.subnets.network import Network, address
+from tests.support import eventually
 
 pytestmark = pytest.mark.slow
 NODE, ENGINE = "http://127.0.0.1:21001", "http://engine.site:8000"
@@ -53,11 +53,16 @@ def wait_for(network: Network, path: str, text: str) -> None:
     assert found is not None, text
 
 
+def connections(network: Network) -> int:
+    """How many connections the node has to the engine; where there are none, a request needs its address."""
+    return sum(remote.endswith(":8000") for _, remote in network.ports("root")["opened"])
+
+
 def test_a_dead_resolver_takes_no_engine_that_can_be_resolved_without_it(cut_off: Network) -> None:
     wait_for(cut_off, "/v1/models", '"id":"m"')
     wait_for(cut_off, "/tree", '"state":"down"')  # an engine whose name nobody knows: look-ups have been waiting
     for _ in range(2):
-        time.sleep(ENGINE_IDLE_S + 1.0)  # no connection to the engine is left, so each request needs its address
+        eventually(lambda: connections(cut_off) <= 1, "only the probe's connection is left", ENGINE_IDLE_S + 5.0)
         burst = cut_off.start_agent("root", "burst", "20", f"{NODE}/v1/chat/completions", CHAT)
         seen = cut_off.read_line(burst)
         assert seen["statuses"] == [200] * 20
