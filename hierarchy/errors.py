@@ -22,6 +22,7 @@
     │   ├── DeadlinePassed         504  the request took longer than a timeout of this node
     │   └── LoopDetected           508  the request or registration came back to a node that it has passed
     ├── EngineUnreadable                an engine's response to a probe cannot be understood
+    ├── NotJson                         bytes of another machine are not JSON that can be used
     └── UsageError                      bad configuration or command line: one line, exit status 2
         └── UnknownDispatchMethod       the name of a policy that does not exist; also a ValueError
 
@@ -294,6 +295,10 @@ class LoopDetected(RequestError):
 
 class EngineUnreadable(HierarchyError):
     """An engine's response to a probe is not what an engine of its kind sends."""
+
+
+class NotJson(HierarchyError):
+    """What another machine sent is not JSON, or is JSON that no program could use without harm."""
 
 
 class UsageError(HierarchyError):

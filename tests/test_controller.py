@@ -20,6 +20,7 @@ from hierarchy.engines.simulated.app import create_app
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.errors import UsageError
 from tests.clocks import Clock
+from tests.mock_transport import MockTransport
 from tests.support import free_port, running_app
 
 W1, W2 = "http://localhost:21002", "http://localhost:21003"
@@ -38,7 +39,7 @@ class Setup:
         self.workers = workers
         self.requests: list[httpx.Request] = []
         self.clock = Clock()
-        http = httpx.Client(transport=httpx.MockTransport(self.handle))
+        http = httpx.Client(transport=MockTransport(self.handle))
         self.controller = Controller(method, http=http, clock=self.clock, rng=Random(7))
 
     def handle(self, request: httpx.Request) -> httpx.Response:

@@ -25,6 +25,7 @@ from hierarchy.runtime.files import write_private_file
 from tests.certificates import Authority
 from tests.cli.program import fails, program
 from tests.cluster import Cluster
+from tests.mock_transport import MockTransport
 from tests.security.keyed import Keys
 from tests.support import eventually
 
@@ -40,7 +41,7 @@ def client_of(response: httpx.Response | Exception, key: str = "") -> NodeClient
         response.request = request
         return response
 
-    return NodeClient(URL, key=key, transport=httpx.MockTransport(handle))
+    return NodeClient(URL, key=key, transport=MockTransport(handle))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_the_key_is_sent_and_in_no_message() -> None:
         return httpx.Response(401, json={"error": {"message": "not known", "code": "invalid_admin_key"}})
 
     for key in ("", "hk-x"):
-        transport = httpx.MockTransport(handle)
+        transport = MockTransport(handle)
         with NodeClient(URL, key=key, transport=transport) as node, pytest.raises(NodeRefused) as refused:
             node.get("/tree")
         assert "hk-x" not in str(refused.value)

@@ -17,6 +17,7 @@ from hierarchy.cli.drain_wait import WaitError, Waiting, busy
 from tests.cli.program import fails, program, succeeds
 from tests.clocks import Clock
 from tests.cluster import Cluster, Running, chat
+from tests.mock_transport import MockTransport
 from tests.support import eventually, free_port, running_app
 
 
@@ -150,7 +151,7 @@ class Pages:
         )
 
     def wait(self, timeout_s: float = 60) -> str:
-        with NodeClient("http://node", transport=httpx.MockTransport(self.answer)) as node:
+        with NodeClient("http://node", transport=MockTransport(self.answer)) as node:
             return Waiting(
                 node, "site/gpu", settle_s=2, timeout_s=timeout_s, say=self.said.append,
                 clock=self.clock, sleep=self.clock.tick,

@@ -11,6 +11,7 @@ import pytest
 from hierarchy.doctor.finding import Finding, Verdict, ok
 from hierarchy.doctor.path_back import PathBack, check_path_back, recommend_link
 from hierarchy.doctor.path_to_parent import PathToParent
+from tests.mock_transport import MockTransport
 from tests.support import free_port
 
 PARENT = "http://10.0.0.1:21001"
@@ -29,7 +30,7 @@ def checked(
 
     async def run() -> PathBack:
         path = PathToParent(PARENT, addresses=["127.0.0.1"] if here else ["203.0.113.7"], reached=True, is_node=True)
-        async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
+        async with httpx.AsyncClient(transport=MockTransport(respond)) as http:
             return await check_path_back("site", advertise, path, allowed, http, link)
 
     return asyncio.run(run())

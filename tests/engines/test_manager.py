@@ -18,6 +18,7 @@ from hierarchy.wire.messages import Identity
 from hierarchy.wire.status import ModelStatus, NodeStatus
 from tests.builders import WORKER, registration, worker
 from tests.clocks import Clock
+from tests.mock_transport import MockTransport
 from tests.support import free_port
 
 
@@ -97,7 +98,7 @@ async def test_a_workers_status_is_requested_once_and_replaces_what_it_registere
         requested.append(request.url)
         return httpx.Response(200, json={"model_names": ["m", "n"], "speed": 1, "queue_length": 2})
 
-    bench.child_client = httpx.AsyncClient(transport=httpx.MockTransport(status))
+    bench.child_client = httpx.AsyncClient(transport=MockTransport(status))
     child = bench.registry.register(registration(worker()))
     for _ in range(2):
         bench.manager.request_status(child)

@@ -16,6 +16,7 @@ from hierarchy.uplink.registration import Uplink
 from hierarchy.wire.messages import Identity
 from hierarchy.wire.status import NodeStatus
 from tests.builders import SITE, Table, heart_beat, model, registration, status_of
+from tests.mock_transport import MockTransport
 
 Answer = Callable[[str, dict[str, Any]], Any]
 
@@ -64,7 +65,7 @@ class Bench:
         self.end = 0.0
         self.board = Board("site-a")
         self.shared: Any = None  # in the responses to reports
-        self.http = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
+        self.http = httpx.AsyncClient(transport=MockTransport(self.handle))
         self.uplink = Uplink(
             "http://root:21001",
             Identity("site-a", SITE, "site-a-1", "1.0", "p2c"),

@@ -19,6 +19,7 @@ from hierarchy.security.record_keeper import RecordKeeper
 from hierarchy.security.token_store import TokenStore
 from hierarchy.uplink.record_exchange import INTERVAL_S, TICK_S, RecordExchange, RecordPage
 from tests.clocks import Clock
+from tests.mock_transport import MockTransport
 
 KEY = b"k" * 32
 
@@ -64,7 +65,7 @@ class Bench:
         self.end = self.seconds + seconds
 
         async def work() -> None:
-            http = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
+            http = httpx.AsyncClient(transport=MockTransport(self.handle))
             await RecordExchange(self.here, ("http://there:1",), http, Random(1), self.sleep).run()
 
         with contextlib.suppress(asyncio.CancelledError):

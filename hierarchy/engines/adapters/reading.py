@@ -14,11 +14,11 @@ import httpx
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from hierarchy.errors import EngineUnreadable
+from hierarchy.errors import EngineUnreadable, NotJson
 from hierarchy.names import is_printable_name
+from hierarchy.runtime import safe_json
+from hierarchy.runtime.fetch import ResponseRefused, fetch
 from hierarchy.wire.status import MAX_QUEUE, Api, ModelStatus, NodeStatus
-
-MAX_RESPONSE_BYTES = 8 * 1024 * 1024  # a vLLM with many histograms sends some 100 kB of metrics
 
 
 class Adapter(Protocol):
@@ -68,8 +68,8 @@ class EngineResponse(NamedTuple):
     def json(self) -> Any:
         """The decoded body. Raises `EngineUnreadable` if it is not JSON."""
         try:
-            return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, RecursionError) as error:
+            return safe_json.decode(self.body)
+        except NotJson as error:
             raise EngineUnreadable(f"{self.url} did not send JSON: {error}") from None
 
     def samples(self, *names: str) -> list[Sample]:
@@ -98,24 +98,22 @@ class EngineResponse(NamedTuple):
 
 
 async def get(http: httpx.AsyncClient, url: str, path: str) -> EngineResponse:
-    """GET `path` of the engine at `url`. Raises `EngineUnreadable` if the response is too large."""
+    """GET `path` of the engine at `url`. Raises `EngineUnreadable` if the response is too large or compressed."""
     return await _send(http, "GET", url, path)
 
 
 async def post(http: httpx.AsyncClient, url: str, path: str) -> EngineResponse:
-    """POST without a body to `path` of the engine at `url`. Raises `EngineUnreadable` if the response is too large."""
+    """POST without a body to `path` of the engine at `url`. Raises as `get`."""
     return await _send(http, "POST", url, path)
 
 
 async def _send(http: httpx.AsyncClient, method: str, url: str, path: str) -> EngineResponse:
     target = url.rstrip("/") + path
-    body = bytearray()
-    async with http.stream(method, target) as response:
-        async for piece in response.aiter_bytes():
-            body += piece
-            if len(body) > MAX_RESPONSE_BYTES:
-                raise EngineUnreadable(f"{target} sent more than {MAX_RESPONSE_BYTES} bytes")
-        return EngineResponse(target, response.status_code, bytes(body))
+    try:
+        response = await fetch(http, method, target, timeout_s=math.inf)  # a prober has its own limits
+    except ResponseRefused as error:
+        raise EngineUnreadable(f"{target}: {error}") from None
+    return EngineResponse(target, response.status, response.body)
 
 
 async def openai_model_names(http: httpx.AsyncClient, url: str) -> list[str]:

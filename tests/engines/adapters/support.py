@@ -11,6 +11,7 @@ import httpx
 
 from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.wire.status import NodeStatus
+from tests.mock_transport import MockTransport
 
 DATA = Path(__file__).parent / "data"
 URL = "http://engine:8000"
@@ -32,7 +33,7 @@ def read(
         return httpx.Response(status, **({"text": body} if isinstance(body, str) else {"json": body}))
 
     async def run() -> NodeStatus:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
+        async with httpx.AsyncClient(transport=MockTransport(respond)) as http:
             async with asyncio.timeout(limit_s):
                 return await ADAPTERS[kind].read(http, url, speed)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hierarchy.engines.adapters.reading import MAX_RESPONSE_BYTES
 from hierarchy.errors import EngineUnreadable
+from hierarchy.runtime.fetch import MAX_BYTES
 from hierarchy.wire.status import ModelStatus, NodeStatus
 from tests.engines.adapters.support import MODELS, URL, read
 
@@ -39,7 +39,7 @@ def test_an_error_response_is_quoted() -> None:
 
 def test_an_endless_response_is_cut_off() -> None:
     with pytest.raises(EngineUnreadable, match="more than"):
-        read("openai", {"/v1/models": (200, " " * (MAX_RESPONSE_BYTES + 1))})
+        read("openai", {"/v1/models": (200, " " * (MAX_BYTES + 1))})
 
 
 def test_a_trailing_slash_of_the_url_is_ignored() -> None:
