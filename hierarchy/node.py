@@ -37,6 +37,7 @@ from hierarchy.release import VERSION, build, data_path
 from hierarchy.runtime import awake
 from hierarchy.runtime.awake import AwakeClock
 from hierarchy.runtime.http_client import http_transport
+from hierarchy.runtime.loop_watch import LoopWatch
 from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.runtime.tcp_keepalive import UNREACHABLE_S
@@ -81,6 +82,7 @@ class Node:
         settings = config.settings
         rng = rng or Random()
         self.awake = AwakeClock()
+        self.watch = LoopWatch()
         clock = clock or self.awake
         self.config = config
         self.settings = settings
@@ -96,7 +98,7 @@ class Node:
         self.registry = Registry(self.identity, clock, settings.max_speed)
         self.aliases = Aliases(config.aliases, rng)
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)
-        self.metrics = Metrics(self.gauges, self.awake)
+        self.metrics = Metrics(self.gauges, self.awake, self.watch)
         self._changes = ChangeLog(self.metrics)
         self.registry.on_change = self._child_changed
         self.models = ModelList(self.registry, clock, int(time.time()), self.aliases)
@@ -157,6 +159,7 @@ class Node:
         self._http = self._client_of_parents(None)
         self._child_transport = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
         self._tasks.spawn(self.awake.run(), "clock")
+        self.watch.start()
         for engine in self.config.engines:
             self.engine_manager.start(engine)
         for parent in self.config.parents:
@@ -187,6 +190,7 @@ class Node:
         for task in self._tasks:
             if not task.get_name().startswith("engine "):  # the manager ends those
                 task.cancel()
+        self.watch.stop()
         self.lane.close()
         if self._model_file is not None and self._model_file.differs(ages := self.registry.known.ages(self._clock())):
             self._model_file.write(ages)
@@ -481,6 +485,7 @@ class Node:
         yield from self.access.gauges()
         yield from self.lane.gauges()
         yield "hierarchy_connections", (), float(len(self.clients))
+        yield "hierarchy_loop_longest_hold_seconds", (), self.watch.longest_s
 
     def __repr__(self) -> str:
         return f"<Node {self.identity.name} children={len(self.registry)} uplinks={self.uplinks}>"

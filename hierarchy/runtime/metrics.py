@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from hierarchy.runtime.awake import AwakeClock
+from hierarchy.runtime.loop_watch import LoopWatch
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _BOUNDS: Final = list(BUCKETS_S)  # a list is the fastest to iterate, compiled
@@ -33,6 +34,7 @@ GAUGES = {
     "hierarchy_children_with_accepted_key": ("Children whose credential `accepted_key` signed.", ()),
     "hierarchy_records_incomplete": ("1 if records of used tokens and revocations are missing.", ()),
     "hierarchy_connections": ("Open client connections.", ()),
+    "hierarchy_loop_longest_hold_seconds": ("Own CPU time of the longest step of the event loop.", ()),
     "hierarchy_requests_held": ("Requests that wait for a child to appear.", ()),
 }
 Sample = tuple[str, tuple[str, ...], float]  # gauge name, label values, value
@@ -85,11 +87,18 @@ class Metrics:
     """All counts of this process.
 
     gauges: returns the current values; called when `/metrics` is read. clock: counts this process's own pauses.
+    watch: counts what holds its event loop.
     """
 
-    def __init__(self, gauges: Callable[[], Iterable[Sample]] = lambda: (), clock: AwakeClock | None = None) -> None:
+    def __init__(
+        self,
+        gauges: Callable[[], Iterable[Sample]] = lambda: (),
+        clock: AwakeClock | None = None,
+        watch: LoopWatch | None = None,
+    ) -> None:
         self.gauges = gauges
         self.clock = clock
+        self.watch = watch
         self.shares: dict[tuple[str, str, str], ShareMetrics] = {}  # by model, api, child
         self.refused: dict[str, int] = {}  # requests answered with an error of this node, by its code
         self.retries = 0
@@ -156,12 +165,14 @@ class Metrics:
         lag.add_metric((), self.clock.lag_s if self.clock is not None else 0.0)
         paused = CounterMetricFamily("hierarchy_paused_seconds", "In which this process could not act.")
         paused.add_metric((), self.clock.paused_s if self.clock is not None else 0.0)
+        holds = CounterMetricFamily("hierarchy_loop_holds", "Steps that held the event loop for 50 ms or more.")
+        holds.add_metric((), self.watch.holds if self.watch is not None else 0)
         changes = CounterMetricFamily(
             "hierarchy_child_state_changes", "Changes of a child's state.", labels=("child", "model", "state")
         )
         for change, count in self.state_changes.items():
             changes.add_metric(change, count)
-        yield from (requests, ttft, total, refused, retries, changes, lag, paused, self._client_requests())
+        yield from (requests, ttft, total, refused, retries, changes, lag, paused, holds, self._client_requests())
         yield from self._gauge_families()
 
     def _client_requests(self) -> Metric:

@@ -31,7 +31,7 @@ def all_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processe
 
 
 @pytest.fixture
-def processes(all_processes: Processes) -> Iterator[Processes]:
+def processes(all_processes: Processes, record: Record) -> Iterator[Processes]:
     """The processes of one test. They are ended after it; no log may have a line about a defect."""
     before = len(all_processes.processes)
     yield all_processes
@@ -39,6 +39,9 @@ def processes(all_processes: Processes) -> Iterator[Processes]:
     del all_processes.processes[before:]
     for process in started:
         process.resume()
+    held_s, where = max(process.longest_hold() for process in started) if started else (0.0, "")
+    if held_s:
+        record(f"longest hold of an event loop: {1000 * held_s:.0f} ms of its own CPU time{where}", target="50 ms")
     errors = {process.name: lines for process in started if (lines := process.error_lines())}
     for process in started:
         process.kill()

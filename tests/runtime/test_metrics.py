@@ -34,7 +34,12 @@ def key(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 def test_metrics_without_counts_are_valid() -> None:
-    without_labels = ("hierarchy_retries_total", "hierarchy_loop_lag_seconds_total", "hierarchy_paused_seconds_total")
+    without_labels = (
+        "hierarchy_retries_total",
+        "hierarchy_loop_lag_seconds_total",
+        "hierarchy_paused_seconds_total",
+        "hierarchy_loop_holds_total",
+    )
     client_requests = key("hierarchy_client_requests_total", outcome="ok", status="200")
     assert read(Metrics()) == {**{key(name): 0 for name in without_labels}, client_requests: 0}
 
