@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 import os
 import signal
@@ -9,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -22,6 +25,7 @@ from hierarchy.config.address import url_of
 from hierarchy.engines import model_store
 from hierarchy.errors import UsageError
 from hierarchy.runtime import logs
+from hierarchy.runtime.line_writer import LineWriter, own_stderr
 from hierarchy.runtime.parent_death import call_on_parent_death
 
 if TYPE_CHECKING:
@@ -65,13 +69,13 @@ def run_local(
     from hierarchy.engines import local
 
     alias = alias or model_store.model_name(model)
-    _prepare(name or f"local:{port}", exit_with_parent)
+    stderr = _prepare(name or f"local:{port}", exit_with_parent)
     local.import_xllamacpp()  # fails before a model is downloaded that could not be served
     with _listen(host, port) as listener:
         port = listener.getsockname()[1]
     options = local.LocalOptions(model_store.find_model(model), alias, host, port, threads, slots, context)
     logger.info("loading %s", options.path)
-    _on_signals(_exit_at_once)
+    _on_signals(partial(_exit_at_once, stderr))
     server = local.start_server(options)
     logger.info("serving %s at %s (%d slots, %d threads)", alias, server.listening_address, slots, threads)
     while True:
@@ -153,12 +157,19 @@ def fetch(
         typer.echo(path)
 
 
-def _prepare(name: str, exit_with_parent: bool) -> None:
-    """Set up the log. End with status 0 at SIGTERM, at Ctrl-C and, with the flag, when the parent dies."""
-    logs.setup("text", name)
+def _prepare(name: str, exit_with_parent: bool) -> LineWriter:
+    """Set up the log. End with status 0 at SIGTERM, at Ctrl-C and, with the flag, when the parent dies.
+
+    Returns what writes the log, which no part of this process waits for until its end.
+    """
+    at_the_end = contextlib.ExitStack()
+    atexit.register(at_the_end.close)
+    stderr = at_the_end.enter_context(own_stderr())
+    logs.setup("text", name, stream=stderr)
     _on_signals(_exit)
     if exit_with_parent:
         call_on_parent_death(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    return stderr
 
 
 def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
@@ -170,8 +181,9 @@ def _exit(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(0)
 
 
-def _exit_at_once(number: int, frame: FrameType | None) -> NoReturn:
+def _exit_at_once(stderr: LineWriter, number: int, frame: FrameType | None) -> NoReturn:
     """End without cleaning up: that would run the destructor of llama.cpp's server (see `local.start_server`)."""
+    stderr.drain()
     os._exit(0)
 
 

@@ -25,6 +25,7 @@ from hierarchy.node import Node
 from hierarchy.preflight import CannotStart, refusals, require_start
 from hierarchy.reload import Reloader
 from hierarchy.runtime import logs
+from hierarchy.runtime.line_writer import own_stderr
 from hierarchy.runtime.malloc import keep_freed_memory
 from hierarchy.runtime.parent_death import call_on_parent_death
 from hierarchy.security.startup import hold_state_dir, log_risks
@@ -90,13 +91,14 @@ def run(
     declared = config
     config, sockets = bind(config)
     keep_freed_memory()
-    logs.setup(config.settings.log_format, config.name)
-    if exit_with_parent:
-        call_on_parent_death(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    log_risks(config, access)
-    held = hold_state_dir(config, environ)
-    node = Node(config, access=access)
-    reloader = Reloader(node, file, read, declared) if file is not None and read is not None else None
-    uvloop.run(Server(node, build_app(node), reloader).serve(sockets))
-    if held is not None:
-        held.release()
+    with own_stderr() as stderr:  # from here on nothing waits for the reader of the log
+        logs.setup(config.settings.log_format, config.name, stream=stderr)
+        if exit_with_parent:
+            call_on_parent_death(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        log_risks(config, access)
+        held = hold_state_dir(config, environ)
+        node = Node(config, access=access)
+        reloader = Reloader(node, file, read, declared) if file is not None and read is not None else None
+        uvloop.run(Server(node, build_app(node), reloader).serve(sockets))
+        if held is not None:
+            held.release()

@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import logging
 import os
-import queue
 import signal
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from hierarchy.cli.output import count
 from hierarchy.runtime import logs
+from hierarchy.runtime.line_writer import Gap
 from hierarchy.runtime.parent_death import call_on_parent_death
 from hierarchy.runtime.processes import SupervisedProcess
 
@@ -126,18 +125,26 @@ class Console:
         self._write = write
         self._format = format
         self._colour = colour
+        self._own = logs.formatter(format, OWN_NAME, colour=False)
         self._width = max(map(len, [OWN_NAME, *names]))
         self._colours = {name: _LABEL_COLOURS[i % len(_LABEL_COLOURS)] for i, name in enumerate(names)}
 
     def on_line(self, name: str, line: str) -> None:
         """Write a line of the node `name`."""
+        self._write(self._labelled(name, line))
+
+    def on_gap(self, gap: Gap) -> str:
+        """The line that stands for lines which this process could not write."""
+        return self._labelled(OWN_NAME, self._own.format(logs.gap_record(gap)))
+
+    def _labelled(self, name: str, line: str) -> str:
         if self._format == "text":
             label = logs.paint(f"{name:{self._width}} │", self._colours.get(name, "2"), self._colour)
             line = f"{label} {logs.relabel(line, name, self._colour)}"
         elif not line.startswith("{"):
             record = logging.makeLogRecord({"name": "stderr", "msg": line, "levelname": "INFO"})
             line = logs.JsonFormatter(name).format(record)
-        self._write(line + "\n")
+        return line + "\n"
 
     def write(self, text: str) -> None:
         """Write log lines of this process."""
@@ -146,45 +153,3 @@ class Console:
 
     def flush(self) -> None:
         """Does nothing: no line is held back."""
-
-
-class LinePrinter:
-    """Writes lines to stderr in a thread, so that a stopped terminal (Ctrl-S) stops neither this process nor the nodes.
-
-    While `max_lines` are waiting, further lines are dropped and counted. The thread writes to the descriptor itself: a
-    daemon thread that holds the lock of `sys.stderr` makes the interpreter abort at exit.
-    """
-
-    def __init__(self, fd: int = 2, max_lines: int = 10_000) -> None:
-        self._fd = fd
-        self._dropped = 0
-        self._lines: queue.Queue[str | None] = queue.Queue(max_lines)
-        self._thread = threading.Thread(target=self._print, name="log-printer", daemon=True)
-        self._thread.start()
-
-    def write(self, text: str) -> None:
-        """Print lines later; never waits."""
-        try:
-            self._lines.put_nowait(text)
-        except queue.Full:
-            self._dropped += 1
-
-    def isatty(self) -> bool:
-        """Whether the lines go to a terminal."""
-        return os.isatty(self._fd)
-
-    def close(self, timeout_s: float = 2.0) -> None:
-        """Print the waiting lines, for at most `timeout_s`."""
-        with contextlib.suppress(queue.Full):
-            self._lines.put(None, timeout=timeout_s)
-            self._thread.join(timeout_s)
-
-    def _print(self) -> None:
-        while (text := self._lines.get()) is not None:
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                text += f"{OWN_NAME}: {dropped} lines were dropped here, since the terminal did not accept them\n"
-            data = text.encode("utf-8", "backslashreplace")
-            with contextlib.suppress(OSError):  # the reader is gone
-                while data:
-                    data = data[os.write(self._fd, data) :]

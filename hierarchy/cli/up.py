@@ -52,28 +52,27 @@ def up(
 def _run(config: Path, tree: DeclaredTree, given: NodeFlags, runs: Sequence[NodeRun], *, exit_with_parent: bool) -> int:
     import asyncio
 
-    from hierarchy.cli.supervise import OWN_NAME, Console, LinePrinter, supervise
+    from hierarchy.cli.supervise import OWN_NAME, Console, supervise
+    from hierarchy.runtime.line_writer import own_stderr
     from hierarchy.runtime.processes import SupervisedProcess
 
     names, defaults = list(tree.config.nodes), tree.config.defaults
-    printer = LinePrinter()
-    console = Console(printer.write, names, defaults.log_format, logs.wants_colour(printer))
-    logs.setup(defaults.log_format, OWN_NAME, stream=console)
-    processes = [
-        SupervisedProcess(
-            run.name,
-            [*serve_command(config, run.name), *given.as_arguments(), *run.arguments],
-            console.on_line,
-            env=run.env,
-            before_start=run.write_token,
-        )
-        for run in runs
-    ]
-    grace_s = max(spec.settings(defaults).grace_s for spec in tree.config.nodes.values()) + _MARGIN_S
-    try:
+    with own_stderr() as writer:
+        console = Console(writer.write, names, defaults.log_format, logs.wants_colour(writer))
+        writer.describe = console.on_gap
+        logs.setup(defaults.log_format, OWN_NAME, stream=console)
+        processes = [
+            SupervisedProcess(
+                run.name,
+                [*serve_command(config, run.name), *given.as_arguments(), *run.arguments],
+                console.on_line,
+                env=run.env,
+                before_start=run.write_token,
+            )
+            for run in runs
+        ]
+        grace_s = max(spec.settings(defaults).grace_s for spec in tree.config.nodes.values()) + _MARGIN_S
         return asyncio.run(supervise(processes, grace_s, exit_with_parent=exit_with_parent))
-    finally:
-        printer.close()
 
 
 def serve_command(config: Path, node: str) -> list[str]:

@@ -14,7 +14,10 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
+from hierarchy.runtime.line_writer import Gap, LineWriter
+
 LogFormat = Literal["text", "json"]
+AUDIT = "hierarchy.audit"  # the logger of operators' commands; its lines are never dropped to make room for others
 
 _BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # change the order in which a line is displayed
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\t")}
@@ -46,8 +49,10 @@ def setup(format: LogFormat, name: str, level: int | str = "INFO", stream: Strea
         name: the node's name, which is in each line.
     """
     target = sys.stderr if stream is None else stream
-    handler = logging.StreamHandler(target)
-    handler.setFormatter(JsonFormatter(name) if format == "json" else TextFormatter(name, colour=wants_colour(target)))
+    handler = _WriterHandler(target) if isinstance(target, LineWriter) else logging.StreamHandler(target)
+    handler.setFormatter(formatter(format, name, colour=wants_colour(target)))
+    if isinstance(target, LineWriter):
+        target.describe = lambda gap: f"{handler.format(gap_record(gap))}\n"
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -59,6 +64,28 @@ def setup(format: LogFormat, name: str, level: int | str = "INFO", stream: Strea
     for verbose in _VERBOSE:
         logging.getLogger(verbose).setLevel(max(root.level, logging.WARNING))
     logging.captureWarnings(True)
+
+
+class _WriterHandler(logging.StreamHandler[LineWriter]):
+    """Writes the audit log, too, where other lines are dropped."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; never waits."""
+        try:
+            self.stream.write(f"{self.format(record)}\n", keep=record.name == AUDIT)
+        except Exception:
+            self.handleError(record)
+
+
+def formatter(format: LogFormat, name: str, *, colour: bool) -> logging.Formatter:
+    """What makes the lines of a node."""
+    return JsonFormatter(name) if format == "json" else TextFormatter(name, colour=colour)
+
+
+def gap_record(gap: Gap) -> logging.LogRecord:
+    """A record about lines that are missing, at its place."""
+    warning = {"levelno": logging.WARNING, "levelname": "WARNING"}
+    return logging.makeLogRecord({"name": "hierarchy.log", "msg": "%s", "args": (gap,), **warning})
 
 
 def wants_colour(stream: object) -> bool:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import termios
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from hierarchy.cli.supervise import Console, LinePrinter
+from hierarchy.cli.supervise import Console
 from hierarchy.cli.up import serve_command, up
 from hierarchy.config.models import ConfigError
 from tests.security.keyed import Keys
@@ -254,34 +253,6 @@ def test_the_console_aligns_and_colours_lines() -> None:
     ]
     assert "\x1b[33mWARNING\x1b[0m" in written[0]
     assert written[0].split("root")[0] != written[1].split("site-a")[0]
-
-
-def test_a_stopped_terminal_stops_no_node() -> None:
-    read, write = os.pipe()
-    try:
-        printer = LinePrinter(write, max_lines=5)
-        for i in range(100_000):  # far more than a pipe holds, and nothing reads it
-            printer.write(f"line {i} {'x' * 100}\n")
-        drained = b""
-        closing = threading.Thread(target=printer.close, args=(DEADLINE_S,))
-        closing.start()
-        while not re.search(rb"\d+ lines were dropped", drained):
-            drained += os.read(read, 65536)
-        closing.join(DEADLINE_S)
-        assert drained.startswith(b"line 0 ")
-    finally:
-        os.close(read)
-        os.close(write)
-
-
-def test_a_closed_terminal_is_not_an_error() -> None:
-    read, write = os.pipe()
-    os.close(read)
-    printer = LinePrinter(write)
-    printer.write("nothing reads this\n")
-    printer.close(DEADLINE_S)
-    assert not printer._thread.is_alive()
-    os.close(write)
 
 
 KEYED = """\
