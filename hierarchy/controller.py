@@ -25,12 +25,14 @@ from hierarchy.errors import (
     ChildFailed,
     DeadlinePassed,
     InvalidField,
+    NotJson,
     RequestError,
     UnknownDispatchMethod,
     describe,
 )
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
+from hierarchy.runtime.fetch import fetch_now
 from hierarchy.wire.messages import HeartBeat, Identity, Registration, convert
 
 STATUS_TIMEOUT_S = 5.0  # for a worker's status
@@ -133,12 +135,14 @@ class Controller:
     def get_worker_status(self, worker_name: str) -> dict[str, Any]:
         """A worker's `{model_names, speed, queue_length}`, requested from it; `{}` if it does not respond."""
         try:
-            response = self._http.post(f"{worker_name.rstrip('/')}/worker_get_status", timeout=STATUS_TIMEOUT_S)
-            response.raise_for_status()
-            status = response.json()
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            url = f"{worker_name.rstrip('/')}/worker_get_status"
+            response = fetch_now(self._http, "POST", url, timeout_s=STATUS_TIMEOUT_S)
+            status = response.json() if response.is_ok else None
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, NotJson) as error:
             log.warning("no status from %r: %s", worker_name, describe(error))
             return {}
+        if not response.is_ok:
+            log.warning("no status from %r: it answered %d", worker_name, response.status)
         return status if isinstance(status, dict) else {}
 
     def remove_worker(self, worker_name: str) -> None:

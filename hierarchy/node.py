@@ -34,8 +34,8 @@ from hierarchy.relay.evidence import LOST_S, Finding
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import report_handler
 from hierarchy.release import VERSION, build, data_path
-from hierarchy.runtime import awake
 from hierarchy.runtime.awake import AwakeClock
+from hierarchy.runtime.fetch import fetch
 from hierarchy.runtime.http_client import http_transport
 from hierarchy.runtime.loop_watch import LoopWatch
 from hierarchy.runtime.metrics import Metrics, Sample
@@ -52,6 +52,7 @@ from hierarchy.wire.status import NodeStatus
 
 DRAIN_NOTICE_S = 1.0  # in which the parents learn that this node is draining
 DIAL_BACK_S = 2.0  # in which a child with `link: auto` must be reached at its own URL
+MAX_HEALTH_BYTES = 64 * 1024  # of what is there
 LINKS_PER_S = 400.0  # that all children together may open to fill their reserves: about a tenth of a core
 EXCHANGE = "exchange of records"  # name of the task
 SWEEP_S = 0.5  # how often deadlines are looked at; they are late by this much at most
@@ -360,11 +361,11 @@ class Node:
             return False
         url, shown = f"{message.worker_name.rstrip('/')}/health", {"x-hierarchy-auth": message.secret}
         try:
-            async with awake.timeout(DIAL_BACK_S):
-                answer = await http.get(url, headers=shown)
-            return answer.status_code == 200 and bool(answer.json().get("instance") == message.instance)
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, AttributeError):
+            answer = await fetch(http, "GET", url, headers=shown, timeout_s=DIAL_BACK_S, max_bytes=MAX_HEALTH_BYTES)
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):
             return False
+        page = answer.json_or_none()
+        return answer.is_ok and isinstance(page, dict) and page.get("instance") == message.instance
 
     def _child_client(self, local: bool) -> httpx.AsyncClient | None:
         """A client for requests to the URL that a child registered; None before `start`. local: on this machine."""

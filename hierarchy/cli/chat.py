@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -16,7 +15,7 @@ import typer
 from hierarchy.cli import flags
 from hierarchy.cli.interrupts import raise_keyboard_interrupt
 from hierarchy.cli.output import print_json
-from hierarchy.errors import HierarchyError, UsageError
+from hierarchy.errors import HierarchyError, NotJson, UsageError
 from hierarchy.runtime import logs
 
 if TYPE_CHECKING:
@@ -246,11 +245,12 @@ def _add(answer: Answer, event: Event, elapsed_s: float) -> None:
 def _decode(data: str) -> Event:
     """The content of one event. Raises `ChatError` if it is an error, or not a chat completion."""
     from hierarchy.cli.client import error_message
+    from hierarchy.runtime import safe_json
 
     if data.strip() == "[DONE]":
         return Event(last=True)
     try:
-        event = json.loads(data)
+        event = safe_json.decode(data.encode(errors="replace"))
         error = error_message(event)
         choice = (event.get("choices") or [{}])[0]
         text = (choice.get("delta") or choice.get("message") or {}).get("content") or ""
@@ -261,7 +261,7 @@ def _decode(data: str) -> Event:
             usage=usage if isinstance(usage, int) else None,
             last=bool(choice.get("finish_reason")),
         )
-    except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
+    except (NotJson, AttributeError, TypeError, LookupError):
         raise ChatError(f"the answer contains an event that is not a chat event: {data[:_SHOWN_CHARS]}") from None
     if error:
         raise ChatError(error)

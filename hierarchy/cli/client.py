@@ -10,9 +10,10 @@ there is no response, `NodeRefused` if the response is an error or not what a no
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ import httpx
 from hierarchy.cli import flags
 from hierarchy.config.blocks import TlsSpec
 from hierarchy.errors import InvalidAdminKey, InvalidApiKey, UsageError, describe
+from hierarchy.runtime.fetch import LARGE_BYTES, LARGE_VALUES, Fetched, fetch_now, stream_now
 from hierarchy.runtime.folders import expand
 from hierarchy.runtime.logs import escape
 from hierarchy.security.secret import check_secret, read_secret_file
@@ -30,6 +32,7 @@ from hierarchy.security.tls import TlsContexts
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 5.0  #: enough for a response from a node's memory
+WHOLE_TIMEOUT_S = 60.0  #: for a whole response, of which each part comes in time
 _FAILURES = (httpx.HTTPError, UnicodeError)  # the latter from a host name that DNS does not allow, such as a..b
 #: part of a reason -> the hint for it
 _HINTS = {
@@ -41,6 +44,8 @@ _HINTS = {
     "nodename nor servname": "is the host name right?",  # macOS
 }
 _SHOWN_CHARS = 300  # of a response that is not a node's, such as a proxy's page
+_MAX_MESSAGE = 4000  # characters of a node's error
+_JSON = {"content-type": "application/json"}
 
 
 class NodeError(UsageError):
@@ -101,6 +106,7 @@ class NodeClient:
                 verify=self.url.startswith("https:") and _trust(tls),
                 transport=transport,
                 trust_env=False,  # as between nodes: a proxy in the environment is for the internet
+                follow_redirects=False,
             )
         except (ValueError, OSError) as error:  # from the files that the environment names
             hint = "check SSL_CERT_FILE and SSL_CERT_DIR in the environment"
@@ -116,45 +122,58 @@ class NodeClient:
 
     def get(self, path: str, /, **params: str) -> dict[str, Any]:
         """The JSON object at `path`. Raises `NodeError`."""
-        return self._json("GET", path, params=params)
+        return self._json("GET", path, params)
 
     def post(self, path: str, body: object) -> dict[str, Any]:
         """The JSON object in the response to `body`. Raises `NodeError`."""
-        return self._json("POST", path, json=body)
+        return self._json("POST", path, content=_encoded(body))
 
     @contextmanager
     def stream(self, path: str, body: object) -> Iterator[httpx.Response]:
         """POST `body` and yield the response, whose head has been read and whose body has not. Raises `NodeError`."""
         try:
-            with self._http.stream("POST", path, json=body) as response:
+            with stream_now(self._http, path, _encoded(body), _JSON, max_bytes=LARGE_BYTES) as response:
                 if response.is_error:
-                    response.read()
-                    raise self._refusal(response)
+                    raise self._refusal(
+                        Fetched(self.url + path, response.status_code, response.headers, response.read())
+                    )
                 yield response
         except _FAILURES as error:
             raise NodeUnreachable(self.url, describe(error)) from None
 
-    def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+    def _json(
+        self, method: str, path: str, params: Mapping[str, str] | None = None, content: bytes | None = None
+    ) -> dict[str, Any]:
+        headers = _JSON if content is not None else None
         try:
-            response = self._http.request(method, path, **request)
+            response = fetch_now(
+                self._http,
+                method,
+                path,
+                params=params,
+                content=content,
+                headers=headers,
+                timeout_s=WHOLE_TIMEOUT_S,
+                max_bytes=LARGE_BYTES,
+            )
         except _FAILURES as error:
             raise NodeUnreachable(self.url, describe(error)) from None
-        page = _decoded(response)
-        if response.is_success and isinstance(page, dict):
+        page = response.json_or_none(LARGE_VALUES)
+        if _is_success(response) and isinstance(page, dict):
             return page
-        raise self._refusal(response)
+        raise self._refusal(response, page)
 
-    def _refusal(self, response: httpx.Response) -> NodeRefused:
-        url = str(response.url.copy_with(query=None))
-        page = _decoded(response)
-        if response.is_success:
+    def _refusal(self, response: Fetched, page: Any = None) -> NodeRefused:
+        url, status = response.url, response.status
+        page = response.json_or_none() if page is None else page
+        if _is_success(response):
             what = "a JSON object was expected" if page is not None else "the response is not JSON"
-            return NodeRefused(url, response.status_code, what, "; is this a node's URL?")
-        message = error_message(page)
+            return NodeRefused(url, status, what, "; is this a node's URL?")
+        message = error_message(page)[:_MAX_MESSAGE]
         if message:
-            return NodeRefused(url, response.status_code, message, self._hint(page))
-        text = response.text.strip()[:_SHOWN_CHARS] or response.reason_phrase
-        return NodeRefused(url, response.status_code, text, "; is this a node's URL?")
+            return NodeRefused(url, status, message, self._hint(page))
+        text = response.text(_SHOWN_CHARS) or httpx.codes.get_reason_phrase(status)
+        return NodeRefused(url, status, text, "; is this a node's URL?")
 
     def _hint(self, page: dict[str, Any]) -> str:
         """How to fix a wrong or missing key; empty for another error."""
@@ -234,12 +253,12 @@ def _trust(spec: TlsSpec | None) -> ssl.SSLContext | bool:
     return ssl.create_default_context(cafile=file or None, capath=folder or None) if file or folder else True
 
 
-def _decoded(response: httpx.Response) -> Any:
-    """The response's JSON; None if it is not JSON."""
-    try:
-        return response.json()
-    except (ValueError, RecursionError):
-        return None
+def _is_success(response: Fetched) -> bool:
+    return 200 <= response.status < 300
+
+
+def _encoded(body: object) -> bytes:
+    return json.dumps(body).encode()
 
 
 def error_message(page: object) -> str:

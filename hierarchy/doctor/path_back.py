@@ -13,6 +13,7 @@ from hierarchy.doctor.finding import Finding, fail, ok, skip, warn
 from hierarchy.doctor.path_to_parent import TIMEOUT_S, PathToParent
 from hierarchy.engines.adapters.reading import EngineResponse
 from hierarchy.errors import EngineUnreadable
+from hierarchy.runtime.fetch import LARGE_BYTES, LARGE_VALUES, fetch
 from hierarchy.wire.tree_entry import TreeEntry, decode
 
 CHECK = "path back"
@@ -111,8 +112,8 @@ async def _entry_at_parent(name: str, url: str, http: httpx.AsyncClient) -> Tree
 async def _succeeded_requests(name: str, url: str, http: httpx.AsyncClient) -> int:
     """How many requests of the parent to this node succeeded, by its metrics; 0 if they cannot be read."""
     try:
-        response = await http.get(f"{url}/metrics", timeout=TIMEOUT_S)
-        samples = EngineResponse(url, response.status_code, response.content).samples("hierarchy_requests_total")
+        response = await fetch(http, "GET", f"{url}/metrics", timeout_s=TIMEOUT_S)
+        samples = EngineResponse(url, response.status, response.body).samples("hierarchy_requests_total")
     except (httpx.HTTPError, EngineUnreadable):
         return 0
     return sum(s.value for s in samples if s.labels.get("child") == name and s.labels.get("outcome") == "ok")
@@ -120,9 +121,10 @@ async def _succeeded_requests(name: str, url: str, http: httpx.AsyncClient) -> i
 
 async def _json(http: httpx.AsyncClient, url: str) -> Any:
     try:
-        return (await http.get(url, timeout=TIMEOUT_S)).json()
-    except (httpx.HTTPError, ValueError):
+        response = await fetch(http, "GET", url, timeout_s=TIMEOUT_S, max_bytes=LARGE_BYTES)
+    except httpx.HTTPError:
         return None
+    return response.json_or_none(LARGE_VALUES)
 
 
 def recommend_link(link: str, path: PathToParent | None, back: PathBack | None) -> Finding:

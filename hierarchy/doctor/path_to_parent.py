@@ -20,6 +20,7 @@ from hierarchy.config.address import join_address, parse_url
 from hierarchy.doctor.finding import Finding, Verdict, fail, ok, warn
 from hierarchy.errors import describe
 from hierarchy.http.link_handshake import link_request
+from hierarchy.runtime.fetch import Fetched, fetch
 from hierarchy.runtime.listening import is_own_address
 from hierarchy.uplink.dial import Proxy, open_connection
 
@@ -147,28 +148,25 @@ async def _get_health(path: PathToParent, http: httpx.AsyncClient, now: Callable
     """Check that a node responds, and that its clock agrees with this machine's."""
     try:
         before = now()
-        response = await http.get(f"{path.url}/health", timeout=TIMEOUT_S)
+        response = await fetch(http, "GET", f"{path.url}/health", timeout_s=TIMEOUT_S)
         after = now()
-        page = response.json()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         hint = "what listens there does not speak HTTP as a node does"
         path.findings.append(fail("node", f"/health: {_reason(error)}", hint))
         return
-    except ValueError:
-        page = None
-    finding = _judge_health(response, page)
+    finding = _judge_health(response, response.json_or_none())
     path.is_node = finding.verdict is Verdict.OK
     path.findings += [finding, _judge_clock(response.headers.get("date"), (before + after) / 2)]
 
 
-def _judge_health(response: httpx.Response, page: object) -> Finding:
+def _judge_health(response: Fetched, page: object) -> Finding:
     """Whether a node sent the response to /health. page: the decoded body; None if it is not JSON."""
-    if response.is_success and page == {"status": "ok"}:
+    if response.is_ok and page == {"status": "ok"}:
         return ok("node", "a node, which shows its name only with a key")
-    if response.is_success and isinstance(page, dict) and "node" in page:
+    if response.is_ok and isinstance(page, dict) and "node" in page:
         return ok("node", f"{page['node']} {page.get('version', '')}".rstrip())
     server = response.headers.get("server", "")
-    what = f"/health answered {response.status_code}" + (f" by {server}" if server else "")
+    what = f"/health answered {response.status}" + (f" by {server}" if server else "")
     return warn("node", f"{what}: not a node", "is it FastChat's controller, or a page of a proxy?")
 
 

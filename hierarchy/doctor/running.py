@@ -15,6 +15,7 @@ from hierarchy.config.blocks import TlsSpec
 from hierarchy.config.models import NodeConfig
 from hierarchy.doctor.path_to_parent import TIMEOUT_S
 from hierarchy.errors import UsageError
+from hierarchy.runtime.fetch import fetch
 from hierarchy.runtime.folders import expand
 
 
@@ -49,8 +50,8 @@ async def _name_at(address: Address, config: NodeConfig, http: httpx.AsyncClient
 
 async def _health(url: str, http: httpx.AsyncClient) -> Any:
     try:
-        return (await http.get(f"{url}/health", timeout=TIMEOUT_S)).json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        return (await fetch(http, "GET", f"{url}/health", timeout_s=TIMEOUT_S)).json_or_none()
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):
         return None
 
 

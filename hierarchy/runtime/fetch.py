@@ -11,8 +11,10 @@ Source: RFC 9110, section 12.5.3 (Accept-Encoding).
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -22,6 +24,8 @@ from hierarchy.errors import NotJson
 from hierarchy.runtime import awake, safe_json
 
 MAX_BYTES = 8 * 1024 * 1024  #: of a response; a vLLM with many histograms sends some 100 kB of metrics
+LARGE_BYTES = 8 * MAX_BYTES  #: of the tree of a node that an operator asks: 20,000 engines and more
+LARGE_VALUES = 8 * safe_json.MAX_VALUES
 TIMEOUT_S = 10.0  #: for a whole response, unless the caller has a limit of its own
 _IDENTITY = {"accept-encoding": "identity"}
 
@@ -43,14 +47,14 @@ class Fetched(NamedTuple):
         """Whether its status is 200."""
         return self.status == HTTPStatus.OK
 
-    def json(self) -> Any:
+    def json(self, max_values: int = safe_json.MAX_VALUES) -> Any:
         """The decoded body. Raises `NotJson`."""
-        return safe_json.decode(self.body)
+        return safe_json.decode(self.body, max_values=max_values)
 
-    def json_or_none(self) -> Any:
+    def json_or_none(self, max_values: int = safe_json.MAX_VALUES) -> Any:
         """The decoded body; None if it is not JSON."""
         try:
-            return self.json()
+            return self.json(max_values)
         except NotJson:
             return None
 
@@ -110,20 +114,32 @@ def fetch_now(
     response = http.send(request, stream=True, follow_redirects=False)
     try:
         http.cookies.clear()
-        body = read_now(response, timeout_s=timeout_s, max_bytes=max_bytes)
+        _check_head(response, max_bytes)
+        body = b"".join(_pieces_now(response, timeout_s, max_bytes))
     finally:
         response.close()
     return Fetched(str(request.url.copy_with(query=None)), response.status_code, response.headers, body)
 
 
-def read_now(response: httpx.Response, *, timeout_s: float = TIMEOUT_S, max_bytes: int = MAX_BYTES) -> bytes:
-    """The body of a response whose head was read. Raises as `fetch`."""
-    _check_head(response, max_bytes)
-    return b"".join(pieces_now(response, timeout_s=timeout_s, max_bytes=max_bytes))
+@contextmanager
+def stream_now(
+    http: httpx.Client, path: str, content: bytes, headers: Mapping[str, str], *, max_bytes: int
+) -> Iterator[httpx.Response]:
+    """POST `content`, and yield the response, whose body has not been read. Each wait has the client's time limits.
+
+    Raises, also while it is read, as `fetch`.
+    """
+    request = http.build_request("POST", path, content=content, headers=_with_identity(headers))
+    response = http.send(request, stream=True, follow_redirects=False)
+    try:
+        _check_head(response, max_bytes)
+        pieces = _pieces_now(response, math.inf, max_bytes)
+        yield httpx.Response(response.status_code, headers=response.headers, content=pieces, request=request)
+    finally:
+        response.close()
 
 
-def pieces_now(response: httpx.Response, *, timeout_s: float, max_bytes: int) -> Iterable[bytes]:
-    """The same as it arrives. Raises as `fetch`."""
+def _pieces_now(response: httpx.Response, timeout_s: float, max_bytes: int) -> Iterator[bytes]:
     ends_at, size = time.monotonic() + timeout_s, 0
     for piece in response.iter_raw():
         size += len(piece)

@@ -8,13 +8,16 @@ from typing import Any
 import httpx
 import msgspec
 
-from hierarchy.errors import HierarchyError, describe
-from hierarchy.runtime import awake
-from hierarchy.wire.checks import MAX_INTERVAL_S
+from hierarchy.errors import HierarchyError, InvalidField, NotJson, describe
+from hierarchy.runtime.fetch import Fetched, fetch
+from hierarchy.wire.checks import MAX_INTERVAL_S, check_name, check_printable
 from hierarchy.wire.messages import Accepted
 
 TIMEOUT_S = 5.0
 MAX_WANTED = 2**31  # links; more cannot be meant
+MAX_RESPONSE_BYTES = 4 * 1024 * 1024  # 256 shared records are the longest part, with some 5 kB each
+MAX_MESSAGE = 1000  # characters of a parent's error, which is logged
+MAX_CREDENTIAL = 16 * 1024  # characters
 
 
 class ParentError(HierarchyError):
@@ -48,13 +51,18 @@ class ParentClient:
         """
         content = msgspec.json.encode(message)
         try:
-            async with awake.timeout(timeout_s):
-                response = await self._http.post(
-                    self._parent + path, content=content, headers=self._headers(content, bearer), timeout=None
-                )
-        except TimeoutError:
+            response = await fetch(
+                self._http,
+                "POST",
+                self._parent + path,
+                content=content,
+                headers=self._headers(content, bearer),
+                timeout_s=timeout_s,
+                max_bytes=MAX_RESPONSE_BYTES,
+            )
+        except httpx.ReadTimeout:
             raise ParentError(f"no response within {timeout_s:g} s") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise ParentError(self._explain(error)) from error
         return _decoded(response)
 
@@ -70,30 +78,28 @@ class ParentClient:
             "content-length": str(len(content)),
         }
 
-    def _explain(self, error: httpx.HTTPError) -> str:
+    def _explain(self, error: Exception) -> str:
         reason = describe(error)
         if self._parent.startswith("http:") and isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
             return f"{reason}; does the parent expect https?"
         return reason
 
 
-def _decoded(response: httpx.Response) -> Any:
+def _decoded(response: Fetched) -> Any:
+    if not response.is_ok:
+        message = _message(response.json_or_none())
+        raise ParentError(f"it answered {response.status}: {message}".rstrip(": "), response.status)
     try:
-        body = response.json()
-    except (ValueError, RecursionError):
-        if response.status_code == 200:  # it must not pass for FastChat's original controller, which answers `null`
-            raise ParentError("the response is not JSON; is there a controller at that address?", 200) from None
-        body = None
-    if response.status_code != 200:
-        raise ParentError(f"it answered {response.status_code}: {_message(body)}".rstrip(": "), response.status_code)
-    return body
+        return response.json()
+    except NotJson:  # it must not pass for FastChat's original controller, which answers `null`
+        raise ParentError("the response is not JSON; is there a controller at that address?", 200) from None
 
 
 def _message(body: Any) -> str:
     """The message of OpenAI's error object; "" if there is none."""
     error = body.get("error") if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
-    return message if isinstance(message, str) else ""
+    return message[:MAX_MESSAGE] if isinstance(message, str) else ""
 
 
 def parse_accepted(body: Any) -> Accepted:
@@ -104,7 +110,7 @@ def parse_accepted(body: Any) -> Accepted:
     """
     try:
         accepted = msgspec.convert(body, Accepted)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:
         raise ParentError(f"the response is not understood: {error}", 200) from None
     if not accepted.instance:  # otherwise any JSON object would do
         raise ParentError("the response names no instance; is there a controller at that address?", 200)
@@ -112,4 +118,16 @@ def parse_accepted(body: Any) -> Accepted:
         raise ParentError(f"it requests {accepted.wanted} links, {accepted.links_per_s} a second", 200)
     if not (math.isfinite(accepted.interval_s) and 0 < accepted.interval_s <= MAX_INTERVAL_S):
         raise ParentError(f"it requests a report every {accepted.interval_s} s", 200)
+    _check_text(accepted)
     return accepted
+
+
+def _check_text(accepted: Accepted) -> None:
+    """Raise `ParentError` for text that this node could not show again in a field of a head, or log."""
+    try:
+        for field in ("node", "instance", "version"):
+            if text := getattr(accepted, field):
+                check_name(field, text)
+        check_printable("credential", accepted.credential, MAX_CREDENTIAL)
+    except InvalidField as error:
+        raise ParentError(f"the response is not understood: {error}", 200) from None

@@ -16,7 +16,9 @@ from random import Random
 import httpx
 import msgspec
 
-from hierarchy.errors import InvalidToken, describe
+from hierarchy.errors import InvalidToken, NotJson, describe
+from hierarchy.runtime import safe_json
+from hierarchy.runtime.fetch import fetch
 from hierarchy.security.record_keeper import Peer, RecordKeeper
 
 PATH = "/exchange_records"
@@ -88,14 +90,13 @@ class RecordExchange:
         """One request. Returns whether there is more to exchange at once."""
         page, last = self._records.request(other.peer)
         try:
-            response = await self._http.post(
-                other.url + PATH, content=msgspec.json.encode(RecordPage(page)), timeout=TIMEOUT_S
-            )
-            if response.status_code != 200:
-                raise InvalidToken(f"it answered {response.status_code}")
-            received = msgspec.json.decode(response.content, type=RecordPage)
+            content = msgspec.json.encode(RecordPage(page))
+            response = await fetch(self._http, "POST", other.url + PATH, content=content, timeout_s=TIMEOUT_S)
+            if not response.is_ok:
+                raise InvalidToken(f"it answered {response.status}")
+            received = safe_json.decode(response.body, RecordPage)
             more = self._records.received(other.peer, last, received.page)
-        except (httpx.HTTPError, msgspec.DecodeError, InvalidToken) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, NotJson, InvalidToken) as error:
             self._note_problem(other, describe(error))
             return False
         self._note_problem(other, "")

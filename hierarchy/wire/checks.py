@@ -49,9 +49,14 @@ def check_node_name(field: str, name: str) -> None:
 
 
 def check_secret(field: str, secret: str) -> None:
+    """At most `MAX_NAME` characters, as `check_printable`."""
+    check_printable(field, secret, MAX_NAME)
+
+
+def check_printable(field: str, text: str, limit: int) -> None:
     """Printable ASCII: it is sent in the heads of requests, where a line break would forge the rest of the head."""
-    if len(secret) > MAX_NAME or not (secret.isascii() and secret.isprintable()):
-        raise InvalidField(field, f"must be at most {MAX_NAME} printable ASCII characters")
+    if len(text) > limit or not (text.isascii() and text.isprintable()):
+        raise InvalidField(field, f"must be at most {limit} printable ASCII characters")
 
 
 def check_sequence(field: str, number: int) -> None:

@@ -82,8 +82,14 @@ def test_another_reason_is_logged_too(caplog: pytest.LogCaptureFixture) -> None:
         (httpx.Response(200, json={"status": "ok"}), "names no instance"),
         (httpx.Response(200, json={"interval_s": "soon"}), "not understood"),
         (httpx.Response(200, json={"instance": "root-1", "interval_s": 0}), "every 0.0 s"),
-        (httpx.Response(200, content=b'{"instance": "root-1", "interval_s": 1e999}'), "every inf s"),
-        (httpx.Response(200, content=b'{"instance": "root-1", "interval_s": NaN}'), "every nan s"),
+        (httpx.Response(200, content=b'{"instance": "root-1", "interval_s": 1e999}'), "is not JSON"),
+        (httpx.Response(200, content=b'{"instance": "root-1", "interval_s": NaN}'), "is not JSON"),
+        (httpx.Response(200, content=b'{"a":' * 999 + b"1" + b"}" * 999), "is not JSON"),
+        (httpx.Response(200, content=b'{"instance": "root-1", "interval_s": 1' + b"0" * 400 + b"}"), "is not JSON"),
+        (httpx.Response(200, json={"instance": "root-1", "wanted": -1}), "-1 links"),
+        (httpx.Response(200, json={"instance": "root-1", "credential": "a\r\nx-forged: 1"}), "credential"),
+        (httpx.Response(200, json={"instance": "root-1", "credential": "a" * 100_000}), "credential"),
+        (httpx.Response(200, json={"instance": "root-1", "node": "a\x1b[2J"}), "node"),
     ],
 )
 def test_a_response_that_is_not_a_controllers_is_not_a_registration(

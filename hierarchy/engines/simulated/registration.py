@@ -11,9 +11,11 @@ import asyncio
 import logging
 
 import httpx
+import msgspec
 
 from hierarchy.engines.simulated.engine import Engine
-from hierarchy.errors import describe
+from hierarchy.errors import NotJson, describe
+from hierarchy.runtime.fetch import Fetched, fetch
 
 RETRY_S = 5.0
 TIMEOUT_S = 5.0
@@ -28,7 +30,7 @@ async def stay_registered(engine: Engine, controller: str, address: str) -> None
         while True:
             try:
                 registered = await (_heartbeat if registered else _register)(engine, http, address)
-            except (httpx.HTTPError, ValueError, KeyError) as error:
+            except (httpx.HTTPError, NotJson) as error:
                 logger.warning("controller %s: %s", controller, describe(error))
                 await asyncio.sleep(min(RETRY_S, engine.options.heart_beat_s))
             else:
@@ -39,12 +41,22 @@ async def stay_registered(engine: Engine, controller: str, address: str) -> None
 async def _register(engine: Engine, http: httpx.AsyncClient, address: str) -> bool:
     """Returns True. Raises httpx.HTTPError."""
     message = {"worker_name": address, "check_heart_beat": True, "worker_status": engine.worker_status()}
-    (await http.post("/register_worker", json=message)).raise_for_status()
+    await _post(http, "/register_worker", message)
     logger.info("registered with %s as %s", http.base_url, address)
     return True
 
 
 async def _heartbeat(engine: Engine, http: httpx.AsyncClient, address: str) -> bool:
-    """Whether the controller still knows the worker. Raises httpx.HTTPError, ValueError or KeyError."""
+    """Whether the controller still knows the worker. Raises httpx.HTTPError or NotJson."""
     message = {"worker_name": address, "queue_length": engine.slots.queue_length}
-    return bool((await http.post("/receive_heart_beat", json=message)).json()["exist"])
+    page = (await _post(http, "/receive_heart_beat", message)).json()
+    return isinstance(page, dict) and bool(page.get("exist"))
+
+
+async def _post(http: httpx.AsyncClient, path: str, message: object) -> Fetched:
+    """The controller's response. Raises httpx.HTTPError."""
+    headers, content = {"content-type": "application/json"}, msgspec.json.encode(message)
+    response = await fetch(http, "POST", path, content=content, headers=headers, timeout_s=TIMEOUT_S)
+    if not response.is_ok:
+        raise httpx.RemoteProtocolError(f"it answered {response.status}: {response.text(200)}")
+    return response
