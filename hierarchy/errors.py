@@ -9,6 +9,8 @@
     │   ├── InvalidAdminKey        401  no admin key, or one that this node does not know
     │   ├── ModelNotAllowed        403  the client's key does not allow that model
     │   ├── NotPermitted           403  a child uses a name, model or address that it was not given
+    │   ├── ForeignOrigin          403  a web page of another origin sent what it may not send
+    │   ├── UnknownHost            403  a node without keys is not known by that name
     │   ├── ModelNotFound          404  no child serves that model
     │   ├── UnknownChild           404  no such child is registered
     │   ├── ReceiveTimeout         408  the request did not arrive in time
@@ -166,6 +168,22 @@ class NotPermitted(RequestError):
     status = 403
     type = "invalid_request_error"
     code = "not_permitted"
+
+
+class ForeignOrigin(RequestError):
+    """A web page of another origin sent a request that it may not send."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "foreign_origin"
+
+
+class UnknownHost(RequestError):
+    """A node without API keys is not known by the name in the request's Host field."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "unknown_host"
 
 
 class ModelNotFound(RequestError):

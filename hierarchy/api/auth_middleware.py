@@ -58,21 +58,35 @@ class AuthMiddleware:
             RequestError: the caller has no access.
         """
         access, path = self._node.access, scope["path"]
-        if path in OPERATOR_PATHS or path.startswith("/admin/"):
-            fields = dict(scope["headers"])
+        method, fields = scope["method"].encode(), dict(scope["headers"])
+        if path in CHILD_PATHS:
+            access.browsers.check_child(fields)
+        elif path in OPERATOR_PATHS or path.startswith("/admin/"):
             if self._node.is_parent(fields.get(b"x-hierarchy-auth", b"").decode("latin-1")):
                 scope[_OPERATOR] = Operator("the node above", is_parent=True)
                 return True  # the parent has checked the operator's key
             if not is_admin_address(scope.get("server"), self._node.config.admin):
                 return False
+            if not access.requires_admin_key:
+                access.browsers.check_client(method, fields)
             key = access.check_admin(fields)
             scope[_OPERATOR] = Operator(f"{key.name} from {peer_of(scope)}" if key.name else peer_of(scope))
-        elif path not in PUBLIC_PATHS and path not in CHILD_PATHS and access.requires_api_key:
-            caller = access.identify_caller(dict(scope["headers"]))
-            if caller.refusal and not access.registration_policy.is_trusted_peer(peer_of(scope)):
-                raise InvalidApiKey(caller.refusal)
-            scope[_CALLER] = ANYONE if caller.refusal else caller
+        elif path not in PUBLIC_PATHS:
+            self._check_client(scope, method, fields)
         return True
+
+    def _check_client(self, scope: Scope, method: bytes, fields: Mapping[bytes, bytes]) -> None:
+        """Who sends a request to a path for clients. Raises `RequestError` if it has no access."""
+        access = self._node.access
+        if not access.requires_api_key:
+            access.browsers.check_client(method, fields)
+            return
+        caller = access.identify_caller(fields)
+        if caller.refusal:
+            if not access.registration_policy.is_trusted_peer(peer_of(scope)):
+                raise InvalidApiKey(caller.refusal)
+            access.browsers.check_child(fields)  # the peer's address is its key, which a page at that machine has too
+        scope[_CALLER] = ANYONE if caller.refusal else caller
 
 
 def caller_of(request: Request) -> Caller:

@@ -135,6 +135,12 @@ Allow = Annotated[
     list[str] | None,
     _without_config("NETWORK", "Network in which children may be, such as 10.1.0.0/24; repeat the flag for several."),
 ]
+AllowedHost = Annotated[
+    list[str] | None,
+    _without_config(
+        "NAME", "Name at which a node without keys is reached, such as llm.lab.example; repeat it for several."
+    ),
+]
 TokenlessWorkers = Annotated[
     bool,
     _without_config(None, "Accept FastChat's own workers, which have no token, from --allow.", "--tokenless-workers"),

@@ -47,6 +47,7 @@ class NodeFlags:
     admin_keys: str | None = None
     admin_listen: str | None = None
     allow: list[str] | None = None
+    allowed_host: list[str] | None = None
     tokenless_workers: bool = False
     state_dir: str | None = None
     tls_cert: str | None = None
@@ -114,6 +115,7 @@ class NodeFlags:
             "api_keys": _file_ref(self.api_keys),
             "admin_keys": _file_ref(self.admin_keys),
             "allow": self.allow,
+            "allowed_hosts": self.allowed_host,
             "tokenless_workers": self.tokenless_workers,
             "state_dir": self.state_dir,
             "insecure": self.insecure,

@@ -39,6 +39,7 @@ def serve(
     admin_keys: flags.AdminKeys = None,
     admin_listen: flags.AdminListen = None,
     allow: flags.Allow = None,
+    allowed_host: flags.AllowedHost = None,
     tokenless_workers: flags.TokenlessWorkers = False,
     state_dir: flags.StateDir = None,
     tls_cert: flags.TlsCert = None,
@@ -58,7 +59,8 @@ def serve(
         host=host, port=port, dispatch_method=dispatch_method, parent=parent, engine=engine, advertise=advertise,
         link=link, replica=replica, replica_url=replica_url, key_file=key_file, accepted_key_file=accepted_key_file,
         api_keys=api_keys, admin_keys=admin_keys,
-        admin_listen=admin_listen, allow=allow, tokenless_workers=tokenless_workers, state_dir=state_dir,
+        admin_listen=admin_listen, allow=allow, allowed_host=allowed_host, tokenless_workers=tokenless_workers,
+        state_dir=state_dir,
         tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca, require_client_cert=require_client_cert,
     )  # fmt: skip
     if config is None:

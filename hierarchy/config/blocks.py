@@ -6,6 +6,7 @@ A configuration never contains a secret, only where it is: `env:NAME` or `file:P
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -53,9 +54,16 @@ def _check_network(value: str) -> str:
     return value
 
 
+def _check_host_pattern(value: str) -> str:
+    if not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", value):
+        raise ValueError(f"{value!r} is not a host name", 'write a name alone, such as "llm.lab.example"')
+    return value
+
+
 SecretRef = Annotated[str | None, AfterValidator(_check_secret)]
 KeyFileRef = Annotated[str | None, AfterValidator(_check_file)]
 Network = Annotated[str, AfterValidator(_check_network)]
+HostPattern = Annotated[str, AfterValidator(_check_host_pattern)]
 
 
 class SecuritySpec(Strict):
@@ -86,6 +94,11 @@ class SecuritySpec(Strict):
         default=[],
         description="networks in which registered children may be; default: anywhere, except where no child may be "
         "(docs/reference/security.md)",
+    )
+    allowed_hosts: list[HostPattern] = Field(
+        default=[],
+        description="names at which a node without `api_keys` is reached, such as `llm.lab.example` or "
+        "`*.lab.example`; addresses, names without a dot, those of `listen` and of its URLs need no entry",
     )
     tokenless_workers: bool = Field(
         default=False,

@@ -357,6 +357,8 @@ class NodeConfig(Strict):
     listen: tuple[Address, ...] = (("localhost", DEFAULT_PORT),)
     #: URL to register with the parents
     advertise: str
+    #: the URLs at which others reach it, as far as the file says
+    urls: tuple[str, ...] = ()
     #: the only addresses that serve the paths of operators; (): those of `listen`
     admin: tuple[Address, ...] = ()
     #: URLs of the nodes to register with

@@ -68,6 +68,8 @@ _USED_HERE: Final = frozenset(
         b"content-type",
         b"expect",
         b"host",
+        b"origin",
+        b"sec-fetch-site",
         b"transfer-encoding",
         b"x-api-key",
     }

@@ -74,8 +74,18 @@ class Lane:
         return lane_path(target)
 
     def caller(self, target: bytes, fields: dict[bytes, bytes]) -> Caller:
-        """Who sends a request. What children send to the node itself is judged by its handler."""
-        return ANYONE if target in self.handlers else self.access.identify_caller(fields)
+        """Who sends a POST. What children send to the node itself is judged by its handler.
+
+        Raises:
+            ForeignOrigin, UnknownHost: a web page sends it, which may not.
+        """
+        access = self.access
+        if target in self.handlers:
+            access.browsers.check_child(fields)
+            return ANYONE
+        if not access.requires_api_key:
+            access.browsers.check_client(b"POST", fields)
+        return access.identify_caller(fields)
 
     def is_stranger(self, secret: bytes, peer: str) -> bool:
         """Is this not the secret of a child, at a node where that matters?"""

@@ -20,6 +20,7 @@ from hierarchy.errors import InvalidAdminKey
 from hierarchy.runtime.expiry import DAY_S, Lifetime
 from hierarchy.runtime.metrics import Sample
 from hierarchy.runtime.resolver import Resolver
+from hierarchy.security.browsers import Browsers
 from hierarchy.security.credential_store import CREDENTIAL_FILE, CredentialStore
 from hierarchy.security.dial_guard import DialGuard, parse_networks, registered_names
 from hierarchy.security.exchange_page import PageSigner
@@ -69,6 +70,7 @@ class Access:
         self.requires_api_key = closed or self.client_keys is not None
         #: whether operators must send an admin key
         self.requires_admin_key = closed or self.admin_keys is not None or (has_keys and not security.insecure)
+        self.browsers = Browsers(config)
         #: looks up all host names that this node dials
         self.resolver = Resolver()
         self.dial_guard = DialGuard(parse_networks(security.allow), registered_names(self.resolver))

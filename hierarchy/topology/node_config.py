@@ -55,6 +55,7 @@ def part_of(tree: DeclaredTree, name: str) -> NodeConfig:
         name=name,
         listen=spec.listen,
         advertise=next(url for url in (*dialled_by, *member.urls_for_parent, "") if url is not None),
+        urls=member.urls,
         admin=spec.admin_listen or (),
         parents=tuple(url for url in dialled if url),
         replica_of=_replicated_name(config, name),
