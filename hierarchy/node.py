@@ -47,6 +47,7 @@ from hierarchy.uplink.dial import Proxy, proxy_for
 from hierarchy.uplink.links import LinkReserve, ServeLink
 from hierarchy.uplink.record_exchange import RecordExchange
 from hierarchy.uplink.registration import Uplink
+from hierarchy.wire.checks import MAX_WARNINGS
 from hierarchy.wire.messages import Identity, Registration
 from hierarchy.wire.status import NodeStatus
 
@@ -104,7 +105,7 @@ class Node:
         self.registry.on_change = self._child_changed
         self.models = ModelList(self.registry, clock, int(time.time()), self.aliases)
         self.access = access or Access(config, environ)
-        self.view = TreeView(self.registry, clock, self.access.warnings)
+        self.view = TreeView(self.registry, clock, self.warnings)
         file = self.access.shared_file
         self.board = Board(self.identity.name, self.access.shared_keys, RecordFile(file) if file is not None else None)
         self.drains = Drains(self.registry, self.board)
@@ -159,15 +160,15 @@ class Node:
         # timeout: `ParentClient` and `_reaches` have their own, in which a pause of this process does not count.
         self._http = self._client_of_parents(None)
         self._child_transport = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
-        self._tasks.spawn(self.awake.run(), "clock")
+        self._tasks.keep(self.awake.run, "clock")
         self.watch.start()
         for engine in self.config.engines:
             self.engine_manager.start(engine)
         for parent in self.config.parents:
             self._start_uplink(parent)
         self._start_exchange()
-        self._tasks.spawn(self._sweep_forever(), "sweep")
-        self._tasks.spawn(Oversight(self.view.tree, self.identity.url).run(), "oversight")
+        self._tasks.keep(self._sweep_forever, "sweep")
+        self._tasks.keep(Oversight(self.view.tree, self.identity.url).run, "oversight")
 
     async def leave(self) -> None:
         """Tell the parents to send no new requests; returns when they know, or cannot be reached.
@@ -269,7 +270,7 @@ class Node:
         records = self.access.registration_policy.records
         if records is not None and self.config.replicas and self._http is not None:
             exchange = RecordExchange(records, self.config.replicas, self._http, self._rng)
-            self._tasks.spawn(exchange.run(), EXCHANGE)
+            self._tasks.keep(exchange.run, EXCHANGE)
 
     # -- parents ---------------------------------------------------------------------------------------------
 
@@ -334,7 +335,7 @@ class Node:
             uplink.listen(reserve)
             self.reserves.append(reserve)
         self.uplinks.append(uplink)
-        self._tasks.spawn(uplink.run(), f"uplink to {parent}")
+        self._tasks.keep(uplink.run, f"uplink to {parent}")
 
     def is_parent(self, secret: str) -> bool:
         """Is this the secret that this node gave to a parent?"""
@@ -410,22 +411,39 @@ class Node:
     # -- background ------------------------------------------------------------------------------------------
 
     async def _sweep_forever(self) -> None:
+        steps = {
+            "the sweep of children": self._sweep_children,
+            "the sweep of connections": self._sweep_connections,
+            "the sweep of links": self._sweep_links,
+            "saving the models": self._save_models,
+            "reading the keys again": self._refresh_keys,
+            "reading the records again": self.board.refresh,
+        }
         while True:
             await asyncio.sleep(SWEEP_S)
-            for child in self.registry.sweep():
-                log.warning("dropped %s: it sent no report", child.name)
-            for child in self.registry.newly_silent():
-                self.clients.rescue(child, "it is silent")
-            for finding in self.clients.silent_connections(self.registry, self._clock()):
-                self._judge(finding)
-            self.lane.sweep()
-            self._save_models()
-            self.clients.relieve(self.registry)
-            self.clients.sweep(self._clock())
-            for reserve in self.reserves:
-                reserve.sweep()
-            self._refresh_keys()
-            self.board.refresh()
+            for name, step in steps.items():
+                self._tasks.guard(step, name)
+
+    def _sweep_children(self) -> None:
+        for child in self.registry.sweep():
+            log.warning("dropped %s: it sent no report", child.name)
+        for child in self.registry.newly_silent():
+            self.clients.rescue(child, "it is silent")
+
+    def _sweep_connections(self) -> None:
+        for finding in self.clients.silent_connections(self.registry, self._clock()):
+            self._judge(finding)
+        self.lane.sweep()
+        self.clients.relieve(self.registry)
+        self.clients.sweep(self._clock())
+
+    def _sweep_links(self) -> None:
+        for reserve in self.reserves:
+            reserve.sweep()
+
+    def warnings(self) -> list[str]:
+        """What is wrong with this node, for operators."""
+        return (self.access.warnings() + self._tasks.warnings())[:MAX_WARNINGS]
 
     def _save_models(self) -> None:
         """Write the names of the known models to the state folder, if they changed."""
@@ -512,4 +530,4 @@ class _Source:
         return self._node.registry.is_incomplete()
 
     def warnings(self) -> list[str]:
-        return self._node.access.warnings()
+        return self._node.warnings()

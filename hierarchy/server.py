@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
         log.info("%s %s (build %s) listens on %s%s", identity.name, identity.version, identity.build, where, admin)
         await self.node.start(link_factory(self.node.lane, self.node.clients, self.config, self.server_state))
         if self._reloader is not None:
-            self._background.spawn(self._reloader.run(), "reload")
+            self._background.keep(self._reloader.run, "reload")
             if threading.current_thread() is threading.main_thread():
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloader.request)
 

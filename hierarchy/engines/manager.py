@@ -93,7 +93,7 @@ class EngineManager:
             self._settings.probe_interval_s,
             self._clock,
         )
-        self._tasks.spawn(prober.run(), f"probe {engine.name}")
+        self._tasks.keep(prober.run, f"probe {engine.name}")
 
     def retire(self, name: str) -> None:
         """Send no new requests to an engine. If its process was started here, it ends after the running requests."""

@@ -133,6 +133,7 @@ class Prober:
                 await self._wait(self.delay_s() * self._uniform(1 - JITTER, 1 + JITTER))
         finally:
             await self._client.aclose()
+            self._client = self._make_client(True)  # if it is run again, after an error
 
     async def _wait(self, seconds: float) -> None:
         nap = self._nap = asyncio.ensure_future(self._sleep(seconds))

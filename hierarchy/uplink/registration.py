@@ -171,7 +171,9 @@ class Uplink:
         self._listener = listener
 
     async def run(self) -> None:
-        """Register and report until cancelled."""
+        """Register and report until cancelled. It may be run again after an error."""
+        if self.registered:
+            self._set_lost()
         while True:
             await self._connect()
             await self._report_until_lost()

@@ -129,7 +129,8 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
 
 _ENTRY_TYPES: dict[str, Any] = {field.encode_name: field.type for field in msgspec.structs.fields(TreeEntry)}
 _MODEL_TYPES: dict[str, Any] = {field.encode_name: field.type for field in msgspec.structs.fields(ModelEntry)}
-_MALFORMED = (msgspec.ValidationError, UnicodeEncodeError)  # the latter: half of a surrogate pair in a field's name
+#: the second: half of a surrogate pair in a field's name; the third: an integer that is too large for a float
+_MALFORMED = (msgspec.ValidationError, UnicodeEncodeError, OverflowError)
 
 
 def decode(raw: Mapping[str, Any], key: str = "?") -> TreeEntry:

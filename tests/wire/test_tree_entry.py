@@ -18,7 +18,9 @@ from hierarchy.wire.tree_entry import MAX_DEPTH, DrainEntry, ModelEntry, TreeEnt
 from tests.builders import OPENAI, Table, model, nested, site, status_of
 from tests.wire.test_subtree import SITES
 
-anything = nested(st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=3))
+anything = nested(
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(st.characters(), max_size=3)
+)
 FIELDS = [*tree_entry._ENTRY_TYPES]
 amounts = st.none() | st.floats(0, 1e300)
 counts = st.none() | st.integers(0, 2**63 - 1)
