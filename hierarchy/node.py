@@ -239,12 +239,12 @@ class Node:
     def _apply_engines(self, old: NodeConfig, new: NodeConfig) -> list[str]:
         before, after = ({engine.name: engine for engine in config.engines} for config in (old, new))
         changes = []
-        for name in before:
-            if before[name] != after.get(name):
-                self.engine_manager.retire(name)
-                changes.append(f"engine {name} {'changed' if name in after else 'removed'}")
+        retired = {name for name in before if before[name] != after.get(name) or self.engine_manager.has_new_key(name)}
+        for name in [name for name in before if name in retired]:
+            self.engine_manager.retire(name)
+            changes.append(f"engine {name} {'changed' if name in after else 'removed'}")
         for name, engine in after.items():
-            if engine != before.get(name):
+            if name in retired or name not in before:
                 self.engine_manager.start(engine)
                 if name not in before:
                     changes.append(f"engine {name} added")

@@ -12,6 +12,7 @@ from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.node import Node
 from hierarchy.runtime.files import FileWatch
+from hierarchy.runtime.log_file import LogFile
 
 CHECK_INTERVAL_S = 1.0  # between two checks of the file
 FIXED_FIELDS = ("name", "listen", "advertise", "admin", "link", "replica_of")
@@ -42,7 +43,7 @@ class Reloader:
             current: the present configuration of the node.
         """
         self._node = node
-        self._path = path
+        self.path = path
         self._read = read
         self._current = current
         self._check_interval_s = check_interval_s
@@ -76,11 +77,11 @@ class Reloader:
             self._check_fixed(config)
             self._node.access.load_engine_keys(config)
         except UsageError as error:
-            log.error("%s is not applied, the old configuration stays in force: %s", self._path, error)
+            log.error("%s is not applied, the old configuration stays in force: %s", self.path, error)
             return False
         changes = self._node.apply(config)
         self._current = config
-        log.info("%s was read again: %s", self._path, ", ".join(changes) or "nothing changed for this node")
+        log.info("%s was read again: %s", self.path, ", ".join(changes) or "nothing changed for this node")
         return True
 
     def _check_fixed(self, config: NodeConfig) -> None:
@@ -94,6 +95,16 @@ class Reloader:
         changed += [field for field in FIXED_SETTINGS if getattr(old, field) != getattr(new, field)]
         if changed:
             raise UsageError(f"{changed[0]} changed; restart this node to apply it")
+
+
+async def read_files_again(node: Node, log_file: LogFile, reloader: Reloader | None) -> None:
+    """What a node does at SIGHUP: it reopens its log, and reads everything that files may have changed."""
+    await asyncio.to_thread(log_file.reopen_and_log)
+    files = node.access.reread()
+    if reloader is not None:
+        reloader.request()
+        files.append(str(reloader.path))
+    log.info("a hangup ends nothing; read again: %s", ", ".join(files) or "no file, since this node has none")
 
 
 def _shown(value: str | tuple[Address, ...] | None) -> str:

@@ -18,8 +18,10 @@ from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.node import Node
 from hierarchy.relay.downstream.protocol import protocol_factory
-from hierarchy.reload import Reloader
+from hierarchy.reload import Reloader, read_files_again
+from hierarchy.runtime import signals
 from hierarchy.runtime.listening import CannotListen, listen
+from hierarchy.runtime.log_file import LogFile
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.uplink.links import link_factory
 
@@ -49,6 +51,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.node = node
         self._reloader = reloader
+        self._log_file = LogFile()
+        self._hangup = signals.hangup()  # None: this process ignores SIGHUP
         self._background = BackgroundTasks()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -62,11 +66,20 @@ class Server(uvicorn.Server):
         await self.node.start(link_factory(self.node.lane, self.node.clients, self.config, self.server_state))
         if self._reloader is not None:
             self._background.keep(self._reloader.run, "reload")
-            if threading.current_thread() is threading.main_thread():
-                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloader.request)
+        if self._hangup is not None:
+            self._hangup.listen(asyncio.get_running_loop(), self._hung_up, self._lost_terminal)
+
+    def _hung_up(self) -> None:
+        self._background.spawn(read_files_again(self.node, self._log_file, self._reloader), "hangup")
+
+    def _lost_terminal(self) -> None:
+        log.info("ending: the terminal was closed")
+        self.handle_exit(signal.SIGHUP, None)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell the parents first, while the listeners are still open; then let running streams finish."""
+        if self._hangup is not None:
+            self._hangup.ignore()
         self._background.cancel_all()
         await self.node.leave()
         self.config.timeout_graceful_shutdown = max(1, round(self.node.settings.grace_s))
@@ -93,12 +106,12 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM, but in the main thread only."""
+        """Handle the signals that end a node, but in the main thread only."""
         # uvicorn's own method raises the signal again at the end: the exit status would be that of a killed process.
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self.handle_exit) for number in signals.ENDING}
         try:
             yield
         finally:

@@ -84,6 +84,29 @@ def test_a_stream_continues_after_its_engine_was_removed(bench: Bench) -> None:
     assert set(models_at(bench.url)) == {"a"}
 
 
+def test_another_key_for_an_engine_is_used_though_the_configuration_is_the_same(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    key = tmp_path / "key"
+    key.write_text("first")
+    key.chmod(0o600)
+    text = TREE.format(dispatch="p2c")
+    bench.path.write_text(
+        f'{text}  a: {{parent: root, kind: simulated, url: "{bench.a.url}", api_key: "file:{key}"}}\n'
+    )
+    assert bench.reload()
+    children = bench.running.node.registry.children
+    assert children["a"].credential == b"authorization: Bearer first\r\n"
+    key.write_text("second")
+    assert bench.reload()
+    assert children["a"].credential == b"authorization: Bearer second\r\n"
+    assert f"{bench.path} was read again: engine a changed" in caplog.messages
+    kept = children["a"]
+    assert bench.reload()
+    assert children["a"] is kept
+
+
 def test_a_replica_that_is_added_to_the_file_is_told_what_this_node_knows(tmp_path: Path) -> None:
     keys = Keys(tmp_path)
     with Cluster() as cluster:

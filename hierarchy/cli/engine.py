@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,8 +25,9 @@ from hierarchy.config import simulated
 from hierarchy.config.address import url_of
 from hierarchy.engines import model_store
 from hierarchy.errors import UsageError
-from hierarchy.runtime import logs
+from hierarchy.runtime import logs, signals
 from hierarchy.runtime.line_writer import LineWriter, own_stderr
+from hierarchy.runtime.log_file import LogFile
 from hierarchy.runtime.parent_death import call_on_parent_death
 
 if TYPE_CHECKING:
@@ -167,13 +169,25 @@ def _prepare(name: str, exit_with_parent: bool) -> LineWriter:
     stderr = at_the_end.enter_context(own_stderr())
     logs.setup("text", name, stream=stderr)
     _on_signals(_exit)
+    if (hangup := signals.hangup()) is not None:
+        log_file = LogFile()
+        hangup.tell(lambda: threading.Thread(target=_hung_up, args=(hangup, log_file), daemon=True).start())
     if exit_with_parent:
         call_on_parent_death(lambda: os.kill(os.getpid(), signal.SIGTERM))
     return stderr
 
 
+def _hung_up(hangup: signals.Hangup, log_file: LogFile) -> None:
+    """In a thread, since a signal's handler may have come into the middle of a line of the log."""
+    log_file.reopen_and_log()
+    logger.info("a hangup ends nothing")
+    time.sleep(signals.TERMINAL_CLOSED_S)
+    if hangup.lost_terminal():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals.ENDING:
         signal.signal(number, handler)
 
 

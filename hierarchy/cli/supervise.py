@@ -5,30 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from hierarchy.cli.output import count
-from hierarchy.runtime import logs
+from hierarchy.runtime import logs, signals
 from hierarchy.runtime.line_writer import Gap
+from hierarchy.runtime.log_file import LogFile
 from hierarchy.runtime.parent_death import call_on_parent_death
 from hierarchy.runtime.processes import SupervisedProcess
 
 log = logging.getLogger("hierarchy.cli.up")
 
 OWN_NAME = "up"  # before the log lines of this process
-TERMINAL_CLOSED_S = 1.0  # a shell that ends sends SIGHUP just before its terminal is closed
 _LABEL_COLOURS = ("36", "32", "33", "35", "34", "96", "92", "93", "95", "94")
 
 
 async def supervise(nodes: Sequence[SupervisedProcess], grace_s: float, *, exit_with_parent: bool = False) -> int:
     """Run `nodes` until a signal comes or one of them cannot start, then end them all.
 
-    The first SIGINT or SIGTERM lets them finish for up to `grace_s`, the second kills them. SIGHUP is such a signal if
-    the terminal was closed. Otherwise it only logs that nodes read a changed file by themselves: to a daemon it means
-    "read your configuration again", so it must not end a tree.
+    The first SIGINT, SIGTERM or SIGQUIT lets them finish for up to `grace_s`, the second kills them. SIGHUP is such a
+    signal if the terminal was closed. Otherwise it reopens the log, and logs that nodes read a changed file by
+    themselves: to a daemon it means "read your configuration again", so it must not end a tree.
 
     Returns:
         The exit status: 0 after a signal, 1 if a process could not be ended, else that of the node that cannot start.
@@ -66,45 +64,19 @@ def _end_event(nodes: Sequence[SupervisedProcess], grace_s: float, exit_with_par
             ending.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in signals.ENDING:
         loop.add_signal_handler(number, on_signal)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-        loop.add_signal_handler(signal.SIGHUP, _Hangup(loop, on_signal))
+    if (hangup := signals.hangup()) is not None:
+        log_file = LogFile()
+        hangup.listen(loop, lambda: _hung_up(log_file), on_signal)
     if exit_with_parent:
         call_on_parent_death(partial(_set_from_thread, loop, ending))
     return ending
 
 
-class _Hangup:
-    """Handles SIGHUP: calls `on_closed` if the terminal of this process was closed."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_closed: Callable[[], None]) -> None:
-        self._loop = loop
-        self._on_closed = on_closed
-        self._had_terminal = has_terminal()
-
-    def __call__(self) -> None:
-        if self._is_closed():
-            self._on_closed()
-            return
-        log.info("a hangup ends nothing: each node reads a changed file by itself")
-        self._loop.call_later(TERMINAL_CLOSED_S, self._end_if_closed)
-
-    def _is_closed(self) -> bool:
-        return self._had_terminal and not has_terminal()
-
-    def _end_if_closed(self) -> None:
-        if self._is_closed():
-            self._on_closed()
-
-
-def has_terminal() -> bool:
-    """Whether a terminal controls this process. It does no longer after the terminal was closed."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
+def _hung_up(log_file: LogFile) -> None:
+    log_file.reopen_and_log()
+    log.info("a hangup ends nothing: each node reads a changed file by itself")
 
 
 def _set_from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

@@ -83,8 +83,7 @@ class EngineManager:
         child = self.registry.declare(engine.name, url, engine.kind)
         child.renames = renames(engine.models)
         key = self._access.engine_keys.get(engine.name, "")
-        if key:
-            child.credential = f"authorization: Bearer {key}\r\n".encode()
+        child.credential = self._credential(engine.name)
         prober = self._probers[engine.name] = Prober(
             engine.model_copy(update={"url": url}),
             ADAPTERS[engine.kind],
@@ -94,6 +93,16 @@ class EngineManager:
             self._clock,
         )
         self._tasks.keep(prober.run, f"probe {engine.name}")
+
+    def has_new_key(self, name: str) -> bool:
+        """Is the engine's API key another one than when it was declared?"""
+        child = self.registry.children.get(name)
+        return child is not None and child.declared and child.credential != self._credential(name)
+
+    def _credential(self, name: str) -> bytes:
+        """The header line with the engine's API key; b"" without one."""
+        key = self._access.engine_keys.get(name, "")
+        return f"authorization: Bearer {key}\r\n".encode() if key else b""
 
     def retire(self, name: str) -> None:
         """Send no new requests to an engine. If its process was started here, it ends after the running requests."""

@@ -23,13 +23,17 @@ class FileWatch:
 
     def __init__(self, *paths: Path) -> None:
         self._paths = paths
-        self._seen = self._versions()
+        self._seen: list[FileVersion] | None = self._versions()
 
     def changed(self) -> bool:
         """Whether a file changed, appeared or disappeared since the last call, or since the watch was created."""
         found = self._versions()
         changed, self._seen = found != self._seen, found
         return changed
+
+    def expect_change(self) -> None:
+        """Let the next call of `changed` return True: the files may differ in what their metadata does not show."""
+        self._seen = None
 
     def _versions(self) -> list[FileVersion]:
         return [file_version(path) for path in self._paths]

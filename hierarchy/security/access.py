@@ -166,6 +166,15 @@ class Access:
             self.admin_keys.refresh()
         return self.client_keys is not None and self.client_keys.refresh()
 
+    def reread(self) -> list[str]:
+        """Read key and certificate files again at the next `refresh`. Returns what they are, for the log."""
+        files = {"API keys": self.client_keys, "admin keys": self.admin_keys}
+        found = [what for what, file in files.items() if file is not None]
+        for file in files.values():
+            if file is not None:
+                file.reread()
+        return found + (["certificate"] if self.tls.reread() else [])
+
 
 def bearer_token(authorization: bytes) -> bytes:
     """The token in the value of an `Authorization: Bearer TOKEN` field; b"" if it has another form."""

@@ -121,6 +121,10 @@ class KeyFile:
         found = self._callers.get(shown)
         return found[1] if found is not None and hmac.compare_digest(found[0], shown) else None
 
+    def reread(self) -> None:
+        """Read the file again at the next `refresh`, whatever its metadata says."""
+        self._watch.expect_change()
+
     def refresh(self) -> bool:
         """Read the file again if it changed, and drop keys that have expired. Returns whether the keys changed.
 

@@ -62,6 +62,11 @@ class TlsContexts:
             _load_authority(context, self._spec.ca)
         return context
 
+    def reread(self) -> bool:
+        """Read the certificate again at the next `refresh`, whatever its metadata says. False: there is none."""
+        self._watch.expect_change()
+        return self._certificate is not None
+
     def refresh(self) -> None:
         """Use a renewed certificate for new connections.
 
