@@ -161,4 +161,4 @@ def _summary(graph: TreeGraph, running: TreeGraph | None) -> str:
 def _print(lines: Iterable[Line]) -> None:
     console = Console(highlight=False, soft_wrap=True)  # a problem is one line, however narrow the terminal
     for where, what in lines:
-        console.print(Text.assemble((where, "red"), f": {what}"))
+        console.print(Text.assemble((escape(where), "red"), f": {escape(what)}"))

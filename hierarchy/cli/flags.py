@@ -15,10 +15,10 @@ import typer
 
 from hierarchy.config.address import DEFAULT_PORT
 from hierarchy.errors import UsageError
+from hierarchy.security import secret
 from hierarchy.security.secret import JOIN_TOKEN
 
-ADMIN_KEY = "HIERARCHY_ADMIN_KEY"  #: environment variable with an operator's key
-API_KEY = "HIERARCHY_API_KEY"  #: environment variable with a client's key
+ADMIN_KEY, API_KEY = secret.ADMIN_KEY, secret.API_KEY
 NODE_URL = "HIERARCHY_URL"  #: environment variable with the URL of the node that commands call
 LOCAL_NODE = f"http://localhost:{DEFAULT_PORT}"
 

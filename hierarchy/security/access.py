@@ -20,6 +20,7 @@ from hierarchy.errors import InvalidAdminKey
 from hierarchy.runtime.expiry import DAY_S, Lifetime
 from hierarchy.runtime.metrics import Sample
 from hierarchy.runtime.resolver import Resolver
+from hierarchy.security import secret
 from hierarchy.security.browsers import Browsers
 from hierarchy.security.credential_store import CREDENTIAL_FILE, CredentialStore
 from hierarchy.security.dial_guard import DialGuard, parse_networks, registered_names
@@ -98,6 +99,11 @@ class Access:
         credential = self.credentials.lifetime() if self.credentials is not None else None
         return found if credential is None else {**found, "credential of this node": credential}
 
+    @property
+    def secret_variables(self) -> frozenset[str]:
+        """Names of the environment variables that hold secrets of this node, which no engine needs."""
+        return secret_variables(self._config)
+
     def warnings(self) -> list[str]:
         """What is wrong with this node's state and certificates, for operators; one line each."""
         records = self.registration_policy.records
@@ -174,6 +180,14 @@ class Access:
             if file is not None:
                 file.reread()
         return found + (["certificate"] if self.tls.reread() else [])
+
+
+def secret_variables(config: NodeConfig) -> frozenset[str]:
+    """Names of the environment variables that may hold secrets of a node."""
+    security = config.settings.security
+    refs = [security.key, security.accepted_key, security.join_token, *(engine.api_key for engine in config.engines)]
+    named = {ref.removeprefix("env:") for ref in refs if ref and ref.startswith("env:")}
+    return frozenset(named | {secret.JOIN_TOKEN, secret.ADMIN_KEY, secret.API_KEY})
 
 
 def bearer_token(authorization: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import logging
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -262,7 +263,7 @@ def _check_history(grant: Grant, message: Registration, records: RecordKeeper) -
 def _process(message: Registration) -> str:
     """Identifies the process that registers: only it may use its token again, if it did not get the response."""
     shown = message.process or message.secret  # of earlier releases: another one at each parent
-    return hashlib.sha256(f"{message.instance}:{shown}".encode()).hexdigest()
+    return hashlib.sha256(json.dumps([message.instance, shown]).encode()).hexdigest()  # no other pair is written so
 
 
 def _models(message: Registration) -> list[str]:

@@ -16,7 +16,10 @@ from typing import BinaryIO
 from hierarchy.errors import UsageError
 from hierarchy.runtime.folders import expand
 
-JOIN_TOKEN = "HIERARCHY_JOIN_TOKEN"  # environment variable
+# Environment variables:
+JOIN_TOKEN = "HIERARCHY_JOIN_TOKEN"
+ADMIN_KEY = "HIERARCHY_ADMIN_KEY"  # an operator's key, for commands
+API_KEY = "HIERARCHY_API_KEY"  # a client's key, for commands
 MAX_SECRET = 16 * 1024  # characters
 
 

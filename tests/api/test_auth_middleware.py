@@ -111,10 +111,12 @@ def test_a_key_lists_only_the_models_it_may_use(api: SecuredApi) -> None:
 
 def test_a_token_is_exchanged_for_a_credential_once(api: SecuredApi) -> None:
     token = api.keys.token("site-a")
-    response = api.register(site("site-a", secret="s1"), token).json()
+    response = api.register(site("site-a", secret="s:1"), token).json()
     assert response["credential"]
-    again = api.register(site("site-a", secret="s1", seq=2), token)
+    again = api.register(site("site-a", secret="s:1", seq=2), token)
     assert again.status_code == 200, "the same process, which did not get the response"
+    same_together = site("site-a", instance="site-a-1:s", secret="1", url="http://127.0.0.1:7")
+    assert "used already" in error_of(api.register(same_together, token), 401, "invalid_token")["message"]
     other_process = site("site-a", instance="other", secret="s2", url="http://127.0.0.1:7")
     assert "used already" in error_of(api.register(other_process, token), 401, "invalid_token")["message"]
     later = api.register(site("site-a", instance="after-restart", secret="s3"), response["credential"])

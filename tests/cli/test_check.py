@@ -13,6 +13,7 @@ from hierarchy.cli.check import check
 from hierarchy.config.models import UnreadableConfigError
 from hierarchy.engines import local
 from hierarchy.errors import UsageError
+from tests.cli.program import program
 from tests.cluster import CALM, Cluster, wait_for_model
 from tests.trees import CONFIGS
 
@@ -152,3 +153,11 @@ engines:
 def test_a_running_tree_that_cannot_be_read_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError):
         run(CONFIGS / "demo.yaml", "--live", url)
+
+
+def test_a_key_cannot_send_commands_to_the_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "tree.yaml"
+    file.write_text('version: 1\nnodes:\n  root: {listen: "localhost:2", "x\\e[2J\\ny": 1}\n', "utf-8")
+    shown = program("check", file)
+    assert "x\\x1b[2J\\ny: unknown key" in shown.stdout + shown.stderr
+    assert "\x1b" not in shown.stdout + shown.stderr

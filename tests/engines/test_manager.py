@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import httpx
+import pytest
 
 from hierarchy.config.models import EngineConfig, NodeConfig, Settings
 from hierarchy.engines.manager import EngineManager
@@ -105,3 +106,16 @@ async def test_a_workers_status_is_requested_once_and_replaces_what_it_registere
     await asyncio.gather(*bench.tasks)
     assert [str(url) for url in requested] == [f"{WORKER}/worker_get_status"]
     assert child.status.model_names == ["m", "n"]
+
+
+def test_an_engine_process_gets_no_secret_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIERARCHY_JOIN_TOKEN", "t")
+
+    @on_bench
+    async def body(bench: Bench) -> None:
+        bench.manager.start(EngineConfig(name="e", kind="simulated", model="m"))
+        (process,) = bench.manager.processes
+        assert "PATH" in process.environ
+        assert "HIERARCHY_JOIN_TOKEN" not in process.environ
+
+    body()

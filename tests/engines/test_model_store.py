@@ -55,7 +55,7 @@ def test_a_model_is_downloaded_once_and_then_found(tmp_path: Path) -> None:
     assert {item.name for item in folder.iterdir()} == {"Tiny.gguf", "Tiny.gguf.lock"}
 
 
-@pytest.mark.parametrize("left", [b"", CONTENT[:-1], CONTENT + b"x"])
+@pytest.mark.parametrize("left", [b"", CONTENT[:-1], CONTENT + b"x", CONTENT[:-1] + b"x"])
 def test_a_damaged_file_is_noticed_and_replaced(tmp_path: Path, left: bytes) -> None:
     (tmp_path / "Tiny.gguf").write_bytes(left)
     progress = list[str]()

@@ -122,6 +122,19 @@ def test_stdout_and_stderr_are_merged_with_a_partial_last_line(run: Runner) -> N
     run(body())
 
 
+def test_a_process_does_not_inherit_what_it_must_not_know(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "s")
+    monkeypatch.setenv("PUBLIC", "p")
+
+    async def body() -> None:
+        lines = Lines()
+        code = "import os; print(os.environ.get('SECRET'), os.environ.get('PUBLIC')); raise SystemExit(2)"
+        await SupervisedProcess("a", script(code), lines, without={"SECRET"}).run()
+        assert lines == ["None p"]
+
+    run(body())
+
+
 def test_a_process_with_a_usage_error_is_not_restarted(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
         child = SupervisedProcess("a", script("raise SystemExit(2)"), Lines(), backoff=QUICK)
