@@ -76,10 +76,10 @@ class HierarchyError(Exception):
 class RequestError(HierarchyError):
     """An error that is the response to a request."""
 
-    status: ClassVar[int] = 500  #: HTTP status
-    type: ClassVar[str] = "server_error"  #: of OpenAI's error object
+    status: int = 500  #: HTTP status; only an engine's error sets it, and what follows from it, for each object
+    type: str = "server_error"  #: of OpenAI's error object
     code: ClassVar[str] = "internal_error"  #: of OpenAI's error object; each class has its own
-    fastchat_code: ClassVar[int] = 50001  #: `error_code` of FastChat's error frame
+    fastchat_code: int = 50001  #: `error_code` of FastChat's error frame
     retry_after_s: int | None = None  #: of the `Retry-After` header; None for no such header
     param: str | None = None  #: of OpenAI's error object: the field of the request that is wrong
 

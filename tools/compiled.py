@@ -27,7 +27,7 @@ MODULES = (
     "http.model_field", "http.render", "http.request_head", "http.response_check", "http.response_head",
     "registry.child", "registry.ejection", "registry.health", "registry.registry", "relay.attempt", "relay.client",
     "relay.downstream.clients", "relay.downstream.connection", "relay.downstream.head_cache", "relay.exchange",
-    "relay.lane", "relay.local_handlers", "relay.relief", "relay.request", "relay.response", "relay.retry",
+    "relay.held", "relay.lane", "relay.local_handlers", "relay.relief", "relay.request", "relay.response", "relay.retry",
     "relay.timeouts", "relay.upstream.connection", "relay.upstream.destination", "relay.upstream.links",
     "relay.upstream.pool", "relay.verdict", "relay.warnings", "runtime.awake", "runtime.metrics", "wire.subtree",
 )  # fmt: skip

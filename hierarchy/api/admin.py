@@ -215,7 +215,7 @@ class RefusedBelow(RequestError):
         error = page.get("error")
         self._body = page if isinstance(error, dict) else None
         super().__init__(str(error.get("message")) if isinstance(error, dict) else f"{child} answered {status}")
-        self.status = status  # type: ignore[misc]  # of this response
+        self.status = status  # of this response
         self.code = str(error.get("code")) if isinstance(error, dict) else "child_failed"  # type: ignore[misc]
 
     def openai(self) -> Page:

@@ -1,6 +1,7 @@
 """The field `model` of a request's body: the only one that routing reads, and the only one that is ever replaced.
 
-It is replaced where an alias is in use, or where an engine has another name for the model.
+It is replaced where an alias is in use, or where an engine has another name for the model. `stream` is read in the same
+pass, since some engines ignore it.
 """
 
 from __future__ import annotations
@@ -25,21 +26,28 @@ class _Body(msgspec.Struct):
     """All other fields are skipped, but must be JSON."""
 
     model: str
+    stream: msgspec.Raw = msgspec.Raw()
 
 
 _decode_body: Final = msgspec.json.Decoder(_Body).decode
 
 
 def model_of(body: bytes, boundary: bytes = b"") -> str:
-    """The `model` of a request body. boundary: of a multipart form; b"" for JSON.
+    """The `model` of a request body. Takes and raises what `model_and_stream` does."""
+    return model_and_stream(body, boundary)[0]
+
+
+def model_and_stream(body: bytes, boundary: bytes = b"") -> tuple[str, bool]:
+    """The `model` of a request body, and whether its `stream` is true. boundary: of a multipart form; b"" for JSON.
 
     Raises:
         BadRequest: it is not JSON (or not that form), has no `model`, or one that is not a string.
     """
     if boundary:
-        return model_in(body, boundary)
+        return model_in(body, boundary), False
     try:
-        return _decode_body(body).model
+        found = _decode_body(body)
+        return found.model, bytes(found.stream) == b"true"
     except msgspec.ValidationError as error:
         if "$.model" in str(error):
             raise BadRequest("'model' must be a string", param="model") from None

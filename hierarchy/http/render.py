@@ -1,9 +1,4 @@
-"""Responses that this node writes itself: errors, JSON, and what a client receives before the first token. Pure.
-
-A client that waits for the first token of a stream receives a head and then comments, so that no proxy in between gives
-up. The head is sent with the first comment, so the status is 200 whatever happens later, and an error can only be an
-event from then on. Attempts continue meanwhile.
-"""
+"""Responses that this node writes itself: errors, JSON, and the end of a stream that was cut. Pure."""
 
 from __future__ import annotations
 
@@ -12,17 +7,12 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 
-import msgspec
-
 from hierarchy.errors import RequestError
 from hierarchy.http.dialect import Dialect
 from hierarchy.http.framing import LAST_CHUNK, OUTCOME, Length, chunk
 from hierarchy.http.request_head import Fields
 from hierarchy.http.response_head import UpstreamResponse
 
-# Seconds between comments, as the HTML standard advises for server-sent events ("every 15 seconds or so", against
-# proxies with short timeouts). Not Final: tests replace it.
-COMMENT_EVERY_S = 15.0
 _SAFE: Final = "/:.,@+=-_~"  # characters that `field_value` leaves as they are
 
 
@@ -94,14 +84,16 @@ def error_tail(
     rechunked: bool,
     raw: bool,
     trailer: bytes = b"",
+    promised: bool = False,
 ) -> bytes | None:
     """The bytes that end a started stream with an error event; None if the response has no place for one.
 
     rechunked: this node frames the body in chunks of its own. raw: the client receives no framing at all, until the
-    connection closes. trailer: a line for a parent.
+    connection closes. trailer: a line for a parent. promised: its head is this node's own, and so is its form.
     """
     head = response.head
-    if not head.is_plain or not (head.is_event_stream if dialect.form == "events" else dialect.form == "frames"):
+    in_form = head.is_plain and (head.is_event_stream if dialect.form == "events" else dialect.form == "frames")
+    if not (promised or in_form):
         return None
     event = dialect.error_event(error)
     if rechunked:
@@ -112,56 +104,3 @@ def error_tail(
         return None
     completion = response.framing.completion(dialect.filler)
     return None if completion is None else completion + chunk(event) + last_chunk(trailer)
-
-
-# -- while the client waits for the first token --------------------------------------------------------------
-
-
-class _Body(msgspec.Struct):
-    stream: bool = False
-
-
-_decode_body: Final = msgspec.json.Decoder(_Body).decode
-
-
-def wants_stream(body: bytes, dialect: Dialect) -> bool:
-    """Whether the client expects a stream in a form that has a place for comments."""
-    if dialect.form != "events":
-        return dialect.form == "frames"
-    try:
-        return _decode_body(body).stream
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-
-
-def waiting_head(dialect: Dialect, fields: Fields, *, http10: bool, close: bool) -> bytes:
-    """The head of a stream whose content is not known yet. fields: added unchanged (date, server)."""
-    own = [(b"content-type", dialect.stream_type), (b"cache-control", b"no-cache")]
-    if not http10:
-        own.append((b"transfer-encoding", b"chunked"))
-    if close:
-        own.append((b"connection", b"close"))
-    return status_line(200) + b"".join([b"%b: %b\r\n" % field for field in [*fields, *own]]) + b"\r\n"
-
-
-def waiting_comment(dialect: Dialect, *, http10: bool) -> bytes:
-    """A comment, which clients skip; it follows `waiting_head`."""
-    return _framed(dialect.comment, http10=http10)
-
-
-def waiting_error(error: RequestError, dialect: Dialect, *, http10: bool) -> bytes:
-    """The end of a stream that began with `waiting_head`: an error of this node."""
-    return _ending(dialect.error_event(error), http10=http10)
-
-
-def waiting_refusal(body: bytes, dialect: Dialect, *, http10: bool) -> bytes:
-    """The end of a stream that began with `waiting_head`: the error response of a child, of which this is the body."""
-    return _ending(dialect.as_event(body), http10=http10)
-
-
-def _framed(data: bytes, *, http10: bool) -> bytes:
-    return data if http10 else chunk(data)
-
-
-def _ending(event: bytes, *, http10: bool) -> bytes:
-    return event if http10 else chunk(event) + LAST_CHUNK

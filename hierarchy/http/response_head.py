@@ -146,9 +146,12 @@ class ResponseHead:
         )
         # The connection can serve another request.
         self.keep_alive = is_persistent and b"close" not in self._named and self.kind != "until-close"
-        self.is_event_stream = self._get(b"content-type").lower().startswith(b"text/event-stream")
+        self.media_type = self._get(b"content-type").partition(b";")[0].strip().lower()
+        self.is_event_stream = self.media_type.startswith(b"text/event-stream")
+        coding = self._get(b"content-encoding").strip().lower()
+        self.coding = b"" if coding == b"identity" else coding  # of the content, such as gzip
         # Not compressed, so that this node can add bytes of its own.
-        self.is_plain = self._get(b"content-encoding").strip().lower() in (b"", b"identity")
+        self.is_plain = not self.coding
         self.form = self._form()
         # A 204 has no length (RFC 9110, section 8.6), even if the engine sends one.
         self.has_length = self.status != 204 and any(name == b"content-length" for name, _ in self.fields)
@@ -204,7 +207,7 @@ class ResponseHead:
         """What its body claims to be: `UNCHECKED`, `JSON`, `EVENTS` or `PAGE`."""
         if self.status != HTTPStatus.OK or not self.is_plain:
             return UNCHECKED
-        kind = self._get(b"content-type").partition(b";")[0].strip().lower()
+        kind = self.media_type
         if kind == b"text/html":
             return PAGE
         return EVENTS if self.is_event_stream else JSON if kind == b"application/json" else UNCHECKED

@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 import logging
 from http import HTTPStatus
-from typing import Final
 
 from hierarchy.balancing.lent_attempts import lend, returned
 from hierarchy.errors import BadRequest, ChildFailed, EngineUnreadable, RequestError, Unavailable, describe
+from hierarchy.http.content_coding import CodingError
 from hierarchy.http.model_field import with_model
+from hierarchy.http.promise import Fate, unfit
 from hierarchy.http.request_head import DEADLINE
 from hierarchy.http.response_check import looks_good
 from hierarchy.http.response_head import ResponseHead, UpstreamResponse
@@ -23,16 +24,16 @@ from hierarchy.registry import is_avoided
 from hierarchy.registry.child import NODE, Lease, Share
 from hierarchy.registry.ejection import Failure as Failing
 from hierarchy.relay.client import FOREVER, Client
+from hierarchy.relay.held import Held
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.request import Request
-from hierarchy.relay.response import Response
+from hierarchy.relay.response import Response, path_of
 from hierarchy.relay.retry import Cause, Failure, Refusal
 from hierarchy.relay.upstream.connection import RequestSender, ResponseHandler
 from hierarchy.relay.upstream.destination import Destination
 from hierarchy.relay.upstream.translating import TranslatedRequest, Translator, translate
 from hierarchy.relay.verdict import Verdict
 
-MAX_HELD: Final = 64 * 1024  # bytes of an error response that is held; a longer one goes to the client as it is
 log = logging.getLogger("hierarchy.lane")
 
 
@@ -83,7 +84,7 @@ class Attempt(ResponseHandler):
         self._client = client
         self._request = request
         self._response = response
-        self._held: list[bytes] | None = None  # the body of an error response that the client shall not see yet
+        self._held: Held | None = None  # a response that the client shall not see yet, or not in this form
         self._verdict: Verdict | None = None  # on a response that did not come whole, or not as most do
         parent = request.parent
         if parent is not None:
@@ -231,12 +232,17 @@ class Attempt(ResponseHandler):
     def response_body(self, response: UpstreamResponse, data: bytes) -> None:
         """Pass on the bytes, or hold them."""
         self._received = True
+        if self.over:
+            return
         if self._response.started:
             if response.framing.done:
                 data = self._last_piece(response, data)
             else:
                 self._judge().keep(data)
-            self._response.pass_on(data)
+            try:
+                self._response.pass_on(data)
+            except CodingError as error:
+                self._tear(error)
         elif not (self._is_questionable(response) and self._holds(response, data, whole=self._is_done(response))):
             self._begin(response, data)
 
@@ -249,11 +255,15 @@ class Attempt(ResponseHandler):
                 self._holds(response, b"", whole=True)
             if self.over:
                 return
-            if self._held is not None:
+            held = self._held
+            if held is not None:
                 self.sender = None
-                self._refused(response)
+                self._held_is_whole(held)
                 return
             self._response.begin(response, self.pool, b"", self._lines_for_parent(response))
+        if self._response.is_torn:
+            self._tear(CodingError("ended its response inside its compressed content"))
+            return
         if not self.outcome:
             self._judge_end(response, b"")
         self.sender = None
@@ -268,6 +278,7 @@ class Attempt(ResponseHandler):
             self._response.waiting
             or not head.is_ordinary
             or not looks_good(head, body)
+            or self._request.wants_stream
             or self._request.api != "openai"
         ):
             self._is_whole = True
@@ -291,8 +302,11 @@ class Attempt(ResponseHandler):
         # A node resets a connection where it has no other way to tell that a response was cut below it.
         if not (stale or (started and self.child.kind == NODE)):
             self._failed("cut" if started else "broke", reason)
+        held = self._held
         if started:
             self._listener.attempt_cut(ChildFailed(f"{self.child.name} {reason}"))
+        elif held is not None and self._fate_of(held) == "as_error" and held.response.head.status >= 400:
+            self._refused(held, reason)  # what the engine said so far is worth more than that it broke off
         else:
             self._fail(Cause.STALE if stale else Cause.BROKEN, reason)
 
@@ -305,7 +319,11 @@ class Attempt(ResponseHandler):
             data = self._last_piece(response, data)
         else:
             self._judge().keep_first(data)
-        self._response.begin(response, self.pool, data, self._lines_for_parent(response))
+        try:
+            self._response.begin(response, self.pool, data, self._lines_for_parent(response))
+        except CodingError as error:
+            self._tear(error)
+            return
         if self.sender is not None and self._response.is_verbatim:
             self.sender.forward_to(self._client.write)
             self._forwards = True
@@ -383,25 +401,58 @@ class Attempt(ResponseHandler):
 
         whole: they are all of it, if nothing is held yet.
         """
-        head, held = response.head, self._held
+        held = self._held
         if held is None:
-            self._count_retries_below(head.retried)
-            verdict = self._judge()
-            verdict.look_at_first(response, data, whole=whole)
-            if verdict.is_bad and verdict.problem is not None and not verdict.problem.reported:
-                self._break_off(verdict.problem.reason)
-                return True
-            is_unfit = self._response.waiting and not self._response.fits(response)
-            if not (self._is_retriable(head.status, head.unspent) or is_unfit):
-                return False
-            self._held = [data]
-        elif sum(map(len, held)) < MAX_HELD:
-            held.append(data)
-        elif self._response.waiting:
-            self._listener.fail(ChildFailed(f"{self.child.name} answered {head.status} with a very long body"))
-        else:  # then it is no refusal
-            self._held = None
-            self._begin(response, b"".join([*held, data]))
+            held = self._look_at(response, data, whole=whole)
+            if held is None:
+                return self.over  # it was broken off
+            self._held = held
+        else:
+            held.add(data)
+        if held.is_full and not whole:
+            return self._give_up_holding(held)
+        return True
+
+    def _look_at(self, response: UpstreamResponse, data: bytes, *, whole: bool) -> Held | None:
+        """Judge a response by its first bytes. Returns what has to be held of it; None if it may begin, or is over."""
+        head, request = response.head, self._request
+        self._count_retries_below(head.retried)
+        verdict = self._judge()
+        verdict.look_at_first(response, data, whole=whole)
+        problem = verdict.problem
+        if verdict.is_bad and problem is not None and not problem.reported:
+            self._break_off(problem.reason)
+            return None
+        fate = self._response.fate(
+            response, data, is_error=problem is not None and problem.reported and not problem.is_late,
+            wants_stream=request.wants_stream, at_entry=request.parent is None,
+        )  # fmt: skip
+        if fate == "broken":
+            path = path_of(self.pool, response).decode("ascii", "replace")
+            self._listener.fail(unfit(path, head))
+            return None
+        if fate == "as_it_comes" and not self._is_retriable(head.status, head.unspent):
+            return None
+        return Held(response, fate, data)
+
+    def _fate_of(self, held: Held) -> Fate:
+        """What becomes of it now: a promise may have been made since it began to come."""
+        return "as_error" if self._response.waiting and held.response.head.status >= 300 else held.fate
+
+    def _give_up_holding(self, held: Held) -> bool:
+        """The response is too long to be held. Returns whether the client does not get it as it is."""
+        head = held.response.head
+        if self._fate_of(held) == "as_error":  # what it says is at its beginning
+            self.hang_up()
+            self._refused(held)
+            return True
+        if self._response.waiting and held.fate == "as_events":
+            self._listener.fail(
+                ChildFailed(f"{self.child.name} answered {head.status} with a very long body that is not a stream")
+            )
+            return True
+        self._held = None
+        self._begin(held.response, held.body)
         return True
 
     def _break_off(self, reason: str) -> None:
@@ -422,23 +473,45 @@ class Attempt(ResponseHandler):
             return unspent is not None
         return status == 503 or (self._verdict is not None and self._verdict.is_bad)
 
-    def _refused(self, response: UpstreamResponse) -> None:
+    def _held_is_whole(self, held: Held) -> None:
         """The response that was held is complete."""
-        head, request = response.head, self._request
+        verdict = self._judge()
+        if held.fate == "as_events":
+            verdict.end(held.response, held.body)
+            problem = verdict.problem
+            if problem is not None and not problem.reported and self.child.kind != NODE:
+                self._break_off(problem.reason)
+                return
+        self._refused(held)
+
+    def _refused(self, held: Held, broke: str = "") -> None:
+        """The response that was held goes to the client, if no other child may be tried.
+
+        broke: why it is not complete, if the child broke it off.
+        """
+        response, request = held.response, self._request
+        head = response.head
         self._judge_end(response, b"")
-        reason = self.reason or f"answered {head.status}"
-        refusal = Refusal(response, self.pool, b"".join(self._held or ()), self.outcome == "error")
+        reason = broke or self.reason or f"answered {head.status}"
+        refusal = Refusal(response, self.pool, held.body, held.fate, self.outcome == "error")
         if not self._is_retriable(head.status, head.unspent):  # it only has another form than the client waits for
-            self._note_outcome()
-            self._response.pass_on_refusal(refusal.response, refusal.pool, refusal.body, b"")
+            if not broke:
+                self._note_outcome()
+            self._response.pass_on_whole(response, self.pool, refusal.body, held.fate)
             self._listener.attempt_done(self, response, self._lane.clock())
             return
-        if self.outcome != "ok":
+        if self.outcome != "ok" and not broke:
             self._failed("error", reason)
         if request.parent is None:
             self._lane.retry_budget.note(max(0, self.lent - returned(self.lent, head.unspent) - 1))
         cause = Cause.MOVED if self._is_given_back(head) else Cause.REFUSED
         self._listener.attempt_failed(self, Failure(cause, reason, self.lent, head.unspent, refusal))
+
+    def _tear(self, error: CodingError) -> None:
+        """The response has begun, and the rest of it cannot be read."""
+        self.hang_up()
+        self._failed("cut", str(error))
+        self._listener.attempt_cut(ChildFailed(f"{self.child.name} {error}"))
 
     def _is_given_back(self, head: ResponseHead) -> bool:
         """Did a node not even try, since it heard that others could take the request?"""

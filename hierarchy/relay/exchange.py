@@ -15,7 +15,7 @@ from http import HTTPStatus
 
 from hierarchy.balancing.lent_attempts import RETRIABLE, unspent_field
 from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestError, Unavailable
-from hierarchy.http import render
+from hierarchy.http import promise, render
 from hierarchy.http.request_head import RequestHead
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import NODE, Child, Lease, Share
@@ -25,18 +25,12 @@ from hierarchy.relay.client import FOREVER, Client
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import Handler
 from hierarchy.relay.request import Request
-from hierarchy.relay.response import Response
+from hierarchy.relay.response import Response, path_of
 from hierarchy.relay.timeouts import Timeouts
 from hierarchy.relay.upstream.connection import ConnectionPool
 from hierarchy.security.registration_policy import UNAUTHENTICATED_BODY_BYTES
 
 log = logging.getLogger("hierarchy.lane")
-
-
-def response_path(pool: ConnectionPool, response: UpstreamResponse) -> str:
-    """The nodes and the engine that a response came from, as x-hierarchy-path has it."""
-    below = response.head.path if pool.child.kind == NODE else b""
-    return (b"%b/%b" % (pool.path, below) if below else pool.path).decode("ascii", "replace")
 
 
 class Exchange(Listener):
@@ -207,7 +201,11 @@ class Exchange(Listener):
 
     def _warn(self, pool: ConnectionPool, response: UpstreamResponse, outcome: str, reason: str) -> None:
         """The client of this node got a response that failed below; no other line of this node says so."""
-        path, model, status = response_path(pool, response), self.request.model, response.head.status
+        path, model, status = (
+            path_of(pool, response).decode("ascii", "replace"),
+            self.request.model,
+            response.head.status,
+        )
         warnings = self._lane.warnings
         if outcome == "cut":
             warnings.warn("response for model %s cut: %s %s", model, path, reason or "ended too early")
@@ -277,7 +275,7 @@ class Exchange(Listener):
     def _pass_on(self, refusal: retry.Refusal, reason: str) -> None:
         request = self.request
         for_parent = request.lines_for_parent(gives_back=True) if request.parent is not None else b""
-        self.response.pass_on_refusal(refusal.response, refusal.pool, refusal.body, for_parent)
+        self.response.pass_on_whole(refusal.response, refusal.pool, refusal.body, refusal.fate, for_parent)
         self._outcome = "error" if refusal.is_error else "ok"
         if refusal.is_error and request.parent is None:
             self._warn(refusal.pool, refusal.response, "error", reason)
@@ -364,6 +362,9 @@ class Exchange(Listener):
         client, timeouts = self._client, attempt.destination.timeouts
         started, ends_at = self.response.started, self.request.ends_at
         if attempt.take_received() or (client.blocked and client.has_read()):
+            if not started and self.request.parent is None:  # what comes is held
+                self._keep_waiting(now + timeouts.first_byte_s, now)
+                return
             limit_s = timeouts.idle_s if started else timeouts.first_byte_s
             client.deadline = min(now + limit_s, ends_at)
         elif client.blocked:
@@ -376,11 +377,11 @@ class Exchange(Listener):
             self._time_out(attempt, f"sent no response within {timeouts.first_byte_s:g} s")
 
     def _keep_waiting(self, until: float, now: float) -> None:
-        """No first byte yet: a client that reads a stream gets a comment, so that its connection is not idle."""
+        """Nothing for it yet: a client that reads a stream gets a comment, so that its connection is not idle."""
         deadline = until
-        if self.response.waiting or render.wants_stream(self.request.body(), self.head.dialect):
+        if self.response.waiting or promise.asks_for_stream(self.request.body(), self.head.dialect):
             self.response.comment()
-            deadline = min(until, now + render.COMMENT_EVERY_S)
+            deadline = min(until, now + promise.COMMENT_EVERY_S)
         self._client.deadline = min(deadline, self.request.ends_at)
 
     def _time_out(self, attempt: Attempt | None, reason: str) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS
 from hierarchy.errors import BodyTooLarge, ModelNotAllowed
-from hierarchy.http.model_field import model_of, with_model
+from hierarchy.http.model_field import model_and_stream, with_model
 from hierarchy.http.request_head import RETRIED, UNSPENT, RequestHead
 from hierarchy.registry.child import Child
 from hierarchy.relay.client import FOREVER
@@ -27,6 +27,7 @@ class Request:
     complete: bool = False  # the whole body has come
     size: int = 0  # bytes of body that have come
     model: str = ""  # its name after aliases; "" until the body is complete, unless the parent sent it
+    wants_stream: bool = False  # the client of this node gets the answer as the events of a stream, if there is one
     alias: str = ""  # the name in the client's request, if it is an alias
     ends_at: float = FOREVER  # by the limit on the whole request
     left: int = MAX_ATTEMPTS  # attempts that may still be spent here or lent to a child
@@ -122,7 +123,9 @@ class Request:
             BadRequest: the body names no model, or cannot be read.
             ModelNotAllowed: the key is not for this model.
         """
-        requested = self.model = model_of(self.body(), self.head.boundary)
+        requested, streams = model_and_stream(self.body(), self.head.boundary)
+        self.model = requested
+        self.wants_stream = streams and self.head.dialect.answer_form is not None
         if requested in dispatch.aliased:
             self.alias = requested
             self.resolve_alias(dispatch)

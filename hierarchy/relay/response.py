@@ -1,7 +1,7 @@
 """The response to one client: every byte of it is written here.
 
-    nothing ──▶ a child's response ──▶ end                          the usual way
-            ──▶ head and comments ──▶ a child's stream, or an error event
+    nothing ──▶ a child's response ──▶ end                                          the usual way
+            ──▶ a promise and comments ──▶ whatever then comes, made to keep it     see `http.promise`
             ──▶ an error of this node
 
 Nothing can be taken back once it is written. So a child's response begins with the first byte of its body, and until
@@ -12,19 +12,26 @@ from __future__ import annotations
 
 from hierarchy.errors import RequestError
 from hierarchy.http import render
+from hierarchy.http.content_coding import Decoder, decoder
 from hierarchy.http.framing import Dechunker, chunk
-from hierarchy.http.request_head import RequestHead
-from hierarchy.http.response_head import UpstreamResponse
+from hierarchy.http.promise import Fate, Promise, without_chunks
+from hierarchy.http.request_head import PATH, RequestHead
+from hierarchy.http.response_head import JSON, UpstreamResponse
 from hierarchy.registry.child import NODE
 from hierarchy.relay.client import Client
 from hierarchy.relay.upstream.connection import ConnectionPool
+
+
+def path_of(pool: ConnectionPool, source: UpstreamResponse) -> bytes:
+    """The nodes and the engine that a response came from, as x-hierarchy-path has it."""
+    below = source.head.path if pool.child.kind == NODE else b""
+    return b"%b/%b" % (pool.path, below) if below else pool.path
 
 
 class Response:
     """What the client has been sent so far, and how the rest has to be framed."""
 
     started: bool = False  # a child's response is being passed on: no other attempt can follow
-    waiting: bool = False  # a head and comments were sent while there was nothing else: errors can only be events
     complete: bool = False  # its last byte is written, or the client is gone
     _rechunk: bool = False  # the client gets chunks that this node makes
     _own_status: int = 0  # of an error of this node
@@ -35,6 +42,13 @@ class Response:
         self._head = head  # of the request
         self._dechunk: Dechunker | None = None  # the client gets no chunks: it speaks HTTP/1.0
         self._source: UpstreamResponse | None = None  # what is being passed on
+        self._promise: Promise | None = None  # made by a head that was sent before any child had answered
+        self._decode: Decoder | None = None  # the promise has no content coding, but the child's response does
+
+    @property
+    def waiting(self) -> bool:
+        """Was a head sent while there was nothing else? Then errors can only be events."""
+        return self._promise is not None
 
     @property
     def status(self) -> int:
@@ -53,7 +67,7 @@ class Response:
     def begin(self, source: UpstreamResponse, pool: ConnectionPool, data: bytes, for_parent: bytes) -> None:
         """Write the head of a child's response, and the first bytes of its body.
 
-        pool: of the child. for_parent: complete lines of the head that a parent reads.
+        pool: of the child. for_parent: complete lines of the head that a parent reads. Raises as `pass_on`.
         """
         self.started = True
         self._source = source
@@ -63,8 +77,17 @@ class Response:
         self._client.write(head + data)
 
     def pass_on(self, data: bytes) -> None:
-        """Write more of the child's body."""
+        """Write more of the child's body.
+
+        Raises:
+            CodingError: it cannot be decompressed.
+        """
         self._client.write(self._framed(data))
+
+    @property
+    def is_torn(self) -> bool:
+        """Does the child's compressed body end inside its content?"""
+        return self._decode is not None and not self._decode.complete
 
     def end(self, trailer: bytes = b"") -> None:
         """The child's body is complete. trailer: a line for a parent, if this node makes the chunks."""
@@ -72,9 +95,11 @@ class Response:
             self._client.write(render.last_chunk(trailer))
 
     def _framed(self, data: bytes) -> bytes:
-        if self._rechunk:
-            return chunk(data)
-        return data if self._dechunk is None else self._dechunk.feed(data)
+        if self._dechunk is not None:
+            data = self._dechunk.feed(data)
+        if self._decode is not None:
+            data = self._decode.feed(data)
+        return chunk(data) if self._rechunk and data else data
 
     def _head_of(self, source: UpstreamResponse, pool: ConnectionPool, for_parent: bytes) -> bytes:
         if source.ordinary_head and self.keep_alive and not (for_parent or self.waiting):
@@ -87,39 +112,67 @@ class Response:
             if source.head.kind == "chunked":
                 self._dechunk = Dechunker()
                 framing = b""
-        elif source.head.kind == "until-close" or (self.waiting and source.head.kind != "chunked"):
+        elif source.head.kind == "until-close":
             self._rechunk = True
             framing = b"transfer-encoding: chunked\r\n"
-        if self.waiting:
+        if self._promise is not None:
+            self._keep_promise(source)
             return b""  # a head was sent before
-        path = pool.path
-        if source.head.path and pool.child.kind == NODE:
-            path = b"%b/%b" % (path, source.head.path)
+        path = path_of(pool, source)
         return source.forward(path=path, framing=framing, close=not self.keep_alive, parent_lines=for_parent)
+
+    def _keep_promise(self, source: UpstreamResponse) -> None:
+        """Bring the body into the framing and the coding that were promised."""
+        kind, http10 = source.head.kind, self._head.http10
+        self._decode = decoder(source.head.coding)
+        if kind == "chunked" and self._decode is not None:
+            self._dechunk = Dechunker()
+        self._rechunk = not http10 and (kind != "chunked" or self._decode is not None)
 
     # -- comments while the request waits ------------------------------------------------------------------------
 
     def comment(self) -> None:
         """Tell a client that reads a stream that its request still waits; the first time, send a head before that."""
-        dialect, http10 = self._head.dialect, self._head.http10
-        data = render.waiting_comment(dialect, http10=http10)
-        if not self.waiting:
-            self.waiting = True
-            fields, close = self._client.fields(), not self._head.keep_alive
-            data = render.waiting_head(dialect, fields, http10=http10, close=close) + data
-        self._client.write(data)
+        promise, data = self._promise, b""
+        if promise is None:
+            promise = self._make_promise()
+            data = promise.head(self._client.fields())
+        self._client.write(data + promise.comment())
 
-    def fits(self, source: UpstreamResponse) -> bool:
-        """Can a child's response follow the head that was sent while the request waited?"""
-        head = source.head
-        return head.status == 200 and head.is_plain and (self._head.dialect.form == "frames" or head.is_event_stream)
+    def _make_promise(self) -> Promise:
+        """Of a stream whose content is not known, or has to be made here; its head has to be written at once."""
+        head = self._head
+        if head.http10:
+            self.keep_alive = False
+        promise = self._promise = Promise(head.dialect, head.http10, close=not self.keep_alive)
+        return promise
+
+    def fate(
+        self, source: UpstreamResponse, first: bytes, *, is_error: bool, wants_stream: bool, at_entry: bool
+    ) -> Fate:
+        """What becomes of a child's response, of which the first bytes have come.
+
+        is_error: they report an error. wants_stream: the client has asked for a stream. at_entry: no parent reads it.
+        """
+        head, dialect = source.head, self._head.dialect
+        if self._promise is not None:
+            return self._promise.fate(head, first, is_error=is_error)
+        if not at_entry:
+            return "as_it_comes"
+        if dialect.form == "frames":  # whose readers look at no status
+            return "as_error" if head.status >= 300 else "as_it_comes"
+        if head.is_event_stream and is_error and head.is_plain:
+            return "as_it_comes" if dialect.reads(without_chunks(head, first)) else "as_error"
+        if wants_stream and head.form == JSON:
+            return "as_error" if is_error else "as_events"
+        return "as_it_comes"
 
     # -- errors --------------------------------------------------------------------------------------------------
 
     def refuse(self, error: RequestError, unspent: tuple[bytes, bytes] | None = None) -> None:
         """Write an error of this node instead of a child's response. unspent: a header field for a parent."""
-        if self.waiting:
-            data = render.waiting_error(error, self._head.dialect, http10=self._head.http10)
+        if self._promise is not None:
+            data = self._promise.error(error)
         else:
             self._own_status = 200 if self._head.dialect.always_ok else error.status
             fields = self._client.fields()
@@ -128,15 +181,28 @@ class Response:
             data = render.error_response(error, self._head.dialect, fields, close=not self.keep_alive)
         self._client.write(data)
 
-    def pass_on_refusal(self, source: UpstreamResponse, pool: ConnectionPool, body: bytes, for_parent: bytes) -> None:
-        """Write a child's whole error response, which was held while another child might do better."""
-        if not self.waiting or self.fits(source):
-            self.begin(source, pool, body, for_parent)
-            self.end()
-            return
-        if source.head.kind == "chunked":
-            body = Dechunker().feed(body)
-        self._client.write(render.waiting_refusal(body, self._head.dialect, http10=self._head.http10))
+    def pass_on_whole(
+        self, source: UpstreamResponse, pool: ConnectionPool, body: bytes, fate: Fate, for_parent: bytes = b""
+    ) -> None:
+        """Write a child's whole response, which was held: another child might do better, or it has another form.
+
+        fate: from `fate`. for_parent: complete lines of the head that a parent reads.
+        """
+        path, promise, data = path_of(pool, source), self._promise, b""
+        if promise is None:
+            if not self._has_to_become_a_stream(source, body, fate):
+                self.begin(source, pool, body, for_parent)
+                self.end()
+                return
+            promise = self._make_promise()
+            data = promise.head([*self._client.fields(), (PATH, path)])
+        self._client.write(data + promise.fit(path.decode("ascii", "replace"), source.head, body))
+
+    def _has_to_become_a_stream(self, source: UpstreamResponse, body: bytes, fate: Fate) -> bool:
+        if fate != "as_events":
+            return fate == "as_error"
+        promise = Promise(self._head.dialect, self._head.http10, close=False)
+        return promise.events(source.head, without_chunks(source.head, body)) is not None
 
     def cut(self, error: RequestError, trailer: bytes = b"") -> None:
         """End a child's response that will not be completed; never so that it looks complete.
@@ -147,10 +213,12 @@ class Response:
         source = self._source
         tail = None
         if source is not None:
-            raw = self._dechunk is not None or (self._head.http10 and source.head.kind == "until-close")
+            promised, kind = self._promise is not None, source.head.kind
+            raw = self._dechunk is not None or (self._head.http10 and (promised or kind == "until-close"))
             tail = render.error_tail(
-                error, self._head.dialect, source, rechunked=self._rechunk, raw=raw, trailer=trailer
-            )
+                error, self._head.dialect, source, rechunked=self._rechunk, raw=raw, trailer=trailer,
+                promised=promised,
+            )  # fmt: skip
         if tail is None:
             self._client.reset()
         else:

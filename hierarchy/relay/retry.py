@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Final
 
 from hierarchy.balancing.lent_attempts import returned
+from hierarchy.http.promise import Fate
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.relay.upstream.connection import ConnectionPool
 
@@ -43,6 +44,7 @@ class Refusal:
     response: UpstreamResponse
     pool: ConnectionPool  # of the child
     body: bytes
+    fate: Fate = "as_it_comes"  # what becomes of it if its client gets it
     is_error: bool = True  # its client gets an error, whatever the status is
 
 

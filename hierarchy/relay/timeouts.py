@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hierarchy.config.models import Settings
-from hierarchy.http.render import COMMENT_EVERY_S
+from hierarchy.http.promise import COMMENT_EVERY_S
 
 HOP_S: Final = 1.0  # by which each level gives up before the one above it, so that the fault is found where it is
 

@@ -17,7 +17,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from hierarchy.errors import BadRequest
-from hierarchy.translation.error_codes import error_message, fastchat_error, http_status, openai_error
+from hierarchy.translation.error_codes import fastchat_error, http_status, openai_error
+from hierarchy.translation.error_text import error_text
 from hierarchy.translation.openai_request import decode_request, reject
 from hierarchy.translation.response import BadEngineResponse, BufferedTranslator, ResponseTranslator
 from hierarchy.translation.worker_profile import WorkerProfile
@@ -92,7 +93,7 @@ class _ToOpenAI(BufferedTranslator):
     def end(self) -> bytes:
         if self.engine_status != 200:
             self.status = self.engine_status
-            return msgspec.json.encode(openai_error(error_message(self._client_error_body()), self.status))
+            return msgspec.json.encode(openai_error(error_text(self._client_error_body()), self.status))
         response = _decode(self._body(), _WorkerEmbeddings)
         if response.error_code:
             self.status = http_status(response.error_code)
@@ -159,7 +160,7 @@ class _ToFastChat(BufferedTranslator):
 
     def end(self) -> bytes:
         if self.engine_status != 200:
-            return msgspec.json.encode(fastchat_error(error_message(self._client_error_body()), self.engine_status))
+            return msgspec.json.encode(fastchat_error(error_text(self._client_error_body()), self.engine_status))
         response = _decode(self._body(), _EngineEmbeddings)
         _check_count(response.data, self._count)
         usage = response.usage or _Usage()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-from hierarchy.translation.response import INTERNAL_ERROR, excerpt
+from hierarchy.errors import RequestError
+from hierarchy.translation.error_text import error_status, error_text
+from hierarchy.translation.response import INTERNAL_ERROR
 
 #: error_code → HTTP status, where the ranges in `http_status` do not say it
 _STATUS = {2: 503, 3: 504, 40301: 404, 50002: 503, 50005: 503, 50006: 504}
@@ -31,31 +31,39 @@ def http_status(error_code: int) -> int:
 
 def openai_error(message: str, status: int) -> dict[str, Any]:
     """OpenAI's error object. message: from the engine. status: of the response."""
-    kind = _TYPES.get(status) or ("invalid_request_error" if status < 500 else "upstream_error")
-    return {"error": {"message": message, "type": kind, "param": None, "code": "engine_error"}}
+    message = message or f"the engine answered {status}"
+    return {"error": {"message": message, "type": _type(status), "param": None, "code": EngineError.code}}
 
 
 def fastchat_error(message: str, status: int) -> dict[str, Any]:
     """FastChat's error object for an engine's error. message, status: of the engine's response."""
-    code = _CODES.get(status) or (_OUT_OF_RANGE if 400 <= status < 500 else INTERNAL_ERROR)
-    return {"text": message, "error_code": code}
+    return {"text": message or f"the engine answered {status}", "error_code": _fastchat_code(status)}
 
 
-class _Error(msgspec.Struct):
-    message: str = ""
+def _type(status: int) -> str:
+    return _TYPES.get(status) or ("invalid_request_error" if status < 500 else "upstream_error")
 
 
-class _ErrorBody(msgspec.Struct):
-    error: _Error | str | None = None
-    message: str = ""
-    detail: str = ""
+def _fastchat_code(status: int) -> int:
+    return _CODES.get(status) or (_OUT_OF_RANGE if 400 <= status < 500 else INTERNAL_ERROR)
 
 
-def error_message(body: bytes) -> str:
-    """The message in an engine's error response: OpenAI's object, or the beginning of any other body."""
-    try:
-        decoded = msgspec.json.decode(body, type=_ErrorBody)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return excerpt(body)
-    error = decoded.error.message if isinstance(decoded.error, _Error) else decoded.error
-    return error or decoded.message or decoded.detail or excerpt(body)
+class EngineError(RequestError):
+    """An engine's error in this node's words.
+
+    Args:
+        engine: its path, as in x-hierarchy-path.
+        status: of its response.
+        body: of its response, as much as came of it.
+    """
+
+    status = 502
+    type = "upstream_error"
+    code = "engine_error"
+
+    def __init__(self, engine: str, status: int, body: bytes) -> None:
+        text = error_text(body)
+        super().__init__(f"{engine} answered {status}{f': {text}' if text else ' without a text'}")
+        self.status = error_status(status, body)
+        self.type = _type(self.status)
+        self.fastchat_code = _fastchat_code(self.status)

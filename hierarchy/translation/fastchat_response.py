@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from hierarchy.translation.error_codes import error_message, fastchat_error
+from hierarchy.translation.error_codes import fastchat_error
+from hierarchy.translation.error_text import error_text
 from hierarchy.translation.openai_response import Usage
 from hierarchy.translation.response import (
     MAX_BUFFERED_BYTES,
@@ -57,7 +58,7 @@ class _FastChatTranslator(BufferedTranslator):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadEngineResponse(f"sent something that is not a completion of OpenAI's API: {error}") from None
         if chunk.error is not None:
-            raise _EngineError(fastchat_error(error_message(data), 500))
+            raise _EngineError(fastchat_error(error_text(data), 500))
         choice = chunk.choices[0] if chunk.choices else _Choice()
         self._kept_bytes += len(data) if choice.logprobs else len(choice.text)
         if self._kept_bytes > MAX_BUFFERED_BYTES:
@@ -75,7 +76,7 @@ class _FastChatTranslator(BufferedTranslator):
 
     def _error_object(self) -> bytes:
         """FastChat's object for an engine's response that is not 200. Raises BadEngineResponse."""
-        return msgspec.json.encode(fastchat_error(error_message(self._client_error_body()), self.engine_status))
+        return msgspec.json.encode(fastchat_error(error_text(self._client_error_body()), self.engine_status))
 
 
 class ObjectTranslator(_FastChatTranslator):
@@ -112,7 +113,7 @@ class StreamTranslator(_FastChatTranslator):
                 if self._complete:
                     break
                 if name == b"error":
-                    raise _EngineError(fastchat_error(error_message(value), 500))
+                    raise _EngineError(fastchat_error(error_text(value), 500))
                 if value.strip() == b"[DONE]":
                     self._complete = True
                 else:

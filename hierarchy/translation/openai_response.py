@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import msgspec
 
 from hierarchy.translation.deltas import Deltas
-from hierarchy.translation.error_codes import error_message, http_status, openai_error
+from hierarchy.translation.error_codes import http_status, openai_error
+from hierarchy.translation.error_text import error_text
 from hierarchy.translation.frames import FrameSplitter
 from hierarchy.translation.response import (
     BadEngineResponse,
@@ -234,7 +235,7 @@ class GenerationTranslator(BufferedTranslator):
         """OpenAI's error object for a worker's response that is not 200. Raises BadEngineResponse."""
         body = self._client_error_body()
         self.status, self.content_type = self.engine_status, b"application/json"
-        return msgspec.json.encode(openai_error(error_message(body), self.engine_status))
+        return msgspec.json.encode(openai_error(error_text(body), self.engine_status))
 
     def _first_chunks(self) -> list[dict[str, Any]]:
         if self._opened:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from hierarchy.errors import HierarchyError
+from hierarchy.translation.error_text import error_text
 
 MAX_BUFFERED_BYTES = 16 * 1024 * 1024  # of anything that has to be kept until it is complete
 INTERNAL_ERROR = 50001  # FastChat's `ErrorCode.INTERNAL_ERROR`
@@ -90,7 +91,7 @@ class BufferedTranslator:
         body = self._body()
         if 400 <= self.engine_status < 500 or self.engine_status == HTTPStatus.NOT_IMPLEMENTED:
             return body
-        raise BadEngineResponse(f"answered {self.engine_status}: {excerpt(body)}")
+        raise BadEngineResponse(f"answered {self.engine_status}: {error_text(body)}")
 
 
 class PassThrough(BufferedTranslator):
@@ -104,13 +105,8 @@ class PassThrough(BufferedTranslator):
         """The unchanged body, or an error object. Raises BadEngineResponse."""
         if self.engine_status == 200:
             return self._body()
-        text = f"the worker answered {self.engine_status}: {excerpt(self._client_error_body())}"
+        text = f"the worker answered {self.engine_status}: {error_text(self._client_error_body())}"
         return msgspec.json.encode({"text": text, "error_code": INTERNAL_ERROR})
-
-
-def excerpt(body: bytes) -> str:
-    """The first 200 bytes of a body as one line, for an error message."""
-    return " ".join(body[:200].decode(errors="replace").split())
 
 
 def count_logprobs(logprobs: Logprobs | None) -> int:

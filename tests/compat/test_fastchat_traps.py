@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from hierarchy.http import render
+from hierarchy.http import promise
 from hierarchy.registry.child import FASTCHAT_EXPIRY_S
 from hierarchy.relay import timeouts
 from hierarchy.uplink.registration import FASTCHAT_INTERVAL_S, JITTER
@@ -33,7 +33,7 @@ def short_comment_interval() -> Iterator[None]:
     """A client that waits for the first token gets an empty frame every 0.2 s."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timeouts, "COMMENT_EVERY_S", 0.2)
-        patch.setattr(render, "COMMENT_EVERY_S", 0.2)
+        patch.setattr(promise, "COMMENT_EVERY_S", 0.2)
         yield
 
 

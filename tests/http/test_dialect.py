@@ -11,16 +11,18 @@ from hierarchy.http.dialect import ANTHROPIC, FRAMES, OBJECT, OPENAI, Dialect
 
 
 @pytest.mark.parametrize("dialect", [OPENAI, ANTHROPIC])
-def test_an_error_event_ends_what_was_cut_and_has_the_errors_body(dialect: Dialect) -> None:
+def test_an_error_event_ends_what_was_cut_and_has_the_errors_body_and_its_status(dialect: Dialect) -> None:
     event = dialect.error_event(ChildFailed("gone"))
     assert event.startswith(b"\n\nevent: error\ndata: ")
-    assert json.loads(event.partition(b"data: ")[2]) == json.loads(dialect.error(ChildFailed("gone")))
+    body = json.loads(dialect.error(ChildFailed("gone")))
+    body["error"]["status"] = 502
+    assert json.loads(event.partition(b"data: ")[2]) == body
 
 
 def test_frames_and_objects_have_fastchats_code() -> None:
     assert json.loads(FRAMES.error(Unavailable("x"))[:-1]) == {"text": "x", "error_code": 50005}
     assert json.loads(OBJECT.error(Unavailable("x"))) == {"text": "x", "error_code": 50005}
-    assert FRAMES.as_event(b"{}\0") == b"\0{}\0"
+    assert FRAMES.as_event(b"{}") == b"\0{}\0"
 
 
 @pytest.mark.parametrize(

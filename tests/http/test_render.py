@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from urllib.parse import unquote
 
 import httptools
@@ -120,47 +119,3 @@ def test_error_tail_where_this_node_frames_the_body() -> None:
 )
 def test_responses_without_a_place_for_an_error_have_no_tail(dialect: Dialect, head: bytes) -> None:
     assert render.error_tail(ERROR, dialect, UpstreamResponse(head), rechunked=False, raw=False) is None
-
-
-@pytest.mark.parametrize("dialect", [OPENAI, ANTHROPIC, FRAMES])
-@pytest.mark.parametrize("close", [False, True])
-def test_a_stream_that_waits_and_ends_in_an_error(dialect: Dialect, close: bool) -> None:
-    head = render.waiting_head(dialect, DATE, http10=False, close=close)
-    comment = render.waiting_comment(dialect, http10=False)
-    found = parsed(head + comment + comment + render.waiting_error(ERROR, dialect, http10=False))
-    expected = [
-        *DATE,
-        (b"content-type", dialect.stream_type),
-        (b"cache-control", b"no-cache"),
-        (b"transfer-encoding", b"chunked"),
-    ]
-    assert (found.status, found.complete) == (200, True)
-    assert found.fields == expected + ([(b"connection", b"close")] if close else [])
-    assert found.body == 2 * dialect.comment + dialect.error_event(ERROR)
-
-
-def test_a_stream_that_waits_has_no_framing_in_http_10() -> None:
-    assert b"transfer-encoding" not in render.waiting_head(OPENAI, DATE, http10=True, close=True)
-    assert render.waiting_comment(OPENAI, http10=True) == OPENAI.comment
-    assert render.waiting_error(ERROR, OPENAI, http10=True) == OPENAI.error_event(ERROR)
-    assert render.waiting_refusal(b"{}", OPENAI, http10=True) == OPENAI.as_event(b"{}")
-
-
-def test_a_childs_refusal_ends_a_stream_that_waits() -> None:
-    head = render.waiting_head(OPENAI, DATE, http10=False, close=False)
-    found = parsed(head + render.waiting_refusal(b'{"error":\n{}}', OPENAI, http10=False))
-    assert found.complete
-    assert json.loads(found.body.partition(b"data: ")[2]) == {"error": {}}
-
-
-def test_wants_stream() -> None:
-    assert render.wants_stream(b'{"model":"m","stream":true}', OPENAI)
-    for body in (b"{}", b"[]", b"\xff", b'{"stream":1}', b'{"stream":false}'):
-        assert not render.wants_stream(body, OPENAI)
-        assert render.wants_stream(body, FRAMES)
-
-
-def test_the_bytes_of_refusals_and_errors_in_a_stream_that_waits() -> None:
-    assert render.waiting_refusal(b'{"a":\n1}', OPENAI, http10=True) == b'\n\nevent: error\ndata: {"a": 1}\n\n'
-    assert render.waiting_refusal(b"{}\0", FRAMES, http10=True) == b"\0{}\0"
-    assert render.waiting_error(ChildFailed("x"), FRAMES, http10=True).count(b"\0") == 2

@@ -7,7 +7,7 @@ import pytest
 from hierarchy.balancing.lent_attempts import DEFAULT_LENT
 from hierarchy.errors import BadRequest
 from hierarchy.http import request_head
-from hierarchy.http.dialect import ANTHROPIC, FRAMES, OBJECT, OPENAI, Dialect
+from hierarchy.http.dialect import ANTHROPIC, CHAT, FRAMES, MESSAGES, OBJECT, OPENAI, Dialect
 from hierarchy.http.request_head import (
     Fields,
     RequestHead,
@@ -24,15 +24,16 @@ HOST = (b"host", b"a")
 @pytest.mark.parametrize(
     ("target", "found"),
     [
-        (b"/v1/chat/completions", (OPENAI, b"/v1/chat/completions")),
+        (b"/v1/chat/completions", (CHAT, b"/v1/chat/completions")),
         (b"/v1/x?a=/../b", (OPENAI, b"/v1/x?a=/../b")),
         (b"/v1/models/a:b@c", (OPENAI, b"/v1/models/a:b@c")),
         (b"http://host:80/v1/x?a=b", (OPENAI, b"/v1/x?a=b")),
         (b"http://user@[::1]/v1/x", (OPENAI, b"/v1/x")),
         (b"/worker_generate_stream", (FRAMES, b"/worker_generate_stream")),
-        (b"/v1/messages", (ANTHROPIC, b"/v1/messages")),
-        (b"/v1/messages?beta=true", (ANTHROPIC, b"/v1/messages?beta=true")),
+        (b"/v1/messages", (MESSAGES, b"/v1/messages")),
+        (b"/v1/messages?beta=true", (MESSAGES, b"/v1/messages?beta=true")),
         (b"/v1/messages/batches", (OPENAI, b"/v1/messages/batches")),
+        (b"/v1/messages/count_tokens", (ANTHROPIC, b"/v1/messages/count_tokens")),
         (b"/tokenize", (OPENAI, b"/tokenize")),
         (b"/tokenize/x", None),
         (b"/count_token", (OBJECT, b"/count_token")),

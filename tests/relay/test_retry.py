@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS, lend, returned
-from hierarchy.http import render
+from hierarchy.http import promise
 from hierarchy.http.request_head import ATTEMPTS, DEADLINE
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.relay.exchange import Exchange
@@ -305,7 +305,7 @@ def test_streams_that_have_begun_stay_at_their_child(pair: Tree) -> None:
 
 def waits(running: Tree, client: object) -> None:
     running.world.eventually(lambda: received(running) >= 1)
-    running.forward(render.COMMENT_EVERY_S + 0.1)
+    running.forward(promise.COMMENT_EVERY_S + 0.1)
 
 
 def test_a_client_that_waits_for_its_first_token_gets_comments(single: Tree) -> None:
@@ -316,7 +316,7 @@ def test_a_client_that_waits_for_its_first_token_gets_comments(single: Tree) -> 
         head = client.read_until(b": waiting\n\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"text/event-stream" in head
-        single.forward(render.COMMENT_EVERY_S + 0.1)
+        single.forward(promise.COMMENT_EVERY_S + 0.1)
         client.read_until(b": waiting\n\n\r\n")
         single.engine.release()
         rest = client.read_until(b"0\r\n\r\n")
@@ -411,7 +411,7 @@ def test_a_node_below_sends_no_comments(chain: Tree) -> None:
         chain.world.eventually(lambda: chain.engine.received)
         (below,) = chain.exchanges(1)
         assert below._attempt is not None
-        assert below._client.deadline - below._attempt.sent_at > render.COMMENT_EVERY_S
+        assert below._client.deadline - below._attempt.sent_at > promise.COMMENT_EVERY_S
         chain.engine.release()
         assert client.read_response().status == 200
 

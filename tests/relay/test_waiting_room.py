@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hierarchy.config.models import Settings
 from hierarchy.errors import ModelNotFound, RequestError, Unavailable
-from hierarchy.http.render import COMMENT_EVERY_S
+from hierarchy.http.promise import COMMENT_EVERY_S
 from hierarchy.registry.child import Child
 from hierarchy.relay.waiting_room import FIRST_FEW, LOG_INTERVAL_S, MAX_BYTES, MAX_REQUESTS, WaitingRoom
 from tests.builders import model, status_of
