@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from hierarchy.errors import NotJson
-from hierarchy.runtime import awake, safe_json
+from hierarchy.runtime import safe_json
 
 MAX_BYTES = 8 * 1024 * 1024  #: of a response; a vLLM with many histograms sends some 100 kB of metrics
 LARGE_BYTES = 8 * MAX_BYTES  #: of the tree of a node that an operator asks: 20,000 engines and more
@@ -80,6 +80,8 @@ async def fetch(
         httpx.ReadTimeout: it was not complete within `timeout_s`.
         httpx.HTTPError, httpx.InvalidURL: other failures.
     """
+    from hierarchy.runtime import awake  # imports asyncio, which commands do without
+
     request = http.build_request(method, url, content=content, headers=_with_identity(headers), timeout=None)
     body = bytearray()
     try:

@@ -74,7 +74,7 @@ def test_no_help_imports_what_the_command_works_with(command: tuple[str, ...]) -
         pytest.param(("tree", NO_NODE), "httpx httpcore msgspec", id="tree of a node"),
         pytest.param(("why", "m", "--url", NO_NODE), "httpx httpcore msgspec", id="why"),
         pytest.param(("chat", NO_NODE, "hello"), "httpx httpcore msgspec", id="chat"),
-        pytest.param(("drain", "a", "--url", NO_NODE), "httpx httpcore", id="drain"),
+        pytest.param(("drain", "a", "--url", NO_NODE), "httpx httpcore msgspec", id="drain"),
         pytest.param(("token", "key"), "jwt cryptography msgspec", id="token key"),
         pytest.param(("key", "list", "--file", "/no/keys"), "ruamel msgspec", id="key list"),
         pytest.param(("engine", "fetch", "no-such-model"), "", id="engine fetch"),
