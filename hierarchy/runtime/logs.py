@@ -19,6 +19,7 @@ from hierarchy.runtime.line_writer import Gap, LineWriter
 LogFormat = Literal["text", "json"]
 AUDIT = "hierarchy.audit"  # the logger of operators' commands; its lines are never dropped to make room for others
 
+MAX_MESSAGE = 4000  #: characters of a message; collectors of logs cut or drop lines of 16 kB
 _BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # change the order in which a line is displayed
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\t")}
 _CONTROL |= {code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *_BIDI)}
@@ -99,6 +100,12 @@ def escape(text: str) -> str:
     return text.translate(_CONTROL)
 
 
+def shorten(message: str) -> str:
+    """`message`, or its beginning and how much is missing: a peer decides how long some parts of messages are."""
+    rest = len(message) - MAX_MESSAGE
+    return message if rest <= 0 else f"{message[:MAX_MESSAGE]}... ({rest} more characters)"
+
+
 def paint(text: str, code: str, colour: bool) -> str:
     """`text` in the ANSI colour `code` if `colour`, else as it is."""
     return f"\x1b[{code}m{text}\x1b[0m" if colour else text
@@ -140,7 +147,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, and the lines of a traceback."""
         time = self.formatTime(record, self.datefmt)
-        line = _text(time, record.levelname, self.name, escape(record.getMessage()), self.colour)
+        line = _text(time, record.levelname, self.name, escape(shorten(record.getMessage())), self.colour)
         trace = _trace(self, record)
         return "\n".join([line, *(f"    {escape(part)}" for part in trace.split("\n") if part)])
 
@@ -165,7 +172,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "node": self.name,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": shorten(record.getMessage()),
         }
         if trace:
             fields["exception"] = trace

@@ -114,6 +114,16 @@ def test_no_message_can_forge_a_line(message: str) -> None:
     assert "\n" not in logs.JsonFormatter("a").format(record)
 
 
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_message_of_megabytes_is_a_line_that_can_be_read(format: logs.LogFormat) -> None:
+    stream = io.StringIO()
+    logs.setup(format, "n", stream=stream)
+    logging.getLogger("hierarchy").warning("models %s", "é\n" * 5_000_000)
+    (line,) = stream.getvalue().splitlines()
+    assert len(line) < 8 * logs.MAX_MESSAGE
+    assert f"... ({10_000_007 - logs.MAX_MESSAGE} more characters)" in line
+
+
 @pytest.mark.parametrize(
     ("raw", "escaped"),
     [
