@@ -48,6 +48,7 @@ from hierarchy.uplink.links import LinkReserve, ServeLink
 from hierarchy.uplink.record_exchange import RecordExchange
 from hierarchy.uplink.registration import Uplink
 from hierarchy.wire.checks import MAX_WARNINGS
+from hierarchy.wire.limits import limits
 from hierarchy.wire.messages import Identity, Registration
 from hierarchy.wire.status import NodeStatus
 
@@ -98,6 +99,7 @@ class Node:
             build=build(),
         )
         self.registry = Registry(self.identity, clock, settings.max_speed)
+        self.registry.limits = limits(settings.max_body_bytes)
         self.aliases = Aliases(config.aliases, rng)
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)
         self.metrics = Metrics(self.gauges, self.awake, self.watch)
@@ -231,6 +233,7 @@ class Node:
         settings = self.settings = config.settings
         self.dispatch.set_policy(settings.dispatch)
         self.registry.max_speed = settings.max_speed
+        self.registry.limits = limits(settings.max_body_bytes)
         self.lane.apply_settings(settings)
         self.engine_manager.apply_settings(settings)
         for uplink in self.uplinks:
@@ -351,7 +354,7 @@ class Node:
         """
         if message.link != "auto":
             return message.link == "reverse"
-        message.check(self.registry.max_speed)
+        message.check(self.registry.max_speed, self.registry.limits)
         may_dial = self.access.registration_policy.may_dial(message.worker_name, peer)
         return not (may_dial and await self._reaches(message, local=is_loopback(peer)))
 
@@ -471,7 +474,10 @@ class Node:
         return name in self._disconnect_revoked()
 
     def _disconnect_revoked(self) -> list[str]:
-        revoked = self.access.registration_policy.revoked(child.group or child.name for child in self.registry)
+        known = [*self.registry, *self.registry.departed.values()]
+        revoked = self.access.registration_policy.revoked(child.group or child.name for child in known)
+        for child in [child for child in self.registry.departed.values() if (child.group or child.name) in revoked]:
+            del self.registry.departed[child.name]
         for child in [child for child in self.registry if (child.group or child.name) in revoked]:
             self.registry.remove(child.name)
             log.warning("%s was disconnected: its credential was revoked", child.name)

@@ -20,10 +20,19 @@ from hierarchy.api import audit
 from hierarchy.api.auth_middleware import Operator, operator_of
 from hierarchy.api.body import json_response, read_message
 from hierarchy.drain.impact import models_lost
-from hierarchy.errors import BadRequest, DeadlinePassed, InvalidField, LastEngine, RequestError, UnknownChild
+from hierarchy.errors import (
+    BadRequest,
+    DeadlinePassed,
+    InvalidField,
+    LastEngine,
+    NotJson,
+    RequestError,
+    UnknownChild,
+)
 from hierarchy.node import Node
 from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.request import send_request
+from hierarchy.runtime import safe_json
 from hierarchy.wire.tree_entry import decode
 
 MAX_SLASHES = 36  # in a path: a request passes at most 32 nodes, and a FastChat worker's name is a URL
@@ -225,8 +234,8 @@ class RefusedBelow(RequestError):
 
 def _object(content: bytes) -> Page:
     try:
-        page = json.loads(content)
-    except (ValueError, RecursionError):
+        page = safe_json.decode(content)
+    except NotJson:
         return {}
     return page if isinstance(page, dict) else {}
 

@@ -10,16 +10,19 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
 from hierarchy.errors import BadRequest, BodyTooLarge, RequestError
+from hierarchy.wire.limits import DEFAULT
 from hierarchy.wire.messages import decode
 
 M = TypeVar("M")
 
 
-async def read_message(request: Request, kind: type[M], limit_bytes: int) -> M:
-    """Read and decode the body of a request.
+async def read_message(
+    request: Request, kind: type[M], limit_bytes: int, max_values: int = DEFAULT.message_values
+) -> M:
+    """Read and decode the body of a request. max_values: see `hierarchy.wire.messages.decode`.
 
     Raises:
-        BodyTooLarge: at the first byte over the limit.
+        BodyTooLarge: at the first byte over the limit, or for too many values.
         BadRequest, InvalidField: as `hierarchy.wire.messages.decode`.
     """
     body = bytearray()
@@ -30,7 +33,7 @@ async def read_message(request: Request, kind: type[M], limit_bytes: int) -> M:
                 raise BodyTooLarge(f"the body is larger than {limit_bytes} bytes, the limit of this node")
     except ClientDisconnect:
         raise BadRequest("the client disconnected before its request was complete") from None
-    return decode(bytes(body), kind)
+    return decode(bytes(body), kind, max_values)
 
 
 def error_response(error: RequestError) -> Response:

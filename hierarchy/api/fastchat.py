@@ -22,6 +22,7 @@ from hierarchy.security.access import bearer_token
 from hierarchy.security.tokens import Grant
 from hierarchy.wire.messages import Accepted, Deregistration, ModelRequest, Registration
 
+LONGEST_INTERVAL_S = 60.0  # between two reports: a child that is gone keeps its name for ten times as long
 log = logging.getLogger("hierarchy.api")
 
 
@@ -57,7 +58,8 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
     """Register a child. Returns it and the credential to send to it; "" for none."""
     policy, registry, peer = node.access.registration_policy, node.registry, peer_of(request.scope)
     token = bearer_token(request.headers.get("authorization", "").encode("latin-1")).decode("latin-1")
-    message = await read_message(request, Registration, policy.body_limit(token, peer, node.settings.max_body_bytes))
+    limit = policy.body_limit(token, peer, node.settings.max_body_bytes)
+    message = await read_message(request, Registration, limit, registry.limits.message_values)
     grant = policy.check(message, token, peer)
     reverse = bool(message.node) and await node.needs_reverse_link(message, peer)
     if message.link == "auto":  # while its URL was tried, its token may have been used or its credential revoked
@@ -67,7 +69,8 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
     child.local = is_loopback(peer)
     credential = _redeem(node, child, message, grant) if grant is not None else ""
     if child.is_node:
-        child.interval_s = max(message.interval_s, node.settings.report_interval_s)
+        longest_s = max(LONGEST_INTERVAL_S, node.settings.report_interval_s)
+        child.interval_s = min(max(message.interval_s, node.settings.report_interval_s), longest_s)
     if known is not child:
         models = ", ".join(child.status.model_names) or "no model yet"
         log.info("%s registered from %s with %s", child.name, child.url, models)

@@ -13,6 +13,8 @@ from hierarchy.registry.drain import Drain
 from hierarchy.wire.status import ModelStatus
 from hierarchy.wire.subtree import all_gone
 
+CUT = "what is below it is not shown here: it is larger than this node keeps of one child; raise `max_body_bytes`"
+
 
 class TreeView:
     """Plain JSON objects made from a registry.
@@ -70,7 +72,7 @@ def _entry(child: Child, now: float) -> dict[str, Any]:
         "link": "reverse" if child.reverse else "direct",
         "state": child.state(now),
         "detail": child.detail(now),
-        **_shown(child.warnings),
+        **_shown(_warnings(child)),
         "instance": child.instance,
         "version": child.version,
         "build": child.build,
@@ -103,6 +105,10 @@ def _absent_entry(key: str, drain: Drain) -> dict[str, Any]:
 
 def _shown(warnings: list[str]) -> dict[str, Any]:
     return {"warnings": warnings} if warnings else {}
+
+
+def _warnings(child: Child) -> list[str]:
+    return [*child.warnings, CUT] if child.below_is_cut else child.warnings
 
 
 def _model(model: ModelStatus) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from hierarchy.registry.child import Child
 from hierarchy.wire.messages import Identity, Registration
 from hierarchy.wire.status import NodeStatus
 
+MAX_REPLICAS = 32  # of one node, that are registered here
+
 
 def check_loop(message: Registration, identity: Identity, *, reverse: bool) -> None:
     """Raise `LoopDetected` if the sender is this node, or has this node below it.
@@ -63,7 +65,11 @@ def find_registered(
 
 
 def child_name(message: Registration, children: Mapping[str, Child]) -> str:
-    """The name under which a child is listed: its own; NAME~2 and so on for further instances of a replicated node."""
+    """The name under which a child is listed: its own; NAME~2 and so on for further instances of a replicated node.
+
+    Raises:
+        NameTaken: a replicated node has too many instances; one credential is enough for all of them.
+    """
     name, url = message.node or message.worker_name, message.worker_name.rstrip("/")
     if not (message.node and message.replica):
         return name
@@ -73,6 +79,8 @@ def child_name(message: Registration, children: Mapping[str, Child]) -> str:
     first = children.get(name)
     if first is None or not first.group:
         return name
+    if sum(child.group == name for child in children.values()) >= MAX_REPLICAS:
+        raise NameTaken(f"{name!r} has {MAX_REPLICAS} instances already; stop one first, or wait until one is dropped")
     return next(free for free in (f"{name}~{number}" for number in count(2)) if free not in children)
 
 

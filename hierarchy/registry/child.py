@@ -132,6 +132,8 @@ class Child:
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}
         self.listed_below: frozenset[tuple[str, str]] | None = None  # models of `subtree`; None: not decoded yet
+        self.below_bytes = self.below_values = 0  # of `subtree` as JSON, at most
+        self.below_is_cut = False  # it was larger than the child's share, and is not kept
         self.incomplete = False  # it reported that it may not know all models below it yet
         self.renames: Mapping[str, str] = {}  # of an engine: served name -> its own name, which must be in the body
         self.status: NodeStatus = EMPTY

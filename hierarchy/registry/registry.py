@@ -13,12 +13,14 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 
 from hierarchy.registry.admission import add_models, check_loop, child_name, find_registered
+from hierarchy.registry.below import patch_below, replace_below
 from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.health import USABLE, Health
 from hierarchy.registry.known_models import Absence, KnownModels, SeenKey
 from hierarchy.wire import subtree
 from hierarchy.wire.checks import check_status
+from hierarchy.wire.limits import DEFAULT
 from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
 from hierarchy.wire.status import Api, ModelKey, NodeStatus, aggregate, part
 from hierarchy.wire.tree_entry import SERVING
@@ -40,6 +42,7 @@ class Registry(Health):
         super().__init__(clock)
         self.identity = identity
         self.max_speed = max_speed
+        self.limits = DEFAULT  # how much one child may report
         self.departed: dict[str, Child] = {}  # children that left lately: their models are unavailable, not unknown
         self.drained: dict[str, Drain] = {}  # by `drain_key`: whichever child has it gets no new requests
         self.subtree_changes = 0  # grows whenever what is below a child has changed
@@ -79,7 +82,7 @@ class Registry(Health):
             LoopDetected: it is this node, or has this node below it.
             NameTaken: another live child has that name or that address.
         """
-        status = message.check(self.max_speed)
+        status = message.check(self.max_speed, self.limits)
         check_loop(message, self.identity, reverse=reverse)
         name = child_name(message, self.children)
         now = self._clock()
@@ -144,7 +147,7 @@ class Registry(Health):
             InvalidField: a value is not allowed; the child keeps its former status.
         """
         child = self.sender(message)
-        status = message.check(self.max_speed, child.names if child is not None else None)
+        status = message.check(self.max_speed, self.limits, child.names if child is not None else None)
         if child is None or child.declared or child.is_node != bool(message.node):
             return False
         if child.instance != message.instance and child.is_node:
@@ -174,7 +177,7 @@ class Registry(Health):
         Raises:
             InvalidField: a value is not allowed, as in a registration; the child keeps its former status.
         """
-        check_status(status, self.max_speed)
+        check_status(status, self.max_speed, limits=self.limits)
         now = self._clock()
         was_available = child.available(now)
         if child.down is not None:
@@ -452,10 +455,10 @@ def _update_node_fields(registry: Registry, child: Child, message: Registration 
         child.version, child.build, child.dispatch = message.version, message.build, message.dispatch
         child.path = frozenset(message.path)
     if isinstance(message, Registration):
-        child.subtree, child.listed_below = subtree.merge({}, message.children or {}), None
+        replace_below(child, message.children, registry.limits)
         registry.subtree_changes += 1
     elif message.children:
-        child.subtree, child.listed_below = subtree.merge(child.subtree, message.children), None
+        patch_below(child, message.children, registry.limits)
         registry.subtree_changes += 1
 
 

@@ -24,7 +24,7 @@ def report_handler(registry: Registry, policy: RegistrationPolicy, board: Board)
     """Answers reports of nodes and heartbeats of workers: `POST /receive_heart_beat`."""
 
     def receive_heart_beat(body: bytes, secret: bytes, peer: str) -> bytes:
-        message = decode(body, HeartBeat)
+        message = decode(body, HeartBeat, registry.limits.message_values)
         child = registry.sender(message)
         if child is not None and not policy.may_report(message, child.secret, secret, peer):
             return UNKNOWN

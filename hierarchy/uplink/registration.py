@@ -26,6 +26,7 @@ from hierarchy.gossip import Board
 from hierarchy.security.credential_store import CredentialStore
 from hierarchy.uplink.parent_client import ParentClient, ParentError, parse_accepted
 from hierarchy.wire import subtree
+from hierarchy.wire.checks import MAX_WARNINGS
 from hierarchy.wire.messages import (
     Accepted,
     Deregistration,
@@ -44,6 +45,8 @@ JITTER = 0.2  # of the interval between two reports
 MAX_WAIT_S = 3.0  # between two attempts to register
 RENEW_S = 86400.0  # a registration renews the credential, which must not have to wait for the parent's restart
 DEREGISTER_TIMEOUT_S = 2.0
+CUT_S = 600.0  # after which the whole subtree is tried again, if it was too large for the parent
+CUT = "what is below it is not shown here: it is too much for one message; raise `max_body_bytes` of the node above"
 MAX_LOGGED_ERRORS = 16  # remembered, so that each is logged once
 #: FastChat's original controller drops workers after 90 s and has no deregistration; its workers beat every 45 s.
 FASTCHAT_INTERVAL_S = 15.0
@@ -146,6 +149,8 @@ class Uplink:
         self._parent_instance = ""
         self._reported = _Reported()
         self._logged_errors: set[str] = set()  # since the last registration
+        self._cut_until = -math.inf  # until then the parent gets nothing of what is below this node: it is too much
+        self._logged_cut = False
 
     def propose_interval(self, interval_s: float) -> None:
         """Propose this interval to the parent from the next registration on."""
@@ -256,7 +261,31 @@ class Uplink:
         except ParentError as error:
             if self._credentials is not None and error.status in (401, 403):
                 self._credentials.mark_refused(shown)
+            self._note_too_large(error)
             raise
+
+    def _note_too_large(self, error: ParentError) -> bool:
+        """The parent refuses so much: leave out what is below this node, which requests do not need.
+
+        Returns whether that may help.
+        """
+        is_refused = error.status == 413 or (error.status == 422 and ": children: " in str(error))
+        if not is_refused or self._is_cut:
+            return False
+        self._cut_until = self._clock() + CUT_S
+        if not self._logged_cut:
+            self._logged_cut = True
+            log.warning(
+                "%s refuses a message with all that is below this node (%s): it gets one without, so its /tree is "
+                "incomplete; raise `max_body_bytes` there",
+                self.parent,
+                error,
+            )
+        return True
+
+    @property
+    def _is_cut(self) -> bool:
+        return self._clock() < self._cut_until
 
     def _apply(self, accepted: Accepted) -> None:
         if accepted.instance != self._parent_instance:
@@ -327,7 +356,8 @@ class Uplink:
         try:
             response = await self._client.post("/receive_heart_beat", message)
         except ParentError as error:
-            log.warning("lost %s: %s", self.parent, error)
+            if not self._note_too_large(error):
+                log.warning("lost %s: %s", self.parent, error)
             return False
         self._note_acknowledged(message, current)
         if isinstance(response, dict) and response.get("exist") is True:
@@ -371,7 +401,7 @@ class Uplink:
     # -- both ------------------------------------------------------------------------------------------------
 
     def _current(self, status: NodeStatus) -> _Reported:
-        return _Reported(status, self._other_load(status), self._source.children())
+        return _Reported(status, self._other_load(status), {} if self._is_cut else self._source.children())
 
     def _other_load(self, status: NodeStatus) -> int:
         """Requests that the parent did not send. It knows its own; FastChat's controller does not."""
@@ -392,8 +422,12 @@ class Uplink:
             "interval_s": self._proposed_interval_s,
             "draining": self._source.draining(),
             "incomplete": self._source.incomplete(),
-            "warnings": self._source.warnings(),
+            "warnings": self._warnings(),
         }
+
+    def _warnings(self) -> list[str]:
+        own = self._source.warnings()
+        return [*own[: MAX_WARNINGS - 1], CUT] if self._is_cut else own
 
     def _note_acknowledged(self, message: Registration | HeartBeat, reported: _Reported) -> None:
         self._reported = reported

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from hierarchy.errors import InvalidField
 from hierarchy.names import MAX_NAME, is_node_name, is_printable_name
+from hierarchy.wire.limits import DEFAULT, MODEL_BYTES, NAMED, ChildLimits, text_bytes
 from hierarchy.wire.status import MAX_QUEUE, ModelStatus, NodeStatus
 from hierarchy.wire.subtree import rejection_reason
 
@@ -95,8 +96,31 @@ def check_warnings(field: str, warnings: Sequence[str]) -> None:
         raise InvalidField(field, f"has more than {MAX_WARNINGS} lines or {MAX_WARNING} characters in one")
 
 
-def check_models(field: str, models: Sequence[ModelStatus], max_speed: float) -> None:
+def check_path(path: Sequence[str], limits: ChildLimits) -> None:
+    """The instances below a node, itself included."""
+    if text_bytes(path) > limits.path_bytes:
+        raise InvalidField("path", f"has {len(path)} instances, longer than {limits.path_bytes} bytes in all")
+    for number, instance in enumerate(path):
+        check_name(f"path[{number}]", instance)
+
+
+def check_model_names(field: str, names: Sequence[str], limits: ChildLimits) -> None:
+    """The names of a child's models."""
+    _check_size(field, len(names), text_bytes(names), limits)
+    for number, name in enumerate(names):
+        check_name(f"{field}[{number}]", name)
+
+
+def _check_size(field: str, count: int, name_bytes: int, limits: ChildLimits) -> None:
+    """This node's own report repeats all models, and its parent must be able to accept it."""
+    if NAMED * name_bytes + MODEL_BYTES * count > limits.model_bytes:
+        reason = f"lists {count} models, more than fit into {limits.model_bytes} bytes of this node's own report"
+        raise InvalidField(field, f"{reason}; the limit grows with `max_body_bytes`")
+
+
+def check_models(field: str, models: Sequence[ModelStatus], max_speed: float, limits: ChildLimits = DEFAULT) -> None:
     """The status of each model; no pair of model and API family twice."""
+    _check_size(field, len(models), text_bytes([model.name for model in models]), limits)
     seen = set()
     for number, model in enumerate(models):
         try:
@@ -115,8 +139,8 @@ def _check_model(model: ModelStatus, max_speed: float) -> None:
     check_count("slots", model.slots)
 
 
-def check_status(status: NodeStatus, max_speed: float, prefix: str = "") -> None:
+def check_status(status: NodeStatus, max_speed: float, prefix: str = "", limits: ChildLimits = DEFAULT) -> None:
     """A child's whole status. prefix: is put before the names of the totals' fields."""
     check_speed(f"{prefix}speed", status.speed, max_speed, zero=not status.models)
     check_count(f"{prefix}queue_length", status.queue_length)
-    check_models("models", status.models, max_speed)
+    check_models("models", status.models, max_speed, limits)

@@ -14,12 +14,14 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from hierarchy.errors import BadRequest, InvalidField
+from hierarchy.errors import BadRequest, BodyTooLarge, InvalidField
 from hierarchy.wire.checks import (
     check_count,
     check_interval,
+    check_model_names,
     check_name,
     check_node_name,
+    check_path,
     check_secret,
     check_sequence,
     check_status,
@@ -27,6 +29,7 @@ from hierarchy.wire.checks import (
     check_url,
     check_warnings,
 )
+from hierarchy.wire.limits import DEFAULT, SMALL, ChildLimits, values_in
 from hierarchy.wire.record import Record
 from hierarchy.wire.status import ModelStatus, NodeStatus
 
@@ -99,10 +102,10 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
         """The fields that hardly ever change from one report to the next."""
         return self.node, self.instance, self.version, self.build, self.dispatch, self.path
 
-    def check_node_fields(self, checked: Names | None = None) -> None:
+    def check_node_fields(self, limits: ChildLimits, checked: Names | None = None) -> None:
         """Raise `InvalidField` for the first value that is not allowed. checked: names that were checked before."""
         if self.names != checked:
-            self._check_names()
+            self._check_names(limits)
         check_sequence("seq", self.seq)
         check_sequence("seen", self.seen)
         check_interval("interval_s", self.interval_s)
@@ -110,14 +113,13 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
         if self.warnings:
             check_warnings("warnings", self.warnings)
 
-    def _check_names(self) -> None:
+    def _check_names(self, limits: ChildLimits) -> None:
+        check_path(self.path, limits)
         if self.node:
             check_node_name("node", self.node)
         for field in ("instance", "version", "build", "dispatch"):
             if name := getattr(self, field):
                 check_name(field, name)
-        for number, instance in enumerate(self.path):
-            check_name(f"path[{number}]", instance)
 
 
 class Registration(NodeFields, frozen=True, kw_only=True):
@@ -141,22 +143,21 @@ class Registration(NodeFields, frozen=True, kw_only=True):
     #: it is one of several nodes with this name and the same children, whose capacity counts once
     replica: bool = False
 
-    def check(self, max_speed: float) -> NodeStatus | None:
+    def check(self, max_speed: float, limits: ChildLimits = DEFAULT) -> NodeStatus | None:
         """Check every value; return the declared status, or None if FastChat's `worker_status` is null.
 
         Raises:
             InvalidField: the first field whose value is not allowed.
         """
         check_url("worker_name", self.worker_name)
-        self.check_node_fields()
+        self.check_node_fields(limits)
         check_secret("secret", self.secret)
         check_secret("process", self.process)
         if self.worker_status is None:
             return None
-        for number, name in enumerate(self.worker_status.model_names):
-            check_name(f"worker_status.model_names[{number}]", name)
+        check_model_names("worker_status.model_names", self.worker_status.model_names, limits)
         status = self._status(self.worker_status)
-        check_status(status, max_speed, "worker_status.")
+        check_status(status, max_speed, "worker_status.", limits)
         return status
 
     def _status(self, worker: WorkerStatus) -> NodeStatus:
@@ -179,7 +180,7 @@ class HeartBeat(NodeFields, frozen=True, kw_only=True):
     #: records for other instances of the parent, and of the sender
     shared: list[Record] = []
 
-    def check(self, max_speed: float, checked: Names | None = None) -> NodeStatus | None:
+    def check(self, max_speed: float, limits: ChildLimits = DEFAULT, checked: Names | None = None) -> NodeStatus | None:
         """Check every value; return the status of a node's report, or None for a FastChat worker's heartbeat.
 
         checked: names that were checked before, and need not be again.
@@ -187,14 +188,14 @@ class HeartBeat(NodeFields, frozen=True, kw_only=True):
         Raises:
             InvalidField: the first field whose value is not allowed.
         """
-        self.check_node_fields(checked)
+        self.check_node_fields(limits, checked)
         check_count("queue_length", self.queue_length)
         if self.models is None:
             return None
         if self.speed is None:
             raise InvalidField("speed", "is missing, but `models` is there; send both")
         status = NodeStatus(tuple(self.models), self.speed, self.queue_length)
-        check_status(status, max_speed)
+        check_status(status, max_speed, limits=limits)
         return status
 
 
@@ -244,13 +245,16 @@ class Accepted(msgspec.Struct, frozen=True):
 M = TypeVar("M")
 
 
-def decode(body: bytes, kind: type[M]) -> M:
-    """Decode one message.
+def decode(body: bytes, kind: type[M], max_values: int = DEFAULT.message_values) -> M:
+    """Decode one message. max_values: of JSON, each of which takes far more memory than bytes of the body.
 
     Raises:
+        BodyTooLarge: it has more values.
         BadRequest: not JSON at all.
         InvalidField: a missing key or a wrong type, with the field's name.
     """
+    if len(body) > SMALL and values_in(body) > max_values:
+        raise BodyTooLarge(f"the body has more than {max_values} values, the limit of this node")
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -268,6 +272,8 @@ def convert(data: Any, kind: type[M]) -> M:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise InvalidField(*_field_and_reason(str(error))) from None
+    except (OverflowError, RecursionError):
+        raise InvalidField("body", "contains a number that is too large, or values that are nested too deep") from None
     except UnicodeEncodeError:
         raise InvalidField("body", "contains half of a surrogate pair, which is not text") from None
 

@@ -14,6 +14,7 @@ from typing import Any
 from hierarchy.wire.tree_entry import MAX_DEPTH, decode
 
 Subtree = Mapping[str, Any]
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # others fit into no number of most programs
 LEVELS_PER_NODE = 3  # nested JSON values: the entry, its `children`, and room for fields of later releases
 
 
@@ -57,7 +58,11 @@ def rejection_reason(value: Any, limit: int = LEVELS_PER_NODE * MAX_DEPTH) -> st
                 below += [key for key in item if not key.isascii()]
             elif kind is list:
                 below += item
-            elif (kind is str and _has_half_surrogate(item)) or (kind is float and not math.isfinite(item)):
+            elif (
+                (kind is str and _has_half_surrogate(item))
+                or (kind is float and not math.isfinite(item))
+                or (kind is int and not MIN_INTEGER <= item <= MAX_INTEGER)
+            ):
                 return "contains a number or a text that JSON cannot carry"
         if not below:
             return ""

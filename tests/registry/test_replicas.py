@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hierarchy.errors import NameTaken
+from hierarchy.registry.admission import MAX_REPLICAS
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.registry import drain_key
 from tests.builders import OPENAI, Table, model, report, site
@@ -79,6 +80,16 @@ def test_another_node_with_the_name_is_refused(table: Table) -> None:
     table.add(site("site-a"))
     with pytest.raises(NameTaken):
         table.add(instance(2))
+
+
+def test_one_credential_is_for_a_limited_number_of_instances(table: Table) -> None:
+    """A site with a credential could else fill the registry with itself."""
+    for number in range(MAX_REPLICAS):
+        table.add(instance(number))
+    with pytest.raises(NameTaken, match="32 instances"):
+        table.add(instance(MAX_REPLICAS))
+    table.add(instance(3))
+    assert len(table) == MAX_REPLICAS
 
 
 def test_a_drain_by_name_is_for_all_replicas_including_later_ones(table: Table) -> None:

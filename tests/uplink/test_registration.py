@@ -105,6 +105,41 @@ def test_a_response_that_is_not_a_controllers_is_not_a_registration(
     assert reason in record.getMessage()
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        httpx.Response(413, json={"error": {"message": "the body is larger than 1024 bytes"}}),
+        httpx.Response(422, json={"error": {"message": "children: is nested deeper than 64 levels of nodes"}}),
+    ],
+)
+def test_a_parent_that_refuses_what_is_below_a_node_gets_the_node_without_it(
+    refusal: httpx.Response, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A site with a subtree that is too large would else be gone, and with it all honest sites below the same node."""
+    caplog.set_level(logging.WARNING)
+    bench = Bench()
+
+    def answer(path: str, message: dict[str, Any]) -> Any:
+        return refusal if "evil" in (message.get("children") or ()) else bench.as_node(path, message)
+
+    bench.answer = answer
+    bench.at(10, lambda: setattr(bench.source, "below", {**bench.source.below, "evil": {"kind": "node"}}))
+    bench.at(30, lambda: setattr(bench.source, "now", status_of(model(queue_length=50))))
+    bench.run(60)
+    child = bench.table.children["site-a"]
+    assert bench.uplink.registered
+    assert child.subtree == {}
+    assert child.total.reported == 50, "it still reports"
+    assert any("incomplete" in line for line in caplog.messages)
+    assert len([line for line in caplog.messages if "refuses a message" in line]) == 1
+    assert "not shown" in child.warnings[0]
+    assert not any(line.startswith("lost") for line in caplog.messages)
+    bench.source.below = {"gpu": {"kind": "vllm", "state": "up"}}
+    bench.run(registration.CUT_S)
+    assert bench.table.children["site-a"].subtree == bench.source.below
+    assert bench.table.children["site-a"].warnings == []
+
+
 def test_a_parent_that_may_expect_https_is_mentioned(caplog: pytest.LogCaptureFixture) -> None:
     def hang_up(*_: Any) -> Any:
         raise httpx.RemoteProtocolError("Server disconnected without sending a response.")

@@ -6,17 +6,20 @@ import contextlib
 import copy
 import json
 import math
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.errors import BadRequest, InvalidField, RequestError
+from hierarchy.errors import BadRequest, BodyTooLarge, InvalidField, RequestError
+from hierarchy.introspection.tree import TreeView
 from hierarchy.wire.checks import check_url
+from hierarchy.wire.limits import DEFAULT, limits, weigh
 from hierarchy.wire.messages import Accepted, Deregistration, HeartBeat, ModelRequest, Registration, decode
 from hierarchy.wire.status import MAX_QUEUE, ModelStatus, NodeStatus
-from tests.builders import SITE, WORKER, heart_beat, model, registration, report, site, worker
+from tests.builders import SITE, WORKER, Table, heart_beat, model, registration, report, site, status_of, worker
 
 MAX_SPEED = 1e6
 MISSING = object()
@@ -279,3 +282,44 @@ def test_any_bytes_are_accepted_or_refused(body: bytes) -> None:
             decode(body, kind)
         except BadRequest:
             continue
+
+
+def test_a_child_that_lists_more_than_its_share_is_refused() -> None:
+    """Its parent repeats the models three times in a message of its own, which must stay below the limit."""
+    small = limits(32 * 1024)
+    many = [model(f"m{number}") for number in range(200)]
+    with pytest.raises(InvalidField, match="200 models"):
+        registration(site("site-a", *many)).check(MAX_SPEED, small)
+    with pytest.raises(InvalidField, match="200 models"):
+        heart_beat(report("site-a", *many)).check(MAX_SPEED, small)
+    with pytest.raises(InvalidField, match="200 models"):
+        registration(worker(models=[row.name for row in many])).check(MAX_SPEED, small)
+    with pytest.raises(InvalidField, match="instances"):
+        registration(site("site-a", path=["x" * 200] * 100)).check(MAX_SPEED, small)
+    assert registration(site("site-a", *many[:10])).check(MAX_SPEED, small) is not None
+
+
+def test_an_honest_tree_fits_into_a_childs_share() -> None:
+    """10,000 models with ordinary names, and 5,000 engines with two models each."""
+    many = [model(f"meta-llama/Llama-3.1-{number:06}-Instruct") for number in range(10_000)]
+    registration(site("site-a", *many, path=["0123456789abcdef"] * 5000)).check(MAX_SPEED)
+    table = Table()
+    for number in range(2):
+        engine = table.declare(f"gpu-{number}", f"http://gpu-{number}.example.com:8000", "vllm")
+        table.report(engine, status_of(*many[:2]))
+    size, values = weigh(TreeView(table, table.clock).children())
+    assert 2500 * size < DEFAULT.subtree_bytes
+    assert 2500 * values < DEFAULT.subtree_values
+    assert 2500 * values + 10_000 * 7 < DEFAULT.message_values
+
+
+@pytest.mark.parametrize("kind", [Registration, HeartBeat])
+def test_a_message_with_too_many_values_is_refused_before_it_is_decoded(kind: type) -> None:
+    body = b'{"children": {"a": [' + b"[]," * 1_000_000 + b"1]}}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(BodyTooLarge, match="values"):
+            decode(body, kind)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
