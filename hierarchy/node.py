@@ -129,9 +129,7 @@ class Node:
         self._proxied: list[httpx.AsyncClient] = []  # to parents, through a proxy
         self._child_transport: httpx.AsyncHTTPTransport | None = None  # to URLs that children registered
         self._tasks = BackgroundTasks()
-        self.engine_manager = EngineManager(
-            self.registry, self.access, self._tasks, self._engine_down, settings, clock, self._child_client
-        )
+        self.engine_manager = EngineManager(self.registry, self.access, self._tasks, self._engine_down, settings, clock)
         self._settle_s = settle_s
         self._model_file = ModelFile(file.with_name(FILE_NAME)) if file is not None else None
         self._declare(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,11 +19,13 @@ from hierarchy.doctor.path_back import PathBack, check_path_back, recommend_link
 from hierarchy.doctor.path_to_parent import PathToParent, check_path
 from hierarchy.doctor.running import find_running
 from hierarchy.doctor.upkeep import check_upkeep
-from hierarchy.engines.adapters.reading import select_models
+from hierarchy.engines.adapters.reading import EngineHttp, select_models
 from hierarchy.engines.kinds import ADAPTERS
+from hierarchy.engines.probe_client import ProbeClient, reason_of
 from hierarchy.engines.vitals import LATE_S
-from hierarchy.errors import HierarchyError, UsageError, describe
+from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.preflight import refusals
+from hierarchy.runtime.resolver import Resolver
 from hierarchy.security.secret import read_secret
 from hierarchy.security.tls import TlsContexts
 from hierarchy.topology.declared import DeclaredTree
@@ -137,24 +140,26 @@ async def _check_engine(engine: EngineConfig, tls: TlsContexts, environ: Mapping
         key = read_secret(engine.api_key, environ) if engine.api_key else ""
     except UsageError as error:
         return fail(f"{engine.name} ({engine.kind})", f"its `api_key`: {error}", "the node does not start without it")
-    headers = {"authorization": f"Bearer {key}"} if key else None
-    async with httpx.AsyncClient(trust_env=False, verify=tls.engine, headers=headers) as http:
+    if engine.url is None:
+        return skip(f"{engine.name} ({engine.kind})", "is started by the node itself")
+    http = ProbeClient(engine.url, time.monotonic, Resolver(), tls=tls.engine, key=key)
+    try:
         return await check_engine(engine, http)
+    finally:
+        http.close()
 
 
-async def check_engine(engine: EngineConfig, http: httpx.AsyncClient) -> Finding:
+async def check_engine(engine: EngineConfig, http: EngineHttp) -> Finding:
     """Probe one engine as the node will."""
     check = f"{engine.name} ({engine.kind})"
-    if engine.url is None:
-        return skip(check, "is started by the node itself")
     unreachable = "is the engine running, and may this machine dial it?"
     try:
         async with asyncio.timeout(LATE_S):
-            listed = await ADAPTERS[engine.kind].read(http, engine.url, engine.speed)
+            listed = await ADAPTERS[engine.kind].read(http, engine.speed)
     except TimeoutError:
-        return fail(check, f"{engine.url} did not respond within {LATE_S:g} s", unreachable)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return fail(check, f"{engine.url}: {describe(error)}", unreachable)
+        return fail(check, f"{http.url} did not respond within {LATE_S:g} s", unreachable)
+    except OSError as error:
+        return fail(check, f"{http.url}: {reason_of(error)}", unreachable)
     except HierarchyError as error:
         return fail(check, str(error), "check the engine's log, and `kind`")
     status, missing = select_models(listed, engine.models)

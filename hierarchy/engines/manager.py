@@ -10,11 +10,10 @@ import socket
 import sys
 from collections.abc import Callable
 
-import httpx
-
 from hierarchy.config.model_names import renames
 from hierarchy.config.models import EngineConfig, Settings
 from hierarchy.engines.kinds import ADAPTERS
+from hierarchy.engines.pacer import Pacer
 from hierarchy.engines.probe_client import ProbeClient
 from hierarchy.engines.prober import Prober
 from hierarchy.engines.vitals import LATE_S
@@ -35,10 +34,6 @@ WORKER_STATUS_INTERVAL_S = 2.0  # the longest wait between two requests for a Fa
 WORKER_STATUS_TIMEOUT_S = 30.0
 log = logging.getLogger("hierarchy.node")
 
-#: returns the client for requests to the URLs that children registered; None before the node has started. The argument:
-#: whether the child registered from this machine
-ChildClient = Callable[[bool], httpx.AsyncClient | None]
-
 
 class EngineManager:
     """Declares the engines of a node in its registry and keeps their status there up to date.
@@ -56,13 +51,11 @@ class EngineManager:
         on_down: Callable[[Child, str], None],
         settings: Settings,
         clock: Callable[[], float],
-        child_client: ChildClient,
     ) -> None:
         """
         Args:
             on_down: called with the child and the reason when an engine goes down that was up.
             clock: monotonic seconds.
-            child_client: see `ChildClient`; for FastChat workers, which register by themselves.
         """
         self.processes: list[SupervisedProcess] = []
         self.registry = registry
@@ -71,7 +64,7 @@ class EngineManager:
         self._on_down = on_down
         self._settings = settings
         self._clock = clock
-        self._child_client = child_client
+        self._pacer = Pacer(clock)
         self._probers: dict[str, Prober] = {}  # by engine name
         self._awaiting_status: set[str] = set()  # names of the workers whose status is being requested
 
@@ -87,9 +80,10 @@ class EngineManager:
         prober = self._probers[engine.name] = Prober(
             engine.model_copy(update={"url": url}),
             ADAPTERS[engine.kind],
-            functools.partial(self._make_client, key),
+            functools.partial(self._make_client, url, key),
             _ProbedChild(child, self),
             self._settings.probe_interval_s,
+            self._pacer,
             self._clock,
         )
         self._tasks.keep(prober.run, f"probe {engine.name}")
@@ -167,11 +161,9 @@ class EngineManager:
         finally:
             await process.stop(STOP_GRACE_S)
 
-    def _make_client(self, key: str, keep: bool) -> ProbeClient:
-        headers = {"authorization": f"Bearer {key}"} if key else None
-        return ProbeClient(
-            self._clock, self._access.resolver, verify=self._access.tls.engine, headers=headers, keep=keep
-        )
+    def _make_client(self, url: str, key: str) -> ProbeClient:
+        tls = self._access.tls.engine if url.startswith("https:") else None
+        return ProbeClient(url, self._clock, self._access.resolver, tls=tls, key=key)
 
     # -- FastChat workers, which register by themselves -------------------------------------------------------
 
@@ -179,30 +171,35 @@ class EngineManager:
         """Request a FastChat worker's status in the background: its registration may not list all its models."""
         if child.is_node or child.declared or child.name in self._awaiting_status:
             return
-        http = self._child_client(child.local)
-        if http is None:
-            return
         self._awaiting_status.add(child.name)
-        self._tasks.spawn(self._read_status(child, http), f"status of {child.name}")
+        self._tasks.spawn(self._read_status(child), f"status of {child.name}")
 
-    async def _read_status(self, child: Child, http: httpx.AsyncClient) -> None:
+    async def _read_status(self, child: Child) -> None:
         """Read it until it is there. Otherwise the worker keeps the models of its registration.
 
         Heartbeats show whether it lives.
         """
+        http = self._worker_client(child)
         deadline = self._clock() + WORKER_STATUS_TIMEOUT_S
         wait_s = WORKER_STATUS_RETRY_S
         try:
             while self.registry.children.get(child.name) is child and self._clock() < deadline:
-                with contextlib.suppress(HierarchyError, httpx.HTTPError, httpx.InvalidURL, TimeoutError):
+                with contextlib.suppress(HierarchyError, OSError):
                     async with awake.timeout(LATE_S):
-                        status = await ADAPTERS["fastchat"].read(http, child.url, 1.0)
+                        status = await ADAPTERS["fastchat"].read(http, 1.0)
                     self._report_worker(child, status)
                     return
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, WORKER_STATUS_INTERVAL_S)
         finally:
+            http.close()
             self._awaiting_status.discard(child.name)
+
+    def _worker_client(self, child: Child) -> ProbeClient:
+        access = self._access
+        tls = access.tls.node if child.tls else None
+        guard = access.dial_guard  # a worker chooses its URL itself
+        return ProbeClient(child.url, self._clock, access.resolver, tls=tls, guard=guard, local=child.local)
 
     def _report_worker(self, child: Child, status: NodeStatus) -> None:
         if self.registry.children.get(child.name) is child:

@@ -8,17 +8,19 @@ state is its connection's state.
 from __future__ import annotations
 
 import errno
+import os
 import ssl
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
-
-import httpx
+from collections.abc import Callable
+from typing import Literal
+from urllib.parse import urlsplit
 
 from hierarchy.config.address import is_loopback, literal_ip
-from hierarchy.errors import causes
-from hierarchy.runtime.http_client import http_transport
+from hierarchy.engines.adapters.reading import EngineResponse
+from hierarchy.engines.probe_connection import ProbeConnection, Response, StaleConnection
+from hierarchy.errors import EngineUnreadable, causes
 from hierarchy.runtime.resolver import Resolver
 from hierarchy.runtime.tcp_keepalive import Transport, tcp_state
+from hierarchy.security.dial_guard import DialGuard, connect
 
 #: what the error of a probe proves:
 #: refused: no process listens; unreachable: the kernel got no answer, or there is no route or address; own: this node
@@ -30,41 +32,50 @@ _OWN = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.EN
 
 
 class ProbeClient:
-    """Requests to one engine.
+    """Requests to one engine: an `EngineHttp` without time limits, which are its user's.
 
     Attributes:
-        http: for the adapter. It has no time limits, which are the prober's.
+        url: of the engine, without a slash at the end.
     """
 
     def __init__(
         self,
+        url: str,
         clock: Callable[[], float],
         resolver: Resolver,
         *,
-        verify: ssl.SSLContext | bool = True,
-        headers: Mapping[str, str] | None = None,
-        keep: bool = True,
+        tls: ssl.SSLContext | None = None,
+        key: str = "",
+        guard: DialGuard | None = None,
+        local: bool = True,
     ) -> None:
         """
         Args:
             clock: monotonic seconds.
             resolver: looks up the engine's host name.
-            verify: how the engine's certificate is checked.
-            headers: sent with each request: the engine's key.
-            keep: use a connection again; else each request has a new one.
+            tls: how the certificate of an https URL is checked.
+            key: sent with each request.
+            guard: checks the address before it is dialled; None for a URL of the configuration.
+            local: for `guard`: the engine registered from this machine.
         """
+        self.url = url.rstrip("/")
+        parts = urlsplit(self.url)
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._prefix = parts.path
+        self._tls = tls if parts.scheme == "https" else None
         self._clock = clock
+        self._resolver = resolver
+        self._guard = guard
+        self._local = local
+        self._fields = f"host: {parts.netloc.rpartition('@')[2]}\r\naccept: */*\r\naccept-encoding: identity\r\n"
+        self._fields += "user-agent: hierarchy\r\n" + (f"authorization: Bearer {key}\r\n" if key else "")
+        self._requests: dict[tuple[str, str], bytes] = {}  # (method, path) -> a whole request
+        self._connection: ProbeConnection | None = None
         self._connecting_since: float | None = None
-        self._is_resolved = True  # no name has to be looked up to connect, which may take long by itself
-        self._stream: Transport | None = None  # the connection that was made last
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=int(keep))
-        self.http = httpx.AsyncClient(
-            transport=http_transport(resolver, verify, limits=limits),
-            headers=headers,
-            trust_env=False,
-            timeout=None,
-            event_hooks={"request": [self._follow]},
-        )
+        # No name has to be looked up to connect, which may take long by itself.
+        self._is_resolved = is_loopback(self._host) or literal_ip(self._host) is not None
+        self._stream: Transport | None = None  # of the connection that was made last
 
     @property
     def is_connecting(self) -> bool:
@@ -78,20 +89,57 @@ class ProbeClient:
         state = tcp_state(self._stream) if self._stream is not None else None
         return state.unreachable_s(sent_s) if state is not None else 0.0
 
-    async def aclose(self) -> None:
+    async def ask(self, method: str, path: str) -> EngineResponse:
+        """See `EngineHttp.ask`."""
+        request = self._requests.get((method, path)) or self._request(method, path)
+        try:
+            response = await self._send(request)
+        except EngineUnreadable as error:
+            raise EngineUnreadable(f"{self.url}{path}: {error}") from None
+        return EngineResponse(self.url + path, response.status, response.body)
+
+    def close(self) -> None:
         """Close the connection."""
-        await self.http.aclose()
+        if self._connection is not None:
+            self._connection.close()
 
-    async def _follow(self, request: httpx.Request) -> None:
-        self._is_resolved = is_loopback(request.url.host) or literal_ip(request.url.host) is not None
-        request.extensions["trace"] = self._trace
+    def _request(self, method: str, path: str) -> bytes:
+        length = "content-length: 0\r\n" if method == "POST" else ""
+        request = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._fields}{length}\r\n".encode()
+        self._requests[method, path] = request
+        return request
 
-    async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Source: httpcore's documentation, "Request Extensions", `trace`."""
-        if event == "connection.connect_tcp.started":
-            self._connecting_since, self._stream = self._clock(), None
-        elif event.startswith("connection.connect_tcp."):
-            self._connecting_since, self._stream = None, info.get("return_value")
+    async def _send(self, request: bytes) -> Response:
+        connection = self._connection
+        if connection is not None and connection.is_open:
+            try:
+                return await connection.send(request)
+            except StaleConnection:
+                pass
+        connection = self._connection = await self._connect()
+        return await connection.send(request)
+
+    async def _connect(self) -> ProbeConnection:
+        self._connecting_since, self._stream = self._clock(), None
+        try:
+            connection = await connect(
+                ProbeConnection, self._host, self._port, None, self._guard, self._resolver, local=self._local
+            )
+        except (UnicodeError, OverflowError) as error:  # the resolver's answer to an impossible name or port
+            raise OSError(f"{self._host}:{self._port} is not an address: {error}") from None
+        finally:
+            self._connecting_since = None
+        self._stream = connection.transport
+        if self._tls is not None:
+            try:
+                await connection.start_tls(self._tls, self._host)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    def __repr__(self) -> str:
+        return f"<ProbeClient {self.url} {self._connection}>"
 
 
 def proof_of(error: BaseException) -> Proof:
@@ -103,3 +151,11 @@ def proof_of(error: BaseException) -> Proof:
         return "refused"
     no_name = any(number is not None and number < 0 for number in numbers)  # an error of getaddrinfo
     return "unreachable" if no_name or numbers & _UNREACHABLE else "bad"
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of a connection that failed, in its own words; asyncio adds the address to them."""
+    number = error.errno or 0
+    if number > 0 and not isinstance(error, ssl.SSLError):
+        return os.strerror(number)
+    return error.strerror or str(error) or type(error).__name__

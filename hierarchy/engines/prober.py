@@ -17,13 +17,13 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
-import httpx
-
 from hierarchy.config.models import EngineConfig
 from hierarchy.engines.adapters.reading import Adapter, select_models
-from hierarchy.engines.probe_client import ProbeClient, Proof, proof_of
+from hierarchy.engines.pacer import Pacer, Turn, next_beat
+from hierarchy.engines.probe_client import ProbeClient, Proof, proof_of, reason_of
 from hierarchy.engines.vitals import LATE_S, Vitals
-from hierarchy.errors import HierarchyError, describe
+from hierarchy.errors import HierarchyError
+from hierarchy.runtime.metered import Metered
 from hierarchy.runtime.tcp_keepalive import UNREACHABLE_S
 from hierarchy.wire.status import NodeStatus
 
@@ -64,9 +64,10 @@ class Owner(Protocol):
 class _Read:
     """One reading of the engine, in progress."""
 
-    def __init__(self, client: ProbeClient, task: asyncio.Task[NodeStatus], began_at: float) -> None:
+    def __init__(self, client: ProbeClient, work: Coroutine[Any, Any, NodeStatus], began_at: float) -> None:
         self.client = client
-        self.task = task
+        self.work = Metered(work)
+        self.task = asyncio.ensure_future(self.work.run())
         self.began_at = began_at
 
 
@@ -80,19 +81,22 @@ class Prober:
         self,
         engine: EngineConfig,
         adapter: Adapter,
-        make_client: Callable[[bool], ProbeClient],
+        make_client: Callable[[], ProbeClient],
         owner: Owner,
         interval_s: float,
+        pacer: Pacer,
         clock: Callable[[], float],
         *,
-        sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
+        sleep: Callable[[float], asyncio.Future[None]] | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """
         Args:
-            make_client: makes a client for the engine; the argument is its `keep`.
-            interval_s: between two probes of an engine that is up.
+            make_client: makes a client for the engine.
+            interval_s: between two probes of an engine that is up, at least.
+            pacer: decides when a probe that is due may begin.
             clock: monotonic seconds, without this process's own pauses.
+            sleep: returns a future that is done after so many seconds.
             uniform: returns a random number between two limits.
         """
         if engine.url is None:
@@ -101,18 +105,24 @@ class Prober:
         self._url = engine.url
         self._adapter = adapter
         self._make_client = make_client
-        self._client = make_client(True)
+        self._client = make_client()
         self._owner = owner
         self._interval_s = interval_s
+        self._pacer = pacer
         self._clock = clock
-        self._sleep = sleep
+        self._sleep = sleep or _sleep
         self._uniform = uniform
         self._vitals = Vitals(clock(), owner.signs)
         self._models: list[str] | None = None  # None: down, or not probed yet
         self._missing: list[str] = []  # models of the configuration that the engine does not list
         self._is_suspect = False  # or, while it is down, this probe is late as well
         self._failures = 0  # in a row
-        self._nap: asyncio.Future[None] | None = None  # the wait for the next probe
+        self._is_answered = False  # a reading of this probe has ended
+        self._answer: asyncio.Future[None] | None = None  # the wait for one of `_reads`
+        self._nap: asyncio.Future[None] | None = None  # the wait until the next probe is due
+        self._turn: Turn | None = None  # it is due, and waits for its turn
+        self._is_in_doubt = False  # the next probe shall not wait long for its turn
+        self._cpu_s = 0.0  # of the probes so far
         self._reads: list[_Read] = []  # two at most: the first one, and one over another connection
         self._fresh_at = 0.0  # when a second connection is tried, or the next one
         self._fresh_s = FRESH_S
@@ -127,25 +137,41 @@ class Prober:
 
     async def run(self) -> None:
         """Probe until cancelled."""
+        self._pacer.engines += 1
         try:
             while True:
-                await self.probe()
+                await self._probe_in_turn()
                 await self._wait(self.delay_s() * self._uniform(1 - JITTER, 1 + JITTER))
         finally:
-            await self._client.aclose()
-            self._client = self._make_client(True)  # if it is run again, after an error
+            self._pacer.engines -= 1
+            self._client.close()
+
+    async def _probe_in_turn(self) -> None:
+        is_first = self._models is None and not self._failures
+        turn = self._turn = self._pacer.ask(first=is_first, hurry=self._is_in_doubt or self._vitals.bad_answers > 0)
+        try:
+            await self._pacer.wait(turn)
+        finally:
+            self._turn = None
+        self._is_in_doubt = False
+        before_s = self._cpu_s
+        answered = await self.probe()
+        self._pacer.end(turn, self._cpu_s - before_s, answered=answered)
 
     async def _wait(self, seconds: float) -> None:
-        nap = self._nap = asyncio.ensure_future(self._sleep(seconds))
+        nap = self._nap = self._sleep(seconds)
         try:
-            await asyncio.wait([nap])
+            await nap
         finally:
-            nap.cancel()
+            self._nap = None
 
     def wake(self) -> None:
         """Probe at once, if no probe is in progress: requests show that something is wrong."""
         if self._nap is not None:
-            self._nap.cancel()
+            self._is_in_doubt = True
+            _end(self._nap)
+        elif self._turn is not None:
+            self._pacer.hurry(self._turn)
 
     def delay_s(self) -> float:
         """Seconds until the next probe, before jitter."""
@@ -156,27 +182,44 @@ class Prober:
 
     # -- one probe -------------------------------------------------------------------------------------------
 
-    async def probe(self) -> None:
-        """Read the engine, and wait until there is an answer, or nothing more to wait for."""
+    async def probe(self) -> bool:
+        """Read the engine, and wait until there is an answer, or nothing more to wait for. Returns which of them."""
         now = began_at = self._clock()
         self._vitals.see(now, self._owner.signs)
         self._is_suspect &= self._models is not None
         self._fresh_at, self._fresh_s = now + LATE_S, FRESH_S
+        self._is_answered = False
         self._begin(self._client, now)
         try:
             while now - began_at < LONGEST_S:
-                tasks = [read.task for read in self._reads]
-                await asyncio.wait(tasks, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                await self._wait_for_answer()
                 now = self._clock()
                 if await self._is_over(now):
-                    return
+                    return self._is_answered
+            return False
         finally:
             await self._drop(*self._reads)
+
+    async def _wait_for_answer(self) -> None:
+        """Return when a reading has ended, or after `LOOK_S`."""
+        loop = asyncio.get_running_loop()
+        self._answer = loop.create_future()
+        look = loop.call_later(LOOK_S, _end, self._answer)
+        try:
+            if not any(read.task.done() for read in self._reads):
+                await self._answer
+        finally:
+            look.cancel()
+
+    def _reading_ended(self, _: object) -> None:
+        if self._answer is not None:
+            _end(self._answer)
 
     async def _is_over(self, now: float) -> bool:
         """Judge a reading that has ended, or else what there is to see meanwhile."""
         ended = next((read for read in self._reads if read.task.done()), None)
         if ended is not None:
+            self._is_answered = True
             await self._drop(ended)
             return self._judge(ended)
         if self._is_given_up(now):
@@ -186,24 +229,31 @@ class Prober:
         return False
 
     def _begin(self, client: ProbeClient, now: float) -> None:
-        work = self._adapter.read(client.http, self._url, self._engine.speed)
-        self._reads.append(_Read(client, asyncio.ensure_future(work), now))
+        read = _Read(client, self._adapter.read(client, self._engine.speed), now)
+        read.task.add_done_callback(self._reading_ended)
+        self._reads.append(read)
 
     async def _drop(self, *reads: _Read) -> None:
         for read in reads:
             self._reads.remove(read)
             read.task.cancel()
-        await asyncio.gather(*(read.task for read in reads), return_exceptions=True)
+        if unfinished := [read.task for read in reads if not read.task.done()]:
+            await asyncio.wait(unfinished)
         for read in reads:
+            self._cpu_s += read.work.cpu_s
+            if not read.task.cancelled():
+                read.task.exception()  # known, whether it is judged or not
             if read.client is not self._client:
-                await read.client.aclose()
+                read.client.close()
+                self._pacer.end_spare()
 
     async def _try_another_connection(self, now: float) -> None:
         """The first one may only have been forgotten by a firewall. The one before this, if any, is given up."""
         for read in self._reads[1:]:
             self._vitals.give_up()
             await self._drop(read)
-        self._begin(self._make_client(False), now)
+        if self._pacer.begin_spare():
+            self._begin(self._make_client(), now)
         self._fresh_at, self._fresh_s = now + self._fresh_s, 2 * self._fresh_s
 
     # -- judging ---------------------------------------------------------------------------------------------
@@ -214,8 +264,8 @@ class Prober:
             listed = read.task.result()
             status, missing = select_models(listed, self._engine.models)
             self._owner.report(status)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return self._judge_error(read, f"{self._url}: {describe(error)}", proof_of(error))
+        except OSError as error:
+            return self._judge_error(read, f"{self._url}: {reason_of(error)}", proof_of(error))
         except HierarchyError as error:
             return self._judge_error(read, str(error), "bad")
         self._succeeded(status)
@@ -292,3 +342,16 @@ class Prober:
         self._models = None
         self._failures += 1
         self._owner.mark_down(reason)
+
+
+def _sleep(seconds: float) -> asyncio.Future[None]:
+    """A future that is done after so many seconds, at a beat. Thousands of tasks that sleep would cost more."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    loop.call_at(next_beat(loop.time() + seconds), _end, future)
+    return future
+
+
+def _end(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

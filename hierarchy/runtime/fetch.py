@@ -2,9 +2,10 @@
 
     page = (await fetch(http, "GET", f"{url}/health", timeout_s=5.0)).json()
 
-Engines' probes, workers' status, what parents and other instances answer, `doctor` and all commands come through here:
-the response is read up to a limit and within a time, redirects are not followed, cookies are not kept, and nothing is
-decompressed. 3.5 kB of gzip in gzip are 4 GB and half a minute, and httpx decompresses while it reads.
+What parents and other instances answer, dial-backs, `doctor` and all commands come through here. The response is read
+up to a limit and within a time, redirects are not followed, cookies are not kept, and nothing is decompressed; the
+probes of engines have a leaner client, under the same rules (`engines.probe_connection`).
+3.5 kB of gzip in gzip are 4 GB and half a minute, and httpx decompresses while it reads.
 
 Source: RFC 9110, section 12.5.3 (Accept-Encoding).
 """

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,13 +23,16 @@ import pytest
 from hierarchy.cli import engine as engine_commands
 from hierarchy.engines import model_store
 from hierarchy.engines.kinds import ADAPTERS
+from hierarchy.engines.probe_client import ProbeClient
 from hierarchy.errors import UsageError
+from hierarchy.runtime.resolver import Resolver
 from hierarchy.wire.status import NodeStatus
 from tests.cli.program import fails
 from tests.support import DEADLINE_S, eventually, eventually_async, free_port
 
 RUN = """
 import sys
+import time
 from hierarchy.cli.engine import engine_app
 from hierarchy.errors import UsageError
 try:
@@ -183,15 +187,15 @@ def test_local_serves_is_probed_and_ends_at_sigterm(real_model: Path) -> None:
 
 def _read_until_busy(url: str) -> NodeStatus:
     async def run() -> NodeStatus:
-        async with httpx.AsyncClient() as http:
+        http = ProbeClient(url, time.monotonic, Resolver())
 
-            async def busy() -> NodeStatus | None:
-                status = await ADAPTERS["local"].read(http, url, 1.0)
-                return status if status.queue_length else None
+        async def busy() -> NodeStatus | None:
+            status = await ADAPTERS["local"].read(http, 1.0)
+            return status if status.queue_length else None
 
-            status = await eventually_async(busy, "the request to be counted")
-            assert isinstance(status, NodeStatus)
-            return status
+        status = await eventually_async(busy, "the request to be counted")
+        assert isinstance(status, NodeStatus)
+        return status
 
     return asyncio.run(run())
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import httpx
 import pytest
 
 from hierarchy.config.models import EngineConfig, NodeConfig, Settings
@@ -17,10 +16,10 @@ from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
 from hierarchy.wire.messages import Identity
 from hierarchy.wire.status import ModelStatus, NodeStatus
-from tests.builders import WORKER, registration, worker
+from tests.builders import registration, worker
 from tests.clocks import Clock
-from tests.mock_transport import MockTransport
-from tests.support import free_port
+from tests.runtime.hostile import BOMB, answering, response
+from tests.support import eventually_async, free_port
 
 
 class Bench:
@@ -31,11 +30,8 @@ class Bench:
         self.registry = Registry(Identity("n", "http://n", "i"), clock)
         self.tasks = BackgroundTasks()
         self.downs: list[tuple[str, str]] = []
-        self.child_client: httpx.AsyncClient | None = None
         access = Access(NodeConfig(name="n", advertise="http://127.0.0.1:1"))
-        self.manager = EngineManager(
-            self.registry, access, self.tasks, self.on_down, Settings(), clock, lambda local: self.child_client
-        )
+        self.manager = EngineManager(self.registry, access, self.tasks, self.on_down, Settings(), clock)
 
     def on_down(self, child: Child, reason: str) -> None:
         self.downs.append((child.name, reason))
@@ -86,26 +82,41 @@ async def test_an_engine_that_went_down_is_reported_once(bench: Bench) -> None:
 
 
 @on_bench
-async def test_no_status_is_requested_before_there_is_a_client_for_it(bench: Bench) -> None:
-    bench.manager.request_status(Child("w", "http://127.0.0.1:1", "fastchat"))
-    assert list(bench.tasks) == []
+async def test_a_workers_status_is_requested_once_and_replaces_what_it_registered(bench: Bench) -> None:
+    with answering(response(b'{"model_names": ["m", "n"], "speed": 1, "queue_length": 2}')) as (url, requests):
+        child = bench.registry.register(registration(worker(url)))
+        for _ in range(2):
+            bench.manager.request_status(child)
+        await asyncio.gather(*bench.tasks)
+    assert [request.partition(b"\r\n")[0] for request in requests] == [b"POST /worker_get_status HTTP/1.1"]
+    assert child.status.model_names == ["m", "n"]
 
 
 @on_bench
-async def test_a_workers_status_is_requested_once_and_replaces_what_it_registered(bench: Bench) -> None:
-    requested: list[httpx.URL] = []
-
-    def status(request: httpx.Request) -> httpx.Response:
-        requested.append(request.url)
-        return httpx.Response(200, json={"model_names": ["m", "n"], "speed": 1, "queue_length": 2})
-
-    bench.child_client = httpx.AsyncClient(transport=MockTransport(status))
-    child = bench.registry.register(registration(worker()))
-    for _ in range(2):
+async def test_a_worker_whose_url_may_not_be_dialled_is_not_asked(bench: Bench) -> None:
+    with answering(response(b'{"model_names": ["n"]}')) as (url, requests):
+        child = bench.registry.register(registration(worker(url)))
+        child.local = False
         bench.manager.request_status(child)
-    await asyncio.gather(*bench.tasks)
-    assert [str(url) for url in requested] == [f"{WORKER}/worker_get_status"]
-    assert child.status.model_names == ["m", "n"]
+        await eventually_async(lambda: bench.manager._awaiting_status)
+        for task in bench.tasks:
+            task.cancel()
+        await asyncio.gather(*bench.tasks, return_exceptions=True)
+    assert requests == []
+    assert child.status.model_names == ["m"]
+
+
+@on_bench
+async def test_a_compressed_status_is_not_read(bench: Bench) -> None:
+    with answering(response(BOMB, "content-encoding: gzip, gzip")) as (url, requests):
+        child = bench.registry.register(registration(worker(url)))
+        bench.manager.request_status(child)
+        await eventually_async(lambda: requests)
+        for task in bench.tasks:
+            task.cancel()
+        await asyncio.gather(*bench.tasks, return_exceptions=True)
+    assert b"accept-encoding: identity" in requests[0]
+    assert child.status.model_names == ["m"]
 
 
 def test_an_engine_process_gets_no_secret_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-import httpx
-
-from hierarchy.engines.adapters.reading import post, status_of_engine, usable_model_names
+from hierarchy.engines.adapters.reading import EngineHttp, post, status_of_engine, usable_model_names
 from hierarchy.errors import EngineUnreadable
 from hierarchy.wire.status import MAX_QUEUE, NodeStatus
 
@@ -21,9 +19,9 @@ class FastChatAdapter:
 
     kind: ClassVar[str] = "fastchat"
 
-    async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
+    async def read(self, http: EngineHttp, speed: float) -> NodeStatus:
         """See `Adapter.read`. `speed` multiplies the worker's own, which is always 1 for original workers."""
-        response = (await post(http, url, "/worker_get_status")).require_ok()
+        response = (await post(http, "/worker_get_status")).require_ok()
         status = response.json()
         if not isinstance(status, dict) or not isinstance(status.get("model_names"), list):
             raise EngineUnreadable(f'{response.url} is not a worker status: it has no array "model_names"')

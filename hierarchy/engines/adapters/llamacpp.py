@@ -8,11 +8,10 @@ from xllamacpp 2026.10.11549 are in tests/engines/adapters/data.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
-import httpx
-
-from hierarchy.engines.adapters.reading import get, openai_model_names, status_of_engine
+from hierarchy.engines.adapters.reading import EngineHttp, get, openai_model_names, status_of_engine
 from hierarchy.runtime import awake
 from hierarchy.wire.status import NodeStatus
 
@@ -30,24 +29,24 @@ class LlamaCppAdapter:
     def __init__(self, kind: str = "llamacpp") -> None:
         self.kind = kind
 
-    async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
+    async def read(self, http: EngineHttp, speed: float) -> NodeStatus:
         """See `Adapter.read`. The queue of an engine that is too busy to report it is 1."""
-        (await get(http, url, "/health")).require_ok()
-        names = await openai_model_names(http, url)
-        slots = _total_slots((await get(http, url, "/props")).require_ok().json())
+        (await get(http, "/health")).require_ok()
+        names = await openai_model_names(http)
+        slots = _total_slots((await get(http, "/props")).require_ok().json())
         try:
             async with awake.timeout(LOAD_TIMEOUT_S):
-                queue_length = await _queue_length(http, url)
+                queue_length = await _queue_length(http)
         except TimeoutError:
             queue_length = 1  # at least the request that keeps it from responding
         return status_of_engine(names, speed, queue_length, slots=slots)
 
 
-async def _queue_length(http: httpx.AsyncClient, url: str) -> int:
-    if samples := (await get(http, url, "/metrics")).samples(RUNNING, WAITING):
+async def _queue_length(http: EngineHttp) -> int:
+    if samples := (await get(http, "/metrics")).samples(RUNNING, WAITING):
         return sum(sample.value for sample in samples)
-    response = await get(http, url, "/slots")  # without --metrics only running requests are known, not waiting ones
-    slots = response.json() if response.status == httpx.codes.OK else []
+    response = await get(http, "/slots")  # without --metrics only running requests are known, not waiting ones
+    slots = response.json() if response.status == HTTPStatus.OK else []
     return sum(bool(slot.get("is_processing")) for slot in slots if isinstance(slot, dict))
 
 

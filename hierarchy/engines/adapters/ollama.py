@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import httpx
-
-from hierarchy.engines.adapters.reading import get, openai_model_names, status_of_engine
+from hierarchy.engines.adapters.reading import EngineHttp, get, openai_model_names, status_of_engine
 from hierarchy.errors import EngineUnreadable
 from hierarchy.wire.status import NodeStatus
 
@@ -25,10 +23,10 @@ class OllamaAdapter:
 
     kind: ClassVar[str] = "ollama"
 
-    async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
+    async def read(self, http: EngineHttp, speed: float) -> NodeStatus:
         """See `Adapter.read`."""
-        response = (await get(http, url, "/api/version")).require_ok()
+        response = (await get(http, "/api/version")).require_ok()
         page = response.json()
         if not isinstance(page, dict) or not isinstance(page.get("version"), str):
             raise EngineUnreadable(f"{response.url} has no version: is this Ollama?")
-        return status_of_engine(await openai_model_names(http, url), speed, queue_length=0)
+        return status_of_engine(await openai_model_names(http), speed, queue_length=0)

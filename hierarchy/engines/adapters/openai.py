@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import httpx
-
-from hierarchy.engines.adapters.reading import openai_model_names, status_of_engine
+from hierarchy.engines.adapters.reading import EngineHttp, openai_model_names, status_of_engine
 from hierarchy.wire.status import NodeStatus
 
 
@@ -19,6 +17,6 @@ class OpenAIAdapter:
 
     kind: ClassVar[str] = "openai"
 
-    async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
+    async def read(self, http: EngineHttp, speed: float) -> NodeStatus:
         """See `Adapter.read`."""
-        return status_of_engine(await openai_model_names(http, url), speed, queue_length=0)
+        return status_of_engine(await openai_model_names(http), speed, queue_length=0)

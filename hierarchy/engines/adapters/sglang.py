@@ -14,11 +14,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import ClassVar
 
-import httpx
-
-from hierarchy.engines.adapters.reading import Sample, get, openai_model_names, status_of_engine
+from hierarchy.engines.adapters.reading import EngineHttp, Sample, get, openai_model_names, status_of_engine
 from hierarchy.runtime import awake
 from hierarchy.wire.status import NodeStatus
 
@@ -37,21 +36,21 @@ class SglangAdapter:
 
     kind: ClassVar[str] = "sglang"
 
-    async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
+    async def read(self, http: EngineHttp, speed: float) -> NodeStatus:
         """See `Adapter.read`."""
-        names = await openai_model_names(http, url)
-        queue_length = await _queue_length(http, url)
+        names = await openai_model_names(http)
+        queue_length = await _queue_length(http)
         with contextlib.suppress(TimeoutError):
             async with awake.timeout(HEALTH_TIMEOUT_S if queue_length else math.inf):
-                (await get(http, url, "/health")).require_ok()
+                (await get(http, "/health")).require_ok()
         return status_of_engine(names, speed, queue_length)
 
 
-async def _queue_length(http: httpx.AsyncClient, url: str) -> int:
-    if samples := (await get(http, url, "/metrics")).samples(RUNNING, WAITING):
+async def _queue_length(http: EngineHttp) -> int:
+    if samples := (await get(http, "/metrics")).samples(RUNNING, WAITING):
         return _total(samples)
-    response = await get(http, url, "/v1/loads?include=core")
-    page = response.json() if response.status == httpx.codes.OK else None
+    response = await get(http, "/v1/loads?include=core")
+    page = response.json() if response.status == HTTPStatus.OK else None
     loads = page.get("loads") if isinstance(page, dict) else None
     ranks = [rank for rank in loads if isinstance(rank, dict)] if isinstance(loads, list) else []
     counts = [rank.get(field) for rank in ranks for field in ("num_running_reqs", "num_waiting_reqs")]

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import httpx
-
-from hierarchy.engines.adapters.reading import get, openai_model_names, status_of_engine
+from hierarchy.engines.adapters.reading import EngineHttp, get, openai_model_names, status_of_engine
 from hierarchy.wire.status import NodeStatus
 
 RUNNING = "tgi_batch_current_size"
@@ -23,9 +21,9 @@ class TgiAdapter:
 
     kind: ClassVar[str] = "tgi"
 
-    async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
+    async def read(self, http: EngineHttp, speed: float) -> NodeStatus:
         """See `Adapter.read`."""
-        (await get(http, url, "/health")).require_ok()
-        names = await openai_model_names(http, url)
-        samples = (await get(http, url, "/metrics")).samples(RUNNING, WAITING)
+        (await get(http, "/health")).require_ok()
+        names = await openai_model_names(http)
+        samples = (await get(http, "/metrics")).samples(RUNNING, WAITING)
         return status_of_engine(names, speed, sum(sample.value for sample in samples))

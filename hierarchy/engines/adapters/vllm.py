@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-import httpx
 import msgspec
 
-from hierarchy.engines.adapters.reading import get, openai_model_names, status_of_engine
+from hierarchy.engines.adapters.reading import EngineHttp, get, openai_model_names, status_of_engine
 from hierarchy.wire.status import Api, NodeStatus
 
 RUNNING = "vllm:num_requests_running"
@@ -34,13 +33,13 @@ class VllmAdapter:
         self.kind = kind
         self._apis = apis
 
-    async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
+    async def read(self, http: EngineHttp, speed: float) -> NodeStatus:
         """See `Adapter.read`."""
-        (await get(http, url, "/health")).require_ok()
-        names = await openai_model_names(http, url)
+        (await get(http, "/health")).require_ok()
+        names = await openai_model_names(http)
         queues: Counter[str] = Counter()
         asleep = False
-        for sample in (await get(http, url, "/metrics")).samples(RUNNING, WAITING, SLEEP):
+        for sample in (await get(http, "/metrics")).samples(RUNNING, WAITING, SLEEP):
             if sample.name != SLEEP:
                 queues[sample.labels.get("model_name", "")] += sample.value
             elif sample.labels.get("sleep_state") == "awake":

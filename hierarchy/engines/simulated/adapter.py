@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import httpx
 import msgspec
 
-from hierarchy.engines.adapters.reading import get
+from hierarchy.engines.adapters.reading import EngineHttp, get
 from hierarchy.engines.adapters.vllm import VllmAdapter
 from hierarchy.errors import EngineUnreadable
 from hierarchy.wire.status import NodeStatus
@@ -21,10 +20,10 @@ class SimulatedAdapter:
     def __init__(self) -> None:
         self._vllm = VllmAdapter(self.kind, apis=("openai", "fastchat"))
 
-    async def read(self, http: httpx.AsyncClient, url: str, speed: float) -> NodeStatus:
+    async def read(self, http: EngineHttp, speed: float) -> NodeStatus:
         """See `Adapter.read`."""
-        status = await self._vllm.read(http, url, speed)
-        response = (await get(http, url, "/simulated")).require_ok()
+        status = await self._vllm.read(http, speed)
+        response = (await get(http, "/simulated")).require_ok()
         state = response.json()
         slots = state.get("slots") if isinstance(state, dict) else None
         if not isinstance(slots, int) or not 0 < slots < 2**31:

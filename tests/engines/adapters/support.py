@@ -7,11 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
-
+from hierarchy.engines.adapters.reading import EngineResponse
 from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.wire.status import NodeStatus
-from tests.mock_transport import MockTransport
 
 DATA = Path(__file__).parent / "data"
 URL = "http://engine:8000"
@@ -21,21 +19,29 @@ LLAMA = {"data": [{"id": "meta-llama/Llama-3.1-8B-Instruct"}]}
 Responses = dict[str, tuple[int, Any]]  #: path -> (status, body)
 
 
-def read(
-    kind: str, responses: Responses, speed: float = 1.0, url: str = URL, hanging: str = "", limit_s: float = 10.0
-) -> NodeStatus:
-    """Read an engine that sends these responses by path, and 404 for other paths. It never responds at `hanging`."""
+class Answers:
+    """An engine that sends these responses by path, and 404 for other paths. It never responds at `hanging`."""
 
-    async def respond(request: httpx.Request) -> httpx.Response:
-        if request.url.path == hanging:
+    url = URL
+
+    def __init__(self, responses: Responses, hanging: str = "") -> None:
+        self._responses = responses
+        self._hanging = hanging
+
+    async def ask(self, method: str, path: str) -> EngineResponse:
+        path = path.partition("?")[0]
+        if path == self._hanging:
             await asyncio.Event().wait()
-        status, body = responses.get(request.url.path, (404, "Not Found"))
-        return httpx.Response(status, **({"text": body} if isinstance(body, str) else {"json": body}))
+        status, body = self._responses.get(path, (404, "Not Found"))
+        return EngineResponse(URL + path, status, (body if isinstance(body, str) else json.dumps(body)).encode())
+
+
+def read(kind: str, responses: Responses, speed: float = 1.0, hanging: str = "", limit_s: float = 10.0) -> NodeStatus:
+    """Read an engine that sends these responses."""
 
     async def run() -> NodeStatus:
-        async with httpx.AsyncClient(transport=MockTransport(respond)) as http:
-            async with asyncio.timeout(limit_s):
-                return await ADAPTERS[kind].read(http, url, speed)
+        async with asyncio.timeout(limit_s):
+            return await ADAPTERS[kind].read(Answers(responses, hanging), speed)
 
     return asyncio.run(run())
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hierarchy.errors import EngineUnreadable
-from hierarchy.runtime.fetch import MAX_BYTES
 from hierarchy.wire.status import ModelStatus, NodeStatus
-from tests.engines.adapters.support import MODELS, URL, read
+from tests.engines.adapters.support import read
 
 
 def test_openai_lists_models_in_order_and_reports_no_queue() -> None:
@@ -35,12 +34,3 @@ def test_a_malformed_model_list_is_unreadable(body: str) -> None:
 def test_an_error_response_is_quoted() -> None:
     with pytest.raises(EngineUnreadable, match=r"/v1/models answered 401: no\s+key"):
         read("openai", {"/v1/models": (401, "no\n key")})
-
-
-def test_an_endless_response_is_cut_off() -> None:
-    with pytest.raises(EngineUnreadable, match="more than"):
-        read("openai", {"/v1/models": (200, " " * (MAX_BYTES + 1))})
-
-
-def test_a_trailing_slash_of_the_url_is_ignored() -> None:
-    assert read("openai", {"/v1/models": (200, MODELS)}, url=URL + "/").model_names == ["m"]

@@ -20,10 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierarchy.engines.kinds import ADAPTERS
+from hierarchy.engines.probe_client import ProbeClient
 from hierarchy.engines.simulated.app import create_app
 from hierarchy.engines.simulated.engine import answer_text
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.engines.simulated.slots import Slots
+from hierarchy.runtime.resolver import Resolver
 from hierarchy.wire.status import NodeStatus
 from tests.support import eventually, running_app
 
@@ -183,8 +185,7 @@ def test_its_responses_show_that_it_is_simulated(quick: str) -> None:
 
 def read(url: str) -> NodeStatus:
     async def run() -> NodeStatus:
-        async with httpx.AsyncClient() as http:
-            return await ADAPTERS["simulated"].read(http, url, 2.0)
+        return await ADAPTERS["simulated"].read(ProbeClient(url, time.monotonic, Resolver()), 2.0)
 
     return asyncio.run(run())
 
