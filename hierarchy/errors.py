@@ -17,10 +17,13 @@
     │   ├── NameTaken              409  another live child has that name or address
     │   ├── LastEngine             409  to drain it would leave models without an engine
     │   ├── BodyTooLarge           413  the body is over a limit of this node
+    │   ├── TooMuchInFlight        429  the requests in progress of one API key hold too much memory
     │   ├── HeadTooLarge           431  the head is over a limit of this node
     │   ├── NotImplementedHere     501  WebSockets
     │   ├── ChildFailed            502  the child failed
     │   ├── Unavailable            503  children serve the model, or may soon, but none is available now
+    │   ├── MemoryFull             503  all requests in progress hold too much memory
+    │   ├── OutOfConnections       503  there are too many connections
     │   ├── DeadlinePassed         504  the request took longer than a timeout of this node
     │   └── LoopDetected           508  the request or registration came back to a node that it has passed
     ├── EngineUnreadable                an engine's response to a probe cannot be understood
@@ -43,6 +46,7 @@ _ANTHROPIC_TYPES = {
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
+    429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
 }
@@ -248,6 +252,15 @@ class BodyTooLarge(RequestError):
     code = "body_too_large"
 
 
+class TooMuchInFlight(RequestError):
+    """The requests in progress of one API key hold too much of this node's memory."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_much_in_flight"
+    retry_after_s = 1
+
+
 class HeadTooLarge(RequestError):
     """The head is larger than `max_head_bytes`, or has more fields than `max_head_fields`."""
 
@@ -292,6 +305,26 @@ class Unavailable(RequestError):
         self.retry_after_s = retry_after_s
         self.patience_s = patience_s
         self.event = event
+
+
+class MemoryFull(RequestError):
+    """All requests in progress together hold too much of this node's memory."""
+
+    status = 503
+    type = "overloaded_error"
+    code = "memory_full"
+    fastchat_code = 50005
+    retry_after_s = 1
+
+
+class OutOfConnections(RequestError):
+    """There are as many connections as this node may have, or more of one address or child than others leave it."""
+
+    status = 503
+    type = "overloaded_error"
+    code = "out_of_connections"
+    fastchat_code = 50005
+    retry_after_s = 1
 
 
 class DeadlinePassed(RequestError):

@@ -30,6 +30,7 @@ from hierarchy.registry.health import Change
 from hierarchy.registry.known_models import SETTLE_S
 from hierarchy.registry.model_file import FILE_NAME, ModelFile
 from hierarchy.relay.downstream.clients import Clients
+from hierarchy.relay.downstream.places import Places
 from hierarchy.relay.evidence import LOST_S, Finding
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import report_handler
@@ -118,7 +119,8 @@ class Node:
         self.lane = Lane(
             self.registry, self.dispatch, self.metrics, settings, self._parent_with, clock, self.access, handlers
         )
-        self.clients = Clients()
+        lane, most = self.lane, settings.max_connections_per_address
+        self.clients = Clients(Places(lane.descriptors, lane.warnings, clock, most))
         self.uplinks: list[Uplink] = []
         self.reserves: list[LinkReserve] = []
         self._serve_link: ServeLink | None = None  # None: this node cannot keep reverse links
@@ -233,6 +235,8 @@ class Node:
         self.registry.max_speed = settings.max_speed
         self.registry.limits = limits(settings.max_body_bytes)
         self.lane.apply_settings(settings)
+        if self.clients.places is not None:
+            self.clients.places.most = settings.max_connections_per_address
         self.engine_manager.apply_settings(settings)
         for uplink in self.uplinks:
             uplink.propose_interval(settings.report_interval_s)

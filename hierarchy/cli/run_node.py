@@ -25,6 +25,7 @@ from hierarchy.node import Node
 from hierarchy.preflight import CannotStart, refusals, require_start
 from hierarchy.reload import Reloader
 from hierarchy.runtime import logs
+from hierarchy.runtime.descriptors import raise_limit
 from hierarchy.runtime.line_writer import own_stderr
 from hierarchy.runtime.malloc import keep_freed_memory
 from hierarchy.runtime.parent_death import call_on_parent_death
@@ -91,6 +92,7 @@ def run(
     declared = config
     config, sockets = bind(config)
     keep_freed_memory()
+    raise_limit()
     with own_stderr() as stderr:  # from here on nothing waits for the reader of the log
         logs.setup(config.settings.log_format, config.name, stream=stderr)
         if exit_with_parent:

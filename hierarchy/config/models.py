@@ -22,6 +22,7 @@ from hierarchy.config.partial import understand
 from hierarchy.config.yaml import MAPPING, FieldPath, Problem, Source, problem_of, read_yaml, shown
 from hierarchy.errors import UsageError
 from hierarchy.names import MAX_NAME, NODE_NAME
+from hierarchy.runtime.memory import memory_bytes
 
 EngineKind = Literal[
     "openai", "vllm", "sglang", "tgi", "lmdeploy", "ollama", "llamacpp", "fastchat", "local", "simulated"
@@ -31,6 +32,9 @@ RequestedLink = Literal["direct", "reverse", "auto"]
 PolicyName = Literal["shortest_queue", "p2c", "lottery", "round_robin"]
 #: kinds that a node starts itself if they have no `url`
 LAUNCHED_KINDS = frozenset({"local", "simulated"})
+
+HELD_SHARE = 8  # part of the memory for bodies; they are copied where they are translated, or their model is replaced
+LEAST_HELD_BYTES = 64 * 1024 * 1024
 
 
 class ConfigError(UsageError):
@@ -176,6 +180,19 @@ class Settings(Strict):
         ge=1024,
         description="a larger request body gets 413; bodies are held in memory, and images are large",
     )
+    max_held_bytes: Count | None = Field(
+        default=None,
+        ge=1024 * 1024,
+        description="bytes of request bodies, and of responses that clients do not read, that are held in memory, all "
+        "together; beyond it requests get 503, and 429 if one API key holds as much as is free; default: an eighth of "
+        "the memory of the machine or container, at least 64 MiB",
+    )
+    max_connections_per_address: Count | None = Field(
+        default=None,
+        ge=1,
+        description="connections of clients from one IP address (of IPv6, one /64 network); default: as many as are "
+        "free, so that one address alone may have half of what the limit of open files allows",
+    )
     max_speed: Positive = Field(
         default=1e6, description="a child that reports more is refused, since it would attract every request"
     )
@@ -185,6 +202,11 @@ class Settings(Strict):
     )
     security: SecuritySpec = Field(default=SecuritySpec(), description="who may join, send requests and operate")
     tls: TlsSpec = Field(default=TlsSpec(), description="certificates for connections to and from other machines")
+
+    @property
+    def held_bytes(self) -> int:
+        """`max_held_bytes`, or its default on this machine."""
+        return self.max_held_bytes or max(LEAST_HELD_BYTES, memory_bytes() // HELD_SHARE)
 
 
 class NodeSpec(Settings):

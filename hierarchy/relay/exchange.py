@@ -47,7 +47,7 @@ class Exchange(Listener):
 
     def __init__(self, client: Client, lane: Lane, head: RequestHead, now: float, handler: Handler | None) -> None:
         self.head = head
-        self.request = Request(head, now)
+        self.request = Request(head, now, lane.held)
         self.response = Response(client, head)
         self._client = client
         self._lane = lane
@@ -85,15 +85,19 @@ class Exchange(Listener):
 
     def request_complete(self) -> None:
         """The last byte of the body has come."""
-        self.request.complete = True
+        self.request.end_body()
         if self.my_turn:
             self.go(self._lane.clock())
 
     def take_whole(self, body: bytes) -> None:
         """All of the body, which is within the limits; it is this request's turn, and it came just now."""
         self.my_turn = True
-        self.request.set_body(body)
-        self.go(self.request.started_at)
+        try:
+            self.request.set_body(body)
+        except RequestError as error:  # the bodies of all requests hold too much
+            self.fail(error)
+        else:
+            self.go(self.request.started_at)
 
     def go(self, now: float) -> None:
         """The request is complete and it is its turn."""

@@ -8,29 +8,35 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.retry_budget import RetryBudget
 from hierarchy.config.models import Settings
+from hierarchy.errors import OutOfConnections
 from hierarchy.http.dialect import OPENAI, Dialect
 from hierarchy.http.link_handshake import LINK_PATH
 from hierarchy.http.request_head import lane_path
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child, Share
+from hierarchy.relay.held_bytes import HeldBytes
 from hierarchy.relay.local_handlers import Handler, pong
 from hierarchy.relay.request import Parent, Request
 from hierarchy.relay.timeouts import Timeouts
+from hierarchy.relay.turns import Turns
 from hierarchy.relay.upstream.destination import Destination
 from hierarchy.relay.upstream.links import LinkPool, accept_link
 from hierarchy.relay.upstream.pool import Pool
 from hierarchy.relay.waiting_room import WaitingRoom
 from hierarchy.relay.warnings import Warnings
+from hierarchy.runtime import descriptors
+from hierarchy.runtime.descriptors import Descriptors
 from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
 from hierarchy.security.keys import ANYONE, Caller
 
+LEAST_LINKS: Final = 64  # that the instances of one child may have, however few descriptors are free
 log = logging.getLogger("hierarchy.lane")
 
 Trust = Callable[[bytes, int], Parent | None]
@@ -55,6 +61,9 @@ class Lane:
         self.clock = clock
         self.access = access
         self.handlers: dict[bytes, Handler] = {LINK_PATH: pong, **(handlers or {})}
+        self.held = HeldBytes(settings.held_bytes)
+        self.turns = Turns(self.held)
+        self.descriptors = Descriptors(descriptors.limit())
         self.retry_budget = RetryBudget(clock)
         self.warnings = Warnings(clock)
         self.waiting_room = WaitingRoom(clock, registry.model_names, settings.hold_s)
@@ -142,7 +151,14 @@ class Lane:
             tls = (contexts.engine if child.declared else contexts.node) if child.tls else None
             kind = LinkPool if child.reverse else Pool
             pool = self._pools[child.name] = kind(
-                child, self.settings.connect_timeout_s, tls, self.clock, guard, self.access.resolver
+                child,
+                self.settings.connect_timeout_s,
+                tls,
+                self.clock,
+                guard,
+                self.access.resolver,
+                self.turns,
+                self.descriptors,
             )
         return pool
 
@@ -160,6 +176,14 @@ class Lane:
                 pool.renew()
             return pool.waiting
         return 0
+
+    def check_link_room(self, child: Child) -> None:
+        """Raise `OutOfConnections` if a child, with all who share its credential, has more links than others leave."""
+        name = child.group or child.name
+        pools = [pool for pool in self._pools.values() if (pool.child.group or pool.child.name) == name]
+        count = sum(len(pool.links) for pool in pools if isinstance(pool, LinkPool))
+        if count >= max(LEAST_LINKS, self.descriptors.free):
+            raise OutOfConnections(f"{name} has {count} links, as many as are left for all others")
 
     def accept_link(self, transport: asyncio.Transport, child: Child) -> None:
         """Use a connection that this child dialled for requests to it."""
@@ -180,6 +204,7 @@ class Lane:
     def apply_settings(self, settings: Settings) -> None:
         """Use other settings, from the next request on."""
         self.settings = settings
+        self.held.limit = settings.held_bytes
         self.waiting_room.hold_s = settings.hold_s
         self.access_log = _log_access if settings.access_log else None
         self._destinations.clear()
@@ -213,6 +238,7 @@ class Lane:
     def gauges(self) -> Iterable[Sample]:
         """Held requests, and the links of each child that dials, for `/metrics`."""
         yield "hierarchy_requests_held", (), float(len(self.waiting_room))
+        yield "hierarchy_held_bytes", (), float(self.held.total)
         for name, pool in self._pools.items():
             if isinstance(pool, LinkPool):
                 for state, count in (("idle", len(pool.links) - pool.busy), ("busy", pool.busy)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS
@@ -11,7 +11,10 @@ from hierarchy.http.model_field import model_and_stream, with_model
 from hierarchy.http.request_head import RETRIED, UNSPENT, RequestHead
 from hierarchy.registry.child import Child
 from hierarchy.relay.client import FOREVER
+from hierarchy.relay.held_bytes import HeldBytes
 from hierarchy.wire.status import Api
+
+MIN_PART: Final = 64 * 1024  # bytes: smaller pieces of a body are joined, since each object costs 40 bytes more
 
 
 class Parent(Protocol):
@@ -36,9 +39,11 @@ class Request:
     insists: bool = False  # no other child is left, so those that gave it back have to take it
     reports_outcome: bool = False  # the parent reads in a trailer how the response ended
     has_retry_place: bool = False  # one of its attempts is counted in the retry budget
+    _counted: int = 0  # bytes of it in `held`
 
-    def __init__(self, head: RequestHead, now: float) -> None:
+    def __init__(self, head: RequestHead, now: float, held: HeldBytes) -> None:
         self.head = head
+        self._held = held
         self.api: Api = head.dialect.api
         self.started_at = now
         self.parent: Parent | None = None  # that sent it, if it is one that this node registered with
@@ -46,6 +51,7 @@ class Request:
         self.passed: tuple[Child, ...] = ()  # those, and children that it left because others could take it
         #: the body in pieces, `size` bytes together: a long prompt is not copied where nothing reads it
         self.parts: list[bytes] = []
+        self._small: bytearray | None = None  # behind `parts`: pieces that are too small for objects of their own
 
     def trust(self, parent: Parent) -> None:
         """It came from a parent: believe what its head says, rather than read the body again."""
@@ -92,17 +98,48 @@ class Request:
 
         Raises:
             BodyTooLarge: it is over the limit.
+            MemoryFull, TooMuchInFlight: the bodies of all requests together are.
         """
-        self.size += len(data)
+        size = len(data)
+        self.size += size
         if self.size > limit:
             raise BodyTooLarge(f"the body is larger than {limit} bytes, the limit of this node")
-        self.parts.append(data)
+        self._count(size)
+        small = self._small
+        if small is None:
+            if size >= MIN_PART:
+                self.parts.append(data)
+                return
+            small = self._small = bytearray()
+        small += data
+        if len(small) >= MIN_PART:
+            self._end_part()
+
+    def _end_part(self) -> None:
+        if self._small is not None:
+            self.parts.append(bytes(self._small))
+            self._small = None
+
+    def end_body(self) -> None:
+        """The last byte of the body has come."""
+        self.complete = True
+        self._end_part()
 
     def set_body(self, body: bytes) -> None:
-        """All of the body, which is within the limit."""
+        """All of the body, which is within the limit for one. Raises as `add`."""
         self.complete = True
         self.size = len(body)
+        self._count(self.size)
         self.parts.append(body)
+
+    def _count(self, size: int) -> None:
+        self._held.take(self.key, size)
+        self._counted += size
+
+    @property
+    def key(self) -> str:
+        """The name of the API key that pays for what it holds; "" for none: a parent has counted it already."""
+        return self.head.caller.name if self.parent is None else ""
 
     def body(self) -> bytes:
         """The body in one piece."""
@@ -113,6 +150,10 @@ class Request:
     def forget_body(self) -> None:
         """It is not needed any more: no other attempt will follow."""
         self.parts = []
+        self._small = None
+        counted, self._counted = self._counted, 0
+        if counted:
+            self._held.give_back(self.key, counted)
 
     # -- model ---------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ GAUGES = {
     "hierarchy_records_incomplete": ("1 if records of used tokens and revocations are missing.", ()),
     "hierarchy_connections": ("Open client connections.", ()),
     "hierarchy_loop_longest_hold_seconds": ("Own CPU time of the longest step of the event loop.", ()),
+    "hierarchy_held_bytes": ("Bytes of requests and of unread responses in memory.", ()),
     "hierarchy_requests_held": ("Requests that wait for a child to appear.", ()),
 }
 Sample = tuple[str, tuple[str, ...], float]  # gauge name, label values, value

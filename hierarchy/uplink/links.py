@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 
 from hierarchy.errors import describe
 from hierarchy.relay.downstream.clients import Clients
-from hierarchy.relay.downstream.connection import Observer
+from hierarchy.relay.downstream.parts import Observer
 from hierarchy.relay.downstream.protocol import LaneProtocol
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.upstream.links import LEAST_IDLE, SILENT_S, reserve_size

@@ -79,6 +79,8 @@ def test_a_node_has_the_defaults_that_it_does_not_set() -> None:
 
 WRITTEN: dict[str, tuple[str, Any]] = {  # another value of each field whose type does not give one
     "total_timeout_s": ("5", 5.0),
+    "max_held_bytes": ("2097152", 2097152),
+    "max_connections_per_address": ("9", 9),
     "models": ("{m: {idle_timeout_s: 3}}", {"m": ModelLimits(idle_timeout_s=3.0)}),
 }
 
@@ -270,7 +272,14 @@ def test_models_can_be_made_in_code() -> None:
 # docs/reference/configuration.md
 
 
-UNITS = {"_per_s": "tokens/s", "_s": "seconds", "_bytes": "bytes", "speed": "weight", "version": "number"}
+UNITS = {
+    "_per_s": "tokens/s",
+    "_s": "seconds",
+    "_bytes": "bytes",
+    "speed": "weight",
+    "version": "number",
+    "_per_address": "count",
+}
 KINDS = {Literal: "word", int: "count", bool: "true/false", tuple: "address", list: "list", dict: "mapping"}
 KINDS |= {str: "text", UnionType: "text"}  # the only union is `str | None`
 

@@ -374,12 +374,12 @@ def test_a_client_that_does_not_read_pauses_the_engine_through_a_link(
         authority.client() as http,
         http.stream("POST", f"{url}/v1/chat/completions", json={**REQUEST, "model": MODEL}) as response,
     ):
-        eventually(lambda: any(link._paused for link in pool.links), "the link to be paused")
+        eventually(lambda: any(link._reading.paused for link in pool.links), "the link to be paused")
         waiting = [link.transport.get_write_buffer_size() for link in root.node.clients]
         assert max(waiting) < 1_000_000
         assert len(response.read()) == size
     eventually(lambda: len(pool.idle) == len(pool.links), "the link to be idle again")
-    assert not any(link._paused for link in pool.links)
+    assert not any(link._reading.paused for link in pool.links)
     cluster.call(engine.stop())
 
 

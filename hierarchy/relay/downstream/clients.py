@@ -10,6 +10,7 @@ from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
 from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.downstream.head_cache import HeadCache
+from hierarchy.relay.downstream.places import Places
 from hierarchy.relay.evidence import Finding, find, is_quiet
 from hierarchy.relay.relief import is_doubtful, relieve
 
@@ -19,7 +20,8 @@ log = logging.getLogger("hierarchy.lane")
 class Clients:
     """The connections on which clients and parents send requests. Each adds itself, and removes itself at its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: Places | None = None) -> None:
+        self.places = places  # limits their number; None for no limit
         self.heads = HeadCache()  # of requests, as all connections have seen them
         self._open: set[Connection] = set()
         self._relieved: dict[Child, int] = {}  # requests that have left a child since it is suspect
@@ -30,13 +32,17 @@ class Clients:
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._open))
 
-    def add(self, connection: Connection) -> None:
-        """A connection is open."""
+    def add(self, connection: Connection, number: int = -1) -> bool:
+        """A connection is open. number: of its descriptor. Returns False if there are too many."""
         self._open.add(connection)
+        # The links that this node dialled are as many as it wants.
+        return self.places is None or connection.observer is not None or self.places.add(connection, number)
 
     def discard(self, connection: Connection) -> None:
         """A connection is gone, or no longer a client's."""
         self._open.discard(connection)
+        if self.places is not None:
+            self.places.discard(connection)
 
     def sweep(self, now: float) -> None:
         """Look at every deadline. Called twice a second, so a limit is enforced half a second late at most."""

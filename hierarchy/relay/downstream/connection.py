@@ -1,8 +1,8 @@
-"""One client's connection: whose turn it is, what is known of the bytes that come, how long it may take, how it ends.
+"""One client's connection: whose turn it is, how long it may take, how it ends.
 
 A connection's requests are answered in the order in which they came, some by an `Exchange`, some by the ASGI app. At
-most one of them is in progress. Bytes that begin with a head that was seen before are taken at once; all others go
-through the parser of `protocol`, the subclass of uvicorn's class that owns this object.
+most one of them is in progress. `intake` makes requests of the bytes; it and this object are owned by `protocol`, the
+subclass of uvicorn's class.
 
 Each request passes here, so this module is compiled (docs/explanation/compiled.md). Methods that no subclass
 overrides are called by the name of the class where that spares a look-up.
@@ -14,10 +14,8 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Final
 
-from mypy_extensions import mypyc_attr
 from uvicorn.server import ServerState
 
 from hierarchy.errors import BodyTooLarge, HeadTooLarge, InvalidApiKey, LoopDetected, ReceiveTimeout, RequestError
@@ -26,7 +24,7 @@ from hierarchy.http.dialect import OPENAI
 from hierarchy.http.request_head import Fields, RequestHead
 from hierarchy.registry.child import Child
 from hierarchy.relay.client import FOREVER, Client
-from hierarchy.relay.downstream.head_cache import HeadCache, Split
+from hierarchy.relay.downstream.parts import AppRequest, Observer
 from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.lane import Lane
 
@@ -40,37 +38,10 @@ MAX_WAITING_BYTES: Final = 64 * 1024
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class AppRequest:
-    """A request for the ASGI app. cycle: uvicorn's object for it. run: starts the app."""
-
-    def __init__(self, cycle: Any, run: Callable[[], None]) -> None:
-        self.cycle = cycle
-        self.run = run
-
-    @property
-    def complete(self) -> bool:
-        """Is its response written?"""
-        return bool(self.cycle.response_complete)
-
-
-@mypyc_attr(allow_interpreted_subclasses=True)
-class Observer:
-    """Hears of the requests on one connection: by it reverse links tell which of them are busy."""
-
-    def request_begins(self, *, local: bool) -> None:
-        """The head of a lane request is complete. local: this node answers it itself."""
-        raise NotImplementedError
-
-    def request_ends(self, *, last: bool) -> None:
-        """A response is written. last: no other request waits for its turn."""
-        raise NotImplementedError
-
-
 class Connection(Client):
     """The state of one client's connection.
 
-    heads: seen before, on any connection. parse: takes bytes that begin or continue a head that is not known. observer:
-    of a reverse link.
+    observer: of a reverse link.
     """
 
     transport: asyncio.Transport
@@ -81,31 +52,27 @@ class Connection(Client):
     ignoring: bool = False  # bytes that come in are no longer looked at
     lingering: bool = False  # closing, but the client gets time to read the last response
     used: bool = False  # a request has come
-    left: int = 0  # bytes of body still to come, of a request whose head was known
     unread: int = 0  # bytes that waited for the client when that was looked at last
 
     def __init__(
         self,
         lane: Lane,
-        heads: HeadCache,
         server_state: ServerState,
         loop: asyncio.AbstractEventLoop,
-        parse: Callable[[bytes], None],
         observer: Observer | None = None,
     ) -> None:
         self.lane = lane
-        self.heads = heads
         self.keep_alive_s = lane.settings.keep_alive_s
         self.waiting: deque[Exchange | AppRequest] = deque()  # requests whose turn will come, newest first
         self.app_request: AppRequest | None = None  # the last one that was started
         self.incoming: Exchange | AppRequest | None = None  # the request whose body is coming
         self.refusal: RequestError | None = None  # to be written after the responses that are still due
         self.parsed: RequestHead | None = None  # of the lane request that the last read brought
-        self._last: Split | None = None  # the head at the start of an earlier read, which mostly comes again
+        self.pieces = 0  # messages and pieces of bodies in the read that is processed now
+        self._unread_held = 0  # bytes that wait for the client, as counted in `lane.held`
         self._server_state = server_state
         self._loop = loop
-        self._parse = parse
-        self._observer = observer
+        self.observer = observer
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -130,8 +97,9 @@ class Connection(Client):
             self.lane.metrics.answered("cancelled", 0)
         self._drop_app_request()
         self.incoming = None
+        self._hold_unread(0)
         self.deadline = FOREVER
-        self.write = self._parse = _discard  # also ends reference cycles, so that a lost connection is freed at once
+        self.write = _discard  # also ends reference cycles, so that a lost connection is freed at once
 
     def shutdown(self) -> None:
         """The server stops. A new connection without a request may still send one."""
@@ -150,7 +118,7 @@ class Connection(Client):
 
     def _close_fresh(self) -> None:
         """Soon; but a link at once, since its parent knows that the node leaves, and has nothing more to send."""
-        if self._observer is not None and not self.receiving:
+        if self.observer is not None and not self.receiving:
             self.transport.close()
         else:
             self.deadline = min(self.deadline, self.lane.clock() + FRESH_S)
@@ -181,6 +149,10 @@ class Connection(Client):
         """The client does not read as fast as this node writes."""
         self.blocked = True
         self.unread = self.transport.get_write_buffer_size()
+        self._hold_unread(self.unread)
+        if self.lane.held.is_full:
+            self.lane.warnings.warn("a client that reads slowly was disconnected: this node holds as much as it may")
+            self.transport.abort()
         if self.running is not None:
             self.running.pause()
         elif self.deadline == FOREVER:  # the app waits for its client
@@ -189,80 +161,20 @@ class Connection(Client):
     def resume_writing(self) -> None:
         """The client has read what was written."""
         self.blocked = False
+        self._hold_unread(0)
         if self.running is not None:
             self.running.resume()
         elif self.waiting or self.refusal:
             self._loop.call_soon(self._start_next)
 
-    # -- bytes from the client -----------------------------------------------------------------------------------
+    def _hold_unread(self, size: int) -> None:
+        """Count what waits for the client to read it."""
+        self.lane.held.change(size - self._unread_held)
+        self._unread_held = size
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes from the client."""
-        if self.ignoring:
-            return
-        if self.left:
-            data = self._take_rest(data)
-            if not data or self.ignoring:
-                return
-        found = None
-        if self.is_free and not (self.receiving or self.blocked or self.refusal is not None):
-            self._last = found = self.heads.find(data, self._last)
-            if found is not None and found.head is not None and self._take_known(found, found.head, data):
-                return
-        self._parse(data)
-        head, self.parsed = self.parsed, None
-        if found is None or head is None or len(data) > found.end + found.length:
-            return
-        if found.seq >= 0 or not head.auth:  # a parent's number at an unusual place would be remembered with the head
-            self.heads.add(found, head)
+    # -- requests ------------------------------------------------------------------------------------------------
 
-    def _take_known(self, found: Split, head: RequestHead, data: bytes) -> bool:
-        """Take a request, or its beginning, if its head is one that the parser has taken before."""
-        left = found.end + found.length - len(data)
-        if left < 0 or self.transport.is_closing():
-            return False
-        now = self.lane.clock()
-        exchange = self._exchange(head, now)
-        self.running = exchange
-        exchange.my_turn = True
-        try:
-            self.begin(exchange, found.seq, found.length, found.left_ms)
-            if left:
-                exchange.body_part(data[found.end :])
-        except RequestError as error:
-            exchange.request.complete, exchange.response.keep_alive = not left, False  # as if refused while it came
-            exchange.fail(error)
-            return True
-        if left:
-            self.left, self.receiving, self.incoming = left, True, exchange
-            self.deadline = now + self.lane.settings.receive_timeout_s
-        else:
-            self.deadline = FOREVER
-            exchange.take_whole(data[found.end :])
-        return True
-
-    def _take_rest(self, data: bytes) -> bytes:
-        """More of the body of a request whose head was known. Returns the bytes behind it."""
-        rest = data[self.left :]
-        if rest:
-            data = data[: self.left]
-        self.left -= len(data)
-        exchange = self.incoming
-        if not isinstance(exchange, Exchange):
-            return rest
-        try:
-            exchange.body_part(data)
-        except RequestError as error:
-            self.left = 0
-            self.refuse(error)
-            return b""
-        if not self.left:
-            self.receiving, self.incoming = False, None
-            self.deadline = FOREVER
-            exchange.request_complete()
-        return rest
-
-    def _exchange(self, head: RequestHead, now: float) -> Exchange:
+    def exchange(self, head: RequestHead, now: float) -> Exchange:
         """For a request whose head has come."""
         lane = self.lane
         self.used = True
@@ -280,8 +192,8 @@ class Connection(Client):
         Raises:
             RequestError: it is not accepted.
         """
-        if self._observer is not None:
-            self._observer.request_begins(local=exchange.is_local)
+        if self.observer is not None:
+            self.observer.request_begins(local=exchange.is_local)
         head, lane = exchange.head, self.lane
         parent = lane.trust(head.auth, seq) if head.auth and seq >= 0 else None
         if parent is not None:
@@ -303,12 +215,13 @@ class Connection(Client):
     def message_begins(self) -> None:
         """The first byte of a request has come."""
         self.receiving = True
+        self.pieces += 1
         if self.is_free:
             self.deadline = self.lane.clock() + self.lane.settings.receive_timeout_s
 
     def lane_request(self, head: RequestHead, seq: int, length: int, left_ms: int) -> None:
         """The head of a lane request is complete. Takes and raises what `begin` does."""
-        exchange = self._exchange(head, self.lane.clock())
+        exchange = self.exchange(head, self.lane.clock())
         self.incoming = exchange
         if self.is_free and not self.blocked:
             exchange.my_turn = True
@@ -369,6 +282,11 @@ class Connection(Client):
         app = self.app_request
         return app is None or app.complete
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is in progress: closing it harms nobody who has sent a request."""
+        return (self.is_free and not self.receiving and self.refusal is None) or not self.used
+
     def response_done(self, now: float, *, request_complete: bool, keep_alive: bool) -> None:
         """The response of the exchange in progress is written."""
         self.running = None
@@ -380,8 +298,8 @@ class Connection(Client):
 
     def turn_ends(self, now: float) -> None:
         """A response is written, by an exchange or by the app."""
-        if self._observer is not None:
-            self._observer.request_ends(last=not self.waiting)
+        if self.observer is not None:
+            self.observer.request_ends(last=not self.waiting)
         self._server_state.total_requests += 1
         if self.lingering:
             return
@@ -453,7 +371,7 @@ class Connection(Client):
         self.refuse(ReceiveTimeout(f"the request was not complete within {limit_s:g} s"))
 
     def _close_idle(self, now: float) -> None:
-        if self._observer is not None and not self.lingering:
+        if self.observer is not None and not self.lingering:
             self.transport.abort()  # the other end of a half-open link reads no goodbye
             return
         self.unread = self.transport.get_write_buffer_size()
@@ -483,7 +401,6 @@ class Connection(Client):
         """From here on the connection is not a client's."""
         self.ignoring = True
         self.deadline = FOREVER
-        self._parse = _discard
         self.flow.resume_reading()
 
     # -- refusals ------------------------------------------------------------------------------------------------
@@ -506,7 +423,7 @@ class Connection(Client):
 
     def _refuse_incoming(self, incoming: Exchange | AppRequest) -> None:
         if self.waiting and self.waiting[0] is incoming:
-            self.waiting.popleft()
+            _forget(self.waiting.popleft())
         elif isinstance(incoming, AppRequest) and incoming.cycle.response_started:  # which did not wait for the body
             self.refusal = None
             if incoming.complete:
@@ -523,11 +440,19 @@ class Connection(Client):
         self.write(render.error_response(error, OPENAI, self.fields(), close=True))
         self.linger()
 
+    def turn_away(self, error: RequestError) -> None:
+        """There is no place for this connection: close it at once, with a response that may not be read."""
+        self.ignoring = True
+        self.lane.metrics.refuse(error.code)
+        self.write(render.error_response(error, OPENAI, self.fields(), close=True))
+        self.transport.close()
+
     def linger(self) -> None:
         """Close once the client has had time to read the response: closing on unread bytes would reset it away."""
         self.ignoring = self.lingering = True
         self.receiving = False
-        self.waiting.clear()
+        while self.waiting:
+            _forget(self.waiting.pop())
         self.flow.resume_reading()
         self.deadline = self.lane.clock() + LINGER_S
         if self.transport.can_write_eof():
@@ -543,6 +468,12 @@ class Connection(Client):
     def __repr__(self) -> str:
         state = "lingering" if self.lingering else "idle" if self.is_free else "busy"
         return f"<Connection {self.peer} {state} waiting={len(self.waiting)}>"
+
+
+def _forget(request: Exchange | AppRequest) -> None:
+    """A request that gets no response of its own."""
+    if isinstance(request, Exchange):
+        request.request.forget_body()
 
 
 def _discard(data: bytes) -> None:

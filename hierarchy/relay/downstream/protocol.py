@@ -1,9 +1,9 @@
 """Where uvicorn hands over its connections: the parser's callbacks, and the way into the ASGI app.
 
-The class extends uvicorn's and owns a `Connection`, which gets every byte first. Requests on lane paths become
-exchanges; all others go to the ASGI app, on the same port. Habits of uvicorn 0.54 and httptools 0.9 that a streaming
-proxy cannot live with are corrected here and in `connection`, each with a test (docs/explanation/compiled.md has a
-list).
+The class extends uvicorn's and owns a `Connection` and its `Intake`, which gets every byte first. Requests on lane
+paths become exchanges; all others go to the ASGI app, on the same port. Habits of uvicorn 0.54 and httptools 0.9 that a
+streaming proxy cannot live with are corrected here and in `connection`, each with a test (docs/explanation/compiled.md
+has a list).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from hierarchy.errors import BadRequest, NotImplementedHere, RequestError
+from hierarchy.errors import BadRequest, NotImplementedHere, OutOfConnections, RequestError
 from hierarchy.http.link_handshake import asks_for_link, read_link_request
 from hierarchy.http.request_head import (
     DEADLINE,
@@ -31,7 +32,9 @@ from hierarchy.http.request_head import (
     without_upgrade,
 )
 from hierarchy.relay.downstream.clients import Clients
-from hierarchy.relay.downstream.connection import AppRequest, Connection, Observer, head_too_large
+from hierarchy.relay.downstream.connection import Connection, head_too_large
+from hierarchy.relay.downstream.intake import Intake
+from hierarchy.relay.downstream.parts import AppRequest, Observer
 from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.upstream.links import child_of_link
@@ -61,9 +64,10 @@ class LaneProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.lane = lane
         self.clients = clients
-        self.connection = Connection(lane, clients.heads, server_state, self.loop, self.parse, observer)
+        self.connection = Connection(lane, server_state, self.loop, observer)
+        self.intake = Intake(self.connection, clients.heads, self.parse)
         # uvloop calls what it finds here, so that a read goes to the compiled object without a step in between.
-        self.data_received = self.connection.data_received  # type: ignore[method-assign]
+        self.data_received = self.intake.data_received  # type: ignore[method-assign]
         # Strict again: what follows a message that ends the connection is not a request.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self._in_head = True
@@ -76,13 +80,18 @@ class LaneProtocol(HttpToolsProtocol):
         """The connection is open."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=HIGH_WATER)
+        self.intake.opened(transport)
+        # What pauses reading, the app's requests among it, pauses what was read and waits for its turn, too.
+        self.flow = FlowControl(self.intake.reading)  # type: ignore[arg-type]  # it needs no more of a transport
         self.connection.opened(transport, self.flow, self.client[0] if self.client else "")
-        self.clients.add(self.connection)
+        if not self.clients.add(self.connection, _descriptor(transport)):
+            self.connection.turn_away(OutOfConnections("this node has no place for another connection; try again"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self.clients.discard(self.connection)
         self.connection.lost()
+        self.intake.closed()
         super().connection_lost(exc)
         self.cycle = None  # type: ignore[assignment]  # it refers to this object, and would keep both alive
 
@@ -189,6 +198,7 @@ class LaneProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Part of the body."""
         self._idle_bytes = 0
+        self.connection.pieces += 1
         incoming = self.connection.incoming
         if isinstance(incoming, Exchange):
             self.connection.body_part(incoming, body)
@@ -230,15 +240,17 @@ class LaneProtocol(HttpToolsProtocol):
     def _become_link(self, *, alone: bool) -> None:
         """A child asks this node to use its connection for requests. alone: nothing follows its request."""
         try:
-            if not alone or not self.connection.is_free:
+            if not alone or self.intake.reading.rest or not self.connection.is_free:
                 raise BadRequest("a request for a link has no body, and no other request is before or behind it")
             check_request(self.url, self.parser.get_http_version(), self.headers)
             request = read_link_request(self.parser.get_method(), self.headers)
             child = child_of_link(request, self.lane.registry.children)
+            self.lane.check_link_room(child)
         except RequestError as error:
             self.connection.refuse(error)
             return
         self.connection.hand_over()
+        self.intake.hand_over()
         self.connections.discard(self)
         self.clients.discard(self.connection)
         self.lane.accept_link(self.transport, child)
@@ -278,6 +290,12 @@ class LaneProtocol(HttpToolsProtocol):
         """The limits for everyone but a parent, which adds fields of its own to a head that it accepted."""
         settings = self.lane.settings
         return self._head_bytes <= settings.max_head_bytes and len(self.headers) <= settings.max_head_fields
+
+
+def _descriptor(transport: asyncio.Transport) -> int:
+    """The number of a connection's file descriptor; -1 if it is closed already."""
+    sock = transport.get_extra_info("socket")
+    return -1 if sock is None else int(sock.fileno())
 
 
 def protocol_factory(lane: Lane, clients: Clients) -> Callable[..., LaneProtocol]:

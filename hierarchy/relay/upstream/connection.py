@@ -15,12 +15,15 @@ from mypy_extensions import mypyc_attr
 from hierarchy.http.framing import Chunked, FramingError, UntilClose
 from hierarchy.http.request_head import HeadError, head_end
 from hierarchy.http.response_head import UpstreamResponse
+from hierarchy.relay.turns import FEW, FULL, PIECE, STOP, Reading, Turns
 from hierarchy.runtime.tcp_keepalive import TcpState, tcp_state
 
 if TYPE_CHECKING:
     from hierarchy.registry.child import Child
 
 MAX_HEAD: Final = 64 * 1024  # bytes of a response's head
+#: responses before the final one, and bytes of them together: no engine sends more than a 100, or hints
+MAX_INTERIM, MAX_INTERIM_BYTES = 16, 64 * 1024
 KEPT: Final = 8192  # bytes of a read that are kept, so that the end of a body can be looked at
 #: a body up to this size is joined to its head, so that both leave in one packet or two
 JOINED: Final = 64 * 1024
@@ -94,6 +97,7 @@ class ConnectionPool:
     child: Child  # that its connections lead to
     path: bytes  # the child's name, as x-hierarchy-path has it
     idle_s: float  # how long a connection may be idle
+    turns: Turns  # of the node
 
     def put(self, upstream: Upstream) -> None:
         """Take back a connection whose response is complete."""
@@ -112,9 +116,11 @@ class Upstream(asyncio.Protocol):
         "_handler",
         "_head",
         "_incoming",
+        "_interim",
+        "_interim_bytes",
         "_last",
         "_other",
-        "_paused",
+        "_reading",
         "_reusable",
         "_served",
         "before",
@@ -140,22 +146,21 @@ class Upstream(asyncio.Protocol):
         self._other: UpstreamResponse | None = None  # the last one with another head: nodes answer for several engines
         self._head = b""  # the beginning of a head that is not complete
         self._reusable = True
+        self._interim = self._interim_bytes = 0  # responses before the final one that comes now
         self._served = 0  # responses
-        self._paused = False
+        self._reading = Reading(pool.turns, self._take)
 
     # -- for the attempt (RequestSender) -------------------------------------------------------------------------
 
     def pause(self) -> None:
         """Stop reading: the client is slower than the child. Does nothing once the response is complete."""
-        if self._handler is not None and not self._paused and self.is_open:
-            self._paused = True
-            self.transport.pause_reading()
+        if self._handler is not None and self.is_open:
+            self._reading.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
-        if self._paused and self.is_open:
-            self._paused = False
-            self.transport.resume_reading()
+        if self.is_open:
+            self._reading.resume_reading()
 
     def forward_to(self, write: Callable[[bytes], object]) -> None:
         """Give the rest of the body to `write` instead of the handler. Does nothing once the response is complete."""
@@ -192,11 +197,12 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is open."""
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = self._reading.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: the end of a response without a length, or a break."""
         self.pool.forget(self)
+        self._reading.close()
         handler, self._handler = self._handler, None
         if handler is None:
             return
@@ -213,6 +219,28 @@ class Upstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of a response."""
         self.pool.child.received += 1
+        reading = self._reading
+        if reading.keeps or (len(data) > PIECE and not self._passes(data)):
+            reading.receive(data)
+            return
+        self._receive(data)
+        if len(data) >= FULL and not self.transport.is_closing():
+            reading.yield_turn()
+
+    def _passes(self, data: bytes) -> bool:
+        """Are all of these bytes passed on as they are, without a look at what is in them?"""
+        incoming = self._incoming
+        return incoming is not None and self._forward is not None and not isinstance(incoming.framing, Chunked)
+
+    def _take(self, data: bytes) -> int:
+        """A piece of a long read. Returns as `turns.Reading.take` must."""
+        if self.transport.is_closing():
+            return STOP
+        self._receive(data)
+        # Heads, and what is passed on, cost as little as bytes do; but a handler may look at each event.
+        return 0 if self._forward is not None or self._incoming is None else FEW + 1
+
+    def _receive(self, data: bytes) -> None:
         incoming = self._incoming
         if incoming is None:
             self._begin(data)
@@ -265,7 +293,7 @@ class Upstream(asyncio.Protocol):
             handler.response_started(response)
             data = data[end:]
         if data or response.framing.done:
-            self.data_received(data)
+            self._receive(data)
 
     def _take_head(self, data: bytes) -> bytes:
         """Read heads, interim ones too. Returns what follows; `_incoming` is set once the final head is complete.
@@ -286,10 +314,19 @@ class Upstream(asyncio.Protocol):
             data = data[end:]
             if not response.head.interim:
                 break
+            self._count_interim(end)
+        self._interim = self._interim_bytes = 0
         self._incoming = self._remember(response)
         if self._handler is not None:
             self._handler.response_started(response)
         return data
+
+    def _count_interim(self, size: int) -> None:
+        """Another interim response has come. size: bytes of it. Raises `HeadError`."""
+        self._interim += 1
+        self._interim_bytes += size
+        if self._interim > MAX_INTERIM or self._interim_bytes > MAX_INTERIM_BYTES:
+            raise HeadError(f"more than {MAX_INTERIM} interim responses, or {MAX_INTERIM_BYTES} bytes of them")
 
     def _remember(self, response: UpstreamResponse) -> UpstreamResponse:
         """A response with another head than the last one: note it, and what it says of the connection."""
@@ -360,9 +397,8 @@ class Upstream(asyncio.Protocol):
         if self.transport.get_write_buffer_size():
             # It answered without reading the whole request, and a close would wait for it to do so.
             self.transport.abort()
-        elif self._reusable and not self.transport.is_closing():
-            if self._paused:
-                self.resume()
+        elif self._reusable and not self._reading.rest and not self.transport.is_closing():
+            self._reading.resume_reading()
             self.pool.put(self)
         else:
             self.transport.close()

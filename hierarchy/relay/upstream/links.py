@@ -22,9 +22,11 @@ from hierarchy.errors import NotPermitted, UnknownChild
 from hierarchy.http.link_handshake import PING, LinkRequest, link_accepted
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import Child
+from hierarchy.relay.turns import Turns
 from hierarchy.relay.upstream.connection import ResponseHandler, Upstream
 from hierarchy.relay.upstream.pool import MAX_IDLE, NODE_IDLE_S, Pool
 from hierarchy.runtime import awake
+from hierarchy.runtime.descriptors import Descriptors
 from hierarchy.runtime.resolver import Resolver
 from hierarchy.runtime.tcp_keepalive import watch_peer
 from hierarchy.security.dial_guard import DialGuard
@@ -90,8 +92,10 @@ class LinkPool(Pool):
         clock: Callable[[], float],
         guard: DialGuard | None = None,
         resolver: Resolver | None = None,
+        turns: Turns | None = None,
+        descriptors: Descriptors | None = None,
     ) -> None:
-        super().__init__(child, wait_s, tls, clock, guard, resolver)
+        super().__init__(child, wait_s, tls, clock, guard, resolver, turns, descriptors)
         self.idle: OrderedDict[Upstream, None] = OrderedDict()
         self.idle_s = math.inf  # see `sweep`
         self.instance = child.instance

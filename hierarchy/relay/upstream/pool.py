@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -9,8 +11,10 @@ from typing import Any, Final
 from hierarchy.http import render
 from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, OTHERS, SEQ, RequestHead, request_opening
 from hierarchy.registry.child import Child
+from hierarchy.relay.turns import Turns
 from hierarchy.relay.upstream.connection import ConnectionPool, Upstream
 from hierarchy.runtime import awake
+from hierarchy.runtime.descriptors import Descriptors
 from hierarchy.runtime.resolver import Resolver
 from hierarchy.runtime.tcp_keepalive import watch_peer
 from hierarchy.security.dial_guard import DialGuard, connect
@@ -25,7 +29,7 @@ class Pool(ConnectionPool):
     """The connections to one child. Idle ones are taken last in, first out, so that a burst's surplus can age away.
 
     clock: monotonic seconds. guard: checks the address before it is dialled; None for a declared engine.
-    resolver: looks up its name.
+    resolver: looks up its name. turns, descriptors: of the node.
     """
 
     def __init__(
@@ -36,8 +40,12 @@ class Pool(ConnectionPool):
         clock: Callable[[], float],
         guard: DialGuard | None = None,
         resolver: Resolver | None = None,
+        turns: Turns | None = None,
+        descriptors: Descriptors | None = None,
     ) -> None:
         self.child = child
+        self.descriptors = descriptors
+        self.turns = turns if turns is not None else Turns()
         self.url = child.url
         self.path = render.field_value(child.group or child.name)  # for x-hierarchy-path
         self.idle: dict[Upstream, None] = {}  # in the order in which they came back
@@ -110,13 +118,29 @@ class Pool(ConnectionPool):
                     self._resolver,
                     local=child.local,
                 )
+        except OSError as error:
+            if self.descriptors is not None and error.errno in (errno.EMFILE, errno.ENFILE):
+                self.descriptors.make_room()
+            raise
         except (UnicodeError, OverflowError) as error:  # the resolver's answer to an impossible name or port
             raise OSError(f"{child.host}:{child.port} is not an address: {error}") from None
         if not upstream.is_open:
             raise ConnectionResetError("it closed the new connection at once")
+        self._check_descriptor(upstream)
         # An engine may take its time to read a long prompt.
         watch_peer(upstream.transport, sends_responses=not child.is_node)
         return upstream
+
+    def _check_descriptor(self, upstream: Upstream) -> None:
+        """Raise OSError if a new connection would use a descriptor that is kept for files, probes and engines."""
+        sock = upstream.transport.get_extra_info("socket")
+        if self.descriptors is None or sock is None:
+            return
+        number = int(sock.fileno())
+        self.descriptors.note(number)
+        if number >= self.descriptors.for_children:
+            upstream.transport.abort()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def put(self, upstream: Upstream) -> None:
         """Take back a connection whose response is complete."""

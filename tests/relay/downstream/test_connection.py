@@ -355,6 +355,7 @@ async def test_reading_stops_at_too_many_pipelined_requests() -> None:
     await memory.turn()
     assert client.transport.reading
     client.feed(post() * MAX_WAITING + b"nonsense\r\n")
+    await memory.turn()  # after so many requests the client's reads wait for their turn
     assert client.transport.reading  # though nothing of it is looked at any more
     while memory.respond_all():
         await memory.turn()

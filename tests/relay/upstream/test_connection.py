@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import NODE, Child
+from hierarchy.relay.turns import Turns
 from hierarchy.relay.upstream.connection import JOINED, MAX_HEAD, ResponseHandler, Upstream
 from hierarchy.relay.upstream.pool import ENGINE_IDLE_S, NODE_IDLE_S, Pool
 from tests.http.test_framing import sizes, split
@@ -55,7 +57,9 @@ class Rig:
 
     def __init__(self, kind: str = "openai") -> None:
         self.now = 100.0
-        self.pool = Pool(Child("e", "http://127.0.0.1:1", kind), 1.0, None, lambda: self.now)
+        self.later: list[Callable[[], None]] = []  # what a loop would call in its next turn
+        turns = Turns(clock=lambda: 0.0, call_soon=self.later.append)
+        self.pool = Pool(Child("e", "http://127.0.0.1:1", kind), 1.0, None, lambda: self.now, turns=turns)
 
     def connect(self) -> tuple[Upstream, Any]:
         upstream, transport = Upstream(self.pool), FakeTransport()
