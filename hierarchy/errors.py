@@ -8,6 +8,7 @@
     │   ├── InvalidToken           401  no token or credential, or one that is not valid
     │   ├── InvalidAdminKey        401  no admin key, or one that this node does not know
     │   ├── ModelNotAllowed        403  the client's key does not allow that model
+    │   ├── PathNotAllowed         403  the client's key does not allow that path, or the node does not relay it
     │   ├── NotPermitted           403  a child uses a name, model or address that it was not given
     │   ├── ForeignOrigin          403  a web page of another origin sent what it may not send
     │   ├── UnknownHost            403  a node without keys is not known by that name
@@ -164,6 +165,15 @@ class ModelNotAllowed(RequestError):
     code = "model_not_allowed"
     fastchat_code = 40103  # FastChat's NO_PERMISSION
     param = "model"
+
+
+class PathNotAllowed(RequestError):
+    """The client's API key does not allow the path, or the node does not relay it."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "path_not_allowed"
+    fastchat_code = 40103
 
 
 class NotPermitted(RequestError):

@@ -23,15 +23,15 @@ ROOT = Path(__file__).parents[1]
 #: Modules that run for each request, and those that they use; not `relay.downstream.protocol`, which extends a class
 #: of uvicorn's. They are compiled together, since only then do they call each other directly, without Python's lookups.
 MODULES = (
-    "balancing.dispatch", "balancing.lent_attempts", "balancing.policy", "balancing.retry_budget", "http.framing",
-    "http.model_field", "http.render", "http.request_head", "http.response_check", "http.response_head",
-    "registry.child", "registry.ejection", "registry.health", "registry.registry", "relay.attempt", "relay.client",
-    "relay.downstream.clients", "relay.downstream.connection", "relay.downstream.head_cache",
-    "relay.downstream.intake", "relay.downstream.parts", "relay.downstream.places", "relay.exchange", "relay.held",
-    "relay.held_bytes", "relay.lane", "relay.local_handlers", "relay.relief", "relay.request", "relay.response",
-    "relay.retry", "relay.timeouts", "relay.turns", "relay.upstream.connection", "relay.upstream.destination",
-    "relay.upstream.links", "relay.upstream.pool", "relay.verdict", "relay.warnings", "runtime.awake",
-    "runtime.metrics", "wire.subtree",
+    "balancing.dispatch", "balancing.lent_attempts", "balancing.policy", "balancing.retry_budget", "http.body_scan",
+    "http.framing", "http.json_scan", "http.model_field", "http.multipart", "http.render", "http.request_head",
+    "http.response_check", "http.response_head", "registry.child", "registry.ejection", "registry.health",
+    "registry.registry", "relay.attempt", "relay.client", "relay.downstream.clients", "relay.downstream.connection",
+    "relay.downstream.head_cache", "relay.downstream.intake", "relay.downstream.parts", "relay.downstream.places",
+    "relay.exchange", "relay.held", "relay.held_bytes", "relay.lane", "relay.local_handlers", "relay.relief",
+    "relay.request", "relay.response", "relay.retry", "relay.timeouts", "relay.turns", "relay.upstream.connection",
+    "relay.upstream.destination", "relay.upstream.links", "relay.upstream.pool", "relay.verdict", "relay.warnings",
+    "runtime.awake", "runtime.metrics", "wire.subtree",
 )  # fmt: skip
 CANNOT = 3  # exit status: this machine cannot compile; nothing else is wrong
 _BUILD = """

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hierarchy.api.body import error_response, not_found
 from hierarchy.config.address import Address, is_wildcard
-from hierarchy.errors import InvalidApiKey, RequestError
+from hierarchy.errors import InvalidApiKey, PathNotAllowed, RequestError
 from hierarchy.node import Node
 from hierarchy.security.keys import ANYONE, Caller
 
@@ -78,15 +78,23 @@ class AuthMiddleware:
     def _check_client(self, scope: Scope, method: bytes, fields: Mapping[bytes, bytes]) -> None:
         """Who sends a request to a path for clients. Raises `RequestError` if it has no access."""
         access = self._node.access
+        scope[_CALLER] = caller = self._identify_client(scope, method, fields)
+        # Without a list, what is not for clients does not exist here.
+        if access.paths_of(caller) and (reason := access.path_problem(caller, scope["method"], scope["path"])):
+            raise PathNotAllowed(reason)
+
+    def _identify_client(self, scope: Scope, method: bytes, fields: Mapping[bytes, bytes]) -> Caller:
+        access = self._node.access
         if not access.requires_api_key:
             access.browsers.check_client(method, fields)
-            return
+            return ANYONE
         caller = access.identify_caller(fields)
-        if caller.refusal:
-            if not access.registration_policy.is_trusted_peer(peer_of(scope)):
-                raise InvalidApiKey(caller.refusal)
-            access.browsers.check_child(fields)  # the peer's address is its key, which a page at that machine has too
-        scope[_CALLER] = ANYONE if caller.refusal else caller
+        if not caller.refusal:
+            return caller
+        if not access.registration_policy.is_trusted_peer(peer_of(scope)):
+            raise InvalidApiKey(caller.refusal)
+        access.browsers.check_child(fields)  # the peer's address is its key, which a page at that machine has too
+        return ANYONE
 
 
 def caller_of(request: Request) -> Caller:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from hierarchy.config.address import DEFAULT_PORT
+from hierarchy.config.client_paths import check_entries
 from hierarchy.errors import UsageError
 from hierarchy.security import secret
 from hierarchy.security.secret import JOIN_TOKEN
@@ -160,6 +161,16 @@ RequireClientCert = Annotated[
     bool,
     _without_config(None, "Refuse connections without a certificate from --tls-ca.", "--require-client-cert"),
 ]
+
+
+def split_paths(paths: str | None) -> list[str] | None:
+    """The entries in `inference,POST /v1/batches`; None for None. Raises `UsageError` if one is not valid."""
+    if paths is None:
+        return None
+    try:
+        return check_entries([entry.strip() for entry in paths.split(",")])
+    except ValueError as error:
+        raise UsageError(f"--paths: {error.args[0]}; {error.args[1]}") from None
 
 
 def split_models(models: str | None) -> list[str] | None:

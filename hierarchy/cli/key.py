@@ -29,6 +29,14 @@ def create(
         str | None,
         typer.Option(metavar="MODELS", help="Models that it may use, separated by commas.", show_default="all"),
     ] = None,
+    paths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATHS",
+            help="What it may call, separated by commas: inference, 'POST /v1/batches', 'GET /v1/files*'.",
+            show_default="what the node allows: inference",
+        ),
+    ] = None,
     expires: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="When it becomes void: 90d, 24h, or 2027-01-31 (UTC).", show_default="never"),
@@ -41,23 +49,23 @@ def create(
 
     if not is_printable_name(name):
         raise UsageError(f"--name: write 1 to {MAX_NAME} printable characters")
-    allowed = flags.split_models(models)
+    allowed, callable_paths = flags.split_models(models), flags.split_paths(paths)
     end = flags.moment("--expires", expires, datetime.now(UTC)) if expires is not None else None
 
     def deliver(key: str) -> None:
         if out is not None:
             write_secret(key, out, overwrite=False)
-        facts = {"name": name, "models": allowed, "expires": end.isoformat() if end else None}
+        facts = {"name": name, "models": allowed, "expires": end.isoformat() if end else None, "paths": callable_paths}
         print_secret("key", key, out, facts, as_json=as_json)
 
     if out is not None and out.resolve() == file.resolve():
         raise UsageError(f"--out {out}: is the file of keys itself, which contains only hashes; choose another file")
-    create_key(file, name, allowed, expires=end, deliver=deliver)
+    create_key(file, name, allowed, expires=end, paths=callable_paths, deliver=deliver)
 
 
 @key_app.command("list")
 def list_keys(file: File, as_json: flags.AsJson = False) -> None:
-    """List the keys: id, name, day of creation, models, and when a key expires."""
+    """List the keys: id, name, day of creation, models, paths, and when a key expires."""
     from hierarchy.security.keys import read_keys
 
     entries = read_keys(file)
@@ -66,12 +74,20 @@ def list_keys(file: File, as_json: flags.AsJson = False) -> None:
         return
     for entry in entries:
         models = ",".join(entry.models) if entry.models is not None else "all models"
-        typer.echo(f"{entry.id}  {entry.name}  {entry.created or '-'}  {models}{_end(entry)}")
+        paths = f"  {','.join(entry.paths)}" if entry.paths is not None else ""
+        typer.echo(f"{entry.id}  {entry.name}  {entry.created or '-'}  {models}{paths}{_end(entry)}")
 
 
 def _row(entry: Entry) -> dict[str, object]:
     expires = entry.expires.isoformat() if entry.expires else None
-    row = {"id": entry.id, "name": entry.name, "created": entry.created, "models": entry.models, "expires": expires}
+    row: dict[str, object] = {
+        "id": entry.id,
+        "name": entry.name,
+        "created": entry.created,
+        "models": entry.models,
+        "expires": expires,
+    }
+    row["paths"] = entry.paths
     return {**row, "expired": entry.void_at <= datetime.now(UTC).timestamp()}
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from hierarchy.config.address import network_hint
+from hierarchy.config.client_paths import check_entries
 
 
 class Strict(BaseModel):
@@ -64,6 +65,7 @@ SecretRef = Annotated[str | None, AfterValidator(_check_secret)]
 KeyFileRef = Annotated[str | None, AfterValidator(_check_file)]
 Network = Annotated[str, AfterValidator(_check_network)]
 HostPattern = Annotated[str, AfterValidator(_check_host_pattern)]
+PathList = Annotated[list[str], AfterValidator(check_entries)]
 
 
 class SecuritySpec(Strict):
@@ -112,6 +114,12 @@ class SecuritySpec(Strict):
     admin_keys: KeyFileRef = Field(
         default=None,
         description="`file:PATH` of the keys of operators: for `/admin/*`, `/tree`, `/route` and `/metrics`",
+    )
+    paths: PathList = Field(
+        default=[],
+        description="what clients may call whose key has no `paths` of its own, or who need no key: each `METHOD PATH` "
+        "with `*` for any method or any end of a path, or `inference`; default: `inference` where keys are required, "
+        "else all but what changes an engine",
     )
     cleartext: bool = Field(
         default=False,

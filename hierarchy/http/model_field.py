@@ -6,20 +6,21 @@ pass, since some engines ignore it.
 
 from __future__ import annotations
 
-import re
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 import msgspec
 
-from hierarchy.errors import BadRequest
-from hierarchy.http.multipart import model_in, with_model_in
+from hierarchy.http.body_scan import CONTAINERS, FURTHER, MODEL, BodyScan, Found, folded
+from hierarchy.http.json_scan import JsonScan
+from hierarchy.http.multipart import FormScan
 
-# Blanks, numbers and literals between two of these do not matter here.
-_MARK: Final = re.compile(rb'["{}\[\],]').search
-_COLON: Final = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*(?=")').match
-_QUOTE: Final = 0x22
-_BACKSLASH: Final = 0x5C
-_BRACE: Final = 0x7B
+#: bytes of a body that is read by `plain_model`; above, `JsonScan` is as fast. Two levels need four bytes, so such a
+#: body is not nested too deeply.
+MAX_PLAIN: Final = 2 * 128
+#: with the bytes that `folded` ignores left out, it makes all that `folded` takes for a model look the same
+_FOLDED: Final = bytes(range(256)).lower()
+MAX_NAMES: Final = 64 * 1024  # bytes of a field that names further models
 
 
 class _Body(msgspec.Struct):
@@ -32,96 +33,83 @@ class _Body(msgspec.Struct):
 _decode_body: Final = msgspec.json.Decoder(_Body).decode
 
 
-def model_of(body: bytes, boundary: bytes = b"") -> str:
-    """The `model` of a request body. Takes and raises what `model_and_stream` does."""
-    return model_and_stream(body, boundary)[0]
+def plain_model(body: bytes) -> tuple[str, bool]:
+    """The `model` of a short JSON body in which nothing else could be taken for it, and whether its `stream` is true.
 
+    "" for any other body.
 
-def model_and_stream(body: bytes, boundary: bytes = b"") -> tuple[str, bool]:
-    """The `model` of a request body, and whether its `stream` is true. boundary: of a multipart form; b"" for JSON.
-
-    Raises:
-        BadRequest: it is not JSON (or not that form), has no `model`, or one that is not a string.
+    Most requests are like that, and this is the fastest way to see it.
     """
-    if boundary:
-        return model_in(body, boundary), False
+    if len(body) > MAX_PLAIN or not body.isascii() or b"\\" in body:
+        return "", False
+    if body.translate(_FOLDED, b"_- ").count(b'"model"') != 1:
+        return "", False
     try:
         found = _decode_body(body)
-        return found.model, bytes(found.stream) == b"true"
-    except msgspec.ValidationError as error:
-        if "$.model" in str(error):
-            raise BadRequest("'model' must be a string", param="model") from None
-        if "missing required field" in str(error):
-            raise BadRequest("the body has no 'model'; name one of GET /v1/models", param="model") from None
-        raise BadRequest("the body must be a JSON object with a 'model'", param="model") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the body is not JSON: {error}") from None
-    except RecursionError:
-        raise BadRequest("the body cannot be read as JSON: it is nested too deeply") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return "", False
+    return found.model, bytes(found.stream) == b"true"
 
 
-def with_model(body: bytes, name: str, boundary: bytes = b"") -> bytes:
-    """A JSON object with its top-level `model` replaced; every other byte is unchanged.
+def scan_for(boundary: bytes) -> BodyScan:
+    """What reads a body in pieces. boundary: of a multipart form; b"" for JSON."""
+    return FormScan(boundary) if boundary else JsonScan()
 
-    boundary: of a multipart form, whose `model` is replaced instead; raises as `with_model_in`. b"" for JSON.
 
-    If `model` occurs more than once, each is replaced, since readers differ in which one they use. A `model` that is
-    not a string, or is nested deeper, is unchanged, and so is a body that is not a JSON object. Strings are skipped by
-    a search for their end, and nothing is read behind the last `model`, so images in a body cost almost nothing.
+def find_model(body: bytes, boundary: bytes = b"") -> Found:
+    """The fields of a whole body that name models. boundary: as for `scan_for`.
+
+    Raises:
+        BadRequest: it is not JSON (or not that form), or does not name one model, to every reader the same.
     """
-    if boundary:
-        return with_model_in(body, boundary, name)
-    value = msgspec.json.encode(name)
-    parts: list[bytes] = []
-    done = position = depth = 0
-    is_key = False  # whether a string here would be a key, if this is an object
-    while mark := _MARK(body, position):
-        start, position = mark.span()
-        sign = body[start]
-        if sign == _QUOTE:
-            position = _string_end(body, start)
-            if is_key and depth == 1 and _is_model(body[start:position]) and (colon := _COLON(body, position)):
-                position = _string_end(body, colon.end())
-                parts += [body[done : colon.end()], value]
-                done = position
-                if not _may_follow(body, position):
-                    break
-            is_key = False
-        elif sign in b"{[":
-            if not depth and sign != _BRACE:
-                return body
-            depth += 1
-            is_key = sign == _BRACE
-        elif sign in b"}]":
-            depth -= 1
-        else:  # a comma
-            is_key = True
-    return b"".join([*parts, body[done:]]) if parts else body
+    scan = scan_for(boundary)
+    scan.feed(body)
+    return scan.finish()
 
 
-def _string_end(body: bytes, start: int) -> int:
-    """The position behind the closing quote of the string that opens at `start`; the body's end if there is none."""
-    quote = start
-    while (quote := body.find(b'"', quote + 1)) >= 0:
-        before = quote - 1
-        while body[before] == _BACKSLASH:
-            before -= 1
-        if (quote - before) % 2:  # an even number of backslashes: they escape each other, not the quote
-            return quote + 1
-    return len(body)
+def with_model(parts: Iterable[bytes], found: Found, name: str, *, is_form: bool) -> list[bytes]:
+    """A body in pieces with its `model` replaced; every other byte is unchanged. found: in this body."""
+    value = name.encode() if is_form else msgspec.json.encode(name)
+    replaced: list[bytes] = []
+    begin = 0
+    for part in parts:
+        end = begin + len(part)
+        if end <= found.start or begin >= found.end:
+            replaced.append(part)
+        else:
+            replaced.append(part[: max(0, found.start - begin)])
+            replaced.append(value)
+            replaced.append(part[max(0, found.end - begin) :] if found.end < end else b"")
+            value = b""  # the name may be in two pieces
+        begin = end
+    return replaced
 
 
-def _is_model(key: bytes) -> bool:
-    if key == b'"model"':
-        return True
-    if b"\\" not in key:
-        return False
-    try:
-        return bool(msgspec.json.decode(key) == "model")
-    except msgspec.DecodeError:
-        return False
+def further_models(body: bytes, found: Found, *, is_form: bool) -> list[tuple[str, str]]:
+    """The further models that a body names, each with its field; "" for one that is named in an unknown way."""
+    names: list[tuple[str, str]] = []
+    for field, start, end in found.further:
+        value = body[start:end]
+        if is_form:
+            names += [(field, value.decode(errors="replace").strip())] if value.strip() else []
+        elif end - start > MAX_NAMES:
+            names.append((field, ""))
+        else:
+            names += [(field, name) for name in _names_in(msgspec.json.decode(value), folded(field), 8)]
+    return names
 
 
-def _may_follow(body: bytes, position: int) -> bool:
-    """Whether the key could occur again behind `position`, plain or with any of its letters as \\u00XX."""
-    return body.find(b'"model"', position) >= 0 or body.find(b"\\u00", position) >= 0
+def _names_in(value: Any, field: str, depth: int) -> list[str]:
+    """The names of models in the value of a field that has them."""
+    if not value:  # null, false, zero, nothing in it
+        return []
+    if isinstance(value, str):
+        return [value]
+    if depth and isinstance(value, list):
+        return [name for one in value for name in _names_in(one, field, depth - 1)]
+    if depth and isinstance(value, dict):
+        inner = {folded(key): one for key, one in value.items()}
+        named = [key for key in inner if key == MODEL or key in FURTHER]
+        if named or field in CONTAINERS:
+            return [name for key in named for name in _names_in(inner[key], key, depth - 1)]
+    return [""]  # a number, such as llama.cpp's ids of adapters, or an object with models as keys

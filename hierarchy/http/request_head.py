@@ -16,10 +16,10 @@ from urllib.parse import unquote
 import httptools
 
 from hierarchy.balancing.lent_attempts import DEFAULT_LENT
-from hierarchy.errors import BadRequest, HierarchyError
+from hierarchy.errors import BadRequest, HierarchyError, RequestError
+from hierarchy.http.content_type import boundary_of
 from hierarchy.http.dialect import OPENAI, PATHS, TRANSLATED, Dialect
 from hierarchy.http.framing import FIELD_PREFIX
-from hierarchy.http.multipart import boundary_of
 from hierarchy.security.keys import ANYONE, Caller
 from hierarchy.wire.status import Api
 
@@ -64,6 +64,7 @@ _USED_HERE: Final = frozenset(
         OTHERS,
         DEADLINE,
         b"authorization",
+        b"content-encoding",
         b"content-length",
         b"content-type",
         b"expect",
@@ -74,6 +75,8 @@ _USED_HERE: Final = frozenset(
         b"x-api-key",
     }
 )
+#: readers differ in which of two they use
+_ONCE: Final = frozenset({b"content-encoding", b"content-type", b"host", b"transfer-encoding"})
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]*)?").fullmatch
 _LANE_PATH: Final = re.compile(rb"/v1/[A-Za-z0-9_\-./:@]+").fullmatch
 
@@ -102,6 +105,7 @@ class RequestHead:
     others: int = -1  # 1 if the parent says that others could take the request; -1: a parent of an older release
     boundary: bytes = b""  # of a multipart form
     translated: bool = False  # an engine of the other API family can serve it too
+    refusal: RequestError | None = None  # why it is refused, unless a parent sends it
     native: Api | None = None  # the family whose engines can serve the request unchanged; None for no family
 
     @classmethod
@@ -116,6 +120,7 @@ class RequestHead:
         within_limits: bool,
         caller: Caller = ANYONE,
         stripped: frozenset[bytes] = frozenset(),
+        refusal: RequestError | None = None,
     ) -> RequestHead:
         """The meaning of a parsed head.
 
@@ -138,6 +143,7 @@ class RequestHead:
             decimal(found.get(OTHERS, b""), 1),
             boundary,
             route[1].partition(b"?")[0] in TRANSLATED and not boundary,
+            refusal,
             # On these paths even a FastChat worker's refusal has to be rewritten; see `dialect`.
             None if route[0].form == "object" else route[0].api,
         )
@@ -196,7 +202,7 @@ def check_request(target: bytes, version: str, fields: Fields) -> dict[bytes, by
     found: dict[bytes, bytes] = {}
     for name, value in fields:
         if name in _USED_HERE:
-            if name in found and name in (b"host", b"transfer-encoding"):
+            if name in found and name in _ONCE:
                 raise BadRequest(f"the field {name.decode()} occurs twice in the request's head")
             found[name] = value
     if version != "1.1" and version != "1.0":

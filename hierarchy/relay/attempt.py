@@ -15,7 +15,6 @@ from http import HTTPStatus
 from hierarchy.balancing.lent_attempts import lend, returned
 from hierarchy.errors import BadRequest, ChildFailed, EngineUnreadable, RequestError, Unavailable, describe
 from hierarchy.http.content_coding import CodingError
-from hierarchy.http.model_field import with_model
 from hierarchy.http.promise import Fate, unfit
 from hierarchy.http.request_head import DEADLINE
 from hierarchy.http.response_check import looks_good
@@ -84,6 +83,7 @@ class Attempt(ResponseHandler):
         self._client = client
         self._request = request
         self._response = response
+        self._renamed: list[bytes] | None = None  # the body, where the engine has its own name for the model
         self._held: Held | None = None  # a response that the client shall not see yet, or not in this form
         self._verdict: Verdict | None = None  # on a response that did not come whole, or not as most do
         parent = request.parent
@@ -97,11 +97,24 @@ class Attempt(ResponseHandler):
         if self.destination.share.key[1] != self._request.head.native and not self.pool.numbered:
             self._lane.spawn(self._translate(fresh=fresh), "translation")
             return
+        if self.child.renames and not self._rename():
+            return
         upstream = None if fresh else self.pool.take(now)
         if upstream is not None:
             self._send(upstream, now)
         else:
             self._lane.spawn(self._connect(None), "connection")
+
+    def _rename(self) -> bool:
+        """Use the engine's own name for the model, if it has another. Returns False if the body cannot be read."""
+        own = self.child.renames.get(self._request.model)
+        if own is not None:  # for this child alone: another one may be tried with the body as it came
+            try:
+                self._renamed = self._request.parts_with(own)
+            except BadRequest as error:
+                self._listener.fail(error)
+                return False
+        return True
 
     def _send(self, sender: RequestSender, now: float) -> None:
         request, lane, pool, timeouts = self._request, self._lane, self.pool, self.destination.timeouts
@@ -119,11 +132,9 @@ class Attempt(ResponseHandler):
             number = str(self.lease.ordinal).encode() + self._time_left(now)
             head = b"".join([opening, number, b"\r\ncontent-length: ", str(size).encode(), b"\r\n\r\n"])
         else:
-            if self.child.renames:  # for this child alone: another one may be tried with the body as it came
-                own = self.child.renames.get(request.model)
-                if own is not None:
-                    parts = [with_model(request.body(), own, request.head.boundary)]
-                    size = len(parts[0])
+            if self._renamed is not None:
+                parts = self._renamed
+                size = sum([len(part) for part in parts])
             head = b"".join([pool.opening(request.head, request.model, 0, 0, False), str(size).encode(), b"\r\n\r\n"])
         request.left -= lent
         self.lent = lent

@@ -73,9 +73,16 @@ class Exchange(Listener):
             BodyTooLarge: it is over the limit.
         """
         request = self.request
+        if not request.size and self._handler is None and self._reads_body():
+            request.read_as_it_comes()
         request.add(data, self._lane.settings.max_body_bytes)
         if self._handler is not None:
             self._check_stranger(before=request.size - len(data))
+
+    def _reads_body(self) -> bool:
+        """Is the place of the model in the body needed? From a parent only if an engine has another name for it."""
+        model = self.request.model
+        return not model or any(model in child.renames for child in self._lane.registry)
 
     def _check_stranger(self, *, before: int) -> None:
         """Read only a little of what is for this node itself, unless a child sends it. before: the last piece."""
@@ -383,7 +390,7 @@ class Exchange(Listener):
     def _keep_waiting(self, until: float, now: float) -> None:
         """Nothing for it yet: a client that reads a stream gets a comment, so that its connection is not idle."""
         deadline = until
-        if self.response.waiting or promise.asks_for_stream(self.request.body(), self.head.dialect):
+        if self.response.waiting or self.request.asks_for_stream():
             self.response.comment()
             deadline = min(until, now + promise.COMMENT_EVERY_S)
         self._client.deadline = min(deadline, self.request.ends_at)

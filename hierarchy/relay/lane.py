@@ -13,7 +13,8 @@ from typing import Any, Final
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.retry_budget import RetryBudget
 from hierarchy.config.models import Settings
-from hierarchy.errors import OutOfConnections
+from hierarchy.errors import BadRequest, InvalidApiKey, OutOfConnections, PathNotAllowed, RequestError
+from hierarchy.http.content_type import ambiguity
 from hierarchy.http.dialect import OPENAI, Dialect
 from hierarchy.http.link_handshake import LINK_PATH
 from hierarchy.http.request_head import lane_path
@@ -95,6 +96,21 @@ class Lane:
         if not access.requires_api_key:
             access.browsers.check_client(b"POST", fields)
         return access.identify_caller(fields)
+
+    def refusal(self, caller: Caller, target: bytes, fields: dict[bytes, bytes]) -> RequestError | None:
+        """Why a request is refused because of its head, unless a parent sends it; None if it is not.
+
+        fields: of the head, which this node uses.
+        """
+        if target in self.handlers:
+            return None
+        if caller.refusal:
+            return InvalidApiKey(caller.refusal)
+        path = target.partition(b"?")[0].decode("ascii", "replace")
+        if reason := self.access.path_problem(caller, "POST", path):
+            return PathNotAllowed(reason)
+        reason = ambiguity(target, fields)
+        return BadRequest(reason) if reason else None
 
     def is_stranger(self, secret: bytes, peer: str) -> bool:
         """Is this not the secret of a child, at a node where that matters?"""

@@ -7,11 +7,14 @@ from typing import Final, Protocol
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS
 from hierarchy.errors import BodyTooLarge, ModelNotAllowed
-from hierarchy.http.model_field import model_and_stream, with_model
+from hierarchy.http.body_scan import BodyScan, Found
+from hierarchy.http.model_field import further_models, plain_model, scan_for, with_model
+from hierarchy.http.promise import asks_for_stream
 from hierarchy.http.request_head import RETRIED, UNSPENT, RequestHead
 from hierarchy.registry.child import Child
 from hierarchy.relay.client import FOREVER
 from hierarchy.relay.held_bytes import HeldBytes
+from hierarchy.security.keys import Caller
 from hierarchy.wire.status import Api
 
 MIN_PART: Final = 64 * 1024  # bytes: smaller pieces of a body are joined, since each object costs 40 bytes more
@@ -52,6 +55,8 @@ class Request:
         #: the body in pieces, `size` bytes together: a long prompt is not copied where nothing reads it
         self.parts: list[bytes] = []
         self._small: bytearray | None = None  # behind `parts`: pieces that are too small for objects of their own
+        self._scan: BodyScan | None = None  # reads the body as it comes
+        self._found: Found | None = None  # in the body, once it was read
 
     def trust(self, parent: Parent) -> None:
         """It came from a parent: believe what its head says, rather than read the body again."""
@@ -105,6 +110,8 @@ class Request:
         if self.size > limit:
             raise BodyTooLarge(f"the body is larger than {limit} bytes, the limit of this node")
         self._count(size)
+        if self._scan is not None:
+            self._scan.feed(data)
         small = self._small
         if small is None:
             if size >= MIN_PART:
@@ -124,6 +131,10 @@ class Request:
         """The last byte of the body has come."""
         self.complete = True
         self._end_part()
+
+    def read_as_it_comes(self) -> None:
+        """Look for the model in each piece when it comes: at once, a large body would keep all others waiting."""
+        self._scan = scan_for(self.head.boundary)
 
     def set_body(self, body: bytes) -> None:
         """All of the body, which is within the limit for one. Raises as `add`."""
@@ -151,9 +162,16 @@ class Request:
         """It is not needed any more: no other attempt will follow."""
         self.parts = []
         self._small = None
+        self._scan = self._found = None
         counted, self._counted = self._counted, 0
         if counted:
             self._held.give_back(self.key, counted)
+
+    def asks_for_stream(self) -> bool:
+        """Does the client expect a stream in a form that has a place for comments?"""
+        if self._found is not None and self.head.dialect.streams_if == "stream":
+            return self._found.streams
+        return asks_for_stream(self.body(), self.head.dialect)
 
     # -- model ---------------------------------------------------------------------------------------------------
 
@@ -164,25 +182,61 @@ class Request:
             BadRequest: the body names no model, or cannot be read.
             ModelNotAllowed: the key is not for this model.
         """
-        requested, streams = model_and_stream(self.body(), self.head.boundary)
-        self.model = requested
+        caller, streams = self.head.caller, False
+        if self._scan is None and caller.models is None and not self.head.boundary:
+            self.model, streams = plain_model(self.body())
+        if not self.model:
+            found = self.find_model()
+            self.model, streams = found.model, found.streams
+        requested = self.model
         self.wants_stream = streams and self.head.dialect.answer_form is not None
+        if caller.models is not None and self.parent is None:
+            self._check_further(caller)
         if requested in dispatch.aliased:
             self.alias = requested
             self.resolve_alias(dispatch)
-        if self.head.caller.models is not None and self.parent is None:
-            self._check_allowed(requested)
+        if caller.models is not None and self.parent is None:
+            self._check_allowed(caller, requested)
+
+    def find_model(self) -> Found:
+        """Where the body names its model. Raises `BadRequest`: in no place, or readers could find another one."""
+        if self._found is None:
+            scan, self._scan = self._scan, None
+            if scan is None:
+                scan = scan_for(self.head.boundary)
+                scan.feed(self.body())
+            self._found = scan.finish()
+        return self._found
+
+    def parts_with(self, model: str) -> list[bytes]:
+        """The body in pieces, with another name for its model. Raises as `find_model`."""
+        return with_model(self.parts, self.find_model(), model, is_form=bool(self.head.boundary))
 
     def resolve_alias(self, dispatch: Dispatch) -> None:
         """Replace the alias by one of its models, here and in the body; the nodes below do not know the alias."""
+        before = self.find_model()
         self.model = dispatch.resolve(self.alias, self.api, translated=self.head.translated)
-        self.parts = [with_model(self.body(), self.model, self.head.boundary)]
-        self.size = len(self.parts[0])
+        self.parts = self.parts_with(self.model)
+        size = sum(map(len, self.parts))
+        end = before.end + size - self.size
+        self._found = Found(self.model, before.start, end, [], before.streams)
+        self.size = size
 
-    def _check_allowed(self, requested: str) -> None:
+    def _check_allowed(self, caller: Caller, requested: str) -> None:
         """Raise `ModelNotAllowed` unless the key is for the requested name or for the model that it stands for."""
-        caller = self.head.caller
         if not (caller.may_use(requested) or caller.may_use(self.model)):
             raise ModelNotAllowed(
                 f"this API key is not for model {requested[:100]!r}; GET /v1/models lists those that it is for"
             )
+
+    def _check_further(self, caller: Caller) -> None:
+        """Raise `ModelNotAllowed` if the body names a further model that the key is not for."""
+        found = self.find_model()
+        if not found.further:
+            return
+        for field, name in further_models(self.body(), found, is_form=bool(self.head.boundary)):
+            if not caller.may_use(name):
+                what = f"names model {name[:100]!r}" if name else "may name further models"
+                raise ModelNotAllowed(
+                    f"the field {field[:100]!r} {what}, and this API key is for some models only; leave the field out"
+                )

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from hierarchy.config.client_paths import FOR_INFERENCE, ClientPaths, is_control
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import InvalidAdminKey
 from hierarchy.runtime.expiry import DAY_S, Lifetime
@@ -72,6 +73,7 @@ class Access:
         #: whether operators must send an admin key
         self.requires_admin_key = closed or self.admin_keys is not None or (has_keys and not security.insecure)
         self.browsers = Browsers(config)
+        self._paths = ClientPaths(security.paths) if security.paths else None
         #: looks up all host names that this node dials
         self.resolver = Resolver()
         self.dial_guard = DialGuard(parse_networks(security.allow), registered_names(self.resolver))
@@ -145,6 +147,22 @@ class Access:
         # OpenAI's clients send the first, Anthropic's the second.
         key = bearer_token(fields.get(AUTHORIZATION, b"")) or fields.get(API_KEY, b"").strip()
         return (self.client_keys.find(key) or _UNKNOWN_KEY) if key else _NO_KEY
+
+    def paths_of(self, caller: Caller) -> ClientPaths | None:
+        """The list of what a client may call; None if it has none, and the node has none."""
+        return self._paths if caller.paths is None else caller.paths
+
+    def path_problem(self, caller: Caller, method: str, path: str) -> str:
+        """Why a client may not call a path; "" if it may."""
+        paths = self.paths_of(caller) or (FOR_INFERENCE if self.requires_api_key else None)
+        if paths is not None:
+            if (method, path) in paths:
+                return ""
+            of_key = "this API key is" if caller.name else "clients of this node are"
+            return f"{of_key} not for {method} {path[:100]}; `paths` of the key, or `security.paths`, can allow it"
+        if is_control(method, path):
+            return f"{method} {path[:100]} changes an engine, or names a model; only `security.paths` can allow it"
+        return ""
 
     def check_admin(self, fields: Mapping[bytes, bytes]) -> Caller:
         """The operator that sent a request.

@@ -24,6 +24,7 @@ import msgspec
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from hierarchy.config.client_paths import ClientPaths
 from hierarchy.errors import UsageError
 from hierarchy.runtime.files import FileWatch, locked, write_private_file
 from hierarchy.security.secret import open_guarded
@@ -44,6 +45,7 @@ class Caller:
     name: str  # of the key's owner; "" without a key
     models: frozenset[str] | None = None  # the models it may use; None for all
     refusal: str = ""  # why it has no access; "" if it has
+    paths: ClientPaths | None = None  # what it may call; None for what the node allows
 
     def may_use(self, model: str) -> bool:
         """Whether the caller may use the model or alias `model`."""
@@ -65,6 +67,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
     sha256: str  # of the key, 64 hex digits
     models: list[str] | None = None  # None for all
     created: str = ""  # date, ISO 8601
+    paths: list[str] | None = None  # as `security.paths` in the configuration; None for what the node allows
     expires: datetime | None = None  # from when it is void; None for never. Without a time zone it is in UTC
 
     @property
@@ -153,10 +156,12 @@ class KeyFile:
 
 
 def _callers(entries: Iterable[Entry]) -> dict[str, tuple[str, Caller]]:
-    return {
-        entry.sha256: (entry.sha256, Caller(entry.name, None if entry.models is None else frozenset(entry.models)))
-        for entry in entries
-    }
+    return {entry.sha256: (entry.sha256, _caller(entry)) for entry in entries}
+
+
+def _caller(entry: Entry) -> Caller:
+    models = None if entry.models is None else frozenset(entry.models)
+    return Caller(entry.name, models, paths=None if entry.paths is None else ClientPaths(entry.paths))
 
 
 def read_keys(path: Path) -> list[Entry]:
@@ -174,7 +179,15 @@ def read_keys(path: Path) -> list[Entry]:
     for entry in entries:
         if len(entry.sha256) != 64 or entry.sha256.strip("0123456789abcdef"):
             raise UsageError(f'{path}: a key of "{entry.name}" has no SHA-256 of 64 hex digits; {HINT}')
+        _check_paths(path, entry)
     return entries
+
+
+def _check_paths(path: Path, entry: Entry) -> None:
+    try:
+        ClientPaths(entry.paths or ())
+    except ValueError as error:
+        raise UsageError(f'{path}: `paths` of "{entry.name}": {error.args[0]}; {error.args[1]}') from None
 
 
 def create_key(
@@ -184,6 +197,7 @@ def create_key(
     today: datetime | None = None,
     *,
     expires: datetime | None = None,
+    paths: list[str] | None = None,
     deliver: Callable[[str], None] = lambda key: None,
 ) -> str:
     """Add a key to a file, which need not exist. Returns the key, which is stored nowhere.
@@ -192,6 +206,7 @@ def create_key(
         name: of its owner.
         models: the models that the key is for; None for all.
         expires: from when it is void; None for never.
+        paths: what it may call; None for what the node allows.
         deliver: gets the key before its hash is stored, so that no key is valid that its owner did not get.
 
     Raises:
@@ -204,7 +219,7 @@ def create_key(
         valid = [entry for entry in entries if entry.void_at > now.timestamp()]
         _check_key_count(path, name, [entry for entry in valid if entry.name == name])
         deliver(key)
-        _write(path, [*entries, Entry(name, digest(key.encode()), models, now.date().isoformat(), expires)])
+        _write(path, [*entries, Entry(name, digest(key.encode()), models, now.date().isoformat(), paths, expires)])
     return key
 
 

@@ -1,7 +1,8 @@
-"""The `model` of a body: read, and replaced without any other change."""
+"""The `model` of a body: read in one pass over its pieces, and replaced without any other change."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.errors import BadRequest
-from hierarchy.http.model_field import model_of, with_model
+from hierarchy.http.body_scan import folded
+from hierarchy.http.model_field import find_model, further_models, plain_model, scan_for, with_model
 
 blanks = st.text(alphabet=" \t\r\n", max_size=3)
 json_values = st.recursive(
@@ -23,12 +25,8 @@ json_values = st.recursive(
     ),
     max_leaves=12,
 )
-keys = st.sampled_from(["messages", "Model", "models", "mode", "l", 'a "model": "x"', "\\", "}", "é", ""])
-
-
-def spelled(text: str, escaped: bool) -> str:
-    """A string in JSON. escaped: each character as `\\uXXXX`."""
-    return '"' + "".join(f"\\u{ord(c):04x}" for c in text) + '"' if escaped else json.dumps(text)
+keys = st.sampled_from(["messages", "models", "mode", "l", 'a "model": "x"', "\\", "}", "é", ""])
+texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
 @st.composite
@@ -36,8 +34,6 @@ def bodies(draw: st.DrawFn) -> tuple[str, str, str]:
     """One JSON object as (the text before its model, the model in JSON, the text behind it)."""
     fields = draw(st.lists(st.tuples(keys, json_values), max_size=4))
     place = draw(st.integers(0, len(fields)))
-    value = spelled(draw(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8)), escaped=False)
-    key = spelled("model", draw(st.booleans()))
     ascii_only, gap = draw(st.booleans()), draw(blanks)
 
     def written(field: tuple[str, Any]) -> str:
@@ -46,72 +42,187 @@ def bodies(draw: st.DrawFn) -> tuple[str, str, str]:
 
     before = "".join(written(field) + "," for field in fields[:place])
     behind = "".join("," + written(field) for field in fields[place:])
-    return f"{gap}{{{before}{gap}{key}{gap}:{gap}", value, f"{gap}{behind}}}{gap}"
+    return f'{gap}{{{before}{gap}"model"{gap}:{gap}', json.dumps(draw(texts)), f"{gap}{behind}}}{gap}"
+
+
+def model_of(body: bytes) -> str:
+    """Read in each way, which must agree."""
+    found = find_model(body)
+    assert json.loads(body[found.start : found.end]) == found.model
+    assert plain_model(body) in (("", False), (found.model, found.streams))
+    return found.model
+
+
+def in_pieces(body: bytes, cuts: list[int]) -> list[bytes]:
+    places = [0, *sorted(cut % (len(body) + 1) for cut in cuts), len(body)]
+    return [body[begin:end] for begin, end in itertools.pairwise(places)]
+
+
+def outcome(pieces: list[bytes], boundary: bytes = b"") -> tuple[str, int, int] | str:
+    scan = scan_for(boundary)
+    for piece in pieces:
+        scan.feed(piece)
+    try:
+        found = scan.finish()
+    except BadRequest as error:
+        return str(error)
+    return found.model, found.start, found.end
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"model":"m"}', b'{"messages":[{"x":[1,2.5e3,null,true]}],"model":"m"}', b' {"model" : "\\u006d"} ']
+    "body",
+    [
+        b'{"model":"m"}',
+        b'{"messages":[{"x":[1,2.5e3,-0,null,true]}],"model":"m"}',
+        b' {"model" : "\\u006d"} ',
+        b'{"tools":[{"Model":"x","model":"y"}],"metadata":{"MODEL":1,"mod\\u0065l":2},"model":"m"}',
+        b'{"messages":"{\\"model\\":\\"x\\"} \\ud800","model":"m"}',
+        '{"a":"é","model":"m","ſ":"K"}'.encode(),
+        b'{"a":[],"b":{},"model":"m","modela":1,"":{"":[[]]}}',
+    ],
 )
-def test_model_of(body: bytes) -> None:
+def test_the_model_of_ordinary_bodies(body: bytes) -> None:
     assert model_of(body) == "m"
 
 
-def test_model_of_takes_the_last_of_two_as_every_engine_does() -> None:
-    assert model_of(b'{"model":"a","model":"b"}') == "b"
-
-
-@pytest.mark.parametrize("body", [b'{"model":1}', b'{"model":"m"', b"\xef\xbb\xbf{}", b'{"model":"m"}\0', b'"\\ud800"'])
-def test_model_of_refuses(body: bytes) -> None:
-    with pytest.raises(BadRequest):
-        model_of(body)
-
-
-@given(bodies(), st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12))
-def test_only_the_top_level_model_changes(body: tuple[str, str, str], name: str) -> None:
-    before, value, behind = body
-    raw = (before + value + behind).encode(errors="surrogatepass")
-    changed = with_model(raw, name)
-    assert changed.startswith(before.encode(errors="surrogatepass"))
-    assert changed.endswith(behind.encode(errors="surrogatepass"))
-    middle = changed[
-        len(before.encode(errors="surrogatepass")) : len(changed) - len(behind.encode(errors="surrogatepass"))
-    ]
-    assert json.loads(middle) == name
-
-
-@given(st.binary(max_size=60) | st.text(alphabet='{}[]",:\\model ', max_size=40).map(str.encode))
-def test_bytes_that_are_not_json_raise_nothing(body: bytes) -> None:
-    changed = with_model(body, "x")
-    assert changed == body or b'"x"' in changed
-
-
-@given(json_values)
-def test_a_value_without_a_top_level_model_is_unchanged(value: Any) -> None:
-    if isinstance(value, dict):
-        value.pop("model", None)
-    raw = json.dumps(value, indent=1).encode()
-    assert with_model(raw, "x") == raw
-
-
 @pytest.mark.parametrize(
-    ("body", "changed"),
+    ("body", "why"),
     [
-        (b'{"model": "a", "model": "b"}', b'{"model": "x", "model": "x"}'),
-        (b'{"model": 3, "n": "model"}', b'{"model": 3, "n": "model"}'),
-        (b'{"model": {"model": "a"}, "model": "b"}', b'{"model": {"model": "a"}, "model": "x"}'),
-        (b'{"a": ["model", "a", {"model": "b"}], "model":"c"}', b'{"a": ["model", "a", {"model": "b"}], "model":"x"}'),
-        (b'[{"model": "a"}]', b'[{"model": "a"}]'),
-        (b'"model"', b'"model"'),
-        (b"", b""),
-        (b'{"model": "a', b'{"model": "x"'),
-        (b'{"a": "\\\\", "model": "b\\""}', b'{"a": "\\\\", "model": "x"}'),
-        (b'{"model": "a", "mod\\u0065l": "b"}', b'{"model": "x", "mod\\u0065l": "x"}'),
-        (b'{"model": "a", "b"', b'{"model": "x", "b"'),
+        (b'{"model":"a","model":"b"}', "more than one 'model'"),
+        (b'{"model":"a","model":"a"}', "more than one 'model'"),
+        (b'{"model":"a","Model":"b"}', "some readers take the field 'Model' for 'model'"),
+        (b'{"MODEL":"b","model":"a"}', "'MODEL'"),
+        (b'{"Model":"a"}', "'Model'"),
+        (b'{"mod\\u0065l":"a"}', "some readers"),
+        (b'{"model":"a","\\u004dodel":"b"}', "some readers"),
+        (b'{"model":"a","mo_del":"b"}', "some readers"),
+        (b'{"model":"a","model\\u0000x":"b"}', "some readers"),
+        (b'{"model":"a"," model":"b"}', "some readers"),
+        (b'{"model":1}', "'model' must be a string"),
+        (b'{"model":{"model":"a"}}', "'model' must be a string"),
+        (b'{"model":"' + b"m" * 5000 + b'"}', "must be the name of a model"),
+        (b'{"model":"\\ud800"}', "'model' is not text"),
+        (b'{"a":1}', "has no 'model'"),
+        (b"{}", "has no 'model'"),
+        (b'["model"]', "must be a JSON object"),
+        (b'"model"', "must be a JSON object"),
+        (b"model=a", "not JSON"),
+        (b"", "not JSON: it is empty"),
+        (b'{"model":"m"', "ends too early"),
+        (b'{"model":"m', "ends too early"),
+        (b'{"model":"m"}{"model":"n"}', "something behind the object"),
+        (b'{"model":"m"}\0', "something behind the object"),
+        (b"\xef\xbb\xbf" + b'{"model":"m"}', "not JSON"),
+        ('{"model":"m"}'.encode("utf-16"), "not JSON"),
+        ('{"model":"m"}'.encode("utf-16-le"), "not JSON"),
+        (b'{"a":"\xff","model":"m"}', "not UTF-8"),
+        (b'{"model":"m","a":"\xe9', "ends too early"),
+        (b'{"a":NaN,"model":"m"}', "not JSON"),
+        (b'{"a":Infinity,"model":"m"}', "not JSON"),
+        (b'{"a":01,"model":"m"}', "not JSON"),
+        (b'{"a":1.,"model":"m"}', "malformed"),
+        (b'{"a":+1,"model":"m"}', "not JSON"),
+        (b'{"model":"m",}', "not JSON"),
+        (b'{"model":"m"/* "model":"n" */}', "not JSON"),
+        (b"{'model':'m'}", "not JSON"),
+        (b'{model:"m"}', "not JSON"),
+        (b'{"model":"m","a":"\n"}', "not JSON"),
+        (b'{"model":"m","a":"\\x41"}', "not JSON"),
+        (b'{"model":"m","a":"\\u12g4"}', "not JSON"),
+        (b'{"a":[1}],"model":"m"}', "not JSON"),
+        (b'{"a" "b","model":"m"}', "not JSON"),
+        (b'{"a":' + b"[" * 128 + b"]" * 128 + b',"model":"m"}', "nested more than 128 levels"),
+        (b'{"a":' + b'{"a":' * 300, "nested more than 128 levels"),
+        (b'{"a":1' + b"0" * 400 + b',"model":"m"}', "more than 256 digits"),
+        (b'{"a":[1,2,3,4,5,6,1' + b"0" * 400 + b',2],"model":"m"}', "more than 256 digits"),
+        (b'{"' + b"a" * 257 + b'":1,"model":"m"}', "longer than 256 bytes"),
+        (b'{"model":"m"' + b',"a":1' * 1024 + b"}", "more than 1024 fields"),
     ],
 )
-def test_unusual_bodies(body: bytes, changed: bytes) -> None:
-    assert with_model(body, "x") == changed
+@pytest.mark.parametrize("step", [1, 3, 10**6])
+def test_what_readers_could_understand_in_several_ways_is_refused(body: bytes, why: str, step: int) -> None:
+    pieces = [body[at : at + step] for at in range(0, len(body), step)]
+    assert why in str(outcome(pieces))
+    assert plain_model(body) == ("", False)
+    assert "\n" not in str(outcome(pieces))
+
+
+def test_the_deepest_body_that_is_accepted() -> None:
+    assert model_of(b'{"a":' + b"[" * 127 + b"]" * 127 + b',"model":"m"}') == "m"
+
+
+@given(bodies(), st.lists(st.integers(0, 10**6), max_size=6), texts.filter(bool))
+def test_only_the_top_level_model_changes(body: tuple[str, str, str], cuts: list[int], name: str) -> None:
+    before, value, behind = (part.encode() for part in body)
+    raw = before + value + behind
+    pieces = in_pieces(raw, cuts)
+    assert outcome(pieces) == (json.loads(value), len(before), len(before) + len(value))
+    changed = b"".join(with_model(pieces, find_model(raw), name, is_form=False))
+    assert changed == before + changed[len(before) : len(changed) - len(behind)] + behind
+    assert model_of(changed) == name
+
+
+@given(
+    st.binary(max_size=60)
+    | st.text(alphabet='{}[]",:\\model 0.e-', max_size=40).map(str.encode)
+    | bodies().map(lambda body: "".join(body).encode()),
+    st.lists(st.integers(0, 10**6), max_size=6),
+    st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(b'{}[]",:\\\0\xff 0eE.-+n')), max_size=2),
+)
+def test_pieces_change_nothing_and_what_is_accepted_is_json(
+    body: bytes, cuts: list[int], changes: list[tuple[int, int]]
+) -> None:
+    changed = bytearray(body)
+    for place, byte in changes:
+        changed[place % len(changed) if changed else 0 : place % len(changed) + 1 if changed else 0] = bytes([byte])
+    body = bytes(changed)
+    whole = outcome([body])
+    assert outcome(in_pieces(body, cuts)) == whole
+    if isinstance(whole, tuple):
+        assert json.loads(body.decode())["model"] == whole[0]
 
 
 def test_a_name_is_written_as_json() -> None:
-    assert with_model(b'{"model":"a"}', 'é"\\') == '{"model":"é\\"\\\\"}'.encode()
+    body = b'{"model":"a"}'
+    assert with_model([body], find_model(body), 'é"\\', is_form=False)[1] == '"é\\"\\\\"'.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [("Model", "model"), ("MO-DEL", "model"), ("mo_del", "model"), ("fallbacKſ", "fallbacks"), ("models", "models")],
+)
+def test_names_are_folded_as_the_most_tolerant_reader_does(name: str, same: str) -> None:
+    assert folded(name) == same
+
+
+@pytest.mark.parametrize(
+    ("field", "names"),
+    [
+        ('"fallbacks":["a","b"]', ["a", "b"]),
+        ('"Fallbacks":["a"]', ["a"]),
+        ('"models":["a"],"models":["b"]', ["a", "b"]),
+        ('"fallbacks":[{"model":"a","messages":["x"]}]', ["a"]),
+        ('"fallbacks":[{"m":["a"]}]', [""]),
+        ('"context_window_fallback_dict":{"m":"a"}', [""]),
+        ('"draft_model":"a"', ["a"]),
+        ('"draft_model":null,"lora_path":"","adapters":[]', []),
+        ('"lora_path":["a",null]', ["a"]),
+        ('"lora":[{"id":1,"scale":0.5}]', [""]),
+        ('"engine":7', [""]),
+        ('"extra_body":{"top_k":3}', []),
+        ('"extra_body":{"Model":"a","lora_path":"b"}', ["a", "b"]),
+        ('"models":' + "[" * 9 + '"a"' + "]" * 9, [""]),
+        ('"models":["' + "a" * 70000 + '"]', [""]),
+        ('"tools":[{"model":"a"}],"user":"models"', []),
+    ],
+)
+def test_fields_that_name_further_models(field: str, names: list[str]) -> None:
+    body = f'{{{field},"model":"m"}}'.encode()
+    found = find_model(body)
+    assert [name for _, name in further_models(body, found, is_form=False)] == names
+
+
+@pytest.mark.parametrize(("value", "streams"), [("true", True), ("false", False), ("1", False), ('"true"', False)])
+def test_whether_the_client_requests_a_stream(value: str, streams: bool) -> None:
+    assert find_model(f'{{"model":"m","stream":{value} }}'.encode()).streams is streams
+    assert not find_model(f'{{"model":"m","a":{{"stream":{value}}} }}'.encode()).streams

@@ -7,7 +7,7 @@ from typing import Any
 
 from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS
 from hierarchy.balancing.retry_budget import FLOOR
-from hierarchy.http.model_field import model_of
+from hierarchy.http.model_field import find_model
 from hierarchy.relay.upstream.connection import Upstream
 from tests.builders import OPENAI
 from tests.relay.memory import Link, MemoryLane, in_memory, statuses
@@ -221,7 +221,7 @@ async def test_an_engines_own_name_of_a_model_is_sent_only_to_that_engine() -> N
     memory.child.renames = {"m": "org/a-longer-name", "other": "x"}
     client.feed(post())
     head, _, body = memory.requests()[0].partition(b"\r\n\r\n")
-    assert model_of(body) == "org/a-longer-name"
+    assert find_model(body).model == "org/a-longer-name"
     assert b"content-length: %d" % len(body) in head
     memory.respond_all()
     memory.child.renames = {"other": "x"}

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from uvicorn.server import ServerState
 
-from hierarchy.errors import BodyTooLarge, HeadTooLarge, InvalidApiKey, LoopDetected, ReceiveTimeout, RequestError
+from hierarchy.errors import BodyTooLarge, HeadTooLarge, LoopDetected, ReceiveTimeout, RequestError
 from hierarchy.http import render
 from hierarchy.http.dialect import OPENAI
 from hierarchy.http.request_head import Fields, RequestHead
@@ -204,8 +204,8 @@ class Connection(Client):
                 raise LoopDetected(f"the request has passed {head.hops} nodes; the tree has a loop")
         elif not head.within_limits:
             raise head_too_large(lane)
-        elif head.caller.refusal:
-            raise InvalidApiKey(head.caller.refusal)
+        elif head.refusal is not None:  # such a head is not remembered
+            raise head.refusal
         limit = lane.settings.max_body_bytes
         if length > limit:
             raise BodyTooLarge(f"the body of {length} bytes is larger than {limit}, the limit of this node")

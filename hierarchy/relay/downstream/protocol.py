@@ -182,6 +182,7 @@ class LaneProtocol(HttpToolsProtocol):
                 raise head_too_large(self.lane)
             self._hand_to_app(found)
             return
+        caller = self.lane.caller(route[1], found)
         head = RequestHead.from_fields(
             route,
             self.headers,
@@ -189,8 +190,9 @@ class LaneProtocol(HttpToolsProtocol):
             http10=version == "1.0",
             keep_alive=self.parser.should_keep_alive(),
             within_limits=self._within_limits(),
-            caller=self.lane.caller(route[1], found),
+            caller=caller,
             stripped=self.lane.access.stripped_fields,
+            refusal=self.lane.refusal(caller, route[1], found),
         )
         length = int(found.get(b"content-length", b"0"))
         self.connection.lane_request(head, decimal(found.get(SEQ, b"0")), length, decimal(found.get(DEADLINE, b"")))
