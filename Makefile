@@ -6,6 +6,8 @@
 # make check        formatting, lint, imports between rooms, types (.ci/check)
 # make bench        how fast it is on this machine, into docs/reference/benchmarks.md (ARGS="--only json", or --help)
 # make docs         the documentation as a site, in build/site; a broken link is an error
+# make lock         the versions of this .venv, into deploy/constraints.txt, once all tests have passed with them
+# make audit        known vulnerabilities of these versions (asks pypi.org)
 # make clean        remove .venv, caches and build outputs
 #
 # Each target sets up .venv by itself and needs nothing but Python 3.11 or newer.
@@ -17,7 +19,7 @@ BIN := .venv/bin
 COMPILED_TESTS := tests/relay tests/balancing tests/http tests/registry tests/runtime/test_metrics.py tests/uplink/test_links.py tests/test_node.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-all compiled chaos check bench docs clean
+.PHONY: help demo test test-all compiled chaos check bench docs lock audit clean
 .DELETE_ON_ERROR:
 
 help:
@@ -53,11 +55,19 @@ docs: .venv/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 	@echo "build/site/index.html"
 
+lock: .venv/.dev
+	@$(BIN)/python tools/lock.py > deploy/constraints.txt
+
+# The only target that needs the Internet: not part of CI.
+audit: .venv/.dev
+	@$(PIP) install --quiet pip-audit
+	@$(BIN)/pip-audit --requirement deploy/constraints.txt --no-deps --disable-pip
+
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # A virtual environment contains its own path and that of its Python. If either is wrong, it is made again.
-ifneq ($(filter demo test test-all compiled chaos check bench docs,$(MAKECMDGOALS)),)
+ifneq ($(filter demo test test-all compiled chaos check bench docs lock audit,$(MAKECMDGOALS)),)
 ifneq ($(shell test "`cat .venv/.path 2>/dev/null`" = "$(CURDIR)" && $(BIN)/python -c "print('usable')" 2>/dev/null),usable)
 .PHONY: .venv/.path
 endif
