@@ -162,7 +162,7 @@ class Controller:
 
     def list_models(self) -> list[str]:
         """Sorted names of all models that the workers serve."""
-        return self._registry.model_names()
+        return list(self._registry.model_names())
 
     def get_worker_address(self, model_name: str) -> str:
         """The URL of the worker for the next request to a model; "" if there is none."""

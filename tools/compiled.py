@@ -39,6 +39,7 @@ MODULES = (
     "registry.child",
     "registry.ejection",
     "registry.health",
+    "registry.model_index",
     "registry.registry",
     "relay.attempt",
     "relay.client",
@@ -67,6 +68,7 @@ MODULES = (
     "relay.warnings",
     "runtime.awake",
     "runtime.metrics",
+    "wire.listing",
     "wire.subtree",
 )
 CANNOT = 3  # exit status: this machine cannot compile; nothing else is wrong

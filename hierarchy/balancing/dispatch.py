@@ -136,7 +136,7 @@ class Dispatch:
             return ModelNotFound(
                 f"model {model!r} is served here through the {OTHER_API[api]} API only, not through {api}'s"
             )
-        names = self._registry.model_names()
+        names = self._registry.some_names(MAX_MODELS_SHOWN + 1)
         more = ", ..." if len(names) > MAX_MODELS_SHOWN else ""
         known = ", ".join(names[:MAX_MODELS_SHOWN]) + more if names else "none at the moment"
         return ModelNotFound(f"no child serves model {model!r}; models here: {known}")

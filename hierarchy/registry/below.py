@@ -33,7 +33,6 @@ def patch_below(child: Child, changes: dict[str, Any], limits: ChildLimits) -> N
 
 
 def _keep(child: Child, below: dict[str, Any], limits: ChildLimits) -> None:
-    child.listed_below = None
     child.below_is_cut = child.below_bytes > limits.subtree_bytes or child.below_values > limits.subtree_values
     if child.below_is_cut:
         below, child.below_bytes, child.below_values = {}, 0, 0

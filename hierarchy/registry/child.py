@@ -77,7 +77,8 @@ class Share(Load):
 
     def is_ejected(self, now: float) -> bool:
         """Is this model ejected at the child, or the whole child?"""
-        return any(record.ejects(now) for record in self.records)
+        own, whole = self.failures, self.child.failures
+        return (own is not None and own.ejects(now)) or (whole is not None and whole.ejects(now))
 
     def is_avoided(self, now: float) -> bool:
         """Shall it be used only where nothing else serves the model?"""
@@ -85,7 +86,8 @@ class Share(Load):
 
     def status(self, now: float) -> ModelStatus:
         """Its part of the report for the parent."""
-        return ModelStatus(self.key[0], self.key[1], self.speed, self.value, self.slots, self.is_avoided(now))
+        name, api = self.key
+        return ModelStatus(name, api, self.speed, self.value, self.slots, self.is_avoided(now))
 
     def __repr__(self) -> str:
         return f"<Share {self.child.name} {self.key[0]} load={self.value} open={self.open} speed={self.speed:g}>"
@@ -131,7 +133,6 @@ class Child:
         self.names: Names | None = None  # of its models, as it sent them last
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}
-        self.listed_below: frozenset[tuple[str, str]] | None = None  # models of `subtree`; None: not decoded yet
         self.below_bytes = self.below_values = 0  # of `subtree` as JSON, at most
         self.below_is_cut = False  # it was larger than the child's share, and is not kept
         self.incomplete = False  # it reported that it may not know all models below it yet

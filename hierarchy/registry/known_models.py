@@ -16,13 +16,12 @@ Synchronous, no I/O. All times are seconds of the registry's clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hierarchy.names import is_printable_name
 from hierarchy.registry.child import Child
-
-SeenKey = tuple[str, str]  #: a `ModelKey`; a child of a later release may have other API families
+from hierarchy.wire.listing import SeenKey
 
 KNOWN_S = 600.0  # how long a model is known that no child lists, and a child is expected to name its models
 # How long after its start a node does not know which models there are. In this time every child has come back: it
@@ -66,7 +65,8 @@ class Absence:
 
 
 class _Sighting:
-    """When a model was seen last. listed: by any child. available: at a child that could get requests."""
+    """When a model was seen last. listed: by any child; infinite while one lists it. available: at a child that could
+    get requests; while one can, this is not kept up to date."""
 
     __slots__ = ("available", "listed")
 
@@ -85,8 +85,11 @@ class KnownModels:
         self._expected: frozenset[str] = frozenset()  # names of the children that the configuration declares
         self._expected_since = -math.inf
         self._seen: dict[SeenKey, _Sighting] = {}
+        self._absent: dict[SeenKey, None] = {}  # those that no child lists, the longest absent first
         self._named: set[Child] = set()  # children that have listed a model
-        self._unnamed: dict[Child, float] = {}  # all others, and since when
+        self._unnamed: dict[Child, float] = {}  # all others, and since when, the last one last
+        self._here: dict[str, set[Child]] = {}  # by the name under which the configuration declares them
+        self._missing: set[str] = set()  # names of the declared children that are not here
 
     def start(self, now: float, settle_s: float = SETTLE_S) -> None:
         """This node listens from now on, and its children come."""
@@ -101,46 +104,86 @@ class KnownModels:
         if not expected <= self._expected:
             self._expected_since = now
         self._expected = expected
+        self._missing = {name for name in expected if name not in self._here}
 
     # -- what the children list ------------------------------------------------------------------------------
 
-    def saw(self, listed: Iterable[SeenKey], available: Iterable[SeenKey], now: float) -> None:
-        """Some models that children list now, and those of children that may get requests."""
-        for key in listed:
+    def appeared(self, keys: Iterable[SeenKey], now: float) -> None:
+        """Some models that no child listed before are listed now."""
+        for key in keys:
+            seen = self._seen.get(key)
+            if seen is not None:
+                seen.listed = math.inf
+                self._absent.pop(key, None)
+            elif is_printable_name(key[0]):  # names in a subtree were not checked
+                self._seen[key] = _Sighting(math.inf, now)
+
+    def vanished(self, keys: Iterable[SeenKey], now: float) -> None:
+        """No child lists these models any more."""
+        for key in keys:
             seen = self._seen.get(key)
             if seen is not None:
                 seen.listed = now
-            elif is_printable_name(key[0]):  # names in a subtree were not checked
-                self._seen[key] = _Sighting(now, now)
-        for key in available:
+                self._absent[key] = None
+
+    def available(self, keys: Iterable[SeenKey], at: float) -> None:
+        """A child that lists these models could get requests at that time, and may be unavailable now."""
+        for key in keys:
             seen = self._seen.get(key)
             if seen is not None:
-                seen.available = now
+                seen.available = max(seen.available, at)
 
     def forget(self, now: float) -> None:
         """Twice a second: forget what was not listed for long."""
-        if len(self._seen) > MAX_KNOWN or any(now - seen.listed >= KNOWN_S for seen in self._seen.values()):
-            kept = [(key, seen) for key, seen in self._seen.items() if now - seen.listed < KNOWN_S]
-            kept.sort(key=lambda item: item[1].listed, reverse=True)
-            self._seen = dict(kept[:MAX_KNOWN])
+        while self._absent:
+            key = next(iter(self._absent))
+            if now - self._seen[key].listed < KNOWN_S and len(self._absent) <= MAX_KNOWN:
+                return
+            del self._absent[key], self._seen[key]
 
-    def refresh_children(self, children: Collection[Child], now: float) -> None:
-        """Twice a second: which of the children have named a model by now."""
-        self._named = {child for child in children if child.shares or child in self._named}
-        waiting = [child for child in children if child.incomplete or child not in self._named]
-        self._unnamed = {child: self._unnamed.get(child, now) for child in waiting}
+    def note_child(self, child: Child, now: float, *, here: bool) -> None:
+        """A child has come, has reported, or is gone. here: it is one of the children."""
+        if here:
+            self._come(child, now)
+        else:
+            self._leave(child)
+
+    def _come(self, child: Child, now: float) -> None:
+        name = child.group or child.name
+        self._here.setdefault(name, set()).add(child)
+        self._missing.discard(name)
+        if child.shares:
+            self._named.add(child)
+        if child.incomplete or child not in self._named:
+            self._unnamed.setdefault(child, now)
+        else:
+            self._unnamed.pop(child, None)
+
+    def _leave(self, child: Child) -> None:
+        self._named.discard(child)
+        self._unnamed.pop(child, None)
+        name = child.group or child.name
+        others = self._here.get(name, set())
+        others.discard(child)
+        if not others:
+            self._here.pop(name, None)
+            self._missing |= self._expected & {name}
 
     def remember(self, ages: Mapping[SeenKey, float], now: float) -> None:
         """Models that were known before a restart, with the seconds since they were listed.
 
         The time while this node did not run does not count, since nothing could be learned then.
         """
-        for key, age_s in ages.items():
-            self._seen.setdefault(key, _Sighting(now - age_s, now - age_s))
+        for key, age_s in sorted(ages.items(), key=lambda item: -item[1]):
+            if key not in self._seen:
+                self._seen[key] = _Sighting(now - age_s, now - age_s)
+                self._absent[key] = None
 
     def ages(self, now: float) -> dict[SeenKey, float]:
-        """The models that are known, with the seconds since a child listed them; for the next process."""
-        return {key: now - seen.listed for key, seen in self._seen.items() if now - seen.listed < KNOWN_S}
+        """The models that are known, with the seconds since a child listed them, `MAX_KNOWN` at most; for the next
+        process."""
+        found = {key: max(0.0, now - seen.listed) for key, seen in self._seen.items() if now - seen.listed < KNOWN_S}
+        return found if len(found) <= MAX_KNOWN else dict(sorted(found.items(), key=lambda item: item[1])[:MAX_KNOWN])
 
     # -- a model that no child can serve ---------------------------------------------------------------------
 
@@ -167,36 +210,30 @@ class KnownModels:
         why = "is declared in the configuration, but no child serves it now"
         return Absence(why, f"model {name!r} {why}", self.started_at)
 
-    def possible(self, name: str, children: Mapping[str, Child], now: float) -> Absence | None:
+    def possible(self, name: str, now: float) -> Absence | None:
         """The absence of a model that no child has listed lately, if it may exist nevertheless."""
         if not is_printable_name(name):
             return None
         if now < self.settled_at:
             why = f"is not known yet: this node started {now - self.started_at:.0f} s ago"
             return Absence(why, "this node has just started", self.started_at, self.settled_at)
-        return self._unnamed_by(children.values(), now) or self._missing(children, now)
+        return self._unnamed_by(now) or self._not_registered(now)
 
-    def incomplete(self, children: Mapping[str, Child], now: float) -> bool:
+    def incomplete(self, now: float) -> bool:
         """May there be models below this node that it does not know yet? For its parents."""
-        if now < self.settled_at:
-            return True
-        return self._unnamed_by(children.values(), now) is not None or self._missing(children, now) is not None
+        return now < self.settled_at or self._unnamed_by(now) is not None or self._not_registered(now) is not None
 
-    def _unnamed_by(self, children: Iterable[Child], now: float) -> Absence | None:
-        for child in children:
-            if child.incomplete or not (child.shares or child in self._named):
-                since = self._unnamed.get(child, now)
-                if now - since < KNOWN_S:
-                    event = f"{child.name} has not named all of its models"
-                    return Absence(f"is not known yet: {event}", event, since)
-        return None
-
-    def _missing(self, children: Mapping[str, Child], now: float) -> Absence | None:
-        if now - self._expected_since >= KNOWN_S:
+    def _unnamed_by(self, now: float) -> Absence | None:
+        if not self._unnamed:
             return None
-        groups = {child.group for child in children.values()}
-        for name in self._expected:
-            if name not in children and name not in groups:
-                event = f"{name} has not registered"
-                return Absence(f"is not known yet: {event}", event, self._expected_since)
-        return None
+        child, since = next(reversed(self._unnamed.items()))
+        if now - since >= KNOWN_S:  # and all others wait for longer
+            return None
+        event = f"{child.name} has not named all of its models"
+        return Absence(f"is not known yet: {event}", event, since)
+
+    def _not_registered(self, now: float) -> Absence | None:
+        if not self._missing or now - self._expected_since >= KNOWN_S:
+            return None
+        event = f"{next(iter(self._missing))} has not registered"
+        return Absence(f"is not known yet: {event}", event, self._expected_since)

@@ -14,8 +14,9 @@ from pathlib import Path
 import msgspec
 
 from hierarchy.names import MAX_NAME, is_printable_name
-from hierarchy.registry.known_models import KNOWN_S, MAX_KNOWN, SeenKey
+from hierarchy.registry.known_models import KNOWN_S, MAX_KNOWN
 from hierarchy.runtime.files import write_private_file
+from hierarchy.wire.listing import SeenKey
 
 FILE_NAME = "models.json"
 WRITE_INTERVAL_S = 10.0

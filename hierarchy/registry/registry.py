@@ -17,8 +17,8 @@ from hierarchy.registry.below import patch_below, replace_below
 from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.health import USABLE, Health
-from hierarchy.registry.known_models import Absence, KnownModels, SeenKey
-from hierarchy.wire import subtree
+from hierarchy.registry.known_models import Absence, KnownModels
+from hierarchy.registry.model_index import ModelIndex
 from hierarchy.wire.checks import check_status
 from hierarchy.wire.limits import DEFAULT
 from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
@@ -27,7 +27,7 @@ from hierarchy.wire.tree_entry import SERVING
 
 REMEMBERED_S: Final = 600.0  # how long a child that left is still shown
 MAX_CACHED: Final = 1024  # models whose candidates are kept
-SUBTREE_SWEEPS: Final = 20  # sweeps in which each subtree is read once: 16,000 engines take a tenth of a second
+MAX_LOOKED_AT: Final = 100  # models, to name some that are available
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -47,8 +47,11 @@ class Registry(Health):
         self.drained: dict[str, Drain] = {}  # by `drain_key`: whichever child has it gets no new requests
         self.subtree_changes = 0  # grows whenever what is below a child has changed
         self.known = KnownModels()  # models that may exist although no child lists them
+        self.index = ModelIndex()  # what the children list
+        self._former = ModelIndex()  # what those list that left lately
         self._listeners: list[Callable[[Child], None]] = []
-        self._sweeps = 0
+        self._served_at: dict[Child, float] = {}  # when a child was seen to serve, of those that did at the last sweep
+        self._names: tuple[int, float, list[str]] = -1, 0.0, []  # generation, time until which it holds, names
         self._silent: set[str] = set()  # names of nodes that `newly_silent` has returned
         #: model -> (generation, time until which it holds, candidates)
         self._available: dict[ModelKey, tuple[int, float, list[Share]]] = {}
@@ -66,6 +69,7 @@ class Registry(Health):
         child = self.children[name] = Child(name, url, kind, declared=True)
         child.drain = self._drain_of(child)
         self.generation += 1
+        self.index.touch(child, self._clock())
         return child
 
     def register(self, message: Registration, identity: str = "", *, reverse: bool = False) -> Child:
@@ -112,7 +116,9 @@ class Registry(Health):
     def _update(self, child: Child, message: Registration, identity: str, now: float, *, reverse: bool) -> None:
         if child.url != message.worker_name.rstrip("/"):
             child.move_to(message.worker_name)
-        self.departed.pop(child.name, None)
+        former = self.departed.pop(child.name, None)
+        if former is not None:
+            self.index.touch(former, now)
         child.check_heart_beat = message.check_heart_beat
         child.multimodal = message.multimodal
         child.last_seen = now
@@ -165,6 +171,7 @@ class Registry(Health):
             child.seq = message.seq
             _update_node_fields(self, child, message)
             was_available &= not _apply_report(child, status, now, message.seen)
+            self.index.touch(child, now)
         if not was_available:
             if child.group:
                 self._divide_capacity(child.group)
@@ -195,8 +202,10 @@ class Registry(Health):
     def _may_serve(self, child: Child) -> None:
         """What the child can be chosen for may have changed."""
         self.generation += 1
-        now, models = self._clock(), list(child.shares)
-        self.known.saw(models, models if child.state(now) in SERVING else (), now)
+        now = self._clock()
+        self.index.touch(child, now)
+        if child.state(now) in SERVING:
+            self._served_at[child] = now
         for listener in self._listeners:
             listener(child)
 
@@ -250,6 +259,7 @@ class Registry(Health):
             return None
         self.generation += 1
         del self.children[name]
+        self.index.touch(child, self._clock())
         self._limit_ejections(child)
         if child.group:
             self._divide_capacity(child.group)
@@ -277,19 +287,32 @@ class Registry(Health):
         for child in list(self.departed.values()):
             if child.left_at is not None and now >= child.left_at + REMEMBERED_S:
                 del self.departed[child.name]
-        self._refresh_known(now)
+                self.index.touch(child, now)
+        for child in self:
+            if self.index.differs(child):
+                self.generation += 1
+                self.index.touch(child, now)
+        self._take_in()
+        serving = {child: now for child in self if child.state(now) in SERVING}
+        for child, at in self._served_at.items():
+            if child not in serving:
+                self.known.available(child.shares, at)
+        self._served_at = serving
+        self.known.forget(now)
         return dropped
 
-    def _refresh_known(self, now: float) -> None:
-        """Note which models there are."""
-        listed: set[SeenKey] = {key for child in self for key in child.shares}
-        available = {key for child in self if child.state(now) in SERVING for key in child.shares}
-        for child in list(self)[self._sweeps % SUBTREE_SWEEPS :: SUBTREE_SWEEPS]:
-            listed |= listed_below(child)
-        self._sweeps += 1
-        self.known.saw(listed, available, now)
-        self.known.forget(now)
-        self.known.refresh_children(self.children.values(), now)
+    def _take_in(self) -> None:
+        """Bring the index up to date with the children that were touched."""
+        for child, now in self.index.touched():
+            here = self.children.get(child.name) is child
+            moved = self.index.update(child, here=here)
+            served_at = self._served_at.get(child)
+            if served_at is not None:
+                self.known.available(moved.dropped, served_at)
+            self.known.vanished([key for key in moved.vanished if not self.index.lists(*key)], now)
+            self.known.appeared([key for key in moved.appeared if self.index.lists(*key)], now)
+            self.known.note_child(child, now, here=here)
+            self._former.update(child, here=self.departed.get(child.name) is child)
 
     def newly_silent(self) -> list[Child]:
         """The nodes that have fallen silent since the last call."""
@@ -298,6 +321,10 @@ class Registry(Health):
         new = [self.children[name] for name in silent - self._silent]
         self._silent = silent
         return new
+
+    def _serving(self, key: ModelKey, now: float) -> list[Share]:
+        self._take_in()
+        return [share for child, share in self.index.shares(key).items() if child.state(now) in SERVING]
 
     # -- views -----------------------------------------------------------------------------------------------
 
@@ -336,10 +363,8 @@ class Registry(Health):
         avoided: list[Share] = []
         until = math.inf
         served = False
-        for child in self:
-            share = child.shares.get(key)
-            if share is None:
-                continue
+        self._take_in()
+        for child, share in self.index.shares(key).items():
             served = True
             if share.is_ejected(now):
                 until = min(until, _ejection_end(share, now))
@@ -362,8 +387,8 @@ class Registry(Health):
 
         A node reports only the models that are available; those that are not are in its subtree.
         """
-        known = [*self, *self.departed.values()]
-        return any(child.serves(model, api) or _lists(child, model, api) for child in known)
+        self._take_in()
+        return self.index.lists(model, api) or self._former.lists(model, api)
 
     def absence(self, key: ModelKey) -> Absence | None:
         """Why a model that exists, or may exist, cannot be requested now; None if it does not exist.
@@ -372,17 +397,27 @@ class Registry(Health):
         """
         now, (name, api) = self._clock(), key
         if self.listed(name, api):
+            self._note_serving(key, now)
             return self.known.lost(key, now)
         known = self.known.known(key, now)
         if known is not None:
             return known
         if not self.listed(name) and self.known.is_declared(name):
             return self.known.declared(name)
-        return self.known.possible(name, self.children, now)
+        return self.known.possible(name, now)
+
+    def _note_serving(self, key: ModelKey, now: float) -> None:
+        """Note when a model was available, as far as the last sweep did not."""
+        for child in self.index.shares(key):
+            if child.state(now) in SERVING:
+                self._served_at[child] = now
+            if child in self._served_at:
+                self.known.available((key,), self._served_at[child])
 
     def is_incomplete(self) -> bool:
         """May there be models below this node that it does not know yet?"""
-        return self.known.incomplete(self.children, self._clock())
+        self._take_in()
+        return self.known.incomplete(self._clock())
 
     def now(self) -> float:
         """Seconds of this registry's clock."""
@@ -394,8 +429,27 @@ class Registry(Health):
         return aggregate(child.current(now) for child in self if child.state(now) in SERVING)
 
     def model_names(self) -> list[str]:
-        """Sorted names of the available models."""
-        return self.status().model_names
+        """Sorted names of the available models; do not change the list, which is kept until something happens."""
+        self._take_in()
+        now = self._clock()
+        generation, until, names = self._names
+        if generation != self.generation or now >= until:
+            serving = {child: child.fresh_until for child in self if child.state(now) in SERVING}
+            found = {key[0] for key in self.index.order if not serving.keys().isdisjoint(self.index.shares(key))}
+            until, names = min(serving.values(), default=math.inf), sorted(found)
+            self._names = self.generation, until, names
+        return names
+
+    def some_names(self, count: int) -> list[str]:
+        """The first of the names of the available models, perhaps fewer, but never after a long search."""
+        self._take_in()
+        now, names = self._clock(), dict[str, None]()
+        for key in self.index.order[:MAX_LOOKED_AT]:
+            if any(child.state(now) in SERVING for child in self.index.shares(key)):
+                names[key[0]] = None
+                if len(names) == count:
+                    break
+        return list(names)
 
     def names_by_mode(self, *, multimodal: bool) -> list[str]:
         """Sorted names of the models of FastChat workers that registered as multimodal, or of all other children."""
@@ -469,21 +523,3 @@ def _forget_failures(child: Child) -> None:
     child.refused_until = -math.inf
     for share in child.shares.values():
         share.failures, share.penalty = None, 0
-
-
-def _lists(child: Child, model: str, api: Api | None) -> bool:
-    """Does an engine below a child list the model (in one API family, or in any)?
-
-    A request for an unknown model leads here, so what was decoded is kept until the child reports a change.
-    """
-    below = listed_below(child)
-    if api is not None:
-        return (model, api) in below
-    return any(name == model for name, _ in below)
-
-
-def listed_below(child: Child) -> frozenset[SeenKey]:
-    """(model, API family) of everything that an engine below the child lists, available or not."""
-    if child.listed_below is None:
-        child.listed_below = subtree.listed_models(child.subtree)
-    return child.listed_below

@@ -82,19 +82,22 @@ def aggregate(statuses: Iterable[NodeStatus]) -> NodeStatus:
     `MAX_QUEUE`, so that a parent accepts this node's report whatever its children claim.
     """
     speed, queue_length = 0.0, 0
-    models: dict[ModelKey, ModelStatus] = {}
+    # One list for each model, since there may be 10,000: speed, queue_length, slots, avoid
+    sums: dict[ModelKey, list[Any]] = {}
     for status in statuses:
         speed += status.speed
-        queue_length = min(queue_length + status.queue_length, MAX_QUEUE)
+        queue_length += status.queue_length
         for model in status.models:
-            known = models.get(model.key)
-            if known is None or (known.avoid and not model.avoid):
-                models[model.key] = _add(ModelStatus(model.name, model.api, 0.0, avoid=model.avoid), model)
-            elif known.avoid == model.avoid:
-                models[model.key] = _add(known, model)
-    return NodeStatus(tuple(models[key] for key in sorted(models)), speed, queue_length)
-
-
-def _add(a: ModelStatus, b: ModelStatus) -> ModelStatus:
-    queue_length, slots = (min(n, MAX_QUEUE) for n in (a.queue_length + b.queue_length, a.slots + b.slots))
-    return ModelStatus(a.name, a.api, a.speed + b.speed, queue_length, slots, a.avoid)
+            key = model.name, model.api
+            known = sums.get(key)
+            if known is None or (known[3] and not model.avoid):
+                sums[key] = [model.speed, model.queue_length, model.slots, model.avoid]
+            elif known[3] == model.avoid:
+                known[0] += model.speed
+                known[1] += model.queue_length
+                known[2] += model.slots
+    models = tuple(
+        ModelStatus(key[0], key[1], own, min(queue, MAX_QUEUE), min(slots, MAX_QUEUE), avoid)
+        for key, (own, queue, slots, avoid) in sorted(sums.items())
+    )
+    return NodeStatus(models, speed, min(queue_length, MAX_QUEUE))

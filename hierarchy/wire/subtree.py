@@ -11,9 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hierarchy.wire.tree_entry import MAX_DEPTH, decode
+from hierarchy.wire.tree_entry import MAX_DEPTH
 
-Subtree = Mapping[str, Any]
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # others fit into no number of most programs
 LEVELS_PER_NODE = 3  # nested JSON values: the entry, its `children`, and room for fields of later releases
 
@@ -83,9 +82,3 @@ def all_gone(subtree: Any) -> dict[str, Any]:
         for name, entry in subtree.items()
         if isinstance(entry, Mapping)
     }
-
-
-def listed_models(subtree: Subtree) -> frozenset[tuple[str, str]]:
-    """(model, API family) of everything that an engine below lists, available or not."""
-    engines = decode({"children": subtree}).engines()
-    return frozenset((row.name, row.api) for _, engine in engines for row in engine.models)

@@ -23,6 +23,7 @@ from hierarchy.registry.known_models import (
 )
 from hierarchy.uplink.parent_client import TIMEOUT_S
 from hierarchy.uplink.registration import MAX_WAIT_S
+from hierarchy.wire.listing import SeenKey
 from hierarchy.wire.status import ModelKey
 from tests.builders import FASTCHAT, OPENAI, Table, model, report, site, status_of, worker
 
@@ -62,8 +63,8 @@ def test_a_model_that_is_no_longer_listed_is_known_for_ten_minutes(table: Table,
     table.sweep()
     table.clock.tick(1.0)
     lose(table)
-    assert why(table) == "was served here until 1 s ago"
-    table.clock.tick(KNOWN_S - 2)
+    assert why(table) == "was served here until 0 s ago"
+    table.clock.tick(KNOWN_S - 1)
     assert why(table) == "was served here until 599 s ago"
     table.clock.tick(1.0)
     assert why(table) == ""
@@ -255,11 +256,22 @@ def test_models_of_the_process_before_are_known(table: Table) -> None:
 
 def test_no_more_than_so_many_models_are_known() -> None:
     known = KnownModels()
-    known.saw({("old", "openai")}, (), 1.0)
-    known.saw({(f"m{number}", "openai") for number in range(MAX_KNOWN)}, (), 2.0)
+    for at, names in ((1.0, ["old"]), (2.0, [f"m{number}" for number in range(MAX_KNOWN)])):
+        keys: list[SeenKey] = [(name, "openai") for name in names]
+        known.appeared(keys, at)
+        assert len(known.ages(at)) == min(len(keys), MAX_KNOWN)
+        known.vanished(keys, at)
     known.forget(2.0)
     assert len(known.ages(2.0)) == MAX_KNOWN
     assert known.known(("old", "openai"), 2.0) is None
+
+
+def test_a_model_that_is_listed_is_never_forgotten() -> None:
+    known = KnownModels()
+    known.appeared([(f"m{number}", "openai") for number in range(2 * MAX_KNOWN)], 1.0)
+    known.forget(1e9)
+    assert known.lost(("m0", "openai"), 1e9).since == 1.0
+    assert len(known.ages(1e9)) == MAX_KNOWN
 
 
 def test_a_model_that_only_the_other_api_serves_may_come_through_this_one(table: Table) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from hierarchy.names import MAX_NAME
-from hierarchy.registry.known_models import MAX_KNOWN, SeenKey
+from hierarchy.registry.known_models import MAX_KNOWN
 from hierarchy.registry.model_file import FILE_NAME, MAX_BYTES, WRITE_INTERVAL_S, ModelFile
+from hierarchy.wire.listing import SeenKey
 
 AGES: dict[SeenKey, float] = {("m", "openai"): 0.0, ("modèle", "fastchat"): 12.34}
 

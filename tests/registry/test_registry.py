@@ -264,19 +264,27 @@ def test_reports_patch_the_subtree_and_registrations_replace_it(table: Table) ->
     assert child.subtree == {}
 
 
-def test_the_models_below_a_node_are_decoded_once_for_each_change(table: Table) -> None:
+def test_the_models_below_a_node_are_listed_whether_they_are_available_or_not(table: Table) -> None:
     gpu = {"kind": "vllm", "state": "down", "models": [{"name": "below", "api": "openai"}]}
-    child = table.add(site(children={"gpu": gpu}))
+    table.add(site(children={"gpu": gpu}))
     table.receive(report(seq=2))
-    assert child.listed_below is None
     assert table.listed("below")
-    decoded = child.listed_below
     assert table.listed("below", "openai")
     assert not table.listed("below", "fastchat")
-    assert child.listed_below is decoded
     table.receive(report(seq=3, children={"gpu": None}))
-    assert child.listed_below is None
     assert not table.listed("below")
+
+
+def test_the_models_of_a_child_that_left_are_listed_while_it_is_remembered(table: Table) -> None:
+    gpu = {"kind": "vllm", "state": "down", "models": [{"name": "below", "api": "openai"}]}
+    table.add(site(children={"gpu": gpu}))
+    table.depart("site-a")
+    assert (table.listed("m"), table.listed("below")) == (True, True)
+    table.clock.tick(REMEMBERED_S)
+    table.sweep()
+    assert (table.listed("m"), table.listed("below")) == (False, False)
+    table.add(site())
+    assert (table.listed("m"), table.listed("below")) == (True, False)
 
 
 def test_requests_that_a_report_includes_are_counted_exactly(table: Table) -> None:

@@ -99,7 +99,7 @@ class AvailableMachine(RuleBasedStateMachine):
                 shares = self.table.available(key)
                 serving = [child.shares[key] for child in usable if key in child.shares]
                 preferred = [share for share in serving if share.child.suspect is None]
-                assert shares == (preferred or serving)
+                assert (len(shares), set(shares)) == (len(preferred or serving), set(preferred or serving))
                 assert self.table.available(key) is shares or not shares
         reported = [child for child in self.table if child.state(now) in ("up", "suspect", "ejected")]
         assert self.table.status() == aggregate(child.current(now) for child in reported)

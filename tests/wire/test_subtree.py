@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.wire.subtree import all_gone, diff, listed_models, merge, rejection_reason
+from hierarchy.wire.listing import listing
+from hierarchy.wire.subtree import all_gone, diff, merge, rejection_reason
 from hierarchy.wire.tree_entry import MAX_DEPTH
 from tests.builders import nested, scalars, subtrees
 
@@ -126,10 +127,6 @@ SITES = {
 }
 
 
-def test_a_model_is_listed_whether_its_engine_is_available_or_not() -> None:
-    assert listed_models(SITES) == {("m", "openai"), ("n", "fastchat"), ("x", "openai")}
-
-
 def test_the_whole_subtree_of_a_child_that_left_is_gone() -> None:
     gone = all_gone({**SITES, "malformed": 5})
     assert gone.keys() == SITES.keys()
@@ -147,5 +144,5 @@ def test_the_whole_subtree_of_a_child_that_left_is_gone() -> None:
     | st.dictionaries(st.sampled_from("ab"), st.fixed_dictionaries({"kind": st.just("node"), "children": anything}))
 )
 def test_a_malformed_subtree_is_skipped(tree: Any) -> None:
-    assert all(isinstance(name, str) and isinstance(api, str) for name, api in listed_models(tree))
+    assert all(isinstance(name, str) and isinstance(api, str) for name, api in listing(tree).keys)
     all_gone(tree)

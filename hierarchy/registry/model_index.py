@@ -1,0 +1,145 @@
+"""Which children list a model. Kept up to date child by child, so that a look-up does not depend on their number.
+
+A child lists what it reports, and what the engines below it list, available or not. Whoever changes a child calls
+`touch`, which costs nothing; the next look-up that needs the index takes in what was touched.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from hierarchy.registry.child import Child, Share
+from hierarchy.wire.listing import Listing, SeenKey, listing
+from hierarchy.wire.status import ModelKey
+
+NO_SHARES: Final[dict[Child, Share]] = {}
+
+
+class _Entry:
+    """What the index holds of one child."""
+
+    __slots__ = ("below", "shares")
+
+    def __init__(self) -> None:
+        self.shares: dict[ModelKey, Share] = {}
+        self.below: Listing | None = None
+
+
+class Moved:
+    """What a child's change did. Each is a list of (model, API family)."""
+
+    __slots__ = ("appeared", "dropped", "vanished")
+
+    def __init__(self) -> None:
+        self.appeared: list[SeenKey] = []  # no child listed it before
+        self.dropped: list[SeenKey] = []  # the child itself reports it no longer
+        self.vanished: list[SeenKey] = []  # no child lists it any more
+
+
+class ModelIndex:
+    """The models of some children."""
+
+    def __init__(self) -> None:
+        self.order: list[ModelKey] = []  # what the children report, sorted
+        self._shares: dict[ModelKey, dict[Child, Share]] = {}  # of the children that report it
+        self._count: dict[SeenKey, int] = {}  # how often it is listed, by a child or below one
+        self._names: dict[str, int] = {}  # keys in `_count` with this name
+        self._entries: dict[Child, _Entry] = {}
+        self._touched: dict[Child, float] = {}  # and when
+
+    def touch(self, child: Child, now: float) -> None:
+        """Something that the child lists may have changed, or the child has come or gone."""
+        self._touched[child] = now
+
+    def touched(self) -> list[tuple[Child, float]]:
+        """The children that were touched since the last call, and when."""
+        if not self._touched:  # nearly always
+            return []
+        touched = list(self._touched.items())
+        self._touched.clear()
+        return touched
+
+    def differs(self, child: Child) -> bool:
+        """Does it report or have below it other things than the index holds?"""
+        entry = self._entries.get(child)
+        if entry is None:
+            return True
+        return entry.shares is not child.shares or (entry.below is not None and entry.below.of is not child.subtree)
+
+    def update(self, child: Child, *, here: bool) -> Moved:
+        """Take in what a child lists now. here: it is one of the children; otherwise it lists nothing."""
+        moved = Moved()
+        entry = self._entries.get(child)
+        if entry is None:
+            if not here:
+                return moved
+            entry = self._entries[child] = _Entry()
+        self._update_shares(child, entry, child.shares if here else {}, moved)
+        before = entry.below.keys if entry.below is not None else frozenset()
+        if here and (child.subtree or entry.below is not None):
+            entry.below = listing(child.subtree, entry.below)
+        after = entry.below.keys if here and entry.below is not None else frozenset()
+        if after is not before:
+            self._add(after - before, moved)
+            self._remove(before - after, moved)
+        if not here:
+            del self._entries[child]
+        return moved
+
+    def _update_shares(self, child: Child, entry: _Entry, shares: dict[ModelKey, Share], moved: Moved) -> None:
+        old = entry.shares
+        if old is shares:
+            return
+        entry.shares = shares
+        for key, share in shares.items():
+            known = self._shares.get(key)
+            if known is None:
+                known = self._shares[key] = {}
+                insort(self.order, key)
+            known[child] = share
+        gone = [key for key in old if key not in shares]
+        for key in gone:
+            known = self._shares[key]
+            del known[child]
+            if not known:
+                del self._shares[key]
+                del self.order[bisect_left(self.order, key)]
+        moved.dropped = list(gone)
+        self._add((key for key in shares if key not in old), moved)
+        self._remove(gone, moved)
+
+    def _add(self, keys: Iterable[SeenKey], moved: Moved) -> None:
+        for key in keys:
+            count = self._count.get(key, 0)
+            self._count[key] = count + 1
+            if not count:
+                moved.appeared.append(key)
+                self._names[key[0]] = self._names.get(key[0], 0) + 1
+
+    def _remove(self, keys: Iterable[SeenKey], moved: Moved) -> None:
+        for key in keys:
+            count = self._count[key] - 1
+            if count:
+                self._count[key] = count
+                continue
+            del self._count[key]
+            moved.vanished.append(key)
+            if self._names[key[0]] == 1:
+                del self._names[key[0]]
+            else:
+                self._names[key[0]] -= 1
+
+    # -- look-ups ------------------------------------------------------------------------------------------------
+
+    def shares(self, key: ModelKey) -> Mapping[Child, Share]:
+        """The shares of the children that report a model, available or not."""
+        return self._shares.get(key, NO_SHARES)
+
+    def lists(self, model: str, api: str | None = None) -> bool:
+        """Does any child, or an engine below one, list the model (in one API family, or in any)?"""
+        return model in self._names if api is None else (model, api) in self._count
+
+    def __repr__(self) -> str:
+        return f"<ModelIndex {len(self._entries)} children, {len(self._count)} models>"
