@@ -63,11 +63,12 @@ def test_an_engine_that_answers_with_interim_responses_for_ever(
 ) -> None:
     good = processes.engine("good", tokens_per_s=10_000)
     evil = Process(processes, "evil", [], free_port())
+    evil.kind = "openai"
     with Attack("endless-interim", evil.port):
         node = processes.node("node", engines=[good, evil])
         wait_for(node, 2)
         during = _measure(node, 20.0 if full else 3.0)
-        wait_for(node, 2)
+        assert "interim responses" in node.log.read_text()
     failed = len(during.failed)
     record(
         f"{len(during.outcomes) - failed} of {len(during.outcomes)} answered, p99 {1000 * _p99(during):.0f} ms",
