@@ -58,6 +58,7 @@ DIAL_BACK_S = 2.0  # in which a child with `link: auto` must be reached at its o
 MAX_HEALTH_BYTES = 64 * 1024  # of what is there
 LINKS_PER_S = 400.0  # that all children together may open to fill their reserves: about a tenth of a core
 EXCHANGE = "exchange of records"  # name of the task
+FORGET_S = 10.0  # between two looks at what is kept for children and models that are gone; late by this much at most
 SWEEP_S = 0.5  # how often deadlines are looked at; they are late by this much at most
 log = logging.getLogger("hierarchy.node")
 
@@ -101,6 +102,7 @@ class Node:
         )
         self.registry = Registry(self.identity, clock, settings.max_speed)
         self.registry.limits = limits(settings.max_body_bytes)
+        self.registry.remember(settings.remember_s)
         self.aliases = Aliases(config.aliases, rng)
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)
         self.metrics = Metrics(self.gauges, self.awake, self.watch)
@@ -128,11 +130,12 @@ class Node:
         self._rng = rng
         self._environ = environ
         self._http: httpx.AsyncClient | None = None  # to parents
-        self._proxied: list[httpx.AsyncClient] = []  # to parents, through a proxy
+        self._proxied: dict[Uplink, httpx.AsyncClient] = {}  # to the parents behind a proxy
         self._child_transport: httpx.AsyncHTTPTransport | None = None  # to URLs that children registered
         self._tasks = BackgroundTasks()
         self.engine_manager = EngineManager(self.registry, self.access, self._tasks, self._engine_down, settings, clock)
         self._settle_s = settle_s
+        self._forget_at = self._forget_heads_at = 0.0
         self._model_file = ModelFile(file.with_name(FILE_NAME)) if file is not None else None
         self._declare(config)
         self.draining = False  # no new requests are accepted, running streams finish
@@ -200,7 +203,7 @@ class Node:
             self._model_file.write(ages)
         await self.engine_manager.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for client in (self._http, self._child_transport, *self._proxied):
+        for client in (self._http, self._child_transport, *self._proxied.values()):
             if client is not None:
                 await client.aclose()
 
@@ -234,6 +237,7 @@ class Node:
         self.dispatch.set_policy(settings.dispatch)
         self.registry.max_speed = settings.max_speed
         self.registry.limits = limits(settings.max_body_bytes)
+        self.registry.remember(settings.remember_s)
         self.lane.apply_settings(settings)
         if self.clients.places is not None:
             self.clients.places.most = settings.max_connections_per_address
@@ -285,9 +289,7 @@ class Node:
             if self._http is None:
                 raise RuntimeError("a node has no parents before `start`")
             return self._http
-        http = self._client_of_parents(proxy.url)
-        self._proxied.append(http)
-        return http
+        return self._client_of_parents(proxy.url)
 
     def _client_of_parents(self, proxy: str | None) -> httpx.AsyncClient:
         transport = http_transport(self.access.resolver, self.access.tls.node, proxy=proxy)
@@ -306,17 +308,21 @@ class Node:
         await uplink.deregister()
         await asyncio.sleep(self.settings.grace_s)
         self.uplinks.remove(uplink)
+        http = self._proxied.pop(uplink, None)
+        if http is not None:
+            await http.aclose()
 
     def _start_uplink(self, parent: str) -> None:
         """Register with a parent, and keep links to it if this node dials them."""
         link = self.config.link
         proxy = proxy_for(parent, self.config.proxy, self._environ, link)
         interval_s = self.settings.report_interval_s
+        http = self._parent_client(proxy)
         uplink = Uplink(
             parent,
             self.identity,
             _Source(self),
-            self._parent_client(proxy),
+            http,
             interval_s,
             clock=self._clock,
             rng=self._rng,
@@ -324,6 +330,8 @@ class Node:
             credentials=self.access.credentials,
             board=self.board,
         )
+        if proxy is not None:
+            self._proxied[uplink] = http
         if link != "direct" and self._serve_link is not None:
             timeout_s = self.settings.connect_timeout_s
             reserve = LinkReserve(
@@ -420,6 +428,7 @@ class Node:
             "the sweep of children": self._sweep_children,
             "the sweep of connections": self._sweep_connections,
             "the sweep of links": self._sweep_links,
+            "forgetting what is gone": self._forget,
             "saving the models": self._save_models,
             "reading the keys again": self._refresh_keys,
             "reading the records again": self.board.refresh,
@@ -441,6 +450,22 @@ class Node:
         self.lane.sweep()
         self.clients.relieve(self.registry)
         self.clients.sweep(self._clock())
+
+    def _forget(self) -> None:
+        """Drop what is kept for children, models, names and clients that have gone. Each sweep calls it."""
+        now, remember_s = self._clock(), self.settings.remember_s
+        if now < self._forget_at:
+            return
+        self._forget_at = now + min(FORGET_S, remember_s / 4)
+        self.registry.forget_candidates()
+        self.dispatch.forget_candidates()
+        self.access.resolver.sweep()
+        busy = self.lane.busy()
+        self.metrics.forget(lambda *pair: pair in busy or self.registry.serves(*pair), now, remember_s)
+        if now >= self._forget_heads_at:
+            self._forget_heads_at = now + remember_s
+            self.clients.heads.forget_old()
+            self.lane.forget_heads()
 
     def _sweep_links(self) -> None:
         for reserve in self.reserves:

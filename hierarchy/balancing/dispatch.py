@@ -100,6 +100,11 @@ class Dispatch:
         candidates = self._candidates[key] = Candidates(shares)
         return candidates
 
+    def forget_candidates(self) -> None:
+        """Forget candidates that the registry would no longer return: they keep children in memory that are gone."""
+        current = self._registry.are_current
+        self._candidates = {key: kept for key, kept in self._candidates.items() if current(key, kept.shares)}
+
     def resolve(self, name: str, api: Api, *, translated: bool = False) -> str:
         """The model that a name in a client's request stands for: itself, unless it is an alias.
 

@@ -19,6 +19,7 @@ from typing import Final
 from hierarchy.registry.child import Share
 from hierarchy.wire.status import ModelKey
 
+MAX_TURNS: Final = 1024  # models whose turn is remembered
 P2C_DRAWS: Final = 8  # at most, for a second share that differs from the first
 
 
@@ -88,7 +89,12 @@ class RoundRobin:
         shares = candidates.shares
         key = shares[0].key
         # The first turn is random, so that the nodes of a tree do not all start with their first child.
-        turn = self._turns[key] = self._turns.get(key, int(rng.random() * len(shares)) - 1) + 1
+        turn = self._turns.get(key, -1)
+        if turn < 0:
+            if len(self._turns) >= MAX_TURNS:
+                self._turns.clear()  # mostly of models that are gone
+            turn = int(rng.random() * len(shares))
+        self._turns[key] = turn + 1
         return shares[turn % len(shares)]
 
 

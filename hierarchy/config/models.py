@@ -162,6 +162,11 @@ class Settings(Strict):
     models: dict[str, ModelLimits] = Field(
         default_factory=dict, description="model: its own first-byte, idle and total timeouts"
     )
+    remember_s: Seconds = Field(
+        default=600.0,
+        description="how long a child that left is shown as `gone`, and how long names, metrics and whatever else is "
+        "known of a child or a model are kept after it went",
+    )
     keep_alive_s: Seconds = Field(
         default=75.0, description="how long an idle client connection is kept; above the usual 60 s of proxies"
     )

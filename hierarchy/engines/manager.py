@@ -30,6 +30,7 @@ STOP_GRACE_S = 5.0  # between SIGTERM and SIGKILL of an engine process
 IDLE_CHECK_S = 0.5  # between two checks whether the last request of a retired engine has ended
 WORKER_STATUS_RETRY_S = 0.5  # after the first request without a response; doubled after each further one
 WORKER_STATUS_INTERVAL_S = 2.0  # the longest wait between two requests for a FastChat worker's status
+WORKER_STATUS_LATE_INTERVAL_S = 10.0  # the same, where it may show which of the worker's models are gone
 # FastChat's workers register before they listen, so their status is requested again for this long.
 WORKER_STATUS_TIMEOUT_S = 30.0
 log = logging.getLogger("hierarchy.node")
@@ -66,7 +67,7 @@ class EngineManager:
         self._clock = clock
         self._pacer = Pacer(clock)
         self._probers: dict[str, Prober] = {}  # by engine name
-        self._awaiting_status: set[str] = set()  # names of the workers whose status is being requested
+        self._awaiting_status: set[Child] = set()  # the workers whose status is being requested
 
     # -- engines of the configuration ------------------------------------------------------------------------
 
@@ -169,31 +170,43 @@ class EngineManager:
 
     def request_status(self, child: Child) -> None:
         """Request a FastChat worker's status in the background: its registration may not list all its models."""
-        if child.is_node or child.declared or child.name in self._awaiting_status:
+        if child.is_node or child.declared or child in self._awaiting_status:
             return
-        self._awaiting_status.add(child.name)
+        self._awaiting_status.add(child)
         self._tasks.spawn(self._read_status(child), f"status of {child.name}")
 
     async def _read_status(self, child: Child) -> None:
         """Read it until it is there. Otherwise the worker keeps the models of its registration.
 
-        Heartbeats show whether it lives.
+        Heartbeats show whether it lives. Longer than usual where some of its models may be those of a former process.
         """
         http = self._worker_client(child)
         deadline = self._clock() + WORKER_STATUS_TIMEOUT_S
         wait_s = WORKER_STATUS_RETRY_S
         try:
-            while self.registry.children.get(child.name) is child and self._clock() < deadline:
-                with contextlib.suppress(HierarchyError, OSError):
-                    async with awake.timeout(LATE_S):
-                        status = await ADAPTERS["fastchat"].read(http, 1.0)
-                    self._report_worker(child, status)
+            while self.registry.children.get(child.name) is child:
+                if await self._read_status_once(child, http):
                     return
+                if self._clock() >= deadline:
+                    if not child.unconfirmed:
+                        return
+                    wait_s = WORKER_STATUS_LATE_INTERVAL_S
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, WORKER_STATUS_INTERVAL_S)
         finally:
             http.close()
-            self._awaiting_status.discard(child.name)
+            self._awaiting_status.discard(child)
+
+    async def _read_status_once(self, child: Child, http: ProbeClient) -> bool:
+        """Returns whether there was a response of the process that registered last."""
+        process = child.process_number
+        with contextlib.suppress(HierarchyError, OSError):
+            async with awake.timeout(LATE_S):
+                status = await ADAPTERS["fastchat"].read(http, 1.0)
+            if child.process_number == process:
+                self._report_worker(child, status)
+                return True
+        return False
 
     def _worker_client(self, child: Child) -> ProbeClient:
         access = self._access

@@ -17,6 +17,8 @@ from hierarchy.gossip.file import RecordFile
 from hierarchy.wire.record import Record
 
 MAX_RECORDS = 4096  # for each node's name; ended ones go first
+MAX_LOGGED = 1024  # problems that are remembered, so that each is logged once
+MAX_NODES = 1024  # names of nodes whose records are carried; those without news for the longest time go first
 MAX_SENT = 256  # records in one message; the rest follow in the next ones
 MAX_AHEAD_MS = 86400_000  # a record from further in the future could never be replaced
 #: gets each new record of this node, and whether another instance wrote it
@@ -196,9 +198,17 @@ class Board:
 
     def _accept(self, record: Record, *, from_other: bool) -> None:
         self.revision += 1
+        if record.node not in self._records and len(self._records) > MAX_NODES:
+            self._forget_oldest()
         self._records.setdefault(record.node, {})[record.id] = self.revision, record
         if record.node == self.node and record.topic in self._subscribers:
             self._subscribers[record.topic](record, from_other)
+
+    def _forget_oldest(self) -> None:
+        """Forget all records of one other node, whose last one came before those of all others."""
+        others = [node for node in self._records if node != self.node]
+        newest = {node: max((revision for revision, _ in self._records[node].values()), default=0) for node in others}
+        del self._records[min(others, key=newest.__getitem__)]
 
     def _restore(self, record: Record) -> None:
         if record.node == self.node and not record.is_over(self._now() * 1000):  # else it was another node's folder
@@ -208,7 +218,9 @@ class Board:
         return record.signed(self._keys[0]) if self._keys else msgspec.structs.replace(record, mac="")
 
     def _log_once(self, sender: str, problem: str) -> None:
-        if (sender, problem) not in self._logged and len(self._logged) < MAX_RECORDS:
+        if (sender, problem) not in self._logged:
+            if len(self._logged) >= MAX_LOGGED:
+                self._logged.clear()  # mostly of senders that are gone
             self._logged.add((sender, problem))
             log.warning("a shared record from %s is ignored: %s", sender, problem)
 

@@ -71,6 +71,10 @@ class BodyScan:
         """
         raise NotImplementedError
 
+    def is_refused(self) -> bool:
+        """Whether the body is refused already. A method: a compiled loop would believe an attribute that it has tested."""
+        return self.error is not None
+
     def refuse(self, message: str, param: str | None = None) -> None:
         """Refuse the body, unless it is refused already."""
         if self.error is None:

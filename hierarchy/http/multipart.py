@@ -56,17 +56,17 @@ class FormScan(BodyScan):
 
     def feed(self, piece: bytes) -> None:
         """The next bytes of the body."""
-        if self.error is not None:
+        if self.is_refused():
             return
         data = self._rest + piece if self._rest else piece
         pos = 0
-        while self.error is None:
+        while not self.is_refused():
             after = self._step(data, pos)
             if after < 0:
                 break
             pos = after
         self._offset += pos
-        self._rest = data[pos:] if self.error is None else b""
+        self._rest = b"" if self.is_refused() else data[pos:]
 
     def finish(self) -> Found:
         """All of the body has come. Raises as `BodyScan.finish`."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import count
 from urllib.parse import urlsplit
 
 from hierarchy.errors import LoopDetected, NameTaken
 from hierarchy.registry.child import Child
 from hierarchy.wire.messages import Identity, Registration
-from hierarchy.wire.status import NodeStatus
+from hierarchy.wire.status import ModelKey, NodeStatus
 
 MAX_REPLICAS = 32  # of one node, that are registered here
 
@@ -88,8 +88,24 @@ def add_models(child: Child, status: NodeStatus) -> NodeStatus:
     """The status of a FastChat worker, together with the models that others at its address have registered.
 
     FastChat's multi-model workers share one address, and each registers only its own models. The worker's next answer
-    to /worker_get_status replaces all of them.
+    to /worker_get_status replaces all of them. If there is none, `without_unconfirmed` takes those of a former process
+    away.
     """
     registered = {model.key for model in status.models}
     others = tuple(model for model in child.status.models if model.key not in registered)
     return NodeStatus(others + status.models, status.speed, status.queue_length)
+
+
+def confirm_models(child: Child, registered: Collection[ModelKey], now: float) -> None:
+    """A FastChat worker registers these models; those that it had before may be those of a process that is gone."""
+    child.unconfirmed = {key: child.unconfirmed.get(key, now) for key in child.shares if key not in registered}
+
+
+def without_unconfirmed(child: Child, since: float) -> NodeStatus | None:
+    """The status of a FastChat worker without the models that were not confirmed since then; None if all were."""
+    stale = {key for key, at in child.unconfirmed.items() if at <= since}
+    if not stale:
+        return None
+    child.unconfirmed = {key: at for key, at in child.unconfirmed.items() if key not in stale}
+    kept = tuple(model for model in child.status.models if model.key not in stale)
+    return NodeStatus(kept, child.status.speed, child.status.queue_length)

@@ -139,6 +139,8 @@ class Child:
         self.renames: Mapping[str, str] = {}  # of an engine: served name -> its own name, which must be in the body
         self.status: NodeStatus = EMPTY
         self.check_heart_beat = True
+        #: of a FastChat worker: models that its last registration did not list, each with the time of that
+        self.unconfirmed: dict[ModelKey, float] = {}
         self.multimodal = False  # as a FastChat worker reports
         self.interval_s: float | None = None  # between reports; None: FastChat's terms
         self.last_seen: float | None = None

@@ -23,7 +23,9 @@ from hierarchy.names import is_printable_name
 from hierarchy.registry.child import Child
 from hierarchy.wire.listing import SeenKey
 
-KNOWN_S = 600.0  # how long a model is known that no child lists, and a child is expected to name its models
+# How long a model is known that no child lists, and a child is expected to name its models, unless the configuration
+# says otherwise (`remember_s`).
+KNOWN_S = 600.0
 # How long after its start a node does not know which models there are. In this time every child has come back: it
 # notices a lost parent within 5 s (`uplink.parent_client.TIMEOUT_S`), waits at most 3 s before it tries to register
 # again (`uplink.registration.MAX_WAIT_S`), and a busy machine gets 2 s more.
@@ -79,6 +81,7 @@ class KnownModels:
     """The models of the last ten minutes, those of the configuration, and the children that may still name some."""
 
     def __init__(self) -> None:
+        self.known_s = KNOWN_S
         self.started_at = -math.inf  # when this node began to listen
         self.settled_at = -math.inf  # from when on it knows its children
         self._declared: frozenset[str] = frozenset()
@@ -137,7 +140,7 @@ class KnownModels:
         """Twice a second: forget what was not listed for long."""
         while self._absent:
             key = next(iter(self._absent))
-            if now - self._seen[key].listed < KNOWN_S and len(self._absent) <= MAX_KNOWN:
+            if now - self._seen[key].listed < self.known_s and len(self._absent) <= MAX_KNOWN:
                 return
             del self._absent[key], self._seen[key]
 
@@ -182,7 +185,8 @@ class KnownModels:
     def ages(self, now: float) -> dict[SeenKey, float]:
         """The models that are known, with the seconds since a child listed them, `MAX_KNOWN` at most; for the next
         process."""
-        found = {key: max(0.0, now - seen.listed) for key, seen in self._seen.items() if now - seen.listed < KNOWN_S}
+        ages = {key: max(0.0, now - seen.listed) for key, seen in self._seen.items()}
+        found = {key: age_s for key, age_s in ages.items() if age_s < self.known_s}
         return found if len(found) <= MAX_KNOWN else dict(sorted(found.items(), key=lambda item: item[1])[:MAX_KNOWN])
 
     # -- a model that no child can serve ---------------------------------------------------------------------
@@ -196,7 +200,7 @@ class KnownModels:
     def known(self, key: SeenKey, now: float) -> Absence | None:
         """The absence of a model that no child lists, if one did in the last ten minutes."""
         seen = self._seen.get(key)
-        if seen is None or now - seen.listed >= KNOWN_S:
+        if seen is None or now - seen.listed >= self.known_s:
             return None
         event = f"model {key[0]!r} was served here, and no child lists it any more"
         return Absence(f"was served here until {now - seen.listed:.0f} s ago", event, seen.available)
@@ -227,13 +231,13 @@ class KnownModels:
         if not self._unnamed:
             return None
         child, since = next(reversed(self._unnamed.items()))
-        if now - since >= KNOWN_S:  # and all others wait for longer
+        if now - since >= self.known_s:  # and all others wait for longer
             return None
         event = f"{child.name} has not named all of its models"
         return Absence(f"is not known yet: {event}", event, since)
 
     def _not_registered(self, now: float) -> Absence | None:
-        if not self._missing or now - self._expected_since >= KNOWN_S:
+        if not self._missing or now - self._expected_since >= self.known_s:
             return None
         event = f"{next(iter(self._missing))} has not registered"
         return Absence(f"is not known yet: {event}", event, self._expected_since)

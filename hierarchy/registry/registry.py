@@ -12,7 +12,14 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
-from hierarchy.registry.admission import add_models, check_loop, child_name, find_registered
+from hierarchy.registry.admission import (
+    add_models,
+    check_loop,
+    child_name,
+    confirm_models,
+    find_registered,
+    without_unconfirmed,
+)
 from hierarchy.registry.below import patch_below, replace_below
 from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.registry.drain import Drain
@@ -25,7 +32,8 @@ from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registr
 from hierarchy.wire.status import Api, ModelKey, NodeStatus, aggregate, part
 from hierarchy.wire.tree_entry import SERVING
 
-REMEMBERED_S: Final = 600.0  # how long a child that left is still shown
+REMEMBERED_S: Final = 600.0  # how long a child that left is still shown, unless the configuration says otherwise
+MAX_DEPARTED: Final = 4096  # children that left and are still shown; beyond it, the first that left are forgotten
 MAX_CACHED: Final = 1024  # models whose candidates are kept
 MAX_LOOKED_AT: Final = 100  # models, to name some that are available
 
@@ -46,6 +54,7 @@ class Registry(Health):
         self.departed: dict[str, Child] = {}  # children that left lately: their models are unavailable, not unknown
         self.drained: dict[str, Drain] = {}  # by `drain_key`: whichever child has it gets no new requests
         self.subtree_changes = 0  # grows whenever what is below a child has changed
+        self.remember_s = REMEMBERED_S
         self.known = KnownModels()  # models that may exist although no child lists them
         self.index = ModelIndex()  # what the children list
         self._former = ModelIndex()  # what those list that left lately
@@ -101,6 +110,8 @@ class Registry(Health):
         self._update(child, message, identity, now, reverse=reverse)
         if status is not None:
             self._apply_registered_status(child, message, status, now)
+        elif not message.node:
+            confirm_models(child, (), now)
         child.seq = message.seq
         if child.group:
             self._divide_capacity(child.group)
@@ -137,6 +148,7 @@ class Registry(Health):
             _apply_report(child, status, now, message.seen)
             return
         child.process_number += 1  # the worker may have been restarted with other settings
+        confirm_models(child, {model.key for model in status.models}, now)
         _apply_report(child, add_models(child, status), now, None)
 
     def sender(self, message: HeartBeat | Deregistration) -> Child | None:
@@ -189,6 +201,7 @@ class Registry(Health):
         was_available = child.available(now)
         if child.down is not None:
             self._readmit(child, now)
+        child.unconfirmed = {}
         changed = child.report(status, now) or not was_available
         self.set_asleep(child, status.asleep)
         if changed:
@@ -270,7 +283,10 @@ class Registry(Health):
         child = self.remove(name, instance)
         if child is not None and (child.shares or child.subtree):
             child.left_at = self._clock()
+            self.departed.pop(name, None)  # so that they are in the order in which they left
             self.departed[name] = child
+            if len(self.departed) > MAX_DEPARTED:
+                del self.departed[next(iter(self.departed))]
         return child
 
     def sweep(self) -> list[Child]:
@@ -285,9 +301,11 @@ class Registry(Health):
             child.fell_silent = True
             child.left_at = child.last_seen
         for child in list(self.departed.values()):
-            if child.left_at is not None and now >= child.left_at + REMEMBERED_S:
+            if child.left_at is not None and now >= child.left_at + self.remember_s:
                 del self.departed[child.name]
                 self.index.touch(child, now)
+        for child in [child for child in self if child.unconfirmed]:
+            self._drop_unconfirmed(child, now)
         for child in self:
             if self.index.differs(child):
                 self.generation += 1
@@ -300,6 +318,28 @@ class Registry(Health):
         self._served_at = serving
         self.known.forget(now)
         return dropped
+
+    def remember(self, seconds: float) -> None:
+        """How long what is gone is remembered."""
+        self.remember_s = self.known.known_s = seconds
+
+    def forget_candidates(self) -> None:
+        """Forget candidates that have changed since: they keep children and models in memory that are gone."""
+        generation = self.generation
+        self._available = {key: cached for key, cached in self._available.items() if cached[0] == generation}
+
+    def are_current(self, key: ModelKey, shares: list[Share]) -> bool:
+        """Is this the list that `available` returns as long as nothing happens?"""
+        cached = self._available.get(key)
+        return cached is not None and cached[2] is shares
+
+    def _drop_unconfirmed(self, child: Child, now: float) -> None:
+        """A FastChat worker registered again without some of its models, and never listed them since."""
+        status = without_unconfirmed(child, now - self.remember_s)
+        if status is not None and child.last_seen is not None:
+            _apply_report(child, status, child.last_seen, None)
+            self.generation += 1
+            self.index.touch(child, now)
 
     def _take_in(self) -> None:
         """Bring the index up to date with the children that were touched."""
@@ -335,6 +375,13 @@ class Registry(Health):
             return child
         url = name_or_url.rstrip("/")
         return next((child for child in self if child.url == url), None)
+
+    def serves(self, name: str, model: str) -> bool:
+        """Is there a child of that name, and does it list the model through any API? model: "" for whatever it has."""
+        child = self.children.get(name)
+        return child is not None and (
+            not model or (model, "openai") in child.shares or (model, "fastchat") in child.shares
+        )
 
     def available(self, key: ModelKey) -> list[Share]:
         """The shares of the children that may get a request for this model now (do not change the list).

@@ -225,6 +225,16 @@ class Lane:
         self.access_log = _log_access if settings.access_log else None
         self._destinations.clear()
 
+    def forget_heads(self) -> None:
+        """Forget the beginnings of requests: those that come again are made again."""
+        for pool in self._pools.values():
+            pool.forget_openings()
+
+    def busy(self) -> set[tuple[str, str]]:
+        """(child, model) of all attempts that run."""
+        shares = [share for share in self._destinations if share.open]
+        return {(share.child.name, share.key[0]) for share in shares}
+
     def sweep(self) -> None:
         """Twice a second: look at the held requests, close idle connections, forget what belongs to former children."""
         self.retry_budget.end_trouble()
@@ -236,7 +246,7 @@ class Lane:
                 pool.close()
                 del self._pools[name]
         for share, destination in list(self._destinations.items()):
-            if destination.pool.closed or share.child.shares.get(share.key) is not share:
+            if share.open == 0 and (destination.pool.closed or share.child.shares.get(share.key) is not share):
                 del self._destinations[share]
 
     def drain(self) -> None:

@@ -105,12 +105,15 @@ class Metrics:
         self.retries = 0
         self.state_changes: dict[tuple[str, str, str], int] = {}  # by child, model ("": the whole child), new state
         self.whole = 0  # requests of clients that got a complete response with status 200
+        #: ended attempts whose series are gone, by outcome
+        self.gone: dict[str, int] = {}
+        self._unused: dict[tuple[str, str], float] = {}  # (child, model) of series that may go, and since when
         self.endings: dict[tuple[str, int], int] = {}  # all others, by outcome and by the status that the client got
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def of_share(self, model: str, api: str, child: str) -> ShareMetrics:
-        """The counts of one (model, api, child), created at first use, and kept: counters must not decrease."""
+        """The counts of one (model, api, child), created at first use, and kept until `forget`."""
         key = model, api, child
         counts = self.shares.get(key)
         if counts is None:
@@ -134,6 +137,24 @@ class Metrics:
         key = child, model, state
         self.state_changes[key] = self.state_changes.get(key, 0) + 1
 
+    def forget(self, is_used: Callable[[str, str], bool], now: float, keep_s: float) -> None:
+        """Drop the series of children and models that went `keep_s` seconds ago. Call it now and then.
+
+        is_used: whether a child (by name) is there and serves a model (""; the child is there), or still has requests.
+        """
+        pairs = {(child, model) for model, _, child in self.shares}
+        pairs |= {(child, model) for child, model, _ in self.state_changes}
+        self._unused = {pair: self._unused.get(pair, now) for pair in pairs if not is_used(*pair)}
+        over = {pair for pair, since in self._unused.items() if now - since >= keep_s}
+        if not over:
+            return
+        for key in [key for key in self.shares if (key[2], key[0]) in over]:
+            for outcome, count in self.shares.pop(key).outcomes.items():
+                self.gone[outcome] = self.gone.get(outcome, 0) + count
+        for change in [change for change in self.state_changes if change[:2] in over]:
+            del self.state_changes[change]
+        self._unused = {pair: since for pair, since in self._unused.items() if pair not in over}
+
     def render(self) -> bytes:
         """All metrics in Prometheus's text format."""
         return generate_latest(self._registry)
@@ -150,11 +171,18 @@ class Metrics:
         total = HistogramMetricFamily(
             "hierarchy_request_seconds", "From a request's arrival to its answer's end.", labels=labels
         )
+        attempts = CounterMetricFamily(
+            "hierarchy_attempts", "Attempts at all children, also at those that are gone.", labels=("outcome",)
+        )
+        sums = dict(self.gone)
         for key, counts in self.shares.items():
             for outcome, count in counts.outcomes.items():
                 requests.add_metric((*key, outcome), count)
+                sums[outcome] = sums.get(outcome, 0) + count
             ttft.add_metric(key, counts.ttft.cumulative(), counts.ttft.sum)
             total.add_metric(key, counts.total.cumulative(), counts.total.sum)
+        for outcome, count in sums.items():
+            attempts.add_metric((outcome,), count)
         refused = CounterMetricFamily(
             "hierarchy_refused", "Requests answered with an error of this node.", labels=("code",)
         )
@@ -173,7 +201,19 @@ class Metrics:
         )
         for change, count in self.state_changes.items():
             changes.add_metric(change, count)
-        yield from (requests, ttft, total, refused, retries, changes, lag, paused, holds, self._client_requests())
+        yield from (
+            requests,
+            attempts,
+            ttft,
+            total,
+            refused,
+            retries,
+            changes,
+            lag,
+            paused,
+            holds,
+            self._client_requests(),
+        )
         yield from self._gauge_families()
 
     def _client_requests(self) -> Metric:

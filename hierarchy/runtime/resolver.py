@@ -48,7 +48,7 @@ def look_up(host: str) -> Sequence[str]:
 class _Name:
     """What is known of one host name."""
 
-    __slots__ = ("addresses", "asked_at", "denied_s", "error", "is_configured", "pending", "rank", "told_at")
+    __slots__ = ("addresses", "asked_at", "denied_s", "error", "is_configured", "pending", "rank", "told_at", "used_at")
 
     def __init__(self) -> None:
         self.addresses: list[str] = []  # the last good ones
@@ -58,6 +58,7 @@ class _Name:
         self.denied_s = 0.0  # how long that is believed
         self.is_configured = False
         self.rank = REGISTERED
+        self.used_at = 0.0
         self.pending: asyncio.Future[None] | None = None  # the look-up in progress
 
 
@@ -112,6 +113,7 @@ class Resolver:
             if len(self._names) >= MAX_NAMES:
                 self._forget()
             name = self._names[key] = _Name()
+        name.used_at = self._clock()
         if configured and not name.is_configured:
             name.is_configured = True
             name.rank = min(name.rank, CONFIGURED)
@@ -120,6 +122,15 @@ class Resolver:
     def _forget(self) -> None:
         """Make room: forget the names of others that are not being looked up."""
         self._names = {key: name for key, name in self._names.items() if name.is_configured or name.pending is not None}
+
+    def sweep(self) -> None:
+        """Call it now and then: forget the names that nothing has used for as long as their addresses are good."""
+        now = self._clock()
+        self._names = {
+            key: name
+            for key, name in self._names.items()
+            if name.pending is not None or now < max(name.used_at, name.asked_at) + STALE_S
+        }
 
     def _is_denied(self, name: _Name, now: float) -> bool:
         return name.error is not None and now < name.asked_at + name.denied_s

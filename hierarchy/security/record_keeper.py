@@ -122,6 +122,7 @@ class RecordKeeper:
             return
         known = self.store.used_by(record.key)
         if from_other and known not in (None, use.process) and record.key not in self._reported:
+            self._reported &= self.store.used().keys()  # all others have expired
             self._reported.add(record.key)
             log.error(
                 "one join token was used by two processes at two instances of this node, at nearly the same time: "

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.balancing.policy import POLICIES, Candidates, RoundRobin, lottery, p2c, shortest_queue
+from hierarchy.balancing.policy import MAX_TURNS, POLICIES, Candidates, RoundRobin, lottery, p2c, shortest_queue
 from hierarchy.registry.child import Child, Share
 from tests.builders import model, status_of
 
@@ -175,3 +175,11 @@ def test_each_policy_has_its_own_state() -> None:
     assert POLICIES["round_robin"]() is not POLICIES["round_robin"]()
     one: list[Share] = candidates((1, 0)).shares
     assert p2c(Candidates(one), Random(7)) is one[0]
+
+
+def test_turns_of_models_that_are_gone_do_not_pile_up() -> None:
+    policy = RoundRobin()
+    for number in range(3 * MAX_TURNS):
+        share = Share(Child("c", "http://c:1", "vllm"), (f"m{number}", "openai"))
+        assert policy(Candidates([share]), Random(1)) is share
+    assert len(policy._turns) <= MAX_TURNS

@@ -249,14 +249,14 @@ def test_a_hangup_reads_keys_again_whose_file_looks_the_same(tmp_path: Path) -> 
 def can_make_a_pid_namespace() -> bool:
     if sys.platform != "linux" or shutil.which("unshare") is None:
         return False
-    return subprocess.run(["unshare", "-rpf", "true"], capture_output=True, check=False).returncode == 0
+    return subprocess.run(["unshare", "-rpf", "--kill-child", "true"], capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.skipif(not can_make_a_pid_namespace(), reason="cannot make a namespace for processes")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_process_of_a_container_ends_while_it_imports(number: signal.Signals, tmp_path: Path) -> None:
     port = free_port()
-    first = ("unshare", "-rpf")
+    first = ("unshare", "-rpf", "--kill-child")
     env = environment(tmp_path, ["fastapi"], [number])
     with started(tmp_path, by_flags(port), port, before=first, env=env) as one:
         assert one.ends() == 128 + number

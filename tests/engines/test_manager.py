@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from hierarchy.config.models import EngineConfig, NodeConfig, Settings
+from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.engines.manager import EngineManager
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
@@ -16,7 +20,7 @@ from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
 from hierarchy.wire.messages import Identity
 from hierarchy.wire.status import ModelStatus, NodeStatus
-from tests.builders import registration, worker
+from tests.builders import WORKER, registration, worker
 from tests.clocks import Clock
 from tests.runtime.hostile import BOMB, answering, response
 from tests.support import eventually_async, free_port
@@ -130,3 +134,46 @@ def test_an_engine_process_gets_no_secret_of_its_node(monkeypatch: pytest.Monkey
         assert "HIERARCHY_JOIN_TOKEN" not in process.environ
 
     body()
+
+
+@contextlib.contextmanager
+def worker_answers(answer: Callable[[], NodeStatus]) -> Iterator[None]:
+    """All FastChat workers answer with this; an error is no answer."""
+
+    async def read(*_: object) -> NodeStatus:
+        await asyncio.sleep(0)
+        return answer()
+
+    with mock.patch.dict(ADAPTERS, {"fastchat": SimpleNamespace(read=read)}):
+        yield
+
+
+@on_bench
+async def test_the_status_of_a_former_process_is_not_taken_for_that_of_the_next_one(bench: Bench) -> None:
+    child = bench.registry.register(registration(worker(models=["old"])))
+    names = ["old"]
+
+    def answer() -> NodeStatus:
+        status = NodeStatus((ModelStatus(names[0], "fastchat"),), 1.0)
+        if names == ["old"]:  # it ends with this response, and registers at once with another model
+            names[:] = ["new"]
+            bench.registry.register(registration(worker(models=["new"])))
+            bench.manager.request_status(child)
+        return status
+
+    with worker_answers(answer):
+        bench.manager.request_status(child)
+        await asyncio.gather(*bench.tasks)
+    assert child.status.model_names == ["new"]
+    assert bench.manager._awaiting_status == set()
+
+
+@on_bench
+async def test_a_worker_that_came_back_as_another_child_is_asked_while_the_former_one_still_is(bench: Bench) -> None:
+    with worker_answers(lambda: NodeStatus((ModelStatus("n", "fastchat"),), 1.0)):
+        bench.manager.request_status(bench.registry.register(registration(worker())))
+        bench.registry.depart(WORKER)
+        child = bench.registry.register(registration(worker()))
+        bench.manager.request_status(child)
+        await asyncio.gather(*bench.tasks)
+    assert child.status.model_names == ["n"]

@@ -113,6 +113,89 @@ def test_registering_again_renews_and_keeps_open_leases(table: Table) -> None:
     assert child.load(OPENAI) == 0
 
 
+def test_models_of_a_former_process_go_if_the_worker_never_lists_them_again(table: Table) -> None:
+    child = table.add(worker(models=["old", "kept"]))
+    table.clock.tick(50)
+    assert table.add(worker(models=["new", "kept"])) is child
+    for _ in range(0, int(REMEMBERED_S) - 10, 10):
+        table.clock.tick(10)
+        table.receive()
+        table.sweep()
+    assert table.model_names() == ["kept", "new", "old"]  # it may be another model of the same process
+    generation = table.generation
+    table.clock.tick(10)
+    table.receive(queue_length=3)
+    table.sweep()
+    assert table.model_names() == ["kept", "new"]
+    assert table.generation > generation
+    assert (child.status.queue_length, child.last_seen, child.unconfirmed) == (3, table.clock.now, {})
+    assert not table.available_names(("old", "fastchat"))
+    for _ in range(2):
+        table.clock.tick(REMEMBERED_S)
+        table.receive()
+        table.sweep()
+    assert table.model_names() == ["kept", "new"]
+    assert table.absence(("old", "fastchat")) is None
+
+
+@pytest.mark.parametrize("how", ["its status lists it", "it registers it"])
+def test_a_model_that_is_confirmed_stays(table: Table, how: str) -> None:
+    child = table.add(worker(models=["a"]))
+    table.add(worker(models=["b"]))
+    assert set(child.unconfirmed) == {("a", "fastchat")}
+    table.clock.tick(REMEMBERED_S - 1)
+    if how == "it registers it":
+        table.add(worker(models=["a"]))
+        assert set(child.unconfirmed) == {("b", "fastchat")}
+        table.add(worker(models=["b", "a"]))
+    else:
+        table.report(child, status_of(model("a", api="fastchat"), model("b", api="fastchat")))
+    assert child.unconfirmed == {}
+    for _ in range(20):
+        table.clock.tick(60)
+        table.receive()
+        table.sweep()
+    assert table.model_names() == ["a", "b"]
+
+
+def test_a_worker_that_registers_again_without_its_status_has_nothing_confirmed(table: Table) -> None:
+    child = table.add(worker(models=["a"]))
+    table.add({**worker(), "worker_status": None})
+    assert set(child.unconfirmed) == {("a", "fastchat")}
+
+
+def test_only_so_many_children_that_left_are_shown(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hierarchy.registry.registry.MAX_DEPARTED", 3)
+    for name in ("a", "b", "c", "a", "d"):
+        table.add(site(name))
+        table.depart(name)
+    assert list(table.departed) == ["c", "a", "d"]
+
+
+def test_what_is_gone_is_remembered_as_long_as_the_configuration_says(table: Table) -> None:
+    table.remember(5.0)
+    table.add(site())
+    table.depart("site-a")
+    table.clock.tick(4.9)
+    table.sweep()
+    assert set(table.departed) == {"site-a"}
+    table.clock.tick(5.1)
+    table.sweep()
+    assert (table.departed, table.absence(OPENAI)) == ({}, None)
+
+
+def test_candidates_that_changed_are_not_kept(table: Table) -> None:
+    table.add(site())
+    shares = table.available(OPENAI)
+    assert table.are_current(OPENAI, shares)
+    table.forget_candidates()
+    assert table.available(OPENAI) is shares
+    table.depart("site-a")
+    table.forget_candidates()
+    assert not table.are_current(OPENAI, shares)
+    assert table._available == {}
+
+
 def test_a_node_may_replace_a_silent_worker_at_its_address(table: Table) -> None:
     table.add(worker())
     with pytest.raises(NameTaken, match="address"):

@@ -14,6 +14,7 @@ from hierarchy.runtime.awake import AwakeClock
 from hierarchy.runtime.metrics import BUCKETS_S, GAUGES, Histogram, Metrics, Sample
 from tests.clocks import Clock
 
+ATTEMPTS = "hierarchy_attempts_total"
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -42,6 +43,50 @@ def test_metrics_without_counts_are_valid() -> None:
     )
     client_requests = key("hierarchy_client_requests_total", outcome="ok", status="200")
     assert read(Metrics()) == {**{key(name): 0 for name in without_labels}, client_requests: 0}
+
+
+def test_series_of_what_is_gone_go_after_a_while_and_the_sums_stay() -> None:
+    metrics, present, now = Metrics(), {("gpu", ""), ("gpu", "m")}, 1000.0
+
+    def forget(after_s: float) -> None:
+        nonlocal now
+        now += after_s
+        metrics.forget(lambda *pair: pair in present, now, 600.0)
+
+    def children() -> set[str]:
+        return {dict(labels)["child"] for _, labels in read(metrics) if "child" in dict(labels)}
+
+    def sums() -> dict[str, float]:
+        found = read(metrics)
+        return {dict(labels)["outcome"]: value for (name, labels), value in found.items() if name == ATTEMPTS}
+
+    for child, model, outcome in (("gpu", "m", "ok"), ("gpu", "n", "ok"), ("pod-1", "m", "ok"), ("pod-2", "m", "cut")):
+        metrics.of_share(model, "openai", child).done(outcome)
+        metrics.state_changed(child, "", "up")
+        metrics.state_changed(child, model, "ejected")
+    before = sums()
+    assert before == {"ok": 3.0, "cut": 1.0}
+    present.add(("pod-2", "m"))
+    forget(0.0)
+    present.discard(("pod-2", "m"))
+    forget(599.0)
+    assert children() == {"gpu", "pod-1", "pod-2"}
+    forget(1.0)
+    assert children() == {"gpu", "pod-2"}
+    assert sums() == before
+    assert {key[0] for key in metrics.shares if key[2] == "gpu"} == {"m"}  # the model went, the child did not
+    metrics.of_share("m", "openai", "pod-1").done("ok")  # it came back, and begins anew
+    assert sums() == {"ok": 4.0, "cut": 1.0}
+    present.add(("pod-1", "m"))
+    forget(599.0)
+    assert children() == {"gpu", "pod-1"}
+    assert sums() == {"ok": 4.0, "cut": 1.0}
+    present.clear()
+    forget(1.0)
+    forget(600.0)
+    assert children() == set()
+    assert (metrics.shares, metrics.state_changes, metrics._unused) == ({}, {}, {})
+    assert sums() == {"ok": 4.0, "cut": 1.0}
 
 
 def test_pauses_of_the_process_are_counted() -> None:

@@ -114,6 +114,10 @@ class HeadCache:
             self._heads.clear()  # heads that never come again fill it; those that do are back at once
         self._heads[found.key] = found.head = head
 
+    def forget_old(self) -> None:
+        """Make room for those of today: a head that comes again is parsed once more."""
+        self._heads.clear()
+
     def forget(self) -> None:
         """The meaning of heads has changed (other keys): parse each of them again."""
         self._heads.clear()

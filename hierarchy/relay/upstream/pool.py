@@ -100,6 +100,10 @@ class Pool(ConnectionPool):
             self._openings[key] = opening
         return opening
 
+    def forget_openings(self) -> None:
+        """Forget the beginnings of heads: of clients that went, they would stay until `MAX_OPENINGS` are there."""
+        self._openings.clear()
+
     async def dial(self) -> Upstream:
         """A new connection.
 
