@@ -1,4 +1,4 @@
-"""Writes the versions of all packages that the tests ran with: deploy/constraints.txt, for `pip install -c`.
+"""Writes the versions of all packages that the tests ran with: deploy/constraints.txt, for `pip install . -c`.
 
     .venv/bin/python tools/lock.py > deploy/constraints.txt
 
@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 EXTRAS = ("local",)  # what an operator installs beside the package itself
 HEADER = """\
-# The versions with which the tests of this release passed, for: pip install -c deploy/constraints.txt .
+# The versions with which the tests of this release passed, for: pip install . -c deploy/constraints.txt
 # `make lock` writes this file.
 """
 

@@ -72,7 +72,7 @@ class BodyScan:
         raise NotImplementedError
 
     def is_refused(self) -> bool:
-        """Whether the body is refused already. A method: a compiled loop would believe an attribute that it has tested."""
+        """Whether the body is refused. A method, since compiled code does not expect a tested attribute to change."""
         return self.error is not None
 
     def refuse(self, message: str, param: str | None = None) -> None:

@@ -270,6 +270,7 @@ class Registry(Health):
         child = self.children.get(name)
         if child is None or (instance is not None and child.instance != instance):
             return None
+        self._take_in()  # what it listed since the last time is known, too
         self.generation += 1
         del self.children[name]
         self.index.touch(child, self._clock())
