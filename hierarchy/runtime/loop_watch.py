@@ -31,6 +31,7 @@ MAX_SAMPLES = 1000  # of one step
 UNKNOWN = "compiled code, or many short steps"
 PACKAGE = "hierarchy"
 _ROOT = Path(__file__).parents[2]
+_collecting = threading.Lock()  # around switching garbage collection off and on: a process may have several watchers
 log = logging.getLogger("hierarchy.node")
 
 
@@ -138,7 +139,7 @@ class LoopWatch:
             late = self._clock() - self._due - SLACK_S
             wait_s = -late if late < 0 else SAMPLE_S
             if late >= 0 and self._places.total() < MAX_SAMPLES:
-                self.sample(sys._current_frames().get(self._thread))
+                self.sample(frame_of(self._thread))
 
     def sample(self, frame: FrameType | None) -> None:
         """Note where the loop's thread is."""
@@ -148,6 +149,24 @@ class LoopWatch:
 
     def __repr__(self) -> str:
         return f"<LoopWatch holds={self.holds} longest_s={self.longest_s:.3f}>"
+
+
+def frame_of(thread: int) -> FrameType | None:
+    """The frame in which a thread is, by its id.
+
+    A garbage collection inside of `sys._current_frames` would stop the process for ever, in Python up to 3.12.0: it
+    lets another thread run, which may wait for the lock that this call holds. So there is none meanwhile.
+
+    Source: CPython's issue 106883.
+    """
+    with _collecting:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames().get(thread)
+        finally:
+            if was_enabled:
+                gc.enable()
 
 
 def place_of(frame: FrameType | None, runner: CodeType | None = None) -> str:

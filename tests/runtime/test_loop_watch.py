@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from hierarchy.runtime import loop_watch
-from hierarchy.runtime.loop_watch import HELD_S, LOG_EVERY_S, TICK_S, UNKNOWN, LoopWatch, place_of
+from hierarchy.runtime.loop_watch import HELD_S, LOG_EVERY_S, TICK_S, UNKNOWN, LoopWatch, frame_of, place_of
 from tests.clocks import Clock
 from tests.support import eventually_async
 
@@ -177,3 +177,45 @@ def test_it_leaves_nothing_behind(runner: asyncio.Runner) -> None:
 
     runner.run(work())
     assert gc.callbacks == before
+
+
+def test_no_garbage_is_collected_while_stacks_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would stop the process for ever."""
+    seen: list[bool] = []
+
+    def current_frames() -> dict[int, FrameType]:
+        seen.append(gc.isenabled())
+        return {}
+
+    monkeypatch.setattr(sys, "_current_frames", current_frames)
+    assert frame_of(1) is None
+    assert seen == [False]
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        frame_of(1)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_stacks_are_read_while_threads_come_and_go_and_garbage_is_collected() -> None:
+    threshold = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    stopped = threading.Event()
+
+    def churn() -> None:
+        while not stopped.is_set():
+            thread = threading.Thread(target=lambda: [[] for _ in range(10)])
+            thread.start()
+            thread.join()
+
+    churning = threading.Thread(target=churn)
+    churning.start()
+    try:
+        for _ in range(500):
+            assert frame_of(threading.get_ident()) is not None
+    finally:
+        gc.set_threshold(*threshold)
+        stopped.set()
+        churning.join()
