@@ -33,7 +33,8 @@ from hierarchy.wire.status import Api, ModelKey, NodeStatus, aggregate, part
 from hierarchy.wire.tree_entry import SERVING
 
 REMEMBERED_S: Final = 600.0  # how long a child that left is still shown, unless the configuration says otherwise
-MAX_DEPARTED: Final = 4096  # children that left and are still shown; beyond it, the first that left are forgotten
+# Children that left and are still shown; beyond it, the first that left are forgotten. Not Final: tests replace it.
+MAX_DEPARTED = 4096
 MAX_CACHED: Final = 1024  # models whose candidates are kept
 MAX_LOOKED_AT: Final = 100  # models, to name some that are available
 
