@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
+from typing import TypeVar
 
 import httpx
 
 from hierarchy.balancing.aliases import Aliases
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.config.address import is_loopback
-from hierarchy.config.models import NodeConfig, declared_models
+from hierarchy.config.models import EngineConfig, NodeConfig, declared_models
 from hierarchy.drain import Drains
 from hierarchy.engines.manager import EngineManager
 from hierarchy.gossip import Board, RecordFile
@@ -60,6 +62,9 @@ LINKS_PER_S = 400.0  # that all children together may open to fill their reserve
 EXCHANGE = "exchange of records"  # name of the task
 FORGET_S = 10.0  # between two looks at what is kept for children and models that are gone; late by this much at most
 SWEEP_S = 0.5  # how often deadlines are looked at; they are late by this much at most
+SWEPT_AT_ONCE = 128  # children
+CHANGED_AT_ONCE = 32  # engines that are started or retired
+T = TypeVar("T")
 log = logging.getLogger("hierarchy.node")
 
 
@@ -135,6 +140,7 @@ class Node:
         self._tasks = BackgroundTasks()
         self.engine_manager = EngineManager(self.registry, self.access, self._tasks, self._engine_down, settings, clock)
         self._settle_s = settle_s
+        self._sweep: Iterator[list[Child]] = iter(())  # of the children, in progress
         self._forget_at = self._forget_heads_at = 0.0
         self._model_file = ModelFile(file.with_name(FILE_NAME)) if file is not None else None
         self._declare(config)
@@ -167,13 +173,20 @@ class Node:
         self._child_transport = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
         self._tasks.keep(self.awake.run, "clock")
         self.watch.start()
-        for engine in self.config.engines:
-            self.engine_manager.start(engine)
+        await self._start_engines(self.config.engines)
         for parent in self.config.parents:
             self._start_uplink(parent)
         self._start_exchange()
         self._tasks.keep(self._sweep_forever, "sweep")
+        self._tasks.keep(self._sweep_children_forever, "sweep of children")
         self._tasks.keep(Oversight(self.view.tree, self.identity.url).run, "oversight")
+
+    async def _start_engines(self, engines: Sequence[EngineConfig]) -> None:
+        """Some at a time: requests, which may come at once, wait for no more than that."""
+        for part in _parts(engines):
+            for engine in part:
+                self.engine_manager.start(engine)
+            await asyncio.sleep(0)
 
     async def leave(self) -> None:
         """Tell the parents to send no new requests; returns when they know, or cannot be reached.
@@ -209,8 +222,10 @@ class Node:
 
     # -- reload ----------------------------------------------------------------------------------------------
 
-    def apply(self, config: NodeConfig) -> list[str]:
+    async def apply(self, config: NodeConfig) -> list[str]:
         """Use another configuration of the same name and addresses; running streams are not affected.
+
+        Thousands of engines are changed in parts, and requests are served meanwhile. Do not call it twice at a time.
 
         The engines' keys of the new configuration have been loaded before. Returns what changed, for the log.
         """
@@ -230,7 +245,7 @@ class Node:
             self._tasks.cancel(EXCHANGE)
             self._start_exchange()
             changes.append("replicas")
-        return changes + self._apply_engines(old, config) + self._apply_parents(old, config)
+        return changes + await self._apply_engines(old, config) + self._apply_parents(old, config)
 
     def _apply_settings(self, config: NodeConfig) -> None:
         settings = self.settings = config.settings
@@ -245,19 +260,17 @@ class Node:
         for uplink in self.uplinks:
             uplink.propose_interval(settings.report_interval_s)
 
-    def _apply_engines(self, old: NodeConfig, new: NodeConfig) -> list[str]:
+    async def _apply_engines(self, old: NodeConfig, new: NodeConfig) -> list[str]:
         before, after = ({engine.name: engine for engine in config.engines} for config in (old, new))
-        changes = []
         retired = {name for name in before if before[name] != after.get(name) or self.engine_manager.has_new_key(name)}
-        for name in [name for name in before if name in retired]:
-            self.engine_manager.retire(name)
-            changes.append(f"engine {name} {'changed' if name in after else 'removed'}")
-        for name, engine in after.items():
-            if name in retired or name not in before:
-                self.engine_manager.start(engine)
-                if name not in before:
-                    changes.append(f"engine {name} added")
-        return changes
+        started = [engine for name, engine in after.items() if name in retired or name not in before]
+        for part in _parts([name for name in before if name in retired]):
+            for name in part:
+                self.engine_manager.retire(name)
+            await asyncio.sleep(0)
+        await self._start_engines(started)
+        changes = [f"engine {name} {'changed' if name in after else 'removed'}" for name in before if name in retired]
+        return changes + [f"engine {engine.name} added" for engine in started if engine.name not in before]
 
     def _apply_parents(self, old: NodeConfig, new: NodeConfig) -> list[str]:
         removed = [parent for parent in old.parents if parent not in new.parents]
@@ -425,7 +438,6 @@ class Node:
 
     async def _sweep_forever(self) -> None:
         steps = {
-            "the sweep of children": self._sweep_children,
             "the sweep of connections": self._sweep_connections,
             "the sweep of links": self._sweep_links,
             "forgetting what is gone": self._forget,
@@ -438,11 +450,21 @@ class Node:
             for name, step in steps.items():
                 self._tasks.guard(step, name)
 
-    def _sweep_children(self) -> None:
-        for child in self.registry.sweep():
+    async def _sweep_children_forever(self) -> None:
+        """In parts, spread over the time of a sweep: requests wait for no more than one of them."""
+        while True:
+            await asyncio.sleep(SWEEP_S / max(1, math.ceil(len(self.registry) / SWEPT_AT_ONCE)))
+            self._tasks.guard(self._sweep_some_children, "the sweep of children")
+
+    def _sweep_some_children(self) -> None:
+        dropped = next(self._sweep, None)
+        if dropped is None:
+            for child in self.registry.newly_silent():
+                self.clients.rescue(child, "it is silent")
+            self._sweep = self.registry.sweep_in_parts(SWEPT_AT_ONCE)
+            dropped = next(self._sweep, [])
+        for child in dropped:
             log.warning("dropped %s: it sent no report", child.name)
-        for child in self.registry.newly_silent():
-            self.clients.rescue(child, "it is silent")
 
     def _sweep_connections(self) -> None:
         for finding in self.clients.silent_connections(self.registry, self._clock()):
@@ -541,6 +563,11 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self.identity.name} children={len(self.registry)} uplinks={self.uplinks}>"
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """As many at a time as one step of the event loop may take on."""
+    return (items[begin : begin + CHANGED_AT_ONCE] for begin in range(0, len(items), CHANGED_AT_ONCE))
 
 
 class _Source:

@@ -79,7 +79,7 @@ class Reloader:
         except UsageError as error:
             log.error("%s is not applied, the old configuration stays in force: %s", self.path, error)
             return False
-        changes = self._node.apply(config)
+        changes = await self._node.apply(config)
         self._current = config
         log.info("%s was read again: %s", self.path, ", ".join(changes) or "nothing changed for this node")
         return True

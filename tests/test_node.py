@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from hierarchy.config.models import EngineConfig, NodeConfig, SimulatedSpec
-from hierarchy.node import Node
+from hierarchy.node import CHANGED_AT_ONCE, Node
 from hierarchy.relay.evidence import LOST_S, Finding
 from hierarchy.wire.status import ModelStatus, NodeStatus
 from tests.builders import registration, rows, worker
@@ -105,3 +106,28 @@ def test_a_silent_connection_to_a_child_that_can_be_reached_is_given_up_alone_an
     judged.judge(LOST_S, is_alone=is_alone)
     assert judged.lost == ["lost its connection: nothing was acknowledged on it"]
     assert not judged.child.is_dead(judged.clock())
+
+
+def test_hundreds_of_engines_are_started_and_retired_in_parts(cluster: Cluster) -> None:
+    """Requests that come meanwhile wait for a part of them only."""
+    running = cluster.serve(
+        NodeConfig(name="n", listen=(("127.0.0.1", 0),), advertise="http://127.0.0.1:0", settings=QUICK)
+    )
+    node = running.node
+    engines = tuple(EngineConfig(name=f"e{number}", kind="openai", url="http://127.0.0.1:9") for number in range(200))
+
+    async def apply(*engines: EngineConfig) -> tuple[list[str], int]:
+        change = asyncio.ensure_future(node.apply(node.config.model_copy(update={"engines": engines})))
+        steps = 0
+        while not change.done():
+            steps += 1
+            await asyncio.sleep(0)
+        return change.result(), steps
+
+    changes, steps = cluster.call(apply(*engines))
+    assert changes == [f"engine e{number} added" for number in range(200)]
+    assert steps > 200 // CHANGED_AT_ONCE
+    changes, steps = cluster.call(apply())
+    assert changes == [f"engine e{number} removed" for number in range(200)]
+    assert steps > 200 // CHANGED_AT_ONCE
+    assert not node.registry.children

@@ -119,7 +119,7 @@ def test_a_replica_that_is_added_to_the_file_is_told_what_this_node_knows(tmp_pa
         assert not records[1].store.is_revoked("site-a", 1.0)
 
         async def apply() -> list[str]:
-            return one.node.apply(one.node.config.model_copy(update={"replicas": (two.url,)}))
+            return await one.node.apply(one.node.config.model_copy(update={"replicas": (two.url,)}))
 
         assert cluster.call(apply()) == ["replicas"]
         store = records[1].store
@@ -242,7 +242,7 @@ def test_parents_are_added_and_removed(bench: Bench) -> None:
     node = bench.running.node
 
     async def apply(*parents: str) -> list[str]:
-        return node.apply(node.config.model_copy(update={"parents": parents}))
+        return await node.apply(node.config.model_copy(update={"parents": parents}))
 
     assert bench.cluster.call(apply(one.url)) == [f"parent {one.url} added"]
     wait_for_model(one.url, "a")

@@ -21,6 +21,8 @@ from hierarchy.wire.status import ModelKey
 
 MAX_TURNS: Final = 1024  # models whose turn is remembered
 P2C_DRAWS: Final = 8  # at most, for a second share that differs from the first
+IDLE_DRAWS: Final = 8  # for a share without load, before all are compared
+FEW: Final = 16  # as many are compared at once
 
 
 class Candidates:
@@ -54,6 +56,12 @@ def lottery(candidates: Candidates, rng: Random) -> Share:
 def shortest_queue(candidates: Candidates, rng: Random) -> Share:
     """The least score (load / speed); among equals at random, weighted by speed."""
     shares = candidates.shares
+    if len(shares) > FEW:
+        # No score is below 0, and a draw that is repeated until it has that score is a draw among all that have it.
+        for _ in range(IDLE_DRAWS):
+            drawn = candidates.draw(rng)
+            if drawn.score == 0.0:
+                return drawn
     best, least, speeds = shares[0], math.inf, 0.0
     for share in shares:
         score = share.score

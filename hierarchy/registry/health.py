@@ -58,6 +58,7 @@ class Health:
         self._clock = clock
         self._ejections = 0  # that may still last: nearly always none, and a thousand children may leave at once
         self._window_at = clock()
+        self._turns_windows = False  # the present sweep begins new windows
 
     # -- the whole child -----------------------------------------------------------------------------------------
 
@@ -223,13 +224,17 @@ class Health:
         if record.is_over(now):
             share.failures = None
 
-    def sweep_health(self) -> None:
-        """Call it twice a second: signs of life, the ends of ejections, error rates."""
+    def _begin_windows(self) -> None:
+        """A sweep begins: it may begin new windows of the error rates."""
         now = self._clock()
-        turn = now - self._window_at >= WINDOW_S
-        if turn:
+        self._turns_windows = now - self._window_at >= WINDOW_S
+        if self._turns_windows:
             self._window_at = now
-        for child in list(self.children.values()):
+
+    def sweep_health(self, children: list[Child]) -> None:
+        """A part of a sweep: signs of life, the ends of ejections, error rates."""
+        now = self._clock()
+        for child in children:
             if child.received != child.heard:
                 was_silent = now >= child.fresh_until
                 child.heard, child.heard_at = child.received, now
@@ -240,9 +245,13 @@ class Health:
             for share in child.shares.values():
                 if share.failures is not None:
                     self._forgive(share, share.failures, now)
-                if turn:
+                if self._turns_windows:
                     share.responses.turn()
             self._note(child)
+
+    def _sweep_ejections(self) -> None:
+        """A sweep ends: count the ejections again if none may be left."""
+        now = self._clock()
         if self._ejections and not any(_is_ejected(child, now) for child in self.children.values()):
             self._ejections = 0
 

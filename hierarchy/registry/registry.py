@@ -229,7 +229,17 @@ class Registry(Health):
         All instances have the same children, so their speed must count once.
         """
         now = self._clock()
-        instances = [child for child in self if child.group == group and child.state(now) in USABLE]
+        self._divide([child for child in self if child.group == group and child.state(now) in USABLE])
+
+    def _divide_all_capacities(self, now: float) -> None:
+        groups: dict[str, list[Child]] = {}
+        for child in self:
+            if child.group and child.state(now) in USABLE:
+                groups.setdefault(child.group, []).append(child)
+        for instances in groups.values():
+            self._divide(instances)
+
+    def _divide(self, instances: list[Child]) -> None:
         for child in instances:
             if child.parts != len(instances) and child.last_seen is not None:
                 child.parts = len(instances)
@@ -292,34 +302,59 @@ class Registry(Health):
         return child
 
     def sweep(self) -> list[Child]:
-        """Drop the children that have been silent for too long; returns them."""
+        """Drop the children that have been silent for too long; returns them. Call it twice a second."""
+        return [child for dropped in self.sweep_in_parts(max(1, len(self))) for child in dropped]
+
+    def sweep_in_parts(self, size: int) -> Iterator[list[Child]]:
+        """`sweep`, but so many children at a time, since requests wait meanwhile. Yields those that each part dropped.
+
+        All views are right between two parts.
+        """
+        self._begin_windows()
+        children = list(self)
+        for start in range(0, len(children), size):
+            part = [child for child in children[start : start + size] if self.children.get(child.name) is child]
+            yield self._sweep_part(part)
+        self._sweep_rest()
+
+    def _sweep_part(self, children: list[Child]) -> list[Child]:
         now = self._clock()
-        self.sweep_health()
-        for group in {child.group for child in self if child.group}:
-            self._divide_capacity(group)  # an instance may have fallen silent
-        dropped = [child for child in self if now >= child.gone_at]
+        self.sweep_health(children)
+        dropped = [child for child in children if now >= child.gone_at]
         for child in dropped:
             self.depart(child.name)
             child.fell_silent = True
             child.left_at = child.last_seen
+        for child in children:
+            if child.unconfirmed:
+                self._drop_unconfirmed(child, now)
+            if child.left_at is None and self.index.differs(child):
+                self.generation += 1
+                self.index.touch(child, now)
+        self._take_in()
+        for child in children:
+            self._note_whether_serving(child, now)
+        return dropped
+
+    def _note_whether_serving(self, child: Child, now: float) -> None:
+        if child.state(now) in SERVING:
+            self._served_at[child] = now
+        elif child in self._served_at:
+            self.known.available(child.shares, self._served_at.pop(child))
+
+    def _sweep_rest(self) -> None:
+        """What is not of one child."""
+        now = self._clock()
+        self._sweep_ejections()
+        self._divide_all_capacities(now)  # an instance may have fallen silent
         for child in list(self.departed.values()):
             if child.left_at is not None and now >= child.left_at + self.remember_s:
                 del self.departed[child.name]
                 self.index.touch(child, now)
-        for child in [child for child in self if child.unconfirmed]:
-            self._drop_unconfirmed(child, now)
-        for child in self:
-            if self.index.differs(child):
-                self.generation += 1
-                self.index.touch(child, now)
         self._take_in()
-        serving = {child: now for child in self if child.state(now) in SERVING}
-        for child, at in self._served_at.items():
-            if child not in serving:
-                self.known.available(child.shares, at)
-        self._served_at = serving
+        for child in [child for child in self._served_at if self.children.get(child.name) is not child]:
+            self.known.available(child.shares, self._served_at.pop(child))
         self.known.forget(now)
-        return dropped
 
     def remember(self, seconds: float) -> None:
         """How long what is gone is remembered."""

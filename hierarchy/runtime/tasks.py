@@ -32,19 +32,19 @@ class BackgroundTasks:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         # The event loop itself keeps only weak references: a task that nothing else holds may be collected.
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[str, set[asyncio.Task[Any]]] = {}  # by name: a node may have thousands
         self._clock = clock
         self._sleep = sleep
         self._failures: dict[str, _Failures] = {}  # by the name of what failed
 
     def __iter__(self) -> Iterator[asyncio.Task[Any]]:
         """A snapshot of the running tasks."""
-        return iter(set(self._tasks))
+        return iter([task for tasks in self._tasks.values() for task in tasks])
 
     def spawn(self, work: Coroutine[Any, Any, object], name: str) -> None:
         """Run a coroutine in the background until it ends or is cancelled. Needs a running event loop."""
         task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
+        self._tasks.setdefault(name, set()).add(task)
         task.add_done_callback(self._ended)
 
     def keep(self, work: Callable[[], Coroutine[Any, Any, object]], name: str) -> None:
@@ -69,9 +69,8 @@ class BackgroundTasks:
 
     def cancel(self, name: str) -> None:
         """Cancel all tasks of that name."""
-        for task in self:
-            if task.get_name() == name:
-                task.cancel()
+        for task in list(self._tasks.get(name, ())):
+            task.cancel()
 
     def cancel_all(self) -> None:
         """Cancel all tasks."""
@@ -102,7 +101,10 @@ class BackgroundTasks:
             log.error("%s failed (%s); it goes on", name, failed.reason, exc_info=error)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        tasks = self._tasks[task.get_name()]
+        tasks.discard(task)
+        if not tasks:
+            del self._tasks[task.get_name()]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical(
                 "background task %s failed: this node may not work fully until it is restarted",

@@ -81,6 +81,35 @@ def test_shortest_queue_breaks_ties_at_random_by_speed() -> None:
     assert_in_proportion(chosen("shortest_queue", among), [1, 3, 0, 1])
 
 
+@pytest.mark.parametrize("idle", [1, 5, 30])
+def test_shortest_queue_among_many_takes_idle_ones_by_speed(idle: int) -> None:
+    """Few draws find an idle one of many; the choice is the same as if all were compared."""
+    speeds = [1.0 + number % 4 for number in range(idle)]
+    among = candidates(*((speed, 0) for speed in speeds), *((8.0, 1) for _ in range(40 - idle)))
+    counts = chosen("shortest_queue", among)
+    assert_in_proportion(counts[:idle], speeds)
+    assert not any(counts[idle:])
+
+
+def test_shortest_queue_among_many_of_which_none_is_idle() -> None:
+    among = candidates(*((1.0, 2) for _ in range(30)), (1.0, 1), (3.0, 3))
+    assert_in_proportion(chosen("shortest_queue", among), [0] * 30 + [1, 3])
+
+
+def test_shortest_queue_looks_at_few_of_thousands() -> None:
+    among = candidates(*((1.0, 0) for _ in range(100)))
+    looks = 0
+
+    class Counting(Random):
+        def random(self) -> float:
+            nonlocal looks
+            looks += 1
+            return super().random()
+
+    shortest_queue(among, Counting(7))
+    assert looks == 1
+
+
 def test_shortest_queue_fills_by_speed() -> None:
     """Each request claims its child: a child four times as fast ends up with four times the requests."""
     among, rng = candidates((1, 0), (4, 0)), Random(7)

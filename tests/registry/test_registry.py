@@ -49,6 +49,41 @@ def test_a_worker_whose_heartbeats_are_not_checked_never_expires(table: Table) -
     assert (table.sweep(), table.available_names(FASTCHAT)) == ([], {WORKER})
 
 
+def test_a_sweep_in_parts_does_what_a_whole_one_does(table: Table) -> None:
+    """A child that leaves between two parts, and one that comes, do no harm."""
+    names = [f"site-{number}" for number in range(5)]
+    children = [table.add(site(name, model(name), url=f"http://{name}", interval_s=1.0)) for name in names]
+    table.clock.tick(100.0)
+    table.add(site("site-3", model("site-3"), url="http://site-3", interval_s=1.0))
+    parts = table.sweep_in_parts(2)
+    dropped = [next(parts)]
+    table.remove("site-2")
+    late = table.add(site("late", model("late"), url="http://late", interval_s=1.0))
+    dropped += parts
+    assert dropped == [children[:2], [], [children[4]]]
+    assert [child.name for child in table] == ["site-3", late.name]
+    assert sorted(table.departed) == ["site-0", "site-1", "site-4"]
+    assert table.model_names() == ["late", "site-3"]
+    assert table.sweep() == []
+
+
+def test_one_sweep_divides_the_capacity_of_every_group(table: Table) -> None:
+    for group in ("a", "b"):
+        for number in range(2):
+            url = f"http://{group}-{number}"
+            message = site(group, model(speed=4.0), url=url, instance=url, replica=True, interval_s=1.0)
+            table.add(message)
+    assert table.status().speed == 8.0
+    table.clock.tick(2.9)
+    for group in ("a", "b"):
+        url = f"http://{group}-0"
+        table.receive(report(group, model(speed=4.0), url=url, instance=url, interval_s=1.0, seq=2))
+    table.clock.tick(1.0)
+    assert table.status().speed == 4.0
+    table.sweep()
+    assert table.status().speed == 8.0
+
+
 def test_a_silent_node_from_which_bytes_arrive_is_available_again(table: Table) -> None:
     child = table.add(site(interval_s=1.0))
     table.clock.tick(4.0)

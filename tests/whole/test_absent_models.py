@@ -214,7 +214,7 @@ def test_an_engine_moves_from_one_node_to_another(cluster: Cluster, later: Later
     wait_for_model(root.url, MODEL)
 
     async def apply(node: Running, *engines: EngineConfig) -> None:
-        node.node.apply(node.node.config.model_copy(update={"engines": engines}))
+        await node.node.apply(node.node.config.model_copy(update={"engines": engines}))
 
     cluster.call(apply(a))
     at_root, at_a = later(chat, root.url), later(chat, a.url)
