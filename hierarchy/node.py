@@ -42,6 +42,7 @@ from hierarchy.runtime.fetch import fetch
 from hierarchy.runtime.http_client import http_transport
 from hierarchy.runtime.loop_watch import LoopWatch
 from hierarchy.runtime.metrics import Metrics, Sample
+from hierarchy.runtime.slices import Slices
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.runtime.tcp_keepalive import UNREACHABLE_S
 from hierarchy.security.access import Access
@@ -93,6 +94,7 @@ class Node:
         rng = rng or Random()
         self.awake = AwakeClock()
         self.watch = LoopWatch()
+        self.slices = Slices()  # of all long responses, messages and checks
         clock = clock or self.awake
         self.config = config
         self.settings = settings
@@ -179,7 +181,8 @@ class Node:
         self._start_exchange()
         self._tasks.keep(self._sweep_forever, "sweep")
         self._tasks.keep(self._sweep_children_forever, "sweep of children")
-        self._tasks.keep(Oversight(self.view.tree, self.identity.url).run, "oversight")
+        oversight = Oversight(self.view.tree_steps, self.identity.url, self.slices)
+        self._tasks.keep(oversight.run, "oversight")
 
     async def _start_engines(self, engines: Sequence[EngineConfig]) -> None:
         """Some at a time: requests, which may come at once, wait for no more than that."""

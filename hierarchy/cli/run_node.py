@@ -29,6 +29,7 @@ from hierarchy.runtime.descriptors import raise_limit
 from hierarchy.runtime.line_writer import own_stderr
 from hierarchy.runtime.malloc import keep_freed_memory
 from hierarchy.runtime.parent_death import call_on_parent_death
+from hierarchy.runtime.slices import shorten_switches
 from hierarchy.security.startup import hold_state_dir, log_risks
 from hierarchy.server import Server, bind
 from hierarchy.topology import node_config
@@ -92,6 +93,7 @@ def run(
     declared = config
     config, sockets = bind(config)
     keep_freed_memory()
+    shorten_switches()
     raise_limit()
     with own_stderr() as stderr:  # from here on nothing waits for the reader of the log
         logs.setup(config.settings.log_format, config.name, stream=stderr)

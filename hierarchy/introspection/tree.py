@@ -10,6 +10,7 @@ import msgspec
 from hierarchy.registry import Registry
 from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.registry.drain import Drain
+from hierarchy.runtime.slices import Steps, at_once
 from hierarchy.wire.status import ModelStatus
 from hierarchy.wire.subtree import all_gone
 
@@ -31,11 +32,16 @@ class TreeView:
 
     def children(self) -> dict[str, Any]:
         """The subtree: `{child name: entry}`."""
-        now = self._clock()
-        departed = self._registry.departed.values()
-        known = {child.name: _entry(child, now) for child in (*departed, *self._registry)}
-        absent = {key: _absent_entry(key, drain) for key, drain in self._registry.drained_absent().items()}
-        return absent | known
+        return at_once(self.children_steps())
+
+    def children_steps(self) -> Steps[dict[str, Any]]:
+        """`children`, child by child."""
+        entries = {key: _absent_entry(key, drain) for key, drain in self._registry.drained_absent().items()}
+        for child in (*self._registry.departed.values(), *self._registry):
+            entries.pop(child.name, None)  # so that the order is that of the children
+            entries[child.name] = _entry(child, self._clock())
+            yield
+        return entries
 
     def entry(self, child: Child) -> dict[str, Any]:
         """One child and its subtree."""
@@ -43,6 +49,15 @@ class TreeView:
 
     def tree(self) -> dict[str, Any]:
         """This node's own entry and its subtree."""
+        return at_once(self.tree_steps())
+
+    def tree_steps(self) -> Steps[dict[str, Any]]:
+        """`tree`, child by child."""
+        children = yield from self.children_steps()
+        return {**self._own(), "children": children}
+
+    def _own(self) -> dict[str, Any]:
+        """This node's own entry, without its subtree."""
         identity, status = self._registry.identity, self._registry.status()
         return {
             "name": identity.name,
@@ -59,7 +74,6 @@ class TreeView:
             "queue_length": status.queue_length,
             "in_flight": sum(child.in_flight for child in self._registry),
             "models": [_model(model) for model in status.models],
-            "children": self.children(),
         }
 
 

@@ -152,4 +152,5 @@ class TreeGraph:
 
     def only(self, keys: Collection[str]) -> TreeGraph:
         """The graph of some of its members, with the edges between them."""
-        return TreeGraph((self.members[key] for key in self.members if key in keys), self.slice_of)
+        wanted = frozenset(keys)
+        return TreeGraph((self.members[key] for key in self.members if key in wanted), self.slice_of)

@@ -10,12 +10,17 @@ import pytest
 
 from hierarchy.introspection.oversight import Oversight
 from hierarchy.introspection.tree import TreeView
+from hierarchy.runtime.slices import Slices, Steps
 from tests.builders import Table, model, site, status_of
 from tests.topology.running import entry
 
 
 def oversight_of(tree: dict[str, Any]) -> Oversight:
-    return Oversight(lambda: tree, "http://root:1")
+    def steps() -> Steps[dict[str, Any]]:
+        yield
+        return tree
+
+    return Oversight(steps, "http://root:1", Slices())
 
 
 def test_a_repeated_address_is_logged_once_and_so_is_its_correction(caplog: pytest.LogCaptureFixture) -> None:
@@ -53,7 +58,7 @@ def test_an_unchanged_tree_is_not_checked_again(monkeypatch: pytest.MonkeyPatch)
         return []
 
     monkeypatch.setattr("hierarchy.introspection.oversight.conflicts", counted)
-    oversight = Oversight(TreeView(table, table.clock).tree, "http://root:1")
+    oversight = Oversight(TreeView(table, table.clock).tree_steps, "http://root:1", Slices())
     asyncio.run(oversight.check())
     table.report(table.children["gpu"], status_of(model(queue_length=5)))
     asyncio.run(oversight.check())

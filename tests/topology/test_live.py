@@ -61,3 +61,22 @@ def test_any_json_is_accepted(junk: Any) -> None:
     graph = live_graph(decode(tree))
     live_problems(graph, "http://x")
     drift(declared, graph)
+
+
+def test_a_part_of_a_large_graph_is_taken_in_one_pass() -> None:
+    looked_up = 0
+
+    class Key(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal looked_up
+            looked_up += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    graph = live_graph(decode(entry("root", below=[entry(f"gpu-{n}", "vllm") for n in range(300)])))
+    part = graph.only([Key(key) for key in graph.members])
+    assert len(part) == 301
+    assert looked_up < 1000
