@@ -143,7 +143,8 @@ class Node:
         self.engine_manager = EngineManager(self.registry, self.access, self._tasks, self._engine_down, settings, clock)
         self._settle_s = settle_s
         self._sweep: Iterator[list[Child]] = iter(())  # of the children, in progress
-        self._forget_at = self._forget_heads_at = 0.0
+        self._forget_at = 0.0
+        self._forget_heads_at = clock() + settings.remember_s
         self._model_file = ModelFile(file.with_name(FILE_NAME)) if file is not None else None
         self._declare(config)
         self.draining = False  # no new requests are accepted, running streams finish

@@ -152,6 +152,8 @@ class LaneMachine(RuleBasedStateMachine):
             for one in peer.requests:
                 one.late = one.late or begin < peer.sent < one.end
                 begin = one.end
+        while self.memory.lane.turns.waiting:  # no second passes without turns of the loop
+            self.loop.run_until_complete(asyncio.sleep(0))
         with self.running_loop():
             self.memory.sweep(seconds)
 

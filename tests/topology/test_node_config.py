@@ -28,6 +28,7 @@ def test_each_node_gets_its_own_part(tmp_path: Path) -> None:
         name="root",
         listen=(("localhost", 21001), ("10.0.0.10", 21001)),
         advertise="http://localhost:21001",
+        urls=("http://localhost:21001", "http://10.0.0.10:21001"),
         children=("lab",),
         engines=(EngineConfig(name="own", kind="simulated", model="m", simulated=SimulatedSpec(slots=2)),),
         settings=Settings(dispatch="p2c", grace_s=5.0),
