@@ -550,11 +550,11 @@ class Node:
         now = self._clock()
         yield "hierarchy_build_info", (self.identity.version, self.identity.build, data_path()), 1.0
         for child in self.registry:
-            status, name = child.current(now), (child.name,)
+            name = (child.name,)
             state = child.state(now)
             yield "hierarchy_child_up", (child.name, child.kind, state), float(state == "up")
-            yield "hierarchy_child_speed", name, status.speed
-            yield "hierarchy_child_queue_length", name, float(status.queue_length)
+            yield "hierarchy_child_speed", name, child.status.speed
+            yield "hierarchy_child_queue_length", name, float(child.total.value)
             yield "hierarchy_requests_in_flight", name, float(child.in_flight)
         for child in self.registry.departed.values():  # so that an alert on all children sees that there were some
             yield "hierarchy_child_up", (child.name, child.kind, "gone"), 0.0

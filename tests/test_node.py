@@ -13,6 +13,7 @@ import pytest
 from hierarchy.config.models import EngineConfig, NodeConfig, SimulatedSpec
 from hierarchy.node import CHANGED_AT_ONCE, Node
 from hierarchy.relay.evidence import LOST_S, Finding
+from hierarchy.runtime.exposition import render
 from hierarchy.wire.status import ModelStatus, NodeStatus
 from tests.builders import registration, rows, worker
 from tests.clocks import Clock
@@ -67,7 +68,7 @@ def test_the_gauges_show_children_and_uplinks(cluster: Cluster) -> None:
     assert samples["hierarchy_child_up", ("site-2", "simulated", "down")] == 0
     assert samples["hierarchy_uplink_up", (root.url,)] == 1
     assert samples["hierarchy_requests_in_flight", ("site-1",)] == 0
-    text = site.node.metrics.render().decode()
+    text = render(site.node.metrics).decode()
     assert 'hierarchy_child_speed{child="site-1"} 1.0' in text
 
 

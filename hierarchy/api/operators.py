@@ -9,6 +9,7 @@ from typing import get_args
 
 import msgspec
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 
 from hierarchy.api import audit
 from hierarchy.api.auth_middleware import operator_of
@@ -16,6 +17,7 @@ from hierarchy.api.body import json_response, read_message
 from hierarchy.errors import BadRequest
 from hierarchy.introspection.explain import Route, explain
 from hierarchy.node import Node
+from hierarchy.runtime import exposition
 from hierarchy.wire.messages import Revocation
 from hierarchy.wire.status import Api
 from hierarchy.wire.tree_entry import decode
@@ -54,7 +56,8 @@ def router(node: Node) -> APIRouter:
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        return Response(node.metrics.render(), media_type=METRICS_TYPE)
+        text = node.slices.stream(exposition.pieces(node.metrics))
+        return StreamingResponse(text, media_type=METRICS_TYPE)
 
     @routes.post("/admin/revoke")
     async def revoke(request: Request) -> Response:

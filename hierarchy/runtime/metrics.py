@@ -1,18 +1,14 @@
-"""Counters and histograms of a node, and their form for Prometheus.
+"""Counters and histograms of a node; `exposition` has their form for Prometheus.
 
 The lane counts in plain attributes (`ShareMetrics`): an instrument of prometheus_client takes a lock and a dictionary
-look-up per event, which would cost more than choosing the child. `Metrics` is the collector that turns the counts into
-families when `/metrics` is read. Gauges, whose values can be computed at any time, are computed then too.
+look-up per event, which would cost more than choosing the child. Gauges, whose values can be computed at any time, are
+computed when `/metrics` is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Final
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics_core import Metric
 
 from hierarchy.runtime.awake import AwakeClock
 from hierarchy.runtime.loop_watch import LoopWatch
@@ -60,14 +56,6 @@ class Histogram:
         self.counts[bucket] += 1
         self.sum += seconds
 
-    def cumulative(self) -> list[tuple[str, float]]:
-        """The buckets in Prometheus's form: (upper bound, count of all durations up to it)."""
-        rows, total = [], 0
-        for bound, count in zip((*BUCKETS_S, float("inf")), self.counts, strict=True):
-            total += count
-            rows.append(("+Inf" if bound == float("inf") else str(bound), float(total)))
-        return rows
-
 
 class ShareMetrics:
     """Counts for one (model, api, child). Every request that was sent ends in exactly one of `done`'s outcomes."""
@@ -109,8 +97,6 @@ class Metrics:
         self.gone: dict[str, int] = {}
         self._unused: dict[tuple[str, str], float] = {}  # (child, model) of series that may go, and since when
         self.endings: dict[tuple[str, int], int] = {}  # all others, by outcome and by the status that the client got
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
 
     def of_share(self, model: str, api: str, child: str) -> ShareMetrics:
         """The counts of one (model, api, child), created at first use, and kept until `forget`."""
@@ -154,80 +140,3 @@ class Metrics:
         for change in [change for change in self.state_changes if change[:2] in over]:
             del self.state_changes[change]
         self._unused = {pair: since for pair, since in self._unused.items() if pair not in over}
-
-    def render(self) -> bytes:
-        """All metrics in Prometheus's text format."""
-        return generate_latest(self._registry)
-
-    def collect(self) -> Iterator[Metric]:
-        """For prometheus_client: all metric families with their present values."""
-        labels = ("model", "api", "child")
-        requests = CounterMetricFamily(
-            "hierarchy_requests", "Attempts at a child, by how they ended.", labels=(*labels, "outcome")
-        )
-        ttft = HistogramMetricFamily(
-            "hierarchy_time_to_first_byte_seconds", "From sending a request to its first body byte.", labels=labels
-        )
-        total = HistogramMetricFamily(
-            "hierarchy_request_seconds", "From a request's arrival to its answer's end.", labels=labels
-        )
-        attempts = CounterMetricFamily(
-            "hierarchy_attempts", "Attempts at all children, also at those that are gone.", labels=("outcome",)
-        )
-        sums = dict(self.gone)
-        for key, counts in self.shares.items():
-            for outcome, count in counts.outcomes.items():
-                requests.add_metric((*key, outcome), count)
-                sums[outcome] = sums.get(outcome, 0) + count
-            ttft.add_metric(key, counts.ttft.cumulative(), counts.ttft.sum)
-            total.add_metric(key, counts.total.cumulative(), counts.total.sum)
-        for outcome, count in sums.items():
-            attempts.add_metric((outcome,), count)
-        refused = CounterMetricFamily(
-            "hierarchy_refused", "Requests answered with an error of this node.", labels=("code",)
-        )
-        for code, count in self.refused.items():
-            refused.add_metric((code,), count)
-        retries = CounterMetricFamily("hierarchy_retries", "Attempts after a failed one.")
-        retries.add_metric((), self.retries)
-        lag = CounterMetricFamily("hierarchy_loop_lag_seconds", "By which the event loop was late, in total.")
-        lag.add_metric((), self.clock.lag_s if self.clock is not None else 0.0)
-        paused = CounterMetricFamily("hierarchy_paused_seconds", "In which this process could not act.")
-        paused.add_metric((), self.clock.paused_s if self.clock is not None else 0.0)
-        holds = CounterMetricFamily("hierarchy_loop_holds", "Steps that held the event loop for 50 ms or more.")
-        holds.add_metric((), self.watch.holds if self.watch is not None else 0)
-        changes = CounterMetricFamily(
-            "hierarchy_child_state_changes", "Changes of a child's state.", labels=("child", "model", "state")
-        )
-        for change, count in self.state_changes.items():
-            changes.add_metric(change, count)
-        yield from (
-            requests,
-            attempts,
-            ttft,
-            total,
-            refused,
-            retries,
-            changes,
-            lag,
-            paused,
-            holds,
-            self._client_requests(),
-        )
-        yield from self._gauge_families()
-
-    def _client_requests(self) -> Metric:
-        family = CounterMetricFamily(
-            "hierarchy_client_requests",
-            "Requests of this node's clients, by how they ended.",
-            labels=("outcome", "status"),
-        )
-        for (outcome, status), count in {("ok", 200): self.whole, **self.endings}.items():
-            family.add_metric((outcome, str(status) if status else ""), count)
-        return family
-
-    def _gauge_families(self) -> Iterator[Metric]:
-        families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()}
-        for name, labels, value in self.gauges():
-            families[name].add_metric(labels, value)
-        yield from families.values()

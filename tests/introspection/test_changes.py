@@ -8,6 +8,7 @@ import pytest
 
 from hierarchy.introspection.changes import ChangeLog
 from hierarchy.registry.health import Change
+from hierarchy.runtime.exposition import render
 from hierarchy.runtime.metrics import Metrics
 from tests.builders import OPENAI, Table, model, site, status_of
 
@@ -65,7 +66,7 @@ def test_the_ejection_of_one_model_names_it(caplog: pytest.LogCaptureFixture) ->
         "e0, model m, is ejected: answered 500",
         "e0, model m, is up again, was ejected",
     ]
-    assert b'hierarchy_child_state_changes_total{child="e0",model="m",state="ejected"} 1.0' in table.metrics.render()
+    assert b'hierarchy_child_state_changes_total{child="e0",model="m",state="ejected"} 1.0' in render(table.metrics)
 
 
 def test_a_node_that_falls_silent_and_comes_back_is_noted() -> None:

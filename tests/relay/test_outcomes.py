@@ -11,6 +11,7 @@ import pytest
 from hierarchy.balancing.retry_budget import RetryBudget
 from hierarchy.http.framing import Chunked
 from hierarchy.registry.child import Share
+from hierarchy.runtime.exposition import render
 from tests.relay.parent import as_parent
 from tests.relay.raw import MODEL, OK_BODY, SSE_HEAD, Client, chunk, event, http_response, post, post_head
 from tests.relay.support import CLOSE, HOLD, RESET, Script, Tree, World, tree
@@ -277,5 +278,5 @@ def test_a_time_limit_that_passed_is_counted_as_such(single: Tree) -> None:
 
 def test_the_counts_are_in_the_metrics(single: Tree) -> None:
     single.request(post())
-    text = single.root.metrics.render().decode()
+    text = render(single.root.metrics).decode()
     assert re.search(r'hierarchy_client_requests_total\{outcome="ok",status="200"\} [1-9]', text)

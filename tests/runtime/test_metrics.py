@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from hierarchy.runtime.awake import AwakeClock
-from hierarchy.runtime.metrics import BUCKETS_S, GAUGES, Histogram, Metrics, Sample
+from hierarchy.runtime.exposition import render
+from hierarchy.runtime.metrics import BUCKETS_S, GAUGES, Metrics, Sample
 from tests.clocks import Clock
 
 ATTEMPTS = "hierarchy_attempts_total"
@@ -21,7 +22,7 @@ Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 def read(metrics: Metrics) -> Values:
     """(sample name, sorted labels) -> value; each may occur once only."""
     values: Values = {}
-    for family in text_string_to_metric_families(metrics.render().decode()):
+    for family in text_string_to_metric_families(render(metrics).decode()):
         assert family.documentation
         for sample in family.samples:
             key = sample.name, tuple(sorted(sample.labels.items()))
@@ -164,15 +165,16 @@ def test_metrics_of_two_nodes_do_not_mix() -> None:
 
 @given(st.lists(st.floats(0, 1e4) | st.sampled_from(BUCKETS_S)))
 def test_a_histogram_is_cumulative_and_complete(seconds: list[float]) -> None:
-    histogram = Histogram()
+    metrics = Metrics()
+    histogram = metrics.of_share("m", "openai", "gpu").ttft
     for each in seconds:
         histogram.observe(each)
-    rows = histogram.cumulative()
-    assert [math.inf if bound == "+Inf" else float(bound) for bound, _ in rows] == [*BUCKETS_S, math.inf]
-    for bound, count in rows:
-        assert count == sum(each <= float(bound) for each in seconds)  # "le": the bound itself counts
-    assert rows[-1][1] == len(seconds)
-    assert histogram.sum == pytest.approx(math.fsum(seconds))
+    name, labels = "hierarchy_time_to_first_byte_seconds", {"model": "m", "api": "openai", "child": "gpu"}
+    values = read(metrics)
+    for bound in BUCKETS_S:  # "le": the bound itself counts
+        assert values[key(f"{name}_bucket", **labels, le=str(bound))] == sum(each <= bound for each in seconds)
+    assert values[key(f"{name}_bucket", **labels, le="+Inf")] == values[key(f"{name}_count", **labels)] == len(seconds)
+    assert values[key(f"{name}_sum", **labels)] == pytest.approx(math.fsum(seconds))
 
 
 def test_a_histogram_reads_back_as_it_was_written() -> None:
