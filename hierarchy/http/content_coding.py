@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from hierarchy.errors import HierarchyError
 
-#: bytes of content that one read may become; a read is at most 256 KiB, and text rarely shrinks to a tenth
-MAX_CONTENT: Final = 8 * 1024 * 1024
+#: bytes of content that one piece of a read may become (`relay.turns`: 2 to 16 KiB, a thousand times smaller at most)
+MAX_CONTENT: Final = 2 * 1024 * 1024 + 64 * 1024
+SLICE: Final = 1024  # bytes that are decompressed at a time: no more than that is lost, or copied behind a member's end
 _GZIP: Final = 31  # zlib's `wbits`
 _ZLIB: Final = 15
 _BARE: Final = -15
@@ -38,10 +39,17 @@ class Decoder:
         """The content of the next bytes.
 
         Raises:
-            CodingError
+            CodingError: they are in another coding, or too much comes out of them.
         """
         out: list[bytes] = []
         left = MAX_CONTENT
+        for at in range(0, len(data), SLICE):
+            left -= self._feed(data[at : at + SLICE], out, left)
+        return b"".join(out)
+
+    def _feed(self, data: bytes, out: list[bytes], left: int) -> int:
+        """Append the content of a slice to `out`. left: bytes that it may have. Returns how many it has."""
+        size = 0
         while data:
             if self._zlib is None:
                 self._zlib = zlib.decompressobj(_ZLIB if data[0] & 0x0F == 8 else _BARE)
@@ -51,15 +59,15 @@ class Decoder:
                 self._zlib = zlib.decompressobj(_GZIP)  # gzip may have several members
             self._began = True
             try:
-                content = self._zlib.decompress(data, left)
+                content = self._zlib.decompress(data, left - size)
             except zlib.error as error:
                 raise CodingError(f"sent content that cannot be decompressed: {error}") from None
             out.append(content)
-            left -= len(content)
+            size += len(content)
             data = self._zlib.unconsumed_tail or self._zlib.unused_data
-            if left <= 0:
+            if size >= left:
                 raise CodingError(f"sent content of more than {MAX_CONTENT} bytes in one read")
-        return b"".join(out)
+        return size
 
 
 def decoder(coding: bytes) -> Decoder | None:
@@ -68,17 +76,24 @@ def decoder(coding: bytes) -> Decoder | None:
     return Decoder(coding) if coding in (b"gzip", b"x-gzip", b"deflate") else None
 
 
-def decoded(coding: bytes, body: bytes) -> bytes:
-    """As much of a body as can be read: it may be cut off, or in a coding that is not known here (then b"")."""
+def decoded(coding: bytes, body: bytes, limit: int) -> bytes:
+    """As much of a body as can be read: it may be cut off, or in a coding that is not known here (then b"").
+
+    limit: bytes of content, behind which no more is decompressed.
+    """
     if coding.strip().lower() in (b"", b"identity"):
-        return body
+        return body[:limit]
     found = decoder(coding)
     if found is None:
         return b""
     out: list[bytes] = []
+    size = 0
     try:
-        for at in range(0, len(body), 1024):
-            out.append(found.feed(body[at : at + 1024]))
+        for at in range(0, len(body), SLICE):
+            out.append(found.feed(body[at : at + SLICE]))
+            size += len(out[-1])
+            if size >= limit:
+                break
     except CodingError:
         pass
-    return b"".join(out)
+    return b"".join(out)[:limit]

@@ -39,6 +39,8 @@ from hierarchy.translation.whole_answer import events_of
 COMMENT_EVERY_S = 15.0
 Fate = Literal["as_it_comes", "as_events", "as_error", "broken"]
 
+MAX_ANSWER: Final = 2 * 1024 * 1024  # bytes of an answer that is made a stream; it is in memory until it is whole
+MAX_LOOK: Final = 4096  # bytes of content that are looked at to tell what a response is
 #: the fields of an event, with which a stream begins whatever its content type says
 BLANKS: Final = b" \t\r\n\xef\xbb\xbf"
 _EVENT_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
@@ -115,7 +117,7 @@ class Promise:
             return "broken"
         if self.dialect.form == "frames":
             return "as_it_comes"  # workers send no content type
-        content = decoded(head.coding, without_chunks(head, first)).lstrip(BLANKS)
+        content = decoded(head.coding, without_chunks(head, first), MAX_LOOK).lstrip(BLANKS)
         if head.is_event_stream or content.startswith(_EVENT_FIELDS):  # engines may have another content type, or none
             return "as_error" if is_error and not self.dialect.reads(content) else "as_it_comes"
         if head.media_type == b"application/json" or content.startswith(b"{"):
@@ -125,18 +127,18 @@ class Promise:
     def fit(self, engine: str, head: ResponseHead, body: bytes) -> bytes:
         """A whole response that cannot pass as it comes, as the end of the stream that was promised.
 
-        engine: its path. body: chunk framing included; what is missing at its end was cut off.
+        engine: its path. body: without chunk framing; what is missing at its end was cut off.
         """
-        body = decoded(head.coding, without_chunks(head, body))
+        body = decoded(head.coding, body, MAX_ANSWER)
         events = self.events(head, body)
         if events is not None:
             return self.end(events)
         if head.status >= 300 or head.kind == "none" or reports_error(body):
             return self.end(self.dialect.refusal(engine, head.status, body))
-        return self.error(unfit(engine, head))
+        return self.error(too_long(engine, head) if len(body) >= MAX_ANSWER else unfit(engine, head))
 
     def events(self, head: ResponseHead, body: bytes) -> bytes | None:
-        """The stream in place of an answer that is whole; None if it is not an answer. body: without any framing."""
+        """The stream in place of an answer that is whole; None if it is not an answer. body: its content."""
         form = self.dialect.answer_form
         return events_of(form, body) if form is not None and head.status < 300 else None
 
@@ -148,6 +150,11 @@ def unfit(engine: str, head: ResponseHead) -> ChildFailed:
         return ChildFailed(f"{engine} answered in the content coding {coding!r}, which it was not asked for")
     kind = head.media_type.decode("ascii", "replace")[:80] or "a body without a content type"
     return ChildFailed(f"{engine} answered {head.status} with {kind} where the request wants a stream of events")
+
+
+def too_long(engine: str, head: ResponseHead) -> ChildFailed:
+    """The error for an answer that is too long to be made a stream. engine: its path."""
+    return ChildFailed(f"{engine} answered {head.status} with a very long body that is not a stream")
 
 
 def without_chunks(head: ResponseHead, data: bytes) -> bytes:

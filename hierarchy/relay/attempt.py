@@ -15,7 +15,7 @@ from http import HTTPStatus
 from hierarchy.balancing.lent_attempts import lend, returned
 from hierarchy.errors import BadRequest, ChildFailed, EngineUnreadable, RequestError, Unavailable, describe
 from hierarchy.http.content_coding import CodingError
-from hierarchy.http.promise import Fate, unfit
+from hierarchy.http.promise import Fate, too_long, unfit
 from hierarchy.http.request_head import DEADLINE
 from hierarchy.http.response_check import looks_good
 from hierarchy.http.response_head import ResponseHead, UpstreamResponse
@@ -67,6 +67,7 @@ class Attempt(ResponseHandler):
     reason: str = ""  # of an outcome that is not `ok`, as a sentence without its subject, the child
     _forwards: bool = False  # the connection passes the body on without this object
     _is_whole: bool = False  # the whole body came in one read
+    _counted: int = 0  # bytes of the response that is held, in the lane's count
     _received: bool = False  # something came since `take_received`
 
     def __init__(
@@ -89,6 +90,11 @@ class Attempt(ResponseHandler):
         parent = request.parent
         if parent is not None:
             parent.open += 1
+
+    @property
+    def holds(self) -> bool:
+        """Has something come that the client does not get yet?"""
+        return self._held is not None
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -420,9 +426,15 @@ class Attempt(ResponseHandler):
             self._held = held
         else:
             held.add(data)
-        if held.is_full and not whole:
+        self._count_held(held.size)
+        if not whole and (held.is_full or self._lane.held.is_full):
             return self._give_up_holding(held)
         return True
+
+    def _count_held(self, size: int) -> None:
+        """Count the bytes of the response that is held. size: all of them now."""
+        self._lane.held.change(size - self._counted)
+        self._counted = size
 
     def _look_at(self, response: UpstreamResponse, data: bytes, *, whole: bool) -> Held | None:
         """Judge a response by its first bytes. Returns what has to be held of it; None if it may begin, or is over."""
@@ -439,12 +451,14 @@ class Attempt(ResponseHandler):
             wants_stream=request.wants_stream, at_entry=request.parent is None,
         )  # fmt: skip
         if fate == "broken":
-            path = path_of(self.pool, response).decode("ascii", "replace")
-            self._listener.fail(unfit(path, head))
+            self._listener.fail(unfit(self._path_of(response), head))
             return None
         if fate == "as_it_comes" and not self._is_retriable(head.status, head.unspent):
             return None
         return Held(response, fate, data)
+
+    def _path_of(self, response: UpstreamResponse) -> str:
+        return path_of(self.pool, response).decode("ascii", "replace")
 
     def _fate_of(self, held: Held) -> Fate:
         """What becomes of it now: a promise may have been made since it began to come."""
@@ -458,11 +472,11 @@ class Attempt(ResponseHandler):
             self._refused(held)
             return True
         if self._response.waiting and held.fate == "as_events":
-            self._listener.fail(
-                ChildFailed(f"{self.child.name} answered {head.status} with a very long body that is not a stream")
-            )
+            error = too_long(self._path_of(held.response), head) if held.is_full else self._lane.held.refusal()
+            self._listener.fail(error)
             return True
         self._held = None
+        self._count_held(0)
         self._begin(held.response, held.body)
         return True
 
@@ -504,11 +518,10 @@ class Attempt(ResponseHandler):
         head = response.head
         self._judge_end(response, b"")
         reason = broke or self.reason or f"answered {head.status}"
-        refusal = Refusal(response, self.pool, held.body, held.fate, self.outcome == "error")
         if not self._is_retriable(head.status, head.unspent):  # it only has another form than the client waits for
             if not broke:
                 self._note_outcome()
-            self._response.pass_on_whole(response, self.pool, refusal.body, held.fate)
+            self._response.pass_on_whole(held, self.pool)
             self._listener.attempt_done(self, response, self._lane.clock())
             return
         if self.outcome != "ok" and not broke:
@@ -516,6 +529,7 @@ class Attempt(ResponseHandler):
         if request.parent is None:
             self._lane.retry_budget.note(max(0, self.lent - returned(self.lent, head.unspent) - 1))
         cause = Cause.MOVED if self._is_given_back(head) else Cause.REFUSED
+        refusal = Refusal(held, self.pool, self.outcome == "error")
         self._listener.attempt_failed(self, Failure(cause, reason, self.lent, head.unspent, refusal))
 
     def _tear(self, error: CodingError) -> None:
@@ -558,6 +572,8 @@ class Attempt(ResponseHandler):
     def end(self, outcome: str) -> None:
         """Give the lease back, and count the outcome."""
         self.over = True
+        if self._counted:
+            self._count_held(0)
         self.lease.release()
         if self._request.parent is not None:
             self._request.parent.open -= 1

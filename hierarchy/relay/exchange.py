@@ -286,10 +286,10 @@ class Exchange(Listener):
     def _pass_on(self, refusal: retry.Refusal, reason: str) -> None:
         request = self.request
         for_parent = request.lines_for_parent(gives_back=True) if request.parent is not None else b""
-        self.response.pass_on_whole(refusal.response, refusal.pool, refusal.body, refusal.fate, for_parent)
+        self.response.pass_on_whole(refusal.held, refusal.pool, for_parent)
         self._outcome = "error" if refusal.is_error else "ok"
         if refusal.is_error and request.parent is None:
-            self._warn(refusal.pool, refusal.response, "error", reason)
+            self._warn(refusal.pool, refusal.held.response, "error", reason)
         self._settle(self._lane.clock())
 
     # -- leaving a child -----------------------------------------------------------------------------------------

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from hierarchy.http.promise import Fate
+from hierarchy.http.framing import Dechunker
+from hierarchy.http.promise import MAX_ANSWER, Fate
 from hierarchy.http.response_head import UpstreamResponse
 
 MAX_REFUSAL: Final = 64 * 1024  # bytes of an error response; what it says is at its beginning
-MAX_ANSWER: Final = 4 * 1024 * 1024  # bytes of an answer that is made a stream; it is in memory until it is whole
 
 
 class Held:
@@ -18,23 +18,37 @@ class Held:
         self.response = response
         self.fate = fate
         self._limit = MAX_ANSWER if fate == "as_events" else MAX_REFUSAL
-        self._parts = [data]
-        self._size = len(data)
+        self._body = bytearray()
+        # Chunk framing is removed as it comes: a long body of tiny chunks takes a while.
+        self._dechunk = Dechunker() if response.head.kind == "chunked" else None
+        self._content = bytearray()
+        self.add(data)
 
     @property
     def is_full(self) -> bool:
         """Is it longer than it may be?"""
-        return self._size > self._limit
+        return len(self._body) > self._limit
 
     @property
     def body(self) -> bytes:
         """As much as has come, chunk framing included."""
-        return b"".join(self._parts)
+        return bytes(self._body)
+
+    @property
+    def content(self) -> bytes:
+        """As much as has come, without chunk framing."""
+        return bytes(self._body if self._dechunk is None else self._content)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes."""
+        return len(self._body) + len(self._content)
 
     def add(self, data: bytes) -> None:
         """The next bytes of its body."""
-        self._parts.append(data)
-        self._size += len(data)
+        self._body += data
+        if self._dechunk is not None:
+            self._content += self._dechunk.feed(data)
 
     def __repr__(self) -> str:
-        return f"<Held {self.response.head.status} {self.fate} {self._size} bytes>"
+        return f"<Held {self.response.head.status} {self.fate} {len(self._body)} bytes>"

@@ -44,13 +44,17 @@ class HeldBytes:
         """
         free = self.limit - self.total
         if size > free:
-            self.refused += 1
-            raise MemoryFull(f"the requests in progress fill the {self.limit} bytes that this node may hold; try again")
+            raise self.refusal()
         if key and self._by_key.get(key, 0) + size > free:
             self.refused += 1
             raise TooMuchInFlight(
                 "the requests in progress of this API key hold as many bytes as are free on this node; wait for some"
             )
+
+    def refusal(self) -> MemoryFull:
+        """The error for a request for which there is no room; counts it."""
+        self.refused += 1
+        return MemoryFull(f"the requests in progress fill the {self.limit} bytes that this node may hold; try again")
 
     def take(self, key: str, size: int) -> None:
         """Count `size` more bytes of a request. Raises as `check`, and counts nothing then."""

@@ -19,6 +19,7 @@ from hierarchy.http.request_head import PATH, RequestHead
 from hierarchy.http.response_head import JSON, UpstreamResponse
 from hierarchy.registry.child import NODE
 from hierarchy.relay.client import Client
+from hierarchy.relay.held import Held
 from hierarchy.relay.upstream.connection import ConnectionPool
 
 
@@ -135,17 +136,20 @@ class Response:
         """Tell a client that reads a stream that its request still waits; the first time, send a head before that."""
         promise, data = self._promise, b""
         if promise is None:
-            promise = self._make_promise()
-            data = promise.head(self._client.fields())
+            promise = self._new_promise()
+            data = self._begin_promise(promise)
         self._client.write(data + promise.comment())
 
-    def _make_promise(self) -> Promise:
-        """Of a stream whose content is not known, or has to be made here; its head has to be written at once."""
+    def _new_promise(self) -> Promise:
+        """Of a stream whose content is not known, or has to be made here."""
         head = self._head
-        if head.http10:
-            self.keep_alive = False
-        promise = self._promise = Promise(head.dialect, head.http10, close=not self.keep_alive)
-        return promise
+        return Promise(head.dialect, head.http10, close=head.http10 or not self.keep_alive)
+
+    def _begin_promise(self, promise: Promise, *own: tuple[bytes, bytes]) -> bytes:
+        """Make it. own: more fields. Returns its head, which has to be written at once."""
+        self._promise = promise
+        self.keep_alive = not promise.close
+        return promise.head([*self._client.fields(), *own])
 
     def fate(
         self, source: UpstreamResponse, first: bytes, *, is_error: bool, wants_stream: bool, at_entry: bool
@@ -181,28 +185,28 @@ class Response:
             data = render.error_response(error, self._head.dialect, fields, close=not self.keep_alive)
         self._client.write(data)
 
-    def pass_on_whole(
-        self, source: UpstreamResponse, pool: ConnectionPool, body: bytes, fate: Fate, for_parent: bytes = b""
-    ) -> None:
+    def pass_on_whole(self, held: Held, pool: ConnectionPool, for_parent: bytes = b"") -> None:
         """Write a child's whole response, which was held: another child might do better, or it has another form.
 
-        fate: from `fate`. for_parent: complete lines of the head that a parent reads.
+        for_parent: complete lines of the head that a parent reads.
         """
-        path, promise, data = path_of(pool, source), self._promise, b""
+        source, content, promise = held.response, held.content, self._promise
+        path, head, events = path_of(pool, source), b"", None
         if promise is None:
-            if not self._has_to_become_a_stream(source, body, fate):
-                self.begin(source, pool, body, for_parent)
+            promise = self._new_promise()
+            if held.fate == "as_events":
+                events = promise.events(source.head, content)
+            if events is None and held.fate != "as_error":
+                self.begin(source, pool, held.body, for_parent)
                 self.end()
                 return
-            promise = self._make_promise()
-            data = promise.head([*self._client.fields(), (PATH, path)])
-        self._client.write(data + promise.fit(path.decode("ascii", "replace"), source.head, body))
-
-    def _has_to_become_a_stream(self, source: UpstreamResponse, body: bytes, fate: Fate) -> bool:
-        if fate != "as_events":
-            return fate == "as_error"
-        promise = Promise(self._head.dialect, self._head.http10, close=False)
-        return promise.events(source.head, without_chunks(source.head, body)) is not None
+            head = self._begin_promise(promise, (PATH, path))
+        rest = (
+            promise.fit(path.decode("ascii", "replace"), source.head, content)
+            if events is None
+            else promise.end(events)
+        )
+        self._client.write(head + rest)
 
     def cut(self, error: RequestError, trailer: bytes = b"") -> None:
         """End a child's response that will not be completed; never so that it looks complete.

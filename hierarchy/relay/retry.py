@@ -16,8 +16,7 @@ from enum import Enum
 from typing import Final
 
 from hierarchy.balancing.lent_attempts import returned
-from hierarchy.http.promise import Fate
-from hierarchy.http.response_head import UpstreamResponse
+from hierarchy.relay.held import Held
 from hierarchy.relay.upstream.connection import ConnectionPool
 
 
@@ -41,10 +40,8 @@ OUTCOMES: Final = {
 class Refusal:
     """A child's error response, held while another child may do better."""
 
-    response: UpstreamResponse
+    held: Held
     pool: ConnectionPool  # of the child
-    body: bytes
-    fate: Fate = "as_it_comes"  # what becomes of it if its client gets it
     is_error: bool = True  # its client gets an error, whatever the status is
 
 

@@ -33,8 +33,11 @@ _TAG: Final = re.compile(r"<[^<>]*>").sub
 
 
 def decode_error(body: bytes) -> Any:
-    """The JSON in an error response, also if it is an event or a frame; None if there is none."""
-    body = body.strip(b" \t\r\n\0")
+    """The JSON in an error response, also if it is an event or a frame; None if there is none.
+
+    Only `MAX_READ` bytes are looked at.
+    """
+    body = body[:MAX_READ].strip(b" \t\r\n\0")
     for text in [body, *_EVENT_DATA(body)]:
         try:
             return msgspec.json.decode(text)
@@ -64,7 +67,7 @@ def error_status(status: int, body: bytes) -> int:
     """
     if status >= 400:
         return status
-    decoded = decode_error(body[:MAX_READ])
+    decoded = decode_error(body)
     inner = decoded.get("error") if isinstance(decoded, dict) else None
     for fields in (inner, decoded):
         if isinstance(fields, dict):

@@ -24,9 +24,10 @@ from hierarchy.http.dialect import (
     SPEECH,
     Dialect,
 )
-from hierarchy.http.promise import Fate, Promise, asks_for_stream, unfit
+from hierarchy.http.promise import MAX_ANSWER, Fate, Promise, asks_for_stream, unfit
 from hierarchy.http.request_head import Fields, lane_path
 from hierarchy.http.response_head import UpstreamResponse
+from tests.http.test_body_cost import cpu_s
 from tests.relay.raw import ReceivedResponse, chunk, event
 
 DATE: Fields = [(b"date", b"now")]
@@ -257,6 +258,22 @@ def test_whatever_comes_whole_ends_the_stream_with_an_event(
     ending = made.fit("e", head, body)
     content = ending if http10 else parsed(made.head([]) + ending).body
     assert error_in(dialect, content)
+
+
+@pytest.mark.parametrize("status", [200, 422])
+def test_a_bomb_costs_no_more_than_what_is_read_of_it(status: int) -> None:
+    def cost(size: int) -> float:
+        body = gzip.compress(b'{"choices":[' + b" " * size)
+        head = response(status, JSON + GZIP).head
+        made = promise(CHAT)
+
+        def work() -> None:
+            assert made.fate(head, body[:2048]) == ("as_events" if status == 200 else "as_error")
+            assert len(made.fit("e", head, body)) < 5000
+
+        return cpu_s(work)
+
+    assert cost(64 * MAX_ANSWER) < 5 * cost(2 * MAX_ANSWER) + 0.005
 
 
 def test_objects_of_fastchat_promise_nothing() -> None:

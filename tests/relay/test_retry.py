@@ -15,6 +15,7 @@ from hierarchy.http import promise
 from hierarchy.http.request_head import ATTEMPTS, DEADLINE
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.relay.exchange import Exchange
+from hierarchy.relay.held import Held
 from hierarchy.relay.retry import (
     Again,
     Cause,
@@ -100,7 +101,9 @@ def test_however_deep_and_wide_no_request_is_tried_more_often(root: Level) -> No
     assert sum(spent) <= MAX_ATTEMPTS
 
 
-REFUSED = Refusal(UpstreamResponse(b"HTTP/1.1 503 Full\r\ncontent-length: 0\r\n\r\n"), ConnectionPool(), b"")
+REFUSED = Refusal(
+    Held(UpstreamResponse(b"HTTP/1.1 503 Full\r\ncontent-length: 0\r\n\r\n"), "as_it_comes", b""), ConnectionPool()
+)
 
 
 @pytest.mark.parametrize(
