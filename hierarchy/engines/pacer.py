@@ -29,6 +29,7 @@ CREDIT_S: Final = 0.005  # CPU time that may be saved up, so that few engines ne
 #: Probes begin at beats, several at a time: for one that is alone, to wake up the process costs more than all the rest.
 BEATS: Final = 50  # a second
 BEAT_S: Final = 1 / BEATS
+AT_ONCE: Final = 4  # that begin in one step of the event loop: requests wait meanwhile
 MISSED_S: Final = 0.05  # what is longer than this between two looks is not made up for
 COST_S: Final = 0.001  # CPU time of a probe, before one was measured
 #: CPU time of a probe, as a multiple of what its own code takes (`Metered`): the rest is the loop's and the system's
@@ -229,17 +230,27 @@ class Pacer:
             loop = asyncio.get_running_loop()
             loop.call_at(next_beat(loop.time()), self.look)
 
-    def look(self) -> None:
-        """Give turns to those that wait, and look again while some do."""
+    def look(self) -> int:
+        """Give turns to those that wait, and look again while some do. Returns how many were given."""
         self._looks = False
         self._refill()
+        given = self._give_turns(AT_ONCE)
+        if given == AT_ONCE:
+            self._looks = True
+            asyncio.get_running_loop().call_soon(self.look)
+        elif not (self._first.is_empty and self._regular.is_empty):
+            self._look_soon()
+        return given
+
+    def _give_turns(self, most: int) -> int:
+        given = 0
         for line in (self._first, self._regular):
-            while self._has_room(line) and (turn := line.next()) is not None:
+            while given < most and self._has_room(line) and (turn := line.next()) is not None:
                 self._begin(turn)
                 if turn.granted is not None:
                     turn.granted.set_result(None)
-        if not (self._first.is_empty and self._regular.is_empty):
-            self._look_soon()
+                given += 1
+        return given
 
     def __repr__(self) -> str:
         return f"<Pacer engines={self.engines} cost_s={self._regular.cost_s:.6f} window={self._window.size}>"

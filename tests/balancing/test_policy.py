@@ -93,7 +93,7 @@ def test_shortest_queue_among_many_takes_idle_ones_by_speed(idle: int) -> None:
 
 def test_shortest_queue_among_many_of_which_none_is_idle() -> None:
     among = candidates(*((1.0, 2) for _ in range(30)), (1.0, 1), (3.0, 3))
-    assert_in_proportion(chosen("shortest_queue", among), [0] * 30 + [1, 3])
+    assert_in_proportion(chosen("shortest_queue", among), [0.0] * 30 + [1.0, 3.0])
 
 
 def test_shortest_queue_looks_at_few_of_thousands() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hierarchy.engines import pacer as module
 from hierarchy.engines.pacer import (
+    AT_ONCE,
     BEAT_S,
     FEWEST,
     FIRST_SHARE,
@@ -49,7 +50,8 @@ class Bench:
 
     def beat(self, seconds: float = BEAT_S) -> None:
         self.clock.tick(seconds)
-        self.pacer.look()
+        while self.pacer.look() == AT_ONCE:
+            pass  # the event loop calls it again after a step
         self._note()
 
     def end(self, turn: Turn, cost_s: float, *, answered: bool = True) -> None:
@@ -94,6 +96,23 @@ async def test_probes_get_their_share_of_a_core_and_no_more(bench: Bench) -> Non
     settle(bench, 0.0001)
     bench.ask(5000)
     assert rate(bench) * 0.0001 == pytest.approx(SHARE, rel=0.1)
+
+
+@on_bench
+async def test_few_probes_begin_in_one_step_of_the_event_loop(bench: Bench) -> None:
+    """Requests wait for a step, however many probes are due."""
+    settle(bench, 0.0001)
+    bench.ask(200)
+    loop, steps = asyncio.get_running_loop(), [len(bench.granted)]
+    bench.clock.tick(BEAT_S)
+    deadline = loop.time() + 10.0
+    while len(bench.granted) < 200 and loop.time() < deadline:
+        await asyncio.sleep(0)
+        bench.clock.tick(0.0001)
+        bench._note()
+        steps.append(len(bench.granted))
+    assert len(bench.granted) == 200
+    assert max(after - before for before, after in zip(steps, steps[1:], strict=False)) <= AT_ONCE
 
 
 @on_bench
