@@ -128,8 +128,8 @@ class Settings(Strict):
     )
     probe_interval_s: Seconds = Field(
         default=1.0,
-        description="time between two probes of an engine for its models and load; an engine that hangs is a "
-        "suspect within this time and 2.5 s",
+        description="least time between two probes of an engine for its models and load, which is up to 4 s with "
+        "more than 500 engines under the node; an engine that hangs is a suspect within that time and 2.5 s",
     )
     connect_timeout_s: Seconds = Field(
         default=3.0,
