@@ -22,6 +22,7 @@ from hierarchy.config.models import EngineConfig, NodeConfig, declared_models
 from hierarchy.drain import Drains
 from hierarchy.engines.manager import EngineManager
 from hierarchy.gossip import Board, RecordFile
+from hierarchy.gossip.file import UNSAVED
 from hierarchy.introspection.changes import ChangeLog
 from hierarchy.introspection.model_list import ModelList
 from hierarchy.introspection.oversight import Oversight
@@ -47,6 +48,7 @@ from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.runtime.tcp_keepalive import UNREACHABLE_S
 from hierarchy.security.access import Access
 from hierarchy.security.dial_guard import GuardedTransport
+from hierarchy.upkeep import Upkeep
 from hierarchy.uplink.dial import Proxy, proxy_for
 from hierarchy.uplink.links import LinkReserve, ServeLink
 from hierarchy.uplink.record_exchange import RecordExchange
@@ -119,7 +121,7 @@ class Node:
         self.access = access or Access(config, environ)
         self.view = TreeView(self.registry, clock, self.warnings)
         file = self.access.shared_file
-        self.board = Board(self.identity.name, self.access.shared_keys, RecordFile(file) if file is not None else None)
+        self.board = _board(self.identity.name, self.access)
         self.drains = Drains(self.registry, self.board)
         policy = self.access.registration_policy
         if policy.records is not None:
@@ -145,7 +147,10 @@ class Node:
         self._sweep: Iterator[list[Child]] = iter(())  # of the children, in progress
         self._forget_at = 0.0
         self._forget_heads_at = clock() + settings.remember_s
-        self._model_file = ModelFile(file.with_name(FILE_NAME)) if file is not None else None
+        models = ModelFile(file.with_name(FILE_NAME)) if file is not None else None
+        self._remembered = models.read() if models is not None else {}  # models of the last run, and their ages
+        known, forget = self.registry.known, self.clients.heads.forget
+        self._upkeep = Upkeep(self.access, self.board, models, known, clock, forget)
         self._declare(config)
         self.draining = False  # no new requests are accepted, running streams finish
 
@@ -159,8 +164,7 @@ class Node:
     def expect_children(self) -> None:
         """Call it right before the node listens: requests may come before any child has."""
         now, known = self._clock(), self.registry.known
-        if self._model_file is not None:
-            known.remember(self._model_file.read(), now)
+        known.remember(self._remembered, now)
         known.start(now, self._settle_s)
 
     async def start(self, serve_link: ServeLink | None = None) -> None:
@@ -181,6 +185,7 @@ class Node:
             self._start_uplink(parent)
         self._start_exchange()
         self._tasks.keep(self._sweep_forever, "sweep")
+        self._upkeep.start(self._tasks)
         self._tasks.keep(self._sweep_children_forever, "sweep of children")
         oversight = Oversight(self.view.tree_steps, self.identity.url, self.slices)
         self._tasks.keep(oversight.run, "oversight")
@@ -216,8 +221,7 @@ class Node:
                 task.cancel()
         self.watch.stop()
         self.lane.close()
-        if self._model_file is not None and self._model_file.differs(ages := self.registry.known.ages(self._clock())):
-            self._model_file.write(ages)
+        await self._upkeep.finish()
         await self.engine_manager.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for client in (self._http, self._child_transport, *self._proxied.values()):
@@ -445,9 +449,7 @@ class Node:
             "the sweep of connections": self._sweep_connections,
             "the sweep of links": self._sweep_links,
             "forgetting what is gone": self._forget,
-            "saving the models": self._save_models,
-            "reading the keys again": self._refresh_keys,
-            "reading the records again": self.board.refresh,
+            "applying what was revoked or has expired": self._apply_access,
         }
         while True:
             await asyncio.sleep(SWEEP_S)
@@ -501,30 +503,28 @@ class Node:
         """What is wrong with this node, for operators."""
         return (self.access.warnings() + self._tasks.warnings())[:MAX_WARNINGS]
 
-    def _save_models(self) -> None:
-        """Write the names of the known models to the state folder, if they changed."""
-        file, now = self._model_file, self._clock()
-        if file is None:
-            return
-        ages = self.registry.known.ages(now)
-        if file.begin(ages.keys(), now):
-            self._tasks.spawn(asyncio.to_thread(file.write, ages), "saving the models")
-
-    def _refresh_keys(self) -> None:
-        """Apply changes in files, made by `hierarchy key` or by a replica."""
-        if self.access.refresh():
+    def _apply_access(self) -> None:
+        """Apply what has expired, and what `upkeep` or another instance has learned. No disk is needed for it."""
+        policy = self.access.registration_policy
+        if self.access.expire():
             self.clients.heads.forget()
-        if self.access.registration_policy.refresh():
-            self._disconnect_revoked()
+        if policy.records is not None:
+            policy.records.report_problem()
+            if policy.records.changed():
+                self._disconnect_revoked()
 
-    def revoke(self, name: str) -> bool:
+    async def revoke(self, name: str) -> bool:
         """Make everything that was issued to this child void, and disconnect it. Returns whether it was registered.
 
         Raises:
-            RequestError: the revocation could not be saved, or this node issues no credentials.
+            RequestError: this node issues no credentials, or what it did could not be saved.
         """
-        self.access.registration_policy.revoke(name)
-        return name in self._disconnect_revoked()
+        policy = self.access.registration_policy
+        policy.revoke(name)
+        was_here = name in self._disconnect_revoked()
+        await policy.save_revocation(name)
+        await self.board.save()
+        return was_here
 
     def _disconnect_revoked(self) -> list[str]:
         known = [*self.registry, *self.registry.departed.values()]
@@ -572,6 +572,14 @@ class Node:
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """As many at a time as one step of the event loop may take on."""
     return (items[begin : begin + CHANGED_AT_ONCE] for begin in range(0, len(items), CHANGED_AT_ONCE))
+
+
+def _board(name: str, access: Access) -> Board:
+    """The shared records that the node knows, from its file if it has one."""
+    file = access.shared_file
+    if file is None:
+        return Board(name, access.shared_keys)
+    return Board(name, access.shared_keys, RecordFile(file), place=access.disk.file(file, UNSAVED))
 
 
 class _Source:

@@ -31,6 +31,7 @@ def build() -> str:
     return digest.hexdigest()[:12]
 
 
+@functools.cache
 def data_path() -> str:
     """Whether the data path is `compiled` or `interpreted`."""
     folder = _PACKAGE / "relay" / "downstream"

@@ -14,6 +14,7 @@ from hierarchy.node import Node
 from hierarchy.runtime.files import FileWatch
 from hierarchy.runtime.log_file import LogFile
 
+READ_LATE_S = 60.0  # for reading and checking a configuration; a large tree takes seconds of processor time
 CHECK_INTERVAL_S = 1.0  # between two checks of the file
 FIXED_FIELDS = ("name", "listen", "advertise", "admin", "link", "replica_of")
 FIXED_SECRETS = ("proxy",)  # not shown, since a proxy's URL may contain a password
@@ -48,6 +49,7 @@ class Reloader:
         self._current = current
         self._check_interval_s = check_interval_s
         self._watch = FileWatch(path)
+        self._place = node.access.disk.file(path, "changes of it are not applied")
         self._requested = asyncio.Event()
 
     def request(self) -> None:
@@ -61,28 +63,37 @@ class Reloader:
             try:
                 await asyncio.wait_for(self._requested.wait(), self._check_interval_s)
             except TimeoutError:
-                changed = self._watch.changed()
+                try:
+                    changed = await self._place.run(self._watch.changed)
+                except TimeoutError:  # the log has it already
+                    continue
                 if changed or not pending:
                     pending = changed
                     continue
             self._requested.clear()
-            self._watch.changed()  # so that the next check does not report the version that is read now
             pending = False
             await self.reload()
 
     async def reload(self) -> bool:
         """Read and apply the configuration. Returns False, and logs why, if it cannot be applied."""
         try:
-            config = await asyncio.to_thread(self._read)
+            config, engine_keys = await self._place.run(self._read_all, READ_LATE_S)
             self._check_fixed(config)
-            self._node.access.load_engine_keys(config)
-        except UsageError as error:
-            log.error("%s is not applied, the old configuration stays in force: %s", self.path, error)
+        except (UsageError, TimeoutError) as error:
+            problem = error.strerror if isinstance(error, TimeoutError) else error
+            log.error("%s is not applied, the old configuration stays in force: %s", self.path, problem)
             return False
+        self._node.access.engine_keys = engine_keys
         changes = await self._node.apply(config)
         self._current = config
         log.info("%s was read again: %s", self.path, ", ".join(changes) or "nothing changed for this node")
         return True
+
+    def _read_all(self) -> tuple[NodeConfig, dict[str, str]]:
+        """The configuration, and the keys of its engines. Blocks."""
+        self._watch.changed()  # so that the next check does not report the version that is read now
+        config = self._read()
+        return config, self._node.access.read_engine_keys(config)
 
     def _check_fixed(self, config: NodeConfig) -> None:
         """Raise `UsageError` if a setting changed that a running node cannot apply."""

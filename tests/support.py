@@ -7,13 +7,14 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import uvicorn
 
 DEADLINE_S = 10.0
 TICK_S = 0.005
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -36,6 +37,17 @@ def running_app(app: Any, port: int = 0, **config: Any) -> Iterator[str]:
         thread.join(DEADLINE_S)
         listener.close()
         assert not thread.is_alive(), "the server did not stop"
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that waits for nothing, such as an operation on a file that runs `AT_ONCE`."""
+    try:
+        work.send(None)
+    except StopIteration as ended:
+        result: T = ended.value
+        return result
+    work.close()
+    raise AssertionError("it waits for something")
 
 
 def free_port() -> int:

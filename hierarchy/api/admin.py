@@ -108,18 +108,18 @@ async def _drain(node: Node, action: str, message: DrainRequest, *, checked: boo
         below = msgspec.structs.replace(message, path=rest)
         page = await _forward(node, _instances(node, name), "POST", f"/admin/{action}", msgspec.to_builtins(below))
     else:
-        page = _drain_here(node, action, name, message)
+        page = await _drain_here(node, action, name, message)
     return {**page, "models_lost": lost} if lost else page
 
 
-def _drain_here(node: Node, action: str, name: str, message: DrainRequest) -> Page:
+async def _drain_here(node: Node, action: str, name: str, message: DrainRequest) -> Page:
     page: Page = {"node": node.identity.name, "child": name, "draining": action == "drain"}
     for key in node.drains.keys(name):
         if action == "drain":
-            drain, page["kept"] = node.drains.drain(key, message.by, message.reason)
-            page |= msgspec.structs.asdict(drain)
+            page |= msgspec.structs.asdict(node.drains.drain(key, message.by, message.reason))
         else:
-            page["kept"] = node.drains.undrain(key, message.by, message.reason)
+            node.drains.undrain(key, message.by, message.reason)
+        page["kept"] = await node.drains.keep()
     intervals = [child.interval_s or 0.0 for child in node.registry if child.is_node]
     return {**page, "settle_s": SETTLE_INTERVALS * max([*intervals, node.settings.report_interval_s])}
 

@@ -67,22 +67,23 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
     known = registry.find(message.node or message.worker_name)
     child = registry.register(message, grant.identity if grant else "", reverse=reverse)
     child.local = is_loopback(peer)
-    credential = _redeem(node, child, message, grant) if grant is not None else ""
     if child.is_node:
         longest_s = max(LONGEST_INTERVAL_S, node.settings.report_interval_s)
         child.interval_s = min(max(message.interval_s, node.settings.report_interval_s), longest_s)
+    credential = await _redeem(node, child, message, grant) if grant is not None else ""
     if known is not child:
         models = ", ".join(child.status.model_names) or "no model yet"
         log.info("%s registered from %s with %s", child.name, child.url, models)
     return child, credential
 
 
-def _redeem(node: Node, child: Child, message: Registration, grant: Grant) -> str:
+async def _redeem(node: Node, child: Child, message: Registration, grant: Grant) -> str:
     """Use up the child's token and return its new credential. If that fails, remove the child again."""
     try:
-        return node.access.registration_policy.redeem(message, grant)
+        return await node.access.registration_policy.redeem(message, grant)
     except RequestError:
-        node.registry.remove(child.name)
+        if node.registry.find(child.name) is child:  # it may have left meanwhile
+            node.registry.remove(child.name)
         raise
 
 

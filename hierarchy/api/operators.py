@@ -64,7 +64,7 @@ def router(node: Node) -> APIRouter:
         """Make void what was issued to a child, and disconnect it."""
         message = await read_message(request, Revocation, node.settings.max_body_bytes)
         with audit.line("revoke", message.node, operator_of(request).name):
-            return json_response({"node": message.node, "was_here": node.revoke(message.node)})
+            return json_response({"node": message.node, "was_here": await node.revoke(message.node)})
 
     return routes
 

@@ -26,7 +26,7 @@ def router(node: Node) -> APIRouter:
 
     @routes.post("/admin/confirm_state")
     async def confirm_state() -> Response:
-        was_incomplete = _records(node).confirm()
+        was_incomplete = await _records(node).confirm()
         return json_response({"node": node.identity.name, "was_incomplete": was_incomplete})
 
     return routes

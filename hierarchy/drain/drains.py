@@ -33,11 +33,6 @@ class Drains:
                 registry.set_drain(record.key, drain)
                 log.info("%s is still drained %s", record.key, drain)
 
-    @property
-    def are_kept(self) -> bool:
-        """Whether they outlast a restart of this node."""
-        return self._board.is_kept
-
     def keys(self, name: str) -> list[str]:
         """What the name in a path means: `drain_key` of a child, or the group of a replicated one. Empty: nothing.
 
@@ -50,18 +45,22 @@ class Drains:
             return [name]
         return [drain_key(child) for child in known if child.name == name][:1]
 
-    def drain(self, key: str, by: str, reason: str) -> tuple[Drain, bool]:
-        """Drain a child. Again: only a new reason is recorded. Returns the drain, and whether it outlasts a restart."""
+    def drain(self, key: str, by: str, reason: str) -> Drain:
+        """Drain a child. Again: only a new reason is recorded. Returns the drain."""
         before = self._registry.drained.get(key)
         if before is not None and reason in ("", before.reason):
-            return before, self.are_kept
+            return before
         drain = Drain(before.since if before is not None else self._now(), by, reason)
-        kept = self._board.publish(TOPIC, key, msgspec.to_builtins(drain))
-        return drain, kept
+        self._board.publish(TOPIC, key, msgspec.to_builtins(drain))
+        return drain
 
-    def undrain(self, key: str, by: str, reason: str) -> bool:
-        """End a drain, also one of another instance that this one does not know yet. Returns whether that is kept."""
-        return self._board.publish(TOPIC, key, msgspec.to_builtins(Drain(self._now(), by, reason)), ended=True)
+    def undrain(self, key: str, by: str, reason: str) -> None:
+        """End a drain, also one of another instance that this one does not know yet."""
+        self._board.publish(TOPIC, key, msgspec.to_builtins(Drain(self._now(), by, reason)), ended=True)
+
+    async def keep(self) -> bool:
+        """Write the drains to this node's file. Returns whether they outlast a restart of this node."""
+        return await self._board.save()
 
     def _changed(self, record: Record, from_other: bool) -> None:
         """Apply a record of this node or of another instance."""

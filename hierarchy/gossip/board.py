@@ -6,6 +6,7 @@ revision it has sent, so that a record goes to each of them once, and "nothing n
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -14,6 +15,7 @@ from itertools import islice
 import msgspec
 
 from hierarchy.gossip.file import RecordFile
+from hierarchy.runtime.blocking import AT_ONCE, Place
 from hierarchy.wire.record import Record
 
 MAX_RECORDS = 4096  # for each node's name; ended ones go first
@@ -35,6 +37,7 @@ class Board:
             not signed is accepted, since such a node accepts children and operators without keys, too.
         file: where its own records are kept; None: nowhere.
         now: Unix seconds.
+        place: where the file is read and written.
     """
 
     def __init__(
@@ -43,11 +46,15 @@ class Board:
         keys: Sequence[bytes] = (),
         file: RecordFile | None = None,
         now: Callable[[], float] = time.time,
+        place: Place = AT_ONCE,
     ) -> None:
         self.node = node
         self.revision = 0  # of the last record that was new
         self._keys = keys
         self._file = file
+        self._place = place
+        self._written = 0  # revision of the last own record in the file
+        self._own = 0  # revision of the last own record
         self._now = now
         self._subscribers: dict[str, Subscriber] = {}
         #: node -> (topic, key) -> (revision, record)
@@ -55,6 +62,7 @@ class Board:
         self._logged: set[tuple[str, str]] = set()  # (sender, problem), each is logged once
         for record in file.read() if file is not None else ():
             self._restore(record)
+        self._written = self._own
 
     # -- this node's own -------------------------------------------------------------------------------------
 
@@ -75,34 +83,44 @@ class Board:
         *,
         ended: bool = False,
         until_ms: int = 0,
-        save: bool = True,
-    ) -> bool:
-        """Write a record, for all instances of this node. Returns whether it is kept over a restart.
+    ) -> None:
+        """Make a record, for all instances of this node. `save` keeps it over a restart.
 
         Args:
             until_ms: when all instances forget it, in Unix milliseconds; 0: never.
-            save: False if `save` follows, after several records.
         """
         before = self.find(topic, key)
         changed_ms = max(int(self._now() * 1000), before.changed_ms + 1 if before is not None else 0)
         self._accept(self._signed(Record(self.node, topic, key, changed_ms, value, ended, until_ms)), from_other=False)
-        return save and self.save()
 
-    def save(self) -> bool:
-        """Write this node's records to the file. Returns whether they are kept over a restart."""
-        if self._file is None:
+    async def save(self) -> bool:
+        """Write this node's records to the file, if it lacks any. Returns whether they are kept over a restart."""
+        file = self._file
+        if file is None:
             return False
+        if self._written == self._own:
+            return True
         self._forget(self.node)
-        written = self._file.write(
-            {id: record for id, (_, record) in self._records[self.node].items()}, self._now() * 1000
-        )
-        self._take_from_file(written or ())
-        return written is not None
+        records, own = {id: record for id, (_, record) in self._records[self.node].items()}, self._own
+        try:
+            written = await self._place.run(lambda: file.write(records, self._now() * 1000))
+        except TimeoutError:  # the log has it already
+            return False
+        if written is None:
+            return False
+        self._written = max(self._written, own)
+        self._take_from_file(written)
+        return True
 
-    def refresh(self) -> None:
-        """Read the file again if another instance wrote it."""
-        if self._file is not None and self._file.changed():
-            self._take_from_file(self._file.read())
+    async def refresh(self) -> None:
+        """Read the file again if another instance wrote it, and write what is not saved yet."""
+        file = self._file
+        if file is None:
+            return
+        with contextlib.suppress(TimeoutError):  # the log has it already
+            self._take_from_file(await self._place.run(file.read_if_changed))
+        if file.may_try():
+            await self.save()
 
     def _take_from_file(self, records: Iterable[Record]) -> None:
         """Take what another instance wrote to the file."""
@@ -110,12 +128,10 @@ class Board:
             if record.node != self.node or record.is_over(self._now() * 1000):
                 continue
             if record.replaces(self._known(self.node, record.id)):
+                is_saved = self._written == self._own
                 self._accept(self._signed(record), from_other=True)
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether its own records have a file."""
-        return self._file is not None
+                if is_saved:  # this one is in the file
+                    self._written = self._own
 
     # -- to and from parents and children --------------------------------------------------------------------
 
@@ -135,17 +151,14 @@ class Board:
 
     def receive(self, records: Iterable[Record], names: Collection[str], sender: str) -> None:
         """Take records from a parent or child. names: of the nodes whose records it may send."""
-        own, now_ms = False, self._now() * 1000
+        now_ms = self._now() * 1000
         for record in islice(records, MAX_SENT):
             if record.is_over(now_ms) or record.node not in names or not self._is_wanted(record):
                 continue
             if reason := self._problem(record):
                 self._log_once(sender, reason)
                 continue
-            own |= record.node == self.node
             self._accept(record, from_other=True)
-        if own:
-            self.save()
 
     def _is_wanted(self, record: Record) -> bool:
         """Whether it is newer than what is known, or carried for others and signed with another key than before.
@@ -201,6 +214,8 @@ class Board:
         if record.node not in self._records and len(self._records) > MAX_NODES:
             self._forget_oldest()
         self._records.setdefault(record.node, {})[record.id] = self.revision, record
+        if record.node == self.node:
+            self._own = self.revision
         if record.node == self.node and record.topic in self._subscribers:
             self._subscribers[record.topic](record, from_other)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
+from hierarchy.runtime.blocking import Trouble
 from hierarchy.runtime.files import FileWatch, locked, write_private_file
 from hierarchy.wire.record import Record
 
-LOCK_TIMEOUT_S = 2.0  # the event loop waits meanwhile; another instance needs milliseconds
+LOCK_TIMEOUT_S = 2.0  # another instance needs milliseconds
+RETRY_S = 5.0  # until what could not be written is tried again without a change
+UNSAVED = "drains end with the restart of this node"
 Records = Mapping[tuple[str, str], Record]
 log = logging.getLogger("hierarchy.gossip")
 
@@ -22,6 +26,8 @@ class RecordFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._watch = FileWatch(path)
+        self._trouble = Trouble(path)
+        self._retry_at = 0.0  # monotonic seconds
 
     def read(self) -> list[Record]:
         """All records; none if the file cannot be read, which is logged. A damaged file is moved aside."""
@@ -35,9 +41,13 @@ class RecordFile:
             self._move_aside()
         return []
 
-    def changed(self) -> bool:
-        """Whether another process wrote the file since it was read or written here."""
-        return self._watch.changed()
+    def read_if_changed(self) -> list[Record]:
+        """All records, if another process wrote the file since it was read or written here."""
+        return self.read() if self._watch.changed() else []
+
+    def may_try(self) -> bool:
+        """Whether it is worth a try to write it: the last one succeeded, or was some seconds ago."""
+        return time.monotonic() >= self._retry_at
 
     def write(self, records: Records, now_ms: float = 0.0) -> list[Record] | None:
         """Write these records, except where the file has newer ones. Returns all that it now has.
@@ -55,8 +65,10 @@ class RecordFile:
                 write_private_file(self.path, _text(merged.values()))
             self._watch.changed()  # this change is known
         except OSError as error:
-            log.error("%s: cannot be written (%s); drains end with the restart of this node", self.path, error.strerror)
+            self._retry_at = time.monotonic() + RETRY_S
+            self._trouble.note(error, UNSAVED)
             return None
+        self._trouble.over()
         return [*merged.values()]
 
     def _move_aside(self) -> None:

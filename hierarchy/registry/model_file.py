@@ -15,11 +15,13 @@ import msgspec
 
 from hierarchy.names import MAX_NAME, is_printable_name
 from hierarchy.registry.known_models import KNOWN_S, MAX_KNOWN
+from hierarchy.runtime.blocking import Trouble
 from hierarchy.runtime.files import write_private_file
 from hierarchy.wire.listing import SeenKey
 
 FILE_NAME = "models.json"
 WRITE_INTERVAL_S = 10.0
+UNSAVED = "after a restart its models are not known"
 MAX_BYTES = 16 * 1024 * 1024  # more than `MAX_KNOWN` names of the longest length need
 log = logging.getLogger("hierarchy.node")
 
@@ -41,8 +43,7 @@ class ModelFile:
         self.path = path
         self._written: frozenset[SeenKey] = frozenset()  # what the file contains
         self._begun_at = -math.inf  # the last write
-        self._writing = False
-        self._problem = ""  # logged, and not over yet
+        self._trouble = Trouble(path)
 
     def read(self) -> dict[SeenKey, float]:
         """The models with the seconds since a child listed them; empty, with a warning, if the file is damaged."""
@@ -61,11 +62,11 @@ class ModelFile:
         self._written = frozenset(ages)
         return {key: age_s for key, age_s in ages.items() if age_s < KNOWN_S}
 
-    def begin(self, models: Collection[SeenKey], now: float) -> bool:
-        """Does the file have to be written now? Then call `write`, in a thread."""
-        if self._writing or now < self._begun_at + WRITE_INTERVAL_S or not self.differs(models):
+    def is_due(self, models: Collection[SeenKey], now: float) -> bool:
+        """Does the file have to be written now? Then call `write`, in its thread."""
+        if now < self._begun_at + WRITE_INTERVAL_S or not self.differs(models):
             return False
-        self._writing, self._begun_at = True, now
+        self._begun_at = now
         return True
 
     def differs(self, models: Collection[SeenKey]) -> bool:
@@ -78,15 +79,10 @@ class ModelFile:
         try:
             write_private_file(self.path, msgspec.json.encode(_Content(rows)).decode() + "\n")
         except OSError as error:
-            problem = error.strerror or str(error)
-            if problem != self._problem:
-                log.warning("%s: cannot be written (%s); after a restart its models are not known", self.path, problem)
-            self._problem = problem
+            self._trouble.note(error, UNSAVED)
         else:
-            self._problem = ""
+            self._trouble.over()
             self._written = frozenset(ages)
-        finally:
-            self._writing = False
 
 
 def _is_valid(row: _Row) -> bool:

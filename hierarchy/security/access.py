@@ -18,12 +18,15 @@ from pathlib import Path
 from hierarchy.config.client_paths import FOR_INFERENCE, ClientPaths, is_control
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import InvalidAdminKey
+from hierarchy.runtime.disk import Disk
 from hierarchy.runtime.expiry import DAY_S, Lifetime
+from hierarchy.runtime.folders import expand
 from hierarchy.runtime.metrics import Sample
 from hierarchy.runtime.resolver import Resolver
 from hierarchy.security import secret
 from hierarchy.security.browsers import Browsers
 from hierarchy.security.credential_store import CREDENTIAL_FILE, CredentialStore
+from hierarchy.security.credential_store import UNSAVED as UNSAVED_CREDENTIAL
 from hierarchy.security.dial_guard import DialGuard, parse_networks, registered_names
 from hierarchy.security.exchange_page import PageSigner
 from hierarchy.security.expiry_watch import ExpiryWatch
@@ -34,6 +37,7 @@ from hierarchy.security.secret import read_secret, secret_path
 from hierarchy.security.state import credential_file, is_exposed, state_dir
 from hierarchy.security.tls import TlsContexts
 from hierarchy.security.token_store import FILE, TokenStore
+from hierarchy.security.token_store import UNSAVED as UNSAVED_RECORDS
 from hierarchy.security.tokens import Signer, parent_key
 
 AUTHORIZATION, API_KEY = b"authorization", b"x-api-key"
@@ -74,12 +78,14 @@ class Access:
         self.requires_admin_key = closed or self.admin_keys is not None or (has_keys and not security.insecure)
         self.browsers = Browsers(config)
         self._paths = ClientPaths(security.paths) if security.paths else None
+        #: reads and writes the files of this node while it runs
+        self.disk = disk = Disk()
         #: looks up all host names that this node dials
         self.resolver = Resolver()
         self.dial_guard = DialGuard(parse_networks(security.allow), registered_names(self.resolver))
-        self.registration_policy = _registration_policy(config, environ, now, self.dial_guard, closed=closed)
+        self.registration_policy = _registration_policy(config, environ, now, self.dial_guard, disk, closed=closed)
         #: what this node shows to its parents; None without parents
-        self.credentials = _credentials(config, environ) if config.parents else None
+        self.credentials = _credentials(config, environ, disk) if config.parents else None
         self.tls = TlsContexts(config.settings.tls, now)
         self.expiry = ExpiryWatch(self.lifetimes, now)
         #: sign what the instances of this node share (the first), and are accepted (all); () without a key
@@ -110,7 +116,7 @@ class Access:
         """What is wrong with this node's state and certificates, for operators; one line each."""
         records = self.registration_policy.records
         problem = records.problem() if records is not None else ""
-        return ([problem] if problem else []) + self.expiry.warnings()
+        return ([problem] if problem else []) + self.disk.warnings() + self.expiry.warnings()
 
     def gauges(self) -> Iterator[Sample]:
         """Days until certificates and credentials expire, and the state of the records, for `/metrics`."""
@@ -129,9 +135,11 @@ class Access:
 
     def load_engine_keys(self, config: NodeConfig) -> None:
         """Read the API keys of the engines in a configuration. Raises `UsageError` without changing anything."""
-        self.engine_keys = {
-            engine.name: read_secret(engine.api_key, self._environ) for engine in config.engines if engine.api_key
-        }
+        self.engine_keys = self.read_engine_keys(config)
+
+    def read_engine_keys(self, config: NodeConfig) -> dict[str, str]:
+        """The API keys of the engines in a configuration, by engine name. Blocks. Raises `UsageError`."""
+        return {engine.name: read_secret(engine.api_key, self._environ) for engine in config.engines if engine.api_key}
 
     @property
     def stripped_fields(self) -> frozenset[bytes]:
@@ -182,13 +190,31 @@ class Access:
             raise InvalidAdminKey("this admin key is not known here, or has expired")
         return operator
 
-    def refresh(self) -> bool:
-        """Read key and certificate files again if they changed. Returns whether the clients' keys changed."""
-        self.tls.refresh()
+    def expire(self) -> bool:
+        """Drop keys that have expired, and warn of what expires. Returns whether the clients' keys changed."""
         self.expiry.check()
         if self.admin_keys is not None:
-            self.admin_keys.refresh()
-        return self.client_keys is not None and self.client_keys.refresh()
+            self.admin_keys.expire()
+        return self.client_keys is not None and self.client_keys.expire()
+
+    async def refresh_client_keys(self) -> bool:
+        """Read the file of the clients' keys again if it changed. Returns whether the keys changed."""
+        return self.client_keys is not None and await self._refresh_keys(self.client_keys)
+
+    async def refresh_admin_keys(self) -> None:
+        """Read the file of the operators' keys again if it changed."""
+        if self.admin_keys is not None:
+            await self._refresh_keys(self.admin_keys)
+
+    async def _refresh_keys(self, keys: KeyFile) -> bool:
+        return await keys.refresh(self.disk.file(keys.path, "the keys that were read before stay valid"))
+
+    async def refresh_tls(self) -> None:
+        """Read the certificate and its key again if they changed."""
+        cert = self._config.settings.tls.cert
+        if cert is not None:
+            meaning = "the certificate that was read before stays in use"
+            await self.tls.refresh(self.disk.file(expand(cert), meaning))
 
     def reread(self) -> list[str]:
         """Read key and certificate files again at the next `refresh`. Returns what they are, for the log."""
@@ -215,7 +241,13 @@ def bearer_token(authorization: bytes) -> bytes:
 
 
 def _registration_policy(
-    config: NodeConfig, environ: Mapping[str, str], now: Callable[[], float], dial_guard: DialGuard, *, closed: bool
+    config: NodeConfig,
+    environ: Mapping[str, str],
+    now: Callable[[], float],
+    dial_guard: DialGuard,
+    disk: Disk,
+    *,
+    closed: bool,
 ) -> RegistrationPolicy:
     security = config.settings.security
     signer, records = signer_of(config, environ, now), None
@@ -223,7 +255,8 @@ def _registration_policy(
         keys = _parent_keys(config, environ)
         store = TokenStore(state_dir(config, environ) / FILE, now)
         pages = PageSigner(signer.parent, keys[0], secrets.token_hex(8), now, keys[1:])
-        records = RecordKeeper(store, pages, now, has_peers=bool(config.replicas))
+        place = disk.file(store.path, UNSAVED_RECORDS)
+        records = RecordKeeper(store, pages, now, has_peers=bool(config.replicas), place=place)
     return RegistrationPolicy(
         signer,
         records,
@@ -241,8 +274,10 @@ def signer_of(config: NodeConfig, environ: Mapping[str, str], now: Callable[[], 
     return Signer(name, keys[0], now, keys[1:]) if keys else None
 
 
-def _credentials(config: NodeConfig, environ: Mapping[str, str]) -> CredentialStore:
-    return CredentialStore.open(credential_file(config, environ), config.settings.security.join_token, environ)
+def _credentials(config: NodeConfig, environ: Mapping[str, str], disk: Disk) -> CredentialStore:
+    path = credential_file(config, environ)
+    place = disk.file(path, UNSAVED_CREDENTIAL)
+    return CredentialStore.open(path, config.settings.security.join_token, environ, place)
 
 
 def _shared_keys(config: NodeConfig, environ: Mapping[str, str]) -> tuple[bytes, ...]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 from hierarchy.errors import UsageError
+from hierarchy.runtime.blocking import AT_ONCE, Place, Trouble
 from hierarchy.runtime.expiry import Lifetime
 from hierarchy.runtime.files import file_version, write_private_file
 from hierarchy.security.secret import JOIN_TOKEN, check_secret, read_secret, read_secret_file
 from hierarchy.security.tokens import lifetime
 
 CREDENTIAL_FILE = "HIERARCHY_CREDENTIAL_FILE"  # environment variable: instead of the file in the state folder
-log = logging.getLogger("hierarchy.security")
+UNSAVED = "this node needs a new token after a restart"
 
 
 class CredentialStore:
@@ -23,14 +24,18 @@ class CredentialStore:
     All uplinks of a node share it, since their parents are replicas.
     """
 
-    def __init__(self, path: Path, credential: str = "", token: str = "") -> None:
+    def __init__(self, path: Path, credential: str = "", token: str = "", place: Place = AT_ONCE) -> None:
         """
         Args:
             path: of the credential's file, which need not exist yet.
+            place: where it is written.
         """
         #: shown with the join token, which only this process may use again, at each instance of its parent
         self.process = secrets.token_hex(16)
         self._path = path
+        self._place = place
+        self._trouble = Trouble(path)
+        self._unsaved = False
         self._credential = credential
         self._token = token
         self._read_from = ""  # the credential of which `_lifetime` is
@@ -38,7 +43,7 @@ class CredentialStore:
         self._token_first = False  # whether the token is shown before the credential, which a parent refused
 
     @classmethod
-    def open(cls, path: Path, ref: str | None, environ: Mapping[str, str]) -> CredentialStore:
+    def open(cls, path: Path, ref: str | None, environ: Mapping[str, str], place: Place = AT_ONCE) -> CredentialStore:
         """Read the credential at `path` and the join token at `ref` (`file:PATH` or `env:NAME`).
 
         Raises:
@@ -55,7 +60,7 @@ class CredentialStore:
         except UsageError:
             if not credential:
                 raise
-        return cls(path, credential, token)
+        return cls(path, credential, token, place)
 
     def __bool__(self) -> bool:
         return bool(self._credential or self._token)
@@ -86,11 +91,22 @@ class CredentialStore:
             return
         self._credential = credential
         self._token_first = False
+        self._unsaved = True
+        self._place.begin(self._write)
+
+    async def refresh(self) -> None:
+        """Write the credential, if it is not saved yet."""
+        if self._unsaved:
+            with contextlib.suppress(TimeoutError):  # the log has it already
+                await self._place.run(self._write)
+
+    def _write(self) -> None:
+        """Blocks. A failure is logged once."""
+        credential = self._credential
         try:
             write_private_file(self._path, check_secret(credential, "the parent's credential") + "\n")
         except (OSError, UsageError) as error:
-            log.error(
-                "%s: the credential cannot be saved (%s): this node needs a new token after a restart",
-                self._path,
-                error,
-            )
+            self._trouble.note(error, UNSAVED)
+        else:
+            self._unsaved = credential != self._credential
+            self._trouble.over()

@@ -26,6 +26,7 @@ from ruamel.yaml.error import YAMLError
 
 from hierarchy.config.client_paths import ClientPaths
 from hierarchy.errors import UsageError
+from hierarchy.runtime.blocking import AT_ONCE, Place
 from hierarchy.runtime.files import FileWatch, locked, write_private_file
 from hierarchy.security.secret import open_guarded
 
@@ -128,23 +129,33 @@ class KeyFile:
         """Read the file again at the next `refresh`, whatever its metadata says."""
         self._watch.expect_change()
 
-    def refresh(self) -> bool:
-        """Read the file again if it changed, and drop keys that have expired. Returns whether the keys changed.
+    async def refresh(self, place: Place = AT_ONCE) -> bool:
+        """Read the file again if it changed. Returns whether the keys changed.
 
         A file that became unreadable is logged once and changes nothing: a mistake in an editor must neither lock out
         all clients nor give any access.
+
+        Args:
+            place: where the file is read.
         """
-        if not self._watch.changed():
-            return self._expire()
         try:
-            self._take(read_keys(self.path))
+            entries = await place.run(self._read_if_changed)
         except UsageError as error:
             log.error("%s; the keys that were read before stay valid", error)
             return False
+        except TimeoutError:  # the log has it already
+            return False
+        if entries is None:
+            return False
+        self._take(entries)
         log.info("%s: %d keys", self.path, len(self._callers))
         return True
 
-    def _expire(self) -> bool:
+    def _read_if_changed(self) -> list[Entry] | None:
+        return read_keys(self.path) if self._watch.changed() else None
+
+    def expire(self) -> bool:
+        """Drop keys that have expired. Returns whether there were any."""
         if self._now() < self._next_expiry:
             return False
         before = self._valid

@@ -13,6 +13,7 @@ import msgspec
 
 from hierarchy.errors import InvalidToken, Unavailable, UsageError
 from hierarchy.gossip import Board, Record
+from hierarchy.runtime.blocking import AT_ONCE, Place
 from hierarchy.runtime.expiry import date_of
 from hierarchy.security.exchange_page import MAX_RECORDS_BYTES, Page, PageSigner
 from hierarchy.security.token_store import TokenStore
@@ -53,19 +54,27 @@ class RecordKeeper:
     """Used tokens and revocations of one instance, which all instances share."""
 
     def __init__(
-        self, store: TokenStore, signer: PageSigner, now: Callable[[], float] = time.time, *, has_peers: bool = False
+        self,
+        store: TokenStore,
+        signer: PageSigner,
+        now: Callable[[], float] = time.time,
+        *,
+        has_peers: bool = False,
+        place: Place = AT_ONCE,
     ) -> None:
         """
         Args:
+            place: where the store's file is read and written.
             now: Unix seconds.
             has_peers: the configuration names other instances, which are asked first at the start.
         """
         self.store = store
+        self._place = place
         self._signer = signer
         self._now = now
         self._waits_for_peers = has_peers
         self._board = Board(signer.parent)  # until `share`
-        self._changed = False  # another instance revoked a child
+        self._changed = False  # another instance or process may have revoked a child
         self._said_incomplete = False
         self._reported: set[str] = set()  # tokens that two processes used
 
@@ -80,41 +89,56 @@ class RecordKeeper:
 
     def publish_all(self) -> None:
         """Share what is in the store, as far as it is not shared yet."""
-        before = self._board.revision
         for token, (expires, process) in self.store.used().items():
             self._publish_use(token, expires, process)
         for node, at in self.store.revoked().items():
             self._publish_revocation(node, at)
-        if self._board.revision != before:
-            self._board.save()
 
-    def use(self, token: str, expires: float, process: str) -> bool:
-        """Record that a process used a token. Returns False if another process was first. Raises OSError."""
-        is_first = self.store.use(token, expires, process)
+    async def use(self, token: str, expires: float, process: str) -> bool:
+        """Record that a process used a token. Returns False if another process was first.
+
+        Raises:
+            OSError: the record could not be written, or not in time.
+            UsageError: the file is damaged.
+        """
+        is_first = await self._place.run(lambda: self.store.use(token, expires, process))
         if is_first:
             self._publish_use(token, expires, process)
-            self._board.save()
         return is_first
 
     def revoke(self, node: str, *, at_least: float = 0.0) -> None:
-        """Make void what was issued to `node` until now, and until `at_least` (Unix seconds). Raises OSError."""
-        self._publish_revocation(node, self.store.revoke(node, at_least=at_least))
-        self._board.save()
+        """Make void what was issued to `node` until now, and until `at_least` (Unix seconds), at all instances."""
+        self._publish_revocation(node, self.store.mark_revoked(node, at_least=at_least))
+
+    async def save(self) -> None:
+        """Write what is not in the file yet. Raises as `use`."""
+        await self._place.run(self.store.save)
+
+    async def refresh(self) -> bool:
+        """Read the store again if another process changed it, and write what is not saved yet.
+
+        Returns whether it was read. Raises as `use`.
+        """
+        changed = await self._place.run(self.store.refresh)
+        if changed:
+            self._changed = True
+            self.publish_all()
+        return changed
 
     def changed(self) -> bool:
-        """Whether another instance revoked a child since the last call."""
+        """Whether another instance or process may have revoked a child since the last call."""
         changed, self._changed = self._changed, False
         return changed
 
     def _publish_use(self, token: str, expires: float, process: str) -> None:
         if self._board.find(USED, token) is None:
             until_ms = int(min(max(expires, 0.0), 2**42) * 1000)
-            self._board.publish(USED, token, {"process": process, "expires": expires}, until_ms=until_ms, save=False)
+            self._board.publish(USED, token, {"process": process, "expires": expires}, until_ms=until_ms)
 
     def _publish_revocation(self, node: str, at: float) -> None:
         known = _decoded(self._board.find(REVOKED, node), _Revocation)
         if known is None or known.at < at:
-            self._board.publish(REVOKED, node, {"at": at}, save=False)
+            self._board.publish(REVOKED, node, {"at": at})
 
     def _use_came(self, record: Record, from_other: bool) -> None:
         use = _decoded(record, _Use)
@@ -237,7 +261,7 @@ class RecordKeeper:
             log.warning("%s: no record is missing any more; join tokens are accepted again", self.store.path)
         self._said_incomplete = bool(problem)
 
-    def confirm(self) -> bool:
+    async def confirm(self) -> bool:
         """Take the records as complete, as an operator says. Returns whether some seemed to be missing.
 
         Raises:
@@ -245,12 +269,16 @@ class RecordKeeper:
         """
         was_incomplete = self.store.is_incomplete
         try:
-            self.store.confirm()
+            await self._place.run(self.store.confirm)
         except (OSError, UsageError) as error:
-            log.error("%s: cannot be written: %s", self.store.path, error)
-            raise Unavailable("this could not be recorded; see this node's log") from None
+            raise Unavailable(f"this could not be recorded: {why(error)}") from None
         log.warning("an operator confirmed %s: its records are taken as complete", self.store.path)
         return was_incomplete
+
+
+def why(error: OSError | UsageError) -> str:
+    """What an operator reads of an error of the file."""
+    return f"{error.filename or 'the state folder'}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
 def _decoded(record: Record | None, kind: type[T]) -> T | None:

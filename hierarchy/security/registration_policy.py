@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from hierarchy.config.address import is_loopback, literal_ip
 from hierarchy.errors import InvalidToken, NotPermitted, Unavailable, UsageError
 from hierarchy.security.dial_guard import DialGuard
-from hierarchy.security.record_keeper import RecordKeeper
+from hierarchy.security.record_keeper import RecordKeeper, why
 from hierarchy.security.tokens import Grant, Signer
 from hierarchy.wire.checks import check_url
 from hierarchy.wire.messages import HeartBeat, Registration
@@ -50,6 +50,7 @@ class RegistrationPolicy:
         self._cleartext = cleartext
         self._tokenless = tokenless
         self._grants: dict[str, Grant] = {}  # of the registered children, by name
+        self._file_problem = ""  # what is wrong with the file of the records, and was logged
 
     @property
     def keeps_state(self) -> bool:
@@ -98,7 +99,7 @@ class RegistrationPolicy:
         _check_models(grant, _models(message))
         return grant
 
-    def redeem(self, message: Registration, grant: Grant) -> str:
+    async def redeem(self, message: Registration, grant: Grant) -> str:
         """Use up the join token of a child that has just been registered.
 
         Returns:
@@ -109,12 +110,14 @@ class RegistrationPolicy:
             Unavailable: the use of the token could not be recorded.
         """
         signer, records = self._signer_and_records()
+        self._grants[grant.node] = grant  # from now on the child can be revoked
         try:
-            if grant.kind == "join" and not records.use(grant.identity, grant.expires, _process(message)):
+            if grant.kind == "join" and not await records.use(grant.identity, grant.expires, _process(message)):
                 raise InvalidToken(f'the join token of "{grant.node}" was used already')
         except (OSError, UsageError) as error:
-            log.error("%s: cannot be written: %s; no child can join with a token", records.store.path, error)
-            raise Unavailable("this node cannot record that the token was used; see its log") from None
+            raise Unavailable(f"this node cannot record that the token was used: {why(error)}") from None
+        if records.store.is_revoked(grant.node, grant.since):  # meanwhile
+            raise InvalidToken(f'the {grant.title} of "{grant.node}" was revoked; {NEW_TOKEN}')
         renews = records.may_renew and signer.needs_renewal(grant)
         self._grants[grant.node] = signer.renewed(grant) if renews else grant
         return signer.credential(grant) if renews else ""
@@ -158,20 +161,27 @@ class RegistrationPolicy:
         return self._tokenless and self._dial_guard.allow_contains(peer)
 
     def revoke(self, node: str) -> None:
-        """Make void what was issued to `node` until now.
+        """Make void what was issued to `node` until now. Until it is saved, that ends with this process.
 
         Raises:
             NotPermitted: this parent has no key, so it issues nothing.
-            Unavailable: the revocation could not be recorded.
         """
         if self.records is None:
             raise NotPermitted("this node has no key, so there is nothing to revoke; set `security.key`")
-        grant = self._grants.get(node)
-        try:  # the clock of the instance that issued it may be ahead
-            self.records.revoke(node, at_least=grant.since if grant is not None else 0.0)
+        grant = self._grants.get(node)  # the clock of the instance that issued it may be ahead
+        self.records.revoke(node, at_least=grant.since if grant is not None else 0.0)
+
+    async def save_revocation(self, node: str) -> None:
+        """Write it to the file. Raises `Unavailable` if that fails, or takes too long."""
+        if self.records is None:
+            return
+        try:
+            await self.records.save()
         except (OSError, UsageError) as error:
-            log.error("%s: cannot be written: %s", self.records.store.path, error)
-            raise Unavailable("the revocation could not be recorded; see this node's log") from None
+            raise Unavailable(
+                f"{node} is revoked and disconnected, but that could not be saved ({why(error)}), so a restart of this "
+                "node may forget it; correct that, and revoke it again"
+            ) from None
 
     def revoked(self, present: Iterable[str]) -> list[str]:
         """The registered children whose credentials were revoked. present: the names of all registered children."""
@@ -182,22 +192,20 @@ class RegistrationPolicy:
         store = self.records.store
         return [name for name, grant in self._grants.items() if store.is_revoked(name, grant.since)]
 
-    def refresh(self) -> bool:
-        """Read the stored tokens and revocations again if another process changed them.
-
-        Returns whether they changed, or came from another instance, since the last call.
-        """
+    async def refresh(self) -> None:
+        """Read the stored tokens and revocations again if another process changed them, and save what is not yet."""
         if self.records is None:
-            return False
-        self.records.report_problem()
+            return
+        problem = ""
         try:
-            changed = self.records.store.refresh()
-            if changed:
-                self.records.publish_all()
+            await self.records.refresh()
         except UsageError as error:
-            log.error("%s; what was read before stays in force", error)
-            changed = False
-        return self.records.changed() or changed
+            problem = str(error)
+        except TimeoutError:  # the log has it already
+            return
+        if problem and problem != self._file_problem:
+            log.error("%s; what was read before stays in force", problem)
+        self._file_problem = problem
 
     def grants(self) -> Iterable[Grant]:
         """What each registered child may do."""

@@ -97,7 +97,7 @@ def test_paths_without_keys_of_their_kind_are_closed(tmp_path: Path) -> None:
 def test_a_key_lists_only_the_models_it_may_use(api: SecuredApi) -> None:
     api.register(site("site-a"), api.keys.token("site-a"))
     restricted = create_key(api.keys.folder / "api.yaml", "bob", ["other"])
-    assert api.node.access.refresh()
+    assert asyncio.run(api.node.access.refresh_client_keys())
     for key, models in ((api.keys.client, ["m"]), (restricted, [])):
         assert [row["id"] for row in api.request("GET", "/v1/models", **bearer(key)).json()["data"]] == models
         assert api.request("POST", "/list_models", **bearer(key)).json() == {"models": models}
@@ -206,7 +206,7 @@ def test_a_child_revoked_while_its_url_is_tried_is_refused(
         shown = api.register(site("site-a"), shown).json()["credential"]
 
     async def needs_reverse_link(message: Any, peer: str) -> bool:
-        api.node.revoke("site-a")
+        await api.node.revoke("site-a")
         return True
 
     monkeypatch.setattr(api.node, "needs_reverse_link", needs_reverse_link)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hierarchy.gossip import Board, RecordFile
 from hierarchy.gossip.board import MAX_AHEAD_MS, MAX_RECORDS, MAX_SENT
 from hierarchy.wire.record import Record
+from tests.support import at_once
 
 KEYS = (b"k" * 32,)
 
@@ -40,7 +41,8 @@ def test_a_child_carries_a_record_from_one_instance_of_its_parent_to_the_other(k
     first, second, child = Board("root", keys), Board("root", keys), Board("site")
     heard: list[tuple[str, bool]] = []
     second.subscribe("t", lambda record, from_other: heard.append((record.key, from_other)))
-    assert first.publish("t", "gpu", {"reason": "é"}) is False
+    first.publish("t", "gpu", {"reason": "é"})
+    assert at_once(first.save()) is False
     assert pass_on(first, child, "root") == first.revision
     assert values(child) == {}
     pass_on(child, second, "root")
@@ -133,7 +135,9 @@ def test_all_instances_agree_in_the_end_whatever_came_in_which_order(plan: list[
 
 def test_records_outlast_a_restart_also_with_a_new_key(tmp_path: Path) -> None:
     path = tmp_path / "root" / "shared.json"
-    assert Board("root", KEYS, RecordFile(path)).publish("t", "gpu", {"v": 1}) is True
+    board = Board("root", KEYS, RecordFile(path))
+    board.publish("t", "gpu", {"v": 1})
+    assert at_once(board.save()) is True
     assert path.stat().st_mode & 0o777 == 0o600
     again = Board("root", (b"n" * 32,), RecordFile(path))
     assert values(again) == {"gpu": {"v": 1}}
@@ -148,11 +152,13 @@ def test_instances_with_one_file_see_each_others_records_and_lose_none(tmp_path:
     first, second = (Board("root", KEYS, RecordFile(path)) for _ in range(2))
     first.publish("t", "a", {"v": 1})
     second.publish("t", "b", {"v": 2})
+    assert at_once(first.save())
+    assert at_once(second.save())
     assert values(second) == {"a": {"v": 1}, "b": {"v": 2}}
-    first.refresh()
+    at_once(first.refresh())
     assert values(first) == values(Board("root", KEYS, RecordFile(path))) == values(second)
     revision = first.revision
-    first.refresh()
+    at_once(first.refresh())
     assert first.revision == revision
 
 
@@ -166,7 +172,8 @@ def test_a_damaged_file_is_moved_aside_and_said(content: str, tmp_path: Path, ca
         "is damaged, moved to shared.damaged; nothing of it is in force: drain again"
     ]
     assert path.with_suffix(".damaged").read_text() == content
-    assert board.publish("t", "gpu", {}) is True
+    board.publish("t", "gpu", {})
+    assert at_once(board.save()) is True
 
 
 def test_a_file_that_cannot_be_written_is_said_and_the_record_holds(
@@ -175,7 +182,8 @@ def test_a_file_that_cannot_be_written_is_said_and_the_record_holds(
     (tmp_path / "file").write_text("")
     board = Board("root", KEYS, RecordFile(tmp_path / "file" / "shared.json"))
     caplog.clear()
-    assert board.publish("t", "gpu", {"v": 1}) is False
+    board.publish("t", "gpu", {"v": 1})
+    assert at_once(board.save()) is False
     assert values(board) == {"gpu": {"v": 1}}
     assert "cannot be written" in caplog.messages[0]
 
@@ -191,6 +199,7 @@ def test_a_record_is_forgotten_by_all_when_its_time_is_over(tmp_path: Path) -> N
     pass_on(child, second, "root")
     assert list(values(second)) == ["long"]
     first.publish("t", "another", {})
+    assert at_once(first.save())
     assert sorted(record.key for record in file.read()) == ["another", "long"]
     assert sorted(values(Board("root", KEYS, file, clock))) == ["another", "long"]
     for number in range(MAX_RECORDS):
@@ -230,6 +239,7 @@ def test_a_carrier_takes_the_signature_of_a_key_that_replaced_another(tmp_path: 
     file, new = RecordFile(tmp_path / "shared.json"), (b"n" * 32,)
     old, child = Board("root", KEYS, file), Board("site")
     old.publish("t", "gpu", {})
+    assert at_once(old.save())
     pass_on(old, child, "root")
     restarted, empty = Board("root", new, file), Board("root", new)
     reached = child.revision

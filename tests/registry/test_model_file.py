@@ -43,7 +43,7 @@ def test_a_damaged_file_is_one_warning(path: Path, content: bytes, caplog: pytes
     assert file.read() == {}
     assert len(caplog.messages) == 1
     assert str(path) in caplog.messages[0]
-    assert file.begin({("m", "openai")}, 0.0)  # and it is replaced
+    assert file.is_due({("m", "openai")}, 0.0)  # and it is replaced
     file.write(AGES)
     assert ModelFile(path).read()
 
@@ -74,21 +74,20 @@ def test_rows_that_cannot_be_are_left_out(path: Path) -> None:
 
 def test_it_is_written_only_when_the_names_change_and_not_often(path: Path) -> None:
     file = ModelFile(path)
-    assert file.begin(AGES, 0.0)
-    assert not file.begin(AGES, WRITE_INTERVAL_S)  # the first write has not ended
+    assert file.is_due(AGES, 0.0)
     file.write(AGES)
-    assert not file.begin(AGES, 2 * WRITE_INTERVAL_S)
-    assert file.begin({("m", "openai")}, 2 * WRITE_INTERVAL_S)
+    assert not file.is_due(AGES, 2 * WRITE_INTERVAL_S)
+    assert file.is_due({("m", "openai")}, 2 * WRITE_INTERVAL_S)
     file.write({("m", "openai"): 0.0})
-    assert not file.begin(AGES, 3 * WRITE_INTERVAL_S - 1)
-    assert file.begin(AGES, 3 * WRITE_INTERVAL_S)
+    assert not file.is_due(AGES, 3 * WRITE_INTERVAL_S - 1)
+    assert file.is_due(AGES, 3 * WRITE_INTERVAL_S)
 
 
 def test_a_disk_that_cannot_be_written_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "root").write_text("no folder")
     file = ModelFile(tmp_path / "root" / FILE_NAME)
     for number in range(3):
-        assert file.begin(AGES, number * WRITE_INTERVAL_S)
+        assert file.is_due(AGES, number * WRITE_INTERVAL_S)
         file.write(AGES)
     assert len(caplog.messages) == 1
     assert "cannot be written" in caplog.messages[0]

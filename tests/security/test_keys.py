@@ -17,7 +17,7 @@ from hierarchy.errors import UsageError
 from hierarchy.runtime.files import locked
 from hierarchy.security.keys import KeyFile, create_key, digest, read_keys, revoke_keys
 from tests.clocks import Clock
-from tests.support import DEADLINE_S
+from tests.support import DEADLINE_S, at_once
 
 
 def test_only_the_hash_of_a_key_is_stored_and_finds_it(tmp_path: Path) -> None:
@@ -52,10 +52,10 @@ def test_two_keys_are_valid_at_once_and_a_third_is_refused(tmp_path: Path) -> No
     with pytest.raises(UsageError, match=f"hierarchy key revoke --file {path} --id {digest(old.encode())[:8]}"):
         create_key(path, "alice", None)
     assert [entry.name for entry in revoke_keys(path, key_id=digest(old.encode())[:8])] == ["alice"]
-    assert keys.refresh()
+    assert at_once(keys.refresh())
     assert keys.find(old.encode()) is None
     assert keys.find(new.encode())
-    assert not keys.refresh()
+    assert not at_once(keys.refresh())
     with pytest.raises(UsageError, match="no such key"):
         revoke_keys(path, name="bob")
 
@@ -74,8 +74,8 @@ def test_a_malformed_file_is_refused_and_a_running_node_keeps_the_keys_it_had(
         KeyFile(path)
     assert "\n" not in str(caught.value)
     with caplog.at_level(logging.ERROR):
-        assert not keys.refresh()
-        assert not keys.refresh()
+        assert not at_once(keys.refresh())
+        assert not at_once(keys.refresh())
     assert len(caplog.records) == 1
     assert keys.find(key.encode())
 
@@ -102,7 +102,7 @@ def test_a_deleted_file_changes_nothing(tmp_path: Path) -> None:
     key = create_key(path, "alice", None)
     keys = KeyFile(path)
     os.unlink(path)  # noqa: PTH108
-    assert not keys.refresh()
+    assert not at_once(keys.refresh())
     assert keys.find(key.encode())
 
 
@@ -136,12 +136,12 @@ def test_a_key_is_void_from_its_expiry_on_without_a_change_of_the_file(
     short, lasting = create_key(path, "alice", None, expires=end), create_key(path, "bob", None)
     keys = KeyFile(path, clock)
     clock.now += 59
-    assert not keys.refresh()
+    assert not keys.expire()
     assert keys.find(short.encode())
     clock.now += 1
     with caplog.at_level(logging.INFO):
-        assert keys.refresh()  # so that what was remembered of the caller is forgotten
-        assert not keys.refresh()
+        assert keys.expire()  # so that what was remembered of the caller is forgotten
+        assert not keys.expire()
     assert keys.find(short.encode()) is None
     assert keys.find(lasting.encode())
     assert [record.getMessage() for record in caplog.records] == [

@@ -12,6 +12,7 @@ from hierarchy.security.exchange_page import PageSigner
 from hierarchy.security.record_keeper import REVOKED, USED, YOUNG_S, Peer, RecordKeeper
 from hierarchy.security.token_store import TokenStore
 from tests.clocks import Clock
+from tests.support import at_once
 
 KEY = b"k" * 32
 
@@ -48,8 +49,8 @@ def two(tmp_path: Path, clock: Clock) -> Instance:
 
 
 def test_both_have_all_records_after_one_exchange(one: Instance, two: Instance) -> None:
-    assert one.keeper.use("t", 2000.0, "p")
-    assert not one.keeper.use("t", 2000.0, "q")
+    assert at_once(one.keeper.use("t", 2000.0, "p"))
+    assert not at_once(one.keeper.use("t", 2000.0, "q"))
     two.keeper.revoke("site-a")
     assert not one.exchange_with(two)
     for instance in (one, two):
@@ -72,7 +73,7 @@ def test_long_lists_take_several_exchanges(one: Instance, two: Instance) -> None
 
 
 def test_a_token_is_forgotten_by_all_when_it_expires(tmp_path: Path, clock: Clock, one: Instance) -> None:
-    one.keeper.use("t", clock() + 10, "p")
+    at_once(one.keeper.use("t", clock() + 10, "p"))
     clock.tick(11)
     late = Instance(tmp_path, "late", clock)
     late.exchange_with(one)
@@ -83,8 +84,9 @@ def test_a_token_is_forgotten_by_all_when_it_expires(tmp_path: Path, clock: Cloc
 def test_what_is_in_the_store_is_shared_at_the_start(
     tmp_path: Path, clock: Clock, one: Instance, two: Instance
 ) -> None:
-    one.keeper.use("t", 2000.0, "p")
+    at_once(one.keeper.use("t", 2000.0, "p"))
     one.keeper.revoke("site-a")
+    at_once(one.keeper.save())
     restarted = Instance(tmp_path, "one", clock)
     two.exchange_with(restarted)
     assert (two.store.used_by("t"), two.store.is_revoked("site-a", 1.0)) == ("p", True)
@@ -130,9 +132,9 @@ def test_another_process_of_the_other_instance_gets_everything_again(
 def test_two_processes_with_one_token_are_reported_once_and_both_instances_keep_the_same(
     one: Instance, two: Instance, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one.keeper.use("t", 2000.0, "q")
+    at_once(one.keeper.use("t", 2000.0, "q"))
     clock.tick(0.5)
-    two.keeper.use("t", 2000.0, "p")
+    at_once(two.keeper.use("t", 2000.0, "p"))
     for _ in range(3):
         one.exchange_with(two)
         two.exchange_with(one)
@@ -166,12 +168,12 @@ def test_a_credential_that_is_older_than_the_records_shows_that_some_are_missing
     with pytest.raises(Unavailable, match="lost its records"):
         one.keeper.check_join(clock() + 1)
     assert TokenStore(one.store.path, clock).is_incomplete, "also after a restart"
-    assert one.keeper.confirm()
+    assert at_once(one.keeper.confirm())
     one.keeper.check_join(clock() - 1)
     one.keeper.report_problem()
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING", "WARNING"]
     assert not TokenStore(one.store.path, clock).is_incomplete
-    assert not one.keeper.confirm()
+    assert not at_once(one.keeper.confirm())
 
 
 def test_an_older_token_waits_while_children_could_show_credentials(one: Instance, clock: Clock) -> None:

@@ -14,6 +14,7 @@ from hierarchy.config.models import NodeConfig, Settings
 from hierarchy.security.access import Access
 from hierarchy.security.tls import TlsContexts
 from tests.certificates import Authority
+from tests.support import at_once
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -56,15 +57,15 @@ def test_an_expired_certificate_does_not_replace_a_valid_one(files: Files, caplo
     caplog.set_level(logging.INFO)
     contexts = TlsContexts(files.spec, lambda: files.now)
     files.issue(days=-0.5)
-    contexts.refresh()
-    contexts.refresh()
+    at_once(contexts.refresh())
+    at_once(contexts.refresh())
     assert messages(caplog) == [
         f"{files.spec.cert}: the new certificate expired on 2026-05-31 12:00 UTC; the certificate that was read before "
         "stays in use"
     ]
     assert files.days_left(contexts) == 90
     files.issue(days=200)
-    contexts.refresh()
+    at_once(contexts.refresh())
     assert messages(caplog)[1:] == [f"{files.spec.cert}: the new certificate is in use"]
     assert files.days_left(contexts) == 200
 
@@ -73,13 +74,13 @@ def test_a_certificate_of_the_future_is_used_when_it_begins(files: Files, caplog
     caplog.set_level(logging.INFO)
     contexts = TlsContexts(files.spec, lambda: files.now)
     files.issue(days=300, begins=1)
-    contexts.refresh()
-    contexts.refresh()
+    at_once(contexts.refresh())
+    at_once(contexts.refresh())
     assert len(messages(caplog)) == 1
     assert "is not valid before 2026-06-02 00:00 UTC" in messages(caplog)[0]
     files.now += 86400
-    contexts.refresh()
-    contexts.refresh()
+    at_once(contexts.refresh())
+    at_once(contexts.refresh())
     assert messages(caplog)[1:] == [f"{files.spec.cert}: the new certificate is in use"]
 
 
@@ -88,8 +89,8 @@ def test_a_node_that_starts_with_an_expired_certificate_says_so(files: Files, ca
     tls = TlsSpec.model_validate({**files.paths, "ca": str(files.authority.ca_file)})
     config = NodeConfig(name="root", advertise="https://127.0.0.1:1", settings=Settings(tls=tls))
     access = Access(config, {}, lambda: files.now)
-    access.refresh()
-    access.refresh()
+    access.expire()
+    access.expire()
     assert messages(caplog) == [
         f"the certificate {tls.cert} expired on 2026-05-31 00:00 UTC: others do not accept it; renew it: replace its "
         "files, and the node reads them"

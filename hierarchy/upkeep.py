@@ -1,0 +1,92 @@
+"""The files of a running node: what others changed in them is read, and what this node must remember is written.
+
+Each file has a task here and a thread in `runtime.disk`, so that a disk which hangs stops neither requests nor any
+other file. What a stuck file would have said or kept is then missing, and nothing else: keys expire and children are
+disconnected all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Awaitable, Callable, Iterator
+
+from hierarchy.gossip import Board
+from hierarchy.registry.known_models import KnownModels
+from hierarchy.registry.model_file import UNSAVED, ModelFile
+from hierarchy.runtime.tasks import BackgroundTasks
+from hierarchy.security.access import Access
+
+CHECK_S = 0.5  # between two looks at a file
+LAST_S = 2.0  # for what is to be written at the end of the node
+Look = Callable[[], Awaitable[object]]
+
+
+class Upkeep:
+    """Looks after the files of one node."""
+
+    def __init__(
+        self,
+        access: Access,
+        board: Board,
+        models: ModelFile | None,
+        known: KnownModels,
+        clock: Callable[[], float],
+        keys_changed: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            models: the file of the known models; None for none.
+            clock: monotonic seconds.
+            keys_changed: called when clients' keys were added or removed.
+        """
+        self._access = access
+        self._board = board
+        self._models = models
+        self._known = known
+        self._clock = clock
+        self._keys_changed = keys_changed
+
+    def start(self, tasks: BackgroundTasks) -> None:
+        """Look at each file until its task is cancelled."""
+        for name, look in self._looks():
+            tasks.keep(functools.partial(_repeat, look), f"file of {name}")
+
+    async def finish(self) -> None:
+        """Write what is not written yet, for at most `LAST_S`."""
+        looks = (self._board.save(), self._access.registration_policy.refresh(), self._save_models(at_once=True))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_S):
+                await asyncio.gather(*looks)
+
+    def _looks(self) -> Iterator[tuple[str, Look]]:
+        access = self._access
+        yield "clients' keys", self._client_keys
+        yield "operators' keys", access.refresh_admin_keys
+        yield "certificate", access.refresh_tls
+        yield "used tokens", access.registration_policy.refresh
+        yield "shared records", self._board.refresh
+        if access.credentials is not None:
+            yield "credential", access.credentials.refresh
+        if self._models is not None:
+            yield "models", self._save_models
+
+    async def _client_keys(self) -> None:
+        if await self._access.refresh_client_keys():
+            self._keys_changed()
+
+    async def _save_models(self, *, at_once: bool = False) -> None:
+        file, now = self._models, self._clock()
+        if file is None:
+            return
+        ages = self._known.ages(now)
+        if file.differs(ages.keys()) if at_once else file.is_due(ages.keys(), now):
+            with contextlib.suppress(TimeoutError):  # the log has it already
+                await self._access.disk.file(file.path, UNSAVED).run(lambda: file.write(ages))
+
+
+async def _repeat(look: Look) -> None:
+    while True:
+        await asyncio.sleep(CHECK_S)
+        await look()
