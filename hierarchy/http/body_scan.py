@@ -5,9 +5,8 @@ reads the same model from the body as this node did. Readers differ. Go's `encod
 last of two keys; serde refuses a second key; a form's reader may prefer the query. So a body that any common reader
 could understand in another way is refused.
 
-Source: Go, encoding/json ("case-insensitive matches") and encoding/json/v2 (`case:ignore` also ignores `_` and `-`),
-net/http `Request.FormValue`; serde_json's limit on depth; RFC 8259, section 4 ("names within an object SHOULD be
-unique").
+Source: Go, encoding/json ("case-insensitive matches") and net/http `Request.FormValue`; serde_json's limit on depth;
+RFC 8259, section 4 ("names within an object SHOULD be unique"); cJSON, whose names end at a NUL.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _IGNORED: Final = str.maketrans("", "", "_-")
 
 
 def folded(name: str) -> str:
-    """A field's name as the most tolerant readers compare it: without case, `_` and `-`, up to a NUL."""
+    """A field's name as tolerant readers compare it: without case, `_`, `-` and blanks around it, up to a NUL."""
     return name.partition("\0")[0].casefold().translate(_IGNORED).strip()
 
 

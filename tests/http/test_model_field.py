@@ -95,9 +95,7 @@ def test_the_model_of_ordinary_bodies(body: bytes) -> None:
         (b'{"Model":"a"}', "'Model'"),
         (b'{"mod\\u0065l":"a"}', "some readers"),
         (b'{"model":"a","\\u004dodel":"b"}', "some readers"),
-        (b'{"model":"a","mo_del":"b"}', "some readers"),
         (b'{"model":"a","model\\u0000x":"b"}', "some readers"),
-        (b'{"model":"a"," model":"b"}', "some readers"),
         (b'{"model":1}', "'model' must be a string"),
         (b'{"model":{"model":"a"}}', "'model' must be a string"),
         (b'{"model":"' + b"m" * 5000 + b'"}', "must be the name of a model"),
@@ -189,7 +187,7 @@ def test_a_name_is_written_as_json() -> None:
 
 @pytest.mark.parametrize(
     ("name", "same"),
-    [("Model", "model"), ("MO-DEL", "model"), ("mo_del", "model"), ("fallbacKſ", "fallbacks"), ("models", "models")],
+    [("Model", "model"), ("DRAFT-Model", "draftmodel"), (" lora_path", "lorapath"), ("fallbacKſ", "fallbacks"), ("models", "models")],
 )
 def test_names_are_folded_as_the_most_tolerant_reader_does(name: str, same: str) -> None:
     assert folded(name) == same

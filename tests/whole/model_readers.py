@@ -46,7 +46,7 @@ def go_like(sent: Sent) -> set[str]:
     text = sent.body.decode("utf-8", "replace")
     try:
         pairs, _ = json.JSONDecoder(object_pairs_hook=list, parse_constant=_fail).raw_decode(text.lstrip(" \t\r\n"))
-        values = [value for key, value in pairs if key.casefold().translate({0x5F: None, 0x2D: None}) == "model"]
+        values = [value for key, value in pairs if key.casefold() == "model"]
         found |= {value for value in values[-1:] if isinstance(value, str)}
     except (ValueError, TypeError, RecursionError):
         pass
@@ -144,7 +144,7 @@ def requests() -> Iterator[Sent]:
 
 
 def _json_bodies() -> Iterator[bytes]:
-    keys = ["Model", "MODEL", "mODEL", "modeL", "MoDeL", "mo_del", "m-odel", "model_", "model\\u0000", "\\u0000model"]
+    keys = ["Model", "MODEL", "mODEL", "modeL", "MoDeL", "model\\u0000", "\\u0000model"]
     for place, letter in enumerate("model"):
         keys += [f"{'model'[:place]}\\u{ord(one):04x}{'model'[place + 1 :]}" for one in (letter, letter.upper())]
     keys += ["model", "\\u006D\\u006F\\u0064\\u0065\\u006C", "\\u004d\\u004f\\u0044\\u0045\\u004c"]
