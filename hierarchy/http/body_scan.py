@@ -57,6 +57,7 @@ class BodyScan:
 
     def __init__(self) -> None:
         self.error: BadRequest | None = None  # why the body is refused
+        self.refused = False  # whether it is; of one type, so compiled code may look at it for each token
 
     def feed(self, piece: bytes) -> None:
         """The next bytes of the body."""
@@ -70,13 +71,10 @@ class BodyScan:
         """
         raise NotImplementedError
 
-    def is_refused(self) -> bool:
-        """Whether the body is refused. A method, since compiled code does not expect a tested attribute to change."""
-        return self.error is not None
-
     def refuse(self, message: str, param: str | None = None) -> None:
         """Refuse the body, unless it is refused already."""
-        if self.error is None:
+        if not self.refused:
+            self.refused = True
             self.error = BadRequest(message, param)
 
 

@@ -84,7 +84,7 @@ class JsonScan(BodyScan):
 
     def feed(self, piece: bytes) -> None:
         """The next bytes of the body."""
-        if self.is_refused():
+        if self.refused:
             return
         if self._utf8 is not None or not piece.isascii():
             self._check_utf8(piece)
@@ -121,7 +121,7 @@ class JsonScan(BodyScan):
         """Go on with `_rest` and what follows it."""
         pos = self._walk(data)
         self._offset += pos
-        self._rest = b"" if self.is_refused() else data[pos:]
+        self._rest = b"" if self.refused else data[pos:]
 
     def _walk(self, data: bytes) -> int:
         """Read as many tokens as are complete. Returns where the first one begins that is not; it sets `error`."""
@@ -136,7 +136,7 @@ class JsonScan(BodyScan):
             if pos < 0:
                 return self._stop
             state = _COLON if self._string_is_key else _COMMA
-        while pos < n and not self.is_refused():
+        while pos < n and not self.refused:
             c: i64 = data[pos]
             if c == 0x20 or c == 0x0A or c == 0x0D or c == 0x09:
                 pos += 1

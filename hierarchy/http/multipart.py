@@ -56,17 +56,17 @@ class FormScan(BodyScan):
 
     def feed(self, piece: bytes) -> None:
         """The next bytes of the body."""
-        if self.is_refused():
+        if self.refused:
             return
         data = self._rest + piece if self._rest else piece
         pos = 0
-        while not self.is_refused():
+        while not self.refused:
             after = self._step(data, pos)
             if after < 0:
                 break
             pos = after
         self._offset += pos
-        self._rest = b"" if self.is_refused() else data[pos:]
+        self._rest = b"" if self.refused else data[pos:]
 
     def finish(self) -> Found:
         """All of the body has come. Raises as `BodyScan.finish`."""
@@ -166,7 +166,7 @@ class FormScan(BodyScan):
         try:
             self._take_head(data[pos:end])
         except BadRequest as error:
-            self.error = error
+            self.error, self.refused = error, True
             return -1
         self._state = _CONTENT
         self._content = self._offset + end + 4
