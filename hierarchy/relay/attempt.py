@@ -8,32 +8,25 @@ The child's bytes go straight to the client's `Response`. The exchange hears of 
 
 from __future__ import annotations
 
-import errno
-import logging
-from http import HTTPStatus
-
-from hierarchy.balancing.lent_attempts import lend, returned
-from hierarchy.errors import BadRequest, ChildFailed, EngineUnreadable, RequestError, Unavailable, describe
+from hierarchy.balancing.lent_attempts import returned
+from hierarchy.errors import BadRequest, ChildFailed, RequestError
 from hierarchy.http.content_coding import CodingError
-from hierarchy.http.promise import Fate, too_long, unfit
-from hierarchy.http.request_head import DEADLINE
 from hierarchy.http.response_check import looks_good
-from hierarchy.http.response_head import ResponseHead, UpstreamResponse
-from hierarchy.registry import is_avoided
-from hierarchy.registry.child import NODE, Lease, Share
+from hierarchy.http.response_head import UpstreamResponse
+from hierarchy.registry.child import NODE, Lease
 from hierarchy.registry.ejection import Failure as Failing
-from hierarchy.relay.client import FOREVER, Client
+from hierarchy.relay.client import Client
+from hierarchy.relay.connecting import Connected, connect
 from hierarchy.relay.held import Held
+from hierarchy.relay.holding import Begin, BreakOff, Holding, PassOn, Step, Unfit, is_given_back, is_retriable
 from hierarchy.relay.lane import Lane
+from hierarchy.relay.lending import attempts_for, others_could, time_left
 from hierarchy.relay.request import Request
-from hierarchy.relay.response import Response, path_of
+from hierarchy.relay.response import Response
 from hierarchy.relay.retry import Cause, Failure, Refusal
 from hierarchy.relay.upstream.connection import RequestSender, ResponseHandler
 from hierarchy.relay.upstream.destination import Destination
-from hierarchy.relay.upstream.translating import TranslatedRequest, Translator, translate
 from hierarchy.relay.verdict import Verdict
-
-log = logging.getLogger("hierarchy.lane")
 
 
 class Listener:
@@ -67,7 +60,6 @@ class Attempt(ResponseHandler):
     reason: str = ""  # of an outcome that is not `ok`, as a sentence without its subject, the child
     _forwards: bool = False  # the connection passes the body on without this object
     _is_whole: bool = False  # the whole body came in one read
-    _counted: int = 0  # bytes of the response that is held, in the lane's count
     _received: bool = False  # something came since `take_received`
 
     def __init__(
@@ -85,7 +77,7 @@ class Attempt(ResponseHandler):
         self._request = request
         self._response = response
         self._renamed: list[bytes] | None = None  # the body, where the engine has its own name for the model
-        self._held: Held | None = None  # a response that the client shall not see yet, or not in this form
+        self._holding: Holding | None = None  # of a response that the client shall not see yet, or not in this form
         self._verdict: Verdict | None = None  # on a response that did not come whole, or not as most do
         parent = request.parent
         if parent is not None:
@@ -94,14 +86,14 @@ class Attempt(ResponseHandler):
     @property
     def holds(self) -> bool:
         """Has something come that the client does not get yet?"""
-        return self._held is not None
+        return self._holding is not None and self._holding.held is not None
 
     # -- sending -------------------------------------------------------------------------------------------------
 
     def start(self, now: float, *, fresh: bool) -> None:
         """Send the request, at once if there is an idle connection. fresh: over a new connection."""
         if self.destination.share.key[1] != self._request.head.native and not self.pool.numbered:
-            self._lane.spawn(self._translate(fresh=fresh), "translation")
+            self._lane.spawn(self._connect(translated=True, fresh=fresh), "translation")
             return
         if self.child.renames and not self._rename():
             return
@@ -109,7 +101,7 @@ class Attempt(ResponseHandler):
         if upstream is not None:
             self._send(upstream, now)
         else:
-            self._lane.spawn(self._connect(None), "connection")
+            self._lane.spawn(self._connect(translated=False, fresh=True), "connection")
 
     def _rename(self) -> bool:
         """Use the engine's own name for the model, if it has another. Returns False if the body cannot be read."""
@@ -133,9 +125,9 @@ class Attempt(ResponseHandler):
         hops = 0 if at_entry else request.head.hops
         if pool.numbered:
             shares = lane.registry.available(self.destination.share.key)
-            lent, self.others = self._lend(shares), self._others(shares)
+            lent, self.others = attempts_for(request, shares, lane), others_could(request, self.child, shares)
             opening = pool.opening(request.head, request.model, hops + 1, lent, self.others)
-            number = str(self.lease.ordinal).encode() + self._time_left(now)
+            number = str(self.lease.ordinal).encode() + time_left(request, now)
             head = b"".join([opening, number, b"\r\ncontent-length: ", str(size).encode(), b"\r\n\r\n"])
         else:
             if self._renamed is not None:
@@ -149,97 +141,29 @@ class Attempt(ResponseHandler):
         if self._client.blocked:  # an earlier response has not been read yet
             sender.pause()
 
-    def _lend(self, shares: list[Share]) -> int:
-        """How many attempts go down with the request to a node. shares: that serve the model now."""
-        request, lane = self._request, self._lane
-        left = request.left
-        if left <= 1:
-            return 1
-        if request.parent is not None:
-            return lend(left, entry=False, rivals=len(shares) - len(request.passed) > 1)
-        lent = lend(left, entry=True, rivals=True)
-        if lent > 1 and lane.retry_budget.troubled and not request.has_retry_place:
-            return lent if lane.take_retry_place(request) else 1
-        return lent
-
-    def _others(self, shares: list[Share]) -> bool:
-        """Could others than the child take the request: another child of this node, or a node above?"""
-        request = self._request
-        if request.others or request.insists:
-            return not request.insists
-        if is_avoided(shares):
-            return False
-        if not request.passed:
-            return len(shares) > 1 or shares[0].child is not self.child
-        return any(share.child is not self.child and share.child not in request.passed for share in shares)
-
-    def _time_left(self, now: float) -> bytes:
-        """The line that tells a node below how long the whole request may still take, if that is limited."""
-        ends_at = self._request.ends_at
-        if ends_at == FOREVER:
-            return b""
-        return b"\r\n%b: %d" % (DEADLINE, max(0, (ends_at - now) * 1000))
-
     def _set_deadline(self, deadline: float) -> None:
         ends_at = self._request.ends_at
         self._client.deadline = deadline if deadline < ends_at else ends_at
 
     # -- connecting ----------------------------------------------------------------------------------------------
 
-    async def _connect(self, translated: TranslatedRequest | None) -> None:
-        """Dial, then send. translated: what is sent instead of the request as it came."""
-        reason, no_descriptors = "", False
-        try:
-            upstream = await self.pool.dial()
-        except OSError as error:
-            upstream, reason = None, unreachable_reason(error)
-            no_descriptors = error.errno in (errno.EMFILE, errno.ENFILE)
+    async def _connect(self, *, translated: bool, fresh: bool) -> None:
+        """Send it over a new connection, or in the form of the engine's own API family."""
+        request, lane = self._request, self._lane
+        found = await connect(self.destination, request, lane, self._is_over, translated=translated, fresh=fresh)
         if self.over:  # the client left meanwhile
-            if upstream is not None:
-                self.pool.put(upstream)
-        elif upstream is not None:
-            sender: RequestSender = upstream if translated is None else self._translator(upstream, translated)
-            self._send(sender, self._lane.clock())
-        elif no_descriptors:  # no other child could help, and none is to blame
-            self._lane.warnings.warn(
-                "out of file descriptors: each stream needs two; raise the limit (ulimit -n, LimitNOFILE)"
-            )
-            self._listener.fail(Unavailable("this node is out of file descriptors"))
+            if isinstance(found, Connected):
+                self.pool.put(found.upstream)
+        elif isinstance(found, Connected):
+            self._send(found.sender(self._client.fields()), lane.clock())
+        elif found.error is not None:
+            self._listener.fail(found.error)
         else:
-            self._failed("unreachable", reason)
-            self._fail(Cause.BROKEN, reason)
+            self._failed(found.failure, found.reason)
+            self._fail(Cause.BROKEN, found.reason)
 
-    async def _translate(self, *, fresh: bool) -> None:
-        """Send the request to an engine in the form of its own API family."""
-        request = self._request
-        reason = ""
-        refusal: RequestError | None = None
-        translated: TranslatedRequest | None = None
-        try:
-            translated = await translate(self.destination, request.head, request.model, request.body())
-        except BadRequest as error:
-            refusal = error
-        except (RequestError, EngineUnreadable) as error:
-            reason = str(error).removeprefix(f"{self.child.name} ")
-        except Exception:  # a defect, which must not leave its client without a response
-            log.exception("a request for model %s could not be translated for %s", request.model, self.child.name)
-            refusal = RequestError("this request could not be translated for the engine of its model")
-        if self.over:
-            return
-        if refusal is not None:
-            self._listener.fail(refusal)
-        elif translated is None:
-            self._failed("broke", reason)
-            self._fail(Cause.BROKEN, reason)
-        else:
-            upstream = None if fresh else self.pool.take(self._lane.clock())
-            if upstream is None:
-                await self._connect(translated)
-            else:
-                self._send(self._translator(upstream, translated), self._lane.clock())
-
-    def _translator(self, upstream: RequestSender, translated: TranslatedRequest) -> Translator:
-        return Translator(upstream, translated, self._client.fields())
+    def _is_over(self) -> bool:
+        return self.over
 
     # -- the child's response (ResponseHandler) ------------------------------------------------------------------
 
@@ -260,7 +184,9 @@ class Attempt(ResponseHandler):
                 self._response.pass_on(data)
             except CodingError as error:
                 self._tear(error)
-        elif not (self._is_questionable(response) and self._holds(response, data, whole=self._is_done(response))):
+        elif self._is_questionable(response):
+            self._follow(self._hold(response, data, whole=self._is_done(response)), response)
+        else:
             self._begin(response, data)
 
     def response_ended(self, response: UpstreamResponse) -> None:
@@ -268,14 +194,16 @@ class Attempt(ResponseHandler):
         if self.over:
             return
         if not self._response.started:  # it has no body, or one that is held
-            if self._held is None and self._is_questionable(response):
-                self._holds(response, b"", whole=True)
+            if not self.holds and self._is_questionable(response):
+                step = self._hold(response, b"", whole=True)
+                if not isinstance(step, Begin):
+                    self._follow(step, response)
             if self.over:
                 return
-            held = self._held
-            if held is not None:
+            holding = self._holding
+            if holding is not None and holding.held is not None:
                 self.sender = None
-                self._held_is_whole(held)
+                self._follow(holding.ended(holding.held), response)
                 return
             self._response.begin(response, self.pool, b"", self._lines_for_parent(response))
         if self._response.is_torn:
@@ -319,11 +247,12 @@ class Attempt(ResponseHandler):
         # A node resets a connection where it has no other way to tell that a response was cut below it.
         if not (stale or (started and self.child.kind == NODE)):
             self._failed("cut" if started else "broke", reason)
-        held = self._held
+        holding = self._holding
+        held = holding.held if holding is not None else None
         if started:
             self._listener.attempt_cut(ChildFailed(f"{self.child.name} {reason}"))
-        elif held is not None and self._fate_of(held) == "as_error" and held.response.head.status >= 400:
-            self._refused(held, reason)  # what the engine said so far is worth more than that it broke off
+        elif holding is not None and held is not None and holding.is_worth_more(held):
+            self._refused(held, reason)
         else:
             self._fail(Cause.STALE if stale else Cause.BROKEN, reason)
 
@@ -404,7 +333,7 @@ class Attempt(ResponseHandler):
         request, head = self._request, response.head
         if request.parent is None or not (request.retried or not head.is_ordinary):
             return b""
-        return request.lines_for_parent(gives_back=self._is_retriable(head.status, head.unspent))
+        return request.lines_for_parent(gives_back=is_retriable(self.pool, head, self._verdict))
 
     # -- responses that the client shall not see, if another child can do better ---------------------------------
 
@@ -413,72 +342,25 @@ class Attempt(ResponseHandler):
         head = response.head
         return self._response.waiting or not head.is_ordinary or head.form != 0 or self._request.api == "fastchat"
 
-    def _holds(self, response: UpstreamResponse, data: bytes, *, whole: bool) -> bool:
-        """Hold the next bytes of a response that is not for the client, or not in this form. False: it is for it.
+    def _hold(self, response: UpstreamResponse, data: bytes, *, whole: bool) -> Step:
+        """Look at the next bytes of a response that is not for the client, or not in this form."""
+        holding = self._holding
+        if holding is None:
+            self._count_retries_below(response.head.retried)
+            holding = self._holding = Holding(self._request, self._response, self.pool, self._judge(), self._lane.held)
+        return holding.take(response, data, whole=whole)
 
-        whole: they are all of it, if nothing is held yet.
-        """
-        held = self._held
-        if held is None:
-            held = self._look_at(response, data, whole=whole)
-            if held is None:
-                return self.over  # it was broken off
-            self._held = held
-        else:
-            held.add(data)
-        self._count_held(held.size)
-        if not whole and (held.is_full or self._lane.held.is_full):
-            return self._give_up_holding(held)
-        return True
-
-    def _count_held(self, size: int) -> None:
-        """Count the bytes of the response that is held. size: all of them now."""
-        self._lane.held.change(size - self._counted)
-        self._counted = size
-
-    def _look_at(self, response: UpstreamResponse, data: bytes, *, whole: bool) -> Held | None:
-        """Judge a response by its first bytes. Returns what has to be held of it; None if it may begin, or is over."""
-        head, request = response.head, self._request
-        self._count_retries_below(head.retried)
-        verdict = self._judge()
-        verdict.look_at_first(response, data, whole=whole)
-        problem = verdict.problem
-        if verdict.is_bad and problem is not None and not problem.reported:
-            self._break_off(problem.reason)
-            return None
-        fate = self._response.fate(
-            response, data, is_error=problem is not None and problem.reported and not problem.is_late,
-            wants_stream=request.wants_stream, at_entry=request.parent is None,
-        )  # fmt: skip
-        if fate == "broken":
-            self._listener.fail(unfit(self._path_of(response), head))
-            return None
-        if fate == "as_it_comes" and not self._is_retriable(head.status, head.unspent):
-            return None
-        return Held(response, fate, data)
-
-    def _path_of(self, response: UpstreamResponse) -> str:
-        return path_of(self.pool, response).decode("ascii", "replace")
-
-    def _fate_of(self, held: Held) -> Fate:
-        """What becomes of it now: a promise may have been made since it began to come."""
-        return "as_error" if self._response.waiting and held.response.head.status >= 300 else held.fate
-
-    def _give_up_holding(self, held: Held) -> bool:
-        """The response is too long to be held. Returns whether the client does not get it as it is."""
-        head = held.response.head
-        if self._fate_of(held) == "as_error":  # what it says is at its beginning
-            self.hang_up()
-            self._refused(held)
-            return True
-        if self._response.waiting and held.fate == "as_events":
-            error = too_long(self._path_of(held.response), head) if held.is_full else self._lane.held.refusal()
-            self._listener.fail(error)
-            return True
-        self._held = None
-        self._count_held(0)
-        self._begin(held.response, held.body)
-        return True
+    def _follow(self, step: Step, response: UpstreamResponse) -> None:
+        if isinstance(step, Begin):
+            self._begin(response, step.data)
+        elif isinstance(step, BreakOff):
+            self._break_off(step.reason)
+        elif isinstance(step, Unfit):
+            self._listener.fail(step.error)
+        elif isinstance(step, PassOn):
+            if step.hang_up:
+                self.hang_up()
+            self._refused(step.held)
 
     def _break_off(self, reason: str) -> None:
         """What the engine sends is not a response: another one may be tried."""
@@ -492,23 +374,6 @@ class Attempt(ResponseHandler):
             if self._request.parent is None:
                 self._lane.retry_budget.note(retried)
 
-    def _is_retriable(self, status: int, unspent: int | None) -> bool:
-        """May another child be tried? After an engine's 503 or error event, or a node that gave attempts back."""
-        if self.child.kind == NODE:
-            return unspent is not None
-        return status == 503 or (self._verdict is not None and self._verdict.is_bad)
-
-    def _held_is_whole(self, held: Held) -> None:
-        """The response that was held is complete."""
-        verdict = self._judge()
-        if held.fate == "as_events":
-            verdict.end(held.response, held.body)
-            problem = verdict.problem
-            if problem is not None and not problem.reported and self.child.kind != NODE:
-                self._break_off(problem.reason)
-                return
-        self._refused(held)
-
     def _refused(self, held: Held, broke: str = "") -> None:
         """The response that was held goes to the client, if no other child may be tried.
 
@@ -518,7 +383,7 @@ class Attempt(ResponseHandler):
         head = response.head
         self._judge_end(response, b"")
         reason = broke or self.reason or f"answered {head.status}"
-        if not self._is_retriable(head.status, head.unspent):  # it only has another form than the client waits for
+        if not is_retriable(self.pool, head, self._verdict):  # it only has another form than the client waits for
             if not broke:
                 self._note_outcome()
             self._response.pass_on_whole(held, self.pool)
@@ -528,7 +393,7 @@ class Attempt(ResponseHandler):
             self._failed("error", reason)
         if request.parent is None:
             self._lane.retry_budget.note(max(0, self.lent - returned(self.lent, head.unspent) - 1))
-        cause = Cause.MOVED if self._is_given_back(head) else Cause.REFUSED
+        cause = Cause.MOVED if is_given_back(head, self.lent, others=self.others) else Cause.REFUSED
         refusal = Refusal(held, self.pool, self.outcome == "error")
         self._listener.attempt_failed(self, Failure(cause, reason, self.lent, head.unspent, refusal))
 
@@ -537,12 +402,6 @@ class Attempt(ResponseHandler):
         self.hang_up()
         self._failed("cut", str(error))
         self._listener.attempt_cut(ChildFailed(f"{self.child.name} {error}"))
-
-    def _is_given_back(self, head: ResponseHead) -> bool:
-        """Did a node not even try, since it heard that others could take the request?"""
-        unspent = -1 if head.unspent is None else head.unspent
-        # FastChat's paths have no status but 200.
-        return self.others and unspent >= self.lent and head.status in (HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE)
 
     # -- endings -------------------------------------------------------------------------------------------------
 
@@ -572,8 +431,8 @@ class Attempt(ResponseHandler):
     def end(self, outcome: str) -> None:
         """Give the lease back, and count the outcome."""
         self.over = True
-        if self._counted:
-            self._count_held(0)
+        if self._holding is not None:
+            self._holding.release()
         self.lease.release()
         if self._request.parent is not None:
             self._request.parent.open -= 1
@@ -582,10 +441,3 @@ class Attempt(ResponseHandler):
     def __repr__(self) -> str:
         state = "over" if self.over else "sent" if self.sender is not None else "connecting"
         return f"<Attempt {self.child.name} {state}>"
-
-
-def unreachable_reason(error: OSError) -> str:
-    """Why a connection to a child could not be made, as a sentence without its subject."""
-    if isinstance(error, TimeoutError):
-        return "cannot be reached: no connection in time"
-    return f"cannot be reached: {error.strerror or describe(error)}"

@@ -18,16 +18,18 @@ from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestE
 from hierarchy.http import promise, render
 from hierarchy.http.request_head import RequestHead
 from hierarchy.http.response_head import UpstreamResponse
-from hierarchy.registry.child import NODE, Child, Lease, Share
+from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.relay import retry
-from hierarchy.relay.attempt import Attempt, Listener, unreachable_reason
+from hierarchy.relay.attempt import Attempt, Listener
+from hierarchy.relay.choosing import can_leave, claim, has_place
 from hierarchy.relay.client import FOREVER, Client
+from hierarchy.relay.connecting import unreachable_reason
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import Handler
 from hierarchy.relay.request import Request
 from hierarchy.relay.response import Response, path_of
 from hierarchy.relay.timeouts import Timeouts
-from hierarchy.relay.upstream.connection import ConnectionPool
+from hierarchy.relay.warnings import warn_of_error, warn_of_response
 from hierarchy.security.registration_policy import UNAUTHENTICATED_BODY_BYTES
 
 log = logging.getLogger("hierarchy.lane")
@@ -185,45 +187,21 @@ class Exchange(Listener):
             RequestError: there is no child to send it to.
         """
         lane, request = self._lane, self.request
-        lease = self._lease()
+        lease = claim(request, lane.dispatch)
         destination = lane.destination(lease.share)
         attempt = Attempt(self, lane, self._client, request, self.response, lease, destination)
         self._attempt = attempt
         self.attempts += 1
         attempt.start(now, fresh=fresh)
 
-    def _lease(self) -> Lease:
-        """Claim a child. Those that the request left are asked again if no other one is left, here or above."""
-        request, dispatch, translated = self.request, self._lane.dispatch, self.head.translated
-        key = request.model, request.api
-        try:
-            return dispatch.lease(key, request.passed, translated=translated, elsewhere=request.others)
-        except RequestError:
-            if request.others or not request.insist():
-                raise
-            return dispatch.lease(key, request.passed, translated=translated)
-
     def attempt_done(self, attempt: Attempt, response: UpstreamResponse, now: float) -> None:
         """The child's response is complete, and the client has all of it."""
         self._outcome = attempt.outcome
         if attempt.outcome != "ok" and self.request.parent is None:
-            self._warn(attempt.pool, response, attempt.outcome, attempt.reason)
+            path = path_of(attempt.pool, response).decode("ascii", "replace")
+            status, warnings = response.head.status, self._lane.warnings
+            warn_of_response(warnings, self.request.model, status, path, attempt.outcome, attempt.reason)
         self._settle(now)
-
-    def _warn(self, pool: ConnectionPool, response: UpstreamResponse, outcome: str, reason: str) -> None:
-        """The client of this node got a response that failed below; no other line of this node says so."""
-        path, model, status = (
-            path_of(pool, response).decode("ascii", "replace"),
-            self.request.model,
-            response.head.status,
-        )
-        warnings = self._lane.warnings
-        if outcome == "cut":
-            warnings.warn("response for model %s cut: %s %s", model, path, reason or "ended too early")
-        elif status == HTTPStatus.OK:
-            warnings.warn("request for model %s failed: %d from %s: it %s", model, status, path, reason)
-        else:
-            warnings.warn("request for model %s failed: %d from %s", model, status, path)
 
     def attempt_cut(self, error: RequestError) -> None:
         """The child's response broke after its first byte."""
@@ -289,7 +267,9 @@ class Exchange(Listener):
         self.response.pass_on_whole(refusal.held, refusal.pool, for_parent)
         self._outcome = "error" if refusal.is_error else "ok"
         if refusal.is_error and request.parent is None:
-            self._warn(refusal.pool, refusal.held.response, "error", reason)
+            source = refusal.held.response
+            path = path_of(refusal.pool, source).decode("ascii", "replace")
+            warn_of_response(self._lane.warnings, request.model, source.head.status, path, "error", reason)
         self._settle(self._lane.clock())
 
     # -- leaving a child -----------------------------------------------------------------------------------------
@@ -308,9 +288,9 @@ class Exchange(Listener):
         whether it left.
         """
         attempt, request = self._attempt, self.request
-        if attempt is None or self.waits_for(child) is None or not self._can_leave(child):
+        if attempt is None or self.waits_for(child) is None or not can_leave(request, child, self._lane.dispatch):
             return False
-        if request.others and not self._has_place(child):
+        if request.others and not has_place(request, child, self._lane.dispatch):
             self._give_back(attempt, f"is taken for dead: {reason}")
         else:
             attempt.hang_up()
@@ -322,7 +302,7 @@ class Exchange(Listener):
         attempt = self._attempt
         if attempt is None or self.waits_for(child) is None:
             return False
-        if self._has_place(child):
+        if has_place(self.request, child, self._lane.dispatch):
             attempt.hang_up()
             self.attempt_failed(attempt, retry.Failure(retry.Cause.MOVED, reason, attempt.lent))
         elif self.request.others:
@@ -337,25 +317,6 @@ class Exchange(Listener):
         self.request.left += attempt.lent
         self._outcome = "moved"
         self.fail(Unavailable(f"{attempt.child.name} {reason}"))
-
-    def _can_leave(self, child: Child) -> bool:
-        """Could others than this child take the request?"""
-        request = self.request
-        if request.others or len(request.passed) > len(request.tried):
-            return True
-        if request.parent is not None and not request.reports_outcome and child.kind != NODE:
-            return True  # a parent of an older release does not tell, and has always got it back
-        return self._has_place(child)
-
-    def _has_place(self, child: Child) -> bool:
-        """Could another child of this node take the request?"""
-        request = self.request
-        key, passed, translated = (request.model, request.api), (*request.passed, child), self.head.translated
-        try:
-            self._lane.dispatch.choose(key, passed, translated=translated, elsewhere=request.others)
-        except RequestError:
-            return False
-        return True
 
     # -- time and backpressure -----------------------------------------------------------------------------------
 
@@ -432,20 +393,12 @@ class Exchange(Listener):
             response.keep_alive = False
         self._lane.metrics.refuse(error.code)
         if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and request.parent is None:
-            self._warn_of(error)
+            warn_of_error(self._lane.warnings, request.model, error)
         # To a parent whose secret is not known, too: it does not know yet that this node was restarted.
         gives_back = self.head.auth and error.status in RETRIABLE
         response.refuse(error, unspent_field(max(0, request.left)) if gives_back else None)
         self._outcome = self._outcome or "refused"
         self._settle(self._lane.clock())
-
-    def _warn_of(self, error: RequestError) -> None:
-        """The client of this node gets an error of this node."""
-        warnings, status, code = self._lane.warnings, error.status, error.code
-        if isinstance(error, Unavailable) and error.event:  # the message has names and times, which clients can vary
-            warnings.warn("requests failed: %d %s: %s", status, code, error.event)
-        else:
-            warnings.warn("request for model %s failed: %d %s: %s", self.request.model or "?", status, code, error)
 
     def drop_child(self, child: Child, error: RequestError) -> None:
         """End the request if this child has it."""

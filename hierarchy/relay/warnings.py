@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final
+
+from hierarchy.errors import RequestError, Unavailable
 
 EVERY_S: Final = 5.0  # after which equal warnings are written again, as one line
 MAX_KINDS: Final = 1000  # that are remembered; an engine's own messages may differ each time
@@ -59,6 +62,28 @@ class Warnings:
 
     def __repr__(self) -> str:
         return f"<Warnings kinds={len(self._kinds)}>"
+
+
+def warn_of_response(warnings: Warnings, model: str, status: int, path: str, outcome: str, reason: str) -> None:
+    """The client of this node got a response that failed below; no other line of this node says so.
+
+    path: of the engine. outcome, reason: of its attempt.
+    """
+    if outcome == "cut":
+        warnings.warn("response for model %s cut: %s %s", model, path, reason or "ended too early")
+    elif status == HTTPStatus.OK:
+        warnings.warn("request for model %s failed: %d from %s: it %s", model, status, path, reason)
+    else:
+        warnings.warn("request for model %s failed: %d from %s", model, status, path)
+
+
+def warn_of_error(warnings: Warnings, model: str, error: RequestError) -> None:
+    """The client of this node gets an error of this node."""
+    status, code = error.status, error.code
+    if isinstance(error, Unavailable) and error.event:  # the message has names and times, which clients can vary
+        warnings.warn("requests failed: %d %s: %s", status, code, error.event)
+    else:
+        warnings.warn("request for model %s failed: %d %s: %s", model or "?", status, code, error)
 
 
 def _log_count(text: str, count: int) -> None:
