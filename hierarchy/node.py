@@ -36,7 +36,7 @@ from hierarchy.relay.downstream.clients import Clients
 from hierarchy.relay.downstream.places import Places
 from hierarchy.relay.evidence import LOST_S, Finding
 from hierarchy.relay.lane import Lane
-from hierarchy.relay.local_handlers import report_handler
+from hierarchy.relay.local_handlers import long_report_handler, report_handler
 from hierarchy.release import VERSION, build, data_path
 from hierarchy.runtime.awake import AwakeClock
 from hierarchy.runtime.fetch import fetch
@@ -127,8 +127,17 @@ class Node:
         if policy.records is not None:
             policy.records.share(self.board)
         handlers = {b"/receive_heart_beat": report_handler(self.registry, policy, self.board)}
+        long_report = long_report_handler(self.registry, policy, self.board, self.slices)
         self.lane = Lane(
-            self.registry, self.dispatch, self.metrics, settings, self._parent_with, clock, self.access, handlers
+            self.registry,
+            self.dispatch,
+            self.metrics,
+            settings,
+            self._parent_with,
+            clock,
+            self.access,
+            handlers,
+            {b"/receive_heart_beat": long_report},
         )
         lane, most = self.lane, settings.max_connections_per_address
         self.clients = Clients(Places(lane.descriptors, lane.warnings, clock, most))
@@ -377,15 +386,17 @@ class Node:
 
     # -- children -------------------------------------------------------------------------------------------
 
-    async def needs_reverse_link(self, message: Registration, peer: str) -> bool:
+    async def needs_reverse_link(self, message: Registration, peer: str, *, below: bool = True) -> bool:
         """Must a node that registers from the IP address `peer` dial the connections for requests to it?
+
+        below: see `Registration.check`.
 
         Raises:
             InvalidField: as `Registry.register`; no connection was dialled.
         """
         if message.link != "auto":
             return message.link == "reverse"
-        message.check(self.registry.max_speed, self.registry.limits)
+        message.check(self.registry.max_speed, self.registry.limits, below=below)
         may_dial = self.access.registration_policy.may_dial(message.worker_name, peer)
         return not (may_dial and await self._reaches(message, local=is_loopback(peer)))
 

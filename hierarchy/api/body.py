@@ -25,6 +25,16 @@ async def read_message(
         BodyTooLarge: at the first byte over the limit, or for too many values.
         BadRequest, InvalidField: as `hierarchy.wire.messages.decode`.
     """
+    return decode(await read_body(request, limit_bytes), kind, max_values)
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """Read the body of a request.
+
+    Raises:
+        BodyTooLarge: at the first byte over the limit.
+        BadRequest: the client disconnected.
+    """
     body = bytearray()
     try:
         async for part in request.stream():
@@ -33,7 +43,7 @@ async def read_message(
                 raise BodyTooLarge(f"the body is larger than {limit_bytes} bytes, the limit of this node")
     except ClientDisconnect:
         raise BadRequest("the client disconnected before its request was complete") from None
-    return decode(bytes(body), kind, max_values)
+    return bytes(body)
 
 
 def error_response(error: RequestError) -> Response:

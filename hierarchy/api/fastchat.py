@@ -12,14 +12,16 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from hierarchy.api.auth_middleware import caller_of, peer_of
-from hierarchy.api.body import json_response, read_message
+from hierarchy.api.body import json_response, read_body, read_message
 from hierarchy.api.held import HeldRequest
 from hierarchy.config.address import is_loopback
 from hierarchy.errors import ModelNotAllowed, RequestError
 from hierarchy.node import Node
+from hierarchy.registry.below import prepare
 from hierarchy.registry.child import Child, Share
 from hierarchy.security.access import bearer_token
 from hierarchy.security.tokens import Grant
+from hierarchy.wire.large import decode_steps
 from hierarchy.wire.messages import Accepted, Deregistration, ModelRequest, Registration
 
 LONGEST_INTERVAL_S = 60.0  # between two reports: a child that is gone keeps its name for ten times as long
@@ -59,13 +61,16 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
     policy, registry, peer = node.access.registration_policy, node.registry, peer_of(request.scope)
     token = bearer_token(request.headers.get("authorization", "").encode("latin-1")).decode("latin-1")
     limit = policy.body_limit(token, peer, node.settings.max_body_bytes)
-    message = await read_message(request, Registration, limit, registry.limits.message_values)
+    body = await read_body(request, limit)
+    message, below = await node.slices.run(decode_steps(body, Registration, registry.limits.message_values))
     grant = policy.check(message, token, peer)
-    reverse = bool(message.node) and await node.needs_reverse_link(message, peer)
-    if message.link == "auto":  # while its URL was tried, its token may have been used or its credential revoked
+    reverse = bool(message.node) and await node.needs_reverse_link(message, peer, below=below is None)
+    ready = None if below is None else await node.slices.run(prepare(below, {}, None))
+    if message.link == "auto" or ready is not None:
+        # While its URL was tried, or others had their turns, its token may have been used or its credential revoked.
         grant = policy.check(message, token, peer)
     known = registry.find(message.node or message.worker_name)
-    child = registry.register(message, grant.identity if grant else "", reverse=reverse)
+    child = registry.register(message, grant.identity if grant else "", reverse=reverse, below=ready)
     child.local = is_loopback(peer)
     if child.is_node:
         longest_s = max(LONGEST_INTERVAL_S, node.settings.report_interval_s)

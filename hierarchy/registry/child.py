@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.ejection import FailureRecord, Responses
+from hierarchy.wire.listing import Listing
 from hierarchy.wire.messages import Names
 from hierarchy.wire.status import EMPTY, Api, ModelKey, ModelStatus, NodeStatus
 
@@ -133,6 +134,7 @@ class Child:
         self.names: Names | None = None  # of its models, as it sent them last
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}
+        self.listed: Listing | None = None  # of `subtree`, if it was large
         self.below_bytes = self.below_values = 0  # of `subtree` as JSON, at most
         self.below_is_cut = False  # it was larger than the child's share, and is not kept
         self.incomplete = False  # it reported that it may not know all models below it yet

@@ -68,6 +68,11 @@ class ModelIndex:
             return True
         return entry.shares is not child.shares or (entry.below is not None and entry.below.of is not child.subtree)
 
+    def listing_of(self, child: Child) -> Listing | None:
+        """What was listed below a child at the last update."""
+        entry = self._entries.get(child)
+        return None if entry is None else entry.below
+
     def update(self, child: Child, *, here: bool) -> Moved:
         """Take in what a child lists now. here: it is one of the children; otherwise it lists nothing."""
         moved = Moved()
@@ -79,7 +84,8 @@ class ModelIndex:
         self._update_shares(child, entry, child.shares if here else {}, moved)
         before = entry.below.keys if entry.below is not None else frozenset()
         if here and (child.subtree or entry.below is not None):
-            entry.below = listing(child.subtree, entry.below)
+            ready, child.listed = child.listed, None
+            entry.below = listing(child.subtree, entry.below if ready is None else ready)
         after = entry.below.keys if here and entry.below is not None else frozenset()
         if after is not before:
             self._add(after - before, moved)

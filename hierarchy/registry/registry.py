@@ -20,7 +20,7 @@ from hierarchy.registry.admission import (
     find_registered,
     without_unconfirmed,
 )
-from hierarchy.registry.below import patch_below, replace_below
+from hierarchy.registry.below import Prepared, patch_below, replace_below
 from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.health import USABLE, Health
@@ -82,7 +82,9 @@ class Registry(Health):
         self.index.touch(child, self._clock())
         return child
 
-    def register(self, message: Registration, identity: str = "", *, reverse: bool = False) -> Child:
+    def register(
+        self, message: Registration, identity: str = "", *, reverse: bool = False, below: Prepared | None = None
+    ) -> Child:
         """Accept a child, new or known.
 
         A FastChat worker whose status is null has no models until the prober has requested its status.
@@ -90,13 +92,14 @@ class Registry(Health):
         Args:
             identity: of the token or credential in the request; "" for none.
             reverse: the child dials, so its URL need not lead to it.
+            below: what is below it, if that is large.
 
         Raises:
             InvalidField: a value is not allowed; nothing was registered.
             LoopDetected: it is this node, or has this node below it.
             NameTaken: another live child has that name or that address.
         """
-        status = message.check(self.max_speed, self.limits)
+        status = message.check(self.max_speed, self.limits, below=below is None)
         check_loop(message, self.identity, reverse=reverse)
         name = child_name(message, self.children)
         now = self._clock()
@@ -108,7 +111,7 @@ class Registry(Health):
             return child  # a later message of the same process arrived first
         if child is None:
             child = self._add(name, message)
-        self._update(child, message, identity, now, reverse=reverse)
+        self._update(child, message, identity, now, reverse=reverse, below=below)
         if status is not None:
             self._apply_registered_status(child, message, status, now)
         elif not message.node:
@@ -125,7 +128,9 @@ class Registry(Health):
         child.drain = self._drain_of(child)
         return child
 
-    def _update(self, child: Child, message: Registration, identity: str, now: float, *, reverse: bool) -> None:
+    def _update(
+        self, child: Child, message: Registration, identity: str, now: float, *, reverse: bool, below: Prepared | None
+    ) -> None:
         if child.url != message.worker_name.rstrip("/"):
             child.move_to(message.worker_name)
         former = self.departed.pop(child.name, None)
@@ -135,7 +140,7 @@ class Registry(Health):
         child.multimodal = message.multimodal
         child.last_seen = now
         if message.node:
-            _update_node_fields(self, child, message)
+            _update_node_fields(self, child, message, below)
             if child.instance != message.instance:
                 _forget_failures(child)
             child.instance, child.identity = message.instance, identity
@@ -159,14 +164,17 @@ class Registry(Health):
             child = next((one for one in self if one.group == message.node and one.instance == message.instance), None)
         return child
 
-    def heart_beat(self, message: HeartBeat) -> bool:
+    def heart_beat(self, message: HeartBeat, below: Prepared | None = None) -> bool:
         """A worker's heartbeat or a node's report. False: the child is not known and must register again.
+
+        below: what changes below the child, if that is large.
 
         Raises:
             InvalidField: a value is not allowed; the child keeps its former status.
         """
         child = self.sender(message)
-        status = message.check(self.max_speed, self.limits, child.names if child is not None else None)
+        names = child.names if child is not None else None
+        status = message.check(self.max_speed, self.limits, names, below=below is None)
         if child is None or child.declared or child.is_node != bool(message.node):
             return False
         if child.instance != message.instance and child.is_node:
@@ -182,7 +190,7 @@ class Registry(Health):
             return True  # a later report arrived first
         else:
             child.seq = message.seq
-            _update_node_fields(self, child, message)
+            _update_node_fields(self, child, message, below)
             was_available &= not _apply_report(child, status, now, message.seen)
             self.index.touch(child, now)
         if not was_available:
@@ -584,7 +592,9 @@ def _apply_report(child: Child, status: NodeStatus, now: float, seen: int | None
     return child.report(part(status, child.parts), now, seen)
 
 
-def _update_node_fields(registry: Registry, child: Child, message: Registration | HeartBeat) -> None:
+def _update_node_fields(
+    registry: Registry, child: Child, message: Registration | HeartBeat, below: Prepared | None
+) -> None:
     child.leaving, child.incomplete = message.draining, message.incomplete
     child.warnings = message.warnings
     names = message.names
@@ -593,10 +603,10 @@ def _update_node_fields(registry: Registry, child: Child, message: Registration 
         child.version, child.build, child.dispatch = message.version, message.build, message.dispatch
         child.path = frozenset(message.path)
     if isinstance(message, Registration):
-        replace_below(child, message.children, registry.limits)
+        replace_below(child, message.children, registry.limits, below)
         registry.subtree_changes += 1
     elif message.children:
-        patch_below(child, message.children, registry.limits)
+        patch_below(child, message.children, registry.limits, below)
         registry.subtree_changes += 1
 
 

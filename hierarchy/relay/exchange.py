@@ -25,12 +25,13 @@ from hierarchy.relay.choosing import can_leave, claim, has_place
 from hierarchy.relay.client import FOREVER, Client
 from hierarchy.relay.connecting import unreachable_reason
 from hierarchy.relay.lane import Lane
-from hierarchy.relay.local_handlers import Handler
+from hierarchy.relay.local_handlers import Handler, LongHandler
 from hierarchy.relay.request import Request
 from hierarchy.relay.response import Response, path_of
 from hierarchy.relay.timeouts import Timeouts
 from hierarchy.relay.warnings import warn_of_error, warn_of_response
 from hierarchy.security.registration_policy import UNAUTHENTICATED_BODY_BYTES
+from hierarchy.wire.large import LARGE_BYTES
 
 log = logging.getLogger("hierarchy.lane")
 
@@ -169,11 +170,28 @@ class Exchange(Listener):
         return not child.received or reported
 
     def _answer_locally(self, handler: Handler, now: float) -> None:
+        later = self._lane.long_handlers.get(self.head.target) if self.request.size > LARGE_BYTES else None
+        if later is not None:
+            self._lane.spawn(self._answer_later(later), "large report")
+            return
         try:
             body = handler(self.request.body(), self.head.auth, self._client.peer)
         except RequestError as error:
             self.fail(error)
             return
+        self._answer(body, now)
+
+    async def _answer_later(self, handler: LongHandler) -> None:
+        """The message is so large that other requests get their turns while it is read."""
+        try:
+            body = await handler(self.request.body(), self.head.auth, self._client.peer)
+        except RequestError as error:
+            self.fail(error)
+            return
+        if not self.response.complete:  # else the client has left
+            self._answer(body, self._lane.clock())
+
+    def _answer(self, body: bytes, now: float) -> None:
         close = not self.response.keep_alive
         self._client.write(render.json_response(body, self._client.fields(), close=close))
         self._settle(now)

@@ -21,7 +21,7 @@ from hierarchy.http.request_head import lane_path
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child, Share
 from hierarchy.relay.held_bytes import HeldBytes
-from hierarchy.relay.local_handlers import Handler, pong
+from hierarchy.relay.local_handlers import Handler, LongHandler, pong
 from hierarchy.relay.request import Parent, Request
 from hierarchy.relay.timeouts import Timeouts
 from hierarchy.relay.turns import Turns
@@ -48,11 +48,13 @@ class Lane:
 
     trust: the parent that has this secret of this node, if any; notes the request's number as received from it.
     handlers: POST paths that this node answers itself, at once: reports come by the thousand a second.
+    long_handlers: of those, what answers a large request.
     """
 
     def __init__(
         self, registry: Registry, dispatch: Dispatch, metrics: Metrics, settings: Settings, trust: Trust,
         clock: Callable[[], float], access: Access, handlers: Mapping[bytes, Handler] | None = None,
+        long_handlers: Mapping[bytes, LongHandler] | None = None,
     ) -> None:  # fmt: skip
         self.registry = registry
         self.dispatch = dispatch
@@ -62,6 +64,7 @@ class Lane:
         self.clock = clock
         self.access = access
         self.handlers: dict[bytes, Handler] = {LINK_PATH: pong, **(handlers or {})}
+        self.long_handlers: dict[bytes, LongHandler] = {**(long_handlers or {})}
         self.held = HeldBytes(settings.held_bytes)
         self.turns = Turns(self.held)
         self.descriptors = Descriptors(descriptors.limit())

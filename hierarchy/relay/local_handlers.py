@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from hierarchy.gossip import Board
 from hierarchy.registry import Registry
+from hierarchy.registry.below import Prepared, prepare
 from hierarchy.registry.child import Child
+from hierarchy.runtime.slices import Slices
 from hierarchy.security.registration_policy import RegistrationPolicy
+from hierarchy.wire.large import decode_steps
 from hierarchy.wire.messages import HeartBeat, decode
 from hierarchy.wire.record import Record
 
 #: From a request's body, its x-hierarchy-auth and the IP address it came from, to the JSON of its response. Raises
 #: RequestError; must not block.
 Handler = Callable[[bytes, bytes, str], bytes]
+
+#: The same, for a large body: others have their turns while it is read.
+LongHandler = Callable[[bytes, bytes, str], Awaitable[bytes]]
 
 EXISTS, UNKNOWN = b'{"exist": true}', b'{"exist": false}'
 
@@ -28,15 +34,38 @@ def report_handler(registry: Registry, policy: RegistrationPolicy, board: Board)
         child = registry.sender(message)
         if child is not None and not policy.may_report(message, child.secret, secret, peer):
             return UNKNOWN
-        if not registry.heart_beat(message):
-            return UNKNOWN
-        if child is None or not child.is_node:
-            return EXISTS
-        if message.shared:
-            _receive(board, child, message.shared)
-        return EXISTS if child.told == board.revision else _with_news(board, child)
+        return _received(registry, board, message, child, None)
 
     return receive_heart_beat
+
+
+def long_report_handler(registry: Registry, policy: RegistrationPolicy, board: Board, slices: Slices) -> LongHandler:
+    """Answers large reports: decoded, checked and merged in slices, and then applied at once."""
+
+    async def receive_heart_beat(body: bytes, secret: bytes, peer: str) -> bytes:
+        message, below = await slices.run(decode_steps(body, HeartBeat, registry.limits.message_values))
+        child = registry.sender(message)
+        if child is not None and not policy.may_report(message, child.secret, secret, peer):
+            return UNKNOWN
+        ready = None
+        if child is not None and below is not None:
+            ready = await slices.run(prepare(below, child.subtree, registry.index.listing_of(child)))
+            child = registry.sender(message)  # it may have left meanwhile
+        return _received(registry, board, message, child, ready)
+
+    return receive_heart_beat
+
+
+def _received(
+    registry: Registry, board: Board, message: HeartBeat, child: Child | None, ready: Prepared | None
+) -> bytes:
+    if not registry.heart_beat(message, ready):
+        return UNKNOWN
+    if child is None or not child.is_node:
+        return EXISTS
+    if message.shared:
+        _receive(board, child, message.shared)
+    return EXISTS if child.told == board.revision else _with_news(board, child)
 
 
 def _receive(board: Board, child: Child, records: list[Record]) -> None:

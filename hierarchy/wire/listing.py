@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hierarchy.runtime.slices import Steps, at_once
 from hierarchy.wire.tree_entry import MAX_DEPTH
 
 SeenKey = tuple[str, str]  #: a `ModelKey`; a child of a later release may have other API families
@@ -36,6 +37,13 @@ def listing(children: object, before: Listing | None = None, depth: int = 0) -> 
     """
     if before is not None and before.of is children:
         return before
+    return at_once(listing_steps(children, before, depth))
+
+
+def listing_steps(children: object, before: Listing | None = None, depth: int = 0) -> Steps[Listing]:
+    """`listing` in steps."""
+    if before is not None and before.of is children:
+        return before
     if not isinstance(children, Mapping) or depth > MAX_DEPTH:
         return Listing(children, NOTHING)
     known = before.parts if before is not None else {}
@@ -44,9 +52,10 @@ def listing(children: object, before: Listing | None = None, depth: int = 0) -> 
         if isinstance(entry, Mapping):
             old = known.get(name)
             if entry.get("kind") == "node":
-                parts[name] = listing(entry.get("children"), old, depth + 1)
+                parts[name] = yield from listing_steps(entry.get("children"), old, depth + 1)
             else:
                 parts[name] = old if old is not None and old.of is entry else Listing(entry, _rows(entry))
+        yield
     if before is not None and all(parts.get(name) is part for name, part in known.items()) and len(parts) == len(known):
         return Listing(children, before.keys, parts)
     return Listing(children, frozenset().union(*(part.keys for part in parts.values())), parts)

@@ -102,14 +102,18 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
         """The fields that hardly ever change from one report to the next."""
         return self.node, self.instance, self.version, self.build, self.dispatch, self.path
 
-    def check_node_fields(self, limits: ChildLimits, checked: Names | None = None) -> None:
-        """Raise `InvalidField` for the first value that is not allowed. checked: names that were checked before."""
+    def check_node_fields(self, limits: ChildLimits, checked: Names | None = None, *, below: bool = True) -> None:
+        """Raise `InvalidField` for the first value that is not allowed.
+
+        checked: names that were checked before. below: check `children`, too.
+        """
         if self.names != checked:
             self._check_names(limits)
         check_sequence("seq", self.seq)
         check_sequence("seen", self.seen)
         check_interval("interval_s", self.interval_s)
-        check_subtree("children", self.children)
+        if below:
+            check_subtree("children", self.children)
         if self.warnings:
             check_warnings("warnings", self.warnings)
 
@@ -143,14 +147,16 @@ class Registration(NodeFields, frozen=True, kw_only=True):
     #: it is one of several nodes with this name and the same children, whose capacity counts once
     replica: bool = False
 
-    def check(self, max_speed: float, limits: ChildLimits = DEFAULT) -> NodeStatus | None:
+    def check(self, max_speed: float, limits: ChildLimits = DEFAULT, *, below: bool = True) -> NodeStatus | None:
         """Check every value; return the declared status, or None if FastChat's `worker_status` is null.
+
+        below: check `children`, too, which `large.decode_steps` has checked already.
 
         Raises:
             InvalidField: the first field whose value is not allowed.
         """
         check_url("worker_name", self.worker_name)
-        self.check_node_fields(limits)
+        self.check_node_fields(limits, below=below)
         check_secret("secret", self.secret)
         check_secret("process", self.process)
         if self.worker_status is None:
@@ -180,15 +186,17 @@ class HeartBeat(NodeFields, frozen=True, kw_only=True):
     #: records for other instances of the parent, and of the sender
     shared: list[Record] = []
 
-    def check(self, max_speed: float, limits: ChildLimits = DEFAULT, checked: Names | None = None) -> NodeStatus | None:
+    def check(
+        self, max_speed: float, limits: ChildLimits = DEFAULT, checked: Names | None = None, *, below: bool = True
+    ) -> NodeStatus | None:
         """Check every value; return the status of a node's report, or None for a FastChat worker's heartbeat.
 
-        checked: names that were checked before, and need not be again.
+        checked: names that were checked before, and need not be again. below: as in a registration.
 
         Raises:
             InvalidField: the first field whose value is not allowed.
         """
-        self.check_node_fields(limits, checked)
+        self.check_node_fields(limits, checked, below=below)
         check_count("queue_length", self.queue_length)
         if self.models is None:
             return None
@@ -271,11 +279,16 @@ def convert(data: Any, kind: type[M]) -> M:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise InvalidField(*_field_and_reason(str(error))) from None
+        raise invalid_field(error) from None
     except (OverflowError, RecursionError):
         raise InvalidField("body", "contains a number that is too large, or values that are nested too deep") from None
     except UnicodeEncodeError:
         raise InvalidField("body", "contains half of a surrogate pair, which is not text") from None
+
+
+def invalid_field(error: msgspec.ValidationError) -> InvalidField:
+    """The error of a field with a wrong type."""
+    return InvalidField(*_field_and_reason(str(error)))
 
 
 def _field_and_reason(message: str) -> tuple[str, str]:

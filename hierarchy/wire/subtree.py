@@ -11,9 +11,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from hierarchy.runtime.slices import Steps, at_once
 from hierarchy.wire.tree_entry import MAX_DEPTH
 
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # others fit into no number of most programs
+AT_ONCE = 1000  # values that are looked at in one step
 LEVELS_PER_NODE = 3  # nested JSON values: the entry, its `children`, and room for fields of later releases
 
 
@@ -27,6 +29,22 @@ def merge(target: Any, patch: Any) -> Any:
             merged.pop(key, None)
         else:
             merged[key] = merge(merged.get(key), value)
+    return merged
+
+
+def merge_steps(target: Any, patch: Any) -> Steps[Any]:
+    """`merge` in steps."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict):
+            merged[key] = yield from merge_steps(merged.get(key), value)
+        else:
+            merged[key] = value
+    yield
     return merged
 
 
@@ -47,22 +65,29 @@ def rejection_reason(value: Any, limit: int = LEVELS_PER_NODE * MAX_DEPTH) -> st
     Python's JSON parser accepts more than JSON allows (NaN, halves of surrogate pairs), which responses and reports
     of this node could not carry. Deep nesting would exhaust the stack. limit: levels of nested values.
     """
+    return at_once(rejection_steps(value, limit))
+
+
+def rejection_steps(value: Any, limit: int = LEVELS_PER_NODE * MAX_DEPTH) -> Steps[str]:
+    """`rejection_reason` in steps."""
     level: list[Any] = [value]
     for _ in range(limit):
         below: list[Any] = []
-        for item in level:
-            kind = type(item)
-            if kind is dict:
-                below += item.values()
-                below += [key for key in item if not key.isascii()]
-            elif kind is list:
-                below += item
-            elif (
-                (kind is str and _has_half_surrogate(item))
-                or (kind is float and not math.isfinite(item))
-                or (kind is int and not MIN_INTEGER <= item <= MAX_INTEGER)
-            ):
-                return "contains a number or a text that JSON cannot carry"
+        for start in range(0, len(level), AT_ONCE):
+            for item in level[start : start + AT_ONCE]:
+                kind = type(item)
+                if kind is dict:
+                    below += item.values()
+                    below += [key for key in item if not key.isascii()]
+                elif kind is list:
+                    below += item
+                elif (
+                    (kind is str and _has_half_surrogate(item))
+                    or (kind is float and not math.isfinite(item))
+                    or (kind is int and not MIN_INTEGER <= item <= MAX_INTEGER)
+                ):
+                    return "contains a number or a text that JSON cannot carry"
+            yield
         if not below:
             return ""
         level = below

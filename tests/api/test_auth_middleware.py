@@ -205,7 +205,7 @@ def test_a_child_revoked_while_its_url_is_tried_is_refused(
     if kind == "credential":
         shown = api.register(site("site-a"), shown).json()["credential"]
 
-    async def needs_reverse_link(message: Any, peer: str) -> bool:
+    async def needs_reverse_link(message: Any, peer: str, *, below: bool = True) -> bool:
         await api.node.revoke("site-a")
         return True
 
