@@ -26,6 +26,7 @@ from hierarchy.preflight import CannotStart, refusals, require_start
 from hierarchy.reload import Reloader
 from hierarchy.runtime import logs
 from hierarchy.runtime.descriptors import raise_limit
+from hierarchy.runtime.garbage import Garbage
 from hierarchy.runtime.line_writer import own_stderr
 from hierarchy.runtime.malloc import keep_freed_memory
 from hierarchy.runtime.parent_death import call_on_parent_death
@@ -103,6 +104,7 @@ def run(
         held = hold_state_dir(config, environ)
         node = Node(config, access=access)
         reloader = Reloader(node, file, read, declared) if file is not None and read is not None else None
+        Garbage().start()
         uvloop.run(Server(node, build_app(node), reloader).serve(sockets))
         if held is not None:
             held.release()
