@@ -17,7 +17,6 @@ import httpx
 
 from hierarchy.balancing.aliases import Aliases
 from hierarchy.balancing.dispatch import Dispatch
-from hierarchy.config.address import is_loopback
 from hierarchy.config.models import EngineConfig, NodeConfig, declared_models
 from hierarchy.drain import Drains
 from hierarchy.engines.manager import EngineManager
@@ -39,7 +38,6 @@ from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import long_report_handler, report_handler
 from hierarchy.release import VERSION, build, data_path
 from hierarchy.runtime.awake import AwakeClock
-from hierarchy.runtime.fetch import fetch
 from hierarchy.runtime.http_client import http_transport
 from hierarchy.runtime.loop_watch import LoopWatch
 from hierarchy.runtime.metrics import Metrics, Sample
@@ -47,7 +45,7 @@ from hierarchy.runtime.slices import Slices
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.runtime.tcp_keepalive import UNREACHABLE_S
 from hierarchy.security.access import Access
-from hierarchy.security.dial_guard import GuardedTransport
+from hierarchy.security.url_claims import UrlClaims
 from hierarchy.upkeep import Upkeep
 from hierarchy.uplink.dial import Proxy, proxy_for
 from hierarchy.uplink.links import LinkReserve, ServeLink
@@ -55,12 +53,10 @@ from hierarchy.uplink.record_exchange import RecordExchange
 from hierarchy.uplink.registration import Uplink
 from hierarchy.wire.checks import MAX_WARNINGS
 from hierarchy.wire.limits import limits
-from hierarchy.wire.messages import Identity, Registration
+from hierarchy.wire.messages import Identity
 from hierarchy.wire.status import NodeStatus
 
 DRAIN_NOTICE_S = 1.0  # in which the parents learn that this node is draining
-DIAL_BACK_S = 2.0  # in which a child with `link: auto` must be reached at its own URL
-MAX_HEALTH_BYTES = 64 * 1024  # of what is there
 LINKS_PER_S = 400.0  # that all children together may open to fill their reserves: about a tenth of a core
 EXCHANGE = "exchange of records"  # name of the task
 FORGET_S = 10.0  # between two looks at what is kept for children and models that are gone; late by this much at most
@@ -124,6 +120,7 @@ class Node:
         self.board = _board(self.identity.name, self.access)
         self.drains = Drains(self.registry, self.board)
         policy = self.access.registration_policy
+        self.urls = UrlClaims(self.registry, policy, self.access.dial_guard)
         if policy.records is not None:
             policy.records.share(self.board)
         handlers = {b"/receive_heart_beat": report_handler(self.registry, policy, self.board)}
@@ -184,9 +181,10 @@ class Node:
         self._serve_link = serve_link
         tls = self.access.tls.node
         # trust_env: a proxy from the environment is for the internet, not for the machines of the tree.
-        # timeout: `ParentClient` and `_reaches` have their own, in which a pause of this process does not count.
+        # timeout: `ParentClient` and `UrlClaims` have their own, in which a pause of this process does not count.
         self._http = self._client_of_parents(None)
         self._child_transport = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
+        self.urls.start(self._child_transport)
         self._tasks.keep(self.awake.run, "clock")
         self.watch.start()
         await self._start_engines(self.config.engines)
@@ -386,39 +384,16 @@ class Node:
 
     # -- children -------------------------------------------------------------------------------------------
 
-    async def needs_reverse_link(self, message: Registration, peer: str, *, below: bool = True) -> bool:
-        """Must a node that registers from the IP address `peer` dial the connections for requests to it?
+    def evict(self, child: Child, by: str) -> None:
+        """Another child is at the URL of this one. Its requests go elsewhere."""
+        if self.registry.children.get(child.name) is child:
+            self.registry.remove(child.name)
+            log.warning("%s was dropped: %s is at %s, and it is not", child.name, by, child.url)
+            self._drop(child)
 
-        below: see `Registration.check`.
-
-        Raises:
-            InvalidField: as `Registry.register`; no connection was dialled.
-        """
-        if message.link != "auto":
-            return message.link == "reverse"
-        message.check(self.registry.max_speed, self.registry.limits, below=below)
-        may_dial = self.access.registration_policy.may_dial(message.worker_name, peer)
-        return not (may_dial and await self._reaches(message, local=is_loopback(peer)))
-
-    async def _reaches(self, message: Registration, *, local: bool) -> bool:
-        """Does this node reach that process at its URL?"""
-        http = self._child_client(local)
-        if http is None:
-            return False
-        url, shown = f"{message.worker_name.rstrip('/')}/health", {"x-hierarchy-auth": message.secret}
-        try:
-            answer = await fetch(http, "GET", url, headers=shown, timeout_s=DIAL_BACK_S, max_bytes=MAX_HEALTH_BYTES)
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):
-            return False
-        page = answer.json_or_none()
-        return answer.is_ok and isinstance(page, dict) and page.get("instance") == message.instance
-
-    def _child_client(self, local: bool) -> httpx.AsyncClient | None:
-        """A client for requests to the URL that a child registered; None before `start`. local: on this machine."""
-        if self._child_transport is None:
-            return None
-        transport = GuardedTransport(self._child_transport, self.access.dial_guard, local=local)
-        return httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=None)
+    def _drop(self, child: Child) -> None:
+        self.clients.drop_child(child)
+        self.lane.close_pool(child)
 
     def links_per_s(self) -> float:
         """Links a second that each child may open to fill its reserve."""
@@ -545,8 +520,7 @@ class Node:
         for child in [child for child in self.registry if (child.group or child.name) in revoked]:
             self.registry.remove(child.name)
             log.warning("%s was disconnected: its credential was revoked", child.name)
-            self.clients.drop_child(child)
-            self.lane.close_pool(child)
+            self._drop(child)
         return revoked
 
     def _parent_with(self, secret: bytes, seq: int) -> Uplink | None:

@@ -64,13 +64,15 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
     body = await read_body(request, limit)
     message, below = await node.slices.run(decode_steps(body, Registration, registry.limits.message_values))
     grant = policy.check(message, token, peer)
-    reverse = bool(message.node) and await node.needs_reverse_link(message, peer, below=below is None)
+    claim, absent = await node.urls.examine(message, peer)
     ready = None if below is None else await node.slices.run(prepare(below, {}, None))
-    if message.link == "auto" or ready is not None:
+    if message.node or ready is not None:
         # While its URL was tried, or others had their turns, its token may have been used or its credential revoked.
         grant = policy.check(message, token, peer)
+    for rival in absent:
+        node.evict(rival, message.node)
     known = registry.find(message.node or message.worker_name)
-    child = registry.register(message, grant.identity if grant else "", reverse=reverse, below=ready)
+    child = registry.register(message, grant.identity if grant else "", claim, below=ready)
     child.local = is_loopback(peer)
     if child.is_node:
         longest_s = max(LONGEST_INTERVAL_S, node.settings.report_interval_s)

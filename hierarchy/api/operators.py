@@ -41,11 +41,11 @@ def router(node: Node) -> APIRouter:
     @routes.get("/health")
     async def health(request: Request) -> Response:
         """200 while the process lives. A node with keys shows its name only to its parents, which dial back."""
-        identity = node.identity
-        is_open = not uses_keys or node.is_parent(request.headers.get("x-hierarchy-auth", ""))
-        shown = ("name", "instance", "version", "build") if is_open else ()
+        identity, is_parent = node.identity, node.is_parent(request.headers.get("x-hierarchy-auth", ""))
+        shown = ("name", "instance", "version", "build") if is_parent or not uses_keys else ()
         names = {"node" if field == "name" else field: getattr(identity, field) for field in shown}
-        return json_response({"status": "ok", **names})
+        # It proves that the child is here: everybody may know the instance, but not the secret.
+        return json_response({"status": "ok", **names, **({"parent": True} if is_parent else {})})
 
     @routes.get("/ready")
     async def ready() -> Response:

@@ -6,15 +6,18 @@ Each parser raises `ValueError(what is wrong, hint)`, which pydantic and the com
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 DEFAULT_PORT = 21001  # FastChat's controller port
 
 Address = tuple[str, int]  #: (host, port); an IPv6 host without its brackets
+Place = tuple[str, int, str]  #: host, port and path that a URL leads to, the same for all its spellings
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+LOOPBACK = ("127.0.0.1", "::1")  # of `localhost`
 
 
 def parse_address(text: str) -> Address:
@@ -78,6 +81,49 @@ def host_of(url: str) -> str:
     return urlsplit(url).hostname or ""
 
 
+def place_of(url: str) -> Place:
+    """Where a well-formed URL leads. The scheme does not count: one port has one server."""
+    parts = urlsplit(url)
+    path = posixpath.normpath("/" + unquote(parts.path).lstrip("/")).rstrip("/")
+    return canonical_host(parts.hostname or ""), parts.port or (443 if parts.scheme == "https" else 80), path
+
+
+def canonical_host(host: str) -> str:
+    """One spelling of a host: of an IP address the usual one, of a name in lower case without a closing dot."""
+    host = host.lower().rstrip(".")
+    ip = literal_ip(host) or _loose_ipv4(host)
+    if isinstance(ip, ipaddress.IPv6Address):
+        ip = ip.ipv4_mapped or ip
+    return host if ip is None else str(ip)
+
+
+def addresses_of(host: str) -> frozenset[str]:
+    """The IP addresses of a canonical host that are known without a look-up; none of most names."""
+    if host == "localhost":
+        return frozenset(LOOPBACK)
+    return frozenset((host,)) if literal_ip(host) else frozenset()
+
+
+def _loose_ipv4(host: str) -> ipaddress.IPv4Address | None:
+    """An IPv4 address as `inet_aton` and so `getaddrinfo` read it: 1 to 4 parts, decimal, octal or hexadecimal."""
+    parts = host.split(".")
+    if len(parts) > 4 or not all(re.fullmatch(r"0x[0-9a-f]{0,16}|[0-9]{1,16}", part) for part in parts):
+        return None
+    try:
+        *first, last = [_loose_number(part) for part in parts]
+        if any(number > 255 for number in first) or last >= 256 ** (4 - len(first)):
+            return None
+    except ValueError:  # 8 or 9 in an octal number
+        return None
+    return ipaddress.IPv4Address(sum(number << 8 * (3 - i) for i, number in enumerate(first)) + last)
+
+
+def _loose_number(part: str) -> int:
+    if part.startswith("0x"):
+        return int(part[2:] or "0", 16)
+    return int(part, 8 if part.startswith("0") else 10)
+
+
 def literal_ip(host: str) -> IPAddress | None:
     """The IP address that a host is, or None for a host name."""
     try:
@@ -129,7 +175,7 @@ def _hosts_overlap(first: str, second: str) -> bool:
 
 
 def _ips_of(host: str) -> list[IPAddress]:
-    ips = ("127.0.0.1", "::1") if host == "localhost" else (host,)
+    ips = LOOPBACK if host == "localhost" else (host,)
     return [ip for ip in map(literal_ip, ips) if ip is not None]
 
 

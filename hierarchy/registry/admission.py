@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from itertools import count
-from urllib.parse import urlsplit
+from collections.abc import Collection, Iterable, Mapping
+from itertools import chain, count
+from typing import Final
 
+import msgspec
+
+from hierarchy.config.address import addresses_of, place_of
 from hierarchy.errors import LoopDetected, NameTaken
 from hierarchy.registry.child import Child
 from hierarchy.wire.messages import Identity, Registration
@@ -14,46 +17,67 @@ from hierarchy.wire.status import ModelKey, NodeStatus
 MAX_REPLICAS = 32  # of one node, that are registered here
 
 
-def check_loop(message: Registration, identity: Identity, *, reverse: bool) -> None:
-    """Raise `LoopDetected` if the sender is this node, or has this node below it.
+#: what a child showed when its URL was dialled back: nothing, the id of its process, which is no secret, or that it
+#: also knows the secret of its registration
+UNPROVEN: Final = 0
+ANSWERS: Final = 1
+OWNS: Final = 2
 
-    identity: this node's. reverse: the sender dials, so its URL may be any.
-    """
+
+class Claim(msgspec.Struct, frozen=True):
+    """What this node found out about the URL that a child registers, before it decides."""
+
+    #: the child dials, so its URL need not lead to it
+    reverse: bool = False
+    #: one of the above
+    proof: int = UNPROVEN
+    #: of the URL's host, as far as they are known
+    addresses: frozenset[str] = frozenset()
+
+
+NO_CLAIM = Claim()
+
+
+def check_loop(message: Registration, identity: Identity, claim: Claim) -> None:
+    """Raise `LoopDetected` if the sender is this node, or has this node below it. identity: this node's."""
     if identity.instance in message.path or message.instance == identity.instance:
         raise LoopDetected(
             f"{message.node or message.worker_name} cannot register here: this node is itself below it; "
             "check `parent` in both configurations"
         )
-    if not reverse and _socket_address(message.worker_name) == _socket_address(identity.url):
+    if not claim.reverse and _is_same_socket(message.worker_name, identity.url):
         raise LoopDetected(
             f"worker_name {message.worker_name!r} is the address of this node itself; "
             "give each node an `advertise` of its own"
         )
 
 
-def _socket_address(url: str) -> tuple[str | None, int]:
-    """Host and port, with one spelling for loopback."""
-    parts = urlsplit(url)
-    host = "localhost" if parts.hostname in ("127.0.0.1", "::1") else parts.hostname
-    return host, parts.port or (443 if parts.scheme == "https" else 80)
+def _is_same_socket(first: str, second: str) -> bool:
+    (host, port, _), (own_host, own_port, _) = place_of(first), place_of(second)
+    shared = addresses_of(host) & addresses_of(own_host)
+    return port == own_port and (host == own_host or bool(shared))
 
 
 def find_registered(
-    children: Mapping[str, Child], name: str, message: Registration, identity: str, now: float, *, reverse: bool
+    children: Mapping[str, Child],
+    departed: Mapping[str, Child],
+    name: str,
+    message: Registration,
+    identity: str,
+    now: float,
+    claim: Claim,
 ) -> Child | None:
     """The child that registers again under this name, or None for a new one.
 
     identity: of the token or credential in the request; "" for none. now: seconds of the registry's clock.
 
     Raises:
-        NameTaken: another live child has that name or that address.
+        NameTaken: another live child has that name or that address, or another identity had it lately.
     """
     url = message.worker_name.rstrip("/")
-    for other in children.values():
-        if reverse or other.reverse:
-            continue  # behind an address translation several may have it, and this node dials none of them
-        if other.name != name and other.url == url and (other.declared or now < other.fresh_until):
-            raise NameTaken(f"address {url!r} is already that of {other.name!r}; each child needs its own")
+    if not claim.reverse:  # behind an address translation several may have it, and this node dials none of them
+        for other in rivals(chain(children.values(), departed.values()), name, message, claim):
+            _check_rival(other, url, identity, now, claim)
     child = children.get(name)
     if child is None:
         return None
@@ -64,17 +88,47 @@ def find_registered(
     return child
 
 
+def rivals(others: Iterable[Child], name: str, message: Registration, claim: Claim) -> list[Child]:
+    """Other children whose URL leads where that of the child leads that registers as `name`."""
+    url, place, is_node = message.worker_name.rstrip("/"), place_of(message.worker_name), bool(message.node)
+    return [
+        other
+        for other in others
+        if other.name != name
+        and not other.reverse
+        # Two workers are what their URLs are called, and one may come back with another spelling of its own.
+        and (other.is_at(place, claim.addresses) if is_node or other.kind != "fastchat" else other.url == url)
+    ]
+
+
+def _check_rival(other: Child, url: str, identity: str, now: float, claim: Claim) -> None:
+    """Raise `NameTaken` if the URL is another child's now, or is reserved for the one that had it.
+
+    Several servers may be behind one address, told apart by the names of their hosts: each shows that it is there.
+    """
+    if other.left_at is None and (other.declared or now < other.fresh_until):
+        if claim.proof == OWNS and other.place != place_of(url):
+            return
+        raise NameTaken(f"address {url!r} is already that of {other.name!r}; each child needs its own")
+    if other.identity and other.identity != identity and claim.proof != OWNS:
+        raise NameTaken(
+            f"address {url!r} was that of {other.name!r} until lately, and this node did not find the child "
+            "there now; let this node reach it there, or wait"
+        )
+
+
 def child_name(message: Registration, children: Mapping[str, Child]) -> str:
     """The name under which a child is listed: its own; NAME~2 and so on for further instances of a replicated node.
 
     Raises:
         NameTaken: a replicated node has too many instances; one credential is enough for all of them.
     """
-    name, url = message.node or message.worker_name, message.worker_name.rstrip("/")
+    name = message.node or message.worker_name
     if not (message.node and message.replica):
         return name
+    place = place_of(message.worker_name)
     for child in children.values():
-        if child.group == name and (child.instance == message.instance or child.url == url):
+        if child.group == name and (child.instance == message.instance or child.place == place):
             return child.name
     first = children.get(name)
     if first is None or not first.group:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from hierarchy.config.address import Place, addresses_of, place_of
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.ejection import FailureRecord, Responses
 from hierarchy.wire.listing import Listing
@@ -121,6 +122,7 @@ class Child:
         self.parts = 1  # replicas that are present: its status is one of so many parts of what it reported
         self.last_report: tuple[NodeStatus, int | None] = EMPTY, None  # as it came, and its `seen`
         self.declared = declared  # configured here and probed by this node: it stays listed while it is down
+        self.proof = 0  # how well it showed at its URL that it is there, see `admission.Claim`
         self.move_to(url)
         self.instance = ""
         self.version = ""
@@ -178,6 +180,16 @@ class Child:
         self.port = parts.port or (443 if self.tls else 80)
         self.prefix = parts.path.rstrip("/").encode()
         self.authority = parts.netloc.rpartition("@")[2].encode()
+        self.place = place_of(url)
+        self.addresses = addresses_of(self.place[0])
+        self.proof = 0
+
+    def is_at(self, place: Place, addresses: frozenset[str]) -> bool:
+        """Does its URL lead there? addresses: of the host of `place`, as far as they are known."""
+        host, port, path = self.place
+        if port != place[1] or path != place[2]:
+            return False
+        return host == place[0] or not self.addresses.isdisjoint(addresses)
 
     @property
     def is_node(self) -> bool:

@@ -13,6 +13,8 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 
 from hierarchy.registry.admission import (
+    NO_CLAIM,
+    Claim,
     add_models,
     check_loop,
     child_name,
@@ -83,7 +85,7 @@ class Registry(Health):
         return child
 
     def register(
-        self, message: Registration, identity: str = "", *, reverse: bool = False, below: Prepared | None = None
+        self, message: Registration, identity: str = "", claim: Claim = NO_CLAIM, *, below: Prepared | None = None
     ) -> Child:
         """Accept a child, new or known.
 
@@ -91,7 +93,7 @@ class Registry(Health):
 
         Args:
             identity: of the token or credential in the request; "" for none.
-            reverse: the child dials, so its URL need not lead to it.
+            claim: what is known of its URL.
             below: what is below it, if that is large.
 
         Raises:
@@ -100,10 +102,10 @@ class Registry(Health):
             NameTaken: another live child has that name or that address.
         """
         status = message.check(self.max_speed, self.limits, below=below is None)
-        check_loop(message, self.identity, reverse=reverse)
+        check_loop(message, self.identity, claim)
         name = child_name(message, self.children)
         now = self._clock()
-        child = find_registered(self.children, name, message, identity, now, reverse=reverse)
+        child = find_registered(self.children, self.departed, name, message, identity, now, claim)
         if child is not None and child.is_node != bool(message.node):
             self.remove(name)
             child = None
@@ -111,7 +113,7 @@ class Registry(Health):
             return child  # a later message of the same process arrived first
         if child is None:
             child = self._add(name, message)
-        self._update(child, message, identity, now, reverse=reverse, below=below)
+        self._update(child, message, identity, now, claim, below)
         if status is not None:
             self._apply_registered_status(child, message, status, now)
         elif not message.node:
@@ -129,10 +131,11 @@ class Registry(Health):
         return child
 
     def _update(
-        self, child: Child, message: Registration, identity: str, now: float, *, reverse: bool, below: Prepared | None
+        self, child: Child, message: Registration, identity: str, now: float, claim: Claim, below: Prepared | None
     ) -> None:
         if child.url != message.worker_name.rstrip("/"):
             child.move_to(message.worker_name)
+        child.addresses, child.proof = claim.addresses or child.addresses, claim.proof
         former = self.departed.pop(child.name, None)
         if former is not None:
             self.index.touch(former, now)
@@ -146,7 +149,7 @@ class Registry(Health):
             child.instance, child.identity = message.instance, identity
             child.interval_s = message.interval_s
             child.secret = message.secret.encode()
-            child.reverse = reverse
+            child.reverse = claim.reverse
             child.told = 0
 
     def _apply_registered_status(self, child: Child, message: Registration, status: NodeStatus, now: float) -> None:

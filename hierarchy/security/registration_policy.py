@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from hierarchy.config.address import is_loopback, literal_ip
+from hierarchy.config.address import is_loopback, literal_ip, place_of
 from hierarchy.errors import InvalidToken, NotPermitted, Unavailable, UsageError
 from hierarchy.security.dial_guard import DialGuard
 from hierarchy.security.record_keeper import RecordKeeper, why
@@ -232,20 +232,19 @@ class RegistrationPolicy:
 
     def _check_url(self, url: str, peer: str) -> None:
         """Check the URL as it is written; the addresses of a host name are checked when it is dialled."""
-        parts = urlsplit(url)
-        host = parts.hostname or ""
+        host, is_cleartext = place_of(url)[0], urlsplit(url).scheme == "http"
         if literal_ip(host) and (refusal := self._dial_guard.refusal(host, local=is_loopback(peer))):
             raise NotPermitted(f"worker_name: {host} {refusal}")
-        if host.lower() == "localhost" and not is_loopback(peer):
+        if host == "localhost" and not is_loopback(peer):
             raise NotPermitted("worker_name: localhost is loopback, but the child is on another machine")
-        if self.in_force and parts.scheme == "http" and not self._cleartext and not is_loopback(host):
+        if self.in_force and is_cleartext and not self._cleartext and not is_loopback(host):
             raise NotPermitted(
                 f"worker_name: {url[:100]} is not https; give the child `tls`, or set `security.cleartext` on this node"
             )
 
     def _check_worker(self, url: str, peer: str) -> None:
         """Check one of FastChat's own workers: both it and its URL must be in `security.allow`."""
-        host = urlsplit(url).hostname or ""
+        host = place_of(url)[0]
         if not self._tokenless:
             raise InvalidToken(
                 "no token; to accept FastChat's own workers, set `security.tokenless_workers` and `security.allow`"

@@ -14,6 +14,8 @@ from hierarchy.api import build_app
 from hierarchy.api.auth_middleware import is_admin_address
 from hierarchy.errors import NotPermitted
 from hierarchy.node import Node
+from hierarchy.registry.admission import Claim
+from hierarchy.registry.child import Child
 from hierarchy.security.keys import create_key
 from tests.api.support import error_of
 from tests.builders import model, report, site, worker
@@ -205,11 +207,11 @@ def test_a_child_revoked_while_its_url_is_tried_is_refused(
     if kind == "credential":
         shown = api.register(site("site-a"), shown).json()["credential"]
 
-    async def needs_reverse_link(message: Any, peer: str, *, below: bool = True) -> bool:
+    async def examine(message: Any, peer: str) -> tuple[Claim, list[Child]]:
         await api.node.revoke("site-a")
-        return True
+        return Claim(reverse=True), []
 
-    monkeypatch.setattr(api.node, "needs_reverse_link", needs_reverse_link)
+    monkeypatch.setattr(api.node.urls, "examine", examine)
     response = api.register(site("site-a", link="auto"), shown)
     assert "revoked" in error_of(response, 401, "invalid_token")["message"]
     assert len(api.node.registry) == 0

@@ -8,6 +8,7 @@ import pytest
 
 from hierarchy.errors import InvalidField, LoopDetected, NameTaken, RequestError
 from hierarchy.registry import REMEMBERED_S, Registry
+from hierarchy.registry.admission import Claim
 from hierarchy.wire.messages import Identity, Registration
 from hierarchy.wire.status import EMPTY, NodeStatus
 from tests.builders import FASTCHAT, OPENAI, WORKER, Table, model, registration, report, site, status_of, worker
@@ -455,19 +456,19 @@ def test_children_behind_reverse_links_may_have_any_address_even_this_nodes_own(
     """Behind an address translation, or with the default of localhost, several may have the same."""
     table = Table()
     for name in ("site-a", "site-b"):
-        child = table.register(registration(site(name, url="http://root:21001")), reverse=True)
+        child = table.register(registration(site(name, url="http://root:21001")), claim=Claim(reverse=True))
         assert child.reverse
     assert table.available_names() == {"site-a", "site-b"}
     with pytest.raises(LoopDetected):
         table.add(site("site-c", url="http://root:21001"))
     table.add(site("site-d", url="http://d:1"))
-    table.register(registration(site("site-e", url="http://d:1")), reverse=True)
+    table.register(registration(site("site-e", url="http://d:1")), claim=Claim(reverse=True))
     with pytest.raises(NameTaken):
         table.add(site("site-f", url="http://d:1"))
 
 
 def test_a_child_may_register_again_with_another_kind_of_link() -> None:
     table = Table()
-    child = table.register(registration(site("site-a")), reverse=True)
+    child = table.register(registration(site("site-a")), claim=Claim(reverse=True))
     assert table.add(site("site-a", seq=2)) is child
     assert not child.reverse

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.http.link_handshake import asks_for_link, link_accepted, read_link_request
+from hierarchy.registry.admission import Claim
 from hierarchy.relay.upstream.links import child_of_link
 from hierarchy.uplink.link_handshake import LinkHandshake, RefusedError
 from hierarchy.wire.messages import Identity
@@ -42,7 +43,7 @@ def test_the_parent_accepts_the_request_for_a_link() -> None:
     async def work() -> None:
         rig = Rig()
         lane = MemoryLane().lane
-        child = lane.registry.register(registration(site("site", secret="secret")), reverse=True)
+        child = lane.registry.register(registration(site("site", secret="secret")), claim=Claim(reverse=True))
         head = rig.transport.output
         assert head.startswith(b"GET /link HTTP/1.1\r\nhost: root:21001\r\n")
         assert head.endswith(b"\r\n\r\n")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hierarchy.http.link_handshake import PING
+from hierarchy.registry.admission import Claim
 from hierarchy.registry.child import NODE, Child
 from hierarchy.relay.upstream.connection import Upstream
 from hierarchy.relay.upstream.links import LEAST_IDLE, PING_S, PONG_S, SILENT_S, Link, LinkPool, reserve_size
@@ -344,7 +345,7 @@ class Parent(MemoryLane):
     def __init__(self) -> None:
         super().__init__(connections=0)
         registry = self.lane.registry
-        self.site = registry.register(registration(site("site", secret=SECRET)), reverse=True)
+        self.site = registry.register(registration(site("site", secret=SECRET)), claim=Claim(reverse=True))
         registry.register(registration(site("other", secret=SECRET)))
 
     def knock(self) -> tuple[Connection, Turnable]:
