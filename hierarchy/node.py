@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -33,22 +33,21 @@ from hierarchy.registry.known_models import SETTLE_S
 from hierarchy.registry.model_file import FILE_NAME, ModelFile
 from hierarchy.relay.downstream.clients import Clients
 from hierarchy.relay.downstream.places import Places
-from hierarchy.relay.evidence import LOST_S, Finding
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import long_report_handler, report_handler
 from hierarchy.release import VERSION, build, data_path
 from hierarchy.runtime.awake import AwakeClock
-from hierarchy.runtime.http_client import http_transport
+from hierarchy.runtime.http_client import plain_client
 from hierarchy.runtime.loop_watch import LoopWatch
 from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.slices import Slices
 from hierarchy.runtime.tasks import BackgroundTasks
-from hierarchy.runtime.tcp_keepalive import UNREACHABLE_S
 from hierarchy.security.access import Access
 from hierarchy.security.url_claims import UrlClaims
+from hierarchy.sweeps import Forgetting, Sweeps
 from hierarchy.upkeep import Upkeep
-from hierarchy.uplink.dial import Proxy, proxy_for
 from hierarchy.uplink.links import LinkReserve, ServeLink
+from hierarchy.uplink.parents import Parents
 from hierarchy.uplink.record_exchange import RecordExchange
 from hierarchy.uplink.registration import Uplink
 from hierarchy.wire.checks import MAX_WARNINGS
@@ -59,9 +58,6 @@ from hierarchy.wire.status import NodeStatus
 DRAIN_NOTICE_S = 1.0  # in which the parents learn that this node is draining
 LINKS_PER_S = 400.0  # that all children together may open to fill their reserves: about a tenth of a core
 EXCHANGE = "exchange of records"  # name of the task
-FORGET_S = 10.0  # between two looks at what is kept for children and models that are gone; late by this much at most
-SWEEP_S = 0.5  # how often deadlines are looked at; they are late by this much at most
-SWEPT_AT_ONCE = 128  # children
 CHANGED_AT_ONCE = 32  # engines that are started or retired
 T = TypeVar("T")
 log = logging.getLogger("hierarchy.node")
@@ -125,12 +121,14 @@ class Node:
             policy.records.share(self.board)
         handlers = {b"/receive_heart_beat": report_handler(self.registry, policy, self.board)}
         long_report = long_report_handler(self.registry, policy, self.board, self.slices)
+        self._tasks = BackgroundTasks(clock)
+        self._parents = Parents(self.identity, _Source(self), self.access, self.board, self._tasks, clock, rng, environ)
         self.lane = Lane(
             self.registry,
             self.dispatch,
             self.metrics,
             settings,
-            self._parent_with,
+            self._parents.with_secret,
             clock,
             self.access,
             handlers,
@@ -138,25 +136,21 @@ class Node:
         )
         lane, most = self.lane, settings.max_connections_per_address
         self.clients = Clients(Places(lane.descriptors, lane.warnings, clock, most))
-        self.uplinks: list[Uplink] = []
-        self.reserves: list[LinkReserve] = []
-        self._serve_link: ServeLink | None = None  # None: this node cannot keep reverse links
         self._clock = clock
         self._rng = rng
-        self._environ = environ
-        self._http: httpx.AsyncClient | None = None  # to parents
-        self._proxied: dict[Uplink, httpx.AsyncClient] = {}  # to the parents behind a proxy
+        self._http: httpx.AsyncClient | None = None  # to the other instances
         self._child_transport: httpx.AsyncHTTPTransport | None = None  # to URLs that children registered
-        self._tasks = BackgroundTasks()
         self.engine_manager = EngineManager(self.registry, self.access, self._tasks, self._engine_down, settings, clock)
         self._settle_s = settle_s
-        self._sweep: Iterator[list[Child]] = iter(())  # of the children, in progress
-        self._forget_at = 0.0
-        self._forget_heads_at = clock() + settings.remember_s
         models = ModelFile(file.with_name(FILE_NAME)) if file is not None else None
         self._remembered = models.read() if models is not None else {}  # models of the last run, and their ages
         known, forget = self.registry.known, self.clients.heads.forget
         self._upkeep = Upkeep(self.access, self.board, models, known, clock, forget)
+        self._forgetting = Forgetting(
+            lane, self.clients, self.board, self.models, self._tasks, self._hosts, settings.remember_s, clock
+        )
+        further = {"the sweep of links": self._parents.sweep_links, "forgetting what is gone": self._forgetting.sweep}
+        self.sweeps = Sweeps(lane, self.clients, self.engine_manager, self._tasks, further, clock)
         self._declare(config)
         self.draining = False  # no new requests are accepted, running streams finish
 
@@ -164,6 +158,16 @@ class Node:
     def ready(self) -> bool:
         """Is there a model that clients can use?"""
         return bool(self.registry.model_names())
+
+    @property
+    def uplinks(self) -> list[Uplink]:
+        """To the parents; do not change the list."""
+        return self._parents.uplinks
+
+    @property
+    def reserves(self) -> list[LinkReserve]:
+        """The links to the parents that this node dials; do not change the list."""
+        return self._parents.reserves
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -178,22 +182,20 @@ class Node:
 
         serve_link: makes the protocol that serves a connection which this node dialled.
         """
-        self._serve_link = serve_link
         tls = self.access.tls.node
-        # trust_env: a proxy from the environment is for the internet, not for the machines of the tree.
-        # timeout: `ParentClient` and `UrlClaims` have their own, in which a pause of this process does not count.
-        self._http = self._client_of_parents(None)
-        self._child_transport = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
+        self._http = plain_client(self.access.resolver, tls)
+        # One request to each child, so no connection is kept for another one.
+        once = httpx.Limits(max_keepalive_connections=0)
+        self._child_transport = httpx.AsyncHTTPTransport(verify=tls, trust_env=False, limits=once)
         self.urls.start(self._child_transport)
         self._tasks.keep(self.awake.run, "clock")
         self.watch.start()
         await self._start_engines(self.config.engines)
-        for parent in self.config.parents:
-            self._start_uplink(parent)
+        self._parents.start(self.config, serve_link)
         self._start_exchange()
-        self._tasks.keep(self._sweep_forever, "sweep")
+        self._tasks.keep(self.sweeps.run, "sweep")
         self._upkeep.start(self._tasks)
-        self._tasks.keep(self._sweep_children_forever, "sweep of children")
+        self._tasks.keep(self.sweeps.sweep_children_forever, "sweep of children")
         oversight = Oversight(self.view.tree_steps, self.identity.url, self.slices)
         self._tasks.keep(oversight.run, "oversight")
 
@@ -211,18 +213,13 @@ class Node:
         """
         self.draining = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(
-                asyncio.gather(*(uplink.wait_until_draining_is_known() for uplink in self.uplinks)), DRAIN_NOTICE_S
-            )
-        for reserve in self.reserves:
-            reserve.close()
+            await asyncio.wait_for(self._parents.wait_until_draining_is_known(), DRAIN_NOTICE_S)
+        self._parents.close_links()
         self.lane.drain()
 
     async def stop(self) -> None:
         """End everything that `start` began."""
-        for task in [task for task in self._tasks if task.get_name().startswith("uplink")]:
-            task.cancel()
-        await asyncio.gather(*(uplink.deregister() for uplink in self.uplinks))
+        await self._parents.deregister()
         for task in self._tasks:
             if not task.get_name().startswith("engine "):  # the manager ends those
                 task.cancel()
@@ -231,7 +228,8 @@ class Node:
         await self._upkeep.finish()
         await self.engine_manager.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for client in (self._http, self._child_transport, *self._proxied.values()):
+        await self._parents.close()
+        for client in (self._http, self._child_transport):
             if client is not None:
                 await client.aclose()
 
@@ -260,7 +258,7 @@ class Node:
             self._tasks.cancel(EXCHANGE)
             self._start_exchange()
             changes.append("replicas")
-        return changes + await self._apply_engines(old, config) + self._apply_parents(old, config)
+        return changes + await self._apply_engines(old, config) + self._parents.apply(old, config)
 
     def _apply_settings(self, config: NodeConfig) -> None:
         settings = self.settings = config.settings
@@ -268,12 +266,12 @@ class Node:
         self.registry.max_speed = settings.max_speed
         self.registry.limits = limits(settings.max_body_bytes)
         self.registry.remember(settings.remember_s)
+        self._forgetting.remember_s = settings.remember_s
         self.lane.apply_settings(settings)
         if self.clients.places is not None:
             self.clients.places.most = settings.max_connections_per_address
         self.engine_manager.apply_settings(settings)
-        for uplink in self.uplinks:
-            uplink.propose_interval(settings.report_interval_s)
+        self._parents.propose_interval(settings.report_interval_s)
 
     async def _apply_engines(self, old: NodeConfig, new: NodeConfig) -> list[str]:
         before, after = ({engine.name: engine for engine in config.engines} for config in (old, new))
@@ -287,20 +285,17 @@ class Node:
         changes = [f"engine {name} {'changed' if name in after else 'removed'}" for name in before if name in retired]
         return changes + [f"engine {engine.name} added" for engine in started if engine.name not in before]
 
-    def _apply_parents(self, old: NodeConfig, new: NodeConfig) -> list[str]:
-        removed = [parent for parent in old.parents if parent not in new.parents]
-        added = [parent for parent in new.parents if parent not in old.parents]
-        for parent in removed:
-            self._stop_uplink(parent)
-        for parent in added:
-            self._start_uplink(parent)
-        return [f"parent {parent} removed" for parent in removed] + [f"parent {parent} added" for parent in added]
-
     def _declare(self, config: NodeConfig) -> None:
         """Note which models and children the configuration says there are."""
         models = {model for engine in config.engines for model in declared_models(engine)}
         aliased = {target.model for targets in config.aliases.values() for target in targets}
         self.registry.known.declare(models | aliased | {*config.models_below}, config.children, self._clock())
+
+    def _hosts(self) -> set[str]:
+        """The host names of the configuration: what is known of them is kept."""
+        config = self.config
+        urls = [*config.parents, *config.replicas, *(engine.url for engine in config.engines if engine.url)]
+        return {urlsplit(url).hostname or "" for url in urls} | self._parents.proxies()
 
     def _start_exchange(self) -> None:
         """Pass used tokens and revocations on to the replicas whose URLs are known."""
@@ -309,78 +304,9 @@ class Node:
             exchange = RecordExchange(records, self.config.replicas, self._http, self._rng)
             self._tasks.keep(exchange.run, EXCHANGE)
 
-    # -- parents ---------------------------------------------------------------------------------------------
-
-    def _parent_client(self, proxy: Proxy | None) -> httpx.AsyncClient:
-        """The HTTP client for a parent: one for all that are dialled directly, one for each behind a proxy."""
-        if proxy is None:
-            if self._http is None:
-                raise RuntimeError("a node has no parents before `start`")
-            return self._http
-        return self._client_of_parents(proxy.url)
-
-    def _client_of_parents(self, proxy: str | None) -> httpx.AsyncClient:
-        transport = http_transport(self.access.resolver, self.access.tls.node, proxy=proxy)
-        return httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=None)
-
-    def _stop_uplink(self, parent: str) -> None:
-        self._tasks.cancel(f"uplink to {parent}")
-        for uplink in [uplink for uplink in self.uplinks if uplink.parent == parent]:
-            for reserve in [reserve for reserve in self.reserves if reserve.uplink is uplink]:
-                self.reserves.remove(reserve)
-                reserve.close()
-            self._tasks.spawn(self._leave_parent(uplink), f"deregistration from {parent}")
-
-    async def _leave_parent(self, uplink: Uplink) -> None:
-        """Deregister. Requests of that parent that still run are trusted until they have ended."""
-        await uplink.deregister()
-        await asyncio.sleep(self.settings.grace_s)
-        self.uplinks.remove(uplink)
-        http = self._proxied.pop(uplink, None)
-        if http is not None:
-            await http.aclose()
-
-    def _start_uplink(self, parent: str) -> None:
-        """Register with a parent, and keep links to it if this node dials them."""
-        link = self.config.link
-        proxy = proxy_for(parent, self.config.proxy, self._environ, link)
-        interval_s = self.settings.report_interval_s
-        http = self._parent_client(proxy)
-        uplink = Uplink(
-            parent,
-            self.identity,
-            _Source(self),
-            http,
-            interval_s,
-            clock=self._clock,
-            rng=self._rng,
-            link=link,
-            credentials=self.access.credentials,
-            board=self.board,
-        )
-        if proxy is not None:
-            self._proxied[uplink] = http
-        if link != "direct" and self._serve_link is not None:
-            timeout_s = self.settings.connect_timeout_s
-            reserve = LinkReserve(
-                uplink,
-                self.identity,
-                self._serve_link,
-                timeout_s,
-                tls=self.access.tls.node if parent.startswith("https:") else None,
-                proxy=proxy,
-                clock=self._clock,
-                rng=self._rng,
-                resolver=self.access.resolver,
-            )
-            uplink.listen(reserve)
-            self.reserves.append(reserve)
-        self.uplinks.append(uplink)
-        self._tasks.keep(uplink.run, f"uplink to {parent}")
-
     def is_parent(self, secret: str) -> bool:
         """Is this the secret that this node gave to a parent?"""
-        return bool(secret) and self._parent_with(secret.encode("latin-1"), 0) is not None
+        return bool(secret) and self._parents.with_secret(secret.encode("latin-1"), 0) is not None
 
     # -- children -------------------------------------------------------------------------------------------
 
@@ -412,92 +338,11 @@ class Node:
         """Move its waiting requests: the connections of a process that hangs may still be open."""
         self.clients.rescue(child, reason)
 
-    def _judge(self, finding: Finding) -> None:
-        """The kernel of a child, or the path to it, is silent on a connection with a request."""
-        attempt, child = finding.attempt, finding.attempt.child
-        if finding.is_alone or self._is_heard(child):
-            if finding.silent_s >= LOST_S:
-                attempt.connection_lost("lost its connection: nothing was acknowledged on it")
-            return
-        reason = "cannot be reached: its machine acknowledges nothing"
-        if not self.engine_manager.mark_down_by_kernel(child, f"{child.url} {reason}"):
-            self.registry.failed(attempt.lease.share, "unreachable", reason)
-            self.clients.rescue(child, reason)
-
-    def _is_heard(self, child: Child) -> bool:
-        """Has a child reported, or has a probe had an answer, while a connection was silent? Then it can be reached."""
-        return child.last_seen is not None and self._clock() - child.last_seen < UNREACHABLE_S
-
-    # -- background ------------------------------------------------------------------------------------------
-
-    async def _sweep_forever(self) -> None:
-        steps = {
-            "the sweep of connections": self._sweep_connections,
-            "the sweep of links": self._sweep_links,
-            "forgetting what is gone": self._forget,
-            "applying what was revoked or has expired": self._apply_access,
-        }
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            for name, step in steps.items():
-                self._tasks.guard(step, name)
-
-    async def _sweep_children_forever(self) -> None:
-        """In parts, spread over the time of a sweep: requests wait for no more than one of them."""
-        while True:
-            await asyncio.sleep(SWEEP_S / max(1, math.ceil(len(self.registry) / SWEPT_AT_ONCE)))
-            self._tasks.guard(self._sweep_some_children, "the sweep of children")
-
-    def _sweep_some_children(self) -> None:
-        dropped = next(self._sweep, None)
-        if dropped is None:
-            for child in self.registry.newly_silent():
-                self.clients.rescue(child, "it is silent")
-            self._sweep = self.registry.sweep_in_parts(SWEPT_AT_ONCE)
-            dropped = next(self._sweep, [])
-        for child in dropped:
-            log.warning("dropped %s: it sent no report", child.name)
-
-    def _sweep_connections(self) -> None:
-        for finding in self.clients.silent_connections(self.registry, self._clock()):
-            self._judge(finding)
-        self.lane.sweep()
-        self.clients.relieve(self.registry)
-        self.clients.sweep(self._clock())
-
-    def _forget(self) -> None:
-        """Drop what is kept for children, models, names and clients that have gone. Each sweep calls it."""
-        now, remember_s = self._clock(), self.settings.remember_s
-        if now < self._forget_at:
-            return
-        self._forget_at = now + min(FORGET_S, remember_s / 4)
-        self.registry.forget_candidates()
-        self.dispatch.forget_candidates()
-        self.access.resolver.sweep()
-        busy = self.lane.busy()
-        self.metrics.forget(lambda *pair: pair in busy or self.registry.serves(*pair), now, remember_s)
-        if now >= self._forget_heads_at:
-            self._forget_heads_at = now + remember_s
-            self.clients.heads.forget_old()
-            self.lane.forget_heads()
-
-    def _sweep_links(self) -> None:
-        for reserve in self.reserves:
-            reserve.sweep()
+    # -- operators -------------------------------------------------------------------------------------------
 
     def warnings(self) -> list[str]:
         """What is wrong with this node, for operators."""
         return (self.access.warnings() + self._tasks.warnings())[:MAX_WARNINGS]
-
-    def _apply_access(self) -> None:
-        """Apply what has expired, and what `upkeep` or another instance has learned. No disk is needed for it."""
-        policy = self.access.registration_policy
-        if self.access.expire():
-            self.clients.heads.forget()
-        if policy.records is not None:
-            policy.records.report_problem()
-            if policy.records.changed():
-                self._disconnect_revoked()
 
     async def revoke(self, name: str) -> bool:
         """Make everything that was issued to this child void, and disconnect it. Returns whether it was registered.
@@ -507,28 +352,10 @@ class Node:
         """
         policy = self.access.registration_policy
         policy.revoke(name)
-        was_here = name in self._disconnect_revoked()
+        was_here = name in self.sweeps.disconnect_revoked()
         await policy.save_revocation(name)
         await self.board.save()
         return was_here
-
-    def _disconnect_revoked(self) -> list[str]:
-        known = [*self.registry, *self.registry.departed.values()]
-        revoked = self.access.registration_policy.revoked(child.group or child.name for child in known)
-        for child in [child for child in self.registry.departed.values() if (child.group or child.name) in revoked]:
-            del self.registry.departed[child.name]
-        for child in [child for child in self.registry if (child.group or child.name) in revoked]:
-            self.registry.remove(child.name)
-            log.warning("%s was disconnected: its credential was revoked", child.name)
-            self._drop(child)
-        return revoked
-
-    def _parent_with(self, secret: bytes, seq: int) -> Uplink | None:
-        """The uplink to the parent that has this secret, if any; notes the number of its request there."""
-        for uplink in self.uplinks:
-            if uplink.believes(secret, seq):
-                return uplink
-        return None
 
     def gauges(self) -> Iterable[Sample]:
         """The gauges of `/metrics`."""

@@ -85,7 +85,7 @@ class Judged:
     def judge(self, silent_s: float, *, is_alone: bool = False) -> None:
         lease = SimpleNamespace(share=self.child.shares["m", "openai"])
         attempt: Any = SimpleNamespace(child=self.child, lease=lease, connection_lost=self.lost.append)
-        self.node._judge(Finding(attempt, silent_s, is_alone))
+        self.node.sweeps.judge(Finding(attempt, silent_s, is_alone))
 
 
 STATUS = NodeStatus((ModelStatus("m"),), 1.0)

@@ -15,6 +15,7 @@ from hierarchy.registry.registry import drain_key
 from hierarchy.wire.record import Record
 
 TOPIC = "drain"
+ENDED_S = 30 * 86400.0  # for which it is kept that a drain has ended: an instance that was away still has the drain
 log = logging.getLogger("hierarchy.drain")
 
 
@@ -56,7 +57,9 @@ class Drains:
 
     def undrain(self, key: str, by: str, reason: str) -> None:
         """End a drain, also one of another instance that this one does not know yet."""
-        self._board.publish(TOPIC, key, msgspec.to_builtins(Drain(self._now(), by, reason)), ended=True)
+        until_ms = int((self._now() + ENDED_S) * 1000)
+        drain = msgspec.to_builtins(Drain(self._now(), by, reason))
+        self._board.publish(TOPIC, key, drain, ended=True, until_ms=until_ms)
 
     async def keep(self) -> bool:
         """Write the drains to this node's file. Returns whether they outlast a restart of this node."""

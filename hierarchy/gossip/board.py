@@ -90,6 +90,8 @@ class Board:
             until_ms: when all instances forget it, in Unix milliseconds; 0: never.
         """
         before = self.find(topic, key)
+        if before is None:
+            self._make_room(self.node)
         changed_ms = max(int(self._now() * 1000), before.changed_ms + 1 if before is not None else 0)
         self._accept(self._signed(Record(self.node, topic, key, changed_ms, value, ended, until_ms)), from_other=False)
 
@@ -179,6 +181,13 @@ class Board:
             return f"{MAX_RECORDS} others are known"
         return record.problem()
 
+    def forget(self) -> None:
+        """Call it now and then: forget the records whose time is over."""
+        for node in list(self._records):
+            self._forget(node)
+            if node != self.node and not self._records[node]:
+                del self._records[node]
+
     # -- keeping ---------------------------------------------------------------------------------------------
 
     def _known(self, node: str, id: tuple[str, str]) -> Record | None:
@@ -191,17 +200,23 @@ class Board:
         What is kept for ever, such as a revocation, also takes the place of what is forgotten soonest, such as a token.
         """
         records = self._records.get(record.node, {})
-        if len(records) < MAX_RECORDS or record.id in records:
+        if record.id in records or self._make_room(record.node):
             return True
-        self._forget(record.node)
-        if len(records) < MAX_RECORDS:
-            return True
-        given_up = [(one.changed_ms, id) for id, (_, one) in records.items() if one.ended]
-        if not given_up and not record.until_ms:
-            given_up = [(one.until_ms, id) for id, (_, one) in records.items() if one.until_ms]
+        given_up = [(one.until_ms, id) for id, (_, one) in records.items() if one.until_ms and not record.until_ms]
         if given_up:
             del records[min(given_up)[1]]
         return bool(given_up)
+
+    def _make_room(self, node: str) -> bool:
+        """Forget the oldest record that has ended, if there are too many. Returns whether there is room."""
+        records = self._records.get(node, {})
+        if len(records) < MAX_RECORDS:
+            return True
+        self._forget(node)
+        ended = [(one.changed_ms, id) for id, (_, one) in records.items() if one.ended]
+        if len(records) >= MAX_RECORDS and ended:
+            del records[min(ended)[1]]
+        return len(records) < MAX_RECORDS
 
     def _forget(self, node: str) -> None:
         """Forget the records whose time is over."""

@@ -44,6 +44,11 @@ class ModelList:
             self._made_of, self._made_at = state, now
         return self._rows
 
+    def forget(self) -> None:
+        """Call it now and then: a list that nobody reads any more may be of models that are gone."""
+        if self._clock() - self._made_at >= MAX_AGE_S:
+            self._rows, self._encoded, self._made_of = {}, b"", None
+
     def encoded(self) -> bytes:
         """The response for a client that may use all of them, as JSON."""
         rows = self.rows()

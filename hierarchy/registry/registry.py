@@ -136,9 +136,7 @@ class Registry(Health):
         if child.url != message.worker_name.rstrip("/"):
             child.move_to(message.worker_name)
         child.addresses, child.proof = claim.addresses or child.addresses, claim.proof
-        former = self.departed.pop(child.name, None)
-        if former is not None:
-            self.index.touch(former, now)
+        self.forget_departed(child.name)
         child.check_heart_beat = message.check_heart_beat
         child.multimodal = message.multimodal
         child.last_seen = now
@@ -306,11 +304,17 @@ class Registry(Health):
         child = self.remove(name, instance)
         if child is not None and (child.shares or child.subtree):
             child.left_at = self._clock()
-            self.departed.pop(name, None)  # so that they are in the order in which they left
+            self.forget_departed(name)  # so that they are in the order in which they left
             self.departed[name] = child
             if len(self.departed) > MAX_DEPARTED:
-                del self.departed[next(iter(self.departed))]
+                self.forget_departed(next(iter(self.departed)))
         return child
+
+    def forget_departed(self, name: str) -> None:
+        """Remember no longer that a child was here."""
+        child = self.departed.pop(name, None)
+        if child is not None:
+            self.index.touch(child, self._clock())
 
     def sweep(self) -> list[Child]:
         """Drop the children that have been silent for too long; returns them. Call it twice a second."""
@@ -360,8 +364,7 @@ class Registry(Health):
         self._divide_all_capacities(now)  # an instance may have fallen silent
         for child in list(self.departed.values()):
             if child.left_at is not None and now >= child.left_at + self.remember_s:
-                del self.departed[child.name]
-                self.index.touch(child, now)
+                self.forget_departed(child.name)
         self._take_in()
         for child in [child for child in self._served_at if self.children.get(child.name) is not child]:
             self.known.available(child.shares, self._served_at.pop(child))
@@ -374,6 +377,8 @@ class Registry(Health):
     def forget_candidates(self) -> None:
         """Forget candidates that have changed since: they keep children and models in memory that are gone."""
         generation = self.generation
+        if self._names[0] != generation:
+            self._names = -1, 0.0, []
         self._available = {key: cached for key, cached in self._available.items() if cached[0] == generation}
 
     def are_current(self, key: ModelKey, shares: list[Share]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpcore
 import httpx
@@ -87,3 +88,18 @@ def http_transport(
     # httpx has no argument for it; httpcore's pool uses it for each new connection.
     transport._pool._network_backend = ResolvingBackend(resolver)
     return transport
+
+
+def plain_client(resolver: Resolver, verify: ssl.SSLContext | bool, *, proxy: str | None = None) -> httpx.AsyncClient:
+    """A client that keeps nothing of what a server says, and goes where its caller says. Arguments: `http_transport`.
+
+    trust_env: a proxy from the environment is for the internet, not for the machines of the tree. timeout: its callers
+    have their own, in which a pause of this process does not count. cookies: a server could send new ones for ever.
+    """
+    return httpx.AsyncClient(
+        transport=http_transport(resolver, verify, proxy=proxy),
+        trust_env=False,
+        follow_redirects=False,
+        timeout=None,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+    )

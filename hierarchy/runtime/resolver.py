@@ -19,7 +19,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from itertools import zip_longest
 from typing import Final, Generic, TypeVar
@@ -123,13 +123,17 @@ class Resolver:
         """Make room: forget the names of others that are not being looked up."""
         self._names = {key: name for key, name in self._names.items() if name.is_configured or name.pending is not None}
 
-    def sweep(self) -> None:
-        """Call it now and then: forget the names that nothing has used for as long as their addresses are good."""
+    def sweep(self, present: Collection[str], keep_s: float) -> None:
+        """Call it now and then: forget the names that were not used for `keep_s` seconds, all but those in `present`.
+
+        present: names in lower case that may be dialled. They may not be used for hours, while connections are kept,
+        and are needed when DNS is away.
+        """
         now = self._clock()
         self._names = {
             key: name
             for key, name in self._names.items()
-            if name.pending is not None or now < max(name.used_at, name.asked_at) + STALE_S
+            if name.pending is not None or key in present or now < max(name.used_at, name.asked_at) + keep_s
         }
 
     def _is_denied(self, name: _Name, now: float) -> bool:

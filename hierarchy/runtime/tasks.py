@@ -67,6 +67,11 @@ class BackgroundTasks:
             if now < failed.last_at + RECENT_S
         ]
 
+    def forget(self, keep_s: float) -> None:
+        """Call it now and then: forget what failed for the last time `keep_s` seconds ago. Names of tasks differ."""
+        now = self._clock()
+        self._failures = {name: failed for name, failed in self._failures.items() if now < failed.last_at + keep_s}
+
     def cancel(self, name: str) -> None:
         """Cancel all tasks of that name."""
         for task in list(self._tasks.get(name, ())):

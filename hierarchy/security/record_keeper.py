@@ -146,7 +146,6 @@ class RecordKeeper:
             return
         known = self.store.used_by(record.key)
         if from_other and known not in (None, use.process) and record.key not in self._reported:
-            self._reported &= self.store.used().keys()  # all others have expired
             self._reported.add(record.key)
             log.error(
                 "one join token was used by two processes at two instances of this node, at nearly the same time: "
@@ -160,6 +159,11 @@ class RecordKeeper:
             self._changed = True
             if from_other:
                 log.warning("%s was revoked at another instance of this node", record.key)
+
+    def forget(self) -> None:
+        """Call it now and then: forget the tokens that have expired."""
+        self.store.forget_expired()
+        self._reported &= self.store.used().keys()
 
     # -- the exchange with other instances ---------------------------------------------------------------------------
 

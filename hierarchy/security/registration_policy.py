@@ -192,6 +192,13 @@ class RegistrationPolicy:
         store = self.records.store
         return [name for name, grant in self._grants.items() if store.is_revoked(name, grant.since)]
 
+    def forget(self, present: Iterable[str]) -> None:
+        """Call it now and then: forget expired tokens, and the credentials of all children but those in `present`."""
+        names = set(present)
+        self._grants = {name: grant for name, grant in self._grants.items() if name in names}
+        if self.records is not None:
+            self.records.forget()
+
     async def refresh(self) -> None:
         """Read the stored tokens and revocations again if another process changed them, and save what is not yet."""
         if self.records is None:

@@ -180,6 +180,12 @@ class TokenStore:
                 self._content.began = began
                 self._learned += 1
 
+    def forget_expired(self) -> None:
+        """Forget the tokens that have expired; in the file they are until the next change."""
+        now = self._now()
+        with self._lock:
+            self._content.used = {token: entry for token, entry in self._content.used.items() if entry[0] > now}
+
     def confirm(self) -> None:
         """Take the records as complete. Raises OSError."""
         with self._changing() as content:
