@@ -41,6 +41,7 @@ MODULES = (
     "registry.health",
     "registry.model_index",
     "registry.registry",
+    "registry.totals",
     "relay.attempt",
     "relay.choosing",
     "relay.client",

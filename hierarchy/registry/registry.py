@@ -28,10 +28,11 @@ from hierarchy.registry.drain import Drain
 from hierarchy.registry.health import USABLE, Health
 from hierarchy.registry.known_models import Absence, KnownModels
 from hierarchy.registry.model_index import ModelIndex
+from hierarchy.registry.totals import Totals
 from hierarchy.wire.checks import check_status
 from hierarchy.wire.limits import DEFAULT
 from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
-from hierarchy.wire.status import Api, ModelKey, NodeStatus, aggregate, part
+from hierarchy.wire.status import Api, ModelKey, NodeStatus, part
 from hierarchy.wire.tree_entry import SERVING
 
 REMEMBERED_S: Final = 600.0  # how long a child that left is still shown, unless the configuration says otherwise
@@ -60,6 +61,7 @@ class Registry(Health):
         self.remember_s = REMEMBERED_S
         self.known = KnownModels()  # models that may exist although no child lists them
         self.index = ModelIndex()  # what the children list
+        self._totals = Totals()
         self._former = ModelIndex()  # what those list that left lately
         self._listeners: list[Callable[[Child], None]] = []
         self._served_at: dict[Child, float] = {}  # when a child was seen to serve, of those that did at the last sweep
@@ -525,8 +527,8 @@ class Registry(Health):
 
     def status(self) -> NodeStatus:
         """This node's status: the sum over the available children."""
-        now = self._clock()
-        return aggregate(child.current(now) for child in self if child.state(now) in SERVING)
+        self._take_in()
+        return self._totals.update(self, self.index, self._clock(), ejections=self._ejections > 0)
 
     def model_names(self) -> list[str]:
         """Sorted names of the available models; do not change the list, which is kept until something happens."""

@@ -321,7 +321,7 @@ class Uplink:
             status = self._source.status()
             if self._clock() < due and not self._is_urgent(status):
                 continue
-            if self._parent_is_fastchat and _capacity(status) != _capacity(self._reported.status):
+            if self._parent_is_fastchat and _differ(status, self._reported.status):
                 return  # FastChat's heartbeats carry only a queue's length
             if not await self._report(status):
                 return
@@ -337,7 +337,7 @@ class Uplink:
         return (
             change > URGENT_CHANGE * max(reported.status.queue_length, 1)
             or self._source.draining() != self.reported_draining
-            or _capacity(status) != _capacity(reported.status)
+            or _differ(status, reported.status)
             or bool(self._news()[0])
         )
 
@@ -439,6 +439,11 @@ class Uplink:
         return f"<Uplink {self.parent} {'registered' if self.registered else 'connecting'} seen={self.seen}>"
 
 
-def _capacity(status: NodeStatus) -> list[tuple[str, str, float, bool]]:
-    """What routing depends on: models, speeds, and which of them to avoid."""
-    return [(model.name, model.api, model.speed, model.avoid) for model in status.models]
+def _differ(one: NodeStatus, other: NodeStatus) -> bool:
+    """Do they differ in what routing depends on: models, speeds, and which of them to avoid?"""
+    if one.models is other.models:  # mostly: a status is kept up to date model by model
+        return False
+    return len(one.models) != len(other.models) or any(
+        a is not b and (a.name, a.api, a.speed, a.avoid) != (b.name, b.api, b.speed, b.avoid)
+        for a, b in zip(one.models, other.models, strict=True)
+    )
