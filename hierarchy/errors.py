@@ -208,6 +208,7 @@ class ModelNotFound(RequestError):
     code = "model_not_found"
     fastchat_code = 50005  # FastChat's CONTROLLER_NO_WORKER: it has no code of its own for an unknown model
     param = "model"
+    lists_models: bool = False  #: the message has names of models, whoever may use them
 
 
 class UnknownChild(RequestError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from random import Random
 from typing import Final
@@ -141,7 +142,21 @@ class Dispatch:
             return ModelNotFound(
                 f"model {model!r} is served here through the {OTHER_API[api]} API only, not through {api}'s"
             )
-        names = self._registry.some_names(MAX_MODELS_SHOWN + 1)
+        return self.not_found(name, None)
+
+    def not_found(self, name: str, usable: frozenset[str] | None) -> ModelNotFound:
+        """The error for a model that no child serves. usable: the only models that the caller may know of."""
+        if usable is None:
+            names = self._registry.some_names(MAX_MODELS_SHOWN + 1)
+        else:
+            known = (model for model in sorted(usable) if model in self.aliased or self._registry.listed(model))
+            names = list(itertools.islice(known, MAX_MODELS_SHOWN + 1))
+        model = name if len(name) <= MAX_NAME_SHOWN else f"{name[:MAX_NAME_SHOWN]}..."
         more = ", ..." if len(names) > MAX_MODELS_SHOWN else ""
-        known = ", ".join(names[:MAX_MODELS_SHOWN]) + more if names else "none at the moment"
-        return ModelNotFound(f"no child serves model {model!r}; models here: {known}")
+        if names:
+            here = f"models here: {', '.join(names[:MAX_MODELS_SHOWN])}{more}"
+        else:
+            here = "models here: none at the moment" if usable is None else "GET /v1/models lists what you may use"
+        error = ModelNotFound(f"no child serves model {model!r}; {here}")
+        error.lists_models = usable is None
+        return error

@@ -14,7 +14,7 @@ import logging
 from http import HTTPStatus
 
 from hierarchy.balancing.lent_attempts import RETRIABLE, unspent_field
-from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, RequestError, Unavailable
+from hierarchy.errors import BodyTooLarge, ChildFailed, DeadlinePassed, ModelNotFound, RequestError, Unavailable
 from hierarchy.http import promise, render
 from hierarchy.http.request_head import RequestHead
 from hierarchy.http.response_head import UpstreamResponse
@@ -406,6 +406,8 @@ class Exchange(Listener):
         if response.started:
             self._cut(error)
             return
+        if isinstance(error, ModelNotFound) and error.lists_models:
+            error = self._lane.dispatch.not_found(request.alias or request.model, self._usable())
         self._hang_up()
         if not request.complete:
             response.keep_alive = False
@@ -417,6 +419,10 @@ class Exchange(Listener):
         response.refuse(error, unspent_field(max(0, request.left)) if gives_back else None)
         self._outcome = self._outcome or "refused"
         self._settle(self._lane.clock())
+
+    def _usable(self) -> frozenset[str] | None:
+        """The models that the client may know of; None for all. Only the entry node knows the client's key."""
+        return self.head.caller.models if self.request.parent is None else frozenset()
 
     def drop_child(self, child: Child, error: RequestError) -> None:
         """End the request if this child has it."""

@@ -65,6 +65,19 @@ def test_an_unknown_model_is_not_found_and_the_error_names_the_models_here() -> 
     assert (caught.value.status, caught.value.param) == (404, "model")
 
 
+@pytest.mark.parametrize(
+    ("usable", "known"),
+    [
+        (frozenset({"nope", "m"}), "models here: m"),
+        (frozenset({"nope"}), "GET /v1/models lists what you may use"),
+        (frozenset(), "GET /v1/models lists what you may use"),
+        (None, "models here: m"),
+    ],
+)
+def test_the_error_names_only_models_that_the_caller_may_use(usable: frozenset[str] | None, known: str) -> None:
+    assert str(Tree().dispatch.not_found("nope", usable)) == f"no child serves model 'nope'; {known}"
+
+
 def test_the_error_names_no_models_at_a_node_without_models() -> None:
     tree = Tree()
     tree.registry.sweep()

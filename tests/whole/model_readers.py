@@ -2,7 +2,8 @@
 
 Each reader returns every model that such a server could take from a request. Sources: Go, encoding/json and net/http
 `Request.FormValue`; Python, `json.loads` and Starlette's form; Rust, serde_json and programs that search for the first
-key.
+key. The tests were also run with Go 1.19 itself as a fourth reader: it found no further model in what was forwarded,
+and in what was refused what `go_like` finds.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ def _mime_form(content_type: bytes, body: bytes) -> Iterator[str]:
     for part in parts:
         name = part.get_param("name", header="content-disposition")
         plain = name if isinstance(name, str) else unquote_to_bytes(name[2]).decode() if name else ""
-        if _is(plain) and not part.get_filename():
+        extended = re.search(r"name\*=utf-8''model\s*(?:;|$)", part.get("content-disposition", ""))
+        if (_is(plain) or extended) and not part.get_filename():
             yield (part.get_payload(decode=True) or b"").decode("utf-8", "replace")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from hierarchy.config.models import EngineConfig
@@ -136,3 +137,22 @@ def test_fields_that_name_further_models_are_bound_to_the_key(cluster: Cluster, 
             assert send(node, keys.client, Sent(b'{"model":"m",%b}' % field)) == 200, (
                 "a key for all models is not bound"
             )
+
+
+def test_a_bound_key_reads_no_other_models_names_in_errors(cluster: Cluster, keys: Keys) -> None:
+    with served(cluster, keys, Engine(["m", "secret"]), create_key(keys.folder / "api.yaml", "bob", ["m", "gone"])) as (
+        node,
+        key,
+    ):
+        answers = {}
+        for one in (key, keys.client):
+            for model in ("gone", "other"):
+                body: dict[str, object] = {"model": model, "messages": []}
+                found = httpx.post(
+                    f"{node.url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {one}"}
+                )
+                answers[one == key, model] = found.status_code, found.json()["error"]["message"]
+    assert answers[True, "gone"] == (404, "no child serves model 'gone'; models here: m")
+    assert answers[True, "other"][0] == 403
+    assert "secret" not in answers[True, "other"][1]
+    assert answers[False, "other"] == (404, "no child serves model 'other'; models here: m, secret")
