@@ -14,8 +14,9 @@ from hierarchy.config.address import join_address, overlaps
 from hierarchy.config.models import NodeConfig
 from hierarchy.config.refusal import Refusal, refusal_of
 from hierarchy.errors import UsageError
+from hierarchy.runtime.blocking import silent_paths
 from hierarchy.runtime.listening import CannotListen, check_listen
-from hierarchy.security.startup import check_state_dir, security_refusals
+from hierarchy.security.startup import check_state_dir, security_refusals, silent_refusals, start_paths
 
 if TYPE_CHECKING:
     from hierarchy.security.access import Access
@@ -53,8 +54,21 @@ def require_start(config: NodeConfig, environ: Mapping[str, str]) -> Access:
     return access
 
 
+def hung(configs: Iterable[NodeConfig], environ: Mapping[str, str]) -> dict[str, list[Refusal]]:
+    """Files of nodes whose file systems do not answer, by the name of the node. Takes some seconds if there are any."""
+    nodes = list(configs)
+    silent = silent_paths(path for config in nodes for path in start_paths(config, environ))
+    found = {config.name: silent_refusals(config, environ, silent) for config in nodes} if silent else {}
+    return {name: refusals for name, refusals in found.items() if refusals}
+
+
 def refusals(config: NodeConfig, environ: Mapping[str, str]) -> list[Refusal]:
-    """Everything that keeps a node from starting, except the addresses of `unusable_addresses`. Nothing is written."""
+    """Everything that keeps a node from starting, except the addresses of `unusable_addresses`. Nothing is written.
+
+    If a file system does not answer, nothing else: whoever touched its files would wait for ever.
+    """
+    if silent := hung([config], environ):
+        return silent[config.name]
     found = security_refusals(config, environ)
     return [*found, *_overlapping(config), *_proxies(config, environ), *_engines(config)]
 

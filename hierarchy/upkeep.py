@@ -50,6 +50,7 @@ class Upkeep:
 
     def start(self, tasks: BackgroundTasks) -> None:
         """Look at each file until its task is cancelled."""
+        tasks.spawn(self._try_to_write(), "a first write")
         for name, look in self._looks():
             tasks.keep(functools.partial(_repeat, look), f"file of {name}")
 
@@ -59,6 +60,14 @@ class Upkeep:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_S):
                 await asyncio.gather(*looks)
+
+    async def _try_to_write(self) -> None:
+        """Say at the start that the disk is full, and not only when a child wants to join."""
+        records, credentials = self._access.registration_policy.records, self._access.credentials
+        if records is not None:
+            await records.try_to_write()
+        if credentials:
+            await credentials.try_to_write()
 
     def _looks(self) -> Iterator[tuple[str, Look]]:
         access = self._access

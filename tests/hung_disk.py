@@ -6,6 +6,8 @@ Commands come on stdin, one a line, each acknowledged by a line on stdout:
     fill      a full file system of 64 KiB is mounted over FOLDER
     release   it is unmounted; what waited gets an error
 
+With `--wait` in front of FOLDER it only does what HUNG_DISK_FIRST says, and runs the command until it ends.
+
 The first line on stdout is the pid of the command, which is killed when stdin ends. The mounts are in a namespace of
 their own and end with it, so nothing is left on the machine, whatever happens to the test. Source: fuse.rst and
 libfuse's kernel protocol; a FUSE whose first message is not answered makes every access wait.
@@ -121,6 +123,12 @@ class _Mounts:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def wait(folder: str, *command: str) -> int:
+    """Run the command until it ends. Returns its status."""
+    getattr(_Mounts(folder), os.environ["HUNG_DISK_FIRST"])()
+    return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+
+
 def main(folder: str, *command: str) -> None:
     """Run the command and obey stdin until it ends."""
     mounts = _Mounts(folder)
@@ -140,4 +148,6 @@ def main(folder: str, *command: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--wait":
+        sys.exit(wait(*sys.argv[2:]))
     main(*sys.argv[1:])

@@ -11,7 +11,7 @@ from pathlib import Path
 from hierarchy.cli.node_flags import NodeFlags
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
-from hierarchy.preflight import CannotStart, refusals
+from hierarchy.preflight import CannotStart, hung, refusals
 from hierarchy.runtime.files import write_private_file
 from hierarchy.security.access import signer_of
 from hierarchy.security.credential_store import CREDENTIAL_FILE
@@ -61,6 +61,8 @@ def prepare(tree: DeclaredTree, given: NodeFlags, folder: Path) -> list[NodeRun]
         CannotStart: a node cannot start.
     """
     configs = {name: given.over(node_config.from_tree(tree, name)) for name in tree.config.nodes}
+    if silent := hung(configs.values(), os.environ):  # the keys that sign tokens may be among them
+        raise CannotStart(silent)
     runs, found = [], {}
     for name, config in configs.items():
         parents = [configs[parent] for parent in tree.graph.members[name].parents]

@@ -10,7 +10,8 @@ from hierarchy.config.address import is_loopback
 from hierarchy.config.partial import touches
 from hierarchy.config.refusal import Refusal
 from hierarchy.config.yaml import Problem
-from hierarchy.preflight import refusals, unusable_addresses
+from hierarchy.preflight import hung, refusals, unusable_addresses
+from hierarchy.security.startup import full_disk
 from hierarchy.topology import node_config
 from hierarchy.topology.declared import DeclaredTree
 from hierarchy.topology.machines import machines
@@ -43,11 +44,14 @@ def examine(tree: DeclaredTree, given: NodeFlags, here: Collection[str]) -> tupl
     notes: list[Problem] = []
     is_valid = not problems
     environ = given.environ()
-    for name in tree.config.nodes if tree.config.slice is None else [tree.config.slice]:
-        if name not in tree.config.nodes:
-            continue
-        config = given.over(node_config.part_of(tree, name))
-        found = [(refusal, refusal.here and name not in here) for refusal in refusals(config, environ)]
+    names = tree.config.nodes if tree.config.slice is None else [tree.config.slice]
+    configs = {name: given.over(node_config.part_of(tree, name)) for name in names if name in tree.config.nodes}
+    silent = hung(configs.values(), environ)  # of all at once, since it takes seconds
+    for name, config in configs.items():
+        refused = silent.get(name) or refusals(config, environ)
+        found = [(refusal, refusal.here and name not in here) for refusal in refused]
+        if name in here and not refused and (full := full_disk(config, environ)):
+            found.append((_full(full), True))
         if not is_valid:  # only what does not depend on the tree
             found = [(refusal, is_note) for refusal, is_note in found if _is_independent(tree, name, refusal)]
         elif name in here:
@@ -64,6 +68,11 @@ def _is_independent(tree: DeclaredTree, node: str, refusal: Refusal) -> bool:
     """Whether a refusal is about a setting itself, which is right as far as the file goes."""
     field = tree.field_of(node, refusal.field)
     return refusal.field[:1] in (("security",), ("tls",), ("engines",)) and not touches(field, tree.wrong)
+
+
+def _full(full: str) -> Refusal:
+    what, _, meaning = full.partition("; ")
+    return Refusal(("security", "state_dir"), what, meaning, here=True)
 
 
 def _taken(refusal: Refusal) -> Refusal:

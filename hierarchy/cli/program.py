@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +15,7 @@ from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serv
 from hierarchy.cli.output import discard_output
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.release import VERSION, build, data_path
+from hierarchy.runtime.blocking import silence, silent_paths
 from hierarchy.runtime.logs import escape
 
 app = typer.Typer(
@@ -62,6 +65,9 @@ def run() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a character that the terminal's encoding lacks
+    if silent := silent_paths(_paths(sys.argv[1:])):  # typer itself looks at them
+        _print_error(f"{silent[0]}: {silence()}; repair that mount, or name a path elsewhere")
+        return 2
     try:
         status = app(prog_name="hierarchy", standalone_mode=False) or 0
         sys.stdout.flush()
@@ -77,6 +83,14 @@ def run() -> int:
     except typer.Abort:
         _print_error("aborted")
         return 1
+
+
+def _paths(arguments: Iterable[str]) -> Iterator[Path]:
+    """What could be the paths of files on a command line."""
+    for argument in arguments:
+        value = argument.partition("=")[2] if argument.startswith("-") else argument
+        if value:
+            yield Path(value.removeprefix("file:"))
 
 
 def _output_failed(error: OSError) -> int:

@@ -24,7 +24,7 @@ from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.engines.probe_client import ProbeClient, reason_of
 from hierarchy.engines.vitals import LATE_S
 from hierarchy.errors import HierarchyError, UsageError
-from hierarchy.preflight import refusals
+from hierarchy.preflight import hung, refusals
 from hierarchy.runtime.resolver import Resolver
 from hierarchy.security.secret import read_secret
 from hierarchy.security.tls import TlsContexts
@@ -66,6 +66,9 @@ async def examine(
     Raises:
         UsageError: the URL of a proxy is not valid.
     """
+    if silent := hung([config], environ):
+        found = [fail("start", one.what, f"the node does not start: {one.hint}") for one in silent[config.name]]
+        return Report(config.name, {"machine": found}, skip("link", "not examined: files do not answer"))
     tls = _open_tls(config.settings.tls)
     proxies = [proxy_for(parent, config.proxy, environ, config.link) for parent in config.parents]
     addresses = [address for address in (*config.listen, *config.admin) if address[1]]

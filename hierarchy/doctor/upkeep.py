@@ -12,6 +12,7 @@ from hierarchy.runtime.expiry import Lifetime
 from hierarchy.security.access import Access
 from hierarchy.security.expiry_watch import hint_for
 from hierarchy.security.record_keeper import RecordKeeper
+from hierarchy.security.startup import full_disk
 
 RESTORE = "if it ran before, restore its state before you start it: hierarchy state restore"
 
@@ -24,6 +25,9 @@ def check_upkeep(config: NodeConfig, environ: Mapping[str, str], now: Callable[[
         return []  # another check says what `serve` would refuse
     records = access.registration_policy.records
     found = [] if records is None else [_check_records(records)]
+    what, _, meaning = full_disk(config, environ).partition("; ")
+    if what:
+        found.append(warn("disk", what, meaning))
     return [*found, *_check_lifetimes(access.lifetimes(), now())]
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from hierarchy.runtime import awake
-from hierarchy.runtime.blocking import LATE_S
+from hierarchy.runtime.blocking import LATE_S, silence
 
 MAX_WAITING: Final = 256  # operations on one file
 log = logging.getLogger("hierarchy.disk")
@@ -114,7 +114,7 @@ class FileThread:
         """Once for each operation that does not end; a long queue is no such thing."""
         since_s = time.monotonic() - self._began_at
         if self._running is not None and not self.problem and since_s >= late_s / 2:
-            self.problem = f"its file system has not answered for {since_s:.0f} s, as on a hung mount"
+            self.problem = silence(since_s)
             log.error(
                 "%s: its file system has not answered for %.0f s, as on a hung mount; %s",
                 self.path,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 LOCK_POLL_S = 0.02
+ROOM = 16 * 1024  # bytes that a small file needs
 FileVersion = tuple[int, int, int] | None  # last change (ns), size (bytes), inode
 
 
@@ -109,6 +110,22 @@ class Hold:
     def release(self) -> None:
         """Let others have it."""
         os.close(self._descriptor)
+
+
+def try_to_write(folder: Path) -> None:
+    """Write a little to a file without a name in a folder, which is created if missing. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(ROOM))
+        file.flush()
+        os.fsync(file.fileno())  # some file systems find only now that they are full
+
+
+def has_room(folder: Path) -> bool:
+    """Whether a small file can be created in a folder, as far as its file system says. Raises OSError."""
+    found = os.statvfs(folder)
+    has_files = not found.f_files or found.f_favail > 0  # some have no limit, and say 0 of 0
+    return has_files and (not found.f_blocks or found.f_bavail * found.f_frsize >= ROOM)
 
 
 def write_private_file(path: Path, text: str | bytes) -> None:

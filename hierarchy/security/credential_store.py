@@ -10,7 +10,7 @@ from pathlib import Path
 from hierarchy.errors import UsageError
 from hierarchy.runtime.blocking import AT_ONCE, Place, Trouble
 from hierarchy.runtime.expiry import Lifetime
-from hierarchy.runtime.files import file_version, write_private_file
+from hierarchy.runtime.files import file_version, try_to_write, write_private_file
 from hierarchy.security.secret import JOIN_TOKEN, check_secret, read_secret, read_secret_file
 from hierarchy.security.tokens import lifetime
 
@@ -93,6 +93,17 @@ class CredentialStore:
         self._token_first = False
         self._unsaved = True
         self._place.begin(self._write)
+
+    async def try_to_write(self) -> None:
+        """Note in the log if the folder has no room, before a credential is to be saved."""
+        with contextlib.suppress(TimeoutError):  # the log has it already
+            await self._place.run(self._try_to_write)
+
+    def _try_to_write(self) -> None:
+        try:
+            try_to_write(self._path.parent)
+        except OSError as error:
+            self._trouble.note(error, UNSAVED)
 
     async def refresh(self) -> None:
         """Write the credential, if it is not saved yet."""

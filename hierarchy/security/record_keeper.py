@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import time
@@ -113,6 +114,11 @@ class RecordKeeper:
     async def save(self) -> None:
         """Write what is not in the file yet. Raises as `use`."""
         await self._place.run(self.store.save)
+
+    async def try_to_write(self) -> None:
+        """Note in the log if the store's folder has no room."""
+        with contextlib.suppress(TimeoutError):  # the log has it already
+            await self._place.run(self.store.try_to_write)
 
     async def refresh(self) -> bool:
         """Read the store again if another process changed it, and write what is not saved yet.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,16 +17,21 @@ from hierarchy.config.models import EngineConfig, NodeConfig
 from hierarchy.config.refusal import Refusal, refusal_of
 from hierarchy.config.yaml import FieldPath
 from hierarchy.errors import UsageError
-from hierarchy.runtime.files import Busy, Hold
+from hierarchy.runtime.blocking import silence
+from hierarchy.runtime.files import Busy, Hold, has_room
+from hierarchy.runtime.folders import expand
 from hierarchy.security.credential_store import CREDENTIAL_FILE
 from hierarchy.security.secret import JOIN_TOKEN
 from hierarchy.security.state import RUNNING, credential_file, is_exposed, state_dir
+from hierarchy.security.token_store import UNSAVED
 
 if TYPE_CHECKING:
     from hierarchy.security.access import Access
 
 CLEARTEXT = "set `tls` (--tls-cert, --tls-key), or `cleartext: true` (--cleartext) in a network that you trust"
 INSECURE = "or set `insecure: true` (--insecure) if all machines that can reach it are trusted"
+REPAIR = "repair that mount, or name a path elsewhere"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the node starts all the same, and says so
 STATE_DIR = "set `state_dir` (--state-dir)"
 READ_AT_START = ("api_keys", "admin_keys", "key", "accepted_key")  # of `security`: each names a file or a variable
 log = logging.getLogger("hierarchy.security")
@@ -46,6 +53,34 @@ def security_refusals(config: NodeConfig, environ: Mapping[str, str]) -> list[Re
     found += _broken_rules(config, has_token=has_token)
     if _needs_folder(config, environ, has_token=has_token):
         found += _unwritable(config, environ)
+    return found
+
+
+def silent_refusals(config: NodeConfig, environ: Mapping[str, str], silent: Collection[Path]) -> list[Refusal]:
+    """One for each setting whose file is among `silent`: those whose file system does not answer."""
+    found: dict[FieldPath, Path] = {}
+    for path, field in start_paths(config, environ).items():
+        if path in silent:
+            found.setdefault(field, path)
+    return [Refusal(field, f"{path}: {silence()}", REPAIR, here=True) for field, path in found.items()]
+
+
+def start_paths(config: NodeConfig, environ: Mapping[str, str]) -> dict[Path, FieldPath]:
+    """What a node reads at its start, by its setting. Paths that cannot be understood are reported where they are."""
+    security, tls = config.settings.security, config.settings.tls
+    refs: dict[FieldPath, str | None] = {
+        ("security", name): getattr(security, name) for name in (*READ_AT_START, "join_token")
+    }
+    refs |= {("engines", engine.name, "api_key"): engine.api_key for engine in config.engines}
+    named = {field: ref.removeprefix("file:") for field, ref in refs.items() if ref and not ref.startswith("env:")}
+    named |= {("tls", name): path for name in ("cert", "key", "ca") if (path := getattr(tls, name))}
+    found: dict[Path, FieldPath] = {}
+    for field, text in named.items():
+        with contextlib.suppress(UsageError):
+            found[expand(text)] = field
+    with contextlib.suppress(UsageError):
+        found[state_dir(config, environ)] = ("security", "state_dir")
+        found[credential_file(config, environ)] = ("security", "state_dir")
     return found
 
 
@@ -181,8 +216,23 @@ def check_state_dir(config: NodeConfig, access: Access, environ: Mapping[str, st
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
+        if error.errno in FULL:  # requests need no disk
+            return
         problem = _not_written(folder, error.strerror or str(error))
         raise UsageError(Refusal(("security", "state_dir"), problem, STATE_DIR).line(config.name)) from None
+
+
+def full_disk(config: NodeConfig, environ: Mapping[str, str]) -> str:
+    """What is wrong with the state folder of a node that starts all the same: its disk is full. "" if it is not."""
+    if not (config.settings.security.state_dir or _needs_folder(config, environ, has_token=True)):
+        return ""
+    try:
+        folder = state_dir(config, environ)
+        existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        is_full = not has_room(existing)
+    except (UsageError, OSError):  # a refusal, where it matters
+        return ""
+    return f"{existing}: {os.strerror(errno.ENOSPC)}, so its state cannot be saved; {UNSAVED}" if is_full else ""
 
 
 def _not_written(folder: Path, reason: str) -> str:

@@ -22,7 +22,7 @@ import msgspec
 
 from hierarchy.errors import UsageError
 from hierarchy.runtime.blocking import Trouble
-from hierarchy.runtime.files import FileWatch, locked, write_private_file
+from hierarchy.runtime.files import FileWatch, locked, try_to_write, write_private_file
 from hierarchy.security.secret import open_guarded
 
 LOCK_TIMEOUT_S = 2.0  # another replica needs milliseconds
@@ -144,6 +144,13 @@ class TokenStore:
         """Write what is in memory. Raises OSError."""
         with self._changing():
             pass
+
+    def try_to_write(self) -> None:
+        """Note in the log if the folder has no room, before something is to be saved. Blocks."""
+        try:
+            try_to_write(self.path.parent)
+        except OSError as error:
+            self._trouble.note(error, UNSAVED)
 
     def is_revoked(self, node: str, since: float) -> bool:
         """Whether what began with a join token of `since` (Unix seconds) was revoked after that."""
