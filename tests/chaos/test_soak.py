@@ -1,4 +1,4 @@
-"""Ten minutes at half load with random faults: nothing leaks, and all counts add up."""
+"""Ten minutes at half load with random faults, and a day of comings and goings in ten minutes: nothing leaks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 import pytest
 
 from hierarchy.registry.ejection import MAX_S
+from tests.chaos.churn import Churn, Sample
 from tests.chaos.conftest import Record
 from tests.chaos.load import Load
 from tests.chaos.processes import Process, Processes, wait_for
@@ -92,3 +93,31 @@ def test_soak(processes: Processes, full: bool, record: Record) -> None:
     assert ok <= sent
     if full:
         assert abs(growth) <= 0.05
+
+
+def _means(samples: list[Sample], quarter: int) -> tuple[float, float, float]:
+    """Memory in MB, series and descriptors, in the quarter that ends there."""
+    size = len(samples) // 4
+    part = samples[(quarter - 1) * size : quarter * size]
+    rows = [(sample.rss / MB, sample.series, sample.descriptors) for sample in part]
+    memory, series, descriptors = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+    return memory, series, descriptors
+
+
+def test_a_day_of_comings_and_goings_leaves_nothing(processes: Processes, full: bool, record: Record) -> None:
+    """24 hours in ten minutes: `remember_s` and all intervals are as much shorter. The first quarter warms up."""
+    churn = Churn(processes, pause_s=0.25)
+    samples = asyncio.run(churn.run(600.0 if full else 24.0))
+    quarters = [_means(samples, quarter) for quarter in (1, 2, 3, 4)]
+    growth = [late / early - 1 for early, late in zip(quarters[1], quarters[3], strict=True)]
+    shown = "; ".join(
+        f"{what} {' '.join(f'{quarter[number]:.1f}' for quarter in quarters)} ({growth[number]:+.1%})"
+        for number, what in enumerate(("memory in MB", "series", "descriptors"))
+    )
+    record(
+        f"{churn.runs} engines, keys, workers, {2 * churn.runs} nodes and {churn.requests} clients came and went "
+        f"(responses {dict(churn.statuses)}): by quarter {shown}",
+        target="±3 %",
+    )
+    assert churn.statuses["200"] > churn.runs / 2
+    assert max(map(abs, growth)) <= 0.03 if full else max(growth[1:]) < 0.5
