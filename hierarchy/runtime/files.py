@@ -59,8 +59,10 @@ def locked(path: Path, timeout_s: float | None = None, on_wait: Callable[[], Non
 
     Raises:
         TimeoutError: another process held the lock for `timeout_s`.
-        OSError: the file cannot be created.
+        OSError: the file cannot be created, or is a symbolic link.
     """
+    if path.is_symlink():  # filelock before 3.20 follows it, and empties the file behind it
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     from filelock import FileLock, Timeout  # here, since it takes 50 ms and most commands lock nothing
 
     lock = FileLock(path)
@@ -96,9 +98,9 @@ class Hold:
 
         Raises:
             Busy: another process holds it; with `alone` for any purpose, without it alone.
-            OSError: the file cannot be created or locked.
+            OSError: the file cannot be created or locked, or is a symbolic link.
         """
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(self._descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError as error:

@@ -97,6 +97,19 @@ def exposure(found: os.stat_result, *, is_secret: bool, user: int, groups: Colle
     return who and f"{who} {'read this secret' if is_secret else 'write it'}"
 
 
+def folder_exposure(found: os.stat_result, user: int) -> str:
+    """Who else may replace the files in a folder; empty if nobody may. user: of this process.
+
+    root may use the folder of another user: in a container that is one of its host. Files in a folder with the sticky
+    bit are their owners'.
+    """
+    if found.st_uid not in (0, user) and user != 0:
+        return f"it belongs to another user, {_user_name(found.st_uid)}"
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        return "every user may write to it"
+    return ""
+
+
 def _remedy(found: os.stat_result, path: Path) -> str:
     own = found.st_uid in (0, os.geteuid())
     return f"chmod 600 {path}" if own else f"chown {_user_name(os.geteuid())} {path} && chmod 600 {path}"

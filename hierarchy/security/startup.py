@@ -21,7 +21,7 @@ from hierarchy.runtime.blocking import silence
 from hierarchy.runtime.files import Busy, Hold, has_room
 from hierarchy.runtime.folders import expand
 from hierarchy.security.credential_store import CREDENTIAL_FILE
-from hierarchy.security.secret import JOIN_TOKEN
+from hierarchy.security.secret import JOIN_TOKEN, folder_exposure
 from hierarchy.security.state import RUNNING, credential_file, is_exposed, state_dir
 from hierarchy.security.token_store import UNSAVED
 
@@ -33,6 +33,7 @@ INSECURE = "or set `insecure: true` (--insecure) if all machines that can reach 
 REPAIR = "repair that mount, or name a path elsewhere"
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the node starts all the same, and says so
 STATE_DIR = "set `state_dir` (--state-dir)"
+OWN_FOLDER = "make it this user's own (chown, chmod 700), or set `state_dir` (--state-dir)"
 READ_AT_START = ("api_keys", "admin_keys", "key", "accepted_key")  # of `security`: each names a file or a variable
 log = logging.getLogger("hierarchy.security")
 
@@ -201,13 +202,17 @@ def _unwritable(config: NodeConfig, environ: Mapping[str, str]) -> Iterator[Refu
         reason = "Not a directory"
     elif not os.access(existing, os.W_OK | os.X_OK):
         reason = "Permission denied"
+    elif existing == folder and (exposed := folder_exposure(folder.stat(), os.geteuid())):
+        yield Refusal(("security", "state_dir"), _not_safe(folder, exposed), OWN_FOLDER, here=True)
+        return
     else:
         return
     yield Refusal(("security", "state_dir"), _not_written(folder, reason), STATE_DIR, here=True)
 
 
 def check_state_dir(config: NodeConfig, access: Access, environ: Mapping[str, str]) -> None:
-    """Raise `UsageError` if the node needs a state folder, for tokens or a credential, and cannot write to it."""
+    """Raise `UsageError` if the node needs a state folder, for tokens or a credential, and cannot write to it, or
+    others may."""
     if not _needs_folder(config, environ, has_token=bool(access.credentials)):
         return
     folder = state_dir(config, environ)
@@ -220,6 +225,14 @@ def check_state_dir(config: NodeConfig, access: Access, environ: Mapping[str, st
             return
         problem = _not_written(folder, error.strerror or str(error))
         raise UsageError(Refusal(("security", "state_dir"), problem, STATE_DIR).line(config.name)) from None
+    exposed = folder_exposure(folder.stat(), os.geteuid())
+    if exposed:
+        refusal = Refusal(("security", "state_dir"), _not_safe(folder, exposed), OWN_FOLDER)
+        raise UsageError(refusal.line(config.name))
+
+
+def _not_safe(folder: Path, reason: str) -> str:
+    return f"its state is not safe in {folder}: {reason}"
 
 
 def full_disk(config: NodeConfig, environ: Mapping[str, str]) -> str:

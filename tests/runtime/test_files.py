@@ -155,3 +155,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_private_file(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["secret"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize("target", ["there", "not-there"])
+def test_a_lock_file_that_is_a_symbolic_link_is_not_followed(tmp_path: Path, target: str) -> None:
+    (tmp_path / "there").write_text("kept")
+    link = tmp_path / "state.lock"
+    link.symlink_to(tmp_path / target)
+    with pytest.raises(OSError, match="symbolic links"), locked(link, 1):
+        pass
+    with pytest.raises(OSError, match="symbolic links"):
+        Hold(link)
+    assert (tmp_path / "there").read_text() == "kept"
+    assert not (tmp_path / "not-there").exists()

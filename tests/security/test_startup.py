@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hierarchy.errors import UsageError
 from hierarchy.runtime import folders
 from hierarchy.security.access import Access
 from hierarchy.security.keys import revoke_keys
-from hierarchy.security.secret import JOIN_TOKEN
+from hierarchy.security.secret import JOIN_TOKEN, folder_exposure
 from hierarchy.security.startup import check_state_dir, log_risks, security_refusals
 from hierarchy.security.state import state_dir
 from tests.certificates import Authority
@@ -195,3 +196,35 @@ def test_a_node_that_cannot_write_its_state_does_not_start(keys: Keys, role: str
     config = config.model_copy(update={"settings": Settings.model_validate({"security": good})})
     check_state_dir(config, Access(config, {}), {})
     assert list((keys.folder / "good" / "root").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "user", "why"),
+    [
+        (1000, 0o700, 1000, ""),
+        (0, 0o755, 1000, ""),
+        (0, 0o1777, 1000, ""),
+        (1000, 0o700, 0, ""),  # a folder of the host in a container
+        (1000, 0o2775, 1000, ""),
+        (1001, 0o700, 1000, "it belongs to another user, 1001"),
+        (1001, 0o1777, 1000, "it belongs to another user, 1001"),
+        (1000, 0o777, 1000, "every user may write to it"),
+        (0, 0o777, 1000, "every user may write to it"),
+    ],
+)
+def test_who_else_may_replace_the_state_of_a_node(owner: int, mode: int, user: int, why: str) -> None:
+    assert folder_exposure(os.stat_result((0o040000 | mode, 0, 0, 1, owner, 0, 0, 0, 0, 0)), user) == why
+
+
+def test_a_node_does_not_start_with_a_state_folder_that_all_may_write_to(keys: Keys) -> None:
+    folder = keys.folder / "state" / "root"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    security = {"state_dir": str(keys.folder / "state"), "key": keys.spec()["key"]}
+    settings = Settings.model_validate({"security": security})
+    config = NodeConfig(name="root", advertise="http://127.0.0.1:1", settings=settings)
+    why = r"not safe in .*state/root: every user may write to it; make it this user's own \(chown, chmod 700\)"
+    with pytest.raises(UsageError, match=why):
+        check_state_dir(config, Access(config, {}), {})
+    folder.chmod(0o700)
+    check_state_dir(config, Access(config, {}), {})
