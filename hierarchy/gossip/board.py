@@ -155,9 +155,12 @@ class Board:
         """Take records from a parent or child. names: of the nodes whose records it may send."""
         now_ms = self._now() * 1000
         for record in islice(records, MAX_SENT):
-            if record.is_over(now_ms) or record.node not in names or not self._is_wanted(record):
+            if record.is_over(now_ms) or record.node not in names:
                 continue
-            if reason := self._problem(record):
+            reason = record.problem()  # first: what cannot be written as JSON cannot be compared, either
+            if not reason and not self._is_wanted(record):
+                continue
+            if reason := reason or self._problem(record):
                 self._log_once(sender, reason)
                 continue
             self._accept(record, from_other=True)
@@ -177,9 +180,7 @@ class Board:
             return "it is from the future; check the clocks"
         if record.node == self.node and self._keys and not record.is_signed(self._keys):
             return "it is not signed with this node's key; all its instances need the same `security.key`"
-        if not self._has_room(record):
-            return f"{MAX_RECORDS} others are known"
-        return record.problem()
+        return "" if self._has_room(record) else f"{MAX_RECORDS} others are known"
 
     def forget(self) -> None:
         """Call it now and then: forget the records whose time is over."""

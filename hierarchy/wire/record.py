@@ -61,6 +61,8 @@ class Record(msgspec.Struct, frozen=True):
         """Why it cannot be kept and passed on; "" if it can."""
         if reason := rejection_reason(self.value, _LEVELS):
             return f"its value {reason}"
+        if rejection_reason([self.node, self.topic, self.key, self.mac]):
+            return "it contains half of a surrogate pair, which is not text"
         if len(self._content()) > MAX_VALUE:
             return f"it is larger than {MAX_VALUE} bytes"
         return ""

@@ -46,10 +46,17 @@ class SecuredApi:
             response = handler(content.encode(), named.get("x-hierarchy-auth", "").encode(), peer)
             return httpx.Response(200, content=response)
 
+        return self.request_bytes(method, path, content.encode(), peer, **named)
+
+    def request_bytes(
+        self, method: str, path: str, content: bytes, peer: str = "127.0.0.1", **headers: str
+    ) -> httpx.Response:
+        """A request whose body need not be JSON."""
+
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=True, client=(peer, 1))
             async with httpx.AsyncClient(transport=transport, base_url="http://root:21001") as http:
-                return await http.request(method, path, content=content, headers=named)
+                return await http.request(method, path, content=content, headers=headers)
 
         return asyncio.run(send())
 

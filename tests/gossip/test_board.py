@@ -53,6 +53,21 @@ def test_a_child_carries_a_record_from_one_instance_of_its_parent_to_the_other(k
     assert first.news(first.revision, ["root"]) == ([], first.revision)
 
 
+@pytest.mark.parametrize("keys", [KEYS, ()])
+def test_a_record_that_is_no_json_is_ignored(keys: tuple[bytes, ...], caplog: pytest.LogCaptureFixture) -> None:
+    """Python's parser accepts half of a surrogate pair, and a message of a child may have one."""
+    board = Board("root", keys)
+    board.publish("t", "gpu", {"on": True})
+    bad: list[dict[str, object]] = [{"x": "\ud800"}, {"\ud800": {}}, {"x": float("nan")}, {"x": 10**400}]
+    for value in bad:
+        board.receive([Record("root", "t", "gpu", 2**50, value)], ["root"], "site")
+    board.receive(
+        [Record("root", "t", "\ud800", 2**50, {}), Record("root", "t", "x", 2**50, mac="\ud800")], ["root"], "site"
+    )
+    assert values(board) == {"gpu": {"on": True}}
+    assert "is ignored" in caplog.text
+
+
 def test_an_instance_whose_clock_is_behind_still_ends_what_another_began() -> None:
     ahead, behind = Clock(), Clock()
     ahead.now += 3600
