@@ -79,10 +79,12 @@ class Node:
         environ: Mapping[str, str] = os.environ,
         access: Access | None = None,
         settle_s: float = SETTLE_S,
+        engine_files: int | None = None,
     ) -> None:
         """
         Args:
             settle_s: how long after its start the node does not know which models there are.
+            engine_files: soft limit of open files of the engines that it starts; None: that of this process.
         """
         settings = config.settings
         rng = rng or Random()
@@ -140,7 +142,9 @@ class Node:
         self._rng = rng
         self._http: httpx.AsyncClient | None = None  # to the other instances
         self._child_transport: httpx.AsyncHTTPTransport | None = None  # to URLs that children registered
-        self.engine_manager = EngineManager(self.registry, self.access, self._tasks, self._engine_down, settings, clock)
+        self.engine_manager = EngineManager(
+            self.registry, self.access, self._tasks, self._engine_down, settings, clock, files=engine_files
+        )
         self._settle_s = settle_s
         models = ModelFile(file.with_name(FILE_NAME)) if file is not None else None
         self._remembered = models.read() if models is not None else {}  # models of the last run, and their ages

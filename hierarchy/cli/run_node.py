@@ -24,8 +24,7 @@ from hierarchy.config.models import NodeConfig
 from hierarchy.node import Node
 from hierarchy.preflight import CannotStart, refusals, require_start
 from hierarchy.reload import Reloader
-from hierarchy.runtime import logs
-from hierarchy.runtime.descriptors import raise_limit
+from hierarchy.runtime import descriptors, logs
 from hierarchy.runtime.garbage import Garbage
 from hierarchy.runtime.line_writer import own_stderr
 from hierarchy.runtime.malloc import keep_freed_memory
@@ -95,14 +94,15 @@ def run(
     config, sockets = bind(config)
     keep_freed_memory()
     shorten_switches()
-    raise_limit()
+    own_limit = descriptors.limit()
+    descriptors.raise_limit()
     with own_stderr() as stderr:  # from here on nothing waits for the reader of the log
         logs.setup(config.settings.log_format, config.name, stream=stderr)
         if exit_with_parent:
             call_on_parent_death(lambda: os.kill(os.getpid(), signal.SIGTERM))
         log_risks(config, access)
         held = hold_state_dir(config, environ)
-        node = Node(config, access=access)
+        node = Node(config, access=access, engine_files=own_limit)
         reloader = Reloader(node, file, read, declared) if file is not None and read is not None else None
         Garbage().start()
         uvloop.run(Server(node, build_app(node), reloader).serve(sockets))

@@ -15,12 +15,13 @@ from hierarchy.config.models import EngineConfig, Settings
 from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.engines.pacer import Pacer
 from hierarchy.engines.probe_client import ProbeClient
+from hierarchy.engines.probe_sockets import ProbeSockets
 from hierarchy.engines.prober import Prober
 from hierarchy.engines.vitals import LATE_S
 from hierarchy.errors import HierarchyError
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
-from hierarchy.runtime import awake, logs
+from hierarchy.runtime import awake, descriptors, logs
 from hierarchy.runtime.processes import SupervisedProcess
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
@@ -52,11 +53,14 @@ class EngineManager:
         on_down: Callable[[Child, str], None],
         settings: Settings,
         clock: Callable[[], float],
+        *,
+        files: int | None = None,
     ) -> None:
         """
         Args:
             on_down: called with the child and the reason when an engine goes down that was up.
             clock: monotonic seconds.
+            files: soft limit of open files of the engine processes; None: that of this process.
         """
         self.processes: list[SupervisedProcess] = []
         self.registry = registry
@@ -65,7 +69,9 @@ class EngineManager:
         self._on_down = on_down
         self._settings = settings
         self._clock = clock
+        self._files = files
         self._pacer = Pacer(clock)
+        self._sockets = ProbeSockets(descriptors.limit())
         self._probers: dict[str, Prober] = {}  # by engine name
         self._awaiting_status: set[Child] = set()  # the workers whose status is being requested
 
@@ -148,7 +154,8 @@ class EngineManager:
         """Start an engine on a free port of this machine. Returns its URL."""
         port = _free_port()
         command = [sys.executable, "-m", "hierarchy", *engine_arguments(engine, port)]
-        process = SupervisedProcess(engine.name, command, _log_line, without=self._access.secret_variables)
+        secrets = self._access.secret_variables
+        process = SupervisedProcess(engine.name, command, _log_line, without=secrets, files=self._files)
         self.processes.append(process)
         self._tasks.spawn(process.run(), f"engine {engine.name}")
         return f"http://127.0.0.1:{port}"
@@ -164,7 +171,7 @@ class EngineManager:
 
     def _make_client(self, url: str, key: str) -> ProbeClient:
         tls = self._access.tls.engine if url.startswith("https:") else None
-        return ProbeClient(url, self._clock, self._access.resolver, tls=tls, key=key)
+        return ProbeClient(url, self._clock, self._access.resolver, tls=tls, key=key, sockets=self._sockets)
 
     # -- FastChat workers, which register by themselves -------------------------------------------------------
 

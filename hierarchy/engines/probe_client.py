@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from hierarchy.config.address import is_loopback, literal_ip
 from hierarchy.engines.adapters.reading import EngineResponse
 from hierarchy.engines.probe_connection import ProbeConnection, Response, StaleConnection
+from hierarchy.engines.probe_sockets import ProbeSockets
 from hierarchy.errors import EngineUnreadable, causes
 from hierarchy.runtime.resolver import Resolver
 from hierarchy.runtime.tcp_keepalive import Transport, tcp_state
@@ -46,6 +47,7 @@ class ProbeClient:
         *,
         tls: ssl.SSLContext | None = None,
         key: str = "",
+        sockets: ProbeSockets | None = None,
         guard: DialGuard | None = None,
         local: bool = True,
     ) -> None:
@@ -55,6 +57,7 @@ class ProbeClient:
             resolver: looks up the engine's host name.
             tls: how the certificate of an https URL is checked.
             key: sent with each request.
+            sockets: limits the connections of all probes; None: this client needs no limit.
             guard: checks the address before it is dialled; None for a URL of the configuration.
             local: for `guard`: the engine registered from this machine.
         """
@@ -66,6 +69,7 @@ class ProbeClient:
         self._tls = tls if parts.scheme == "https" else None
         self._clock = clock
         self._resolver = resolver
+        self._sockets = sockets
         self._guard = guard
         self._local = local
         self._fields = f"host: {parts.netloc.rpartition('@')[2]}\r\naccept: */*\r\naccept-encoding: identity\r\n"
@@ -98,10 +102,19 @@ class ProbeClient:
             raise EngineUnreadable(f"{self.url}{path}: {error}") from None
         return EngineResponse(self.url + path, response.status, response.body)
 
+    def rest(self) -> None:
+        """A probe is over: keep the connection only if it is still of use and there are not too many."""
+        if self._sockets is None:
+            return
+        if self._connection is None or not self._connection.is_open or self._sockets.are_scarce:
+            self.close()
+
     def close(self) -> None:
         """Close the connection."""
         if self._connection is not None:
             self._connection.close()
+        if self._sockets is not None:
+            self._sockets.release(self)
 
     def _request(self, method: str, path: str) -> bytes:
         length = "content-length: 0\r\n" if method == "POST" else ""
@@ -120,6 +133,16 @@ class ProbeClient:
         return await connection.send(request)
 
     async def _connect(self) -> ProbeConnection:
+        if self._sockets is not None:
+            self._sockets.take(self)
+        try:
+            return await self._dial()
+        except BaseException:
+            if self._sockets is not None:
+                self._sockets.release(self)
+            raise
+
+    async def _dial(self) -> ProbeConnection:
         self._connecting_since, self._stream = self._clock(), None
         try:
             connection = await connect(

@@ -156,6 +156,7 @@ class Prober:
         self._is_in_doubt = False
         before_s = self._cpu_s
         answered = await self.probe()
+        self._client.rest()
         self._pacer.end(turn, self._cpu_s - before_s, answered=answered)
 
     async def _wait(self, seconds: float) -> None:

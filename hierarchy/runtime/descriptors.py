@@ -28,6 +28,16 @@ def raise_limit() -> int:
     return limit()
 
 
+def set_soft_limit(pid: int, soft: int) -> None:
+    """Set the soft limit of another process, where the kernel can (Linux).
+
+    A process inherits a limit that was raised; programs that use `select` break with descriptors above 1,023.
+    """
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def limit() -> int:
     """The soft limit of open files."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -46,8 +56,14 @@ class Descriptors:
         self.limit = limit
         self.for_clients = max(1, limit - reserve)  # the number from which on a descriptor is not for a client
         self.for_children = max(1, limit - reserve // 2)
+        self.for_idle = max(1, limit - 2 * reserve)  # beyond, no connection to a child is kept that is not in use
         self.newest = 0  # number of the newest socket
         self.make_room: Callable[[], object] = lambda: None  # closes what is needed least
+
+    @property
+    def are_scarce(self) -> bool:
+        """Shall a connection to a child be closed as soon as it is idle?"""
+        return self.newest >= self.for_idle
 
     @property
     def free(self) -> int:

@@ -18,7 +18,7 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hierarchy.runtime import awake
+from hierarchy.runtime import awake, descriptors
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ class SupervisedProcess:
         *,
         env: Mapping[str, str] | None = None,
         without: Collection[str] = (),
+        files: int | None = None,
         backoff: Backoff | None = None,
         before_start: Callable[[], None] = lambda: None,
         fatal: frozenset[int] = frozenset({USAGE_ERROR}),
@@ -105,6 +106,7 @@ class SupervisedProcess:
             on_line: called with each line of output; must not block.
             env: set in addition to the environment of this process.
             without: variables of this process's environment that it does not get.
+            files: its soft limit of open files; None: that of this process.
             before_start: called before each start; an `OSError` is logged like a command that cannot be started.
             fatal: exit statuses after which a restart cannot help, unless the process ran for
                 `backoff.stable_after_s` once.
@@ -116,6 +118,7 @@ class SupervisedProcess:
         self._on_line = on_line
         inherited = {name: value for name, value in os.environ.items() if name not in without}
         self.environ = {**inherited, "PYTHONUNBUFFERED": "1", **(env or {})}
+        self._files = files
         self._before_start = before_start
         self._backoff = backoff or Backoff()
         self._fatal = fatal
@@ -198,6 +201,8 @@ class SupervisedProcess:
         try:
             self._before_start()
             async with self._started() as (process, output):
+                if self._files is not None:
+                    descriptors.set_soft_limit(process.pid, self._files)
                 if self._stopping.is_set():  # `stop` was called while it was starting
                     self._terminate()
                 reading = asyncio.create_task(self._read(output))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ TIMEOUT_S = 60.0
 class Node:
     """A node that was started from the command line. started_at: before its process existed."""
 
-    def __init__(self, folder: Path, name: str, ports: Sequence[int], kind: str) -> None:
+    def __init__(self, folder: Path, name: str, ports: Sequence[int], kind: str, files: int | None) -> None:
         self.port = free_port()
         self._log = folder / f"{name}.log"
         self._engines = len(ports)
@@ -42,6 +43,8 @@ class Node:
         with self._log.open("w") as log:
             command = [sys.executable, "-m", "hierarchy", "serve", str(config)]
             self.process = subprocess.Popen(command, stderr=log, cwd=Path(__file__).parents[2])
+        if files is not None:  # before it has imported anything
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (files, files))
 
     def wait_until_all_are_up(self) -> float:
         """Returns how long that took since the start, in seconds."""
@@ -65,9 +68,9 @@ class Node:
 
 
 @contextmanager
-def node(folder: Path, name: str, ports: Sequence[int], kind: str) -> Iterator[Node]:
-    """A node that runs while the block does."""
-    running = Node(folder, name, ports, kind)
+def node(folder: Path, name: str, ports: Sequence[int], kind: str, *, files: int | None = None) -> Iterator[Node]:
+    """A node that runs while the block does. files: its limit of open files."""
+    running = Node(folder, name, ports, kind, files)
     try:
         yield running
     finally:
@@ -110,6 +113,16 @@ def test_300_engines_of_a_node_that_shares_every_core(tmp_path: Path, hogs: Hogs
         assert " went down" not in running.log
         assert " is not up yet" not in running.log
     record(f"{kind}: all up {took_s:.1f} s after the start of the process", target="10 s")
+
+
+def test_300_engines_of_a_node_that_may_open_256_files(tmp_path: Path, record: Record) -> None:
+    """All engines are up, and clients have descriptors all the same."""
+    with many_engines(300) as ports, node(tmp_path, "n", ports, "vllm", files=256) as running:
+        took_s = running.wait_until_all_are_up()
+        (taken,) = request_in_turn([running], 2.0)
+        assert "half of the 256 files" in running.log
+        assert " went down" not in running.log
+    record(f"all up after {took_s:.1f} s; {len(taken)} of {len(taken)} requests answered", target="all")
 
 
 def test_2000_engines_under_one_node(tmp_path: Path, full: bool, record: Record) -> None:

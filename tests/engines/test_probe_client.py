@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hierarchy.engines.probe_client import ProbeClient, Proof, proof_of, reason_of
+from hierarchy.engines.probe_sockets import ProbeSockets
 from hierarchy.errors import EngineUnreadable
 from hierarchy.runtime.resolver import Resolver
 from hierarchy.security.dial_guard import DialGuard, ForbiddenAddress
@@ -118,6 +119,64 @@ def test_a_connection_that_the_engine_closed_as_idle_is_replaced() -> None:
                 assert connection is not None
                 await eventually_async(lambda connection=connection: not connection.is_open)  # type: ignore[misc]
             client.close()
+
+    asyncio.run(work())
+
+
+def test_a_redirect_is_not_followed() -> None:
+    asked: list[object] = []
+
+    async def elsewhere(scope: dict[str, object], receive: object, send: object) -> None:
+        asked.append(scope["path"])
+        fields = [(b"location", b"/models"), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 307, "headers": fields})  # type: ignore[operator]
+        await send({"type": "http.response.body", "body": b""})  # type: ignore[operator]
+
+    async def work() -> None:
+        with running_app(elsewhere) as url:
+            client = client_of(url)
+            assert (await client.ask("GET", "/v1/models")).status == 307
+            client.close()
+
+    asyncio.run(work())
+    assert asked == ["/v1/models"]
+
+
+def test_where_descriptors_are_scarce_no_connection_is_kept() -> None:
+    async def work() -> None:
+        sockets = ProbeSockets(4)
+        with running_app(app) as url:
+            clients = [client_of(url, sockets=sockets) for _ in range(3)]
+            for client in clients:
+                await client.ask("GET", "/")
+            with pytest.raises(OSError, match="descriptors") as refused:
+                await client_of(url, sockets=sockets).ask("GET", "/")
+            assert proof_of(refused.value) == "own"  # it proves nothing about the engine
+            for client in clients:
+                client.rest()
+            assert len(sockets) == 2
+            assert (await clients[0].ask("GET", "/")).body == b"hello"
+            for client in clients:
+                client.close()
+            assert len(sockets) == 0
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_connection_that_could_not_be_made_is_not_counted(listener: socket.socket, tls: bool) -> None:
+    async def work() -> None:
+        sockets, url = ProbeSockets(4), f"http://127.0.0.1:{free_port()}"
+        if tls:
+            url = url_of(listener).replace("http:", "https:")
+            listener.listen()
+            accepting = asyncio.ensure_future(asyncio.to_thread(lambda: listener.accept()[0].close()))
+        client = client_of(url, sockets=sockets, tls=ssl.create_default_context())
+        with pytest.raises(OSError):  # noqa: PT011 - any error of a connection
+            await client.ask("GET", "/")
+        assert len(sockets) == 0
+        if tls:
+            await accepting
 
     asyncio.run(work())
 

@@ -61,9 +61,13 @@ class FakeClient:
         self.is_connecting = is_connecting
         self.unreachable = unreachable
         self.closed = False
+        self.rests = 0
 
     def unreachable_s(self, sent_s: float) -> float:
         return sent_s if self.unreachable else 0.0
+
+    def rest(self) -> None:
+        self.rests += 1
 
     def close(self) -> None:
         self.closed = True

@@ -153,6 +153,19 @@ def test_a_client_that_leaves_while_its_child_is_dialled(single: Tree) -> None:
     assert single.request(post()).status == 200
 
 
+def test_no_idle_connection_is_kept_when_descriptors_run_short(single: Tree) -> None:
+    """Thousands of engines may each have one, and clients would have none."""
+    pool, descriptors = single.root.lane.pool(single.child()), single.root.lane.descriptors
+    assert single.request(post()).status == 200
+    assert len(pool.idle) == 1
+    kept, descriptors.for_idle = descriptors.for_idle, 0
+    try:
+        assert single.request(post()).status == 200
+        assert len(pool.idle) == 0
+    finally:
+        descriptors.for_idle = kept
+
+
 def test_running_out_of_descriptors_does_not_count_against_a_child(single: Tree) -> None:
     pool = single.root.lane.pool(single.child())
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -120,6 +121,24 @@ def test_stdout_and_stderr_are_merged_with_a_partial_last_line(run: Runner) -> N
         assert lines == ["out", "err", "last"]
 
     run(body())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other kernel changes the limits of another process")
+def test_a_process_gets_a_limit_of_open_files_of_its_own(run: Runner) -> None:
+    own = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def body() -> None:
+        lines = Lines()
+        code = (
+            "import resource, time; limit = lambda: resource.getrlimit(resource.RLIMIT_NOFILE); end = time.time() + 10"
+            "\nwhile limit()[0] != 99 and time.time() < end: time.sleep(0.001)"
+            "\nprint(*limit()); raise SystemExit(2)"
+        )
+        await SupervisedProcess("a", script(code), lines, files=99).run()
+        assert lines == [f"99 {own[1]}"]
+
+    run(body())
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == own
 
 
 def test_a_process_does_not_inherit_what_it_must_not_know(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

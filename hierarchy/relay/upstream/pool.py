@@ -148,7 +148,8 @@ class Pool(ConnectionPool):
 
     def put(self, upstream: Upstream) -> None:
         """Take back a connection whose response is complete."""
-        if self.closed or len(self.idle) >= MAX_IDLE:
+        is_scarce = self.descriptors is not None and self.descriptors.are_scarce
+        if self.closed or is_scarce or len(self.idle) >= MAX_IDLE:
             upstream.transport.close()
             return
         upstream.idle_since = self.clock()
