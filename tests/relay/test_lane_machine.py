@@ -154,6 +154,7 @@ class LaneMachine(RuleBasedStateMachine):
                 begin = one.end
         while self.memory.lane.turns.waiting:  # no second passes without turns of the loop
             self.loop.run_until_complete(asyncio.sleep(0))
+        self.requests_at_the_engine_have_leases_and_are_in_order()  # notes those that it was sent just now
         with self.running_loop():
             self.memory.sweep(seconds)
 
