@@ -19,7 +19,7 @@ from fastapi import APIRouter, Request, Response
 from hierarchy.api import audit
 from hierarchy.api.auth_middleware import Operator, operator_of
 from hierarchy.api.body import json_response, read_message
-from hierarchy.drain.impact import models_lost
+from hierarchy.drain.impact import models_lost_steps
 from hierarchy.errors import (
     BadRequest,
     DeadlinePassed,
@@ -29,6 +29,7 @@ from hierarchy.errors import (
     RequestError,
     UnknownChild,
 )
+from hierarchy.introspection.tree import text_steps
 from hierarchy.node import Node
 from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.request import send_request
@@ -77,7 +78,8 @@ def router(node: Node) -> APIRouter:
     async def status(path: str = "", brief: str = "") -> Response:
         is_brief = brief == "true"
         page = await _status(node, path, brief=is_brief)
-        return json_response({**page, "models": [], "children": {}} if is_brief else page)
+        shown = {**page, "models": [], "children": {}} if is_brief else page
+        return Response(await node.slices.run(text_steps(shown)), media_type="application/json")
 
     return routes
 
@@ -97,7 +99,7 @@ async def _command(node: Node, operator: Operator, action: str, message: DrainRe
 async def _drain(node: Node, action: str, message: DrainRequest, *, checked: bool) -> Page:
     """Drain or undrain here, or forward it. checked: a parent has checked that no model loses its last engine."""
     name, rest = _first(node, message.path)
-    lost = [] if checked or action == "undrain" else models_lost(decode(node.view.tree()), message.path)
+    lost = [] if checked or action == "undrain" else await _models_lost(node, message.path)
     if lost and not message.force:
         raise LastEngine(
             f"to drain {message.path} leaves no available engine for {', '.join(lost)} below {node.identity.name}; "
@@ -110,6 +112,11 @@ async def _drain(node: Node, action: str, message: DrainRequest, *, checked: boo
     else:
         page = await _drain_here(node, action, name, message)
     return {**page, "models_lost": lost} if lost else page
+
+
+async def _models_lost(node: Node, path: str) -> list[str]:
+    tree = await node.slices.run(node.view.tree_steps())
+    return await node.slices.run(models_lost_steps(decode(tree), path))
 
 
 async def _drain_here(node: Node, action: str, name: str, message: DrainRequest) -> Page:
@@ -130,13 +137,13 @@ async def _drain_here(node: Node, action: str, name: str, message: DrainRequest)
 async def _status(node: Node, path: str, *, brief: bool) -> Page:
     """The `/tree` entry of a node or engine, from the nodes that know it best."""
     if not path:
-        return node.view.tree()
+        return node.view.own() if brief else await node.slices.run(node.view.tree_steps())
     name, rest = _first(node, path)
     nodes = (
         [child for child in _instances(node, name) if child.is_node] if rest or name in node.registry.children else []
     )
     if not nodes:
-        entry: Page = node.view.children()[name]
+        entry: Page = (await node.slices.run(node.view.children_steps()))[name]
         return entry
     query = "&".join([*([f"path={quote(rest)}"] if rest else []), *(["brief=true"] if brief else [])])
     page = await _forward(node, nodes, "GET", f"/admin/status?{query}" if query else "/admin/status")

@@ -15,7 +15,8 @@ from hierarchy.api import audit
 from hierarchy.api.auth_middleware import operator_of
 from hierarchy.api.body import json_response, read_message
 from hierarchy.errors import BadRequest
-from hierarchy.introspection.explain import Route, explain
+from hierarchy.introspection.explain import Route, explain_steps
+from hierarchy.introspection.tree import text_steps
 from hierarchy.node import Node
 from hierarchy.runtime import exposition
 from hierarchy.wire.messages import Revocation
@@ -32,11 +33,12 @@ def router(node: Node) -> APIRouter:
 
     @routes.get("/tree")
     async def tree() -> Response:
-        return json_response(node.view.tree())
+        whole = await node.slices.run(node.view.tree_steps())
+        return Response(await node.slices.run(text_steps(whole)), media_type="application/json")
 
     @routes.get("/route")
     async def route(model: str = "", api: str = "openai") -> Response:
-        return json_response(msgspec.to_builtins(_explain(node, model, api)))
+        return Response(msgspec.json.encode(await _explain(node, model, api)), media_type="application/json")
 
     @routes.get("/health")
     async def health(request: Request) -> Response:
@@ -69,7 +71,7 @@ def router(node: Node) -> APIRouter:
     return routes
 
 
-def _explain(node: Node, model: str, api: str) -> Route:
+async def _explain(node: Node, model: str, api: str) -> Route:
     """Which child would get the next request for a model, and why the others would not. Takes no lease.
 
     Raises:
@@ -84,4 +86,5 @@ def _explain(node: Node, model: str, api: str) -> Route:
     resolved = node.dispatch.resolve(model, family)
     if not node.registry.listed(resolved):
         node.dispatch.choose((resolved, family))  # raises an error that lists the available models
-    return explain(decode(node.view.tree()), resolved, family, asked=model)
+    tree = await node.slices.run(node.view.tree_steps())
+    return await node.slices.run(explain_steps(decode(tree), resolved, family, asked=model))

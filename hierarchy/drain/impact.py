@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from hierarchy.runtime.slices import Steps, at_once
 from hierarchy.wire.tree_entry import MAX_DEPTH, TreeEntry
 
 _INSTANCE_NUMBER = re.compile(r"~\d+$")  # of a replicated node: "site~2"
@@ -22,18 +23,24 @@ def _without_number(name: str) -> str:
 
 def models_lost(tree: TreeEntry, path: str) -> list[str]:
     """The models that an engine at or below `path` serves now, and no other engine in the tree; sorted."""
+    return at_once(models_lost_steps(tree, path))
+
+
+def models_lost_steps(tree: TreeEntry, path: str) -> Steps[list[str]]:
+    """`models_lost`, engine by engine."""
     inside: set[str] = set()
     outside: set[str] = set()
     for engine, is_inside in _engines(tree, path, 0):
         # `detail`: this model alone gets no requests there.
         (inside if is_inside else outside).update(row.name for row in engine.models if not row.detail)
+        yield
     return sorted(inside - outside)
 
 
 def _engines(entry: TreeEntry, path: str, depth: int) -> Iterator[tuple[TreeEntry, bool]]:
     """Each engine that may get a request now, and whether `path`, which starts below `entry`, leads to it."""
     name, _, rest = path.partition("/")
-    for key, child in entry.children.items():
+    for key, child in entry.each_child():
         if child.state not in TAKES_REQUESTS:
             continue
         # A child of one instance is drained at all of them.
@@ -47,9 +54,9 @@ def _engines(entry: TreeEntry, path: str, depth: int) -> Iterator[tuple[TreeEntr
 
 def _serving(entry: TreeEntry, depth: int) -> Iterator[TreeEntry]:
     """The engines at or below an entry; of a node of a release that sends no subtree the node itself."""
-    if not entry.children or depth >= MAX_DEPTH:
+    if not entry.raw_children or depth >= MAX_DEPTH:
         yield entry
         return
-    for child in entry.children.values():
+    for _, child in entry.each_child():
         if child.state in TAKES_REQUESTS:
             yield from _serving(child, depth + 1)

@@ -7,9 +7,11 @@ open leases. The loads further down are those of the last report, so the choice 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import msgspec
 
+from hierarchy.runtime.slices import Steps, at_once
 from hierarchy.wire.status import OTHER_API, Api
 from hierarchy.wire.tree_entry import MAX_DEPTH, SERVING, ModelEntry, TreeEntry
 
@@ -78,11 +80,16 @@ class Route(msgspec.Struct, frozen=True):
 
 def explain(tree: TreeEntry, model: str, api: Api, asked: str = "") -> Route:
     """Where the next request for a model through one API family goes. asked: the alias, if the request names one."""
+    return at_once(explain_steps(tree, model, api, asked))
+
+
+def explain_steps(tree: TreeEntry, model: str, api: Api, asked: str = "") -> Steps[Route]:
+    """`explain`, child by child."""
     levels: list[Level] = []
     path: list[str] = []
     entry: TreeEntry | None = tree
     while entry is not None and entry.is_node and len(levels) < MAX_DEPTH:
-        level = _level(entry, model, api)
+        level = yield from _level(entry, model, api)
         levels.append(level)
         entry = entry.children.get(level.next) if level.candidates else None
         path.append(level.next)
@@ -90,10 +97,11 @@ def explain(tree: TreeEntry, model: str, api: Api, asked: str = "") -> Route:
     return Route(asked or model, model, api, levels, "/".join(path) if reached_engine else "")
 
 
-def _level(entry: TreeEntry, model: str, api: Api) -> Level:
-    candidates, passed_over = _split(entry, model, api)
+def _level(entry: TreeEntry, model: str, api: Api) -> Steps[Level]:
+    yield from _decode_children(entry)
+    candidates, passed_over = yield from _split(entry, model, api)
     if not candidates:
-        translated = _split(entry, model, OTHER_API[api])
+        translated = yield from _split(entry, model, OTHER_API[api])
         if translated[0]:
             (candidates, passed_over), api = translated, OTHER_API[api]
     odds = chances(entry.dispatch, [(one.score, one.speed) for one in candidates])
@@ -102,7 +110,16 @@ def _level(entry: TreeEntry, model: str, api: Api) -> Level:
     return Level(entry.name, entry.dispatch, api, candidates, passed_over, likeliest.name if likeliest else "")
 
 
-def _split(entry: TreeEntry, model: str, api: Api) -> tuple[list[Candidate], list[PassedOver]]:
+def _decode_children(entry: TreeEntry) -> Steps[None]:
+    """Let `entry.children` cost nothing."""
+    children = {}
+    for key, child in entry.each_child():
+        children[key] = child
+        yield
+    entry.__dict__["children"] = children
+
+
+def _split(entry: TreeEntry, model: str, api: Api) -> Steps[tuple[list[Candidate], list[PassedOver]]]:
     """A node's children: those that may get a request for the model through this API family, and all others.
 
     Suspects may where there is nothing better, and then ejected ones.
@@ -122,7 +139,8 @@ def _split(entry: TreeEntry, model: str, api: Api) -> tuple[list[Candidate], lis
                 Candidate(name, child.kind, child.link, load, speed, score, error_rate=error_rate, penalty=row.penalty)
             )
         else:
-            passed_over.append(PassedOver(name, child.kind, child.link, _reason(child, model, api)))
+            passed_over.append(PassedOver(name, child.kind, child.link, (yield from _reason(child, model, api))))
+        yield
     return candidates, passed_over
 
 
@@ -178,12 +196,19 @@ def p2c(scores: Scores) -> list[float]:
     if len(scores) == 1:
         return [1.0]
     total = sum(speed for _, speed in scores)
+    # `first[n]`: that n is drawn first, divided by what is left for the second draw
+    first = [speed / total / (total - speed) if total > speed else 0.0 for _, speed in scores]
     taken = [0.0] * len(scores)
-    for first, (score, speed) in enumerate(scores):
-        for second, (other_score, other_speed) in enumerate(scores):
-            if first != second and total > speed:
-                pair = speed / total * other_speed / (total - speed)
-                taken[second if other_score < score else first] += pair
+    worse_speed = worse_first = 0.0  # sums over those with a higher score
+    for _, group in groupby(sorted(range(len(scores)), key=lambda n: -scores[n][0]), key=lambda n: scores[n][0]):
+        equals = list(group)
+        equal_speed = sum(scores[n][1] for n in equals)
+        for n in equals:
+            speed = scores[n][1]
+            others = worse_speed + equal_speed - speed  # drawn second; none is better
+            taken[n] = first[n] * max(0.0, others) + speed * worse_first
+        worse_speed += equal_speed
+        worse_first += sum(first[n] for n in equals)
     return taken
 
 
@@ -198,9 +223,9 @@ _CHANCES: dict[str, Callable[[Scores], list[float]]] = {
 # -- reasons -------------------------------------------------------------------------------------------------
 
 
-def _reason(child: TreeEntry, model: str, api: Api) -> str:
+def _reason(child: TreeEntry, model: str, api: Api) -> Steps[str]:
     """Why a child is not a candidate."""
-    engines = _engines_serving(child, model)
+    engines = yield from _engines_serving(child, model)
     families = {row.api for _, engine in engines for row in engine.models if row.name == model}
     if not families:
         return f"does not serve {model}"
@@ -222,9 +247,13 @@ def _why_unavailable(path: str, engine: TreeEntry) -> str:
     return f"{path} is {state}" + (f" ({engine.detail})" if engine.detail else "")
 
 
-def _engines_serving(child: TreeEntry, model: str) -> list[tuple[str, TreeEntry]]:
+def _engines_serving(child: TreeEntry, model: str) -> Steps[list[tuple[str, TreeEntry]]]:
     """The engines that list a model: the child itself, or those below it, with their paths."""
-    found = [(path, engine) for path, engine in child.engines() if engine.serves(model)] if child.is_node else []
+    found = []
+    for path, engine in child.engines() if child.is_node else ():
+        if engine.serves(model):
+            found.append((path, engine))
+        yield
     if not found and child.serves(model):  # an engine, or a node of a release that sends no subtree
         found = [(child.name, child)]
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -54,9 +55,9 @@ class TreeView:
     def tree_steps(self) -> Steps[dict[str, Any]]:
         """`tree`, child by child."""
         children = yield from self.children_steps()
-        return {**self._own(), "children": children}
+        return {**self.own(), "children": children}
 
-    def _own(self) -> dict[str, Any]:
+    def own(self) -> dict[str, Any]:
         """This node's own entry, without its subtree."""
         identity, status = self._registry.identity, self._registry.status()
         return {
@@ -98,6 +99,37 @@ def _entry(child: Child, now: float) -> dict[str, Any]:
         "children": child.subtree if child.left_at is None else all_gone(child.subtree),
         **({} if child.drain is None else {"drain": msgspec.structs.asdict(child.drain)}),
     }
+
+
+def text_steps(entry: Mapping[str, Any]) -> Steps[bytes]:
+    """An entry and its subtree as JSON, entry by entry."""
+    pieces: list[bytes] = []
+    yield from _write(entry, pieces)
+    return b"".join(pieces)
+
+
+def _write(entry: Mapping[str, Any], pieces: list[bytes]) -> Steps[None]:
+    children = entry.get("children")
+    yield
+    if not isinstance(children, Mapping):
+        pieces.append(_json(entry))
+        return
+    own = _json({field: value for field, value in entry.items() if field != "children"})[:-1]
+    pieces.append(own + (b', "children": {' if len(own) > 1 else b'"children": {'))
+    for number, (key, child) in enumerate(children.items()):
+        pieces.append((b", " if number else b"") + _json(key) + b": ")
+        if isinstance(child, Mapping):
+            yield from _write(child, pieces)
+        else:
+            pieces.append(_json(child))
+    pieces.append(b"}}")
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeError:  # half of a surrogate pair, in an error of the system
+        return json.dumps(value).encode()
 
 
 def _absent_entry(key: str, drain: Drain) -> dict[str, Any]:

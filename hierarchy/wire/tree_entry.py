@@ -106,7 +106,17 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def children(self) -> dict[str, TreeEntry]:
         """Its children by key, in their order; decoded when first read."""
-        return {key: decode(child, key) for key, child in self.raw_children.items() if isinstance(child, Mapping)}
+        return dict(self.each_child())
+
+    def each_child(self) -> Iterator[tuple[str, TreeEntry]]:
+        """`children`, but each is decoded when it is reached: a node may have thousands."""
+        known = self.__dict__.get("children")
+        if known is not None:
+            yield from known.items()
+            return
+        for key, child in self.raw_children.items():
+            if isinstance(child, Mapping):
+                yield key, decode(child, key)
 
     def serves(self, model: str, api: str | None = None) -> bool:
         """Does it list the model (in one API family, or in any)?"""
@@ -118,7 +128,7 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
         above: is put before each path. up: only engines that serve, below nodes that do.
         depth: levels of nodes between the top and here; see `MAX_DEPTH`.
         """
-        for key, child in self.children.items():
+        for key, child in self.each_child():
             if up and child.state not in SERVING:
                 continue
             if not child.is_node:
