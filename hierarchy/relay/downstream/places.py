@@ -53,9 +53,9 @@ class Places:
             self._descriptors.note(number)
         address = address_of(connection.peer)
         own = self._by_address.get(address, {})
-        if len(own) >= self._most() and not self._close_some(list(own), len(own)):
+        if len(own) >= self._most() and not self._close_idle_of(address, own):
             self.refused += 1
-            address = connection.peer or "a client"
+            address = address or "a client"
             self.warnings.warn(
                 "%s has more connections than are left for all others: its new ones are refused", address
             )
@@ -69,6 +69,16 @@ class Places:
         self._by_address.setdefault(address, {})[connection] = None
         self._count += 1
         return True
+
+    def _close_idle_of(self, address: str, own: dict[Connection, None]) -> bool:
+        """An address has all that it may have: close idle ones of its own. Returns whether there were any."""
+        closed = self._close_some(list(own), len(own))
+        if closed:
+            self.warnings.warn(
+                "%s has more connections than are left for all others: idle ones of it are closed",
+                address or "a client",
+            )
+        return closed
 
     def _most(self) -> int:
         """How many connections one address may have now."""
@@ -120,4 +130,4 @@ def address_of(peer: str) -> str:
     except ValueError:
         return peer
     mapped = address.ipv4_mapped
-    return str(mapped) if mapped is not None else address.packed[:8].hex()
+    return str(mapped) if mapped is not None else str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
