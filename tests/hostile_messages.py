@@ -53,6 +53,18 @@ class Attacker:
             self._deregistration, self._drain, self._worker, self._records, self._address, self._link,
         )  # fmt: skip
 
+    def large(self) -> Message:
+        """Megabytes: 260,000 models, or as many engines below the site, in a registration or a patch."""
+        rng = self._rng
+        names = [f"{number:x}" for number in range(rng.choice((13_000, 100_000, 260_000)))]
+        if rng.randrange(2):
+            page = site(self._name, url=self._url, **self._fields())
+            page["worker_status"] = {"model_names": names, "speed": 1, "queue_length": 0}
+            return Message("/register_worker", json.dumps(page).encode(), self._secret)
+        path, page = rng.choice((self.registration, self.report))()
+        page["children"] = {name: {"kind": "vllm"} for name in names}
+        return Message(path, json.dumps(page).encode(), self._secret)
+
     def message(self) -> Message:
         """One message: mostly with some hostile values, now and then as an honest node would send it."""
         rng = self._rng
