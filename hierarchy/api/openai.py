@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 
 from hierarchy.api.auth_middleware import caller_of
 from hierarchy.api.body import json_response
 from hierarchy.api.held import HeldRequest
 from hierarchy.errors import ModelNotFound, RequestError, Unavailable
-from hierarchy.introspection.model_list import encode
+from hierarchy.introspection.model_list import encode_steps
 from hierarchy.node import Node
 from hierarchy.security.keys import Caller
 
@@ -16,20 +20,27 @@ from hierarchy.security.keys import Caller
 def router(node: Node) -> APIRouter:
     """Routes for the models below a node."""
     routes = APIRouter()
+    making = asyncio.Lock()  # many requests wait for one list, and do not make one each
+
+    async def all_rows() -> Mapping[str, dict[str, Any]]:
+        async with making:
+            return await node.slices.run(node.models.rows_steps())
 
     @routes.get("/v1/models")
     async def models(request: Request) -> Response:
         caller = caller_of(request)
         if caller.models is None:
-            return Response(node.models.encoded(), media_type="application/json")
-        usable = [row for name, row in node.models.rows().items() if caller.may_use(name)]
-        return Response(encode(usable), media_type="application/json")
+            async with making:
+                text = await node.slices.run(node.models.encoded_steps())
+            return Response(text, media_type="application/json")
+        usable = (row for name, row in (await all_rows()).items() if caller.may_use(name))
+        return Response(await node.slices.run(encode_steps(usable)), media_type="application/json")
 
     @routes.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> Response:
         held, caller = HeldRequest(node.lane.waiting_room, request), caller_of(request)
         while True:
-            row = node.models.rows().get(name)
+            row = (await all_rows()).get(name)
             if row is not None and caller.may_use(name):
                 return json_response(row)
             error = _why_not(node, caller, name)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from hierarchy.balancing.aliases import Aliases
 from hierarchy.registry import Registry
 from hierarchy.registry.child import NODE, Child
+from hierarchy.runtime.slices import Steps, at_once
 from hierarchy.wire.tree_entry import SERVING, TreeEntry
 
 MAX_AGE_S: Final = 0.5  # a child that falls silent changes the list without an event
@@ -37,10 +38,14 @@ class ModelList:
 
     def rows(self) -> Mapping[str, dict[str, Any]]:
         """A row for each name that clients may request; do not change it."""
+        return at_once(self.rows_steps())
+
+    def rows_steps(self) -> Steps[Mapping[str, dict[str, Any]]]:
+        """`rows`, child by child."""
         registry, now = self._registry, self._clock()
         state = registry.generation, registry.subtree_changes, tuple(self._aliases or ())
         if state != self._made_of or now - self._made_at >= MAX_AGE_S:
-            self._rows, self._encoded = self._make(now), b""
+            self._rows, self._encoded = (yield from self._make(now)), b""
             self._made_of, self._made_at = state, now
         return self._rows
 
@@ -51,22 +56,34 @@ class ModelList:
 
     def encoded(self) -> bytes:
         """The response for a client that may use all of them, as JSON."""
-        rows = self.rows()
-        if not self._encoded:
-            self._encoded = encode(rows.values())
-        return self._encoded
+        return at_once(self.encoded_steps())
 
-    def _make(self, now: float) -> dict[str, dict[str, Any]]:
+    def encoded_steps(self) -> Steps[bytes]:
+        """`encoded`, child by child."""
+        rows = yield from self.rows_steps()
+        if self._encoded and rows is self._rows:
+            return self._encoded
+        text = yield from encode_steps(rows.values())
+        if rows is self._rows:  # else something has changed meanwhile
+            self._encoded = text
+        return text
+
+    def _make(self, now: float) -> Steps[dict[str, dict[str, Any]]]:
         apis: dict[str, set[str]] = {}
         served: dict[str, dict[str, None]] = {}
-        for child in self._registry:
+        for child in list(self._registry):
+            yield
             if child.state(now) in SERVING:
                 for name, api in child.shares:
                     apis.setdefault(name, set()).add(api)
                 for path, names in _engines(child):
                     for name in names:
                         served.setdefault(name, {})[path] = None
-        rows = {name: self._row(name, sorted(apis[name]), list(served.get(name, ()))) for name in sorted(apis)}
+                    yield
+        rows = {}
+        for name in sorted(apis):
+            rows[name] = self._row(name, sorted(apis[name]), list(served.get(name, ())))
+            yield
         return rows | {row["id"]: row for row in self._alias_rows(rows)}
 
     def _row(self, name: str, apis: list[str], served_by: list[str]) -> dict[str, Any]:
@@ -85,9 +102,13 @@ class ModelList:
                 yield self._row(name, apis, served_by) | {"alias_of": [row["id"] for row in models]}
 
 
-def encode(rows: Any) -> bytes:
-    """OpenAI's list object of these rows, as JSON."""
-    return json.dumps({"object": "list", "data": list(rows)}).encode()
+def encode_steps(rows: Iterable[Mapping[str, Any]]) -> Steps[bytes]:
+    """OpenAI's list object of these rows, as JSON, row by row."""
+    pieces = []
+    for row in rows:
+        pieces.append(json.dumps(row))
+        yield
+    return f'{{"object": "list", "data": [{", ".join(pieces)}]}}'.encode()
 
 
 def _engines(child: Child) -> Iterator[tuple[str, list[str]]]:
