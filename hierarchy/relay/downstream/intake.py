@@ -16,7 +16,7 @@ from hierarchy.relay.client import FOREVER
 from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.downstream.head_cache import HeadCache, Split
 from hierarchy.relay.exchange import Exchange
-from hierarchy.relay.turns import FEW, FULL, PIECE, STOP, Reading
+from hierarchy.relay.turns import FEW, FULL, MAX_PIECE, PIECE, STOP, Reading
 
 #: reads after one that brought many messages which wait for their turn before anything of them is processed
 SUSPICIOUS_READS: Final = 16
@@ -62,11 +62,10 @@ class Intake:
             self._receive(data)
             return
         if self.left:
-            size = len(data)
-            data = self._take_rest(data)
-            if size >= FULL:
-                self._take_turns(data)
+            if len(data) > MAX_PIECE:  # it is looked at, byte by byte, on its way
+                self._receive(data)
                 return
+            data = self._take_rest(data)
             if not data or connection.ignoring:
                 return
         found = None
@@ -88,12 +87,6 @@ class Intake:
             self._heads.add(found, head)
 
     # -- in turns ------------------------------------------------------------------------------------------------
-
-    def _take_turns(self, data: bytes) -> None:
-        """The rest of a read that filled the buffer: more waits in the kernel, and so do other connections."""
-        if data:
-            self._receive(data)
-        self.reading.yield_turn()
 
     def _receive(self, data: bytes) -> None:
         """Process a read in pieces, as far as there is time."""
@@ -135,7 +128,7 @@ class Intake:
         exchange.my_turn = True
         try:
             connection.begin(exchange, found.seq, found.length, found.left_ms)
-            if left:
+            if left and len(data) <= MAX_PIECE:
                 exchange.body_part(data[found.end :])
         except RequestError as error:
             exchange.request.complete, exchange.response.keep_alive = not left, False  # as if refused while it came
@@ -144,6 +137,9 @@ class Intake:
         if left:
             self.left, connection.receiving, connection.incoming = left, True, exchange
             connection.deadline = now + connection.lane.settings.receive_timeout_s
+            if len(data) > MAX_PIECE:
+                self.left = found.length
+                self._receive(data[found.end :])
         else:
             connection.deadline = FOREVER
             exchange.take_whole(data[found.end :])
