@@ -5,6 +5,7 @@
     agent.py ports                       prints one line: TCP ports that are listened on, open connections
     agent.py request URL [BODY]          GET or POST; prints a line each for the head, each body line, and the end
     agent.py burst COUNT URL BODY        POST all at once; prints one line, {"statuses": [...], "slowest": s}
+    agent.py load SECONDS BODY URL ...   POST bursts of 3 to each URL in turn; prints {URL: [[status, s], ...]}
     agent.py poll SECONDS URL TEXT ...   GET until the response has all texts; prints one line, {"after": s} or null
 
 Times are those of the system's monotonic clock, which all namespaces share.
@@ -16,6 +17,7 @@ import contextlib
 import errno
 import http.client
 import json
+import random
 import selectors
 import socket
 import sys
@@ -26,6 +28,7 @@ from urllib.parse import urlsplit
 
 DIAL_S = 1.5  # enough to send a lost SYN again, after a second
 POLL_S = 0.05
+BURST = 3  # more than one connection to an engine, so a node opens new ones
 TIMEOUT_S = 30.0  # longer than any test waits
 
 
@@ -135,8 +138,24 @@ def poll(seconds: str, url: str, *texts: str) -> None:
 
 def burst(count: str, url: str, body: str) -> None:
     """Send requests at the same time, each on a connection of its own. A status of 0: no response."""
-    statuses: list[int] = []
-    seconds: list[float] = []
+    answers = send_together(int(count), url, body)
+    emit(statuses=sorted(status for status, _ in answers), slowest=max(seconds for _, seconds in answers))
+
+
+def load(seconds: str, body: str, *urls: str) -> None:
+    """Send bursts to each URL in turn, so that what slows the machine down slows all of them down."""
+    found: dict[str, list[tuple[int, float]]] = {url: [] for url in urls}
+    end = time.monotonic() + float(seconds)
+    while time.monotonic() < end:
+        for url in sorted(urls, key=lambda _: random.random()):  # the first of a round waits longer
+            found[url] += send_together(BURST, url, body)
+        time.sleep(POLL_S)
+    emit(**found)
+
+
+def send_together(count: int, url: str, body: str) -> list[tuple[int, float]]:
+    """Send requests at the same time, each on a connection of its own. Returns (status or 0, seconds) of each."""
+    answers: list[tuple[int, float]] = []
 
     def send() -> None:
         began, parts = time.monotonic(), urlsplit(url)
@@ -147,15 +166,14 @@ def burst(count: str, url: str, body: str) -> None:
             response = connection.getresponse()
             response.read()
             status = response.status
-        statuses.append(status)
-        seconds.append(time.monotonic() - began)
+        answers.append((status, time.monotonic() - began))
 
-    threads = [threading.Thread(target=send) for _ in range(int(count))]
+    threads = [threading.Thread(target=send) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    emit(statuses=sorted(statuses), slowest=max(seconds))
+    return answers
 
 
 if __name__ == "__main__":
@@ -165,6 +183,7 @@ if __name__ == "__main__":
         "ports": ports,
         "request": request,
         "burst": burst,
+        "load": load,
         "poll": poll,
     }
     commands[sys.argv[1]](*sys.argv[2:])
