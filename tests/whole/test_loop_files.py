@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import httpx
 import pytest
@@ -25,7 +26,8 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
     touched = _watched.get(threading.get_ident()) if _watched else None
     if touched is None or not event.startswith(FILES):
         return
-    frame, trace = sys._getframe(1), []
+    frame: FrameType | None = sys._getframe(1)
+    trace = []
     while frame is not None:
         trace.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
         frame = frame.f_back
