@@ -107,4 +107,4 @@ def test_bodies_that_fill_the_memory(processes: Processes, full: bool, record: R
         grown = node.rss_bytes() - rss
     _check(record, before, during, f", {grown >> 20} MiB more")
     assert grown <= 2 * LIMIT
-    eventually(lambda: node.total("hierarchy_held_bytes") == 0, "all to be given back")
+    eventually(lambda: node.total("hierarchy_held_bytes") == 0, "all to be given back", 30.0)
