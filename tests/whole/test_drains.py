@@ -42,8 +42,14 @@ def serves(node: Running, *models: str) -> bool:
 
 
 def is_seen(node: Running, *names: str) -> None:
+    """Wait until the children are up and serve a model: a site may register before its engines are known."""
     for name in names:
         eventually(partial(has_state, [node], name, "up"), f"{name} to be up")
+        eventually(partial(serves, node, name), f"a model of {name}")
+
+
+def serves(node: Running, name: str) -> bool:
+    return bool(node.node.registry.children[name].shares)
 
 
 def test_a_drain_at_one_root_reaches_the_other_and_so_does_its_end(cluster: Cluster) -> None:
