@@ -362,19 +362,19 @@ class Node:
         return was_here
 
     def gauges(self) -> Iterable[Sample]:
-        """The gauges of `/metrics`."""
+        """The gauges of `/metrics`. Others run between two of them, and children come and go."""
         now = self._clock()
         yield "hierarchy_build_info", (self.identity.version, self.identity.build, data_path()), 1.0
-        for child in self.registry:
+        for child in list(self.registry):
             name = (child.name,)
             state = child.state(now)
             yield "hierarchy_child_up", (child.name, child.kind, state), float(state == "up")
             yield "hierarchy_child_speed", name, child.status.speed
             yield "hierarchy_child_queue_length", name, float(child.total.value)
             yield "hierarchy_requests_in_flight", name, float(child.in_flight)
-        for child in self.registry.departed.values():  # so that an alert on all children sees that there were some
+        for child in list(self.registry.departed.values()):  # an alert on all children sees that there were some
             yield "hierarchy_child_up", (child.name, child.kind, "gone"), 0.0
-        for uplink in self.uplinks:
+        for uplink in list(self.uplinks):
             yield "hierarchy_uplink_up", (uplink.parent,), float(uplink.registered)
         yield from self.access.gauges()
         yield from self.lane.gauges()

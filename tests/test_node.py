@@ -13,9 +13,10 @@ import pytest
 from hierarchy.config.models import EngineConfig, NodeConfig, SimulatedSpec
 from hierarchy.node import CHANGED_AT_ONCE, Node
 from hierarchy.relay.evidence import LOST_S, Finding
+from hierarchy.runtime import exposition
 from hierarchy.runtime.exposition import render
 from hierarchy.wire.status import ModelStatus, NodeStatus
-from tests.builders import registration, rows, worker
+from tests.builders import registration, rows, site, worker
 from tests.clocks import Clock
 from tests.cluster import QUICK, Cluster, chat, wait_for_model
 from tests.support import eventually
@@ -132,3 +133,16 @@ def test_hundreds_of_engines_are_started_and_retired_in_parts(cluster: Cluster) 
     assert changes == [f"engine e{number} removed" for number in range(200)]
     assert steps > 200 // CHANGED_AT_ONCE
     assert not node.registry.children
+
+
+def test_children_come_and_go_while_metrics_are_written() -> None:
+    judged = Judged()
+    registry = judged.node.registry
+    pieces = exposition.pieces(judged.node.metrics)
+    for number, _ in enumerate(pieces):
+        name = f"pod-{number}"
+        registry.register(registration(site(name)))
+        registry.depart(f"pod-{number - 3}")
+        judged.node.metrics.of_share("m", "openai", name).done("ok")
+        judged.node.metrics.state_changed(name, "", "up")
+    assert number > 20

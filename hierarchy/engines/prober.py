@@ -30,6 +30,7 @@ from hierarchy.wire.status import NodeStatus
 LOOK_S = 0.25  # between two looks at a probe that has no answer yet
 RETRY_S = 0.5  # wait after the first failure; doubled after each further one
 MAX_RETRY_S = 5.0  # even if the interval is longer: an operator who starts an engine waits for it to be found
+STARTING_S = 10.0  # in which an engine that does not run yet is no reason for a warning
 JITTER = 0.2  # part of the wait that is random, so that the probes of a site's engines spread out
 FRESH_S: Final = 5.0  # how long a second connection is tried; doubled for each further one
 LONGEST_S: Final = 90.0  # of one probe: by then the engine is dead, or a new probe is as good
@@ -117,6 +118,8 @@ class Prober:
         self._missing: list[str] = []  # models of the configuration that the engine does not list
         self._is_suspect = False  # or, while it is down, this probe is late as well
         self._failures = 0  # in a row
+        self._began_at = clock()
+        self._has_warned = False  # that it is down
         self._is_answered = False  # a reading of this probe has ended
         self._answer: asyncio.Future[None] | None = None  # the wait for one of `_reads`
         self._nap: asyncio.Future[None] | None = None  # the wait until the next probe is due
@@ -327,6 +330,7 @@ class Prober:
         elif models != self._models:
             log.info("engine %s changed its models: %s, was %s", name, served, ", ".join(self._models) or "none")
         self._models, self._failures, self._is_suspect = models, 0, False
+        self._has_warned = False
         self._vitals.answered(self._clock(), self._owner.signs)
 
     def _log_missing(self, missing: list[str], listed: NodeStatus) -> None:
@@ -337,12 +341,21 @@ class Prober:
 
     def mark_down(self, reason: str) -> None:
         """The engine cannot be used. The prober finds this out; so may its owner, from the connections for requests."""
-        if not self._failures:
-            change = "is not up yet" if self._models is None else "went down"
-            log.warning("engine %s %s (%s); probing it until it is up", self._engine.name, change, reason)
+        self._log_down(reason)
         self._models = None
         self._failures += 1
         self._owner.mark_down(reason)
+
+    def _log_down(self, reason: str) -> None:
+        """Once. That an engine needs a moment to start is no warning: nodes and engines start together."""
+        is_starting = self._models is None and self._clock() < self._began_at + STARTING_S
+        if self._has_warned or (is_starting and self._failures):
+            return
+        self._has_warned = not is_starting
+        level, change = logging.INFO if is_starting else logging.WARNING, "went down"
+        if self._models is None:
+            change = "is not up yet"
+        log.log(level, "engine %s %s (%s); probing it until it is up", self._engine.name, change, reason)
 
 
 def _sleep(seconds: float) -> asyncio.Future[None]:

@@ -268,7 +268,7 @@ class Lane:
         """Held requests, and the links of each child that dials, for `/metrics`."""
         yield "hierarchy_requests_held", (), float(len(self.waiting_room))
         yield "hierarchy_held_bytes", (), float(self.held.total)
-        for name, pool in self._pools.items():
+        for name, pool in list(self._pools.items()):  # others run between two of them
             if isinstance(pool, LinkPool):
                 for state, count in (("idle", len(pool.links) - pool.busy), ("busy", pool.busy)):
                     yield "hierarchy_links", (name, state), float(count)

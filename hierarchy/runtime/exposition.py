@@ -73,7 +73,7 @@ def pieces(metrics: Metrics) -> Iterator[bytes]:
 def _by_share(metrics: Metrics, sums: dict[str, int]) -> Iterator[Row]:
     """Attempts at each child, which are added to `sums` by their outcome."""
     for key, counts in list(metrics.shares.items()):
-        for outcome, count in counts.outcomes.items():
+        for outcome, count in list(counts.outcomes.items()):
             sums[outcome] = sums.get(outcome, 0) + count
             yield (*key, outcome), count
 

@@ -121,14 +121,14 @@ class Access:
     def gauges(self) -> Iterator[Sample]:
         """Days until certificates and credentials expire, and the state of the records, for `/metrics`."""
         now, policy = self._now(), self.registration_policy
-        for setting, lifetime in self.tls.lifetimes.items():
+        for setting, lifetime in list(self.tls.lifetimes.items()):
             yield "hierarchy_certificate_days_left", (setting,), lifetime.days_left(now)
         own = self.credentials.lifetime() if self.credentials is not None else None
         if own is not None:
             yield "hierarchy_credential_days_left", (self._config.name,), own.days_left(now)
         if policy.records is None:
             return
-        for grant in policy.grants():
+        for grant in list(policy.grants()):
             yield "hierarchy_credential_days_left", (grant.node,), (grant.expires - now) / DAY_S
         yield "hierarchy_children_with_accepted_key", (), float(sum(grant.old_key for grant in policy.grants()))
         yield "hierarchy_records_incomplete", (), float(policy.records.store.is_incomplete)

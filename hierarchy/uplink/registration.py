@@ -222,10 +222,15 @@ class Uplink:
         reason = str(state.outcome.exception()) if state.outcome else ""
         if reason in self._logged_errors:
             return
-        log.warning("cannot register with %s: %s; retrying", self.parent, reason)
+        log.log(self._severity, "cannot register with %s: %s; retrying", self.parent, reason)
         if len(self._logged_errors) >= MAX_LOGGED_ERRORS:  # the parent chooses the text, and may vary it
             self._logged_errors.clear()
         self._logged_errors.add(reason)
+
+    @property
+    def _severity(self) -> int:
+        """Of a lost parent: nothing to warn of while this node ends, since its parents may have ended just before."""
+        return logging.INFO if self._source.draining() else logging.WARNING
 
     async def _register(self) -> None:
         current = self._current(self._source.status())
@@ -357,7 +362,7 @@ class Uplink:
             response = await self._client.post("/receive_heart_beat", message)
         except ParentError as error:
             if not self._note_too_large(error):
-                log.warning("lost %s: %s", self.parent, error)
+                log.log(self._severity, "lost %s: %s", self.parent, error)
             return False
         self._note_acknowledged(message, current)
         if isinstance(response, dict) and response.get("exist") is True:

@@ -131,10 +131,12 @@ def test_the_log_page_has_every_line() -> None:
             match call:
                 case ast.Call(
                     func=ast.Attribute(
-                        value=ast.Name(id="log" | "logger" | "warnings") | ast.Attribute(attr="warnings")
+                        value=ast.Name(id="log" | "logger" | "warnings") | ast.Attribute(attr="warnings"),
+                        attr=method,
                     ),
                     args=args,
                 ):
+                    args = args[1:] if method == "log" else args  # after its level
                     texts = [arg.value for arg in args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
                     found |= {_pattern(re.sub(r"%[\d.]*[a-z]", "*", text)) for text in texts[:1]}
     assert listed == found - {_pattern("*: *")}  # the lines of other processes

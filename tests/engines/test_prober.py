@@ -453,6 +453,16 @@ def test_only_changes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+@pytest.mark.parametrize(("starting_s", "level"), [(10.0, "INFO"), (0.0, "WARNING")])
+def test_an_engine_that_starts_with_its_node_is_no_warning_until_it_takes_long(
+    starting_s: float, level: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hierarchy.engines.prober.STARTING_S", starting_s)
+    caplog.set_level(logging.INFO, "hierarchy.health")
+    Owner().run(DOWN, DOWN, UP, DOWN, DOWN, UP)
+    assert [record.levelname for record in caplog.records] == [level, "INFO", "WARNING", "INFO"]
+
+
 @given(st.lists(st.sampled_from([UP, MORE, REFUSED]), max_size=30))
 def test_each_probe_is_passed_to_the_owner_exactly_once(outcomes: list[Outcome]) -> None:
     owner = Owner().run(*outcomes)

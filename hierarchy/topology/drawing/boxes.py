@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from hierarchy.runtime import logs
 from hierarchy.wire.tree_entry import MAX_DEPTH, TreeEntry
 
 MAX_MODELS = 3  # models that a box names; more are counted
+UNKNOWN = "unknown"  # the state of what is below a silent node
 _NOT_IN_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")
 
 #: state -> (fill, outline)
@@ -65,11 +68,24 @@ def boxes(tree: TreeEntry) -> list[Box]:
     return found
 
 
+def drawn_children(entry: TreeEntry, depth: int) -> list[TreeEntry]:
+    """The children of an entry at this level. Below a node that is silent nobody knows their states any more."""
+    children = list(entry.children.values()) if depth < MAX_DEPTH else []
+    if entry.state not in ("silent", UNKNOWN):
+        return children
+    return [child if child.state == "gone" else _unknown(child) for child in children]
+
+
+def _unknown(entry: TreeEntry) -> TreeEntry:
+    was = f"was {entry.state} before" + (f": {entry.detail}" if entry.detail else "")
+    return msgspec.structs.replace(entry, state=UNKNOWN, detail=was)
+
+
 def _collect(entry: TreeEntry, above: int | None, depth: int, found: list[Box]) -> None:
     number = len(found)
     name, kind, state = escape(entry.name), escape(entry.kind), escape(entry.state)
     found.append(Box(number, above, depth, name, kind, state, tuple(_details(entry))))
-    for child in entry.children.values() if depth < MAX_DEPTH else ():
+    for child in drawn_children(entry, depth):
         _collect(child, number, depth + 1, found)
 
 

@@ -11,8 +11,8 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from hierarchy.runtime.logs import escape
-from hierarchy.topology.drawing.boxes import format_number
-from hierarchy.wire.tree_entry import MAX_DEPTH, ModelEntry, TreeEntry
+from hierarchy.topology.drawing.boxes import UNKNOWN, drawn_children, format_number
+from hierarchy.wire.tree_entry import ModelEntry, TreeEntry
 
 #: state -> (mark, colour)
 STATES = {
@@ -22,6 +22,7 @@ STATES = {
     "suspect": ("◍", "yellow"),
     "asleep": ("☾", "yellow"),
     "silent": ("◌", "red"),
+    UNKNOWN: ("?", "red"),
     "down": ("✗", "red"),
     "ejected": ("⊘", "red"),
     "gone": ("✗", "red"),
@@ -85,7 +86,7 @@ def draw(tree: TreeEntry, width: int) -> Text:
 
 def rows(entry: TreeEntry, lead: str = "", below: str = "", depth: int = 0) -> Iterator[Row]:
     """The tree from top to bottom, at most `MAX_DEPTH` levels of children. An unknown number is `-`."""
-    children = list(entry.children.values()) if depth < MAX_DEPTH else []
+    children = drawn_children(entry, depth)
     counts = () if entry.state == "declared" else (entry.queue_length, entry.in_flight)
     yield Row(
         lead=lead,

@@ -12,6 +12,7 @@ from hypothesis import given
 
 from hierarchy.topology.drawing import FORMATS
 from hierarchy.topology.drawing.boxes import boxes
+from hierarchy.topology.drawing.text import draw, rows
 from hierarchy.wire.tree_entry import decode
 from tests.topology.drawing.trees import LIVE, malformed_entries
 
@@ -94,3 +95,14 @@ def test_any_json_object_can_be_drawn_without_overlap(raw: dict[str, Any]) -> No
         lines = FORMATS[name](entry).split("\n")
         assert not re.search(r"[\x00-\x08\x0a-\x1f\x7f]", "".join(lines))
         assert len([line for line in lines if re.match(r"  n\d+ (->|-->|-\.->) n\d+", line)]) == count - 1
+
+
+def test_what_is_below_a_silent_node_is_unknown() -> None:
+    below = {"rack": {"kind": "node", "state": "up", "children": {"gpu": {"kind": "vllm", "state": "up"}}},
+             "left": {"kind": "vllm", "state": "gone"}}  # fmt: skip
+    tree = decode({"name": "root", "kind": "node", "state": "up",
+                   "children": {"site": {"kind": "node", "state": "silent", "children": below}}})  # fmt: skip
+    states = {"root": "up", "site": "silent", "rack": "unknown", "gpu": "unknown", "left": "gone"}
+    assert {box.name: box.state for box in boxes(tree)} == states
+    assert {row.name: row.state for row in rows(tree)} == states
+    assert "was up before" in str(draw(tree, 120))
