@@ -37,8 +37,8 @@ def has_state(nodes: list[Running], name: str, expected: str) -> bool:
     return states(nodes, name) == {expected}
 
 
-def serves(node: Running, *models: str) -> bool:
-    return set(models) <= set(node.node.registry.model_names())
+def serves(node: Running, name: str) -> bool:
+    return bool(node.node.registry.children[name].shares)
 
 
 def is_seen(node: Running, *names: str) -> None:
@@ -46,10 +46,6 @@ def is_seen(node: Running, *names: str) -> None:
     for name in names:
         eventually(partial(has_state, [node], name, "up"), f"{name} to be up")
         eventually(partial(serves, node, name), f"a model of {name}")
-
-
-def serves(node: Running, name: str) -> bool:
-    return bool(node.node.registry.children[name].shares)
 
 
 def test_a_drain_at_one_root_reaches_the_other_and_so_does_its_end(cluster: Cluster) -> None:
