@@ -41,6 +41,10 @@ def serves(node: Running, name: str) -> bool:
     return bool(node.node.registry.children[name].shares)
 
 
+def lists(node: Running, *models: str) -> bool:
+    return set(models) <= set(node.node.registry.model_names())
+
+
 def is_seen(node: Running, *names: str) -> None:
     """Wait until the children are up and serve a model: a site may register before its engines are known."""
     for name in names:
@@ -196,7 +200,7 @@ class KeyedTree:
         ]
         for root in self.roots:
             is_seen(root, "site-a", "site-b")
-            eventually(partial(serves, root, "a", "b"), "the models")
+            eventually(partial(lists, root, "a", "b"), "the models")
 
     def _site(self, name: str, engine: str) -> NodeConfig:
         settings = self.keys.settings(without=("key",), join_token=self.keys.token_file(name))
