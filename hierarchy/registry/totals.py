@@ -50,6 +50,7 @@ class Totals:
         self._ailing: set[Child] = set()  # those whose ejections may have begun or ended since they were counted
         self._rows: dict[ModelKey, ModelStatus] = {}
         self._status = NodeStatus()
+        self.summed = 0  # models, ever: what keeping it up to date has cost
 
     def update(self, children: Iterable[Child], index: ModelIndex, now: float, *, ejections: bool) -> NodeStatus:
         """The status now; the same object as before if nothing has changed.
@@ -70,6 +71,7 @@ class Totals:
                     touched.update(counted.shares)
                 self._counted[child] = _Counted(child)
         changed = False
+        self.summed += len(touched)
         for key in touched:
             changed |= self._sum(key, index, now)
         queue = min(queue, MAX_QUEUE)
