@@ -377,11 +377,13 @@ class Registry(Health):
         self.remember_s = self.known.known_s = seconds
 
     def forget_candidates(self) -> None:
-        """Forget candidates that have changed since: they keep children and models in memory that are gone."""
+        """Forget candidates and sums that have changed since: they keep children and models in memory that are gone."""
         generation = self.generation
         if self._names[0] != generation:
             self._names = -1, 0.0, []
         self._available = {key: cached for key, cached in self._available.items() if cached[0] == generation}
+        if self._totals.keeps_others(self):  # nothing asks a node without parents for its status
+            self.status()
 
     def are_current(self, key: ModelKey, shares: list[Share]) -> bool:
         """Is this the list that `available` returns as long as nothing happens?"""

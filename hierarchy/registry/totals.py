@@ -81,6 +81,10 @@ class Totals:
             self._status = status = NodeStatus(models, speed, queue)
         return status
 
+    def keeps_others(self, children: Iterable[Child]) -> bool:
+        """Does it keep children that are none of these? They go with the next `update`."""
+        return not self._counted.keys() <= set(children)
+
     def _forget(self, serving: list[Child]) -> set[ModelKey]:
         """Forget the children that do not serve any more. Returns their models."""
         gone = self._counted.keys() - serving

@@ -232,6 +232,14 @@ def test_candidates_that_changed_are_not_kept(table: Table) -> None:
     assert table._available == {}
 
 
+def test_a_sum_keeps_no_child_that_is_gone_although_nothing_asks_for_it(table: Table) -> None:
+    table.add(site())
+    assert table.status().models
+    table.depart("site-a")
+    table.forget_candidates()
+    assert repr(table._totals) == "<Totals of 0 children, 0 models>"
+
+
 def test_a_node_may_replace_a_silent_worker_at_its_address(table: Table) -> None:
     table.add(worker())
     with pytest.raises(NameTaken, match="address"):
