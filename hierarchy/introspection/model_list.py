@@ -10,7 +10,7 @@ from typing import Any, Final
 from hierarchy.balancing.aliases import Aliases
 from hierarchy.registry import Registry
 from hierarchy.registry.child import NODE, Child
-from hierarchy.runtime.slices import Steps, at_once
+from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.tree_entry import SERVING, TreeEntry
 
 MAX_AGE_S: Final = 0.5  # a child that falls silent changes the list without an event

@@ -11,7 +11,7 @@ import msgspec
 from hierarchy.registry import Registry
 from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.registry.drain import Drain
-from hierarchy.runtime.slices import Steps, at_once
+from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import ModelStatus
 from hierarchy.wire.subtree import all_gone
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hierarchy.registry.child import Child
-from hierarchy.runtime.slices import Steps
+from hierarchy.runtime.steps import Steps
 from hierarchy.wire import subtree
 from hierarchy.wire.large import Children
 from hierarchy.wire.limits import ChildLimits, weigh

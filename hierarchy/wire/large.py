@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from hierarchy.errors import BadRequest, BodyTooLarge, InvalidField
-from hierarchy.runtime.slices import Steps
+from hierarchy.runtime.steps import Steps
 from hierarchy.wire.limits import values_in
 from hierarchy.wire.messages import NodeFields, decode, invalid_field
 from hierarchy.wire.subtree import rejection_steps

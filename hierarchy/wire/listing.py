@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hierarchy.runtime.slices import Steps, at_once
+from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.tree_entry import MAX_DEPTH
 
 SeenKey = tuple[str, str]  #: a `ModelKey`; a child of a later release may have other API families

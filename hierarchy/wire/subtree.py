@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hierarchy.runtime.slices import Steps, at_once
+from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.tree_entry import MAX_DEPTH
 
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # others fit into no number of most programs

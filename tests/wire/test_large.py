@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hierarchy.errors import BadRequest, BodyTooLarge, InvalidField, RequestError
 from hierarchy.registry.below import prepare
-from hierarchy.runtime.slices import at_once
+from hierarchy.runtime.steps import at_once
 from hierarchy.wire import large
 from hierarchy.wire.large import Children, decode_steps
 from hierarchy.wire.listing import listing
