@@ -404,7 +404,7 @@ class _Source:
     def __init__(self, node: Node) -> None:
         self._node = node
         self.path = node.registry.path
-        self.children = node.view.children
+        self.children_steps = node.view.children_steps
 
     def status(self) -> NodeStatus:
         status = self._node.registry.status()
