@@ -24,6 +24,7 @@ from hierarchy.gossip import Board, RecordFile
 from hierarchy.gossip.file import UNSAVED
 from hierarchy.introspection.changes import ChangeLog
 from hierarchy.introspection.model_list import ModelList
+from hierarchy.introspection.outgoing import Outgoing
 from hierarchy.introspection.oversight import Oversight
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry import Registry
@@ -403,11 +404,12 @@ class _Source:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self.path = node.registry.path
-        self.children_steps = node.view.children_steps
+        self._outgoing = Outgoing(node.registry, node.view)
+        self.path = self._outgoing.path
+        self.children_steps = self._outgoing.children_steps
 
     def status(self) -> NodeStatus:
-        status = self._node.registry.status()
+        status = self._outgoing.status()
         # With its queue, which the parent counts until this node is gone.
         return NodeStatus((), 0.0, status.queue_length) if self._node.draining else status
 

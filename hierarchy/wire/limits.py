@@ -15,6 +15,7 @@ import msgspec
 MAX_BODY_BYTES = 32 * 1024 * 1024  #: the default of `max_body_bytes`
 MODEL_BYTES = 200  #: of one model beside its name: a row in the report, one in `/tree`, and a name in a list
 NAMED = 3  #: how often they contain its name
+ENTRY_VALUES, ROW_VALUES = 32, 10  #: of JSON, of one child and one model in `/tree`, at most
 SMALL = 64 * 1024  #: bytes of a message whose values need not be counted
 
 
@@ -31,6 +32,10 @@ class ChildLimits(msgspec.Struct, frozen=True):
     model_bytes: int
     #: of the instances below it
     path_bytes: int
+    #: how many there may be
+    instances: int
+    #: of memory for what is below it
+    memory_bytes: int
 
 
 def limits(max_body_bytes: int = MAX_BODY_BYTES) -> ChildLimits:
@@ -44,6 +49,8 @@ def limits(max_body_bytes: int = MAX_BODY_BYTES) -> ChildLimits:
         subtree_values=max(1000, max_body_bytes // 128),
         model_bytes=max(16 * 1024, max_body_bytes // 8),
         path_bytes=max(4096, max_body_bytes // 32),
+        instances=max(64, max_body_bytes // 4096),
+        memory_bytes=max(64 * 1024, max_body_bytes * 5 // 8),
     )
 
 
