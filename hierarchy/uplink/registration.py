@@ -24,7 +24,8 @@ import tenacity
 
 from hierarchy.gossip import Board
 from hierarchy.introspection.tree import children_text_steps
-from hierarchy.runtime.slices import Slices, Steps
+from hierarchy.runtime.slices import Slices
+from hierarchy.runtime.steps import Steps
 from hierarchy.security.credential_store import CredentialStore
 from hierarchy.uplink.parent_client import ParentClient, ParentError, parse_accepted
 from hierarchy.wire import subtree

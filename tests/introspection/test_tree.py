@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.introspection.tree import MODELS_AT_ONCE, TreeView, children_text_steps
-from hierarchy.runtime.slices import Steps, at_once
+from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.subtree import diff, merge
 from tests.builders import OPENAI, WORKER, Table, model, report, site, status_of, worker
 

@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 
 from hierarchy.gossip import Board
-from hierarchy.runtime.slices import Slices, Steps
+from hierarchy.runtime.slices import Slices
+from hierarchy.runtime.steps import Steps
 from hierarchy.uplink.registration import Uplink
 from hierarchy.wire.messages import Identity
 from hierarchy.wire.status import NodeStatus
