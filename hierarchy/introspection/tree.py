@@ -156,9 +156,9 @@ def _write(entry: Mapping[str, Any], pieces: list[bytes]) -> Steps[None]:
     children = entry.get("children")
     yield
     if not isinstance(children, Mapping):
-        pieces.append(_json(entry))
+        pieces.append(json_of(entry))
         return
-    own = _json({field: value for field, value in entry.items() if field != "children"})[:-1]
+    own = json_of({field: value for field, value in entry.items() if field != "children"})[:-1]
     pieces.append(own + (b', "children": ' if len(own) > 1 else b'"children": '))
     yield from _write_children(children, pieces)
     pieces.append(b"}")
@@ -167,15 +167,16 @@ def _write(entry: Mapping[str, Any], pieces: list[bytes]) -> Steps[None]:
 def _write_children(children: Mapping[str, Any], pieces: list[bytes]) -> Steps[None]:
     pieces.append(b"{")
     for number, (key, child) in enumerate(children.items()):
-        pieces.append((b", " if number else b"") + _json(key) + b": ")
+        pieces.append((b", " if number else b"") + json_of(key) + b": ")
         if isinstance(child, Mapping):
             yield from _write(child, pieces)
         else:
-            pieces.append(_json(child))
+            pieces.append(json_of(child))
     pieces.append(b"}")
 
 
-def _json(value: Any) -> bytes:
+def json_of(value: Any) -> bytes:
+    """The JSON of a value, whatever text is in it."""
     try:
         return msgspec.json.encode(value)
     except UnicodeError:  # half of a surrogate pair, in an error of the system
