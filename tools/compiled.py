@@ -72,7 +72,9 @@ MODULES = (
     "relay.verdict",
     "relay.warnings",
     "runtime.awake",
+    "runtime.descriptors",
     "runtime.metrics",
+    "security.caller",
     "wire.listing",
     "wire.subtree",
 )

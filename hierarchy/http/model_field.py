@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import msgspec
 
@@ -17,6 +17,7 @@ from hierarchy.http.json_scan import JsonScan
 from hierarchy.http.multipart import FormScan
 
 MAX_PLAIN: Final = 64 * 1024  # bytes of a body that is read by `plain_model`, which takes a millisecond at most
+MAX_WRITTEN: Final = 12  # bytes of one character in JSON: two escapes
 MAX_NAMES: Final = 64 * 1024  # bytes of a field that names further models
 
 
@@ -35,30 +36,33 @@ def _see(_type: Any, value: Any) -> Any:
 
 _CASES: Final = ["".join(letters) for letters in itertools.product(*((one, one.upper()) for one in MODEL))]
 #: All other fields are skipped, but must be JSON. Not a class statement: compiled, its annotations would not be these.
-_Body: Final[Any] = msgspec.defstruct(
-    "_Body", [(MODEL, _Name), ("stream", Any, False), *((case, _Name, None) for case in _CASES[1:])], gc=False
-)
+#: Not a struct, which would set each of 31 fields that are not there to its default.
+_Body: Final[Any] = TypedDict("_Body", {"stream": Any, **dict.fromkeys(_CASES, _Name)}, total=False)  # type: ignore
 _decode_body: Final[Any] = msgspec.json.Decoder(_Body, dec_hook=_see).decode
 
 
 def plain_model(body: bytes) -> tuple[str, bool]:
-    """The `model` of a JSON body in ASCII without another field that looks like it, and whether its `stream` is true.
+    """The `model` of a JSON body without another field that looks like it, and whether its `stream` is true.
 
     "" for any other body. Most requests are like that, and this is the fastest way to see it: msgspec calls `_see` for
     each such field, a second `model` and one with escapes included. It does not see what only C's readers take for
     `model`, a name with a NUL in it; `JsonScan` does.
     """
-    if len(body) > MAX_PLAIN or not body.isascii():
+    if len(body) > MAX_PLAIN:
         return "", False
     _seen.clear()
     try:
+        if not body.isascii():
+            body.decode()  # msgspec does not look at the bytes of strings that it skips
         found = _decode_body(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return "", False
-    model = _seen[0]
-    if len(_seen) != 1 or not isinstance(model, str) or len(model) > MAX_MODEL_BYTES:
+    if len(_seen) != 1 or MODEL not in found:
         return "", False
-    return model, found.stream is True
+    model = _seen[0]
+    if not isinstance(model, str) or len(model) > MAX_MODEL_BYTES // MAX_WRITTEN:
+        return "", False
+    return model, found.get("stream") is True
 
 
 def scan_for(boundary: bytes) -> BodyScan:

@@ -35,7 +35,7 @@ from hierarchy.runtime.descriptors import Descriptors
 from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
-from hierarchy.security.keys import ANYONE, Caller
+from hierarchy.security.caller import ANYONE, Caller
 
 LEAST_LINKS: Final = 64  # that the instances of one child may have, however few descriptors are free
 log = logging.getLogger("hierarchy.lane")

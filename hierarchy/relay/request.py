@@ -14,7 +14,7 @@ from hierarchy.http.request_head import RETRIED, UNSPENT, RequestHead
 from hierarchy.registry.child import Child
 from hierarchy.relay.client import FOREVER
 from hierarchy.relay.held_bytes import HeldBytes
-from hierarchy.security.keys import Caller
+from hierarchy.security.caller import Caller
 from hierarchy.wire.status import Api
 
 MIN_PART: Final = 64 * 1024  # bytes: smaller pieces of a body are joined, since each object costs 40 bytes more

@@ -15,7 +15,6 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from hierarchy.config.client_paths import ClientPaths
 from hierarchy.errors import UsageError
 from hierarchy.runtime.blocking import AT_ONCE, Place
 from hierarchy.runtime.files import FileWatch, locked, write_private_file
+from hierarchy.security.caller import Caller
 from hierarchy.security.secret import open_guarded
 
 PREFIX = "hk-"
@@ -37,28 +37,6 @@ ID_CHARS = 8  # of the hash, which are the id of a key
 LOCK_TIMEOUT_S = 10.0
 HINT = "`hierarchy key create` writes such files"
 log = logging.getLogger("hierarchy.security")
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The client that sent a request."""
-
-    name: str  # of the key's owner; "" without a key
-    models: frozenset[str] | None = None  # the models it may use; None for all
-    refusal: str = ""  # why it has no access; "" if it has
-    paths: ClientPaths | None = None  # what it may call; None for what the node allows
-
-    def may_use(self, model: str) -> bool:
-        """Whether the caller may use the model or alias `model`."""
-        return self.models is None or model in self.models
-
-
-ANYONE = Caller("")  #: where no keys are required
-
-
-def refused_caller(reason: str) -> Caller:
-    """A caller without a known key, who may not use any model. reason: for the error message."""
-    return Caller("", frozenset(), reason)
 
 
 class Entry(msgspec.Struct, omit_defaults=True):
