@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from hierarchy.errors import NameTaken
+from hierarchy.registry import drain_key
 from hierarchy.registry.admission import MAX_REPLICAS
 from hierarchy.registry.drain import Drain
-from hierarchy.registry.registry import drain_key
 from tests.builders import OPENAI, Table, model, report, site
 
 
