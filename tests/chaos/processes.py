@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import httpx
 
+from tests.chaos import holds
 from tests.chaos.load import MODEL
 from tests.support import eventually, free_port
 
@@ -121,18 +122,16 @@ class Process:
         """The sum of a metric over all labels, or over those that contain the text `having`."""
         return sum(value for key, value in self.samples().items() if key.partition("{")[0] == name and having in key)
 
-    def longest_hold(self) -> tuple[float, str]:
-        """Own CPU seconds of the longest step of a node's event loop, and what the log says of the longest one.
-
-        0.0 of an engine. A process that has ended only has its log.
-        """
-        held_s, logged = 0.0, [(0.0, "")]
+    def longest_hold(self) -> holds.Hold:
+        """The longest step of a node's event loop; 0 seconds of an engine."""
+        held_s = 0.0
         with contextlib.suppress(httpx.HTTPError, ValueError):
-            held_s = self.samples().get("hierarchy_loop_longest_hold_seconds", 0.0)
-        if self.log.exists():
-            lines = re.findall(r"event loop was held for (\d+) ms by (.*)", self.log.read_text(errors="replace"))
-            logged += [(int(ms) / 1000, f" at {self.name} by {what}") for ms, what in lines]
-        return max((held_s, max(logged)[1]), max(logged))
+            held_s = self.samples().get(holds.METRIC, 0.0)
+        return holds.longest(self.name, self.log, held_s)
+
+    def loop_cpu_s(self) -> float:
+        """CPU time of the thread that runs its event loop, so far."""
+        return int(Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text().split()[0]) / 1e9
 
     def rss_bytes(self) -> int:
         """Its memory, without what it shares with the process that it was forked from."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos import holds
 from tests.subnets.network import Network, address, obstacle
 
 pytestmark = pytest.mark.slow
@@ -57,6 +58,7 @@ def network(tmp_path: Path) -> Iterator[Network]:
         yield network
         for process in running:
             network.end(process)
+    holds.check(holds.logged("a node", tmp_path / "log"))
 
 
 def _options(name: str) -> list[str]:
