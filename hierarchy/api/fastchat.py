@@ -80,7 +80,8 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
     credential = await _redeem(node, child, message, grant) if grant is not None else ""
     if known is not child:
         models = ", ".join(child.status.model_names) or "no model yet"
-        log.info("%s registered from %s with %s", child.name, child.url, models)
+        name = child.name if child.label == child.name else f"{child.name} (for clients: {child.label})"
+        log.info("%s registered from %s with %s", name, child.url, models)
     return child, credential
 
 

@@ -83,7 +83,7 @@ def _parameters(value: bytes, pos: int) -> dict[bytes, bytes] | None:
 
 
 def _query_problem(query: bytes) -> str:
-    fields = re.split(rb"[&;]", query, maxsplit=MAX_QUERY_FIELDS)
+    fields = re.split(rb"[&;?]", query, maxsplit=MAX_QUERY_FIELDS)
     if len(fields) > MAX_QUERY_FIELDS:
         return f"the query has more than {MAX_QUERY_FIELDS} fields"
     for field in fields:

@@ -14,6 +14,7 @@ from hierarchy.balancing.aliases import Aliases
 from hierarchy.introspection.tree import json_of
 from hierarchy.registry import Registry
 from hierarchy.registry.child import NODE, Child
+from hierarchy.registry.public_name import Labels
 from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import Api
 from hierarchy.wire.tree_entry import SERVING, TreeEntry
@@ -83,7 +84,7 @@ class ModelList:
             yield
             if child.state(now) in SERVING:
                 yield from _note_apis(child, apis)
-                for path, names in _engines(child):
+                for path, names in _engines(child, self._registry.labels):
                     yield from _note_path(path, names, paths)
         before, rows = self._rows, dict[str, dict[str, Any]]()
         for names in batched(sorted(apis)):
@@ -158,12 +159,23 @@ def _note_path(path: str, names: list[str], paths: dict[str, list[str]]) -> Step
         yield
 
 
-def _engines(child: Child) -> Iterator[tuple[str, list[str]]]:
-    """Path and models of each engine that serves at or below a child; paths are the same through each replica."""
+def _engines(child: Child, labels: Labels) -> Iterator[tuple[str, list[str]]]:
+    """Path and models of each engine that serves at or below a child; paths are the same through each replica.
+
+    labels: of this node, for workers below an older one.
+    """
     if child.kind != NODE:
-        yield child.name, [name for name, _ in child.shares]
+        yield child.label, [name for name, _ in child.shares]
         return
     node = TreeEntry(name=child.name, kind=NODE, raw_children=dict(child.subtree))
     above = _INSTANCE_NUMBER.sub("", f"{child.name}/")
     for path, engine in node.engines(up=True):
+        if "://" in path:
+            path = _labelled(path, engine.label, labels)
         yield above + _INSTANCE_NUMBER.sub("", path), [row.name for row in engine.models]
+
+
+def _labelled(path: str, label: str, labels: Labels) -> str:
+    """The path of an engine that is called after its URL, for clients. label: as the node above it reports it."""
+    start = path.rfind("/", 0, path.index("://")) + 1
+    return path[:start] + labels.of(label or path[start:])

@@ -119,6 +119,7 @@ class TreeView:
 def _entry(child: Child, now: float, models: list[dict[str, Any]], below: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": child.name,
+        **({} if child.label == child.name else {"label": child.label}),
         "kind": child.kind,
         "url": child.url,
         "link": "reverse" if child.reverse else "direct",

@@ -117,6 +117,7 @@ class Child:
 
     def __init__(self, name: str, url: str, kind: str, *, declared: bool = False) -> None:
         self.name = name
+        self.label = name  # what clients read instead of the name, see `public_name`
         self.kind = kind
         self.group = ""  # the name that it shares with other replicas
         self.parts = 1  # replicas that are present: its status is one of so many parts of what it reported

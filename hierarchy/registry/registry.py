@@ -23,6 +23,7 @@ from hierarchy.registry.admission import (
 from hierarchy.registry.below import Prepared, patch_below, replace_below
 from hierarchy.registry.candidates import CandidateViews
 from hierarchy.registry.child import NODE, Child
+from hierarchy.registry.public_name import Labels
 from hierarchy.wire.checks import check_status
 from hierarchy.wire.limits import DEFAULT
 from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
@@ -42,6 +43,7 @@ class Registry(CandidateViews):
         super().__init__(clock)
         self.identity = identity
         self.max_speed = max_speed
+        self.labels = Labels()
         self.limits = DEFAULT  # how much one child may report
         self.subtree_changes = 0  # grows whenever what is below a child has changed
         self._silent: set[str] = set()  # names of nodes that `newly_silent` has returned
@@ -97,6 +99,7 @@ class Registry(CandidateViews):
 
     def _add(self, name: str, message: Registration) -> Child:
         child = self.children[name] = Child(name, message.worker_name, NODE if message.node else "fastchat")
+        child.label = self.labels.of(name)
         child.group = message.node if message.replica else ""
         child.drain = self._drain_of(child)
         return child

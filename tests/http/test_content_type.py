@@ -74,6 +74,8 @@ def test_content_types_that_readers_understand_in_several_ways(content_type: byt
 @pytest.mark.parametrize(
     "query",
     [
+        b"?model=n",
+        b"a=b?model=n",
         b"model=n",
         b"a=b&model=n",
         b"a;model=n",

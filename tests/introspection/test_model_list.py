@@ -39,7 +39,7 @@ def test_models_are_listed_with_the_paths_that_serve_them() -> None:
     below: dict[str, Any] = {"kind": "node", "state": "up", "children": {"gpu-1": GPU, "gpu-2": {**GPU, "models": []}}}
     table.add(site(children={"rack": below, "gpu-3": {**GPU, "state": "down"}}))
     table.add(worker())
-    assert shown(table) == {"m": ["gpu", "site-a/rack/gpu-1", WORKER], "n": ["gpu"]}
+    assert shown(table) == {"m": ["gpu", "site-a/rack/gpu-1", table.labels.of(WORKER)], "n": ["gpu"]}
     assert apis(table) == {"m": ["fastchat", "openai"], "n": ["openai"]}
 
 
@@ -49,11 +49,14 @@ def test_an_unavailable_child_serves_no_model() -> None:
     table.report(engine, status_of(model()))
     table.add(site("site-a", children={"gpu-1": GPU}))
     worker_child = table.add(worker(models=["m", "w"]))
-    assert shown(table)["m"] == ["gpu", "site-a/gpu-1", WORKER]
+    assert shown(table)["m"] == ["gpu", "site-a/gpu-1", table.labels.of(WORKER)]
     table.clock.tick(3)  # site-a is silent, so its last report, in which gpu-1 was up, no longer counts
-    assert shown(table)["m"] == ["gpu", WORKER]
+    assert shown(table)["m"] == ["gpu", table.labels.of(WORKER)]
     eject(table, worker_child, 10.0, "broke")
-    assert shown(table) == {"m": ["gpu", WORKER], "w": [WORKER]}  # an ejected engine is the last resort
+    assert shown(table) == {
+        "m": ["gpu", table.labels.of(WORKER)],
+        "w": [table.labels.of(WORKER)],
+    }  # an ejected engine is the last resort
     assert apis(table) == {"m": ["fastchat", "openai"], "w": ["fastchat"]}
     assert not table.available(FASTCHAT)
 
@@ -111,7 +114,7 @@ def test_only_rows_that_differ_are_made_again() -> None:
     table.add(worker(models=["m7"]))
     after = listed.rows()
     assert [name for name, row in after.items() if row is not before[name]] == ["m7"]
-    assert (after["m7"]["apis"], after["m7"]["served_by"]) == (["fastchat", "openai"], ["gpu", WORKER])
+    assert (after["m7"]["apis"], after["m7"]["served_by"]) == (["fastchat", "openai"], ["gpu", table.labels.of(WORKER)])
     assert before["m7"]["served_by"] == ["gpu"]  # a response that is being written has it
 
 

@@ -42,6 +42,7 @@ def test_the_tree_shows_every_child_with_its_state_and_load() -> None:
     tree = TreeView(table, table.clock).tree()
     assert (tree["speed"], tree["queue_length"], tree["in_flight"]) == (5.0, 3, 1)
     entries = tree["children"]
+    assert entries[WORKER].pop("label") == table.labels.of(WORKER)
     assert all(entry.keys() == FIELDS | {"link"} and entry["name"] == name for name, entry in entries.items())
     states = {name: (entry["kind"], entry["state"], entry["detail"]) for name, entry in entries.items()}
     assert states == {
