@@ -121,7 +121,8 @@ class CandidateViews(Membership):
     def status(self) -> NodeStatus:
         """This node's status: the sum over the available children."""
         self._take_in()
-        return self._totals.update(self, self.index, self._clock(), ejections=self._ejections > 0)
+        ejections = self._ejections > 0
+        return self._totals.update(self, self.index, self.tally, self._clock(), self.generation, ejections=ejections)
 
     def model_names(self) -> list[str]:
         """Sorted names of the available models; do not change the list, which is kept until something happens."""
@@ -158,7 +159,7 @@ class CandidateViews(Membership):
         if self._names[0] != generation:
             self._names = -1, 0.0, []
         self._available = {key: cached for key, cached in self._available.items() if cached[0] == generation}
-        if self._totals.keeps_others(self):  # nothing asks a node without parents for its status
+        if self.tally.changed or self._totals.keeps_others(self):  # nothing asks a node without parents for its status
             self.status()
 
 

@@ -47,10 +47,31 @@ class Load:
         self.reported, self.ended, self.uncounted = queue_length, 0, 0
 
 
+class Tally:
+    """What is counted over all children of one registry, so that nothing has to look at each of them."""
+
+    __slots__ = ("changed", "open", "sent")
+
+    def __init__(self) -> None:
+        self.open = 0  # leases, those of children that have left included
+        self.sent = 0  # leases ever opened
+        self.changed: list[Child] = []  # whose load has changed since `Totals` summed it up
+
+    def take(self) -> list[Child]:
+        """The children that have changed, for one reader."""
+        changed, self.changed = self.changed, []
+        for child in changed:
+            child.changed = False
+        return changed
+
+
 class Share(Load):
     """One child's part in serving one model: what a policy chooses among."""
 
-    __slots__ = ("avoid", "child", "failures", "key", "penalty", "responses", "score", "slots", "speed", "was_ejected")
+    __slots__ = (
+        "avoid", "changed", "child", "failures", "key", "penalty", "responses", "score", "slots", "speed",
+        "was_ejected",
+    )  # fmt: skip
 
     def __init__(self, child: Child, key: ModelKey) -> None:
         super().__init__()
@@ -64,6 +85,7 @@ class Share(Load):
         self.failures: FailureRecord | None = None  # of this model's requests, lately; None for a healthy one
         self.penalty = 0  # requests by which its load counts as higher: fast failures would attract more
         self.was_ejected = False  # when its state was last noted
+        self.changed = False  # it is in `Child.changes`
 
     def rescore(self) -> None:
         """Compute `score` again."""
@@ -71,6 +93,21 @@ class Share(Load):
         if load < self.open:
             load = self.open
         self.score = (load + self.penalty) / self.speed
+        if not self.changed:
+            self.changed = True
+            self.child.changes.append(self)
+            self.child.note_change()
+
+    def differs(self, model: ModelStatus) -> bool:
+        """Is a report of this model another one than the last, or have leases ended or begun since?"""
+        return (
+            self.reported != model.queue_length
+            or self.ended != 0
+            or self.uncounted != 0
+            or self.speed != model.speed
+            or self.slots != model.slots
+            or self.avoid is not model.avoid
+        )
 
     @property
     def records(self) -> list[FailureRecord]:
@@ -167,6 +204,9 @@ class Child:
         self.seq = -1
         self.shares: dict[ModelKey, Share] = {}
         self.total = Load()
+        self.tally = Tally()  # of the registry that it belongs to
+        self.changed = False  # it is in `Tally.changed`
+        self.changes: list[Share] = []  # whose load has changed since `take_changes`
         self.process_number = 0  # changes whenever the child may be another process than before
         self.sent = 0  # leases ever opened; the ordinal of the last one
         self._counted_to = 0  # leases up to this ordinal are in the last report
@@ -283,24 +323,52 @@ class Child:
         self.last_seen = now
         self.down = self.suspect = None
         self.status = status
-        changed = {model.key for model in status.models} != self.shares.keys()
+        changed = not self._has_all(status) and {model.key for model in status.models} != self.shares.keys()
         if changed:
             self._renew_shares(status)
+        self.note_change()
         self._counted_to = self.sent if seen is None else min(self.sent, seen)
         self.total.report(status.queue_length)
+        shares, renewed = self.shares, list[Share]()
         for model in status.models:
-            share = self.shares[model.key]
-            share.report(model.queue_length)
-            changed |= share.speed != model.speed or share.avoid != model.avoid
-            share.speed, share.slots, share.avoid = model.speed, model.slots, model.avoid
+            share = shares[model.key]
+            if changed or share.differs(model):
+                share.report(model.queue_length)
+                changed |= share.speed != model.speed or share.avoid != model.avoid
+                share.speed, share.slots, share.avoid = model.speed, model.slots, model.avoid
+                renewed.append(share)
         for ordinal in reversed(self._leases):
             if ordinal <= self._counted_to:
                 break
             self.total.uncounted += 1
-            self._leases[ordinal].uncounted += 1
-        for share in self.shares.values():
+            leased = self._leases[ordinal]
+            leased.uncounted += 1
+            renewed.append(leased)
+        for share in renewed:
             share.rescore()
         return changed
+
+    def _has_all(self, status: NodeStatus) -> bool:
+        """Does a status list the same models in the same order? Mostly, and then it costs less to see."""
+        if len(status.models) != len(self.shares):
+            return False
+        for model, key in zip(status.models, self.shares, strict=True):
+            if model.name != key[0] or model.api != key[1]:
+                return False
+        return True
+
+    def note_change(self) -> None:
+        """Its load, or something else that `Totals` counts, has changed."""
+        if not self.changed:
+            self.changed = True
+            self.tally.changed.append(self)
+
+    def take_changes(self) -> list[Share]:
+        """The shares whose load has changed, for one reader."""
+        changes, self.changes = self.changes, []
+        for share in changes:
+            share.changed = False
+        return changes
 
     def heart_beat(self, queue_length: int, now: float) -> None:
         """A heartbeat of a FastChat worker: it contains only the length of the queue that all its models share."""
@@ -321,6 +389,9 @@ class Child:
     def lease(self, share: Share) -> Lease:
         """Claim the child for one request."""
         self.sent = ordinal = self.sent + 1
+        tally = self.tally
+        tally.sent += 1
+        tally.open += 1
         self._leases[ordinal] = share
         total = self.total
         total.open += 1
@@ -339,6 +410,7 @@ class Child:
     def end(self, share: Share, ordinal: int) -> None:
         """Called by `Lease.release`, once."""
         del self._leases[ordinal]
+        self.tally.open -= 1
         total = self.total
         total.open -= 1
         share.open -= 1

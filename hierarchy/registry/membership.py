@@ -11,7 +11,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
-from hierarchy.registry.child import Child
+from hierarchy.registry.child import Child, Tally
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.health import USABLE, Health
 from hierarchy.registry.known_models import KnownModels
@@ -38,6 +38,7 @@ class Membership(Health):
         self.remember_s = REMEMBERED_S
         self.known = KnownModels()  # models that may exist although no child lists them
         self.index = ModelIndex()  # what the children list
+        self.tally = Tally()  # over all children
         self._former = ModelIndex()  # what those list that left lately
         self._listeners: list[Callable[[Child], None]] = []
         self._served_at: dict[Child, float] = {}  # when a child was seen to serve, of those that did at the last sweep
@@ -76,6 +77,7 @@ class Membership(Health):
     def declare(self, name: str, url: str, kind: str) -> Child:
         """Add an engine from this node's configuration; a prober will report for it."""
         child = self.children[name] = Child(name, url, kind, declared=True)
+        child.tally = self.tally
         child.drain = self._drain_of(child)
         self.generation += 1
         self.index.touch(child, self._clock())

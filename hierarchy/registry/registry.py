@@ -100,6 +100,7 @@ class Registry(CandidateViews):
     def _add(self, name: str, message: Registration) -> Child:
         child = self.children[name] = Child(name, message.worker_name, NODE if message.node else "fastchat")
         child.label = self.labels.of(name)
+        child.tally = self.tally
         child.group = message.node if message.replica else ""
         child.drain = self._drain_of(child)
         return child
@@ -158,7 +159,7 @@ class Registry(CandidateViews):
             self.remove(child.name)
             return False
         now = self._clock()
-        was_available = child.available(now)
+        was_available, was_leaving = child.available(now), child.leaving
         if status is None or not child.is_node:
             child.heart_beat(message.queue_length, now)
         elif message.seq <= child.seq:
@@ -168,7 +169,7 @@ class Registry(CandidateViews):
             _update_node_fields(self, child, message, below)
             was_available &= not _apply_report(child, status, now, message.seen)
             self.index.touch(child, now)
-        if not was_available:
+        if not was_available or child.leaving is not was_leaving:
             if child.group:
                 self._divide_capacity(child.group)
             self._may_serve(child)

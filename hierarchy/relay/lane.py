@@ -141,8 +141,8 @@ class Lane:
 
     def _sums(self) -> tuple[int, int]:
         """Requests in flight, and those ever sent, over all children."""
-        children = self.registry.children.values()
-        return sum(child.in_flight for child in children), sum(child.sent for child in children)
+        tally = self.registry.tally
+        return tally.open, tally.sent
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run the uncommon case that has to await something."""
