@@ -62,7 +62,7 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
     token = bearer_token(request.headers.get("authorization", "").encode("latin-1")).decode("latin-1")
     limit = policy.body_limit(token, peer, node.settings.max_body_bytes)
     body = await read_body(request, limit)
-    message, below = await node.slices.run(decode_steps(body, Registration, registry.limits.message_values))
+    message, below = await node.slices.run(decode_steps(body, Registration, registry.limits))
     grant = policy.check(message, token, peer)
     claim, absent = await node.urls.examine(message, peer)
     ready = None if below is None else await node.slices.run(prepare(below, {}, None))

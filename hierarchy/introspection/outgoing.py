@@ -100,14 +100,14 @@ class Outgoing:
         limits = self._limits
         rows = sum(len(child.shares) for child in children)
         if (
-            sum(child.below_bytes for child in children) + len(children) * 1024 + rows * (MODEL_BYTES + LONGEST_TEXT)
+            sum(child.below.bytes for child in children) + len(children) * 1024 + rows * (MODEL_BYTES + LONGEST_TEXT)
             <= limits.subtree_bytes
-            and sum(child.below_values for child in children) + len(children) * ENTRY_VALUES + rows * ROW_VALUES
+            and sum(child.below.values for child in children) + len(children) * ENTRY_VALUES + rows * ROW_VALUES
             <= limits.subtree_values
         ):
             return {}  # nearly always
-        sizes = [child.below_bytes + _row_bytes(child) for child in children]
-        values = [child.below_values + _row_values(child) for child in children]
+        sizes = [child.below.bytes + _row_bytes(child) for child in children]
+        values = [child.below.values + _row_values(child) for child in children]
         if sum(sizes) <= limits.subtree_bytes and sum(values) <= limits.subtree_values:
             return {}
         most_bytes = fair_level(sizes, limits.subtree_bytes)

@@ -9,8 +9,9 @@ from typing import Final
 import msgspec
 
 from hierarchy.config.address import addresses_of, place_of
-from hierarchy.errors import LoopDetected, NameTaken
+from hierarchy.errors import InvalidField, LoopDetected, NameTaken
 from hierarchy.registry.child import Child
+from hierarchy.wire.limits import ChildLimits
 from hierarchy.wire.messages import Identity, Registration
 from hierarchy.wire.status import ModelKey, NodeStatus
 
@@ -136,6 +137,25 @@ def child_name(message: Registration, children: Mapping[str, Child]) -> str:
     if sum(child.group == name for child in children.values()) >= MAX_REPLICAS:
         raise NameTaken(f"{name!r} has {MAX_REPLICAS} instances already; stop one first, or wait until one is dropped")
     return next(free for free in (f"{name}~{number}" for number in count(2)) if free not in children)
+
+
+def check_instances(others: Iterable[Child], status: NodeStatus, path: Collection[str], limits: ChildLimits) -> None:
+    """Raise `InvalidField` if the instances of a replicated node list too much together, for which one credential is
+    enough. others: the other instances."""
+    few = len(status.models) <= limits.instance_models and len(path) <= limits.instance_path
+    if few:  # nearly always
+        return
+    models, instances = len(status.models), len(path)
+    for other in others:
+        models += len(other.shares)
+        instances += len(other.path)
+    for field, own, total, one, most in (
+        ("models", len(status.models), models, limits.instance_models, limits.group_models),
+        ("path", len(path), instances, limits.instance_path, limits.group_path),
+    ):
+        if own > one and total > most:
+            reason = f"the instances of this node list {total} together; they may list {most}, or {one} each"
+            raise InvalidField(field, f"{reason}; the limit grows with `max_body_bytes`")
 
 
 def add_models(child: Child, status: NodeStatus) -> NodeStatus:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from hierarchy.config.address import Place, addresses_of, place_of
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.ejection import FailureRecord, Responses
+from hierarchy.wire.limits import NO_WEIGHT
 from hierarchy.wire.listing import Listing
 from hierarchy.wire.messages import Names
 from hierarchy.wire.status import EMPTY, Api, ModelKey, ModelStatus, NodeStatus
@@ -175,7 +176,7 @@ class Child:
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}
         self.listed: Listing | None = None  # of `subtree`, if it was large
-        self.below_bytes = self.below_values = 0  # of `subtree` as JSON, at most
+        self.below = NO_WEIGHT  # of `subtree`, at most
         self.below_is_cut = False  # it was larger than the child's share, and is not kept
         self.incomplete = False  # it reported that it may not know all models below it yet
         self.renames: Mapping[str, str] = {}  # of an engine: served name -> its own name, which must be in the body

@@ -14,6 +14,7 @@ from hierarchy.registry.admission import (
     NO_CLAIM,
     Claim,
     add_models,
+    check_instances,
     check_loop,
     child_name,
     confirm_models,
@@ -25,9 +26,9 @@ from hierarchy.registry.candidates import CandidateViews
 from hierarchy.registry.child import NODE, Child
 from hierarchy.registry.public_name import Labels
 from hierarchy.wire.checks import check_status
-from hierarchy.wire.limits import DEFAULT
+from hierarchy.wire.limits import DEFAULT, NO_WEIGHT, Weight
 from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
-from hierarchy.wire.status import NodeStatus, part
+from hierarchy.wire.status import EMPTY, NodeStatus, part
 from hierarchy.wire.tree_entry import SERVING
 
 
@@ -84,6 +85,8 @@ class Registry(CandidateViews):
             child = None
         if child is not None and child.is_node and child.instance == message.instance and message.seq < child.seq:
             return child  # a later message of the same process arrived first
+        if message.replica:
+            check_instances(others_of(self, message.node, child), status or EMPTY, message.path, self.limits)
         if child is None:
             child = self._add(name, message)
         self._update(child, message, identity, now, claim, below)
@@ -158,6 +161,8 @@ class Registry(CandidateViews):
         if self.identity.instance in message.path:  # a loop that has closed since its registration
             self.remove(child.name)
             return False
+        if child.group:
+            check_instances(others_of(self, child.group, child), status or EMPTY, message.path, self.limits)
         now = self._clock()
         was_available, was_leaving = child.available(now), child.leaving
         if status is None or not child.is_node:
@@ -283,11 +288,27 @@ def _update_node_fields(
         child.version, child.build, child.dispatch = message.version, message.build, message.dispatch
         child.path = frozenset(message.path)
     if isinstance(message, Registration):
-        replace_below(child, message.children, registry.limits, below)
+        replace_below(child, message.children, registry.limits, below, others_below(registry, child))
         registry.subtree_changes += 1
     elif message.children:
-        patch_below(child, message.children, registry.limits, below)
+        patch_below(child, message.children, registry.limits, below, others_below(registry, child))
         registry.subtree_changes += 1
+
+
+def others_of(registry: Registry, group: str, child: Child | None) -> Iterator[Child]:
+    """The other instances of a replicated node, those included that left lately. group: "" for none."""
+    if group:
+        for other in (*registry.children.values(), *registry.departed.values()):
+            if other.group == group and other is not child:
+                yield other
+
+
+def others_below(registry: Registry, child: Child) -> Weight:
+    """What is below the other instances of a node: one credential is enough for all, which have one share of memory."""
+    total = NO_WEIGHT
+    for other in others_of(registry, child.group, child):
+        total = total.plus(other.below)
+    return total
 
 
 def _forget_failures(child: Child) -> None:

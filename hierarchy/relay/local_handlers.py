@@ -43,7 +43,7 @@ def long_report_handler(registry: Registry, policy: RegistrationPolicy, board: B
     """Answers large reports: decoded, checked and merged in slices, and then applied at once."""
 
     async def receive_heart_beat(body: bytes, secret: bytes, peer: str) -> bytes:
-        message, below = await slices.run(decode_steps(body, HeartBeat, registry.limits.message_values))
+        message, below = await slices.run(decode_steps(body, HeartBeat, registry.limits))
         child = registry.sender(message)
         if child is not None and not policy.may_report(message, child.secret, secret, peer):
             return UNKNOWN

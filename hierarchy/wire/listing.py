@@ -14,6 +14,8 @@ from hierarchy.wire.tree_entry import MAX_DEPTH
 
 SeenKey = tuple[str, str]  #: a `ModelKey`; a child of a later release may have other API families
 NOTHING: frozenset[SeenKey] = frozenset()
+NO_PARTS: dict[str, Listing] = {}  #: of all that have none; there may be 100,000 engines
+MAX_LISTED = 20_000  #: models below one child; of more than that, none is known
 
 
 class Listing:
@@ -27,7 +29,7 @@ class Listing:
     def __init__(self, of: object, keys: frozenset[SeenKey], parts: dict[str, Listing] | None = None) -> None:
         self.of = of
         self.keys = keys  # (model, API family)
-        self.parts = parts or {}
+        self.parts = parts or NO_PARTS
 
 
 def listing(children: object, before: Listing | None = None, depth: int = 0) -> Listing:
@@ -52,13 +54,20 @@ def listing_steps(children: object, before: Listing | None = None, depth: int = 
         if isinstance(entry, Mapping):
             old = known.get(name)
             if entry.get("kind") == "node":
-                parts[name] = yield from listing_steps(entry.get("children"), old, depth + 1)
-            else:
+                part = yield from listing_steps(entry.get("children"), old, depth + 1)
+                if part.keys or part.parts:
+                    parts[name] = part
+            elif entry.get("models"):
                 parts[name] = old if old is not None and old.of is entry else Listing(entry, _rows(entry))
         yield
     if before is not None and all(parts.get(name) is part for name, part in known.items()) and len(parts) == len(known):
         return Listing(children, before.keys, parts)
-    return Listing(children, frozenset().union(*(part.keys for part in parts.values())), parts)
+    keys: set[SeenKey] = set()
+    for part in parts.values():
+        keys |= part.keys
+        if len(keys) > MAX_LISTED:
+            return Listing(children, NOTHING, parts)
+    return Listing(children, frozenset(keys), parts)
 
 
 def _rows(entry: Mapping[str, Any]) -> frozenset[SeenKey]:

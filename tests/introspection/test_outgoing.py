@@ -72,7 +72,7 @@ def most_instances(prefix: str = "evil") -> dict[str, Any]:
 
 
 def most_below(prefix: str = "evil") -> dict[str, Any]:
-    return site(prefix, children={name: {"kind": "vllm"} for name in names(900, prefix=prefix)})
+    return site(prefix, children={name: {"kind": "vllm"} for name in names(700, prefix=prefix)})
 
 
 def longest_below(prefix: str = "evil") -> dict[str, Any]:
