@@ -152,7 +152,14 @@ class Node:
         known, forget = self.registry.known, self.clients.heads.forget
         self._upkeep = Upkeep(self.access, self.board, models, known, clock, forget)
         self._forgetting = Forgetting(
-            lane, self.clients, self.board, self.models, self._tasks, self._hosts, settings.remember_s, clock
+            lane,
+            self.clients,
+            self.board,
+            (self.models.forget, self.view.forget),
+            self._tasks,
+            self._hosts,
+            settings.remember_s,
+            clock,
         )
         further = {"the sweep of links": self._parents.sweep_links, "forgetting what is gone": self._forgetting.sweep}
         self.sweeps = Sweeps(lane, self.clients, self.engine_manager, self._tasks, further, clock)

@@ -56,8 +56,12 @@ class TreeView:
         for child in self._children():
             entries.pop(child.name, None)  # so that the order is that of the children
             entries[child.name] = made[child]
-        self._gone = {child: below for child, below in self._gone.items() if child in left}
         return entries
+
+    def forget(self) -> None:
+        """Keep nothing of children that are not remembered any more."""
+        departed = self._registry.departed
+        self._gone = {child: below for child, below in self._gone.items() if departed.get(child.name) is child}
 
     def _children(self) -> list[Child]:
         return [*self._registry.departed.values(), *self._registry]

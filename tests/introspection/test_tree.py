@@ -124,7 +124,10 @@ def test_what_is_below_a_child_that_left_is_made_once() -> None:
     view = TreeView(table, table.clock)
     table.add(site(children={"gpu": GPU}))
     table.depart("site-a")
-    assert view.children()["site-a"]["children"] is view.children()["site-a"]["children"]
+    below = view.children()["site-a"]["children"]
+    view.forget()
+    assert view.children()["site-a"]["children"] is below
     table.add(site(children={"gpu": GPU}))
+    view.forget()
     assert view.children()["site-a"]["children"]["gpu"]["state"] == "up"
     assert not view._gone
