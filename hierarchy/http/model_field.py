@@ -37,7 +37,7 @@ def _see(_type: Any, value: Any) -> Any:
 _CASES: Final = ["".join(letters) for letters in itertools.product(*((one, one.upper()) for one in MODEL))]
 #: All other fields are skipped, but must be JSON. Not a class statement: compiled, its annotations would not be these.
 #: Not a struct, which would set each of 31 fields that are not there to its default.
-_Body: Final[Any] = TypedDict("_Body", {"stream": Any, **dict.fromkeys(_CASES, _Name)}, total=False)  # type: ignore
+_Body: Final[Any] = TypedDict("_Body", {MODEL: _Name, "stream": Any, **dict.fromkeys(_CASES, _Name)}, total=False)  # type: ignore
 _decode_body: Final[Any] = msgspec.json.Decoder(_Body, dec_hook=_see).decode
 
 

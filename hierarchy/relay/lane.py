@@ -13,7 +13,7 @@ from typing import Any, Final
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.retry_budget import RetryBudget
 from hierarchy.config.models import Settings
-from hierarchy.errors import BadRequest, InvalidApiKey, OutOfConnections, PathNotAllowed, RequestError
+from hierarchy.errors import BadRequest, HeadTooLarge, InvalidApiKey, OutOfConnections, PathNotAllowed, RequestError
 from hierarchy.http.content_type import ambiguity
 from hierarchy.http.dialect import OPENAI, Dialect
 from hierarchy.http.link_handshake import LINK_PATH
@@ -114,6 +114,12 @@ class Lane:
             return PathNotAllowed(reason)
         reason = ambiguity(target, fields)
         return BadRequest(reason) if reason else None
+
+    def head_too_large(self) -> HeadTooLarge:
+        """The error for a head over this node's limits."""
+        settings = self.settings
+        limits = f"{settings.max_head_bytes} bytes or {settings.max_head_fields} fields"
+        return HeadTooLarge(f"the request's head is over the limit of {limits}")
 
     def is_stranger(self, secret: bytes, peer: str) -> bool:
         """Is this not the secret of a child, at a node where that matters?"""

@@ -32,7 +32,7 @@ from hierarchy.http.request_head import (
     without_upgrade,
 )
 from hierarchy.relay.downstream.clients import Clients
-from hierarchy.relay.downstream.connection import Connection, head_too_large
+from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.downstream.intake import Intake
 from hierarchy.relay.downstream.parts import AppRequest, Observer
 from hierarchy.relay.exchange import Exchange
@@ -140,7 +140,7 @@ class LaneProtocol(HttpToolsProtocol):
                 break
             data = cast(bytes, rest.pop())
         if self._idle_bytes > 2 * self.lane.settings.max_head_bytes and self.connection.receiving:
-            self.connection.refuse(head_too_large(self.lane))
+            self.connection.refuse(self.lane.head_too_large())
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -166,7 +166,7 @@ class LaneProtocol(HttpToolsProtocol):
             return  # a trailer: dropped, so that it cannot pass for a field that was checked
         self._grow_head(len(name) + len(value) + 4)
         if len(self.headers) >= self.lane.settings.max_head_fields + PARENT_FIELDS:
-            raise head_too_large(self.lane)
+            raise self.lane.head_too_large()
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -179,7 +179,7 @@ class LaneProtocol(HttpToolsProtocol):
         route = self.lane.route(self.url) if self.parser.get_method() == b"POST" else None
         if route is None:
             if not self._within_limits():
-                raise head_too_large(self.lane)
+                raise self.lane.head_too_large()
             self._hand_to_app(found)
             return
         caller = self.lane.caller(route[1], found)
@@ -286,7 +286,7 @@ class LaneProtocol(HttpToolsProtocol):
     def _grow_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > self.lane.settings.max_head_bytes + PARENT_BYTES:
-            raise head_too_large(self.lane)
+            raise self.lane.head_too_large()
 
     def _within_limits(self) -> bool:
         """The limits for everyone but a parent, which adds fields of its own to a head that it accepted."""
