@@ -38,6 +38,7 @@ MODULES = (
     "http.response_head",
     "registry.candidates",
     "registry.child",
+    "registry.directory",
     "registry.ejection",
     "registry.health",
     "registry.membership",

@@ -12,6 +12,7 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 
 from hierarchy.registry.child import Child, Tally
+from hierarchy.registry.directory import Directory
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.health import USABLE, Health
 from hierarchy.registry.known_models import KnownModels
@@ -39,6 +40,7 @@ class Membership(Health):
         self.known = KnownModels()  # models that may exist although no child lists them
         self.index = ModelIndex()  # what the children list
         self.tally = Tally()  # over all children
+        self.directory = Directory()  # of those that are here, and those that left lately
         self._former = ModelIndex()  # what those list that left lately
         self._listeners: list[Callable[[Child], None]] = []
         self._served_at: dict[Child, float] = {}  # when a child was seen to serve, of those that did at the last sweep
@@ -59,7 +61,7 @@ class Membership(Health):
         if child is not None:
             return child
         url = name_or_url.rstrip("/")
-        return next((child for child in self if child.url == url), None)
+        return next((child for child in self.directory.at_url(url) if child.left_at is None), None)
 
     def serves(self, name: str, model: str) -> bool:
         """Is there a child of that name, and does it list the model through any API? model: "" for whatever it has."""
@@ -79,6 +81,7 @@ class Membership(Health):
         child = self.children[name] = Child(name, url, kind, declared=True)
         child.tally = self.tally
         child.drain = self._drain_of(child)
+        self.directory.note(child)
         self.generation += 1
         self.index.touch(child, self._clock())
         return child
@@ -107,6 +110,7 @@ class Membership(Health):
         self._take_in()  # what it listed since the last time is known, too
         self.generation += 1
         del self.children[name]
+        self.directory.forget(child)
         self.index.touch(child, self._clock())
         self._limit_ejections(child)
         if child.group:
@@ -120,6 +124,7 @@ class Membership(Health):
             child.left_at = self._clock()
             self.forget_departed(name)  # so that they are in the order in which they left
             self.departed[name] = child
+            self.directory.note(child)
             if len(self.departed) > MAX_DEPARTED:
                 self.forget_departed(next(iter(self.departed)))
         return child
@@ -128,6 +133,7 @@ class Membership(Health):
         """Remember no longer that a child was here."""
         child = self.departed.pop(name, None)
         if child is not None:
+            self.directory.forget(child)
             self.index.touch(child, self._clock())
 
     # -- replicas --------------------------------------------------------------------------------------------
@@ -138,7 +144,7 @@ class Membership(Health):
         All instances have the same children, so their speed must count once.
         """
         now = self._clock()
-        self._divide([child for child in self if child.group == group and child.state(now) in USABLE])
+        self._divide([child for child in self.directory.instances(group) if child.state(now) in USABLE])
 
     def _divide_all_capacities(self, now: float) -> None:
         groups: dict[str, list[Child]] = {}

@@ -77,9 +77,9 @@ class Registry(CandidateViews):
         """
         status = message.check(self.max_speed, self.limits, below=below is None)
         check_loop(message, self.identity, claim)
-        name = child_name(message, self.children)
+        name = child_name(message, self.children, self.directory)
         now = self._clock()
-        child = find_registered(self.children, self.departed, name, message, identity, now, claim)
+        child = find_registered(self.children, self.directory, name, message, identity, now, claim)
         if child is not None and child.is_node != bool(message.node):
             self.remove(name)
             child = None
@@ -127,6 +127,7 @@ class Registry(CandidateViews):
             child.secret = message.secret.encode()
             child.reverse = claim.reverse
             child.told = 0
+        self.directory.note(child)
 
     def _apply_registered_status(self, child: Child, message: Registration, status: NodeStatus, now: float) -> None:
         if message.node:
@@ -140,7 +141,8 @@ class Registry(CandidateViews):
         """The child that sent a message; of a replicated node, the right instance."""
         child = self.children.get(message.node or message.worker_name)
         if message.node and (child is None or (child.group and child.instance != message.instance)):
-            child = next((one for one in self if one.group == message.node and one.instance == message.instance), None)
+            instances = self.directory.instances(message.node)
+            child = next((one for one in instances if one.instance == message.instance), None)
         return child
 
     def heart_beat(self, message: HeartBeat, below: Prepared | None = None) -> bool:
@@ -295,12 +297,9 @@ def _update_node_fields(
         registry.subtree_changes += 1
 
 
-def others_of(registry: Registry, group: str, child: Child | None) -> Iterator[Child]:
+def others_of(registry: Registry, group: str, child: Child | None) -> list[Child]:
     """The other instances of a replicated node, those included that left lately. group: "" for none."""
-    if group:
-        for other in (*registry.children.values(), *registry.departed.values()):
-            if other.group == group and other is not child:
-                yield other
+    return [other for other in registry.directory.all_instances(group) if other is not child]
 
 
 def others_below(registry: Registry, child: Child) -> Weight:
