@@ -106,7 +106,7 @@ def _means(samples: list[Sample], quarter: int) -> tuple[float, float, float]:
 
 def test_a_day_of_comings_and_goings_leaves_nothing(processes: Processes, full: bool, record: Record) -> None:
     """24 hours in ten minutes: `remember_s` and all intervals are as much shorter. The first quarter warms up."""
-    churn = Churn(processes, pause_s=0.25)
+    churn = Churn(processes, period_s=0.4)
     samples = asyncio.run(churn.run(600.0 if full else 24.0))
     quarters = [_means(samples, quarter) for quarter in (1, 2, 3, 4)]
     growth = [late / early - 1 for early, late in zip(quarters[1], quarters[3], strict=True)]
