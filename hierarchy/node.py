@@ -275,7 +275,7 @@ class Node:
     def _apply_settings(self, config: NodeConfig) -> None:
         settings = self.settings = config.settings
         self.dispatch.set_policy(settings.dispatch)
-        self.registry.max_speed = settings.max_speed
+        self.registry.set_max_speed(settings.max_speed)
         self.registry.limits = limits(settings.max_body_bytes)
         self.registry.remember(settings.remember_s)
         self._forgetting.remember_s = settings.remember_s

@@ -198,8 +198,10 @@ class Settings(Strict):
         description="connections of clients from one IP address (of IPv6, one /64 network); default: as many as are "
         "free, so that one address alone may have half of what the limit of open files allows",
     )
-    max_speed: Positive = Field(
-        default=1e6, description="a child that reports more is refused, since it would attract every request"
+    max_speed: Positive | None = Field(
+        default=None,
+        description="a child that reports more is refused, since it would attract every request; default: of what a "
+        "registered child reports, no more counts than ten times the median of the other children",
     )
     access_log: bool = Field(default=False, description="one log line per request; costs CPU on the data path")
     log_format: Literal["text", "json"] = Field(

@@ -15,6 +15,7 @@ from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import ModelStatus
 from hierarchy.wire.subtree import all_gone_steps
 
+SLOWED = "it reports speed {:g}, which counts as {:g}, ten times the median of its siblings; see `max_speed`"
 CUT = "what is below it is not shown here: it is larger than this node keeps of one child; raise `max_body_bytes`"
 
 
@@ -210,7 +211,10 @@ def _shown(warnings: list[str]) -> dict[str, Any]:
 
 
 def _warnings(child: Child) -> list[str]:
-    return [*child.warnings, CUT] if child.below_is_cut else child.warnings
+    warnings = [*child.warnings, CUT] if child.below_is_cut else child.warnings
+    if child.is_slowed:
+        warnings = [*warnings, SLOWED.format(child.claimed, child.speed_limit)]
+    return warnings
 
 
 def _model(model: ModelStatus) -> dict[str, Any]:

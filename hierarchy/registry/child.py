@@ -160,6 +160,9 @@ class Child:
         self.group = ""  # the name that it shares with other replicas
         self.parts = 1  # replicas that are present: its status is one of so many parts of what it reported
         self.last_report: tuple[NodeStatus, int | None] = EMPTY, None  # as it came, and its `seen`
+        self.claimed = 0.0  # the highest speed that it reported
+        self.speed_limit = math.inf  # above which none counts, see `speed_limit`
+        self.is_slowed = False  # it reports more than that
         self.declared = declared  # configured here and probed by this node: it stays listed while it is down
         self.proof = 0  # how well it showed at its URL that it is there, see `admission.Claim`
         self.move_to(url)
@@ -370,6 +373,20 @@ class Child:
         for share in changes:
             share.changed = False
         return changes
+
+    def set_speeds(self, status: NodeStatus) -> None:
+        """Other speeds count for it than in its last report. status: that report, with these speeds."""
+        speeds = {model.key: model.speed for model in status.models}
+        models = [
+            ModelStatus(m.name, m.api, speeds.get(m.key, m.speed), m.queue_length, m.slots, m.avoid)
+            for m in self.status.models
+        ]
+        self.status = NodeStatus(tuple(models), status.speed, self.status.queue_length, self.status.asleep)
+        self.note_change()
+        for model in models:
+            share = self.shares[model.key]
+            share.speed = model.speed
+            share.rescore()
 
     def heart_beat(self, queue_length: int, now: float) -> None:
         """A heartbeat of a FastChat worker: it contains only the length of the queue that all its models share."""

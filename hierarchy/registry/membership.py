@@ -17,6 +17,7 @@ from hierarchy.registry.drain import Drain
 from hierarchy.registry.health import USABLE, Health
 from hierarchy.registry.known_models import KnownModels
 from hierarchy.registry.model_index import ModelIndex
+from hierarchy.registry.speed_limit import limited
 from hierarchy.wire.status import Api, part
 from hierarchy.wire.tree_entry import SERVING
 
@@ -159,7 +160,7 @@ class Membership(Health):
             if child.parts != len(instances) and child.last_seen is not None:
                 child.parts = len(instances)
                 status, seen = child.last_report
-                child.report(part(status, child.parts), child.last_seen, seen)
+                child.report(part(limited(status, child.speed_limit), child.parts), child.last_seen, seen)
                 self.generation += 1
 
     # -- draining --------------------------------------------------------------------------------------------

@@ -5,8 +5,10 @@ Synchronous, no I/O. What children are here is in `membership`, what they can be
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -25,11 +27,15 @@ from hierarchy.registry.below import Prepared, patch_below, replace_below
 from hierarchy.registry.candidates import CandidateViews
 from hierarchy.registry.child import NODE, Child
 from hierarchy.registry.public_name import Labels
+from hierarchy.registry.speed_limit import SpeedLimit, claimed, limited
 from hierarchy.wire.checks import check_status
 from hierarchy.wire.limits import DEFAULT, NO_WEIGHT, Weight
 from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
 from hierarchy.wire.status import EMPTY, NodeStatus, part
 from hierarchy.wire.tree_entry import SERVING
+
+MAX_SPEED: Final = 1e6  # for any child
+log = logging.getLogger("hierarchy.node")
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -37,17 +43,24 @@ class Registry(CandidateViews):
     """All state about children.
 
     identity: this node's own, to detect loops. clock: monotonic seconds, injected.
-    max_speed: the highest speed that a child may declare.
+    max_speed: the highest speed that a child may declare; None: none above its `SpeedLimit` counts.
     """
 
-    def __init__(self, identity: Identity, clock: Callable[[], float], max_speed: float = 1e6) -> None:
+    def __init__(self, identity: Identity, clock: Callable[[], float], max_speed: float | None = None) -> None:
         super().__init__(clock)
         self.identity = identity
-        self.max_speed = max_speed
+        self.set_max_speed(max_speed)
+        self.speeds = SpeedLimit()
+        self._speeds_of = -1  # the generation that `speeds` saw
         self.labels = Labels()
         self.limits = DEFAULT  # how much one child may report
         self.subtree_changes = 0  # grows whenever what is below a child has changed
         self._silent: set[str] = set()  # names of nodes that `newly_silent` has returned
+
+    def set_max_speed(self, max_speed: float | None) -> None:
+        """See the class."""
+        self.max_speed = MAX_SPEED if max_speed is None else max_speed
+        self.compares_speeds = max_speed is None
 
     def path(self) -> list[str]:
         """Instances of this node and of all nodes below, sorted."""
@@ -131,11 +144,11 @@ class Registry(CandidateViews):
 
     def _apply_registered_status(self, child: Child, message: Registration, status: NodeStatus, now: float) -> None:
         if message.node:
-            _apply_report(child, status, now, message.seen)
+            self._apply_report(child, status, now, message.seen)
             return
         child.process_number += 1  # the worker may have been restarted with other settings
         confirm_models(child, {model.key for model in status.models}, now)
-        _apply_report(child, add_models(child, status), now, None)
+        self._apply_report(child, add_models(child, status), now, None)
 
     def sender(self, message: HeartBeat | Deregistration) -> Child | None:
         """The child that sent a message; of a replicated node, the right instance."""
@@ -174,7 +187,7 @@ class Registry(CandidateViews):
         else:
             child.seq = message.seq
             _update_node_fields(self, child, message, below)
-            was_available &= not _apply_report(child, status, now, message.seen)
+            was_available &= not self._apply_report(child, status, now, message.seen)
             self.index.touch(child, now)
         if not was_available or child.leaving is not was_leaving:
             if child.group:
@@ -194,11 +207,32 @@ class Registry(CandidateViews):
         if child.down is not None:
             self._readmit(child, now)
         child.unconfirmed = {}
-        changed = child.report(status, now) or not was_available
+        changed = self._apply_report(child, status, now, None) or not was_available
         self.set_asleep(child, status.asleep)
         if changed:
             self._may_serve(child)
         self._note(child)
+
+    def _apply_report(self, child: Child, status: NodeStatus, now: float, seen: int | None) -> bool:
+        """Returns whether models or speeds changed. seen: see `Child.report`."""
+        child.last_report, child.claimed = (status, seen), claimed(status)
+        if self.compares_speeds:
+            self._limit_speed(child)
+        return child.report(part(limited(status, child.speed_limit), child.parts), now, seen)
+
+    def _limit_speed(self, child: Child) -> bool:
+        """Find out which speed counts for a child. Returns whether another one does than before."""
+        before, child.speed_limit = child.speed_limit, self.speeds.of(child)
+        was_slowed, child.is_slowed = child.is_slowed, child.claimed > child.speed_limit
+        if child.is_slowed and not was_slowed:
+            log.warning(
+                "%s reports speed %g: it counts as %g, ten times the median of the other children; set `max_speed` "
+                "if it is right",
+                child.name,
+                child.claimed,
+                child.speed_limit,
+            )
+        return min(child.claimed, child.speed_limit) != min(child.claimed, before)
 
     # -- sweeps ----------------------------------------------------------------------------------------------
 
@@ -213,6 +247,7 @@ class Registry(CandidateViews):
         """
         self._begin_windows()
         children = list(self)
+        self._note_speeds(children)
         for start in range(0, len(children), size):
             part = [child for child in children[start : start + size] if self.children.get(child.name) is child]
             yield self._sweep_part(part)
@@ -227,6 +262,9 @@ class Registry(CandidateViews):
             child.fell_silent = True
             child.left_at = child.last_seen
         for child in children:
+            if self._limit_speed(child):
+                child.set_speeds(part(limited(child.last_report[0], child.speed_limit), child.parts))
+                self.generation += 1
             if child.unconfirmed:
                 self._drop_unconfirmed(child, now)
             if child.left_at is None and self.index.differs(child):
@@ -236,6 +274,11 @@ class Registry(CandidateViews):
         for child in children:
             self._note_whether_serving(child, now)
         return dropped
+
+    def _note_speeds(self, children: list[Child]) -> None:
+        if self._speeds_of != self.generation or not self.compares_speeds:
+            self._speeds_of = self.generation
+            self.speeds.note(children if self.compares_speeds else ())
 
     def _note_whether_serving(self, child: Child, now: float) -> None:
         if child.state(now) in SERVING:
@@ -247,7 +290,7 @@ class Registry(CandidateViews):
         """A FastChat worker registered again without some of its models, and never listed them since."""
         status = without_unconfirmed(child, now - self.remember_s)
         if status is not None and child.last_seen is not None:
-            _apply_report(child, status, child.last_seen, None)
+            self._apply_report(child, status, child.last_seen, None)
             self.generation += 1
             self.index.touch(child, now)
 
@@ -271,12 +314,6 @@ class Registry(CandidateViews):
         new = [self.children[name] for name in silent - self._silent]
         self._silent = silent
         return new
-
-
-def _apply_report(child: Child, status: NodeStatus, now: float, seen: int | None) -> bool:
-    """Returns whether models or speeds changed. seen: see `Child.report`."""
-    child.last_report = status, seen
-    return child.report(part(status, child.parts), now, seen)
 
 
 def _update_node_fields(
