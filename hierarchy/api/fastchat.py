@@ -136,15 +136,15 @@ def _add_client_routes(routes: APIRouter, node: Node) -> None:
 
     @routes.post("/list_models")
     async def list_models(request: Request) -> Response:
-        return _models(request, registry.model_names())
+        return _models(request, await node.slices.run(registry.model_names_steps()))
 
     @routes.post("/list_multimodal_models")
     async def list_multimodal_models(request: Request) -> Response:
-        return _models(request, registry.names_by_mode(multimodal=True))
+        return _models(request, await node.slices.run(registry.names_by_mode_steps(multimodal=True)))
 
     @routes.post("/list_language_models")
     async def list_language_models(request: Request) -> Response:
-        return _models(request, registry.names_by_mode(multimodal=False))
+        return _models(request, await node.slices.run(registry.names_by_mode_steps(multimodal=False)))
 
     @routes.post("/get_worker_address")
     async def get_worker_address(request: Request) -> Response:

@@ -17,9 +17,11 @@ from hierarchy.registry.health import USABLE
 from hierarchy.registry.known_models import Absence
 from hierarchy.registry.membership import Membership
 from hierarchy.registry.totals import Totals
+from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import ModelKey, NodeStatus
 from hierarchy.wire.tree_entry import SERVING
 
+AT_ONCE: Final = 200  # models
 MAX_CACHED: Final = 1024  # models whose candidates are kept
 MAX_LOOKED_AT: Final = 100  # models, to name some that are available
 
@@ -126,14 +128,28 @@ class CandidateViews(Membership):
 
     def model_names(self) -> list[str]:
         """Sorted names of the available models; do not change the list, which is kept until something happens."""
+        return at_once(self.model_names_steps())
+
+    def model_names_steps(self) -> Steps[list[str]]:
+        """`model_names` in steps."""
         self._take_in()
-        now = self._clock()
-        generation, until, names = self._names
-        if generation != self.generation or now >= until:
-            serving = {child: child.fresh_until for child in self if child.state(now) in SERVING}
-            found = {key[0] for key in self.index.order if not serving.keys().isdisjoint(self.index.shares(key))}
-            until, names = min(serving.values(), default=math.inf), sorted(found)
-            self._names = self.generation, until, names
+        now, generation = self._clock(), self.generation
+        known, until, names = self._names
+        if known == generation and now < until:
+            return names
+        until, names = math.inf, []
+        order = list(self.index.order)
+        for begin in range(0, len(order), AT_ONCE):
+            for key in order[begin : begin + AT_ONCE]:
+                if names and names[-1] == key[0]:  # through another API family
+                    continue
+                for child in self.index.shares(key):
+                    if child.state(now) in SERVING:
+                        names.append(key[0])
+                        until = min(until, child.fresh_until)
+                        break
+            yield
+        self._names = generation, until, names  # of no use if something has happened meanwhile
         return names
 
     def some_names(self, count: int) -> list[str]:
@@ -149,9 +165,16 @@ class CandidateViews(Membership):
 
     def names_by_mode(self, *, multimodal: bool) -> list[str]:
         """Sorted names of the models of FastChat workers that registered as multimodal, or of all other children."""
-        now = self._clock()
-        chosen = (child for child in self if child.multimodal is multimodal and child.state(now) in SERVING)
-        return sorted({key[0] for child in chosen for key in child.shares})
+        return at_once(self.names_by_mode_steps(multimodal=multimodal))
+
+    def names_by_mode_steps(self, *, multimodal: bool) -> Steps[list[str]]:
+        """`names_by_mode`, child by child."""
+        now, found = self._clock(), set[str]()
+        for child in list(self):
+            if child.multimodal is multimodal and child.state(now) in SERVING:
+                found.update([key[0] for key in child.shares])
+            yield
+        return sorted(found)
 
     def forget_candidates(self) -> None:
         """Forget candidates and sums that have changed since: they keep children and models in memory that are gone."""

@@ -70,7 +70,8 @@ class Totals:
             differs |= self._sum(key, index, now)
         queue, status = min(self._queue, MAX_QUEUE), self._status
         if differs or status.speed != self._speed or status.queue_length != queue:
-            models = tuple([self._rows[key] for key in sorted(self._rows)]) if differs else status.models
+            rows = self._rows
+            models = tuple([rows[key] for key in index.order if key in rows]) if differs else status.models
             self._status = status = NodeStatus(models, self._speed, queue)
         return status
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from hierarchy.registry.candidates import AT_ONCE
+from hierarchy.runtime.steps import at_once
 from tests.builders import OPENAI, Table, model, report, site, status_of, worker
 
 
@@ -58,3 +60,18 @@ def test_multimodal_workers_are_listed_separately(table: Table) -> None:
     assert table.names_by_mode(multimodal=True) == ["llava"]
     assert table.names_by_mode(multimodal=False) == ["vicuna"]
     assert table.model_names() == ["llava", "vicuna"]
+
+
+def test_names_are_found_in_steps_and_again_if_something_happens_meanwhile(table: Table) -> None:
+    for number in range(3 * AT_ONCE):
+        table.add(site(f"site-{number}", model(f"m{number:03d}")))
+    steps = table.model_names_steps()
+    next(steps)
+    table.remove("site-7")
+    found = at_once(steps)
+    assert len(found) == 3 * AT_ONCE  # as it was at the first step
+    assert table.model_names() == [name for name in found if name != "m007"]
+    assert table.names_by_mode(multimodal=False) == table.model_names()
+    assert sum(1 for _ in table.names_by_mode_steps(multimodal=False)) == len(table)
+    table.clock.tick(3)  # all are silent
+    assert table.model_names() == table.names_by_mode(multimodal=False) == []
