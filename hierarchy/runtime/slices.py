@@ -10,6 +10,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from hierarchy.runtime.steps import Steps
@@ -36,14 +37,18 @@ class Slices:
         self._slice_s = slice_s
         self._turn = asyncio.Lock()  # whoever waits for it gets it in the order of asking
 
-    async def run(self, steps: Steps[T]) -> T:
-        """The result of long work. What it reads may change between two of its steps."""
+    async def run(self, steps: Steps[T], slice_of: Callable[[], AbstractContextManager[None]] = nullcontext) -> T:
+        """The result of long work. What it reads may change between two of its steps.
+
+        slice_of: each slice is done inside of what it returns, which may measure it.
+        """
         while True:
             async with self._turn:
                 until = self._clock() + self._slice_s
                 try:
-                    while self._clock() < until:
-                        next(steps)
+                    with slice_of():
+                        while self._clock() < until:
+                            next(steps)
                 except StopIteration as end:
                     result: T = end.value
                     return result

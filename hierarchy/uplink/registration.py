@@ -157,6 +157,8 @@ class Uplink:
         self._logged_errors: set[str] = set()  # since the last registration
         self._cut_until = -math.inf  # until then the parent gets nothing of what is below this node: it is too much
         self._logged_cut = False
+        self._logged_busy = False
+        self._wait_until = -math.inf  # the parent has no time for a report before
 
     def propose_interval(self, interval_s: float) -> None:
         """Propose this interval to the parent from the next registration on."""
@@ -331,6 +333,8 @@ class Uplink:
             await self._sleep(TICK_S)
             if self._must_register or self._clock() >= renew_at:
                 return
+            if self._clock() < self._wait_until:
+                continue
             status = self._source.status()
             if self._clock() < due and not self._is_urgent(status):
                 continue
@@ -372,6 +376,12 @@ class Uplink:
         try:
             response = await self._client.post("/receive_heart_beat", message)
         except ParentError as error:
+            if error.status == 429:  # this node stays registered; what changed is in the next report
+                self._wait_until = self._clock() + max(1.0, error.retry_after_s)
+                if not self._logged_busy:
+                    self._logged_busy = True
+                    log.warning("%s has no time for the reports of this node, which wait: %s", self.parent, error)
+                return True
             if not self._note_too_large(error):
                 log.log(self._severity, "lost %s: %s", self.parent, error)
             return False
@@ -453,6 +463,7 @@ class Uplink:
 
     def _note_acknowledged(self, message: Registration | HeartBeat, reported: _Reported) -> None:
         self._reported = reported
+        self._logged_busy = False
         self.reported_draining = message.draining
         if message.draining:
             self._draining_is_known.set()

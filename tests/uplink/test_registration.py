@@ -613,3 +613,26 @@ def test_records_that_are_not_understood_are_logged_once_and_reports_continue(
     bench.run(10)
     assert len(bench.registrations) == 1
     assert len([line for line in caplog.messages if "are not understood" in line]) == 1
+
+
+def test_a_parent_that_has_no_time_gets_the_report_later(caplog: pytest.LogCaptureFixture) -> None:
+    """It is not lost: what changed meanwhile is in the next report, and nothing is registered anew."""
+    caplog.set_level(logging.WARNING)
+    bench = Bench()
+    busy = [False]
+
+    def answer(path: str, message: dict[str, Any]) -> Any:
+        if busy[0] and path == "/receive_heart_beat":
+            return httpx.Response(429, headers={"retry-after": "7"}, json={"error": {"message": "it has no time"}})
+        return bench.as_node(path, message)
+
+    bench.answer = answer
+    bench.at(10, lambda: busy.__setitem__(0, True))
+    bench.at(11, lambda: setattr(bench.source, "now", load(50)))
+    bench.at(40, lambda: busy.__setitem__(0, False))
+    bench.run(60)
+    assert len(bench.registrations) == 1
+    assert 3 <= len([at for at in bench.reports if 10 < at < 40]) <= 5
+    assert bench.table.children["site-a"].total.reported == 50
+    assert len([line for line in caplog.messages if "no time for the reports" in line]) == 1
+    assert not any(line.startswith("lost") for line in caplog.messages)
