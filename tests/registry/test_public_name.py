@@ -52,3 +52,10 @@ def test_a_host_that_is_the_childs_name_stays() -> None:
     assert said_of(child("http://gpu:8000"), "broke") == "gpu broke"
     assert without_addresses("gpu (gpu:8000) broke", child("http://gpu:8000")) == "gpu (gpu:8000) broke"
     assert without_addresses("the vllm-gpu broke", child("http://vllm:8000")) == "the vllm-gpu broke"
+
+
+def test_what_is_said_of_a_worker_has_its_label_and_no_address() -> None:
+    worker = Child(WORKER, WORKER, "fastchat")
+    worker.label = Labels().of(WORKER)
+    said = said_of(worker, f"is taken for dead: {WORKER}: Connect call failed ('10.1.2.3', 21002)")
+    assert said == f"{worker.label} is taken for dead: its address: Connect call failed its address"
