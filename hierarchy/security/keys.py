@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from hierarchy.config.client_paths import ClientPaths
+from hierarchy.config.yaml import expands_too_far
 from hierarchy.errors import UsageError
 from hierarchy.runtime.blocking import AT_ONCE, Place
 from hierarchy.runtime.files import FileWatch, locked, write_private_file
@@ -158,7 +159,7 @@ def read_keys(path: Path) -> list[Entry]:
     try:
         with open_guarded(path, is_secret=False) as file:  # hashes, which others may read
             text = file.read().decode("utf-8")
-        data: Any = YAML(typ="safe").load(text)
+        data = _plain(text)
         entries = msgspec.convert({} if data is None else data, _File).keys
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); {HINT}") from None
@@ -170,6 +171,15 @@ def read_keys(path: Path) -> list[Entry]:
             raise UsageError(f'{path}: a key of "{entry.name}" has no SHA-256 of 64 hex digits; {HINT}')
         _check_paths(path, entry)
     return entries
+
+
+def _plain(text: str) -> Any:
+    """The plain data of a YAML document. Raises `YAMLError`, or another ValueError for what cannot be plain data."""
+    yaml = YAML(typ="safe", pure=True)
+    root = yaml.compose(text)
+    if expands_too_far(root, text):  # a merge key takes time without end
+        raise ValueError("its aliases stand for too much")
+    return None if root is None else yaml.constructor.construct_document(root)
 
 
 def _check_paths(path: Path, entry: Entry) -> None:
