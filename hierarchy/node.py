@@ -414,6 +414,7 @@ class _Source:
         self._outgoing = Outgoing(node.registry, node.view)
         self.path = self._outgoing.path
         self.children_steps = self._outgoing.children_steps
+        self.take_in = node.registry.take_in
 
     def status(self) -> NodeStatus:
         status = self._outgoing.status()

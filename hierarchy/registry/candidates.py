@@ -120,6 +120,13 @@ class CandidateViews(Membership):
             if child in self._served_at:
                 self.known.available((key,), self._served_at[child])
 
+    def take_in(self) -> bool:
+        """Note which models the children list now, which may take as long as `status`. Returns whether any changed."""
+        if not self.index.is_touched:
+            return False
+        self._take_in()
+        return True
+
     def status(self) -> NodeStatus:
         """This node's status: the sum over the available children."""
         self._take_in()

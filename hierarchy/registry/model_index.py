@@ -54,6 +54,11 @@ class ModelIndex:
         """Something that the child lists may have changed, or the child has come or gone."""
         self._touched[child] = now
 
+    @property
+    def is_touched(self) -> bool:
+        """Was a child touched since the last call of `touched`?"""
+        return bool(self._touched)
+
     def touched(self) -> list[tuple[Child, float]]:
         """The children that were touched since the last call, and when."""
         if not self._touched:  # nearly always

@@ -59,6 +59,9 @@ log = logging.getLogger("hierarchy.uplink")
 class Source(Protocol):
     """What an uplink reports."""
 
+    def take_in(self) -> bool:
+        """Do a part of what `status` does. Returns whether there was anything to do."""
+
     def status(self) -> NodeStatus:
         """The sum over the available children."""
 
@@ -335,6 +338,8 @@ class Uplink:
                 return
             if self._clock() < self._wait_until:
                 continue
+            if self._source.take_in():  # perhaps thousands of models have come: others have their turns in between
+                await asyncio.sleep(0)
             status = self._source.status()
             if self._clock() < due and not self._is_urgent(status):
                 continue

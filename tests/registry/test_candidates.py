@@ -75,3 +75,11 @@ def test_names_are_found_in_steps_and_again_if_something_happens_meanwhile(table
     assert sum(1 for _ in table.names_by_mode_steps(multimodal=False)) == len(table)
     table.clock.tick(3)  # all are silent
     assert table.model_names() == table.names_by_mode(multimodal=False) == []
+
+
+def test_what_children_list_is_taken_in_before_the_sum_is_made(table: Table) -> None:
+    """In two steps, since each may take long where thousands of models appear at once."""
+    table.add(site("site-a", model("m")))
+    assert table.take_in()
+    assert [key[0] for key in table.index.order] == ["m"]
+    assert not table.take_in()
