@@ -60,7 +60,8 @@ def listing_steps(children: object, before: Listing | None = None, depth: int = 
             elif entry.get("models"):
                 parts[name] = old if old is not None and old.of is entry else Listing(entry, _rows(entry))
         yield
-    if before is not None and all(parts.get(name) is part for name, part in known.items()) and len(parts) == len(known):
+    # Without parts it may be that of an engine, which listed its own models and is a node now.
+    if before is not None and known and len(parts) == len(known) and all(parts.get(n) is p for n, p in known.items()):
         return Listing(children, before.keys, parts)
     keys: set[SeenKey] = set()
     for part in parts.values():

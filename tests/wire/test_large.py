@@ -19,7 +19,7 @@ from hierarchy.wire.limits import NO_WEIGHT, ChildLimits, limits
 from hierarchy.wire.listing import listing
 from hierarchy.wire.messages import HeartBeat, Registration, decode
 from hierarchy.wire.subtree import merge
-from tests.builders import nested, report, scalars, site, subtrees
+from tests.builders import Table, nested, report, scalars, site, subtrees
 
 MANY = 10**6
 ROOMY = limits(1 << 30)
@@ -93,3 +93,15 @@ def test_a_large_message_takes_many_small_steps() -> None:
     below = read(body)[1]
     assert below is not None
     assert sum(1 for _ in prepare(below, {}, None)) > 2000  # at least one for each engine
+
+
+def test_what_is_too_large_to_be_kept_below_a_child_is_not_decoded() -> None:
+    body = encoded({f"{number:x}": {"kind": "vllm"} for number in range(100_000)})
+    message, below = read(body, limits())
+    assert below is not None
+    assert below.is_too_large
+    assert message.children == {}
+    table = Table()
+    child = table.register(message, below=at_once(prepare(below, {}, None)))
+    assert child.below_is_cut
+    assert child.shares, "its requests are served"
