@@ -41,9 +41,13 @@ def decode_steps(body: bytes, kind: type[M], limits: ChildLimits) -> Steps[tuple
     """
     if len(body) <= LARGE_BYTES:
         return decode(body, kind, limits.message_values), None
-    if values_in(body) > limits.message_values:
-        raise BodyTooLarge(f"the body has more than {limits.message_values} values, the limit of this node")
     yield
+    values = 0
+    for start in range(0, len(body), LARGE_BYTES):
+        values += values_in(body[start : start + LARGE_BYTES])
+        yield
+    if values > limits.message_values:
+        raise BodyTooLarge(f"the body has more than {limits.message_values} values, the limit of this node")
     try:
         message = msgspec.json.decode(body, type=_shallow(kind))
         yield
