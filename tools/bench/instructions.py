@@ -71,7 +71,7 @@ async def _serve(kind: str, count: int) -> None:
     memory.pool.put(upstream)
     request = completion("http://127.0.0.1:8000", "m", stream=kind == "sse")
     event = b'data: {"choices":[{"index":0,"delta":{"content":"tok "},"logprobs":null,"finish_reason":null}]}\n\n'
-    reads = [http_response(b'{"choices":[{"index":0}]}' + b" " * 300, b"content-type: application/json")]
+    reads = [http_response(b'{"choices":[{"text":"%b"}]}' % (b"word " * 100), b"content-type: application/json")]
     if kind == "sse":
         reads = [b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"]
         reads += [b"%x\r\n%b\r\n" % (len(event), event)] * EVENTS + [b"0\r\n\r\n"]
