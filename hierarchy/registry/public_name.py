@@ -15,9 +15,10 @@ from typing import Final
 from hierarchy.registry.child import Child
 
 _HIDDEN: Final = "its address"
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s,;()'\"<>]*[^\s,;()'\"<>:.]")
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}://[^\s,;()'\"<>]*[^\s,;()'\"<>:.]")
 _PAIR: Final = re.compile(r"\('[^']*', \d+(?:, \d+, \d+)?\)")  # as asyncio writes an address
-_MAYBE_IP: Final = re.compile(r"\[?((?<![\w.:])[0-9A-Fa-f:.]*[:.][0-9A-Fa-f:.]*[0-9A-Fa-f:])\]?(:\d+)?(?![\w])")
+_LONGEST: Final = 51  # characters of an IP address with its port; longer text, which a peer may write, costs no search
+_MAYBE_IP: Final = re.compile(rf"\[?((?<![\w.:])[0-9A-Fa-f:.]{{1,{_LONGEST}}}[0-9A-Fa-f:])\]?(:\d+)?(?![\w])")
 
 
 class Labels:
@@ -48,7 +49,7 @@ def without_addresses(text: str, child: Child) -> str:
     if child.host and child.host.casefold() not in (child.name.casefold(), child.group.casefold()):
         host = rf"(?i)(?<![\w.-])'?\[?{re.escape(child.host)}\]?(?::\d+)?'?(?![\w-])(?!\.\w)"
         text = re.sub(host, _HIDDEN, text)
-    return text
+    return text.replace(f"{_HIDDEN} ({_HIDDEN})", _HIDDEN)  # a name with what it was resolved to
 
 
 def _hide_ip(match: re.Match[str]) -> str:
