@@ -74,14 +74,18 @@ class Places:
             )
             return False
         if number >= self._descriptors.for_clients and self._clock() < self._barren_until:
-            self.refused += 1
-            self.warnings.warn(
-                "out of file descriptors: new connections are refused; raise the limit (ulimit -n, LimitNOFILE)"
-            )
+            self.accept_failed()
             return False
         self._by_address.setdefault(address, {})[connection] = None
         self._count += 1
         return True
+
+    def accept_failed(self) -> None:
+        """There was no descriptor for a new connection."""
+        self.refused += 1
+        self.warnings.warn(
+            "out of file descriptors: new connections are refused; raise the limit (ulimit -n, LimitNOFILE)"
+        )
 
     def _close_idle_of(self, address: str, own: dict[Guest, None]) -> bool:
         """An address has all that it may have: close idle ones of its own. Returns whether there were any."""

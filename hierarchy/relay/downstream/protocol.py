@@ -35,6 +35,7 @@ from hierarchy.relay.downstream.clients import Clients
 from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.downstream.intake import Intake
 from hierarchy.relay.downstream.parts import AppRequest, Observer
+from hierarchy.relay.downstream.places import Guest
 from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.upstream.links import child_of_link
@@ -48,7 +49,10 @@ HIGH_WATER = 4096
 
 
 class LaneProtocol(HttpToolsProtocol):
-    """One client's connection, from its first byte to its last. observer: of a reverse link."""
+    """One client's connection, from its first byte to its last.
+
+    observer: of a reverse link. handshake: who had its place until now; None if nobody had.
+    """
 
     def __init__(
         self,
@@ -60,8 +64,10 @@ class LaneProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         observer: Observer | None = None,
+        handshake: Guest | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._handshake = handshake
         self.lane = lane
         self.clients = clients
         self.connection = Connection(lane, server_state, self.loop, observer)
@@ -84,6 +90,9 @@ class LaneProtocol(HttpToolsProtocol):
         # What pauses reading, the app's requests among it, pauses what was read and waits for its turn, too.
         self.flow = FlowControl(self.intake.reading)  # type: ignore[arg-type]  # it needs no more of a transport
         self.connection.opened(transport, self.flow, self.client[0] if self.client else "")
+        if self._handshake is not None and self.clients.places is not None:
+            self.clients.places.discard(self._handshake)
+            self._handshake = None
         if not self.clients.add(self.connection, _descriptor(transport)):
             self.connection.turn_away(OutOfConnections("this node has no place for another connection; try again"))
 
