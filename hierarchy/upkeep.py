@@ -44,6 +44,7 @@ class Upkeep:
         self._access = access
         self._board = board
         self._models = models
+        self._models_file = access.disk.file(models.path, UNSAVED) if models is not None else None
         self._known = known
         self._clock = clock
         self._keys_changed = keys_changed
@@ -86,13 +87,13 @@ class Upkeep:
             self._keys_changed()
 
     async def _save_models(self, *, at_once: bool = False) -> None:
-        file, now = self._models, self._clock()
-        if file is None:
+        file, thread, now = self._models, self._models_file, self._clock()
+        if file is None or thread is None:
             return
         ages = self._known.ages(now)
         if file.differs(ages.keys()) if at_once else file.is_due(ages.keys(), now):
             with contextlib.suppress(TimeoutError):  # the log has it already
-                await self._access.disk.file(file.path, UNSAVED).run(lambda: file.write(ages))
+                await thread.run(lambda: file.write(ages))
 
 
 async def _repeat(look: Look) -> None:
