@@ -93,8 +93,8 @@ def request(connection: http.client.HTTPConnection) -> float:
     began = time.perf_counter()
     connection.request("POST", "/v1/chat/completions", BODY, {"content-type": "application/json"})
     response = connection.getresponse()
-    response.read()
-    assert response.status == 200
+    body = response.read()
+    assert response.status == 200, body
     return time.perf_counter() - began
 
 
