@@ -25,6 +25,7 @@ import tenacity
 from hierarchy.gossip import Board
 from hierarchy.security.credential_store import CredentialStore
 from hierarchy.uplink.parent_client import ParentClient, ParentError, parse_accepted
+from hierarchy.uplink.thinning import JITTER, TICK_S, differ, is_urgent, next_due, other_load
 from hierarchy.wire import subtree
 from hierarchy.wire.checks import MAX_WARNINGS
 from hierarchy.wire.messages import (
@@ -39,9 +40,6 @@ from hierarchy.wire.messages import (
 from hierarchy.wire.record import Record
 from hierarchy.wire.status import EMPTY, NodeStatus
 
-TICK_S = 0.1  # between two looks at the load, so there are at most ten reports a second
-URGENT_CHANGE = 0.1  # a change of load by more than this part is reported at once
-JITTER = 0.2  # of the interval between two reports
 MAX_WAIT_S = 3.0  # between two attempts to register
 RENEW_S = 86400.0  # a registration renews the credential, which must not have to wait for the parent's restart
 DEREGISTER_TIMEOUT_S = 2.0
@@ -326,23 +324,21 @@ class Uplink:
             status = self._source.status()
             if self._clock() < due and not self._is_urgent(status):
                 continue
-            if self._parent_is_fastchat and _differ(status, self._reported.status):
+            if self._parent_is_fastchat and differ(status, self._reported.status):
                 return  # FastChat's heartbeats carry only a queue's length
             if not await self._report(status):
                 return
             due = self._next_due()
 
     def _next_due(self) -> float:
-        return self._clock() + self._interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER)
+        return next_due(self._clock(), self._interval_s, self._rng)
 
     def _is_urgent(self, status: NodeStatus) -> bool:
         """Did something change that the parent does not know and must not learn late?"""
         reported = self._reported
-        change = abs(self._other_load(status) - reported.other_load)
         return (
-            change > URGENT_CHANGE * max(reported.status.queue_length, 1)
+            is_urgent(status, self._other_load(status), reported.status, reported.other_load)
             or self._source.draining() != self.reported_draining
-            or _differ(status, reported.status)
             or bool(self._news()[0])
         )
 
@@ -410,7 +406,7 @@ class Uplink:
 
     def _other_load(self, status: NodeStatus) -> int:
         """Requests that the parent did not send. It knows its own; FastChat's controller does not."""
-        return status.queue_length if self._parent_is_fastchat else max(0, status.queue_length - self.open)
+        return status.queue_length if self._parent_is_fastchat else other_load(status, self.open)
 
     def _node_fields(self, status: NodeStatus) -> dict[str, Any]:
         self._seq += 1
@@ -442,13 +438,3 @@ class Uplink:
 
     def __repr__(self) -> str:
         return f"<Uplink {self.parent} {'registered' if self.registered else 'connecting'} seen={self.seen}>"
-
-
-def _differ(one: NodeStatus, other: NodeStatus) -> bool:
-    """Do they differ in what routing depends on: models, speeds, and which of them to avoid?"""
-    if one.models is other.models:  # mostly: a status is kept up to date model by model
-        return False
-    return len(one.models) != len(other.models) or any(
-        a is not b and (a.name, a.api, a.speed, a.avoid) != (b.name, b.api, b.speed, b.avoid)
-        for a, b in zip(one.models, other.models, strict=True)
-    )
