@@ -23,9 +23,11 @@ ROOT = Path(__file__).parents[1]
 #: Modules that run for each request, and those that they use; not `relay.downstream.protocol`, which extends a class
 #: of uvicorn's. They are compiled together, since only then do they call each other directly, without Python's lookups.
 MODULES = (
+    "balancing.candidates",
     "balancing.dispatch",
     "balancing.lent_attempts",
     "balancing.policy",
+    "balancing.prefix_choice",
     "balancing.retry_budget",
     "http.body_scan",
     "http.framing",
@@ -36,6 +38,10 @@ MODULES = (
     "http.request_head",
     "http.response_check",
     "http.response_head",
+    "prefix.cost",
+    "prefix.fingerprint",
+    "prefix.header",
+    "prefix.index",
     "registry.child",
     "registry.ejection",
     "registry.health",

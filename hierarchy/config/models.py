@@ -29,7 +29,7 @@ EngineKind = Literal[
 ]
 RequestedLink = Literal["direct", "reverse", "auto"]
 #: names of the policies in `balancing.policy.POLICIES`, which this room may not import
-PolicyName = Literal["shortest_queue", "p2c", "lottery", "round_robin"]
+PolicyName = Literal["shortest_queue", "p2c", "lottery", "round_robin", "prefix"]
 #: kinds that a node starts itself if they have no `url`
 LAUNCHED_KINDS = frozenset({"local", "simulated"})
 
@@ -116,7 +116,8 @@ class Settings(Strict):
     dispatch: PolicyName = Field(
         default="shortest_queue",
         description="how a child is chosen: `shortest_queue` (least load for its speed, as in FastChat), `p2c` (the "
-        "better of two random children, best if reports are old), `lottery` (random by speed) or `round_robin`",
+        "better of two random children, best if reports are old), `lottery` (random by speed), `round_robin` or "
+        "`prefix` (least prompt to read: where the beginning of the prompt was sent before, unless too much waits there)",
     )
     address: Literal["worker", "self"] = Field(
         default="worker",

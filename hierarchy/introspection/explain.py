@@ -191,6 +191,13 @@ def shortest_queue(scores: Scores) -> list[float]:
     return [speed / equals if score == least else 0.0 for score, speed in scores]
 
 
+def prefix(scores: Scores) -> list[float]:
+    """The least score; equals in turn. What its prompt begins with may take a request elsewhere."""
+    least = min(score for score, _ in scores)
+    equals = sum(score == least for score, _ in scores)
+    return [float(score == least) / equals for score, _ in scores]
+
+
 def p2c(scores: Scores) -> list[float]:
     """The better of two different ones, each drawn by speed; of equals the first drawn."""
     if len(scores) == 1:
@@ -216,6 +223,7 @@ _CHANCES: dict[str, Callable[[Scores], list[float]]] = {
     "round_robin": equal,
     "lottery": lottery,
     "p2c": p2c,
+    "prefix": prefix,
     "shortest_queue": shortest_queue,
 }
 

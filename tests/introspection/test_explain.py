@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.balancing.policy import POLICIES, Candidates
+from hierarchy.balancing.candidates import Candidates
+from hierarchy.balancing.policy import POLICIES
 from hierarchy.introspection.explain import Route, chances, explain
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry.child import Child, Share
@@ -58,7 +59,7 @@ def test_the_chances_of_all_candidates_add_up(policy: str, pairs: list[tuple[flo
 
 
 def test_no_candidates_have_no_chances() -> None:
-    assert [chances(policy, []) for policy in [*POLICIES, ""]] == [[]] * 5
+    assert [chances(policy, []) for policy in [*POLICIES, ""]] == [[]] * 6
 
 
 def test_a_candidate_without_speed_has_a_score_and_a_chance() -> None:
