@@ -1,0 +1,80 @@
+"""The tables of `hierarchy simulate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from hierarchy.runtime.logs import escape
+
+if TYPE_CHECKING:
+    from hierarchy.simulation.measures import Result
+
+
+def show(results: Sequence[Result]) -> None:
+    """Print what was measured, one line for each policy; and how it went on after a loss."""
+    console = Console(highlight=False)
+    console.print(_summary(results))
+    if any(result.phases for result in results):
+        console.print()
+        console.print(_phases(results))
+    for result in results:
+        if not result.is_steady:
+            console.print(
+                f"{result.policy}: the load was still growing when it ended; use more --chats for figures to rely on",
+                style="yellow",
+            )
+
+
+def _summary(results: Sequence[Result]) -> Table:
+    table = _table("", *(result.policy for result in results))
+    rows: list[tuple[str, Callable[[Result], str]]] = [
+        ("requests counted", lambda one: str(one.requests)),
+        ("requests failed", lambda one: str(one.failed)),
+        ("time to first token: mean", lambda one: seconds(one.ttft.mean)),
+        ("  median", lambda one: seconds(one.ttft.p50)),
+        ("  99th percentile", lambda one: seconds(one.ttft.p99)),
+        ("prompt tokens from the cache", lambda one: f"{one.hit_rate:.1%}"),
+        ("requests/s per engine", lambda one: f"{one.requests_per_s:.2f}"),
+        ("slots in use: mean", lambda one: f"{one.busy:.0%}"),
+        ("  of the idlest engine", lambda one: f"{one.busy_least:.0%}"),
+        ("  of the busiest engine", lambda one: f"{one.busy_most:.0%}"),
+        ("wait for a slot: mean", lambda one: seconds(one.wait.mean)),
+        ("  99th percentile", lambda one: seconds(one.wait.p99)),
+        ("slots idle while others wait", lambda one: f"{one.idle_while_waiting:.2%}"),
+    ]
+    for name, of in rows:
+        table.add_row(name, *map(of, results))
+    return table
+
+
+def _phases(results: Sequence[Result]) -> Table:
+    table = _table("policy", "phase", "requests", "TTFT mean", "median", "99 %", "hit rate")
+    for result in results:
+        for phase in result.phases:
+            table.add_row(
+                result.policy,
+                escape(phase.name),
+                str(phase.requests),
+                *map(seconds, (phase.ttft.mean, phase.ttft.p50, phase.ttft.p99)),
+                f"{phase.hit_rate:.1%}",
+            )
+    return table
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("", "policy", "phase") else "right", overflow="fold")
+    return table
+
+
+def seconds(value: float) -> str:
+    """A time with three digits."""
+    if value >= 1:
+        return f"{value:.3g} s" if value < 1000 else f"{value:.0f} s"
+    return "0" if value == 0 else f"{value * 1000:.3g} ms"
