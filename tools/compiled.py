@@ -34,6 +34,7 @@ MODULES = (
     "http.json_scan",
     "http.model_field",
     "http.multipart",
+    "http.prompt",
     "http.render",
     "http.request_head",
     "http.response_check",

@@ -32,14 +32,17 @@ class Dispatch:
         self._registry = registry
         self._aliases = Aliases({}, rng) if aliases is None else aliases
         self.aliased = frozenset(self._aliases)  # names worth a call of `resolve`; all others cost one look-up
+        self._policy_name = policy
         self._policy: Policy = POLICIES[policy]()
         self.prefixes = self._by_prefix()
         self._rng = rng
         self._candidates: dict[ModelKey, Candidates] = {}
 
     def set_policy(self, policy: str) -> None:
-        """Choose by this policy from now on."""
-        self._policy = POLICIES[policy]()
+        """Choose by this policy from now on; if it is the same as before, with what it remembers."""
+        if policy == self._policy_name:
+            return
+        self._policy_name, self._policy = policy, POLICIES[policy]()
         self.prefixes = self._by_prefix()
 
     def _by_prefix(self) -> PrefixChoice | None:

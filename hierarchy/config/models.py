@@ -117,7 +117,8 @@ class Settings(Strict):
         default="shortest_queue",
         description="how a child is chosen: `shortest_queue` (least load for its speed, as in FastChat), `p2c` (the "
         "better of two random children, best if reports are old), `lottery` (random by speed), `round_robin` or "
-        "`prefix` (least prompt to read: where the beginning of the prompt was sent before, unless too much waits there)",
+        "`prefix` (least prompt to read: where the beginning of the prompt was sent before, unless too much waits "
+        "there)",
     )
     address: Literal["worker", "self"] = Field(
         default="worker",
@@ -198,6 +199,17 @@ class Settings(Strict):
         ge=1,
         description="connections of clients from one IP address (of IPv6, one /64 network); default: as many as are "
         "free, so that one address alone may have half of what the limit of open files allows",
+    )
+    index_memory: Count = Field(
+        default=128 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="bytes that the policy `prefix` may take to remember which child was sent which prompt; about 128 "
+        "for each digest, and 1,000 digests for each engine are enough",
+    )
+    share_prefixes: bool = Field(
+        default=True,
+        description="whether callers share what engines have in their caches; `false`: prompts of different API keys "
+        "never match, and the body's `cache_salt` is set, so that vLLM keeps them apart, too",
     )
     max_speed: Positive = Field(
         default=1e6, description="a child that reports more is refused, since it would attract every request"

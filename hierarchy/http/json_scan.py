@@ -18,6 +18,7 @@ from mypy_extensions import i64
 
 from hierarchy.errors import BadRequest
 from hierarchy.http.body_scan import FURTHER, MAX_MODEL_BYTES, MODEL, BodyScan, Found, folded, no_model
+from hierarchy.http.prompt import FIELDS, MAX_ELEMENTS, MESSAGES
 
 MAX_DEPTH: Final = 128  # levels; serde_json has the same limit
 MAX_FIELDS: Final = 1024  # of the object itself; OpenAI's largest request has about 40
@@ -40,15 +41,19 @@ _OTHER: Final = 0
 _IS_MODEL: Final = 1
 _IS_FURTHER: Final = 2
 _IS_STREAM: Final = 3
+_IS_PROMPT: Final = 4  # a part of the prompt, or what else its fingerprint depends on
+_IS_MESSAGES: Final = 5
 #: names that need no closer look
 _KNOWN: Final = {
     b"model": _IS_MODEL,
     b"stream": _IS_STREAM,
     **dict.fromkeys(
-        b"messages prompt input max_tokens max_completion_tokens temperature top_p top_k n stop stream_options tools "
-        b"tool_choice response_format seed user metadata logprobs system max_new_tokens echo".split(),
+        b"max_tokens max_completion_tokens temperature top_p top_k n stop stream_options tool_choice response_format "
+        b"seed metadata logprobs max_new_tokens echo".split(),
         _OTHER,
     ),
+    **{name.encode(): _IS_PROMPT for name in FIELDS},
+    MESSAGES.encode(): _IS_MESSAGES,
 }
 #: Compiled code looks at 500 million bytes a second, which is more than a regular expression does.
 _SKIPS: Final = __file__.endswith(".py")
@@ -81,6 +86,9 @@ class JsonScan(BodyScan):
         self._start = self._end = -1
         self._further: list[tuple[str, int, int]] = []
         self._streams = False
+        self._parts: dict[str, tuple[int, int]] = {}  # the values of `prompt.FIELDS`
+        self._messages: list[tuple[int, int]] = []
+        self._message_start = 0
 
     def feed(self, piece: bytes) -> None:
         """The next bytes of the body."""
@@ -104,7 +112,9 @@ class JsonScan(BodyScan):
             raise BadRequest("the body is not JSON: it is empty, or ends too early")
         if self._start < 0:
             raise no_model("body")
-        return Found(self._model, self._start, self._end, self._further, self._streams)
+        found = Found(self._model, self._start, self._end, self._further, self._streams)
+        found.parts, found.messages = self._parts, self._messages
+        return found
 
     def _check_utf8(self, piece: bytes) -> None:
         if self._utf8 is None:
@@ -145,10 +155,14 @@ class JsonScan(BodyScan):
                 if c == 0x2C:
                     if depth == 1 and self._kind != _OTHER:
                         self._value_ends(pos - 1)
+                    elif depth == 2 and self._kind == _IS_MESSAGES:
+                        self._message_ends(pos - 1)
                     state = _KEY if in_object[depth] else _VALUE
                 elif c == (0x7D if in_object[depth] else 0x5D):
                     if depth == 1 and self._kind != _OTHER:
                         self._value_ends(pos - 1)
+                    elif depth == 2 and self._kind == _IS_MESSAGES:
+                        self._message_ends(pos - 1)
                     depth -= 1
                     state = _COMMA if depth else _NOTHING
                 else:
@@ -188,6 +202,8 @@ class JsonScan(BodyScan):
                         self.refuse("'model' must be a string", MODEL)
                         break
                     self._value_start = self._offset + pos
+                elif depth == 2 and self._kind == _IS_MESSAGES:
+                    self._message_start = self._offset + pos
                 elif not depth and c != 0x7B:
                     self._no_object(c, pos)
                     break
@@ -306,6 +322,10 @@ class JsonScan(BodyScan):
             self.refuse(f"the body has more than {MAX_FIELDS} fields")
         kind = _KNOWN.get(raw)
         self._kind = self._kind_of(raw) if kind is None else kind
+        if self._kind == _IS_PROMPT:
+            self._name = raw.decode()
+        elif self._kind == _IS_MESSAGES:
+            self._messages = []  # of two, readers take the last
         if self._kind == _IS_MODEL and self._start >= 0:
             self.refuse("the body has more than one 'model'; send it once", MODEL)
 
@@ -339,7 +359,14 @@ class JsonScan(BodyScan):
         """The comma or brace at `pos` ends the value of a field that matters."""
         if self._kind == _IS_FURTHER:
             self._further.append((self._name, self._value_start, self._offset + pos))
+        elif self._kind == _IS_PROMPT:
+            self._parts[self._name] = self._value_start, self._offset + pos
         self._kind = _OTHER
+
+    def _message_ends(self, pos: i64) -> None:
+        """The comma or bracket at `pos` ends an element of `messages`."""
+        if len(self._messages) < MAX_ELEMENTS:
+            self._messages.append((self._message_start, self._offset + pos))
 
     # -- errors --------------------------------------------------------------------------------------------------
 

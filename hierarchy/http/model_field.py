@@ -7,7 +7,7 @@ pass, since some engines ignore it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -15,9 +15,11 @@ import msgspec
 from hierarchy.http.body_scan import CONTAINERS, FURTHER, MAX_MODEL_BYTES, MODEL, BodyScan, Found, folded
 from hierarchy.http.json_scan import JsonScan
 from hierarchy.http.multipart import FormScan
+from hierarchy.http.prompt import FIELDS, MESSAGES, Pieces, Prompt, prompt_of
 
 MAX_PLAIN: Final = 64 * 1024  # bytes of a body that is read by `plain_model`, which takes a millisecond at most
 MAX_NAMES: Final = 64 * 1024  # bytes of a field that names further models
+_NULL: Final = b"null"
 
 
 class _Name:
@@ -39,6 +41,19 @@ _Body: Final[Any] = msgspec.defstruct(
     "_Body", [(MODEL, _Name), ("stream", Any, False), *((case, _Name, None) for case in _CASES[1:])], gc=False
 )
 _decode_body: Final[Any] = msgspec.json.Decoder(_Body, dec_hook=_see).decode
+#: the same, with the parts of the prompt
+_PromptBody: Final[Any] = msgspec.defstruct(
+    "_PromptBody",
+    [
+        (MODEL, _Name),
+        ("stream", Any, False),
+        (MESSAGES, list[msgspec.Raw] | None, None),
+        *((name, msgspec.Raw, None) for name in FIELDS),
+        *((case, _Name, None) for case in _CASES[1:]),
+    ],
+    gc=False,
+)
+_decode_prompt: Final[Any] = msgspec.json.Decoder(_PromptBody, dec_hook=_see).decode
 
 
 def plain_model(body: bytes) -> tuple[str, bool]:
@@ -48,17 +63,50 @@ def plain_model(body: bytes) -> tuple[str, bool]:
     each such field, a second `model` and one with escapes included. It does not see what only C's readers take for
     `model`, a name with a NUL in it; `JsonScan` does.
     """
+    found = _plain(body, _decode_body)
+    return ("", False) if found is None else (_seen[0], found.stream is True)
+
+
+def plain_prompt(body: bytes) -> tuple[str, bool, Prompt | None]:
+    """`plain_model`, and the prompt of the body; None for no model."""
+    found = _plain(body, _decode_prompt)
+    if found is None:
+        return "", False, None
+    fields: dict[str, Any] = {}
+    for name in FIELDS:
+        value = getattr(found, name)
+        if value is not None and not _is_null(value):
+            fields[name] = value
+    return _seen[0], found.stream is True, prompt_of(found.messages, fields)
+
+
+def _is_null(value: Any) -> bool:
+    view: Any = memoryview(value)
+    return bool(view == _NULL)
+
+
+def _plain(body: bytes, decode: Any) -> Any:
+    """A body that is as most are, decoded, with its model in `_seen`; else None."""
     if len(body) > MAX_PLAIN or not body.isascii():
-        return "", False
+        return None
     _seen.clear()
     try:
-        found = _decode_body(body)
+        found = decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return "", False
+        return None
     model = _seen[0]
     if len(_seen) != 1 or not isinstance(model, str) or len(model) > MAX_MODEL_BYTES:
-        return "", False
-    return model, found.stream is True
+        return None
+    return found
+
+
+def prompt_in(pieces: Sequence[bytes], found: Found) -> Prompt:
+    """The prompt of a body in pieces. found: in this body."""
+    names = sorted(found.parts, key=found.parts.__getitem__)
+    body = Pieces(pieces)
+    shown = body.show([found.parts[name] for name in names])
+    fields = {name: value for name, value in zip(names, shown, strict=True) if not _is_null(value)}
+    return prompt_of(body.show(found.messages), fields)
 
 
 def scan_for(boundary: bytes) -> BodyScan:

@@ -145,6 +145,7 @@ class Child:
         self.version = ""
         self.build = ""
         self.dispatch = ""  # the policy of a node
+        self.reads_prefix = False  # it reads what a prompt begins with from the request's head
         self.reverse = False  # it dials the connections for requests; this node does not dial it
         self.identity = ""  # of the credential with which a node registered: the same for all that may use its name
         self.local = True  # it registered from this machine

@@ -149,7 +149,7 @@ class Registry(Health):
             child.instance, child.identity = message.instance, identity
             child.interval_s = message.interval_s
             child.secret = message.secret.encode()
-            child.reverse = claim.reverse
+            child.reverse, child.reads_prefix = claim.reverse, message.reads_prefix
             child.told = 0
 
     def _apply_registered_status(self, child: Child, message: Registration, status: NodeStatus, now: float) -> None:
@@ -558,6 +558,12 @@ class Registry(Health):
         now = self._clock()
         chosen = (child for child in self if child.multimodal is multimodal and child.state(now) in SERVING)
         return sorted({key[0] for child in chosen for key in child.shares})
+
+    def engine_count(self) -> int:
+        """How many engines are below this node, available or not."""
+        self._take_in()
+        listings = [self.index.listing_of(child) if child.is_node else None for child in self]
+        return sum([1 if listing is None else listing.engines for listing in listings])
 
     def path(self) -> list[str]:
         """Instances of this node and of all nodes below, sorted."""

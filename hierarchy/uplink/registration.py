@@ -145,6 +145,7 @@ class Uplink:
         self._draining_is_known = asyncio.Event()  # the parent has acknowledged that this node drains
         self._parent_is_fastchat = False  # FastChat's original controller
         self._parent_instance = ""
+        self.prefix_key = ""  # with which the parent takes fingerprints of prompts
         self._reported = _Reported()
         self._logged_errors: set[str] = set()  # since the last registration
         self._cut_until = -math.inf  # until then the parent gets nothing of what is below this node: it is too much
@@ -252,6 +253,7 @@ class Uplink:
             secret=self.secret.decode(),
             process=self._credentials.process if self._credentials is not None else "",
             replica=self._identity.replica,
+            reads_prefix=True,
             children=current.children,
             link=self._link,
             **self._node_fields(status),
@@ -295,6 +297,7 @@ class Uplink:
             self._parent_instance = accepted.instance
             self.seen = self._seen_since_registration  # a new process; it may have sent requests before its response
         self._interval_s = accepted.interval_s
+        self.prefix_key = accepted.prefix_key
         self._told, self._shared_names = 0, self._names_shared_with(accepted.node)
         if self._credentials is not None and accepted.credential:
             self._credentials.save(accepted.credential)

@@ -22,12 +22,17 @@ class Listing:
     of: the JSON that it was made of: an engine's entry, or the `children` of a node. parts: of the entries below.
     """
 
-    __slots__ = ("keys", "of", "parts")
+    __slots__ = ("engines", "keys", "of", "parts")
 
-    def __init__(self, of: object, keys: frozenset[SeenKey], parts: dict[str, Listing] | None = None) -> None:
+    def __init__(
+        self, of: object, keys: frozenset[SeenKey], parts: dict[str, Listing] | None = None, engines: int = 0
+    ) -> None:
         self.of = of
         self.keys = keys  # (model, API family)
         self.parts = parts or {}
+        self.engines = engines  # how many it is, or has below it
+        for part in self.parts.values():
+            self.engines += part.engines
 
 
 def listing(children: object, before: Listing | None = None, depth: int = 0) -> Listing:
@@ -54,7 +59,7 @@ def listing_steps(children: object, before: Listing | None = None, depth: int = 
             if entry.get("kind") == "node":
                 parts[name] = yield from listing_steps(entry.get("children"), old, depth + 1)
             else:
-                parts[name] = old if old is not None and old.of is entry else Listing(entry, _rows(entry))
+                parts[name] = old if old is not None and old.of is entry else Listing(entry, _rows(entry), engines=1)
         yield
     if before is not None and all(parts.get(name) is part for name, part in known.items()) and len(parts) == len(known):
         return Listing(children, before.keys, parts)
