@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Final
 
+from hierarchy.prefix.cost import cost, slot_score, weight
 from hierarchy.simulation.cache import PrefixCache
 from hierarchy.simulation.engine import Engine
 from hierarchy.simulation.events import Events
 from hierarchy.simulation.prompt import BYTES_PER_TOKEN
 from hierarchy.simulation.request import Request
 from hierarchy.wire.status import ModelKey
-
-LOAD_BYTES: Final = 1200.0  # what a request in the queue of an engine of speed 1 counts
-LEAST_WEIGHT, MOST_WEIGHT, WEIGHT_BYTES = 2.0, 6.0, 8000.0  # of what is cached: more, the more waits everywhere
 
 
 class CentralRouter:
@@ -96,19 +93,19 @@ class CentralRouter:
 
     def _cheapest(self, request: Request, candidates: list[_Known]) -> tuple[_Known, int]:
         """The least cost of all, and how many tokens are cached there."""
-        weight = min(MOST_WEIGHT, LEAST_WEIGHT + min([known.wait for known in candidates]) / WEIGHT_BYTES)
+        match_weight = weight(min([known.wait for known in candidates]))
         costs = [known.cost for known in candidates]
         least = min(costs)
-        best = [candidates[n] for n, cost in enumerate(costs) if cost == least]
+        best = [candidates[n] for n, one in enumerate(costs) if one == least]
         chosen, match = self._rng.choice(best), 0
         for cache in self._holders.get(request.prompt.ids[0], ()):
             known = self._by_holder[cache]
             if known.engine.dead or request.key[0] not in known.engine.models:
                 continue
             tokens = cache.match(request.prompt)
-            cost = known.cost - weight * tokens * BYTES_PER_TOKEN
-            if cost < least:
-                chosen, match, least = known, tokens, cost
+            one = cost(known.wait, tokens * BYTES_PER_TOKEN, known.score, match_weight)
+            if one < least:
+                chosen, match, least = known, tokens, one
         return chosen, match
 
 
@@ -139,5 +136,5 @@ class _Known:
 
     def _rescore(self) -> None:
         self.wait = self._bytes / self.speed
-        self.score = self.open / self.speed
-        self.cost = self.wait + LOAD_BYTES * self.score
+        self.score = slot_score(self.open, self.engine.rates.slots, self.speed)
+        self.cost = cost(self.wait, 0, self.score, 0.0)

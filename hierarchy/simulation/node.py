@@ -132,7 +132,7 @@ class Node:
 
     def _lease(self, request: Request) -> Lease:
         """The child that the policy takes."""
-        return self.dispatch.lease(request.key, request.passed, translated=True)
+        return self.dispatch.lease(request.key, request.passed, translated=True, prefix=request.fingerprint)
 
     def _deliver(self, request: Request, hop: Hop, link: Link) -> None:
         """A request arrives at the other end of a link, if there is one."""
@@ -173,6 +173,7 @@ class Node:
 
     def first_byte(self, hop: Hop) -> None:
         """A response begins."""
+        hop.lease.first_byte()
         share = hop.lease.share
         if share.failures is not None or share.child.failures is not None:
             self.registry.first_byte(share)

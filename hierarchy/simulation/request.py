@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from hierarchy.prefix.fingerprint import Fingerprint
 from hierarchy.registry.child import Child, Lease
 from hierarchy.simulation.prompt import Prompt
 from hierarchy.wire.status import ModelKey
@@ -24,7 +25,7 @@ class Conversation(NamedTuple):
 
     begins_at: float  #: seconds
     model: str  #: "" for whichever; then the tree's models share the load
-    session: int  #: a number that only this conversation has
+    session: int  #: what its first request and all others have in common; 0 where that is not known
     turns: Iterator[Turn]
 
 
@@ -83,6 +84,7 @@ class Request:
         "conversation",
         "delay_s",
         "engine",
+        "fingerprint",
         "first_at",
         "hops",
         "key",
@@ -102,6 +104,7 @@ class Request:
         self.left = attempts  # that may still be made
         self.hops: list[Hop] = []  # from the entry node down
         self.passed: list[Child] = []  # children that failed on it
+        self.fingerprint: Fingerprint | None = None  # as the entry node takes it and sends it down
         self.engine = -1  # the number of the one that has it
         self.work: object = None  # what that engine does for it
         self.delay_s = 0.0  # of the messages from the entry node to the engine, one way

@@ -8,9 +8,11 @@ from typing import Final, NamedTuple
 
 from hierarchy.config.models import EngineSpec
 from hierarchy.errors import UsageError
+from hierarchy.prefix.fingerprint import Fingerprint, Hasher
 from hierarchy.simulation.engine import Engine, Rates
 from hierarchy.simulation.events import Events
 from hierarchy.simulation.node import Node
+from hierarchy.simulation.prompt import BYTES_PER_TOKEN, text
 from hierarchy.simulation.queues import Queues
 from hierarchy.simulation.request import Hop, Request
 from hierarchy.simulation.uplink import Uplink
@@ -84,6 +86,8 @@ class Tree:
         self._connect_engines()
         self._connect_nodes()
         self.entries = [self.nodes[member.key] for member in graph if member.is_node and not member.parents]
+        self._hasher = Hasher(b"simulation")
+        self._set_up_prefixes()
 
     def _add_node(self, member: Member, policy: str | None) -> None:
         config = node_config.part_of(self._declared, member.key)
@@ -144,6 +148,14 @@ class Tree:
             of(key)
         return depth
 
+    def _set_up_prefixes(self) -> None:
+        """As a node does when it knows its children."""
+        for node in self.nodes.values():
+            prefixes = node.dispatch.prefixes
+            if prefixes is not None:
+                prefixes.index.resize(len(self.find(node.name)))
+                prefixes.prior = node in self.entries and len(self.entries) > 1
+
     # -- clients ---------------------------------------------------------------------------------------------
 
     def keys(self) -> dict[ModelKey, float]:
@@ -163,8 +175,18 @@ class Tree:
             entry = next((one for one in entries if not one.dead), entry)
         if entry.dead:
             self._on_failed(request)
-        else:
-            entry.receive(request)
+            return
+        if entry.dispatch.prefixes is not None:
+            request.fingerprint = self._fingerprint(request)
+        entry.receive(request)
+
+    def _fingerprint(self, request: Request) -> Fingerprint | None:
+        """As an entry node takes it from a body: the production code, from the bytes of the prompt."""
+        prompt = request.prompt
+        found = self._hasher.take(text(prompt), prompt.tokens * BYTES_PER_TOKEN, self._hasher.salt(request.key[0]))
+        if found is not None and request.conversation.session:
+            found.session = self._hasher.digest(b"%d" % request.conversation.session)
+        return found
 
     def _first(self, request: Request) -> None:
         """The first token leaves the engine, and passes the nodes on its way up."""
