@@ -60,6 +60,7 @@ MODULES = (
     "relay.downstream.parts",
     "relay.downstream.places",
     "relay.exchange",
+    "relay.fingerprints",
     "relay.held",
     "relay.held_bytes",
     "relay.holding",

@@ -50,9 +50,7 @@ class Found:
         self.end = end
         self.further = further  # fields of `FURTHER`: their names, and where their values are
         self.streams = streams  # `"stream": true`
-        #: where the values of `prompt.FIELDS` are, and the elements of `messages`
-        self.parts: dict[str, tuple[int, int]] = {}
-        self.messages: list[tuple[int, int]] = []
+        self.parts: dict[str, tuple[int, int]] = {}  # where the values of `prompt.FIELDS` are
 
 
 class BodyScan:

@@ -18,7 +18,7 @@ from mypy_extensions import i64
 
 from hierarchy.errors import BadRequest
 from hierarchy.http.body_scan import FURTHER, MAX_MODEL_BYTES, MODEL, BodyScan, Found, folded, no_model
-from hierarchy.http.prompt import FIELDS, MAX_ELEMENTS, MESSAGES
+from hierarchy.http.prompt import FIELDS
 
 MAX_DEPTH: Final = 128  # levels; serde_json has the same limit
 MAX_FIELDS: Final = 1024  # of the object itself; OpenAI's largest request has about 40
@@ -42,7 +42,6 @@ _IS_MODEL: Final = 1
 _IS_FURTHER: Final = 2
 _IS_STREAM: Final = 3
 _IS_PROMPT: Final = 4  # a part of the prompt, or what else its fingerprint depends on
-_IS_MESSAGES: Final = 5
 #: names that need no closer look
 _KNOWN: Final = {
     b"model": _IS_MODEL,
@@ -53,7 +52,6 @@ _KNOWN: Final = {
         _OTHER,
     ),
     **{name.encode(): _IS_PROMPT for name in FIELDS},
-    MESSAGES.encode(): _IS_MESSAGES,
 }
 #: Compiled code looks at 500 million bytes a second, which is more than a regular expression does.
 _SKIPS: Final = __file__.endswith(".py")
@@ -87,8 +85,6 @@ class JsonScan(BodyScan):
         self._further: list[tuple[str, int, int]] = []
         self._streams = False
         self._parts: dict[str, tuple[int, int]] = {}  # the values of `prompt.FIELDS`
-        self._messages: list[tuple[int, int]] = []
-        self._message_start = 0
 
     def feed(self, piece: bytes) -> None:
         """The next bytes of the body."""
@@ -113,7 +109,7 @@ class JsonScan(BodyScan):
         if self._start < 0:
             raise no_model("body")
         found = Found(self._model, self._start, self._end, self._further, self._streams)
-        found.parts, found.messages = self._parts, self._messages
+        found.parts = self._parts
         return found
 
     def _check_utf8(self, piece: bytes) -> None:
@@ -155,14 +151,10 @@ class JsonScan(BodyScan):
                 if c == 0x2C:
                     if depth == 1 and self._kind != _OTHER:
                         self._value_ends(pos - 1)
-                    elif depth == 2 and self._kind == _IS_MESSAGES:
-                        self._message_ends(pos - 1)
                     state = _KEY if in_object[depth] else _VALUE
                 elif c == (0x7D if in_object[depth] else 0x5D):
                     if depth == 1 and self._kind != _OTHER:
                         self._value_ends(pos - 1)
-                    elif depth == 2 and self._kind == _IS_MESSAGES:
-                        self._message_ends(pos - 1)
                     depth -= 1
                     state = _COMMA if depth else _NOTHING
                 else:
@@ -202,8 +194,6 @@ class JsonScan(BodyScan):
                         self.refuse("'model' must be a string", MODEL)
                         break
                     self._value_start = self._offset + pos
-                elif depth == 2 and self._kind == _IS_MESSAGES:
-                    self._message_start = self._offset + pos
                 elif not depth and c != 0x7B:
                     self._no_object(c, pos)
                     break
@@ -324,8 +314,6 @@ class JsonScan(BodyScan):
         self._kind = self._kind_of(raw) if kind is None else kind
         if self._kind == _IS_PROMPT:
             self._name = raw.decode()
-        elif self._kind == _IS_MESSAGES:
-            self._messages = []  # of two, readers take the last
         if self._kind == _IS_MODEL and self._start >= 0:
             self.refuse("the body has more than one 'model'; send it once", MODEL)
 
@@ -362,11 +350,6 @@ class JsonScan(BodyScan):
         elif self._kind == _IS_PROMPT:
             self._parts[self._name] = self._value_start, self._offset + pos
         self._kind = _OTHER
-
-    def _message_ends(self, pos: i64) -> None:
-        """The comma or bracket at `pos` ends an element of `messages`."""
-        if len(self._messages) < MAX_ELEMENTS:
-            self._messages.append((self._message_start, self._offset + pos))
 
     # -- errors --------------------------------------------------------------------------------------------------
 

@@ -15,11 +15,10 @@ import msgspec
 from hierarchy.http.body_scan import CONTAINERS, FURTHER, MAX_MODEL_BYTES, MODEL, BodyScan, Found, folded
 from hierarchy.http.json_scan import JsonScan
 from hierarchy.http.multipart import FormScan
-from hierarchy.http.prompt import FIELDS, MESSAGES, Pieces, Prompt, prompt_of
+from hierarchy.http.prompt import FIELDS, Pieces, Prompt, is_null, prompt_of
 
 MAX_PLAIN: Final = 64 * 1024  # bytes of a body that is read by `plain_model`, which takes a millisecond at most
 MAX_NAMES: Final = 64 * 1024  # bytes of a field that names further models
-_NULL: Final = b"null"
 
 
 class _Name:
@@ -47,7 +46,6 @@ _PromptBody: Final[Any] = msgspec.defstruct(
     [
         (MODEL, _Name),
         ("stream", Any, False),
-        (MESSAGES, list[msgspec.Raw] | None, None),
         *((name, msgspec.Raw, None) for name in FIELDS),
         *((case, _Name, None) for case in _CASES[1:]),
     ],
@@ -75,14 +73,11 @@ def plain_prompt(body: bytes) -> tuple[str, bool, Prompt | None]:
     fields: dict[str, Any] = {}
     for name in FIELDS:
         value = getattr(found, name)
-        if value is not None and not _is_null(value):
-            fields[name] = value
-    return _seen[0], found.stream is True, prompt_of(found.messages, fields)
-
-
-def _is_null(value: Any) -> bool:
-    view: Any = memoryview(value)
-    return bool(view == _NULL)
+        if value is not None:
+            view: Any = memoryview(value)
+            if not is_null(view):
+                fields[name] = view
+    return _seen[0], found.stream is True, prompt_of(fields)
 
 
 def _plain(body: bytes, decode: Any) -> Any:
@@ -103,10 +98,8 @@ def _plain(body: bytes, decode: Any) -> Any:
 def prompt_in(pieces: Sequence[bytes], found: Found) -> Prompt:
     """The prompt of a body in pieces. found: in this body."""
     names = sorted(found.parts, key=found.parts.__getitem__)
-    body = Pieces(pieces)
-    shown = body.show([found.parts[name] for name in names])
-    fields = {name: value for name, value in zip(names, shown, strict=True) if not _is_null(value)}
-    return prompt_of(body.show(found.messages), fields)
+    shown = Pieces(pieces).show([found.parts[name] for name in names])
+    return prompt_of({name: value for name, value in zip(names, shown, strict=True) if not is_null(value)})
 
 
 def scan_for(boundary: bytes) -> BodyScan:

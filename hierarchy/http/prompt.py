@@ -1,8 +1,8 @@
 """What an engine makes its prompt of, as bytes of a request's body: found in the pass that finds the model.
 
 The order is that of chat templates: the system prompt, then the tools, then the messages. So what most requests have in
-common comes first. Messages come one by one, without what is between them, and a prompt without its closing quote or
-bracket, so that the bytes of a conversation that grows at its end begin with those that it had.
+common comes first. Messages and prompts come without their closing quote or bracket, so that the bytes of a
+conversation that grows at its end begin with those that it had.
 
 Marks of caches, which move from message to message with each turn, are cut out; no engine sees them in its prompt.
 
@@ -16,19 +16,26 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-MESSAGES: Final = "messages"
-#: fields of a body that matter here, beside `messages`
+import msgspec
+
+#: fields of a body that matter here
 FIELDS: Final = (
-    "system", "instructions", "tools", "prompt", "input", "cache_salt", "prompt_cache_key", "previous_response_id",
-    "user",
+    "messages", "system", "instructions", "tools", "prompt", "input", "cache_salt", "prompt_cache_key",
+    "previous_response_id", "user",
 )  # fmt: skip
-MAX_ELEMENTS: Final = 100_000  # messages that are told apart
-TAIL: Final = 256  # bytes at the end of a message, in which its mark is
-LATEST: Final = 3  # messages of which one has a mark, if the client sends any
+LATEST: Final = 1024  # bytes at the end of the messages in which there is a mark, if the client sends any
+MARKED: Final = 64 * 1024  # bytes at the end of the messages from which marks are cut out
+BILLED: Final = 512  # bytes of a system prompt in which the line is that tells who pays
+MAX_SHOWN: Final = 1024 * 1024  # bytes of one field; no fingerprint reaches further
 _NULL: Final = b"null"
-_is_system: Final[Any] = re.compile(rb'\{\s*"role"\s*:\s*"(?:system|developer)"').match
-_has_role_first: Final[Any] = re.compile(rb'\{\s*"role"').match
-_ends_as_system: Final[Any] = re.compile(rb'"role"\s*:\s*"(?:system|developer)"\s*\}').search
+_BLANKS: Final = b" \t\r\n"
+_BACKSLASH: Final = 0x5C
+_BRACKET: Final = 0x5B
+_system_text: Final[Any] = re.compile(rb'\s*\{\s*"role"\s*:\s*"(?:system|developer)"\s*,\s*"content"\s*:\s*"').match
+_system_ends: Final[Any] = re.compile(rb"\s*\}\s*,?").match
+_other_role: Final[Any] = re.compile(rb'\s*\{\s*"role"\s*:\s*"(?!system"|developer")').match
+_is_system: Final[Any] = re.compile(rb'\s*\{\s*"role"\s*:\s*"(?:system|developer)"').match
+_decode_messages: Final[Any] = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _MARK: Final[Any] = re.compile(rb',\s*"cache_control"\s*:\s*(?:null|\{[^{}]*\})')
 _BILLING: Final[Any] = re.compile(rb'x-anthropic-billing-header:[^"\\]*')  # of Claude Code; another one each time
 
@@ -36,19 +43,30 @@ _BILLING: Final[Any] = re.compile(rb'x-anthropic-billing-header:[^"\\]*')  # of 
 class Prompt:
     """The prompt of one body. parts: buffers, in the order in which the engine reads them."""
 
-    __slots__ = ("cache_key", "cache_salt", "first", "length", "parts", "previous", "user")
+    __slots__ = ("_messages", "cache_key", "cache_salt", "length", "parts", "previous", "user")
 
-    def __init__(self, parts: list[Any], first: Any, fields: Mapping[str, Any]) -> None:
+    def __init__(self, parts: list[Any], messages: Any, fields: Mapping[str, Any]) -> None:
         self.parts = parts
         self.length = 0
         for part in parts:
-            self.length += len(memoryview(part))
-        self.first = first  # the first message that is not the system's; None if there are no messages
+            self.length += len(part)
+        self._messages = messages
         # The values of fields, as they are written; b"" if one is not there.
         self.cache_salt = _value(fields, "cache_salt")
         self.cache_key = _value(fields, "prompt_cache_key")
         self.previous = _value(fields, "previous_response_id")
         self.user = _value(fields, "user")
+
+    @property
+    def first(self) -> bytes:
+        """The first message that is not the system's; b"" if there is none."""
+        if self._messages is None:
+            return b""
+        for message in _elements(self._messages):
+            raw = bytes(message)
+            if not _is_system(raw):
+                return raw
+        return b""
 
     def __repr__(self) -> str:
         return f"<Prompt of {self.length} bytes>"
@@ -56,37 +74,38 @@ class Prompt:
 
 def _value(fields: Mapping[str, Any], name: str) -> bytes:
     value = fields.get(name)
-    raw = b"" if value is None else bytes(value)
-    return b"" if raw == _NULL else raw
+    return b"" if value is None else bytes(value)
 
 
-def prompt_of(messages: Sequence[Any] | None, fields: Mapping[str, Any]) -> Prompt:
-    """The prompt of a body. messages: the elements of `messages`. fields: the values of `FIELDS`. All are buffers."""
+def is_null(value: Any) -> bool:
+    """Is a field's value the same as if it was not there? value: a buffer."""
+    return len(value) == 4 and bytes(value) == _NULL
+
+
+def prompt_of(fields: Mapping[str, Any]) -> Prompt:
+    """The prompt of a body. fields: the values of `FIELDS`, as memoryviews."""
     parts: list[Any] = []
-    first: Any = None
-    system = fields.get("system")
+    system, tools, messages = fields.get("system"), fields.get("tools"), fields.get("messages")
     if system is not None:
         parts.append(_without_billing(system))
     _add(parts, fields.get("instructions"))
-    tools, begin = fields.get("tools"), 0
-    if messages:
+    if messages is not None and messages[0] == _BRACKET:
+        view = _open(messages)
+        begin = 0
         if tools is not None:
-            while begin < len(messages) and is_system(messages[begin]):
-                parts.append(messages[begin])
-                begin += 1
+            begin = leading_end(view)
+            if begin:
+                parts.append(view[:begin])
             parts.append(tools)
-        rest = _without_marks(messages[begin:] if begin else messages)
-        parts += rest
-        for first in rest:
-            if begin or not is_system(first):
-                break
+        _add_messages(parts, view[begin:] if begin else view)
     else:
+        messages = None
         _add(parts, tools)
     for name in ("prompt", "input"):
         value = fields.get(name)
-        if value is not None and len(memoryview(value)) > 1:
-            parts.append(memoryview(value)[:-1])
-    return Prompt(parts, first, fields)
+        if value is not None:
+            parts.append(value[:-1])
+    return Prompt(parts, messages, fields)
 
 
 def _add(parts: list[Any], value: Any) -> None:
@@ -94,39 +113,80 @@ def _add(parts: list[Any], value: Any) -> None:
         parts.append(value)
 
 
-def is_system(message: Any) -> bool:
-    """Is it a message of the system or of the developer? message: an object in JSON."""
-    if _has_role_first(message):
-        return _is_system(message) is not None
-    return (
-        _ends_as_system(message[-TAIL:] if isinstance(message, bytes) else bytes(memoryview(message)[-TAIL:]))
-        is not None
-    )
+def _open(messages: Any) -> Any:
+    """The array without its brackets, and without the blanks before the closing one."""
+    end = len(messages) - 1
+    while end > 1 and messages[end - 1] in _BLANKS:
+        end -= 1
+    return messages[1:end]
 
 
-def _without_marks(messages: Sequence[Any]) -> Sequence[Any]:
-    """The messages without `cache_control` in their last blocks, if the client sends it."""
-    for message in messages[-LATEST:]:
-        if _MARK.search(_tail(message)):
-            return [_without_mark(one) for one in messages]
-    return messages
+def _elements(messages: Any) -> list[Any]:
+    try:
+        found: list[Any] = _decode_messages(messages)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
+    return found
 
 
-def _tail(message: Any) -> bytes:
-    return bytes(memoryview(message)[-TAIL:])
+def leading_end(messages: Any) -> int:
+    """Where the system's messages at the beginning end. messages: an array without its brackets."""
+    data, at = bytes(messages), 0
+    while _system_text(data, at):
+        end = _text_end(data, _system_text(data, at).end())
+        closing = _system_ends(data, end)
+        if closing is None:  # the message has more than its text
+            return at + _slow_leading_end(data[at:])
+        at = closing.end()
+    return at if not _is_system(data, at) and _other_role(data, at) else at + _slow_leading_end(data[at:])
 
 
-def _without_mark(message: Any) -> Any:
-    tail = _tail(message)
-    cut: bytes = _MARK.sub(b"", tail)
-    return message if cut == tail else b"".join([memoryview(message)[:-TAIL], cut])
+def _text_end(data: bytes, at: int) -> int:
+    """The position behind the closing quote of the text that begins at `at`."""
+    while True:
+        at = data.find(b'"', at)
+        if at < 0:
+            return len(data)
+        behind = at - 1
+        while behind >= 0 and data[behind] == _BACKSLASH:
+            behind -= 1
+        at += 1
+        if (at - behind) % 2 == 0:  # as many backslashes escape each other
+            return at
+
+
+def _slow_leading_end(data: bytes) -> int:
+    """`leading_end` of messages that are written in another way than most."""
+    end = 0
+    for message in _elements(b"[%b]" % data):
+        raw = bytes(message)
+        if not _is_system(raw) and not _role_is_last(raw):
+            break
+        end = data.find(raw, end) + len(raw)
+        comma = data.find(b",", end)
+        end = comma + 1 if comma >= 0 and not data[end:comma].strip() else end
+    return end
+
+
+def _role_is_last(message: bytes) -> bool:
+    return message[-64:].replace(b" ", b"").endswith((b'"role":"system"}', b'"role":"developer"}'))
+
+
+def _add_messages(parts: list[Any], messages: Any) -> None:
+    """The messages without `cache_control`, if the client sends it."""
+    if b'"cache_control"' not in bytes(messages[-LATEST:]):
+        parts.append(messages)
+        return
+    if len(messages) > MARKED:
+        parts.append(messages[:-MARKED])
+    parts.append(_MARK.sub(b"", messages[-MARKED:]))
 
 
 def _without_billing(system: Any) -> Any:
     """A system prompt without the line that tells who pays."""
-    head = bytes(memoryview(system)[:512])
+    head = bytes(system[:BILLED])
     cut: bytes = _BILLING.sub(b"", head, count=1)
-    return system if cut == head else b"".join([cut, memoryview(system)[512:]])
+    return system if cut == head else b"".join([cut, system[BILLED:]])
 
 
 class Pieces:
@@ -136,10 +196,14 @@ class Pieces:
         self._pieces = pieces
 
     def show(self, spans: Sequence[tuple[int, int]]) -> list[Any]:
-        """The bytes of each (begin, end); they are in order, and one that is in two pieces is copied."""
+        """The bytes of each (begin, end); they are in order, and one that is in two pieces is copied.
+
+        Of one that is longer than `MAX_SHOWN`, only the beginning.
+        """
         shown: list[Any] = []
         index, offset = 0, 0
         for begin, end in spans:
+            end = min(end, begin + MAX_SHOWN)
             while begin >= offset + len(self._pieces[index]):
                 offset += len(self._pieces[index])
                 index += 1
@@ -151,11 +215,11 @@ class Pieces:
                 shown.append(self._joined(index, view, end - offset - len(piece)))
         return shown
 
-    def _joined(self, index: int, view: memoryview, missing: int) -> bytes:
+    def _joined(self, index: int, view: memoryview, missing: int) -> memoryview:
         parts: list[Any] = [view]
         while missing > 0:
             index += 1
             piece = self._pieces[index]
             parts.append(memoryview(piece)[:missing] if missing < len(piece) else piece)
             missing -= len(piece)
-        return b"".join(parts)
+        return memoryview(b"".join(parts))

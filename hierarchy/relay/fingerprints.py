@@ -63,10 +63,11 @@ class Fingerprints:
             return hasher.digest(head.session)
         if not self.has_siblings or fingerprint is None:
             return 0
-        if prompt.first is None:
+        first_message = prompt.first
+        if not first_message:
             digests = fingerprint.digests
             return digests[min(len(digests), SESSION_DIGESTS) - 1]
-        first = hasher.digest(prompt.first)
+        first = hasher.digest(first_message)
         return first ^ hasher.digest(prompt.user) if prompt.user else first
 
     def cache_salt(self, caller: str, own: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from typing import Any
 
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.http.model_field import find_model, plain_prompt, prompt_in, scan_for
-from hierarchy.http.prompt import Prompt, is_system
+from hierarchy.http.prompt import MAX_SHOWN, Prompt, leading_end
 
 SYSTEM = {"role": "system", "content": "You are kind. " * 30}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
@@ -41,10 +40,8 @@ def prompt(body: bytes) -> bytes:
     if model:
         assert plain is not None
         assert b"".join(plain.parts) == whole
-        for name in ("cache_salt", "cache_key", "previous", "user", "length"):
+        for name in ("cache_salt", "cache_key", "previous", "user", "length", "first"):
             assert getattr(plain, name) == getattr(found, name)
-        assert (plain.first is None) is (found.first is None)
-        assert plain.first is None or bytes(plain.first) == bytes(found.first)
     return whole
 
 
@@ -58,9 +55,9 @@ def text(value: Any) -> bytes:
 
 def test_the_system_comes_first_then_the_tools_then_the_messages() -> None:
     user = {"role": "user", "content": "hi"}
-    assert prompt(body(messages=[SYSTEM, user], tools=TOOLS)) == text(SYSTEM) + text(TOOLS) + text(user)
+    assert prompt(body(messages=[SYSTEM, user], tools=TOOLS)) == text(SYSTEM) + b"," + text(TOOLS) + b" " + text(user)
     assert prompt(body(tools=TOOLS, messages=[user])) == text(TOOLS) + text(user)
-    assert prompt(body(messages=[SYSTEM, user], tools=None)) == text(SYSTEM) + text(user)
+    assert prompt(body(messages=[SYSTEM, user], tools=None)) == text(SYSTEM) + b", " + text(user)
     assert prompt(body(messages=[user], tools=TOOLS, system="s")) == text("s") + text(TOOLS) + text(user)
     assert prompt(body(input="hello", instructions="i", tools=TOOLS)) == text("i") + text(TOOLS) + b'"hello'
     assert prompt(body(prompt="once")) == b'"once'
@@ -126,24 +123,35 @@ def test_the_first_message_that_is_not_the_systems() -> None:
     for fields in ({}, {"tools": TOOLS}):
         found = plain_prompt(body(messages=[SYSTEM, SYSTEM, user, SYSTEM], **fields))[2]
         assert found is not None
-        assert bytes(found.first) == text(user)
+        assert found.first == text(user)
 
 
 @pytest.mark.parametrize(
-    ("message", "expected"),
+    ("messages", "leading"),
     [
-        (b'{"role":"system","content":"x"}', True), (b'{ "role" : "developer" }', True), (b'{"role":"user"}', False),
-        (b'{"content":"x","role":"system"}', True), (b'{"content":"\\"role\\":\\"system\\"}","role":"user"}', False),
-        (b"5", False), (b'"role"', False), (b"{}", False),
+        (b'{"role":"system","content":"x"},{"role":"user","content":"y"}', b'{"role":"system","content":"x"},'),
+        (b'{"role":"system","content":"a \\" \\\\"} , {"role":"user"}', b'{"role":"system","content":"a \\" \\\\"} ,'),
+        (b' { "role" : "developer" , "content":"x"}', b' { "role" : "developer" , "content":"x"}'),
+        (b'{"role":"system","content":["x"]},{"role":"user"}', b'{"role":"system","content":["x"]},'),
+        (b'{"content":"x","role":"system"}, {"role":"user"}', b'{"content":"x","role":"system"},'),
+        (b'{"role":"system","content":"x","name":"n"},{"role":"system","content":"y"},5',
+         b'{"role":"system","content":"x","name":"n"},{"role":"system","content":"y"},'),
+        (b'{"content":"\\"role\\":\\"system\\"}","role":"user"}', b""), (b'{"role":"user","content":"x"}', b""),
+        (b"5", b""), (b'"role"', b""), (b"{}", b""), (b"", b""), (b'{"role":"system","content":"cut', b""),
     ],
 )  # fmt: skip
-def test_whose_message_it_is(message: bytes, expected: bool) -> None:
-    assert is_system(message) is is_system(memoryview(message)) is expected
+def test_where_the_systems_messages_end(messages: bytes, leading: bytes) -> None:
+    assert messages[: leading_end(memoryview(messages))] == leading
+
+
+def test_a_prompt_is_read_as_far_as_a_fingerprint_reaches() -> None:
+    found = prompt_by_pieces(body(messages=[{"role": "user", "content": "x" * 3 * MAX_SHOWN}]), 64 * 1024)
+    assert MAX_SHOWN - 16 < found.length <= MAX_SHOWN
 
 
 @given(st.dictionaries(st.sampled_from(["messages", "tools", "prompt", "input", "system", "user"]), values))
 def test_any_body_has_one_prompt_whatever_its_fields_are(fields: dict[str, Any]) -> None:
     raw = json.dumps({"model": "m", **fields}).encode()
     found = find_model(raw)
-    assert all(begin < end <= len(raw) for begin, end in itertools.chain(found.parts.values(), found.messages))
+    assert all(begin < end <= len(raw) for begin, end in found.parts.values())
     prompt(raw)
