@@ -66,6 +66,9 @@ class PrefixChoice:
         prior = -1
         if self.prior and fingerprint.session:
             prior = self.number(candidates.of_session(fingerprint.session).child)
+        elif fingerprint.session and not matches:
+            known = self._knows(candidates, fingerprint.session)
+            prior = self.number(known.child) if known is not None else -1
         share = self._least(self._few(candidates, matches, rng), matches, prior, fingerprint.length)
         match = matches.get(share.child.cache_number, 0)
         self._count(MATCH if match else SPREAD if self._any_match else NO_MATCH, match)
@@ -79,7 +82,10 @@ class PrefixChoice:
         """The request goes to the child that was chosen last."""
         if self._alone:
             return
-        self.index.note(fingerprint, self.number(lease.share.child))
+        number = self.number(lease.share.child)
+        self.index.note(fingerprint, number)
+        if fingerprint.session and not self.prior:
+            self.index.note_one(fingerprint.session, number)
         lease.wait_for(fingerprint.length - self.matched, self.matched)
 
     def answered(self, child: Child, digest: int) -> None:
@@ -97,11 +103,11 @@ class PrefixChoice:
     # -- among the candidates ----------------------------------------------------------------------------------------
 
     def _knows(self, candidates: Candidates, digest: int) -> Share | None:
-        holders = self.index.holders(digest)
-        if holders:
-            for share in candidates.shares:
-                if self.number(share.child) in holders:
-                    return share
+        """The share of the child that was sent this digest last."""
+        shares = {self.number(share.child): share for share in candidates.shares}
+        for number in reversed(self.index.holders(digest)):
+            if number in shares:
+                return shares[number]
         return None
 
     def _few(self, candidates: Candidates, matches: dict[int, int], rng: Random) -> list[Share]:

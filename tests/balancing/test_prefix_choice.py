@@ -138,6 +138,18 @@ def test_entry_nodes_with_a_prior_send_a_session_to_the_same_child() -> None:
     assert len({tuple(engines.pending()) for engines in several}) == 1
 
 
+def test_a_session_that_the_client_names_goes_where_it_was_sent_last() -> None:
+    engines = Engines()
+    names = []
+    for turn in range(4):
+        fingerprint = prompt(b"turn %d " % turn * 100)
+        fingerprint.session = 77
+        lease = engines.dispatch.lease(OPENAI, prefix=fingerprint)
+        names.append(lease.share.child.name)
+        lease.release()
+    assert len(set(names)) == 1
+
+
 def test_of_many_children_the_one_that_matches_is_among_the_compared() -> None:
     engines = Engines(3 * MANY)
     for number in range(20):

@@ -113,6 +113,8 @@ def test_each_level_down_to_an_engine() -> None:
             "chance": 0.0,
             "error_rate": 0.0,
             "penalty": 0,
+            "pending": 0,
+            "cost": 0.0,
         },
         {
             "name": "site",
@@ -124,6 +126,8 @@ def test_each_level_down_to_an_engine() -> None:
             "chance": 1.0,
             "error_rate": 0.0,
             "penalty": 0,
+            "pending": 0,
+            "cost": 0.0,
         },
     ]
     assert [(item["name"], item["score"], item["chance"]) for item in second["candidates"]] == [
@@ -241,3 +245,17 @@ def test_a_tree_that_contains_itself_is_followed_to_a_limit() -> None:
     entry: dict[str, Any] = {"kind": "node", "name": "x", "state": "up", "models": [row], "children": {}}
     entry["children"]["x"] = entry
     assert len(explain(decode(entry), "m", "openai").levels) == 64
+
+
+def test_pending_bytes_count_where_the_policy_is_prefix() -> None:
+    row: dict[str, Any] = {"name": "m", "api": "openai", "speed": 1.0, "queue_length": 0}
+    children = {
+        "busy": {"name": "busy", "kind": "vllm", "state": "up", "models": [{**row, "pending": 5000}]},
+        "free": {"name": "free", "kind": "vllm", "state": "up", "models": [{**row, "queue_length": 1}]},
+    }
+    for policy, expected in (("prefix", "free"), ("shortest_queue", "busy")):
+        tree = decode({"name": "root", "kind": "node", "state": "up", "dispatch": policy, "children": children})
+        level = explain(tree, "m", "openai").levels[0]
+        assert level.next == expected
+        costs = {one.name: one.cost for one in level.candidates}
+        assert costs == ({"busy": 5000.0, "free": 1200.0} if policy == "prefix" else {"busy": 0.0, "free": 0.0})
