@@ -18,7 +18,7 @@ CHARACTERS: Final = 8  # of one digest
 MAX_FIELD: Final = 10 + 3 + (MAX_DIGESTS + 2) * CHARACTERS  # bytes of the longest field
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_+/", b"+/!!")  # what is for other alphabets is refused
-_STRUCTS: Final[list[Any]] = [struct.Struct(">" + "HI" * count) for count in range(MAX_DIGESTS + 1)]
+_STRUCTS: Final[list[Any]] = [struct.Struct(f">{count}Q") for count in range(MAX_DIGESTS + 1)]
 
 
 def encode(fingerprint: Fingerprint) -> bytes:
@@ -32,11 +32,9 @@ def encode(fingerprint: Fingerprint) -> bytes:
 
 
 def _encoded(digests: list[int]) -> bytes:
-    halves: list[int] = []
-    for digest in digests:
-        halves.append(digest >> 32)
-        halves.append(digest & 0xFFFFFFFF)
-    raw: bytes = _STRUCTS[len(digests)].pack(*halves)
+    raw = bytearray(_STRUCTS[len(digests)].pack(*digests))
+    del raw[::8]  # the first two of eight bytes are zero
+    del raw[::7]
     return binascii.b2a_base64(raw, newline=False).translate(_TO_URL)
 
 
@@ -72,8 +70,7 @@ def _decoded(field: bytes) -> list[int] | None:
         return None
     if len(raw) != DIGEST_BYTES * count:  # padding
         return None
-    halves: tuple[int, ...] = _STRUCTS[count].unpack(raw)
-    digests: list[int] = []
-    for place in range(0, 2 * count, 2):
-        digests.append(halves[place] << 32 | halves[place + 1])
-    return digests
+    wide = bytearray(8 * count)
+    for place in range(DIGEST_BYTES):
+        wide[place + 2 :: 8] = raw[place::DIGEST_BYTES]
+    return list(_STRUCTS[count].unpack(wide))

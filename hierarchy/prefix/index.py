@@ -14,6 +14,7 @@ from hierarchy.prefix.fingerprint import MAX_DIGESTS, MAX_LENGTH, PLACES, Finger
 
 SHARDS: Final = 64
 MAX_HOLDERS: Final = 12  # children for each digest
+LATEST: Final = 8  # of them, whose order does not matter
 #: An entry in bytes, at most: a key of 32, its place in a dict that has just grown, and every second one a value of its
 #: own. Digests with several children take more, and are few.
 ENTRY_BYTES: Final = 128
@@ -106,14 +107,22 @@ class PrefixIndex:
                     entries = young[shard]
                 value = old[shard].get(digest)
                 entries[digest] = holder if value is None else _with(value, holder, number)
-            elif value is not holder:
-                if isinstance(value, int) and value == holder:
-                    continue
+            elif isinstance(value, int):
+                if value != holder:
+                    entries[digest] = _with(value, holder, number)
+            elif holder not in value[-LATEST:]:
                 entries[digest] = _with(value, holder, number)
 
     def note_one(self, digest: int, number: int) -> None:
-        """A child knows something else than a prompt: the response with this digest."""
-        self.note(Fingerprint(0, [digest]), number)
+        """A child knows something else than a prompt: a response, or a session. It is the latest that does."""
+        shard = digest % SHARDS
+        if len(self._young[shard]) >= self._most:
+            self._turn(shard)
+        entries, holder = self._young[shard], number << _LENGTH_BITS
+        value = entries.get(digest)
+        if value is None:
+            value = self._old[shard].get(digest)
+        entries[digest] = holder if value is None else _with(value, holder, number)
 
     def _turn(self, shard: int) -> None:
         """The younger generation is full."""

@@ -29,6 +29,7 @@ class Fingerprints:
     def __init__(self, key: str = "", *, has_siblings: bool = False) -> None:
         self.key = key
         self.has_siblings = has_siblings
+        self.usual: RequestHead | None = None  # of a request for which a fingerprint was worth it; it comes again
         self.shares = True  # callers share what engines have in their caches
         self.ignored = 0  # fields of parents that are not fingerprints
         self._hasher = Hasher(key.encode())

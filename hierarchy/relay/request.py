@@ -191,7 +191,7 @@ class Request:
         caller, streams = self.head.caller, False
         prompt: Prompt | None = None
         if self._scan is None and caller.models is None and not self.head.boundary:
-            if self._may_match(dispatch):
+            if self._may_match(dispatch, fingerprints):
                 self.model, streams, prompt = plain_prompt(self.body())
             else:
                 self.model, streams = plain_model(self.body())
@@ -211,8 +211,13 @@ class Request:
             self.resolve_alias(dispatch, fingerprints)
         if caller.models is not None and self.parent is None:
             self._check_allowed(caller, requested)
-        if prompt is not None and dispatch.compares((self.model, self.api)):
+        if prompt is None:
+            return
+        if dispatch.compares((self.model, self.api)):
+            fingerprints.usual = self.head
             self.prefix = fingerprints.take(prompt, self.model, self.head)
+        elif fingerprints.usual is self.head:
+            fingerprints.usual = None
 
     def _isolate(self, caller: Caller, fingerprints: Fingerprints) -> None:
         """Let the engine keep what it has in its cache of this caller's prompts apart from all others."""
@@ -224,10 +229,12 @@ class Request:
         self.size = sum(map(len, self.parts))
         self._found = None  # other places than before
 
-    def _may_match(self, dispatch: Dispatch) -> bool:
+    def _may_match(self, dispatch: Dispatch, fingerprints: Fingerprints) -> bool:
         """May the choice of a child depend on the prompt? If its model has one child only, most likely not."""
         if dispatch.prefixes is None or not self.head.dialect.has_prompt:
             return False
+        if fingerprints.usual is self.head:
+            return True
         model = likely_model(self.body())
         return not model or model in dispatch.aliased or dispatch.compares((model, self.api))
 

@@ -57,11 +57,12 @@ def test_the_last_children_are_kept_and_the_latest_is_last() -> None:
     one = prompt(b"x" * 300)
     for number in range(1, 31):
         index.note(one, number)
-    index.note(one, 25)
+    index.note(one, 20)
     holders = index.holders(one.digests[0])
     assert len(holders) == MAX_HOLDERS
-    assert holders[-1] == 25
-    assert holders[-2] == 30
+    assert holders[-2:] == [30, 20]
+    index.note_one(one.digests[0], 25)
+    assert index.holders(one.digests[0])[-1] == 25
 
 
 def test_what_is_not_sent_for_long_is_forgotten_and_what_is_stays() -> None:
