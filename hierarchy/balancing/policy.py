@@ -4,7 +4,9 @@ A policy is a callable `(candidates, rng) -> Share`. Its candidates are never em
 `POLICIES` maps the name in YAML and on the command line to a factory, because `round_robin` has state.
 
 Source: `lottery` and `shortest_queue` are FastChat's (its queue_length / speed, but without its preference for the
-first of equals); `p2c` is Mitzenmacher's power of two choices, which works well when reports are stale.
+first of equals); `p2c` is Mitzenmacher's power of two choices, for balancers that know loads from reports alone. Nodes
+count their own leases, so `shortest_queue` is better unless a dozen nodes probe the same few engines
+(docs/explanation/load-and-leases.md has figures).
 """
 
 from __future__ import annotations

@@ -153,6 +153,7 @@ class Tree:
         for node in self.nodes.values():
             prefixes = node.dispatch.prefixes
             if prefixes is not None:
+                prefixes.index.memory = node.settings.index_memory
                 prefixes.index.resize(len(self.find(node.name)))
                 prefixes.prior = node in self.entries and len(self.entries) > 1
 
