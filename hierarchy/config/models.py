@@ -116,9 +116,9 @@ class Settings(Strict):
     dispatch: PolicyName = Field(
         default="shortest_queue",
         description="how a child is chosen: `shortest_queue` (least load for its speed, as in FastChat), `p2c` (the "
-        "better of two random children, for a dozen nodes that probe the same engines), `lottery` (random by speed), "
-        "`round_robin` or `prefix` (least prompt to read: where the beginning of the prompt was sent before, unless too much waits "
-        "there)",
+        "better of two random children, for a dozen nodes that probe the same engines), `lottery` (random by "
+        "speed), `round_robin` or `prefix` (least prompt to read: where the beginning of the prompt was sent before, "
+        "unless too much waits there)",
     )
     address: Literal["worker", "self"] = Field(
         default="worker",

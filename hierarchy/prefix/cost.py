@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Final
 
+FULL: Final = 20.0  # the score of a child without a free slot: as many requests as an engine commonly runs at once
+WAITING: Final = 10.0  # what each request that waits for a slot adds to it, at speed 1: it may wait for seconds
 REQUEST_BYTES: Final = 1200  # what a request that runs or waits costs one that comes: its tokens are made beside it
 LEAST_WEIGHT: Final = 2.0  # of a matched byte where some child has nothing to read
 MOST_WEIGHT: Final = 6.0
@@ -35,7 +37,11 @@ def cost(wait: float, match: int, score: float, match_weight: float, distance: f
 
 
 def slot_score(load: float, slots: int, speed: float) -> float:
-    """How busy a child is that runs `slots` requests at once: below 1 while one is free, so a free slot comes first."""
+    """How busy a child is that runs `slots` requests at once: below `FULL` while one is free.
+
+    It is on the scale of load / speed, which other children have. Were it only a part of 1, any match would be worth a
+    queue, and engines that have read nothing yet would stay idle.
+    """
     if load < slots:
-        return load / slots
-    return 1.0 + (load - slots + 1) / speed
+        return FULL * load / slots
+    return FULL + WAITING * (load - slots + 1) / speed

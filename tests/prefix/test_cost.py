@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hierarchy.prefix.cost import MOST_WEIGHT, cost, slot_score, weight
+from hierarchy.prefix.cost import FULL, MOST_WEIGHT, cost, slot_score, weight
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def test_the_terms_of_the_cost(wait: float, match: int, score: float, distance: 
 
 @pytest.mark.parametrize(
     ("load", "slots", "speed", "expected"),
-    [(0, 4, 1, 0), (3, 4, 1, 0.75), (4, 4, 1, 2.0), (4, 4, 4, 1.25), (7, 4, 2, 3.0), (1, 8, 4, 0.125)],
+    [(0, 4, 1, 0), (3, 4, 1, 15.0), (4, 4, 1, 30.0), (4, 4, 4, 22.5), (7, 4, 2, 40.0), (1, 8, 4, 2.5)],
 )
 def test_a_free_slot_costs_less_than_any_queue(load: int, slots: int, speed: float, expected: float) -> None:
     assert slot_score(load, slots, speed) == expected
-    assert (slot_score(load, slots, speed) < 1) is (load < slots)
+    assert (slot_score(load, slots, speed) < FULL) is (load < slots)
