@@ -62,7 +62,7 @@ class PrefixChoice:
             if known is not None:
                 self._count(STICKY, fingerprint.length)
                 return known
-        matches = self.index.matches(fingerprint) if fingerprint.digests else {}
+        matches = self.index.matches(fingerprint, len(shares)) if fingerprint.digests else {}
         prior = -1
         if self.prior and fingerprint.session:
             prior = self.number(candidates.of_session(fingerprint.session).child)

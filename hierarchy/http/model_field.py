@@ -51,6 +51,8 @@ _PromptBody: Final[Any] = msgspec.defstruct(
     ],
     gc=False,
 )
+_BEFORE_FIELDS: Final = 2
+_astuple: Final[Any] = msgspec.structs.astuple
 _decode_prompt: Final[Any] = msgspec.json.Decoder(_PromptBody, dec_hook=_see).decode
 
 
@@ -71,8 +73,11 @@ def plain_prompt(body: bytes) -> tuple[str, bool, Prompt | None]:
     if found is None:
         return "", False, None
     fields: dict[str, Any] = {}
+    values = _astuple(found)
+    at = _BEFORE_FIELDS
     for name in FIELDS:
-        value = getattr(found, name)
+        value = values[at]
+        at += 1
         if value is not None:
             view: Any = memoryview(value)
             if not is_null(view):

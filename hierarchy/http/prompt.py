@@ -23,7 +23,7 @@ FIELDS: Final = (
     "messages", "system", "instructions", "tools", "prompt", "input", "cache_salt", "prompt_cache_key",
     "previous_response_id", "user",
 )  # fmt: skip
-LATEST: Final = 512  # bytes at the end of the messages in which there is a mark, if the client sends any
+LATEST: Final = 256  # bytes at the end of the messages in which there is a mark, if the client sends any
 MARKED: Final = 64 * 1024  # bytes at the end of the messages from which marks are cut out
 BILLED: Final = 512  # bytes of a system prompt in which the line is that tells who pays
 MAX_SHOWN: Final = 1024 * 1024  # bytes of one field; no fingerprint reaches further

@@ -18,7 +18,10 @@ CHARACTERS: Final = 8  # of one digest
 MAX_FIELD: Final = 10 + 3 + (MAX_DIGESTS + 2) * CHARACTERS  # bytes of the longest field
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_+/", b"+/!!")  # what is for other alphabets is refused
-_STRUCTS: Final[list[Any]] = [struct.Struct(f">{count}Q") for count in range(MAX_DIGESTS + 1)]
+#: by the number of digests: of eight bytes, of six, and of six with two zeros before them
+_WIDE: Final[list[Any]] = [struct.Struct(f">{count}Q") for count in range(MAX_DIGESTS + 1)]
+_DENSE: Final[list[Any]] = [struct.Struct("6s" * count) for count in range(MAX_DIGESTS + 1)]
+_PADDED: Final[list[Any]] = [struct.Struct("xx6s" * count) for count in range(MAX_DIGESTS + 1)]
 
 
 def encode(fingerprint: Fingerprint) -> bytes:
@@ -32,7 +35,7 @@ def encode(fingerprint: Fingerprint) -> bytes:
 
 
 def _encoded(digests: list[int]) -> bytes:
-    raw = bytearray(_STRUCTS[len(digests)].pack(*digests))
+    raw = bytearray(_WIDE[len(digests)].pack(*digests))
     del raw[::8]  # the first two of eight bytes are zero
     del raw[::7]
     return binascii.b2a_base64(raw, newline=False).translate(_TO_URL)
@@ -70,7 +73,5 @@ def _decoded(field: bytes) -> list[int] | None:
         return None
     if len(raw) != DIGEST_BYTES * count:  # padding
         return None
-    wide = bytearray(8 * count)
-    for place in range(DIGEST_BYTES):
-        wide[place + 2 :: 8] = raw[place::DIGEST_BYTES]
-    return list(_STRUCTS[count].unpack(wide))
+    wide = _PADDED[count].pack(*_DENSE[count].unpack(raw))
+    return list(_WIDE[count].unpack(wide))

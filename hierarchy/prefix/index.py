@@ -48,8 +48,11 @@ class PrefixIndex:
     def __len__(self) -> int:
         return sum([len(shard) for shard in self._young]) + sum([len(shard) for shard in self._old])
 
-    def matches(self, fingerprint: Fingerprint) -> dict[int, int]:
-        """The bytes of a prompt that each child has, by the child's number; children that have none are left out."""
+    def matches(self, fingerprint: Fingerprint, enough: int = 1 << 30) -> dict[int, int]:
+        """The bytes of a prompt that each child has, by the child's number; children that have none are left out.
+
+        enough: when so many are found, there are no others.
+        """
         found: dict[int, int] = {}
         young, old = self._young, self._old
         at = len(fingerprint.digests)
@@ -67,6 +70,8 @@ class PrefixIndex:
                     found[number] = (value & MAX_LENGTH) or PLACES[at]
             else:
                 self._add_all(value, at, found)
+            if len(found) >= enough:
+                break
         if found:
             length = fingerprint.length
             for number, match in found.items():
