@@ -212,7 +212,7 @@ def _page(result: Result) -> dict[str, Any]:
     page = result._asdict()
     for name in ("ttft", "wait"):
         page[f"{name}_s"] = page.pop(name)._asdict()
-    for name in ("phases", "moments"):
+    for name in ("models", "phases", "moments"):
         page[name] = [{**row._asdict(), "ttft": row.ttft._asdict()} for row in page[name]]
     return page
 

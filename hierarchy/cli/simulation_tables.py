@@ -12,16 +12,20 @@ from rich.table import Table
 from hierarchy.runtime.logs import escape
 
 if TYPE_CHECKING:
-    from hierarchy.simulation.measures import Result
+    from hierarchy.simulation.measures import Phase, Result
 
 
 def show(results: Sequence[Result]) -> None:
-    """Print what was measured, one line for each policy; and how it went on after a loss."""
+    """Print what was measured, one line for each policy; the same by model; and how it went on after a loss."""
     console = Console(highlight=False)
     console.print(_summary(results))
-    if any(result.phases for result in results):
-        console.print()
-        console.print(_phases(results))
+    for head, of in (
+        ("model", [result.models for result in results]),
+        ("phase", [result.phases for result in results]),
+    ):
+        if any(of):
+            console.print()
+            console.print(_parts(head, results, of))
     for result in results:
         if not result.is_steady:
             console.print(
@@ -52,10 +56,10 @@ def _summary(results: Sequence[Result]) -> Table:
     return table
 
 
-def _phases(results: Sequence[Result]) -> Table:
-    table = _table("policy", "phase", "requests", "TTFT mean", "median", "99 %", "hit rate")
-    for result in results:
-        for phase in result.phases:
+def _parts(head: str, results: Sequence[Result], of: Sequence[Sequence[Phase]]) -> Table:
+    table = _table("policy", head, "requests", "TTFT mean", "median", "99 %", "hit rate")
+    for result, phases in zip(results, of, strict=True):
+        for phase in phases:
             table.add_row(
                 result.policy,
                 escape(phase.name),
@@ -69,7 +73,7 @@ def _phases(results: Sequence[Result]) -> Table:
 def _table(*heads: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for head in heads:
-        table.add_column(head, justify="left" if head in ("", "policy", "phase") else "right", overflow="fold")
+        table.add_column(head, justify="left" if head in ("", "policy", "model", "phase") else "right", overflow="fold")
     return table
 
 

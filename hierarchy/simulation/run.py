@@ -242,6 +242,7 @@ class _Simulation:
             is_steady=is_steady,
             simulated_s=end,
             events=self.events.count,
+            models=measures.models(counted),
             phases=measures.phases(begin, end, self._marks) if self._marks else (),
             moments=measures.moments(end, PARTS),
         )

@@ -97,6 +97,9 @@ def test_a_tree_with_several_models_shares_the_load_among_them() -> None:
     result = simulate(Scenario(read_tree(CONFIGS / "three-tiers.yaml"), bursts(200, 0.2)))
     assert (result.requests, result.failed) == (200, 0)
     assert result.busy_least > 0
+    assert {model.name for model in result.models} == {"sim-small", "sim-large", "sim-code"}
+    assert sum(model.requests for model in result.models) == 200
+    assert [model.ttft.p99 for model in result.models] == sorted((m.ttft.p99 for m in result.models), reverse=True)
 
 
 def test_progress_is_shown_to_the_end(tmp_path: Path) -> None:
