@@ -60,7 +60,7 @@ class PrefixChoice:
         if fingerprint.sticky:
             known = self._knows(candidates, fingerprint.sticky)
             if known is not None:
-                self._count(STICKY, fingerprint.length)
+                self._count(STICKY, 0)
                 return known
         matches = self.index.matches(fingerprint, len(shares)) if fingerprint.digests else {}
         prior = -1
@@ -83,7 +83,7 @@ class PrefixChoice:
         if self._alone:
             return
         number = self.number(lease.share.child)
-        self.index.note(fingerprint, number)
+        self.index.note(fingerprint, number, self.matched)
         if fingerprint.session and not self.prior:
             self.index.note_one(fingerprint.session, number)
         lease.wait_for(fingerprint.length - self.matched, self.matched)

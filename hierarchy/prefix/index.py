@@ -8,6 +8,7 @@ younger one is full. Each of `SHARDS` parts does so by itself, so nothing takes 
 from __future__ import annotations
 
 import sys
+from bisect import bisect_right
 from typing import Any, Final
 
 from hierarchy.prefix.fingerprint import MAX_DIGESTS, MAX_LENGTH, PLACES, Fingerprint
@@ -93,13 +94,17 @@ class PrefixIndex:
             return []
         return [value >> _LENGTH_BITS] if isinstance(value, int) else [holder >> _LENGTH_BITS for holder in value]
 
-    def note(self, fingerprint: Fingerprint, number: int) -> None:
-        """A child is sent this prompt. number: the child's."""
+    def note(self, fingerprint: Fingerprint, number: int, matched: int = 0) -> None:
+        """A child is sent this prompt. number: the child's. matched: bytes of it that it had, from `matches`.
+
+        What is before the last digest that matched is known already. It stays as long as others are sent it.
+        """
         young, old, whole = self._young, self._old, number << _LENGTH_BITS
         digests = fingerprint.digests
         last = len(digests) - 1
         holder = whole
-        for at in range(last + 1):
+        begin = bisect_right(PLACES, matched, 0, last + 1) - 1 if matched else 0
+        for at in range(begin, last + 1):
             digest = digests[at]
             if at == last and (at + 1 == MAX_DIGESTS or fingerprint.length < PLACES[at + 1]):
                 holder = whole | fingerprint.length

@@ -111,3 +111,15 @@ def test_a_match_is_what_was_sent_to_that_child(sent: list[tuple[bytes, int]]) -
         matches = index.matches(prompt(data))
         assert matches[number] <= len(data)
         assert set(matches) <= {number for _, number in sent}
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3000), st.integers(1, 4)), max_size=40))
+def test_what_follows_a_match_is_enough_to_note(sent: list[tuple[int, int, int]]) -> None:
+    """Both ways know the same, as long as nothing is forgotten."""
+    whole, short = PrefixIndex(MEMORY), PrefixIndex(MEMORY)
+    for text, more, number in sent:
+        one = prompt(b"%d" % text * 600 + b"x" * more)
+        known = short.matches(one)
+        assert known == whole.matches(one)
+        whole.note(one, number)
+        short.note(one, number, known.get(number, 0))
