@@ -39,6 +39,10 @@ def simulate(
     policy: Annotated[
         str, typer.Option(metavar="NAMES", help="Policies to compare, such as shortest_queue,p2c.")
     ] = "declared",
+    model: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The only model that clients request.", show_default="all, by speed"),
+    ] = "",
     lose: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME@SECONDS", help="Lose a node or engine then; repeat the flag for several."),
@@ -105,6 +109,7 @@ def simulate(
         load=load,
         hardware=hardware,
         seed=seed,
+        model=model,
         round_trips_s={name: ms / 1000 for name, ms in trips},
         losses=losses,
         marks=() if hot_document is None else (("hot document", hot_document),),

@@ -84,7 +84,7 @@ class _Beginnings:
         rng, now = Random(_seed(self._seed, "arrivals")), 0.0
         for number in range(self._chats):
             now += rng.expovariate(self._rate)
-            yield Conversation(now, "", number + 1, self._turns(number, now))
+            yield Conversation(now, number + 1, self._turns(number, now))
 
     def _turns(self, number: int, now: float) -> Iterator[Turn]:
         rng = Random(_seed(self._seed, "conversation", number))

@@ -24,7 +24,6 @@ class Conversation(NamedTuple):
     """Requests, of which each follows the response to the one before it."""
 
     begins_at: float  #: seconds
-    model: str  #: "" for whichever; then the tree's models share the load
     session: int  #: what its first request and all others have in common; 0 where that is not known
     turns: Iterator[Turn]
 

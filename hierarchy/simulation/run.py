@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS
 from hierarchy.balancing.policy import POLICIES
+from hierarchy.config.yaml import closest
 from hierarchy.errors import UsageError
 from hierarchy.simulation.central import CentralRouter
 from hierarchy.simulation.events import Events
@@ -33,6 +34,7 @@ class Scenario(NamedTuple):
     load: Callable[[], Load]  #: makes the same load each time
     hardware: Hardware = Hardware()
     seed: int = 1
+    model: str = ""  #: the only one that clients request; "": all, in proportion to the speed of their engines
     round_trips_s: Mapping[str, float] = {}  #: name of a node or engine: to its parents and back
     losses: tuple[tuple[str, float], ...] = ()  #: a node or engine, and when it is lost
     marks: tuple[tuple[str, float], ...] = ()  #: what else happens, and when
@@ -55,7 +57,7 @@ def simulate(scenario: Scenario, policy: str = DECLARED, progress: Callable[[int
     progress: called now and then with the conversations that have begun, and all of them.
 
     Raises:
-        UsageError: it is not a whole tree.
+        UsageError: it is not a whole tree, or has no engine for the model.
     """
     if scenario.tree.config.slice is not None:
         raise UsageError(f"{scenario.tree.source.file}: is a slice; simulate the file of the whole tree")
@@ -82,7 +84,10 @@ class _Simulation:
         )
         self._router = self._central(policy)
         self._rng = Random(scenario.seed + 1)
-        keys = self._tree.keys()
+        keys = {key: speed for key, speed in self._tree.keys().items() if scenario.model in ("", key[0])}
+        if not keys:
+            names = sorted({name for engine in self._tree.engines.values() for name in engine.models})
+            raise UsageError(f"--model {scenario.model}: no engine serves it; {closest(scenario.model, names)}")
         self._keys, self._speeds = list(keys), list(keys.values())
         self._active: dict[Request, None] = {}
         self._thinking = 0  # conversations whose client has not sent its next request yet

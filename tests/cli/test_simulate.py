@@ -63,6 +63,12 @@ def test_a_trace_is_simulated(tmp_path: Path) -> None:
     assert result["requests"] == 3
 
 
+def test_one_model_may_have_all_the_load() -> None:
+    (result,) = json.loads(succeeds("simulate", TREE, *FEW, "--model", "sim-code", "--json"))
+    assert result["models"] == []
+    assert result["busy_least"] == 0.0
+
+
 def test_distance_and_hardware_count() -> None:
     arguments = ("simulate", str(CONFIGS / "two-tiers.yaml"), *FEW, "--json")
     (near,) = json.loads(succeeds(*arguments))
@@ -80,6 +86,7 @@ def test_distance_and_hardware_count() -> None:
         pytest.param(("--chats", "5", "--rate", "nan"), "--rate nan: write a number above 0", id="rate"),
         pytest.param((*FEW, "--policy", "p2"), '--policy p2: no such policy; did you mean "p2c"?', id="policy"),
         pytest.param((*FEW, "--policy", ","), "--policy: names none; choose among declared, ", id="no policy"),
+        pytest.param((*FEW, "--model", "sim-smal"), "--model sim-smal: no engine serves it; did you mean", id="model"),
         pytest.param((*FEW, "--lose", "oslo"), "--lose oslo: write a name, '@' and a number, such as", id="loss"),
         pytest.param((*FEW, "--lose", "olso@5"), 'no node or engine "olso"; did you mean "oslo"?', id="unknown loss"),
         pytest.param((*FEW, "--round-trip", "oslo=-1"), "--round-trip oslo=-1: write a name, '='", id="round trip"),

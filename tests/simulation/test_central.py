@@ -34,7 +34,7 @@ class Bench:
     def send(self, seed: int, tokens: int = 1000) -> int:
         prompt = Prompt().then(seed, tokens)
         turn = Turn(0.0, prompt, 10, prompt)
-        request = Request(Conversation(0.0, "", seed, iter([])), turn, ("m", "openai"), self.events.now, 3)
+        request = Request(Conversation(0.0, seed, iter([])), turn, ("m", "openai"), self.events.now, 3)
         self.router.enter(request)
         return request.engine
 

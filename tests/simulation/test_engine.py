@@ -37,7 +37,7 @@ class Bench:
     def send(self, seed: int, tokens: int, output: int) -> Request:
         prompt = Prompt().then(seed, tokens)
         turn = Turn(0.0, prompt, output, prompt.then(seed + 1000, output))
-        request = Request(Conversation(0.0, "m", 1, iter([])), turn, ("m", "openai"), self.events.now, 3)
+        request = Request(Conversation(0.0, 1, iter([])), turn, ("m", "openai"), self.events.now, 3)
         self.engine.receive(request)
         return request
 

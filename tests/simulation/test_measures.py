@@ -14,7 +14,7 @@ def measured(*requests: tuple[float, float, int, int]) -> Measures:
     measures = Measures()
     for began_at, ttft, tokens, cached in requests:
         prompt = Prompt().then(1, tokens)
-        request = Request(Conversation(0, "m", 1, iter([])), Turn(0, prompt, 1, prompt), ("m", "openai"), began_at, 3)
+        request = Request(Conversation(0, 1, iter([])), Turn(0, prompt, 1, prompt), ("m", "openai"), began_at, 3)
         request.first_at, request.cached = began_at + ttft, cached
         measures.ended(request, began_at + ttft + 1)
     return measures

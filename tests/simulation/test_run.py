@@ -30,7 +30,7 @@ def bursts(count: int, every_s: float, output: int = 50) -> Callable[[], Load]:
 
     def conversation(number: int) -> Conversation:
         prompt = Prompt().then(number, 100)
-        return Conversation(number * every_s, "", number, iter([Turn(0.0, prompt, output, prompt)]))
+        return Conversation(number * every_s, number, iter([Turn(0.0, prompt, output, prompt)]))
 
     return lambda: Load((conversation(n) for n in range(count)), count, 0.0, 0.0, is_cut=False)
 

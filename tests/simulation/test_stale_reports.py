@@ -32,7 +32,7 @@ def single_requests(rate: float, length_s: float) -> Callable[[], Load]:
             now += rng.expovariate(rate)
             prompt = Prompt().then(number, 200)
             turn = Turn(0.0, prompt, max(1, round(rng.expovariate(1 / 150))), prompt)
-            made.append(Conversation(now, "", number + 1, iter([turn])))
+            made.append(Conversation(now, number + 1, iter([turn])))
         return made
 
     count = int(rate * length_s)

@@ -37,7 +37,7 @@ class Bench:
     def send(self, seed: int, output: int = 50) -> Request:
         prompt = Prompt().then(seed, 100)
         turn = Turn(0.0, prompt, output, prompt)
-        request = Request(Conversation(0.0, "", seed, iter([])), turn, ("m", "openai"), self.events.now, 3)
+        request = Request(Conversation(0.0, seed, iter([])), turn, ("m", "openai"), self.events.now, 3)
         self.tree.enter(request)
         return request
 
@@ -79,7 +79,7 @@ def test_reports_carry_what_other_parents_sent(tmp_path: Path) -> None:
     first, second = bench.tree.entries
     for seed in range(6):
         request = Request(
-            Conversation(0.0, "", seed, iter([])),
+            Conversation(0.0, seed, iter([])),
             Turn(0.0, Prompt().then(seed, 100), 500, Prompt().then(seed, 100)),
             ("m", "openai"),
             bench.events.now,

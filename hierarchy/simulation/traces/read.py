@@ -101,7 +101,7 @@ def _timed(file: Path, reader: Reader, first_s: float, pace: float) -> Iterator[
     for recorded in reader(file):
         at_s = ((recorded.at_s or first_s) - first_s) * pace
         turns = (Turn(0.0, *request) for request in recorded.requests)
-        yield Conversation(at_s, "", 0, turns)
+        yield Conversation(at_s, 0, turns)
 
 
 def _untimed(file: Path, reader: Reader, rate: float, seed: int) -> Iterator[Conversation]:
@@ -109,7 +109,7 @@ def _untimed(file: Path, reader: Reader, rate: float, seed: int) -> Iterator[Con
     rng, now = Random(seed), 0.0
     for number, recorded in enumerate(reader(file)):
         now += rng.expovariate(rate)
-        yield Conversation(now, "", number + 1, _spaced(recorded, Random(rng.random())))
+        yield Conversation(now, number + 1, _spaced(recorded, Random(rng.random())))
 
 
 def _spaced(recorded: Recorded, rng: Random) -> Iterator[Turn]:
