@@ -61,7 +61,12 @@ def listing_steps(children: object, before: Listing | None = None, depth: int = 
             else:
                 parts[name] = old if old is not None and old.of is entry else Listing(entry, _rows(entry), engines=1)
         yield
-    if before is not None and all(parts.get(name) is part for name, part in known.items()) and len(parts) == len(known):
+    if (
+        before is not None
+        and (known or not before.keys)
+        and all(parts.get(name) is part for name, part in known.items())
+        and len(parts) == len(known)
+    ):
         return Listing(children, before.keys, parts)
     return Listing(children, frozenset().union(*(part.keys for part in parts.values())), parts)
 
