@@ -126,7 +126,7 @@ def simulate(
     else:
         from hierarchy.cli.simulation_tables import show
 
-        show(results)
+        show(results, [*scenario.lost, *scenario.marks])
 
 
 # -- what the flags mean -----------------------------------------------------------------------------------------------

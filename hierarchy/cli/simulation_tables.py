@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from hierarchy.simulation.measures import Phase, Result
 
 
-def show(results: Sequence[Result]) -> None:
-    """Print what was measured, one line for each policy; the same by model; and how it went on after a loss."""
+def show(results: Sequence[Result], marks: Sequence[tuple[str, float]] = ()) -> None:
+    """Print what was measured, and then the same by model, and before and after each of the marks.
+
+    marks: what happened, and when.
+    """
     console = Console(highlight=False)
     console.print(_summary(results))
     for head, of in (
@@ -26,6 +29,14 @@ def show(results: Sequence[Result]) -> None:
         if any(of):
             console.print()
             console.print(_parts(head, results, of))
+    first = results[0]
+    for name, at_s in marks:
+        if not first.counted_from_s <= at_s < first.simulated_s:
+            console.print(
+                f"{escape(name)} at {at_s:g} s, but what is counted begins from {first.counted_from_s:.0f} s to "
+                f"{first.simulated_s:.0f} s: choose another moment, or set --warm-up",
+                style="yellow",
+            )
     for result in results:
         if not result.is_steady:
             console.print(

@@ -52,6 +52,7 @@ class Result(NamedTuple):
     busy_most: float  #: and of the busiest
     idle_while_waiting: float  #: part of all slots that was idle though a request for the same model waited elsewhere
     is_steady: bool  #: the load had become what it was to be before it ended
+    counted_from_s: float  #: the end of the warm-up
     simulated_s: float
     events: int
     models: tuple[Phase, ...]  #: for each model, the slowest first; () if there is only one

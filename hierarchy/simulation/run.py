@@ -245,6 +245,7 @@ class _Simulation:
             busy_most=max(busy, default=0.0),
             idle_while_waiting=(self._idle - self._idle_before) / slots_s if slots_s else 0.0,
             is_steady=is_steady,
+            counted_from_s=begin,
             simulated_s=end,
             events=self.events.count,
             models=measures.models(counted),

@@ -49,6 +49,11 @@ def test_a_loss_is_shown_in_phases_and_in_the_picture(tmp_path: Path) -> None:
     assert "oslo is lost" in texts
 
 
+def test_a_loss_that_is_not_counted_is_told() -> None:
+    shown = succeeds("simulate", TREE, *FEW, "--lose", "oslo@1")
+    assert "oslo is lost at 1 s, but what is counted begins from " in shown
+
+
 def test_a_hot_document_is_a_phase() -> None:
     assert "hot document" in succeeds("simulate", TREE, *FEW, "--warm-up", "1", "--hot-document", "20")
 

@@ -99,6 +99,28 @@ def test_an_engine_that_dies_ends_nothing_any_more() -> None:
     assert bench.queues.idle_s == 0.0
 
 
+@pytest.mark.parametrize("number", [0, 1, 2], ids=["being read", "before it is read", "without a slot"])
+def test_a_request_that_is_cancelled_leaves_its_place_to_the_next(number: int) -> None:
+    bench = Bench()
+    requests = [bench.send(seed, 50, 20) for seed in (1, 2, 3)]
+    bench.events.run(until=0.2)
+    bench.engine.cancel(requests[number])
+    bench.engine.cancel(requests[number])  # again does nothing
+    bench.events.run()
+    assert {request for _, request in bench.ended} == set(requests) - {requests[number]}
+    assert (bench.engine.load, bench.engine.status().models[0].queue_length) == (0, 0)
+
+
+def test_a_request_that_is_cancelled_while_it_writes_ends_at_once() -> None:
+    bench = Bench()
+    requests = [bench.send(seed, 50, 20) for seed in (1, 2, 3)]
+    bench.events.run(until=1.5)
+    bench.engine.cancel(requests[0])
+    assert requests[2].waited_s == pytest.approx(1.5)
+    bench.events.run()
+    assert [request for _, request in bench.ended] == requests[1:]
+
+
 def test_slots_that_are_idle_while_others_wait_are_counted() -> None:
     bench = Bench()
     idle = Engine("f", 1, ("m",), "openai", 1.0, RATES, bench.events, bench.queues, lambda _: None, lambda _: None)

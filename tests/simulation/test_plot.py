@@ -11,7 +11,7 @@ from hierarchy.simulation.plot import svg
 def result(policy: str, ttft: float) -> Result:
     spread = Spread(ttft, ttft, ttft * 10)
     moments = tuple(Moment(float(at), 5, spread, 0.5) for at in range(10))
-    return Result(policy, 50, 0, spread, NONE, 0.5, 1.0, 0.5, 0.4, 0.6, 0.0, True, 10.0, 1000, (), (), moments)
+    return Result(policy, 50, 0, spread, NONE, 0.5, 1.0, 0.5, 0.4, 0.6, 0.0, True, 0.0, 10.0, 1000, (), (), moments)
 
 
 def test_a_picture_has_a_line_for_each_policy_in_each_panel() -> None:
