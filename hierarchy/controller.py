@@ -32,6 +32,7 @@ from hierarchy.errors import (
 )
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
+from hierarchy.registry.public_name import said_of
 from hierarchy.runtime.fetch import fetch_now
 from hierarchy.wire.messages import HeartBeat, Identity, Registration, convert
 
@@ -210,12 +211,12 @@ class Controller:
                     *frames, rest = (rest + data).split(b"\0")
                     yield from (frame + b"\0" for frame in frames if frame)
         except httpx.TimeoutException:
-            yield _frame(DeadlinePassed(f"worker {child.name} did not answer in time"))
+            yield _frame(DeadlinePassed(f"worker {said_of(child, 'did not answer in time')}"))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            yield _frame(ChildFailed(f"worker {child.name} failed: {describe(error)}"))
+            yield _frame(ChildFailed(f"worker {said_of(child, f'failed: {describe(error)}')}"))
         else:
             if rest:
-                yield _frame(ChildFailed(f"worker {child.name} ended in the middle of a frame"))
+                yield _frame(ChildFailed(f"worker {said_of(child, 'ended in the middle of a frame')}"))
 
     def worker_api_get_status(self) -> dict[str, Any]:
         """`{model_names, speed, queue_length}` of this controller as a worker: the sums over its workers."""

@@ -19,6 +19,7 @@
     │   ├── LastEngine             409  to drain it would leave models without an engine
     │   ├── BodyTooLarge           413  the body is over a limit of this node
     │   ├── TooMuchInFlight        429  the requests in progress of one API key hold too much memory
+    │   ├── TooManyMessages        429  the messages of one child take too much of this node's time
     │   ├── HeadTooLarge           431  the head is over a limit of this node
     │   ├── NotImplementedHere     501  WebSockets
     │   ├── ChildFailed            502  the child failed
@@ -270,6 +271,19 @@ class TooMuchInFlight(RequestError):
     type = "rate_limit_error"
     code = "too_much_in_flight"
     retry_after_s = 1
+
+
+class TooManyMessages(RequestError):
+    """The registrations and reports of one credential take more than their share of this node's time."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_messages"
+    retry_after_s = 1
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class HeadTooLarge(RequestError):

@@ -24,6 +24,7 @@ from hierarchy.gossip import Board, RecordFile
 from hierarchy.gossip.file import UNSAVED
 from hierarchy.introspection.changes import ChangeLog
 from hierarchy.introspection.model_list import ModelList
+from hierarchy.introspection.outgoing import Outgoing
 from hierarchy.introspection.oversight import Oversight
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry import Registry
@@ -153,7 +154,14 @@ class Node:
         known, forget = self.registry.known, self.clients.heads.forget
         self._upkeep = Upkeep(self.access, self.board, models, known, clock, forget)
         self._forgetting = Forgetting(
-            lane, self.clients, self.board, self.models, self._tasks, self._hosts, settings.remember_s, clock
+            lane,
+            self.clients,
+            self.board,
+            (self.models.forget, self.view.forget),
+            self._tasks,
+            self._hosts,
+            settings.remember_s,
+            clock,
         )
         further: dict[str, Callable[[], object]] = {
             "the sweep of links": self._parents.sweep_links,
@@ -274,7 +282,7 @@ class Node:
     def _apply_settings(self, config: NodeConfig) -> None:
         settings = self.settings = config.settings
         self.dispatch.set_policy(settings.dispatch)
-        self.registry.max_speed = settings.max_speed
+        self.registry.set_max_speed(settings.max_speed)
         self.registry.limits = limits(settings.max_body_bytes)
         self.registry.remember(settings.remember_s)
         self._forgetting.remember_s = settings.remember_s
@@ -428,11 +436,13 @@ class _Source:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self.path = node.registry.path
-        self.children = node.view.children
+        self._outgoing = Outgoing(node.registry, node.view)
+        self.path = self._outgoing.path
+        self.children_steps = self._outgoing.children_steps
+        self.take_in = node.registry.take_in
 
     def status(self) -> NodeStatus:
-        status = self._node.registry.status()
+        status = self._outgoing.status()
         # With its queue, which the parent counts until this node is gone.
         return NodeStatus((), 0.0, status.queue_length) if self._node.draining else status
 

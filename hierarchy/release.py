@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Final
@@ -24,6 +23,8 @@ def build() -> str:
     It is computed from the files themselves, in a few milliseconds, so that it is true of an installation that was
     changed, and needs neither git nor a step at the build. A compiled build has the id of its sources.
     """
+    import hashlib  # which takes as long as half of all else that comes before a command owns its signals
+
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py"), key=lambda path: path.as_posix()):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0")

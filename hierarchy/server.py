@@ -17,7 +17,9 @@ import uvicorn
 from hierarchy.config.models import NodeConfig
 from hierarchy.errors import UsageError
 from hierarchy.node import Node
-from hierarchy.relay.downstream.protocol import protocol_factory
+from hierarchy.relay.downstream.places import Guest
+from hierarchy.relay.downstream.protocol import LaneProtocol, protocol_factory
+from hierarchy.relay.downstream.tls_listener import TlsListener
 from hierarchy.reload import Reloader, read_files_again
 from hierarchy.runtime import signals
 from hierarchy.runtime.listening import CannotListen, listen
@@ -58,7 +60,12 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then start the node."""
         self.node.expect_children()
-        await super().startup(sockets)
+        places, context = self.node.clients.places, self.config.ssl
+        if context is None or places is None:
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            self.servers = [TlsListener(sock, context, self._protocol, places) for sock in sockets or ()]  # type: ignore[misc]
         where = ", ".join(f"{host}:{port}" for host, port in self.node.config.listen)
         admin = "".join(f", admin {host}:{port}" for host, port in self.node.config.admin)
         identity = self.node.identity
@@ -93,11 +100,12 @@ class Server(uvicorn.Server):
         await self.node.stop()
 
     async def _serve_late(self, sock: socket.socket) -> None:
-        config, state = self.config, self.server_state
         with contextlib.suppress(OSError):
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: self._protocols(config=config, server_state=state, app_state={}), sock, ssl=config.ssl
-            )
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, sock, ssl=self.config.ssl)
+
+    def _protocol(self, handshake: Guest | None = None) -> LaneProtocol:
+        """For a connection of a client. handshake: who has its place until then."""
+        return self._protocols(config=self.config, server_state=self.server_state, app_state={}, handshake=handshake)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal lets running streams finish, the second one ends them."""

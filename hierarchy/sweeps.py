@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.engines.manager import EngineManager
 from hierarchy.gossip import Board
-from hierarchy.introspection.model_list import ModelList
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
 from hierarchy.relay.downstream.clients import Clients
@@ -142,7 +141,8 @@ class Sweeps:
 class Forgetting:
     """Takes away what is kept for children, models, names and clients that have gone.
 
-    hosts: returns the host names that the configuration has. remember_s: how long it is kept. clock: monotonic seconds.
+    views: what lets each of the node's views forget. hosts: returns the host names that the configuration has.
+    remember_s: how long it is kept. clock: monotonic seconds.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Forgetting:
         lane: Lane,
         clients: Clients,
         board: Board,
-        models: ModelList,
+        views: Iterable[Callable[[], None]],
         tasks: BackgroundTasks,
         hosts: Callable[[], Iterable[str]],
         remember_s: float,
@@ -160,7 +160,7 @@ class Forgetting:
         self._lane = lane
         self._clients = clients
         self._board = board
-        self._models = models
+        self._views = tuple(views)
         self._tasks = tasks
         self._hosts = hosts
         self._clock = clock
@@ -192,7 +192,8 @@ class Forgetting:
     def _forget_choices(self, registry: Registry, dispatch: Dispatch) -> None:
         registry.forget_candidates()
         dispatch.forget_candidates()
-        self._models.forget()
+        for forget in self._views:
+            forget()
 
     def _forget_series(self, registry: Registry, metrics: Metrics, now: float) -> None:
         busy = self._lane.busy()

@@ -7,12 +7,14 @@ import os
 import signal
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx._transports.default
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.certificates import Authority
 from tests.cluster import Cluster
 
 pytest_plugins = ["tests.skips"]
@@ -53,3 +55,9 @@ def cluster() -> Iterator[Cluster]:
     """Starts nodes and engines in this process, and stops them after the test."""
     with Cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """A certificate authority."""
+    return Authority(tmp_path / "ca")

@@ -55,12 +55,14 @@ def test_every_request_error_renders_for_both_kinds_of_client(kind: type[Request
 def test_codes_and_statuses_distinguish_errors() -> None:
     kinds: list[type[RequestError]] = [*REQUEST_ERRORS, InvalidField]
     assert len({kind.code for kind in kinds}) == len(kinds)
-    others = [kind for kind in kinds if kind.status not in (401, 403, 404, 409, 503)]  # those mean more than one thing
+    others = [
+        kind for kind in kinds if kind.status not in (401, 403, 404, 409, 429, 503)
+    ]  # those mean more than one thing
     assert len({kind.status for kind in others}) == len(others)
 
 
 def test_errors_that_pass_by_themselves_have_a_retry_after() -> None:
-    passing = {"Unavailable", "MemoryFull", "OutOfConnections", "TooMuchInFlight"}
+    passing = {"Unavailable", "MemoryFull", "OutOfConnections", "TooMuchInFlight", "TooManyMessages"}
     assert {kind.__name__ for kind in REQUEST_ERRORS if kind.retry_after_s} == passing
 
 

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from hierarchy.api import admin, fastchat, openai, operators, state
 from hierarchy.api.auth_middleware import AuthMiddleware
 from hierarchy.api.body import error_response, json_response, not_found
+from hierarchy.api.held_bodies import HeldBodies
 from hierarchy.errors import BadRequest, RequestError
 from hierarchy.node import Node
 
@@ -20,6 +21,7 @@ def build_app(node: Node) -> FastAPI:
     app.include_router(operators.router(node))
     app.include_router(admin.router(node))
     app.include_router(state.router(node))
+    app.add_middleware(HeldBodies, held=node.lane.held)
     app.add_middleware(AuthMiddleware, node=node)
     app.exception_handler(RequestError)(_request_error)
     app.exception_handler(HTTPException)(_http_error)

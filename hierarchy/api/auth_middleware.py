@@ -13,7 +13,7 @@ from hierarchy.api.body import error_response, not_found
 from hierarchy.config.address import Address, is_wildcard
 from hierarchy.errors import InvalidApiKey, PathNotAllowed, RequestError
 from hierarchy.node import Node
-from hierarchy.security.keys import ANYONE, Caller
+from hierarchy.security.caller import ANYONE, Caller
 
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
 #: these endpoints check the token or the secret of the child, or the page of another instance, themselves

@@ -7,6 +7,7 @@ status of workers is requested in the background.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -61,18 +62,22 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
     policy, registry, peer = node.access.registration_policy, node.registry, peer_of(request.scope)
     token = bearer_token(request.headers.get("authorization", "").encode("latin-1")).decode("latin-1")
     limit = policy.body_limit(token, peer, node.settings.max_body_bytes)
+    rate, name = policy.rate, policy.name_of(token)
+    spending = partial(rate.spending, name)
+    await rate.wait(name)
     body = await read_body(request, limit)
-    message, below = await node.slices.run(decode_steps(body, Registration, registry.limits.message_values))
+    message, below = await node.slices.run(decode_steps(body, Registration, registry.limits), spending)
     grant = policy.check(message, token, peer)
     claim, absent = await node.urls.examine(message, peer)
-    ready = None if below is None else await node.slices.run(prepare(below, {}, None))
+    ready = None if below is None else await node.slices.run(prepare(below, {}, None), spending)
     if message.node or ready is not None:
         # While its URL was tried, or others had their turns, its token may have been used or its credential revoked.
         grant = policy.check(message, token, peer)
     for rival in absent:
         node.evict(rival, message.node)
     known = registry.find(message.node or message.worker_name)
-    child = registry.register(message, grant.identity if grant else "", claim, below=ready)
+    with rate.spending(name):
+        child = registry.register(message, grant.identity if grant else "", claim, below=ready)
     child.local = is_loopback(peer)
     if child.is_node:
         longest_s = max(LONGEST_INTERVAL_S, node.settings.report_interval_s)
@@ -80,7 +85,8 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
     credential = await _redeem(node, child, message, grant) if grant is not None else ""
     if known is not child:
         models = ", ".join(child.status.model_names) or "no model yet"
-        log.info("%s registered from %s with %s", child.name, child.url, models)
+        name = child.name if child.label == child.name else f"{child.name} (for clients: {child.label})"
+        log.info("%s registered from %s with %s", name, child.url, models)
     return child, credential
 
 
@@ -136,15 +142,15 @@ def _add_client_routes(routes: APIRouter, node: Node) -> None:
 
     @routes.post("/list_models")
     async def list_models(request: Request) -> Response:
-        return _models(request, registry.model_names())
+        return _models(request, await node.slices.run(registry.model_names_steps()))
 
     @routes.post("/list_multimodal_models")
     async def list_multimodal_models(request: Request) -> Response:
-        return _models(request, registry.names_by_mode(multimodal=True))
+        return _models(request, await node.slices.run(registry.names_by_mode_steps(multimodal=True)))
 
     @routes.post("/list_language_models")
     async def list_language_models(request: Request) -> Response:
-        return _models(request, registry.names_by_mode(multimodal=False))
+        return _models(request, await node.slices.run(registry.names_by_mode_steps(multimodal=False)))
 
     @routes.post("/get_worker_address")
     async def get_worker_address(request: Request) -> Response:

@@ -14,7 +14,7 @@ from hierarchy.api.held import HeldRequest
 from hierarchy.errors import ModelNotFound, RequestError, Unavailable
 from hierarchy.introspection.model_list import encode_steps
 from hierarchy.node import Node
-from hierarchy.security.keys import Caller
+from hierarchy.security.caller import Caller
 
 
 def router(node: Node) -> APIRouter:

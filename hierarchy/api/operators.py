@@ -52,7 +52,7 @@ def router(node: Node) -> APIRouter:
     @routes.get("/ready")
     async def ready() -> Response:
         """200 if a request could be served now, else 503."""
-        models = node.registry.model_names()
+        models = await node.slices.run(node.registry.model_names_steps())
         names = {} if uses_keys else {"models": models}
         return json_response({"ready": bool(models), **names}, 200 if models else 503)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import sys
 
 from hierarchy.cli.interrupts import end_at_once, own_signals
+from hierarchy.runtime.standard_streams import open_closed
 
 
 def main() -> None:
     """Entry point: runs the command in `sys.argv`, then ends the process. Ctrl-C ends it without a message."""
+    open_closed()
     own_signals(sys.argv[1:])
     with end_at_once():
         from hierarchy.cli.program import run  # takes a tenth of a second, in which Ctrl-C must work, too

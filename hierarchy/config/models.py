@@ -211,8 +211,10 @@ class Settings(Strict):
         description="whether callers share what engines have in their caches; `false`: prompts of different API keys "
         "never match, and the body's `cache_salt` is set, so that vLLM keeps them apart, too",
     )
-    max_speed: Positive = Field(
-        default=1e6, description="a child that reports more is refused, since it would attract every request"
+    max_speed: Positive | None = Field(
+        default=None,
+        description="a child that reports more is refused, since it would attract every request; default: of what a "
+        "registered child reports, no more counts than ten times the median of the other children",
     )
     access_log: bool = Field(default=False, description="one log line per request; costs CPU on the data path")
     log_format: Literal["text", "json"] = Field(

@@ -101,7 +101,7 @@ def read_yaml(text: str, file: str) -> tuple[Any, Source, list[Problem]]:
     try:
         with warnings.catch_warnings(action="ignore", category=ReusedAnchorWarning):  # YAML allows it
             root = yaml.compose(text)
-        if root is not None and _expanded(root, {}) > max(MAX_EXPANDED, MAX_FACTOR * len(text)):
+        if expands_too_far(root, text):
             return None, source, [source.problem((), "its aliases stand for far more values than it has", HINT_ALIASES)]
         walk = _Walk(source, yaml.constructor)
         data = walk.value(root, ()) if root is not None else None
@@ -118,6 +118,14 @@ def read_yaml(text: str, file: str) -> tuple[Any, Source, list[Problem]]:
     except RecursionError:
         return None, source, [source.problem((), "nested too deeply", "make the file flatter")]
     return data, source, walk.problems
+
+
+def expands_too_far(root: Node | None, text: str) -> bool:
+    """Whether the aliases of a document stand for far more values than it has. Ask before it is made plain data.
+
+    root: composed of `text`; None for an empty document.
+    """
+    return root is not None and _expanded(root, {}) > max(MAX_EXPANDED, MAX_FACTOR * len(text))
 
 
 def _expanded(node: Node, known: dict[int, int]) -> int:

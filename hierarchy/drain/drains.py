@@ -9,9 +9,8 @@ from collections.abc import Callable
 import msgspec
 
 from hierarchy.gossip import Board
-from hierarchy.registry import Registry
+from hierarchy.registry import Registry, drain_key
 from hierarchy.registry.drain import Drain
-from hierarchy.registry.registry import drain_key
 from hierarchy.wire.record import Record
 
 TOPIC = "drain"

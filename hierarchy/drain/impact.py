@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hierarchy.runtime.slices import Steps, at_once
+from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.tree_entry import MAX_DEPTH, TreeEntry
 
 _INSTANCE_NUMBER = re.compile(r"~\d+$")  # of a replicated node: "site~2"

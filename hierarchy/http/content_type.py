@@ -61,7 +61,7 @@ def _read(content_type: bytes) -> tuple[bytes, str]:
                 f"the content-type {_shown(content_type)} is not multipart/form-data with one valid boundary",
             )
         return boundary, ""
-    if sub == b"x-www-form-urlencoded":
+    if b"urlencoded" in content_type.lower():  # some readers look no closer
         return b"", f"the content-type is that of a form, {_shown(content_type)}; {_FORM}"
     return b"", ""
 
@@ -83,7 +83,7 @@ def _parameters(value: bytes, pos: int) -> dict[bytes, bytes] | None:
 
 
 def _query_problem(query: bytes) -> str:
-    fields = re.split(rb"[&;]", query, maxsplit=MAX_QUERY_FIELDS)
+    fields = re.split(rb"[&;?]", query, maxsplit=MAX_QUERY_FIELDS)
     if len(fields) > MAX_QUERY_FIELDS:
         return f"the query has more than {MAX_QUERY_FIELDS} fields"
     for field in fields:

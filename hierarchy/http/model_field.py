@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import msgspec
 
@@ -18,6 +18,7 @@ from hierarchy.http.multipart import FormScan
 from hierarchy.http.prompt import FIELDS, Pieces, Prompt, is_null, prompt_of
 
 MAX_PLAIN: Final = 64 * 1024  # bytes of a body that is read by `plain_model`, which takes a millisecond at most
+MAX_WRITTEN: Final = 12  # bytes of one character in JSON: two escapes
 MAX_NAMES: Final = 64 * 1024  # bytes of a field that names further models
 
 
@@ -36,35 +37,25 @@ def _see(_type: Any, value: Any) -> Any:
 
 _CASES: Final = ["".join(letters) for letters in itertools.product(*((one, one.upper()) for one in MODEL))]
 #: All other fields are skipped, but must be JSON. Not a class statement: compiled, its annotations would not be these.
-_Body: Final[Any] = msgspec.defstruct(
-    "_Body", [(MODEL, _Name), ("stream", Any, False), *((case, _Name, None) for case in _CASES[1:])], gc=False
-)
+#: Not a struct, which would set each of 31 fields that are not there to its default.
+_Body: Final[Any] = TypedDict("_Body", {MODEL: _Name, "stream": Any, **dict.fromkeys(_CASES, _Name)}, total=False)  # type: ignore
 _decode_body: Final[Any] = msgspec.json.Decoder(_Body, dec_hook=_see).decode
 #: the same, with the parts of the prompt
-_PromptBody: Final[Any] = msgspec.defstruct(
-    "_PromptBody",
-    [
-        (MODEL, _Name),
-        ("stream", Any, False),
-        *((name, msgspec.Raw, None) for name in FIELDS),
-        *((case, _Name, None) for case in _CASES[1:]),
-    ],
-    gc=False,
-)
-_BEFORE_FIELDS: Final = 2
-_astuple: Final[Any] = msgspec.structs.astuple
+_RAW: Final = dict.fromkeys(FIELDS, msgspec.Raw)
+_READ: Final = {"stream": Any, **_RAW, **dict.fromkeys(_CASES, _Name)}
+_PromptBody: Final[Any] = TypedDict("_PromptBody", {MODEL: _Name, **_READ}, total=False)  # type: ignore
 _decode_prompt: Final[Any] = msgspec.json.Decoder(_PromptBody, dec_hook=_see).decode
 
 
 def plain_model(body: bytes) -> tuple[str, bool]:
-    """The `model` of a JSON body in ASCII without another field that looks like it, and whether its `stream` is true.
+    """The `model` of a JSON body without another field that looks like it, and whether its `stream` is true.
 
     "" for any other body. Most requests are like that, and this is the fastest way to see it: msgspec calls `_see` for
     each such field, a second `model` and one with escapes included. It does not see what only C's readers take for
     `model`, a name with a NUL in it; `JsonScan` does.
     """
     found = _plain(body, _decode_body)
-    return ("", False) if found is None else (_seen[0], found.stream is True)
+    return ("", False) if found is None else (_seen[0], found.get("stream") is True)
 
 
 def plain_prompt(body: bytes) -> tuple[str, bool, Prompt | None]:
@@ -73,29 +64,30 @@ def plain_prompt(body: bytes) -> tuple[str, bool, Prompt | None]:
     if found is None:
         return "", False, None
     fields: dict[str, Any] = {}
-    values = _astuple(found)
-    at = _BEFORE_FIELDS
     for name in FIELDS:
-        value = values[at]
-        at += 1
+        value = found.get(name)
         if value is not None:
             view: Any = memoryview(value)
             if not is_null(view):
                 fields[name] = view
-    return _seen[0], found.stream is True, prompt_of(fields)
+    return _seen[0], found.get("stream") is True, prompt_of(fields)
 
 
 def _plain(body: bytes, decode: Any) -> Any:
     """A body that is as most are, decoded, with its model in `_seen`; else None."""
-    if len(body) > MAX_PLAIN or not body.isascii():
+    if len(body) > MAX_PLAIN:
         return None
     _seen.clear()
     try:
+        if not body.isascii():
+            body.decode()  # msgspec does not look at the bytes of strings that it skips
         found = decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    if len(_seen) != 1 or MODEL not in found:
+        return None
     model = _seen[0]
-    if len(_seen) != 1 or not isinstance(model, str) or len(model) > MAX_MODEL_BYTES:
+    if not isinstance(model, str) or len(model) > MAX_MODEL_BYTES // MAX_WRITTEN:
         return None
     return found
 

@@ -22,7 +22,8 @@ _FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[\x20-\x7
 _PARAMETER: Final = re.compile(
     rb";[ \t]*([A-Za-z0-9_*-]+)=(?:\"((?:[\x20\x21\x23-\x7e\t]|[\x80-\xff])*)\"|([!#$%&'*+\-.^_`|~0-9A-Za-z]+))[ \t]*"
 ).match
-_SECOND_NAME: Final = re.compile(rb"(?i)name\*?[0-9]*\*?[ \t]*=").search  # inside a quoted value
+#: inside a quoted value, where readers that do not look at quotes could find it
+_SECOND_NAME: Final = re.compile(rb"(?i)(?:^|[;\s])name\*?[0-9]*\*?[ \t]*=").search
 _TEXT: Final = re.compile(
     rb"(?i)text/plain(?:[ \t]*;[ \t]*charset=\"?(?:utf-?8|us-ascii|(iso-8859-1))\"?)?[ \t]*"
 ).fullmatch

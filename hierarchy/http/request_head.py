@@ -20,7 +20,7 @@ from hierarchy.errors import BadRequest, HierarchyError, RequestError
 from hierarchy.http.content_type import boundary_of
 from hierarchy.http.dialect import OPENAI, PATHS, TRANSLATED, Dialect
 from hierarchy.http.framing import FIELD_PREFIX
-from hierarchy.security.keys import ANYONE, Caller
+from hierarchy.security.caller import ANYONE, Caller
 from hierarchy.wire.status import Api
 
 Fields = list[tuple[bytes, bytes]]  # names in lower case; values, order and repetitions as received

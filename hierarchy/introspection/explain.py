@@ -12,7 +12,7 @@ from itertools import groupby
 import msgspec
 
 from hierarchy.prefix.cost import cost, slot_score
-from hierarchy.runtime.slices import Steps, at_once
+from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import OTHER_API, Api
 from hierarchy.wire.tree_entry import MAX_DEPTH, SERVING, ModelEntry, TreeEntry
 

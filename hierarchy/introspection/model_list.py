@@ -1,19 +1,28 @@
-"""OpenAI's `GET /v1/models` from memory: in one pass over the tree, and kept until something changes."""
+"""OpenAI's `GET /v1/models` from memory: in one pass over the tree, and kept until something changes.
+
+Then it is made again, but of the rows only those that differ.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, TypeVar, get_args
 
 from hierarchy.balancing.aliases import Aliases
+from hierarchy.introspection.tree import json_of
 from hierarchy.registry import Registry
 from hierarchy.registry.child import NODE, Child
-from hierarchy.runtime.slices import Steps, at_once
+from hierarchy.registry.public_name import Labels
+from hierarchy.runtime.steps import Steps, at_once
+from hierarchy.wire.status import Api
 from hierarchy.wire.tree_entry import SERVING, TreeEntry
 
 MAX_AGE_S: Final = 0.5  # a child that falls silent changes the list without an event
+AT_ONCE: Final = 100  # models in one step
+T = TypeVar("T")
+_ONE_API: Final[dict[Api, tuple[Api]]] = {api: (api,) for api in get_args(Api)}
 _INSTANCE_NUMBER = re.compile(r"~\d+(?=/)")  # of a replicated node in a path: "site~2/gpu-1"
 
 
@@ -69,24 +78,34 @@ class ModelList:
         return text
 
     def _make(self, now: float) -> Steps[dict[str, dict[str, Any]]]:
-        apis: dict[str, set[str]] = {}
-        served: dict[str, dict[str, None]] = {}
+        apis: dict[str, tuple[str, ...]] = {}
+        paths: dict[str, list[str]] = {}
         for child in list(self._registry):
             yield
             if child.state(now) in SERVING:
-                for name, api in child.shares:
-                    apis.setdefault(name, set()).add(api)
-                for path, names in _engines(child):
-                    for name in names:
-                        served.setdefault(name, {})[path] = None
-                    yield
-        rows = {}
-        for name in sorted(apis):
-            rows[name] = self._row(name, sorted(apis[name]), list(served.get(name, ())))
+                yield from _note_apis(child, apis)
+                for path, names in _engines(child, self._registry.labels):
+                    yield from _note_path(path, names, paths)
+        before, rows = self._rows, dict[str, dict[str, Any]]()
+        for names in batched(sorted(apis)):
+            for name in names:
+                rows[name] = self._row(name, sorted(apis[name]), paths.get(name, []), before.get(name))
             yield
         return rows | {row["id"]: row for row in self._alias_rows(rows)}
 
-    def _row(self, name: str, apis: list[str], served_by: list[str]) -> dict[str, Any]:
+    def _row(
+        self, name: str, apis: list[str], served_by: list[str], before: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """A row; the one before, if nothing has changed."""
+        if len(served_by) > 1:
+            served_by = list(dict.fromkeys(served_by))  # one path for all instances of a replicated node
+        if (
+            before is not None
+            and "alias_of" not in before
+            and before["apis"] == apis
+            and before["served_by"] == served_by
+        ):
+            return before
         about = {"id": name, "object": "model", "created": self._created, "owned_by": "hierarchy"}
         return {**about, "apis": apis, "served_by": served_by}
 
@@ -103,20 +122,60 @@ class ModelList:
 
 
 def encode_steps(rows: Iterable[Mapping[str, Any]]) -> Steps[bytes]:
-    """OpenAI's list object of these rows, as JSON, row by row."""
+    """OpenAI's list object of these rows, as JSON."""
     pieces = []
-    for row in rows:
-        pieces.append(json.dumps(row))
+    for some in batched(rows):
+        pieces.append(json_of(some)[1:-1])
         yield
-    return f'{{"object": "list", "data": [{", ".join(pieces)}]}}'.encode()
+    return b'{"object":"list","data":[%b]}' % b",".join(pieces)
 
 
-def _engines(child: Child) -> Iterator[tuple[str, list[str]]]:
-    """Path and models of each engine that serves at or below a child; paths are the same through each replica."""
+def batched(items: Iterable[T]) -> Iterator[list[T]]:
+    """As many at a time as one step takes."""
+    iterator = iter(items)
+    while some := list(islice(iterator, AT_ONCE)):
+        yield some
+
+
+def _note_apis(child: Child, apis: dict[str, tuple[str, ...]]) -> Steps[None]:
+    for keys in batched(tuple(child.shares)):
+        for name, api in keys:
+            known = apis.get(name)
+            if known is None:
+                apis[name] = _ONE_API[api]
+            elif api not in known:
+                apis[name] = (*known, api)
+        yield
+
+
+def _note_path(path: str, names: list[str], paths: dict[str, list[str]]) -> Steps[None]:
+    for some in batched(names):
+        for name in some:
+            known = paths.get(name)
+            if known is None:
+                paths[name] = [path]
+            elif known[-1] != path:
+                known.append(path)
+        yield
+
+
+def _engines(child: Child, labels: Labels) -> Iterator[tuple[str, list[str]]]:
+    """Path and models of each engine that serves at or below a child; paths are the same through each replica.
+
+    labels: of this node, for workers below an older one.
+    """
     if child.kind != NODE:
-        yield child.name, [name for name, _ in child.shares]
+        yield child.label, [name for name, _ in child.shares]
         return
     node = TreeEntry(name=child.name, kind=NODE, raw_children=dict(child.subtree))
     above = _INSTANCE_NUMBER.sub("", f"{child.name}/")
     for path, engine in node.engines(up=True):
+        if "://" in path:
+            path = _labelled(path, engine.label, labels)
         yield above + _INSTANCE_NUMBER.sub("", path), [row.name for row in engine.models]
+
+
+def _labelled(path: str, label: str, labels: Labels) -> str:
+    """The path of an engine that is called after its URL, for clients. label: as the node above it reports it."""
+    start = path.rfind("/", 0, path.index("://")) + 1
+    return path[:start] + labels.of(label or path[start:])

@@ -12,7 +12,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hierarchy.runtime.slices import Slices, Steps
+from hierarchy.runtime.slices import Slices
+from hierarchy.runtime.steps import Steps
 from hierarchy.topology.live import conflicts, live_graph
 from hierarchy.wire.tree_entry import MAX_DEPTH, decode
 

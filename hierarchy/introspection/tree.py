@@ -11,15 +11,22 @@ import msgspec
 from hierarchy.registry import Registry
 from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.registry.drain import Drain
-from hierarchy.runtime.slices import Steps, at_once
+from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import ModelStatus
-from hierarchy.wire.subtree import all_gone
+from hierarchy.wire.subtree import all_gone_steps
 
+SLOWED = "it reports speed {:g}, which counts as {:g}, ten times the median of its siblings; see `max_speed`"
 CUT = "what is below it is not shown here: it is larger than this node keeps of one child; raise `max_body_bytes`"
+
+
+MODELS_AT_ONCE = 200  # of one child
 
 
 class TreeView:
     """Plain JSON objects made from a registry.
+
+    What is made in steps changes meanwhile: each child is shown as it was at some moment since the first step. The
+    children themselves are those of the last moment.
 
     clock: the registry's, in seconds. warnings: what is wrong with this node, for operators.
     """
@@ -30,6 +37,7 @@ class TreeView:
         self._registry = registry
         self._clock = clock
         self._warnings = warnings
+        self._gone: dict[Child, dict[str, Any]] = {}  # what is below the children that left, which does not change
 
     def children(self) -> dict[str, Any]:
         """The subtree: `{child name: entry}`."""
@@ -37,16 +45,35 @@ class TreeView:
 
     def children_steps(self) -> Steps[dict[str, Any]]:
         """`children`, child by child."""
+        made: dict[Child, dict[str, Any]] = {}
+        left: set[Child] = set()  # of those, the ones that had left
+        while missing := [child for child in self._children() if child not in made or self._has_left(child, left)]:
+            for child in missing:  # at first all of them, then those that have come or left meanwhile
+                if child.left_at is not None:
+                    left.add(child)
+                made[child] = yield from self._entry(child)
+                yield
         entries = {key: _absent_entry(key, drain) for key, drain in self._registry.drained_absent().items()}
-        for child in (*self._registry.departed.values(), *self._registry):
+        for child in self._children():
             entries.pop(child.name, None)  # so that the order is that of the children
-            entries[child.name] = _entry(child, self._clock())
-            yield
+            entries[child.name] = made[child]
         return entries
+
+    def forget(self) -> None:
+        """Keep nothing of children that are not remembered any more."""
+        departed = self._registry.departed
+        self._gone = {child: below for child, below in self._gone.items() if departed.get(child.name) is child}
+
+    def _children(self) -> list[Child]:
+        return [*self._registry.departed.values(), *self._registry]
+
+    @staticmethod
+    def _has_left(child: Child, known: set[Child]) -> bool:
+        return child.left_at is not None and child not in known
 
     def entry(self, child: Child) -> dict[str, Any]:
         """One child and its subtree."""
-        return _entry(child, self._clock())
+        return at_once(self._entry(child))
 
     def tree(self) -> dict[str, Any]:
         """This node's own entry and its subtree."""
@@ -77,11 +104,27 @@ class TreeView:
             "models": [_model(model) for model in status.models],
         }
 
+    def _entry(self, child: Child) -> Steps[dict[str, Any]]:
+        models: list[dict[str, Any]] = []
+        shares = list(child.shares.values())
+        for start in range(0, len(shares), MODELS_AT_ONCE):
+            now = self._clock()
+            models += [_share(share, now) for share in shares[start : start + MODELS_AT_ONCE]]
+            yield
+        below = child.subtree if child.left_at is None else (yield from self._below_gone(child))
+        return _entry(child, self._clock(), models, below)
 
-def _entry(child: Child, now: float) -> dict[str, Any]:
-    status = child.current(now)
+    def _below_gone(self, child: Child) -> Steps[dict[str, Any]]:
+        below = self._gone.get(child)
+        if below is None:
+            below = self._gone[child] = yield from all_gone_steps(child.subtree)
+        return below
+
+
+def _entry(child: Child, now: float, models: list[dict[str, Any]], below: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": child.name,
+        **({} if child.label == child.name else {"label": child.label}),
         "kind": child.kind,
         "url": child.url,
         "link": "reverse" if child.reverse else "direct",
@@ -92,11 +135,11 @@ def _entry(child: Child, now: float) -> dict[str, Any]:
         "version": child.version,
         "build": child.build,
         "dispatch": child.dispatch,
-        "speed": status.speed,
-        "queue_length": status.queue_length,
+        "speed": child.status.speed,
+        "queue_length": child.total.value,
         "in_flight": child.in_flight,
-        "models": [_share(share, now) for share in child.shares.values()],
-        "children": child.subtree if child.left_at is None else all_gone(child.subtree),
+        "models": models,
+        "children": below,
         **({} if child.drain is None else {"drain": msgspec.structs.asdict(child.drain)}),
     }
 
@@ -108,24 +151,38 @@ def text_steps(entry: Mapping[str, Any]) -> Steps[bytes]:
     return b"".join(pieces)
 
 
+def children_text_steps(children: Mapping[str, Any]) -> Steps[bytes]:
+    """The entries of a node's children, or a merge patch of them, as JSON, entry by entry."""
+    pieces: list[bytes] = []
+    yield from _write_children(children, pieces)
+    return b"".join(pieces)
+
+
 def _write(entry: Mapping[str, Any], pieces: list[bytes]) -> Steps[None]:
     children = entry.get("children")
     yield
     if not isinstance(children, Mapping):
-        pieces.append(_json(entry))
+        pieces.append(json_of(entry))
         return
-    own = _json({field: value for field, value in entry.items() if field != "children"})[:-1]
-    pieces.append(own + (b', "children": {' if len(own) > 1 else b'"children": {'))
+    own = json_of({field: value for field, value in entry.items() if field != "children"})[:-1]
+    pieces.append(own + (b', "children": ' if len(own) > 1 else b'"children": '))
+    yield from _write_children(children, pieces)
+    pieces.append(b"}")
+
+
+def _write_children(children: Mapping[str, Any], pieces: list[bytes]) -> Steps[None]:
+    pieces.append(b"{")
     for number, (key, child) in enumerate(children.items()):
-        pieces.append((b", " if number else b"") + _json(key) + b": ")
+        pieces.append((b", " if number else b"") + json_of(key) + b": ")
         if isinstance(child, Mapping):
             yield from _write(child, pieces)
         else:
-            pieces.append(_json(child))
-    pieces.append(b"}}")
+            pieces.append(json_of(child))
+    pieces.append(b"}")
 
 
-def _json(value: Any) -> bytes:
+def json_of(value: Any) -> bytes:
+    """The JSON of a value, whatever text is in it."""
     try:
         return msgspec.json.encode(value)
     except UnicodeError:  # half of a surrogate pair, in an error of the system
@@ -154,7 +211,10 @@ def _shown(warnings: list[str]) -> dict[str, Any]:
 
 
 def _warnings(child: Child) -> list[str]:
-    return [*child.warnings, CUT] if child.below_is_cut else child.warnings
+    warnings = [*child.warnings, CUT] if child.below_is_cut else child.warnings
+    if child.is_slowed:
+        warnings = [*warnings, SLOWED.format(child.claimed, child.speed_limit)]
+    return warnings
 
 
 def _model(model: ModelStatus) -> dict[str, Any]:

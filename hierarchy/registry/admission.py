@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from itertools import chain, count
+from itertools import count
 from typing import Final
 
 import msgspec
 
 from hierarchy.config.address import addresses_of, place_of
-from hierarchy.errors import LoopDetected, NameTaken
+from hierarchy.errors import InvalidField, LoopDetected, NameTaken
 from hierarchy.registry.child import Child
+from hierarchy.registry.directory import Directory
+from hierarchy.wire.limits import ChildLimits
 from hierarchy.wire.messages import Identity, Registration
 from hierarchy.wire.status import ModelKey, NodeStatus
 
@@ -60,7 +62,7 @@ def _is_same_socket(first: str, second: str) -> bool:
 
 def find_registered(
     children: Mapping[str, Child],
-    departed: Mapping[str, Child],
+    directory: Directory,
     name: str,
     message: Registration,
     identity: str,
@@ -76,7 +78,7 @@ def find_registered(
     """
     url = message.worker_name.rstrip("/")
     if not claim.reverse:  # behind an address translation several may have it, and this node dials none of them
-        for other in rivals(chain(children.values(), departed.values()), name, message, claim):
+        for other in rivals(directory, name, message, claim):
             _check_rival(other, url, identity, now, claim)
     child = children.get(name)
     if child is None:
@@ -88,10 +90,11 @@ def find_registered(
     return child
 
 
-def rivals(others: Iterable[Child], name: str, message: Registration, claim: Claim) -> list[Child]:
-    """Other children whose URL leads where that of the child leads that registers as `name`."""
+def rivals(directory: Directory, name: str, message: Registration, claim: Claim) -> list[Child]:
+    """Other children whose URL leads where that of the child leads that registers as `name`; those that left last."""
     url, place, is_node = message.worker_name.rstrip("/"), place_of(message.worker_name), bool(message.node)
-    return [
+    others = dict.fromkeys(directory.at_place(place, claim.addresses) + directory.at_url(url))
+    found = [
         other
         for other in others
         if other.name != name
@@ -99,6 +102,7 @@ def rivals(others: Iterable[Child], name: str, message: Registration, claim: Cla
         # Two workers are what their URLs are called, and one may come back with another spelling of its own.
         and (other.is_at(place, claim.addresses) if is_node or other.kind != "fastchat" else other.url == url)
     ]
+    return [one for one in found if one.left_at is None] + [one for one in found if one.left_at is not None]
 
 
 def _check_rival(other: Child, url: str, identity: str, now: float, claim: Claim) -> None:
@@ -117,7 +121,7 @@ def _check_rival(other: Child, url: str, identity: str, now: float, claim: Claim
         )
 
 
-def child_name(message: Registration, children: Mapping[str, Child]) -> str:
+def child_name(message: Registration, children: Mapping[str, Child], directory: Directory) -> str:
     """The name under which a child is listed: its own; NAME~2 and so on for further instances of a replicated node.
 
     Raises:
@@ -127,15 +131,35 @@ def child_name(message: Registration, children: Mapping[str, Child]) -> str:
     if not (message.node and message.replica):
         return name
     place = place_of(message.worker_name)
-    for child in children.values():
-        if child.group == name and (child.instance == message.instance or child.place == place):
+    instances = directory.instances(name)
+    for child in instances:
+        if child.instance == message.instance or child.place == place:
             return child.name
     first = children.get(name)
     if first is None or not first.group:
         return name
-    if sum(child.group == name for child in children.values()) >= MAX_REPLICAS:
+    if len(instances) >= MAX_REPLICAS:
         raise NameTaken(f"{name!r} has {MAX_REPLICAS} instances already; stop one first, or wait until one is dropped")
     return next(free for free in (f"{name}~{number}" for number in count(2)) if free not in children)
+
+
+def check_instances(others: Iterable[Child], status: NodeStatus, path: Collection[str], limits: ChildLimits) -> None:
+    """Raise `InvalidField` if the instances of a replicated node list too much together, for which one credential is
+    enough. others: the other instances."""
+    few = len(status.models) <= limits.instance_models and len(path) <= limits.instance_path
+    if few:  # nearly always
+        return
+    models, instances = len(status.models), len(path)
+    for other in others:
+        models += len(other.shares)
+        instances += len(other.path)
+    for field, own, total, one, most in (
+        ("models", len(status.models), models, limits.instance_models, limits.group_models),
+        ("path", len(path), instances, limits.instance_path, limits.group_path),
+    ):
+        if own > one and total > most:
+            reason = f"the instances of this node list {total} together; they may list {most}, or {one} each"
+            raise InvalidField(field, f"{reason}; the limit grows with `max_body_bytes`")
 
 
 def add_models(child: Child, status: NodeStatus) -> NodeStatus:

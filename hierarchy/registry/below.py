@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from hierarchy.registry.child import Child
-from hierarchy.runtime.slices import Steps
+from hierarchy.runtime.steps import Steps
 from hierarchy.wire import subtree
 from hierarchy.wire.large import Children
-from hierarchy.wire.limits import ChildLimits, weigh
+from hierarchy.wire.limits import NO_WEIGHT, ChildLimits, Weight, weigh
 from hierarchy.wire.listing import Listing, listing_steps
+
+SLACK = 8  # a part of a limit
 
 
 class Prepared:
@@ -23,12 +25,12 @@ class Prepared:
     of: the message's `children`. base: what was below the child before; merged: what is below it then.
     """
 
-    __slots__ = ("base", "listing", "merged", "of", "size", "values")
+    __slots__ = ("base", "is_too_large", "listing", "merged", "of", "weight")
 
     def __init__(self, of: Children, base: Mapping[str, Any], merged: Mapping[str, Any], listing: Listing) -> None:
         self.of = of.value
-        self.size = of.size
-        self.values = of.values
+        self.weight = of.weight
+        self.is_too_large = of.is_too_large
         self.base = base
         self.merged = merged
         self.listing = listing
@@ -42,37 +44,63 @@ def prepare(of: Children, base: Mapping[str, Any], before: Listing | None) -> St
 
 
 def replace_below(
-    child: Child, children: dict[str, Any] | None, limits: ChildLimits, ready: Prepared | None = None
+    child: Child,
+    children: dict[str, Any] | None,
+    limits: ChildLimits,
+    ready: Prepared | None = None,
+    others: Weight = NO_WEIGHT,
 ) -> None:
-    """A registration carries all that is below a child. ready: that, prepared from nothing."""
+    """A registration carries all that is below a child.
+
+    ready: that, prepared from nothing. others: what is below the other instances of the same node.
+    """
     if ready is not None and ready.of is children:
-        child.below_bytes, child.below_values = ready.size, ready.values
-        _keep(child, ready.merged, limits)
+        weight, merged = ready.weight, ready.merged
         child.listed = ready.listing
-        return
-    child.below_bytes, child.below_values = weigh(children) if children else (0, 0)
-    _keep(child, subtree.merge({}, children or {}), limits)
+    else:
+        ready = None
+        weight = weigh(children) if children else NO_WEIGHT
+        merged = subtree.merge({}, children or {})
+    _keep(child, merged, weight, weight.fits(limits, others) and not (ready is not None and ready.is_too_large))
 
 
-def patch_below(child: Child, changes: dict[str, Any], limits: ChildLimits, ready: Prepared | None = None) -> None:
+def patch_below(
+    child: Child,
+    changes: dict[str, Any],
+    limits: ChildLimits,
+    ready: Prepared | None = None,
+    others: Weight = NO_WEIGHT,
+) -> None:
     """A report carries what changed. After a subtree that was too large, only a registration begins a new one."""
     if child.below_is_cut:
         return
+    if ready is not None and ready.is_too_large:
+        _keep(child, {}, NO_WEIGHT, False)
+        return
     if ready is not None and ready.of is changes and ready.base is child.subtree:
-        (size, values), merged = (ready.size, ready.values), ready.merged
+        added, merged = ready.weight, ready.merged
         child.listed = ready.listing
     else:
-        size, values = weigh(changes)
+        added = weigh(changes)
         merged = subtree.merge(child.subtree, changes)
-    child.below_bytes += size
-    child.below_values += values
-    if child.below_bytes > limits.subtree_bytes or child.below_values > limits.subtree_values:
-        child.below_bytes, child.below_values = weigh(merged)
-    _keep(child, merged, limits)
+    weight = child.below.plus(added)
+    if not weight.fits(limits, others):
+        weight = _measured(merged, limits, others)
+    _keep(child, merged, weight, weight.fits(limits, others))
 
 
-def _keep(child: Child, below: Mapping[str, Any], limits: ChildLimits) -> None:
-    child.below_is_cut = child.below_bytes > limits.subtree_bytes or child.below_values > limits.subtree_values
-    if child.below_is_cut:
-        below, child.below_bytes, child.below_values = {}, 0, 0
-    child.subtree = below
+def _measured(below: Mapping[str, Any], limits: ChildLimits, others: Weight) -> Weight:
+    """The weight of all that is below a child.
+
+    It takes milliseconds, so a child close to its limit must not cause it with each patch: an eighth is let go.
+    """
+    weight = weigh(below)
+    slack = Weight(limits.subtree_bytes // SLACK, limits.subtree_values // SLACK, limits.memory_bytes // SLACK)
+    if not weight.fits(limits, others):
+        return weight
+    return Weight(*(max(0, own - free) for own, free in zip(weight, slack, strict=True)))
+
+
+def _keep(child: Child, below: Mapping[str, Any], weight: Weight, fits: bool) -> None:
+    child.below_is_cut = not fits
+    child.subtree, child.below = (below, weight) if fits else ({}, NO_WEIGHT)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from hierarchy.config.address import Place, addresses_of, place_of
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.ejection import FailureRecord, Responses
+from hierarchy.wire.limits import NO_WEIGHT
 from hierarchy.wire.listing import Listing
 from hierarchy.wire.messages import Names
 from hierarchy.wire.status import EMPTY, Api, ModelKey, ModelStatus, NodeStatus
@@ -47,11 +48,29 @@ class Load:
         self.reported, self.ended, self.uncounted = queue_length, 0, 0
 
 
+class Tally:
+    """What is counted over all children of one registry, so that nothing has to look at each of them."""
+
+    __slots__ = ("changed", "open", "sent")
+
+    def __init__(self) -> None:
+        self.open = 0  # leases, those of children that have left included
+        self.sent = 0  # leases ever opened
+        self.changed: list[Child] = []  # whose load has changed since `Totals` summed it up
+
+    def take(self) -> list[Child]:
+        """The children that have changed, for one reader."""
+        changed, self.changed = self.changed, []
+        for child in changed:
+            child.changed = False
+        return changed
+
+
 class Share(Load):
     """One child's part in serving one model: what a policy chooses among."""
 
     __slots__ = (
-        "avoid", "child", "failures", "key", "penalty", "pending", "responses", "score", "slots", "speed",
+        "avoid", "changed", "child", "failures", "key", "penalty", "pending", "responses", "score", "slots", "speed",
         "was_ejected",
     )  # fmt: skip
 
@@ -68,6 +87,7 @@ class Share(Load):
         self.pending = 0  # bytes of prompts that it has to read for this node's requests, by the policy `prefix`
         self.penalty = 0  # requests by which its load counts as higher: fast failures would attract more
         self.was_ejected = False  # when its state was last noted
+        self.changed = False  # it is in `Child.changes`
 
     def rescore(self) -> None:
         """Compute `score` again."""
@@ -75,6 +95,21 @@ class Share(Load):
         if load < self.open:
             load = self.open
         self.score = (load + self.penalty) / self.speed
+        if not self.changed:
+            self.changed = True
+            self.child.changes.append(self)
+            self.child.note_change()
+
+    def differs(self, model: ModelStatus) -> bool:
+        """Is a report of this model another one than the last, or have leases ended or begun since?"""
+        return (
+            self.reported != model.queue_length
+            or self.ended != 0
+            or self.uncounted != 0
+            or self.speed != model.speed
+            or self.slots != model.slots
+            or self.avoid is not model.avoid
+        )
 
     @property
     def records(self) -> list[FailureRecord]:
@@ -134,10 +169,14 @@ class Child:
 
     def __init__(self, name: str, url: str, kind: str, *, declared: bool = False) -> None:
         self.name = name
+        self.label = name  # what clients read instead of the name, see `public_name`
         self.kind = kind
         self.group = ""  # the name that it shares with other replicas
         self.parts = 1  # replicas that are present: its status is one of so many parts of what it reported
         self.last_report: tuple[NodeStatus, int | None] = EMPTY, None  # as it came, and its `seen`
+        self.claimed = 0.0  # the highest speed that it reported
+        self.speed_limit = math.inf  # above which none counts, see `speed_limit`
+        self.is_slowed = False  # it reports more than that
         self.declared = declared  # configured here and probed by this node: it stays listed while it is down
         self.proof = 0  # how well it showed at its URL that it is there, see `admission.Claim`
         self.move_to(url)
@@ -155,7 +194,7 @@ class Child:
         self.path: frozenset[str] = frozenset()  # instances of all nodes below, the child included
         self.subtree: Mapping[str, Any] = {}
         self.listed: Listing | None = None  # of `subtree`, if it was large
-        self.below_bytes = self.below_values = 0  # of `subtree` as JSON, at most
+        self.below = NO_WEIGHT  # of `subtree`, at most
         self.below_is_cut = False  # it was larger than the child's share, and is not kept
         self.incomplete = False  # it reported that it may not know all models below it yet
         self.renames: Mapping[str, str] = {}  # of an engine: served name -> its own name, which must be in the body
@@ -184,6 +223,9 @@ class Child:
         self.seq = -1
         self.shares: dict[ModelKey, Share] = {}
         self.total = Load()
+        self.tally = Tally()  # of the registry that it belongs to
+        self.changed = False  # it is in `Tally.changed`
+        self.changes: list[Share] = []  # whose load has changed since `take_changes`
         self.process_number = 0  # changes whenever the child may be another process than before
         self.cache_number = 0  # in the index of prompts; see `balancing.prefix_choice`
         self.cache_process = -1  # the process that has this number
@@ -302,24 +344,66 @@ class Child:
         self.last_seen = now
         self.down = self.suspect = None
         self.status = status
-        changed = {model.key for model in status.models} != self.shares.keys()
+        changed = not self._has_all(status) and {model.key for model in status.models} != self.shares.keys()
         if changed:
             self._renew_shares(status)
+        self.note_change()
         self._counted_to = self.sent if seen is None else min(self.sent, seen)
         self.total.report(status.queue_length)
+        shares, renewed = self.shares, list[Share]()
         for model in status.models:
-            share = self.shares[model.key]
-            share.report(model.queue_length)
-            changed |= share.speed != model.speed or share.avoid != model.avoid
-            share.speed, share.slots, share.avoid = model.speed, model.slots, model.avoid
+            share = shares[model.key]
+            if changed or share.differs(model):
+                share.report(model.queue_length)
+                changed |= share.speed != model.speed or share.avoid != model.avoid
+                share.speed, share.slots, share.avoid = model.speed, model.slots, model.avoid
+                renewed.append(share)
         for ordinal in reversed(self._leases):
             if ordinal <= self._counted_to:
                 break
             self.total.uncounted += 1
-            self._leases[ordinal].uncounted += 1
-        for share in self.shares.values():
+            leased = self._leases[ordinal]
+            leased.uncounted += 1
+            renewed.append(leased)
+        for share in renewed:
             share.rescore()
         return changed
+
+    def _has_all(self, status: NodeStatus) -> bool:
+        """Does a status list the same models in the same order? Mostly, and then it costs less to see."""
+        if len(status.models) != len(self.shares):
+            return False
+        for model, key in zip(status.models, self.shares, strict=True):
+            if model.name != key[0] or model.api != key[1]:
+                return False
+        return True
+
+    def note_change(self) -> None:
+        """Its load, or something else that `Totals` counts, has changed."""
+        if not self.changed:
+            self.changed = True
+            self.tally.changed.append(self)
+
+    def take_changes(self) -> list[Share]:
+        """The shares whose load has changed, for one reader."""
+        changes, self.changes = self.changes, []
+        for share in changes:
+            share.changed = False
+        return changes
+
+    def set_speeds(self, status: NodeStatus) -> None:
+        """Other speeds count for it than in its last report. status: that report, with these speeds."""
+        speeds = {model.key: model.speed for model in status.models}
+        models = [
+            ModelStatus(m.name, m.api, speeds.get(m.key, m.speed), m.queue_length, m.slots, m.avoid)
+            for m in self.status.models
+        ]
+        self.status = NodeStatus(tuple(models), status.speed, self.status.queue_length, self.status.asleep)
+        self.note_change()
+        for model in models:
+            share = self.shares[model.key]
+            share.speed = model.speed
+            share.rescore()
 
     def heart_beat(self, queue_length: int, now: float) -> None:
         """A heartbeat of a FastChat worker: it contains only the length of the queue that all its models share."""
@@ -340,6 +424,9 @@ class Child:
     def lease(self, share: Share) -> Lease:
         """Claim the child for one request."""
         self.sent = ordinal = self.sent + 1
+        tally = self.tally
+        tally.sent += 1
+        tally.open += 1
         self._leases[ordinal] = share
         total = self.total
         total.open += 1
@@ -358,6 +445,7 @@ class Child:
     def end(self, share: Share, ordinal: int) -> None:
         """Called by `Lease.release`, once."""
         del self._leases[ordinal]
+        self.tally.open -= 1
         total = self.total
         total.open -= 1
         share.open -= 1

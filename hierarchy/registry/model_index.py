@@ -14,6 +14,7 @@ from hierarchy.registry.child import Child, Share
 from hierarchy.wire.listing import Listing, SeenKey, listing
 from hierarchy.wire.status import ModelKey
 
+FEW: Final = 16  # models
 NO_SHARES: Final[dict[Child, Share]] = {}
 
 
@@ -52,6 +53,11 @@ class ModelIndex:
     def touch(self, child: Child, now: float) -> None:
         """Something that the child lists may have changed, or the child has come or gone."""
         self._touched[child] = now
+
+    @property
+    def is_touched(self) -> bool:
+        """Was a child touched since the last call of `touched`?"""
+        return bool(self._touched)
 
     def touched(self) -> list[tuple[Child, float]]:
         """The children that were touched since the last call, and when."""
@@ -99,22 +105,39 @@ class ModelIndex:
         if old is shares:
             return
         entry.shares = shares
+        new: list[ModelKey] = []
         for key, share in shares.items():
             known = self._shares.get(key)
             if known is None:
                 known = self._shares[key] = {}
-                insort(self.order, key)
+                new.append(key)
             known[child] = share
-        gone = [key for key in old if key not in shares]
+        gone, empty = [key for key in old if key not in shares], list[ModelKey]()
         for key in gone:
             known = self._shares[key]
             del known[child]
             if not known:
                 del self._shares[key]
-                del self.order[bisect_left(self.order, key)]
+                empty.append(key)
+        self._reorder(new, empty)
         moved.dropped = list(gone)
         self._add((key for key in shares if key not in old), moved)
         self._remove(gone, moved)
+
+    def _reorder(self, new: list[ModelKey], gone: list[ModelKey]) -> None:
+        """Keep `order` sorted: one by one if they are few, since each moves all that follow."""
+        if len(gone) > FEW:
+            left_out = set(gone)
+            self.order = [key for key in self.order if key not in left_out]
+        else:
+            for key in gone:
+                del self.order[bisect_left(self.order, key)]
+        if len(new) > FEW:
+            self.order += new
+            self.order.sort()
+        else:
+            for key in new:
+                insort(self.order, key)
 
     def _add(self, keys: Iterable[SeenKey], moved: Moved) -> None:
         for key in keys:

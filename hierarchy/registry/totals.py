@@ -1,45 +1,31 @@
 """This node's status: the sum over its children, kept up to date model by model.
 
-Each parent's uplink reads it ten times a second, and there may be 10,000 models. So what is computed again is only the
-models of the children that have changed since.
+Each parent's uplink reads it ten times a second, and there may be 5,000 children and 10,000 models. So what is looked
+at again is only what has changed since: all children where the candidates for requests may be others (`generation`),
+else those whose load has changed (`Tally`); and of a child only the models whose load has.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
-from hierarchy.registry.child import Child
+from hierarchy.registry.child import Child, Tally
 from hierarchy.registry.model_index import ModelIndex
 from hierarchy.wire.status import MAX_QUEUE, ModelKey, ModelStatus, NodeStatus
 from hierarchy.wire.tree_entry import SERVING
 
-Counts = tuple[int, int, int, int, int]
-
 
 class _Counted:
-    """A child as it was when it was counted. Whatever changes its load changes one of the numbers."""
+    """A child as it was when it was counted."""
 
-    __slots__ = ("counts", "shares", "status", "suspect")
+    __slots__ = ("queue", "shares", "speed", "suspect")
 
     def __init__(self, child: Child) -> None:
-        self.status = child.status
+        self.queue = child.total.value
+        self.speed = child.status.speed
         self.shares = child.shares
         self.suspect = child.suspect
-        self.counts = _counts(child)
-
-    def is_current(self, child: Child) -> bool:
-        """Has nothing changed?"""
-        return (
-            self.status is child.status
-            and self.shares is child.shares
-            and self.suspect == child.suspect
-            and self.counts == _counts(child)
-        )
-
-
-def _counts(child: Child) -> Counts:
-    total = child.total
-    return child.sent, total.open, total.reported, total.ended, total.uncounted
 
 
 class Totals:
@@ -50,34 +36,88 @@ class Totals:
         self._ailing: set[Child] = set()  # those whose ejections may have begun or ended since they were counted
         self._rows: dict[ModelKey, ModelStatus] = {}
         self._status = NodeStatus()
+        self._speed, self._queue = 0.0, 0
+        self._generation = -1  # of the registry when all children were counted
+        self._until = -math.inf  # when the first child falls silent that was counted
+        self.summed = 0  # models, ever: what keeping it up to date has cost
 
-    def update(self, children: Iterable[Child], index: ModelIndex, now: float, *, ejections: bool) -> NodeStatus:
+    def update(
+        self,
+        children: Iterable[Child],
+        index: ModelIndex,
+        tally: Tally,
+        now: float,
+        generation: int,
+        *,
+        ejections: bool,
+    ) -> NodeStatus:
         """The status now; the same object as before if nothing has changed.
 
-        index: of these children, up to date. ejections: may any be ejected, or a model of one?
+        index, tally: of these children, up to date. generation: of the registry. ejections: may any child be ejected,
+        or a model of one?
         """
+        changed, touched = tally.take(), set[ModelKey]()
+        if generation != self._generation or now >= self._until or ejections or self._ailing:
+            touched = self._count_all(children, now, ejections=ejections)
+            self._generation = generation
+        else:
+            self._count_some(changed)
+        for child in changed:
+            touched.update([share.key for share in child.take_changes()])
+        self.summed += len(touched)
+        differs = False
+        for key in touched:
+            differs |= self._sum(key, index, now)
+        queue, status = min(self._queue, MAX_QUEUE), self._status
+        if differs or status.speed != self._speed or status.queue_length != queue:
+            rows = self._rows
+            models = tuple([rows[key] for key in index.order if key in rows]) if differs else status.models
+            self._status = status = NodeStatus(models, self._speed, queue)
+        return status
+
+    def _count_all(self, children: Iterable[Child], now: float, *, ejections: bool) -> set[ModelKey]:
+        """Count all children again. Returns the models to sum up."""
         serving = [child for child in children if child.state(now) in SERVING]
         touched = self._forget(serving)
         before, self._ailing = self._ailing, {child for child in serving if _is_ailing(child)} if ejections else set()
-        speed, queue = 0.0, 0
+        self._speed, self._queue, self._until = 0.0, 0, math.inf
         for child in serving:
-            speed += child.status.speed
-            queue += child.total.value
             counted = self._counted.get(child)
-            if counted is None or not counted.is_current(child) or child in self._ailing or child in before:
+            if (
+                counted is None
+                or counted.shares is not child.shares
+                or counted.suspect != child.suspect
+                or child in self._ailing
+                or child in before
+            ):
                 touched.update(child.shares)
                 if counted is not None and counted.shares is not child.shares:
                     touched.update(counted.shares)
-                self._counted[child] = _Counted(child)
-        changed = False
-        for key in touched:
-            changed |= self._sum(key, index, now)
-        queue = min(queue, MAX_QUEUE)
-        status = self._status
-        if changed or (status.speed, status.queue_length) != (speed, queue):
-            models = tuple([self._rows[key] for key in sorted(self._rows)]) if changed else status.models
-            self._status = status = NodeStatus(models, speed, queue)
-        return status
+            counted = self._counted[child] = _Counted(child)
+            self._speed += counted.speed
+            self._queue += counted.queue
+            self._until = min(self._until, child.fresh_until)
+        return touched
+
+    def _count_some(self, changed: list[Child]) -> None:
+        """Count these children again, where none has come or gone, and only loads and speeds may be others."""
+        speed_differs = False
+        for child in changed:
+            counted = self._counted.get(child)
+            if counted is not None:  # else it does not serve
+                queue = child.total.value
+                self._queue += queue - counted.queue
+                counted.queue = queue
+                if counted.speed != child.status.speed:
+                    counted.speed, speed_differs = child.status.speed, True
+        if speed_differs:  # not by the difference, which is not exact
+            self._speed = 0.0
+            for counted in self._counted.values():
+                self._speed += counted.speed
+
+    def keeps_others(self, children: Iterable[Child]) -> bool:
+        """Does it keep children that are none of these? They go with the next `update`."""
+        return not self._counted.keys() <= set(children)
 
     def _forget(self, serving: list[Child]) -> set[ModelKey]:
         """Forget the children that do not serve any more. Returns their models."""

@@ -18,6 +18,7 @@ from hierarchy.http.response_check import looks_good
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import NODE, Lease
 from hierarchy.registry.ejection import Failure as Failing
+from hierarchy.registry.public_name import said_of
 from hierarchy.relay.client import Client
 from hierarchy.relay.connecting import Connected, connect
 from hierarchy.relay.held import Held
@@ -260,7 +261,7 @@ class Attempt(ResponseHandler):
         holding = self._holding
         held = holding.held if holding is not None else None
         if started:
-            self._listener.attempt_cut(ChildFailed(f"{self.child.name} {reason}"))
+            self._listener.attempt_cut(ChildFailed(said_of(self.child, reason)))
         elif holding is not None and held is not None and holding.is_worth_more(held):
             self._refused(held, reason)
         else:
@@ -422,7 +423,7 @@ class Attempt(ResponseHandler):
         """The response has begun, and the rest of it cannot be read."""
         self.hang_up()
         self._failed("cut", str(error))
-        self._listener.attempt_cut(ChildFailed(f"{self.child.name} {error}"))
+        self._listener.attempt_cut(ChildFailed(said_of(self.child, str(error))))
 
     # -- endings -------------------------------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ async def _translated(destination: Destination, request: Request) -> TranslatedR
     except BadRequest as error:
         return NotConnected(error=error)
     except (RequestError, EngineUnreadable) as error:
-        return NotConnected("broke", str(error).removeprefix(f"{child.name} "))
+        return NotConnected("broke", str(error).removeprefix(f"{child.label} "))
     except Exception:  # a defect, which must not leave its client without a response
         log.exception("a request for model %s could not be translated for %s", request.model, child.name)
         return NotConnected(error=RequestError("this request could not be translated for the engine of its model"))

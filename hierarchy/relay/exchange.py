@@ -19,6 +19,7 @@ from hierarchy.http import promise, render
 from hierarchy.http.request_head import RequestHead
 from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import NODE, Child, Share
+from hierarchy.registry.public_name import said_of
 from hierarchy.relay import retry
 from hierarchy.relay.attempt import Attempt, Listener
 from hierarchy.relay.choosing import can_leave, claim, has_place
@@ -29,6 +30,7 @@ from hierarchy.relay.local_handlers import Handler, LongHandler
 from hierarchy.relay.request import Request
 from hierarchy.relay.response import Response, path_of
 from hierarchy.relay.timeouts import Timeouts
+from hierarchy.relay.upstream.connection import ConnectionPool
 from hierarchy.relay.warnings import warn_of_error, warn_of_response
 from hierarchy.security.registration_policy import UNAUTHENTICATED_BODY_BYTES
 from hierarchy.wire.large import LARGE_BYTES
@@ -156,7 +158,7 @@ class Exchange(Listener):
             was_spent = (was_sent and not (is_node and request.left > 0)) or self._stays_unreachable(child)
         else:
             was_spent = not is_node or (failure.unspent or 0) < failure.lent
-        if was_spent or not self._hold(Unavailable(f"{child.name} {failure.reason}", patience_s=FOREVER)):
+        if was_spent or not self._hold(Unavailable(said_of(child, failure.reason), patience_s=FOREVER)):
             return False
         request.forget_children()
         if request.has_retry_place:
@@ -219,7 +221,7 @@ class Exchange(Listener):
         """The child's response is complete, and the client has all of it."""
         self._outcome = attempt.outcome
         if attempt.outcome != "ok" and self.request.parent is None:
-            path = path_of(attempt.pool, response).decode("ascii", "replace")
+            path = _path_for_log(attempt.pool, response)
             status, warnings = response.head.status, self._lane.warnings
             warn_of_response(warnings, self.request.model, status, path, attempt.outcome, attempt.reason)
         self._settle(now)
@@ -258,7 +260,7 @@ class Exchange(Listener):
         elif isinstance(decision, retry.PassOn):
             self._pass_on(decision.refusal, failure.reason)
         else:
-            self.fail(ChildFailed(f"{attempt.child.name} {failure.reason}"))
+            self.fail(ChildFailed(said_of(attempt.child, failure.reason)))
 
     def _retry(self, attempt: Attempt, failure: retry.Failure, *, fresh: bool = False) -> None:
         try:
@@ -280,7 +282,7 @@ class Exchange(Listener):
             if not self.response.complete:
                 self._retry(attempt, retry.Failure(retry.Cause.BROKEN, failure.reason))
             return
-        self.fail(ChildFailed(f"{attempt.child.name} {failure.reason}"))
+        self.fail(ChildFailed(said_of(attempt.child, failure.reason)))
 
     def _pass_on(self, refusal: retry.Refusal, reason: str) -> None:
         request = self.request
@@ -289,7 +291,7 @@ class Exchange(Listener):
         self._outcome = "error" if refusal.is_error else "ok"
         if refusal.is_error and request.parent is None:
             source = refusal.held.response
-            path = path_of(refusal.pool, source).decode("ascii", "replace")
+            path = _path_for_log(refusal.pool, source)
             warn_of_response(self._lane.warnings, request.model, source.head.status, path, "error", reason)
         self._settle(self._lane.clock())
 
@@ -337,7 +339,7 @@ class Exchange(Listener):
         attempt.hang_up()
         self.request.left += attempt.lent
         self._outcome = "moved"
-        self.fail(Unavailable(f"{attempt.child.name} {reason}"))
+        self.fail(Unavailable(said_of(attempt.child, reason)))
 
     # -- time and backpressure -----------------------------------------------------------------------------------
 
@@ -379,7 +381,7 @@ class Exchange(Listener):
 
     def _time_out(self, attempt: Attempt | None, reason: str) -> None:
         """A time limit has passed; the child is to blame if it sent nothing at all."""
-        error = DeadlinePassed(f"{attempt.child.name if attempt is not None else 'the request'} {reason}")
+        error = DeadlinePassed(said_of(attempt.child, reason) if attempt is not None else f"the request {reason}")
         if self.response.started:
             self._cut(error)
             return
@@ -477,3 +479,9 @@ class Exchange(Listener):
         started, waits = self.response.started, self._attempt is not None
         state = self._outcome or ("streaming" if started else "waiting" if waits else "receiving")
         return f"<Exchange {self.head.target!r} model={self.request.model!r} {state} attempts={self.attempts}>"
+
+
+def _path_for_log(pool: ConnectionPool, source: UpstreamResponse) -> str:
+    """As x-hierarchy-path has it, but with the child's own name."""
+    child, path = pool.child, path_of(pool, source).decode("ascii", "replace")
+    return path if child.group else child.name + path.removeprefix(child.label)

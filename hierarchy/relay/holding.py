@@ -11,7 +11,6 @@ A `Holding` returns such a step; the attempt takes it. Most responses never need
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
@@ -27,40 +26,40 @@ from hierarchy.relay.upstream.connection import ConnectionPool
 from hierarchy.relay.verdict import Verdict
 
 
-@dataclass(frozen=True, slots=True)
 class Begin:
     """The response begins. data: what has come of its body."""
 
-    data: bytes
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
 
-@dataclass(frozen=True, slots=True)
 class Hold:
     """Wait for more of it."""
 
 
-@dataclass(frozen=True, slots=True)
 class BreakOff:
     """What the engine sends is not a response. reason: as a sentence without its subject."""
 
-    reason: str
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
 class Unfit:
     """The request ends with this error: no other child would do better."""
 
-    error: RequestError
+    def __init__(self, error: RequestError) -> None:
+        self.error = error
 
 
-@dataclass(frozen=True, slots=True)
 class PassOn:
     """It goes to the client in its final form, if no other child may be tried. hang_up: before it has ended."""
 
-    held: Held
-    hang_up: bool = False
+    def __init__(self, held: Held, *, hang_up: bool = False) -> None:
+        self.held = held
+        self.hang_up = hang_up
 
 
+# Not dataclasses: mypyc would call their `__init__` interpreted, and each stream begins with a `Begin`.
 Step = Begin | Hold | BreakOff | Unfit | PassOn
 HOLD: Final = Hold()
 

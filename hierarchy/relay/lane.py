@@ -13,7 +13,7 @@ from typing import Any, Final
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.retry_budget import RetryBudget
 from hierarchy.config.models import Settings
-from hierarchy.errors import BadRequest, InvalidApiKey, OutOfConnections, PathNotAllowed, RequestError
+from hierarchy.errors import BadRequest, HeadTooLarge, InvalidApiKey, OutOfConnections, PathNotAllowed, RequestError
 from hierarchy.http.content_type import ambiguity
 from hierarchy.http.dialect import OPENAI, Dialect
 from hierarchy.http.link_handshake import LINK_PATH
@@ -36,7 +36,7 @@ from hierarchy.runtime.descriptors import Descriptors
 from hierarchy.runtime.metrics import Metrics, Sample
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
-from hierarchy.security.keys import ANYONE, Caller
+from hierarchy.security.caller import ANYONE, Caller
 
 LEAST_LINKS: Final = 64  # that the instances of one child may have, however few descriptors are free
 log = logging.getLogger("hierarchy.lane")
@@ -117,12 +117,18 @@ class Lane:
         reason = ambiguity(target, fields)
         return BadRequest(reason) if reason else None
 
+    def head_too_large(self) -> HeadTooLarge:
+        """The error for a head over this node's limits."""
+        settings = self.settings
+        limits = f"{settings.max_head_bytes} bytes or {settings.max_head_fields} fields"
+        return HeadTooLarge(f"the request's head is over the limit of {limits}")
+
     def is_stranger(self, secret: bytes, peer: str) -> bool:
         """Is this not the secret of a child, at a node where that matters?"""
         policy = self.access.registration_policy
         if not policy.in_force or policy.is_trusted_peer(peer):
             return False
-        return not any(policy.secret_matches(child.secret, secret) for child in self.registry)
+        return not self.registry.directory.knows_secret(secret)
 
     def has_retry_room(self) -> bool:
         """Does the retry budget have a place for one more retry?"""
@@ -143,8 +149,8 @@ class Lane:
 
     def _sums(self) -> tuple[int, int]:
         """Requests in flight, and those ever sent, over all children."""
-        children = self.registry.children.values()
-        return sum(child.in_flight for child in children), sum(child.sent for child in children)
+        tally = self.registry.tally
+        return tally.open, tally.sent
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run the uncommon case that has to await something."""

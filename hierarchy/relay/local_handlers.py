@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 
+from hierarchy.errors import TooManyMessages
 from hierarchy.gossip import Board
 from hierarchy.registry import Registry
 from hierarchy.registry.below import Prepared, prepare
@@ -28,32 +30,81 @@ EXISTS, UNKNOWN = b'{"exist": true}', b'{"exist": false}'
 
 def report_handler(registry: Registry, policy: RegistrationPolicy, board: Board) -> Handler:
     """Answers reports of nodes and heartbeats of workers: `POST /receive_heart_beat`."""
+    rate = policy.rate
 
     def receive_heart_beat(body: bytes, secret: bytes, peer: str) -> bytes:
         message = decode(body, HeartBeat, registry.limits.message_values)
         child = registry.sender(message)
-        if child is not None and not policy.may_report(message, child.secret, secret, peer):
+        if child is None or not child.is_node or not policy.in_force:
+            return _checked(registry, policy, board, message, child, secret, peer)
+        if not policy.secret_matches(child.secret, secret):
             return UNKNOWN
-        return _received(registry, board, message, child, None)
+        name = child.group or child.name
+        try:
+            rate.check(name)
+        except TooManyMessages:
+            _note_alive(registry, child)
+            raise
+        with rate.spending(name):
+            return _checked(registry, policy, board, message, child, secret, peer)
 
     return receive_heart_beat
 
 
+def _checked(
+    registry: Registry,
+    policy: RegistrationPolicy,
+    board: Board,
+    message: HeartBeat,
+    child: Child | None,
+    secret: bytes,
+    peer: str,
+) -> bytes:
+    if child is not None and not policy.may_report(message, child.secret, secret, peer):
+        return UNKNOWN
+    return _received(registry, board, message, child, None)
+
+
 def long_report_handler(registry: Registry, policy: RegistrationPolicy, board: Board, slices: Slices) -> LongHandler:
     """Answers large reports: decoded, checked and merged in slices, and then applied at once."""
+    rate = policy.rate
 
     async def receive_heart_beat(body: bytes, secret: bytes, peer: str) -> bytes:
-        message, below = await slices.run(decode_steps(body, HeartBeat, registry.limits.message_values))
+        sender = _sender(registry, policy, secret)
+        name = "" if sender is None else sender.group or sender.name
+        spending = partial(rate.spending, name)
+        try:
+            await rate.wait(name)
+        except TooManyMessages:
+            if sender is not None:
+                _note_alive(registry, sender)
+            raise
+        message, below = await slices.run(decode_steps(body, HeartBeat, registry.limits), spending)
         child = registry.sender(message)
         if child is not None and not policy.may_report(message, child.secret, secret, peer):
             return UNKNOWN
         ready = None
         if child is not None and below is not None:
-            ready = await slices.run(prepare(below, child.subtree, registry.index.listing_of(child)))
+            steps = prepare(below, child.subtree, registry.index.listing_of(child))
+            ready = await slices.run(steps, spending)
             child = registry.sender(message)  # it may have left meanwhile
-        return _received(registry, board, message, child, ready)
+        with rate.spending(name):
+            return _received(registry, board, message, child, ready)
 
     return receive_heart_beat
+
+
+def _sender(registry: Registry, policy: RegistrationPolicy, secret: bytes) -> Child | None:
+    """The node whose secret this is; None where nobody needs one."""
+    if not policy.in_force:
+        return None
+    return next((child for child in registry if child.is_node and policy.secret_matches(child.secret, secret)), None)
+
+
+def _note_alive(registry: Registry, child: Child) -> None:
+    """This node has no time for what the child reports, but the child is there."""
+    if child.last_seen is not None:
+        child.last_seen = registry.now()
 
 
 def _received(

@@ -17,7 +17,7 @@ from hierarchy.registry.child import Child
 from hierarchy.relay.client import FOREVER
 from hierarchy.relay.fingerprints import Fingerprints, likely_model
 from hierarchy.relay.held_bytes import HeldBytes
-from hierarchy.security.keys import Caller
+from hierarchy.security.caller import Caller
 from hierarchy.wire.status import Api
 
 SALTED: Final = ("chat", "completion", "response")  # forms of answers on the paths that take `cache_salt`

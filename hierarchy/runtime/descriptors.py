@@ -20,12 +20,20 @@ def raise_limit() -> int:
     """Raise the soft limit of open files to the hard one, as far as the kernel allows. Returns the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = HIGHEST if hard == resource.RLIM_INFINITY else min(hard, HIGHEST)
-    for wanted in (highest, *FALLBACKS):
-        if soft != resource.RLIM_INFINITY and soft < wanted <= highest:
-            with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if soft != resource.RLIM_INFINITY:
+        for wanted in (highest, *FALLBACKS):
+            if soft < wanted <= highest and _allows(wanted, hard):
                 break
     return limit()
+
+
+def _allows(soft: int, hard: int) -> bool:
+    """Set the limits of this process. Returns False if the kernel does not allow it."""
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def set_soft_limit(pid: int, soft: int) -> None:

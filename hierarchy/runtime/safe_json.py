@@ -7,7 +7,6 @@ in memory. `decode` refuses all three, so that a value which it returns can be w
 
 from __future__ import annotations
 
-import re
 from typing import Any, TypeVar, overload
 
 import msgspec
@@ -17,7 +16,9 @@ from hierarchy.errors import NotJson
 MAX_LEVELS = 200  #: nested arrays and objects; `/tree` of 64 levels of nodes has 192
 MAX_VALUES = 500_000  #: values in all; a list of 10,000 models from vLLM has half as many
 MAX_NUMBER = 10**300  #: so that it is a float, too, and so are sums of many
-_LONG_NUMBER = re.compile(rb"\d{300}")
+_DIGITS = bytes(48 if 48 <= code <= 57 else 32 for code in range(256))  # each digit as "0", all else as " "
+_LONG_NUMBER = b"0" * 300  # found ten times as fast as a regular expression finds digits
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 T = TypeVar("T")
 
 
@@ -50,7 +51,7 @@ def decode(body: bytes | bytearray, kind: Any = Any, *, max_values: int = MAX_VA
         raise NotJson(str(error)) from None
     if opened > MAX_LEVELS and _is_deeper(value, MAX_LEVELS):
         raise NotJson(f"it is nested deeper than {MAX_LEVELS} levels")
-    if _LONG_NUMBER.search(body) and _has_long_number(value):
+    if _LONG_NUMBER in body.translate(_DIGITS) and _has_long_number(value):
         raise NotJson("a number in it has more than 300 digits")
     return value
 
@@ -59,7 +60,7 @@ def _is_deeper(value: object, levels: int) -> bool:
     """Whether arrays and objects are nested deeper than this. Records of msgspec count as one value."""
     level = [value]
     for _ in range(levels):
-        level = _below(level)
+        level = [item for item in _below(level) if type(item) not in _SCALARS]
         if not level:
             return False
     return any(isinstance(item, dict | list) for item in level)

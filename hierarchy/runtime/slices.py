@@ -1,8 +1,7 @@
 """Long work in slices, so that no request waits for the end of it.
 
-Long work is a generator that yields after each small part and returns its result. `at_once` runs it to the end;
-`Slices` runs it on the event loop, and gives way whenever a slice is over. All long work of a node together gets one
-slice in each turn of the loop, so that ten long responses delay the others no more than one.
+It runs on the event loop and gives way whenever a slice is over. All long work of a node together gets one slice in
+each turn of the loop, so that ten long responses delay the others no more than one.
 """
 
 from __future__ import annotations
@@ -10,24 +9,16 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
+
+from hierarchy.runtime.steps import Steps
 
 SLICE_S = 0.002  # of long work in one turn of the event loop
 SWITCH_S = 0.001  # for which a thread holds Python's interpreter while the event loop waits for it; else 5 ms
 CHUNK_BYTES = 256 * 1024  # of a long text that is sent while it is made
 T = TypeVar("T")
-Steps = Generator[None, None, T]  #: long work; yields where others may run, and returns its result
-
-
-def at_once(steps: Steps[T]) -> T:
-    """The result of long work, for callers that have nobody to give way to."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
 
 
 def shorten_switches() -> None:
@@ -46,14 +37,18 @@ class Slices:
         self._slice_s = slice_s
         self._turn = asyncio.Lock()  # whoever waits for it gets it in the order of asking
 
-    async def run(self, steps: Steps[T]) -> T:
-        """The result of long work. What it reads may change between two of its steps."""
+    async def run(self, steps: Steps[T], slice_of: Callable[[], AbstractContextManager[None]] = nullcontext) -> T:
+        """The result of long work. What it reads may change between two of its steps.
+
+        slice_of: each slice is done inside of what it returns, which may measure it.
+        """
         while True:
             async with self._turn:
                 until = self._clock() + self._slice_s
                 try:
-                    while self._clock() < until:
-                        next(steps)
+                    with slice_of():
+                        while self._clock() < until:
+                            next(steps)
                 except StopIteration as end:
                     result: T = end.value
                     return result

@@ -25,12 +25,13 @@ from hierarchy.runtime.metrics import Sample
 from hierarchy.runtime.resolver import Resolver
 from hierarchy.security import secret
 from hierarchy.security.browsers import Browsers
+from hierarchy.security.caller import ANYONE, Caller, refused_caller
 from hierarchy.security.credential_store import CREDENTIAL_FILE, CredentialStore
 from hierarchy.security.credential_store import UNSAVED as UNSAVED_CREDENTIAL
 from hierarchy.security.dial_guard import DialGuard, parse_networks, registered_names
 from hierarchy.security.exchange_page import PageSigner
 from hierarchy.security.expiry_watch import ExpiryWatch
-from hierarchy.security.keys import ANYONE, Caller, KeyFile, refused_caller
+from hierarchy.security.keys import KeyFile
 from hierarchy.security.record_keeper import RecordKeeper
 from hierarchy.security.registration_policy import RegistrationPolicy
 from hierarchy.security.secret import read_secret, secret_path

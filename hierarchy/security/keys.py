@@ -15,7 +15,6 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from hierarchy.config.client_paths import ClientPaths
+from hierarchy.config.yaml import expands_too_far
 from hierarchy.errors import UsageError
 from hierarchy.runtime.blocking import AT_ONCE, Place
 from hierarchy.runtime.files import FileWatch, locked, write_private_file
+from hierarchy.security.caller import Caller
 from hierarchy.security.secret import open_guarded
 
 PREFIX = "hk-"
@@ -37,28 +38,6 @@ ID_CHARS = 8  # of the hash, which are the id of a key
 LOCK_TIMEOUT_S = 10.0
 HINT = "`hierarchy key create` writes such files"
 log = logging.getLogger("hierarchy.security")
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The client that sent a request."""
-
-    name: str  # of the key's owner; "" without a key
-    models: frozenset[str] | None = None  # the models it may use; None for all
-    refusal: str = ""  # why it has no access; "" if it has
-    paths: ClientPaths | None = None  # what it may call; None for what the node allows
-
-    def may_use(self, model: str) -> bool:
-        """Whether the caller may use the model or alias `model`."""
-        return self.models is None or model in self.models
-
-
-ANYONE = Caller("")  #: where no keys are required
-
-
-def refused_caller(reason: str) -> Caller:
-    """A caller without a known key, who may not use any model. reason: for the error message."""
-    return Caller("", frozenset(), reason)
 
 
 class Entry(msgspec.Struct, omit_defaults=True):
@@ -180,7 +159,7 @@ def read_keys(path: Path) -> list[Entry]:
     try:
         with open_guarded(path, is_secret=False) as file:  # hashes, which others may read
             text = file.read().decode("utf-8")
-        data: Any = YAML(typ="safe").load(text)
+        data = _plain(text)
         entries = msgspec.convert({} if data is None else data, _File).keys
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); {HINT}") from None
@@ -192,6 +171,15 @@ def read_keys(path: Path) -> list[Entry]:
             raise UsageError(f'{path}: a key of "{entry.name}" has no SHA-256 of 64 hex digits; {HINT}')
         _check_paths(path, entry)
     return entries
+
+
+def _plain(text: str) -> Any:
+    """The plain data of a YAML document. Raises `YAMLError`, or another ValueError for what cannot be plain data."""
+    yaml = YAML(typ="safe", pure=True)
+    root = yaml.compose(text)
+    if expands_too_far(root, text):  # a merge key takes time without end
+        raise ValueError("its aliases stand for too much")
+    return None if root is None else yaml.constructor.construct_document(root)
 
 
 def _check_paths(path: Path, entry: Entry) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from hierarchy.config.address import is_loopback, literal_ip, place_of
 from hierarchy.errors import InvalidToken, NotPermitted, Unavailable, UsageError
 from hierarchy.security.dial_guard import DialGuard
+from hierarchy.security.message_rate import MessageRate
 from hierarchy.security.record_keeper import RecordKeeper, why
 from hierarchy.security.tokens import Grant, Signer
 from hierarchy.wire.checks import check_url
@@ -49,6 +50,7 @@ class RegistrationPolicy:
         self._dial_guard = dial_guard
         self._cleartext = cleartext
         self._tokenless = tokenless
+        self.rate = MessageRate()  # of the messages of each credential
         self._grants: dict[str, Grant] = {}  # of the registered children, by name
         self._file_problem = ""  # what is wrong with the file of the records, and was logged
 
@@ -70,6 +72,13 @@ class RegistrationPolicy:
         except InvalidToken:
             pass  # `check` reports it, with everything else that is wrong
         return min(limit, UNAUTHENTICATED_BODY_BYTES)
+
+    def name_of(self, bearer: str) -> str:
+        """The node of a valid token or credential; "" for none, and where none is needed."""
+        try:
+            return self._signer.check(bearer).node if self.in_force and self._signer is not None and bearer else ""
+        except InvalidToken:
+            return ""
 
     def check(self, message: Registration, bearer: str, peer: str) -> Grant | None:
         """Check whether a child may register.
@@ -196,6 +205,7 @@ class RegistrationPolicy:
         """Call it now and then: forget expired tokens, and the credentials of all children but those in `present`."""
         names = set(present)
         self._grants = {name: grant for name, grant in self._grants.items() if name in names}
+        self.rate.forget()
         if self.records is not None:
             self.records.forget()
 

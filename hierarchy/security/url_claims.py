@@ -95,8 +95,9 @@ class UrlClaims:
         return await self._ask(message.worker_name, message.instance, message.secret, local=local)
 
     def _known_proof(self, message: Registration) -> int:
-        for child in self._registry:
-            if child.is_node and message.node in (child.name, child.group) and child.instance == message.instance:
+        named = self._registry.children.get(message.node)
+        for child in self._registry.directory.instances(message.node) + ([] if named is None else [named]):
+            if child.is_node and child.instance == message.instance:
                 is_same = child.secret == message.secret.encode() and child.url == message.worker_name.rstrip("/")
                 return child.proof if is_same and self._registry.now() < child.fresh_until else UNPROVEN
         return UNPROVEN
@@ -145,8 +146,10 @@ class UrlClaims:
 
     def _rivals(self, message: Registration, claim: Claim) -> list[Child]:
         """The other live children there."""
-        now, name = self._registry.now(), child_name(message, self._registry.children)
-        return [one for one in rivals(self._registry, name, message, claim) if now < one.fresh_until]
+        registry = self._registry
+        now, name = registry.now(), child_name(message, registry.children, registry.directory)
+        found = rivals(registry.directory, name, message, claim)
+        return [one for one in found if one.left_at is None and now < one.fresh_until]
 
     async def _is_there(self, rival: Child) -> bool:
         found = await self._ask(rival.url, rival.instance, rival.secret.decode("latin-1"), local=rival.local)

@@ -17,6 +17,7 @@ TIMEOUT_S = 5.0
 MAX_WANTED = 2**31  # links; more cannot be meant
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024  # 256 shared records are the longest part, with some 5 kB each
 MAX_MESSAGE = 1000  # characters of a parent's error, which is logged
+MAX_RETRY_AFTER_S = 30.0  # of a parent that has no time for a report
 MAX_CREDENTIAL = 16 * 1024  # characters
 
 
@@ -25,11 +26,13 @@ class ParentError(HierarchyError):
 
     Attributes:
         status: HTTP status of the response; 0 if there was none.
+        retry_after_s: when the parent has time again, as it says.
     """
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    def __init__(self, message: str, status: int = 0, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class ParentClient:
@@ -88,11 +91,17 @@ class ParentClient:
 def _decoded(response: Fetched) -> Any:
     if not response.is_ok:
         message = _message(response.json_or_none())
-        raise ParentError(f"it answered {response.status}: {message}".rstrip(": "), response.status)
+        answer = f"it answered {response.status}: {message}".rstrip(": ")
+        raise ParentError(answer, response.status, _seconds(response.headers.get("retry-after", "")))
     try:
         return response.json()
     except NotJson:  # it must not pass for FastChat's original controller, which answers `null`
         raise ParentError("the response is not JSON; is there a controller at that address?", 200) from None
+
+
+def _seconds(text: str) -> float:
+    """A `Retry-After` in seconds, within reason; other forms mean nothing here."""
+    return min(float(text), MAX_RETRY_AFTER_S) if text.isascii() and text.isdigit() and len(text) < 6 else 1.0
 
 
 def _message(body: Any) -> str:

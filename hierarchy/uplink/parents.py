@@ -11,6 +11,7 @@ import httpx
 from hierarchy.config.models import NodeConfig
 from hierarchy.gossip import Board
 from hierarchy.runtime.http_client import plain_client
+from hierarchy.runtime.slices import Slices
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
 from hierarchy.uplink.dial import proxy_for
@@ -54,6 +55,7 @@ class Parents:
         self._clock = clock
         self._rng = rng
         self._environ = environ
+        self._slices = Slices()  # their own: clients that request long responses must not make reports late
         self._serve_link: ServeLink | None = None  # None: this node cannot keep reverse links
         self._clients: dict[Uplink, httpx.AsyncClient] = {}  # one each: it goes with its parent
         self._proxies: dict[Uplink, str] = {}  # host names
@@ -140,6 +142,7 @@ class Parents:
             settings.report_interval_s,
             clock=clock,
             rng=rng,
+            slices=self._slices,
             link=link,
             credentials=access.credentials,
             board=self._board,

@@ -16,13 +16,16 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import httpx
 import msgspec
 import tenacity
 
 from hierarchy.gossip import Board
+from hierarchy.introspection.tree import children_text_steps
+from hierarchy.runtime.slices import Slices
+from hierarchy.runtime.steps import Steps
 from hierarchy.security.credential_store import CredentialStore
 from hierarchy.uplink.parent_client import ParentClient, ParentError, parse_accepted
 from hierarchy.uplink.thinning import JITTER, TICK_S, differ, is_urgent, next_due, other_load
@@ -54,13 +57,16 @@ log = logging.getLogger("hierarchy.uplink")
 class Source(Protocol):
     """What an uplink reports."""
 
+    def take_in(self) -> bool:
+        """Do a part of what `status` does. Returns whether there was anything to do."""
+
     def status(self) -> NodeStatus:
         """The sum over the available children."""
 
     def path(self) -> list[str]:
         """Instances of this node and of all nodes below."""
 
-    def children(self) -> dict[str, Any]:
+    def children_steps(self) -> Steps[dict[str, Any]]:
         """The subtree for `/tree`."""
 
     def draining(self) -> bool:
@@ -99,6 +105,7 @@ class Uplink:
         parent: its URL.
         interval_s: proposed seconds between two reports.
         clock, rng, sleep: injected; monotonic seconds.
+        slices: in which what is below this node is collected and compared.
         link: who dials the connections for requests.
         credentials: what to show at a registration; None for nothing.
         board: the records that go to and come from the parent; None for none.
@@ -114,6 +121,7 @@ class Uplink:
         *,
         clock: Callable[[], float],
         rng: Random,
+        slices: Slices,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         link: RequestedLink = "direct",
         credentials: CredentialStore | None = None,
@@ -134,6 +142,7 @@ class Uplink:
         self._clock = clock
         self._rng = rng
         self._sleep = sleep
+        self._slices = slices
         self._link: RequestedLink = link
         self._credentials = credentials
         self._board = board
@@ -150,6 +159,8 @@ class Uplink:
         self._logged_errors: set[str] = set()  # since the last registration
         self._cut_until = -math.inf  # until then the parent gets nothing of what is below this node: it is too much
         self._logged_cut = False
+        self._logged_busy = False
+        self._wait_until = -math.inf  # the parent has no time for a report before
 
     def propose_interval(self, interval_s: float) -> None:
         """Propose this interval to the parent from the next registration on."""
@@ -232,8 +243,10 @@ class Uplink:
         return logging.INFO if self._source.draining() else logging.WARNING
 
     async def _register(self) -> None:
-        current = self._current(self._source.status())
-        message = self._registration(current)
+        below = await self._below()
+        text = await self._slices.run(children_text_steps(below))
+        current = self._current(below)
+        message = self._registration(current, text)
         self._seen_since_registration = 0
         response = await self._post_registration(message)
         self._parent_is_fastchat = response is None
@@ -244,7 +257,7 @@ class Uplink:
         if self._listener is not None:
             self._listener.accepted(accepted)
 
-    def _registration(self, current: _Reported) -> Registration:
+    def _registration(self, current: _Reported, children: bytes) -> Registration:
         status = current.status
         return Registration(
             worker_name=self._identity.url,
@@ -254,7 +267,7 @@ class Uplink:
             process=self._credentials.process if self._credentials is not None else "",
             replica=self._identity.replica,
             reads_prefix=True,
-            children=current.children,
+            children=_as_json(children),
             link=self._link,
             **self._node_fields(status),
         )
@@ -324,12 +337,16 @@ class Uplink:
             await self._sleep(TICK_S)
             if self._must_register or self._clock() >= renew_at:
                 return
+            if self._clock() < self._wait_until:
+                continue
+            if self._source.take_in():  # perhaps thousands of models have come: others have their turns in between
+                await asyncio.sleep(0)
             status = self._source.status()
             if self._clock() < due and not self._is_urgent(status):
                 continue
             if self._parent_is_fastchat and differ(status, self._reported.status):
                 return  # FastChat's heartbeats carry only a queue's length
-            if not await self._report(status):
+            if not await self._report():
                 return
             due = self._next_due()
 
@@ -345,21 +362,30 @@ class Uplink:
             or bool(self._news()[0])
         )
 
-    async def _report(self, status: NodeStatus) -> bool:
+    async def _report(self) -> bool:
         """Send one report. Returns whether the parent acknowledged it."""
-        current = self._current(status)
-        shared, told = self._news()
+        below = await self._below()
+        changes = await self._slices.run(subtree.diff_steps(self._reported.children, below))
+        text = await self._slices.run(children_text_steps(changes)) if changes else b""
+        current, (shared, told) = self._current(below), self._news()
+        status = current.status
         message = HeartBeat(
             worker_name=self._identity.url,
             queue_length=status.queue_length,
             speed=status.speed,
-            children=subtree.diff(self._reported.children, current.children) or None,
+            children=_as_json(text) if text else None,
             shared=shared,
             **self._node_fields(status),
         )
         try:
             response = await self._client.post("/receive_heart_beat", message)
         except ParentError as error:
+            if error.status == 429:  # this node stays registered; what changed is in the next report
+                self._wait_until = self._clock() + max(1.0, error.retry_after_s)
+                if not self._logged_busy:
+                    self._logged_busy = True
+                    log.warning("%s has no time for the reports of this node, which wait: %s", self.parent, error)
+                return True
             if not self._note_too_large(error):
                 log.log(self._severity, "lost %s: %s", self.parent, error)
             return False
@@ -404,8 +430,14 @@ class Uplink:
 
     # -- both ------------------------------------------------------------------------------------------------
 
-    def _current(self, status: NodeStatus) -> _Reported:
-        return _Reported(status, self._other_load(status), {} if self._is_cut else self._source.children())
+    async def _below(self) -> dict[str, Any]:
+        """What is below this node. Others have their turns meanwhile, so the message's other fields are read later."""
+        return {} if self._is_cut else await self._slices.run(self._source.children_steps())
+
+    def _current(self, below: dict[str, Any]) -> _Reported:
+        """The status now. No request may come until its number is read for the message (`seen`)."""
+        status = self._source.status()
+        return _Reported(status, self._other_load(status), below)
 
     def _other_load(self, status: NodeStatus) -> int:
         """Requests that the parent did not send. It knows its own; FastChat's controller does not."""
@@ -435,9 +467,15 @@ class Uplink:
 
     def _note_acknowledged(self, message: Registration | HeartBeat, reported: _Reported) -> None:
         self._reported = reported
+        self._logged_busy = False
         self.reported_draining = message.draining
         if message.draining:
             self._draining_is_known.set()
 
     def __repr__(self) -> str:
         return f"<Uplink {self.parent} {'registered' if self.registered else 'connecting'} seen={self.seen}>"
+
+
+def _as_json(text: bytes) -> dict[str, Any]:
+    """JSON that is put into a message as it is."""
+    return cast(dict[str, Any], msgspec.Raw(text))

@@ -98,8 +98,9 @@ def check_warnings(field: str, warnings: Sequence[str]) -> None:
 
 def check_path(path: Sequence[str], limits: ChildLimits) -> None:
     """The instances below a node, itself included."""
-    if text_bytes(path) > limits.path_bytes:
-        raise InvalidField("path", f"has {len(path)} instances, longer than {limits.path_bytes} bytes in all")
+    if len(path) > limits.instances or text_bytes(path) > limits.path_bytes:
+        reason = f"has {len(path)} instances; it may have {limits.instances}, of {limits.path_bytes} bytes in all"
+        raise InvalidField("path", f"{reason}; the limit grows with `max_body_bytes`")
     for number, instance in enumerate(path):
         check_name(f"path[{number}]", instance)
 

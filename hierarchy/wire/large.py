@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from hierarchy.errors import BadRequest, BodyTooLarge, InvalidField
-from hierarchy.runtime.slices import Steps
-from hierarchy.wire.limits import values_in
+from hierarchy.runtime.steps import Steps
+from hierarchy.wire.limits import ChildLimits, Weight, values_in, weight_of
 from hierarchy.wire.messages import NodeFields, decode, invalid_field
 from hierarchy.wire.subtree import rejection_steps
 
@@ -26,27 +26,35 @@ class Children(NamedTuple):
     """The field `children` of a message, which has been checked."""
 
     value: dict[str, Any]
-    size: int  #: bytes
-    values: int  #: of JSON
+    weight: Weight
+    is_too_large: bool = False  #: to be kept, so that it was not decoded, and `value` is empty
 
 
-def decode_steps(body: bytes, kind: type[M], max_values: int) -> Steps[tuple[M, Children | None]]:
+def decode_steps(body: bytes, kind: type[M], limits: ChildLimits) -> Steps[tuple[M, Children | None]]:
     """`messages.decode` of a registration or report, which may be large.
 
-    The second is None if the message is small or has no children; then nothing was checked.
+    The second is None if the message is small or has no children; then nothing was checked. What is too large to be
+    kept below one child is not decoded.
 
     Raises:
         BodyTooLarge, BadRequest, InvalidField: as `messages.decode`, but not always with the field's name.
     """
     if len(body) <= LARGE_BYTES:
-        return decode(body, kind, max_values), None
-    if values_in(body) > max_values:
-        raise BodyTooLarge(f"the body has more than {max_values} values, the limit of this node")
+        return decode(body, kind, limits.message_values), None
     yield
+    values = 0
+    for start in range(0, len(body), LARGE_BYTES):
+        values += values_in(body[start : start + LARGE_BYTES])
+        yield
+    if values > limits.message_values:
+        raise BodyTooLarge(f"the body has more than {limits.message_values} values, the limit of this node")
     try:
         message = msgspec.json.decode(body, type=_shallow(kind))
         yield
-        children = yield from _value(message.children, 0)
+        text = bytes(message.children)
+        weight = weight_of(text)
+        is_too_large = text.startswith(b"{") and not weight.fits(limits)
+        children = {} if is_too_large else (yield from _value(message.children, 0))
     except msgspec.ValidationError as error:
         raise invalid_field(error) from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -56,9 +64,8 @@ def decode_steps(body: bytes, kind: type[M], max_values: int) -> Steps[tuple[M, 
     if reason := (yield from rejection_steps(children)):
         raise InvalidField("children", reason)
     fields = {field: getattr(message, field) for field in kind.__struct_fields__}
-    text = bytes(message.children)
     whole = kind(**{**fields, "children": children})
-    return whole, None if children is None else Children(children, len(text), values_in(text))
+    return whole, None if children is None else Children(children, weight, is_too_large)
 
 
 @cache

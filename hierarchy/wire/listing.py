@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hierarchy.runtime.slices import Steps, at_once
+from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.tree_entry import MAX_DEPTH
 
 SeenKey = tuple[str, str]  #: a `ModelKey`; a child of a later release may have other API families
 NOTHING: frozenset[SeenKey] = frozenset()
+NO_PARTS: dict[str, Listing] = {}  #: of all that have none; there may be 100,000 engines
+MAX_LISTED = 20_000  #: models below one child; of more than that, none is known
 
 
 class Listing:
@@ -29,8 +31,8 @@ class Listing:
     ) -> None:
         self.of = of
         self.keys = keys  # (model, API family)
-        self.parts = parts or {}
-        self.engines = engines  # how many it is, or has below it
+        self.parts = parts or NO_PARTS
+        self.engines = engines  # how many with models it is, or has below it
         for part in self.parts.values():
             self.engines += part.engines
 
@@ -57,18 +59,21 @@ def listing_steps(children: object, before: Listing | None = None, depth: int = 
         if isinstance(entry, Mapping):
             old = known.get(name)
             if entry.get("kind") == "node":
-                parts[name] = yield from listing_steps(entry.get("children"), old, depth + 1)
-            else:
+                part = yield from listing_steps(entry.get("children"), old, depth + 1)
+                if part.keys or part.parts:
+                    parts[name] = part
+            elif entry.get("models"):
                 parts[name] = old if old is not None and old.of is entry else Listing(entry, _rows(entry), engines=1)
         yield
-    if (
-        before is not None
-        and (known or not before.keys)
-        and all(parts.get(name) is part for name, part in known.items())
-        and len(parts) == len(known)
-    ):
+    # Without parts it may be that of an engine, which listed its own models and is a node now.
+    if before is not None and known and len(parts) == len(known) and all(parts.get(n) is p for n, p in known.items()):
         return Listing(children, before.keys, parts)
-    return Listing(children, frozenset().union(*(part.keys for part in parts.values())), parts)
+    keys: set[SeenKey] = set()
+    for part in parts.values():
+        keys |= part.keys
+        if len(keys) > MAX_LISTED:
+            return Listing(children, NOTHING, parts)
+    return Listing(children, frozenset(keys), parts)
 
 
 def _rows(entry: Mapping[str, Any]) -> frozenset[SeenKey]:

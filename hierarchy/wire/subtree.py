@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hierarchy.runtime.slices import Steps, at_once
+from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.tree_entry import MAX_DEPTH
 
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # others fit into no number of most programs
@@ -50,12 +50,24 @@ def merge_steps(target: Any, patch: Any) -> Steps[Any]:
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The merge patch from `old` to `new`. Neither may contain None as a value."""
+    return at_once(diff_steps(old, new))
+
+
+def diff_steps(old: Mapping[str, Any], new: Mapping[str, Any]) -> Steps[dict[str, Any]]:
+    """`diff`, entry by entry."""
     patch: dict[str, Any] = dict.fromkeys(old.keys() - new.keys())
     for key, value in new.items():
         before = old.get(key)
-        if before is value or before == value:
+        if before is value:
             continue
-        patch[key] = diff(before, value) if isinstance(value, dict) and isinstance(before, dict) else value
+        if isinstance(value, dict) and isinstance(before, dict):
+            yield
+            if not value.get("children") and before == value:  # an engine: compared at once, which costs less
+                continue
+            if changes := (yield from diff_steps(before, value)):
+                patch[key] = changes
+        elif before != value:
+            patch[key] = value
     return patch
 
 
@@ -100,10 +112,15 @@ def _has_half_surrogate(text: str) -> bool:
 
 def all_gone(subtree: Any) -> dict[str, Any]:
     """The subtree of a child that left, with each node and engine `gone`. A malformed entry is left out."""
-    if not isinstance(subtree, Mapping):
-        return {}
-    return {
-        name: {**entry, "state": "gone", "detail": "", "children": all_gone(entry.get("children"))}
-        for name, entry in subtree.items()
-        if isinstance(entry, Mapping)
-    }
+    return at_once(all_gone_steps(subtree))
+
+
+def all_gone_steps(subtree: Any) -> Steps[dict[str, Any]]:
+    """`all_gone`, entry by entry."""
+    gone: dict[str, Any] = {}
+    for name, entry in subtree.items() if isinstance(subtree, Mapping) else ():
+        if isinstance(entry, Mapping):
+            below = yield from all_gone_steps(entry.get("children"))
+            gone[name] = {**entry, "state": "gone", "detail": "", "children": below}
+    yield
+    return gone

@@ -66,6 +66,8 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
 
     #: unique among the children of one node; the key under which the parent lists it, if it has no name
     name: Text = ""
+    #: what clients read instead of a name that is a URL; "" for any other
+    label: str = ""
     #: `node`, or the kind of an engine: `vllm`, `fastchat`, …
     kind: Text = "?"
     #: its address; "" if unknown

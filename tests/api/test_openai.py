@@ -29,14 +29,14 @@ def test_models_are_listed_with_the_paths_that_serve_them() -> None:
         "created": first["created"],
         "owned_by": "hierarchy",
         "apis": ["fastchat", "openai"],
-        "served_by": ["gpu", "site-a/gpu-1", WORKER],
+        "served_by": ["gpu", "site-a/gpu-1", api.node.registry.labels.of(WORKER)],
     }
     assert abs(first["created"] - time.time()) < 3600
     assert (second["id"], second["apis"], second["served_by"]) == ("org/name:tag", ["openai"], ["gpu"])
     assert api.get("/v1/models/m").json() == first
     assert api.get("/v1/models/org/name:tag").json() == second
     api.clock.tick(3)
-    assert api.get("/v1/models/m").json()["served_by"] == ["gpu", WORKER]
+    assert api.get("/v1/models/m").json()["served_by"] == ["gpu", api.node.registry.labels.of(WORKER)]
 
 
 def test_a_model_without_a_child_is_404() -> None:

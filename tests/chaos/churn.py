@@ -95,10 +95,10 @@ class Engine:
 class Churn:
     """A node, and what comes to it."""
 
-    def __init__(self, processes: Processes, pause_s: float) -> None:
-        """pause_s: between two runs, in each of which one of each kind comes and one goes."""
+    def __init__(self, processes: Processes, period_s: float) -> None:
+        """period_s: from one run, in which one of each kind comes and one goes, to the next one."""
         self.folder: Path = processes.folder
-        self.pause_s = pause_s
+        self.period_s = period_s
         self.port = free_port()
         self.keys = self.folder / "churn-keys.yaml"
         self.key = create_key(self.keys, "steady", None)
@@ -109,7 +109,8 @@ class Churn:
         self.statuses: Counter[str] = Counter()  # of whole responses
         self.rng = random.Random(7)
         self._write()
-        self.node: Process = processes.add("churn", ["serve", str(self.config), "--node", "churn"], self.port)
+        command = ["serve", str(self.config), "--node", "churn"]
+        self.node: Process = processes.add("churn", command, self.port, is_forked=False)
         self.clients: set[asyncio.Task[None]] = set()
 
     def _write(self) -> None:
@@ -134,15 +135,16 @@ class Churn:
     async def run(self, seconds: float) -> list[Sample]:
         """Churn for so long. Returns a sample a second."""
         samples: list[Sample] = []
-        until = time.monotonic() + seconds
+        began = time.monotonic()
         sampled_at = 0.0
-        while (now := time.monotonic()) < until:
+        while (now := time.monotonic()) < began + seconds:
             await self._once(self.runs)
             self.runs += 1
             if now >= sampled_at + 1.0:
                 sampled_at = now
                 samples.append(await asyncio.to_thread(self.sample))
-            await asyncio.sleep(self.pause_s)
+            # By the clock: what is there at once, and so what is counted, must not depend on other work on the machine.
+            await asyncio.sleep(max(0.0, began + self.runs * self.period_s - time.monotonic()))
         await asyncio.gather(*self.clients)
         for engine in self.engines:
             await engine.stop()

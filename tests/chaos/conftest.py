@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.chaos import holds
 from tests.chaos.hogs import Hogs
 from tests.chaos.processes import Processes
 
@@ -32,21 +33,22 @@ def all_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processe
 
 @pytest.fixture
 def processes(all_processes: Processes, record: Record) -> Iterator[Processes]:
-    """The processes of one test. They are ended after it; no log may have a line about a defect."""
+    """The processes of one test. They are ended after it; no log has a defect, and no step took too long."""
     before = len(all_processes.processes)
     yield all_processes
     started = all_processes.processes[before:]
     del all_processes.processes[before:]
     for process in started:
         process.resume()
-    held_s, where = max(process.longest_hold() for process in started) if started else (0.0, "")
-    if held_s:
-        record(f"longest hold of an event loop: {1000 * held_s:.0f} ms of its own CPU time{where}", target="50 ms")
+    longest = [process.longest_hold() for process in started]
+    if any(hold.seconds for hold in longest):  # else there is no node
+        record(str(max(longest)), target=f"{1000 * holds.MOST_S:.0f} ms")
     errors = {process.name: lines for process in started if (lines := process.error_lines())}
     for process in started:
         process.kill()
         process.log.unlink(missing_ok=True)
     assert errors == {}
+    holds.check(longest)
 
 
 @pytest.fixture

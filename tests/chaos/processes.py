@@ -16,16 +16,32 @@ from typing import Any, Self
 
 import httpx
 
+from tests.chaos import holds
 from tests.chaos.load import MODEL
 from tests.support import eventually, free_port
 
 TIMEOUT_S = 20.0
+IMPORTS_S = 90.0  # as long as a process that was not forked may take to listen, on a busy machine
+ROOT = Path(__file__).parents[2]
 
 
 class Process:
-    """One process, which can be started again at the same address. files: the limit of its file descriptors."""
+    """One process, which can be started again at the same address.
 
-    def __init__(self, processes: Processes, name: str, argv: list[str], port: int, files: int | None = None) -> None:
+    files: the limit of its file descriptors. is_forked: it begins as a copy of another one, which is faster; its memory
+    then grows with each page of the other's in which it counts a reference.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        name: str,
+        argv: list[str],
+        port: int,
+        files: int | None = None,
+        *,
+        is_forked: bool = True,
+    ) -> None:
         self.name = name
         self.kind = "simulated"  # of an engine
         self.port = port
@@ -34,17 +50,21 @@ class Process:
         self._processes = processes
         self._argv = argv
         self._files = files
+        self._is_forked = is_forked
         self.pid = 0
 
     def start(self) -> Self:
         """Start it, and wait until it listens."""
         self.spawn()
-        eventually(self.responds, f"{self.name} to listen", TIMEOUT_S)
+        eventually(self.responds, f"{self.name} to listen", TIMEOUT_S if self._is_forked else IMPORTS_S)
         return self
 
     def spawn(self) -> None:
         """Start it without waiting."""
-        self.pid = self._processes.fork(self._argv, self.log, self._files)
+        if self._is_forked:
+            self.pid = self._processes.fork(self._argv, self.log, self._files)
+        else:
+            self.pid = self._processes.execute(self._argv, self.log)
 
     def responds(self) -> bool:
         """Whether `/health` has status 200."""
@@ -80,6 +100,7 @@ class Process:
         """Whether the process has not ended."""
         if not self.pid:
             return False
+        self._processes.reap()
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -121,18 +142,16 @@ class Process:
         """The sum of a metric over all labels, or over those that contain the text `having`."""
         return sum(value for key, value in self.samples().items() if key.partition("{")[0] == name and having in key)
 
-    def longest_hold(self) -> tuple[float, str]:
-        """Own CPU seconds of the longest step of a node's event loop, and what the log says of the longest one.
-
-        0.0 of an engine. A process that has ended only has its log.
-        """
-        held_s, logged = 0.0, [(0.0, "")]
+    def longest_hold(self) -> holds.Hold:
+        """The longest step of a node's event loop; 0 seconds of an engine."""
+        held_s = 0.0
         with contextlib.suppress(httpx.HTTPError, ValueError):
-            held_s = self.samples().get("hierarchy_loop_longest_hold_seconds", 0.0)
-        if self.log.exists():
-            lines = re.findall(r"event loop was held for (\d+) ms by (.*)", self.log.read_text(errors="replace"))
-            logged += [(int(ms) / 1000, f" at {self.name} by {what}") for ms, what in lines]
-        return max((held_s, max(logged)[1]), max(logged))
+            held_s = self.samples().get(holds.METRIC, 0.0)
+        return holds.longest(self.name, self.log, held_s)
+
+    def loop_cpu_s(self) -> float:
+        """CPU time of the thread that runs its event loop, so far."""
+        return int(Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text().split()[0]) / 1e9
 
     def rss_bytes(self) -> int:
         """Its memory, without what it shares with the process that it was forked from."""
@@ -152,12 +171,13 @@ class Processes:
         """inside: the beginning of a command that runs another one in a namespace."""
         self.folder = folder
         self.processes: list[Process] = []
+        self._executed: list[subprocess.Popen[bytes]] = []
         self._nursery = subprocess.Popen(
             [*inside, sys.executable, "-m", "tests.chaos.fork_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / "fork_server.log").open("w"),
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
             text=True,
         )
 
@@ -165,12 +185,14 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.processes:
-            process.resume()
-            process.signal(signal.SIGKILL)
+        for one in self.processes:
+            one.resume()
+            one.signal(signal.SIGKILL)
         assert self._nursery.stdin is not None
         self._nursery.stdin.close()
         self._nursery.wait(TIMEOUT_S)
+        for executed in self._executed:
+            executed.wait(TIMEOUT_S)
 
     def fork(self, argv: list[str], log: Path, files: int | None) -> int:
         """Start a process. Returns its pid."""
@@ -183,9 +205,24 @@ class Processes:
         assert pid, f"the fork server ended: {(self.folder / 'fork_server.log').read_text()}"
         return int(pid)
 
-    def add(self, name: str, argv: list[str], port: int, files: int | None = None) -> Process:
+    def execute(self, argv: list[str], log: Path) -> int:
+        """Start a process that shares nothing. Returns its pid."""
+        command = [sys.executable, "-m", "hierarchy", *argv, "--exit-with-parent"]
+        with log.open("a") as out:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, cwd=ROOT)
+        self._executed.append(process)
+        return process.pid
+
+    def reap(self) -> None:
+        """Let those that have ended go: the system keeps a process until its parent has read its status."""
+        for process in self._executed:
+            process.poll()
+
+    def add(
+        self, name: str, argv: list[str], port: int, files: int | None = None, *, is_forked: bool = True
+    ) -> Process:
         """Start a process and wait until it listens."""
-        process = Process(self, name, argv, port, files)
+        process = Process(self, name, argv, port, files, is_forked=is_forked)
         self.processes.append(process)
         return process.start()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos import holds
 from tests.subnets.network import Network, address, obstacle
 
 pytestmark = pytest.mark.slow
@@ -26,7 +28,10 @@ DEAD_ENGINES = tuple(f"openai=http://dead-{number}.test:1" for number in range(4
 DEAD_PARENTS = tuple(f"http://parent-{number}.test:1" for number in range(2))
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2})
 SHORT_S, FULL_S = 4.0, 60.0
-ADDED_S = 0.005  # at most, to the median; the 99th percentile is that of the machine, where it is busy
+ADDED_S = 0.005  # at most, to the 99th percentile
+WINDOWS = (
+    12  # in each of which the nodes are compared: other work on the machine disturbs some of them, and is no fault
+)
 
 
 @pytest.fixture
@@ -53,6 +58,7 @@ def network(tmp_path: Path) -> Iterator[Network]:
         yield network
         for process in running:
             network.end(process)
+    holds.check(holds.logged("a node", tmp_path / "log"))
 
 
 def _options(name: str) -> list[str]:
@@ -76,20 +82,41 @@ def test_a_dead_resolver_and_dead_parents_cost_a_site_nothing(
     seen = network.read_line(network.start_agent("root", "load", str(FULL_S if full else SHORT_S), CHAT, *paths))
     answers = dict(zip(urls, (seen[path] for path in paths), strict=True))
     failed = {name: sum(status != 200 for status, _ in found) for name, found in answers.items()}
-    late = {name: _percentile([seconds for _, seconds in found]) for name, found in answers.items()}
-    for name in ("direct", "reverse"):
-        added_ms = 1000 * (late[name] - late["quiet"])
+    times = {name: [seconds for _, seconds in found] for name, found in answers.items()}
+    added = {name: _added(times[name], times["quiet"], WINDOWS if full else 2) for name in ("direct", "reverse")}
+    for name, added_s in added.items():
         record(
-            f"{name} parents: {failed[name]} of {len(answers[name])} failed; p99 {1000 * late[name]:.1f} ms, "
-            f"{added_ms:+.1f} ms to a node beside it without the fault",
+            f"{name} parents: {failed[name]} of {len(times[name])} failed; "
+            f"p99 {1000 * _percentile(times[name]):.1f} ms, "
+            f"{1000 * _percentile(times['quiet']):.1f} ms at a node beside it without the fault; "
+            f"added {1000 * added_s:+.1f} ms in the median of windows",
             target="0; 5 ms",
         )
     assert failed == dict.fromkeys(urls, 0)
     if full:
-        median = {name: statistics.median(seconds for _, seconds in found) for name, found in answers.items()}
-        assert max(median["direct"], median["reverse"]) <= median["quiet"] + ADDED_S
+        assert max(added.values()) <= ADDED_S
+
+
+def _added(times: Sequence[float], beside: Sequence[float], windows: int) -> float:
+    """What is added to the 99th percentile: the median of windows, which are at the same time in both."""
+    pairs = zip(_split(times, windows), _split(beside, windows), strict=True)
+    return statistics.median(_percentile(one) - _percentile(other) for one, other in pairs)
+
+
+def _split(times: Sequence[float], windows: int) -> list[Sequence[float]]:
+    size = len(times) // windows
+    return [times[number * size : (number + 1) * size] for number in range(windows)]
 
 
 def _percentile(values: Sequence[float]) -> float:
     """The 99th."""
     return sorted(values)[math.ceil(0.99 * len(values)) - 1]
+
+
+def test_the_figure_is_that_of_the_fault_not_of_other_work() -> None:
+    rng = random.Random(7)
+    quiet, late = ([rng.uniform(0.004, 0.008) for _ in range(1200)] for _ in range(2))
+    late[100:500] = [seconds + 0.3 * rng.random() for seconds in late[100:500]]  # another program runs
+    assert abs(_added(late, quiet, WINDOWS)) < ADDED_S
+    slow = [seconds + 0.02 * (number % 40 == 0) for number, seconds in enumerate(quiet)]
+    assert _added(slow, quiet, WINDOWS) > ADDED_S

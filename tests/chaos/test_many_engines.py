@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
+from tests.chaos import holds
 from tests.chaos.conftest import Record
 from tests.chaos.hogs import Hogs
 from tests.chaos.many_engines import MODEL, many_engines
@@ -31,7 +34,9 @@ class Node:
     """A node that was started from the command line. started_at: before its process existed."""
 
     def __init__(self, folder: Path, name: str, ports: Sequence[int], kind: str, files: int | None) -> None:
+        self.name = name
         self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / f"{name}.log"
         self._engines = len(ports)
         config = folder / f"{name}.yaml"
@@ -61,6 +66,11 @@ class Node:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def longest_hold(self) -> holds.Hold:
+        """The longest step of its event loop."""
+        found = re.search(rf"^{holds.METRIC} (\S+)$", httpx.get(f"{self.url}/metrics", timeout=TIMEOUT_S).text, re.M)
+        return holds.longest(self.name, self._log, float(found[1]) if found else 0.0)
+
     def end(self) -> None:
         """Kill it."""
         self.process.kill()
@@ -73,6 +83,7 @@ def node(folder: Path, name: str, ports: Sequence[int], kind: str, *, files: int
     running = Node(folder, name, ports, kind, files)
     try:
         yield running
+        holds.check([running.longest_hold()])
     finally:
         running.end()
 

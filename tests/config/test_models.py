@@ -81,6 +81,7 @@ WRITTEN: dict[str, tuple[str, Any]] = {  # another value of each field whose typ
     "total_timeout_s": ("5", 5.0),
     "max_held_bytes": ("2097152", 2097152),
     "max_connections_per_address": ("9", 9),
+    "max_speed": ("5", 5.0),
     "models": ("{m: {idle_timeout_s: 3}}", {"m": ModelLimits(idle_timeout_s=3.0)}),
 }
 

@@ -125,6 +125,6 @@ def test_every_command_of_the_page_works_as_typed(tmp_path: Path) -> None:
     assert "the running tree agrees" in said
     assert "via site-c/c-1" in said
     assert re.search(r"via site-[ab]/", said)
-    assert '"served_by": ["site-c/c-1"]' in said
+    assert '"served_by":["site-c/c-1"]' in said
     assert "invalid_api_key" in said
     assert "site-c" in refused.splitlines()[-1]

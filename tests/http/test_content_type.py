@@ -57,6 +57,7 @@ def test_ordinary_heads(content_type: bytes, target: bytes) -> None:
         (b"multipart/mixed; boundary=a", "one valid boundary"),
         (b"multipart/form-data; boundary=a, application/json", "malformed"),
         (b"application/x-www-form-urlencoded", "that of a form"),
+        (b"application/x-www-form-urlencoded2", "that of a form"),
         (b"Application/X-WWW-Form-Urlencoded; charset=UTF-8", "that of a form"),
         (b"application/json; charset=utf-16le", "charset"),
         (b"application/json, multipart/form-data; boundary=a", "malformed"),
@@ -73,6 +74,8 @@ def test_content_types_that_readers_understand_in_several_ways(content_type: byt
 @pytest.mark.parametrize(
     "query",
     [
+        b"?model=n",
+        b"a=b?model=n",
         b"model=n",
         b"a=b&model=n",
         b"a;model=n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -165,6 +166,19 @@ def test_the_fast_way_forgets_the_body_before() -> None:
     assert plain_model(b'{"model":"m","model":') == ("", False)
     assert plain_model(b'{"model":"n","stream":true}') == ("n", True)
     assert plain_model(b'{"model":"n","stream":"true","a":"' + b"x" * 70_000 + b'"}') == ("", False)
+
+
+@pytest.mark.parametrize("text", ["é", "你好", "😀", "ﬂ", "K"])
+def test_the_fast_way_reads_text_of_all_languages(text: str) -> None:
+    body = json.dumps({text: text, "model": text, "stream": True}, ensure_ascii=False).encode()
+    assert plain_model(body) == (text, True)
+    assert model_of(body) == text
+
+
+def test_no_letter_outside_of_ascii_stands_for_one_of_model() -> None:
+    # So a field's name that is not ASCII is another field, however a reader compares names.
+    letters = (chr(code) for code in range(128, sys.maxunicode + 1))
+    assert not [one for one in letters if {one.lower(), one.upper(), one.casefold()} & set("modelMODEL")]
 
 
 def test_the_fast_way_ends_at_a_deep_body() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from hierarchy.introspection.oversight import Oversight
 from hierarchy.introspection.tree import TreeView
-from hierarchy.runtime.slices import Slices, Steps
+from hierarchy.runtime.slices import Slices
+from hierarchy.runtime.steps import Steps
 from tests.builders import Table, model, site, status_of
 from tests.topology.running import entry
 

@@ -53,7 +53,7 @@ def test_patches_that_replace_each_other_do_not() -> None:
     for number in range(1000):
         patch_below(one, {"n": f"{number}" * 50}, SMALL)
     assert not one.below_is_cut
-    assert one.below_bytes <= SMALL.subtree_bytes
+    assert one.below.bytes <= SMALL.subtree_bytes
 
 
 @settings(max_examples=50)
@@ -63,9 +63,9 @@ def test_the_noted_size_is_never_too_small(patches: list[dict[str, object]]) -> 
     replace_below(one, {}, SMALL)
     for patch in patches:
         patch_below(one, patch, SMALL)
-        size, values = weigh(one.subtree)
-        assert one.below_bytes + 2 >= size
-        assert one.below_values + 1 >= values
+        size, values, _ = weigh(one.subtree)
+        assert one.below.bytes + 2 >= size
+        assert one.below.values + 1 >= values
 
 
 def test_a_child_whose_subtree_is_cut_keeps_its_place_and_operators_see_why() -> None:

@@ -13,6 +13,7 @@ from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.errors import ModelNotFound, Unavailable
 from hierarchy.registry import REMEMBERED_S
 from hierarchy.registry.child import Child
+from hierarchy.registry.model_index import FEW
 from hierarchy.wire.tree_entry import decode
 from tests.builders import Table, model, report, site, status_of
 
@@ -128,3 +129,16 @@ def test_only_some_models_are_looked_at_to_name_some() -> None:
     assert table.some_names(10) == ["m0", "m1", "m2", "m3", "m4"]
     table.clock.tick(5)
     assert table.some_names(3) == []
+
+
+@pytest.mark.parametrize("count", [3, 3 * FEW])
+def test_the_models_stay_sorted_however_many_come_and_go_at_once(count: int) -> None:
+    table = Table()
+    names = [f"m{number:03d}" for number in range(count)]
+    Random(1).shuffle(names)
+    table.add(site("site-a", *map(model, names)))
+    table.add(site("site-b", *map(model, names[: count // 2]), model("a"), model("z")))
+    assert table.model_names() == sorted([*names, "a", "z"])
+    table.remove("site-a")
+    assert table.model_names() == sorted([*names[: count // 2], "a", "z"])
+    assert [key[0] for key in table.index.order] == table.model_names()

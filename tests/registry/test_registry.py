@@ -68,34 +68,6 @@ def test_a_sweep_in_parts_does_what_a_whole_one_does(table: Table) -> None:
     assert table.sweep() == []
 
 
-def test_one_sweep_divides_the_capacity_of_every_group(table: Table) -> None:
-    for group in ("a", "b"):
-        for number in range(2):
-            url = f"http://{group}-{number}"
-            message = site(group, model(speed=4.0), url=url, instance=url, replica=True, interval_s=1.0)
-            table.add(message)
-    assert table.status().speed == 8.0
-    table.clock.tick(2.9)
-    for group in ("a", "b"):
-        url = f"http://{group}-0"
-        table.receive(report(group, model(speed=4.0), url=url, instance=url, interval_s=1.0, seq=2))
-    table.clock.tick(1.0)
-    assert table.status().speed == 4.0
-    table.sweep()
-    assert table.status().speed == 8.0
-
-
-def test_a_silent_node_from_which_bytes_arrive_is_available_again(table: Table) -> None:
-    child = table.add(site(interval_s=1.0))
-    table.clock.tick(4.0)
-    assert table.available_names() == set()
-    child.received += 1
-    table.sweep()
-    assert table.available_names() == {"site-a"}
-    table.receive(report(interval_s=1.0))
-    assert table.available_names() == {"site-a"}
-
-
 def test_a_node_is_silent_after_three_intervals_and_dropped_after_ten(table: Table) -> None:
     child = table.add(site(interval_s=2.0))
     table.clock.tick(5.9)
@@ -198,38 +170,6 @@ def test_a_worker_that_registers_again_without_its_status_has_nothing_confirmed(
     child = table.add(worker(models=["a"]))
     table.add({**worker(), "worker_status": None})
     assert set(child.unconfirmed) == {("a", "fastchat")}
-
-
-def test_only_so_many_children_that_left_are_shown(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hierarchy.registry.registry.MAX_DEPARTED", 3)
-    for name in ("a", "b", "c", "a", "d"):
-        table.add(site(name))
-        table.depart(name)
-    assert list(table.departed) == ["c", "a", "d"]
-
-
-def test_what_is_gone_is_remembered_as_long_as_the_configuration_says(table: Table) -> None:
-    table.remember(5.0)
-    table.add(site())
-    table.depart("site-a")
-    table.clock.tick(4.9)
-    table.sweep()
-    assert set(table.departed) == {"site-a"}
-    table.clock.tick(5.1)
-    table.sweep()
-    assert (table.departed, table.absence(OPENAI)) == ({}, None)
-
-
-def test_candidates_that_changed_are_not_kept(table: Table) -> None:
-    table.add(site())
-    shares = table.available(OPENAI)
-    assert table.are_current(OPENAI, shares)
-    table.forget_candidates()
-    assert table.available(OPENAI) is shares
-    table.depart("site-a")
-    table.forget_candidates()
-    assert not table.are_current(OPENAI, shares)
-    assert table._available == {}
 
 
 def test_a_node_may_replace_a_silent_worker_at_its_address(table: Table) -> None:
@@ -383,29 +323,6 @@ def test_reports_patch_the_subtree_and_registrations_replace_it(table: Table) ->
     assert child.subtree == {}
 
 
-def test_the_models_below_a_node_are_listed_whether_they_are_available_or_not(table: Table) -> None:
-    gpu = {"kind": "vllm", "state": "down", "models": [{"name": "below", "api": "openai"}]}
-    table.add(site(children={"gpu": gpu}))
-    table.receive(report(seq=2))
-    assert table.listed("below")
-    assert table.listed("below", "openai")
-    assert not table.listed("below", "fastchat")
-    table.receive(report(seq=3, children={"gpu": None}))
-    assert not table.listed("below")
-
-
-def test_the_models_of_a_child_that_left_are_listed_while_it_is_remembered(table: Table) -> None:
-    gpu = {"kind": "vllm", "state": "down", "models": [{"name": "below", "api": "openai"}]}
-    table.add(site(children={"gpu": gpu}))
-    table.depart("site-a")
-    assert (table.listed("m"), table.listed("below")) == (True, True)
-    table.clock.tick(REMEMBERED_S)
-    table.sweep()
-    assert (table.listed("m"), table.listed("below")) == (False, False)
-    table.add(site())
-    assert (table.listed("m"), table.listed("below")) == (True, False)
-
-
 def test_requests_that_a_report_includes_are_counted_exactly(table: Table) -> None:
     child = table.add(site())
     leases = [child.lease(child.shares[OPENAI]) for _ in range(3)]
@@ -414,39 +331,6 @@ def test_requests_that_a_report_includes_are_counted_exactly(table: Table) -> No
     for lease in leases:
         lease.release()
     assert table.status().queue_length == 0
-
-
-def test_a_late_deregistration_does_no_harm(table: Table) -> None:
-    child = table.add(site())
-    table.add(site(instance="site-a-2"))
-    assert table.remove("site-a", "site-a-1") is None
-    assert table.available_names() == {"site-a"}
-    assert table.remove("site-a", "site-a-2") is child
-    assert table.remove("site-a", "site-a-2") is None
-    assert table.available_names() == set()
-
-
-def test_an_engine_that_recovers_unchanged_is_chosen_again_at_once(table: Table) -> None:
-    engine = table.declare("gpu", "http://gpu:1", "vllm")
-    for _ in range(3):
-        table.report(engine, status_of(model()))
-        assert table.available_names() == {"gpu"}
-        table.mark_down(engine, "refused")
-        assert table.available_names() == set()
-
-
-def test_children_are_found_by_name_or_address(table: Table) -> None:
-    child = table.add(site())
-    assert table.find("site-a") is table.find("http://site-a:21001/") is child
-    assert table.find("http://unknown") is None
-
-
-def test_multimodal_workers_are_listed_separately(table: Table) -> None:
-    table.add(worker(models=["llava"], multimodal=True))
-    table.add(worker("http://w2:1", models=["vicuna"]))
-    assert table.names_by_mode(multimodal=True) == ["llava"]
-    assert table.names_by_mode(multimodal=False) == ["vicuna"]
-    assert table.model_names() == ["llava", "vicuna"]
 
 
 # -- reverse links ---------------------------------------------------------------------------------------------------

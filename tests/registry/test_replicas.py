@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
-from hierarchy.errors import NameTaken
+from hierarchy.errors import InvalidField, NameTaken
+from hierarchy.registry import drain_key
 from hierarchy.registry.admission import MAX_REPLICAS
 from hierarchy.registry.drain import Drain
-from hierarchy.registry.registry import drain_key
+from hierarchy.wire.limits import limits
 from tests.builders import OPENAI, Table, model, report, site
+
+LIMITS = limits(256 * 1024)
 
 
 def instance(number: int, *models: Any, **fields: Any) -> dict[str, Any]:
@@ -111,3 +114,63 @@ def test_one_instance_is_drained_by_its_url_whatever_its_number(table: Table) ->
     assert drain_key(second) == f"site-a@{second.url}"
     table.set_drain(drain_key(second), Drain())
     assert table.available_names() == {"site-a"}
+
+
+def filled(number: int, entries: int = 700) -> dict[str, Any]:
+    return instance(number, children={f"e{number}-{entry}": {"kind": "vllm"} for entry in range(entries)})
+
+
+def test_all_instances_of_one_credential_have_one_share_of_what_is_kept_below_them(table: Table) -> None:
+    table.limits = LIMITS
+    for number in range(MAX_REPLICAS):
+        table.add(filled(number))
+    kept = [child for child in table if child.subtree]
+    assert 1 <= len(kept) <= 2
+    assert sum(child.below.memory for child in table) <= 1.5 * LIMITS.memory_bytes
+    for number in range(MAX_REPLICAS):
+        for seq in range(2, 6):
+            patch = {f"x{seq}-{entry}": {"kind": "vllm"} for entry in range(500)}
+            assert table.receive(heartbeat(number, seq=seq, children=patch))
+    assert sum(child.below.memory for child in table) <= 1.5 * LIMITS.memory_bytes
+    assert len(table) == MAX_REPLICAS
+
+
+def test_what_an_instance_left_behind_counts_too_and_goes_with_it(table: Table) -> None:
+    table.limits = LIMITS
+    for number in (1, 2):
+        table.add(instance(number))
+    first = table.add(filled(1, 800))
+    table.depart(first.name)
+    assert not table.add(filled(2, 800)).subtree
+    table.forget_departed(first.name)
+    assert table.add(filled(2, 800)).subtree
+
+
+def test_each_instance_keeps_a_small_subtree_whatever_the_others_have(table: Table) -> None:
+    table.limits = LIMITS
+    table.add(filled(1, 800))
+    for number in range(2, MAX_REPLICAS):
+        assert table.add(filled(number, 5)).subtree
+
+
+def test_all_instances_of_one_credential_list_a_limited_number_of_models_and_instances(table: Table) -> None:
+    table.limits = LIMITS
+    most, paths = LIMITS.group_models, LIMITS.group_path
+    half = [model(f"m{number}") for number in range(140)]
+    for number in (1, 2):
+        table.add(instance(number, *half))
+    with pytest.raises(InvalidField, match="models: the instances"):
+        table.add(instance(3, *half))
+    table.add(instance(3, *half[: LIMITS.instance_models]))
+    with pytest.raises(InvalidField, match="models: the instances"):
+        table.receive(heartbeat(3, *half, seq=2))
+    assert table.receive(heartbeat(2, *half, seq=2))
+    assert sum(len(child.shares) for child in table) <= most + LIMITS.instance_models
+
+    table = Table()
+    table.limits = LIMITS
+    for number in (1, 2):
+        table.add({**instance(number), "path": [f"site-a-{number}-{n}" for n in range(paths // 2)]})
+    with pytest.raises(InvalidField, match="path: the instances"):
+        table.add({**instance(3), "path": [f"site-a-3-{n}" for n in range(paths // 2)]})
+    table.add(instance(3))

@@ -6,13 +6,12 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
-import hierarchy.registry.totals
 from hierarchy.registry.child import Lease
 from hierarchy.wire.status import NodeStatus, aggregate
 from hierarchy.wire.tree_entry import SERVING
-from tests.builders import Table, eject, model, report, site, status_of
+from tests.builders import OPENAI, Table, eject, model, report, site, status_of
 
 NAMES = ("a", "b", "c")
 MODELS = st.lists(
@@ -31,7 +30,7 @@ def from_scratch(table: Table) -> NodeStatus:
 
 
 class Machine(RuleBasedStateMachine):
-    """Everything that changes a status; after each step it is compared with the whole sum."""
+    """Everything that changes a status; now and then it is compared with the whole sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,10 +44,10 @@ class Machine(RuleBasedStateMachine):
         self.seq += 1
         self.table.add(site(name, *models, seq=self.seq))
 
-    @rule(name=st.sampled_from(NAMES), models=MODELS, seen=st.integers(0, 5))
-    def report(self, name: str, models: Any, seen: int) -> None:
+    @rule(name=st.sampled_from(NAMES), models=MODELS, seen=st.integers(0, 5), draining=st.booleans())
+    def report(self, name: str, models: Any, seen: int, *, draining: bool) -> None:
         self.seq += 1
-        self.table.receive(report(name, *models, seq=self.seq, seen=seen))
+        self.table.receive(report(name, *models, seq=self.seq, seen=seen, draining=draining))
 
     @rule(models=MODELS)
     def probe(self, models: Any) -> None:
@@ -96,32 +95,72 @@ class Machine(RuleBasedStateMachine):
     def sweep(self) -> None:
         self.table.sweep()
 
-    @invariant()
+    @rule()
     def is_the_whole_sum(self) -> None:
         assert self.table.status() == from_scratch(self.table)
+
+    def teardown(self) -> None:
+        self.is_the_whole_sum()
+        running = [lease for lease in self.leases if not lease.released]
+        assert self.table.tally.open == len(running)
 
 
 TestTotals = Machine.TestCase
 TestTotals.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
-def test_only_what_changed_is_summed_again(monkeypatch: Any) -> None:
+def test_only_what_changed_is_summed_again() -> None:
     table = Table()
     for number in range(200):
         table.add(site(f"site-{number}", *(model(f"m-{number}-{n}") for n in range(5))))
-    sums = 0
-    real = hierarchy.registry.totals.Totals._sum
-
-    def counted(*args: Any) -> bool:
-        nonlocal sums
-        sums += 1
-        return real(*args)
-
-    monkeypatch.setattr(hierarchy.registry.totals.Totals, "_sum", counted)
+    totals = table._totals
     first = table.status()
-    assert (len(first.models), sums) == (1000, 1000)
+    assert (len(first.models), totals.summed) == (1000, 1000)
     assert table.status() is first
     child = table.children["site-7"]
     child.lease(next(iter(child.shares.values())))
     assert table.status().queue_length == 1
-    assert sums == 1005
+    assert totals.summed == 1001
+
+
+def test_only_children_whose_load_has_changed_are_looked_at() -> None:
+    looked_at = list[None]()
+
+    class Counted(Table):
+        def __iter__(self) -> Any:
+            looked_at.append(None)
+            return super().__iter__()
+
+    table = Counted()
+    for number in range(5):
+        table.add(site(f"site-{number}"))
+    table.status()
+    looked_at.clear()
+    child = table.children["site-2"]
+    lease = child.lease(child.shares[OPENAI])
+    assert table.status().queue_length == 1
+    lease.release()
+    table.receive(report("site-3", model(queue_length=7)))
+    assert table.status().queue_length == 7
+    assert not looked_at
+    table.clock.tick(2.5)
+    table.receive(report("site-1", seq=3))
+    table.clock.tick(0.5)  # all others are silent
+    assert [(row.name, row.speed) for row in table.status().models] == [("m", 1.0)]
+
+
+def test_what_is_counted_over_all_children() -> None:
+    table = Table()
+    children = [table.add(site("site-1")), table.declare("gpu", "http://gpu:1", "vllm")]
+    table.report(children[1], status_of(model()))
+    leases = [child.lease(child.shares[OPENAI]) for child in children for _ in range(2)]
+    assert (table.tally.sent, table.tally.open) == (4, 4)
+    leases[0].release()
+    leases[0].release()
+    table.remove("site-1")
+    assert (table.tally.sent, table.tally.open) == (4, 3)  # they still run
+    for lease in leases:
+        lease.release()
+    assert (table.tally.sent, table.tally.open) == (4, 0)
+    table.forget_candidates()
+    assert table.tally.changed == []  # nothing is kept of what has gone

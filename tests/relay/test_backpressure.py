@@ -6,7 +6,8 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from hierarchy.relay.downstream.connection import MAX_WAITING, MAX_WAITING_BYTES, Connection
+from hierarchy.relay.downstream.connection import Connection
+from hierarchy.relay.downstream.pipelined import MAX_WAITING, MAX_WAITING_BYTES
 from hierarchy.relay.downstream.protocol import HIGH_WATER
 from hierarchy.relay.exchange import Exchange
 from tests.relay.raw import BODY, SSE_HEAD, Client, chunk, http_response, post

@@ -18,7 +18,7 @@ from hierarchy.registry import Registry
 from hierarchy.relay.fingerprints import Fingerprints, likely_model
 from hierarchy.relay.held_bytes import HeldBytes
 from hierarchy.relay.request import Request
-from hierarchy.security.keys import Caller
+from hierarchy.security.caller import Caller
 from hierarchy.wire.messages import Identity
 from tests.builders import model, status_of
 from tests.clocks import Clock

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from hierarchy.relay.turns import FULL, PIECE
-from hierarchy.security.keys import Caller
+from hierarchy.security.caller import Caller
 from tests.relay.memory import Link, MemoryLane, Receive, Send, in_memory, statuses
 from tests.relay.raw import HEALTH, SSE_HEAD, chunk, event, post, post_head
 

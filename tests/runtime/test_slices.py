@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.runtime.slices import CHUNK_BYTES, Slices, Steps, at_once
+from hierarchy.runtime.slices import CHUNK_BYTES, Slices
+from hierarchy.runtime.steps import Steps
 from tests.clocks import Clock
 
 
@@ -19,11 +20,6 @@ def work(clock: Clock, steps: int, seen: list[str], name: str = "work") -> Steps
         seen.append(name)
         yield
     return steps
-
-
-def test_work_at_once_has_its_result() -> None:
-    assert at_once(work(Clock(), 3, [])) == 3
-    assert at_once(work(Clock(), 0, [])) == 0
 
 
 def test_others_run_after_each_slice() -> None:

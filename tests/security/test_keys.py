@@ -165,3 +165,14 @@ def test_an_expiry_written_by_hand_is_in_utc_unless_it_names_a_zone(tmp_path: Pa
     path.write_text(f"keys:\n- name: alice\n  sha256: '{'0' * 64}'\n  expires: {written}\n")
     path.chmod(0o600)
     assert read_keys(path)[0].void_at == datetime(2027, 1, 31, tzinfo=UTC).timestamp()
+
+
+def test_a_few_lines_of_aliases_do_not_hold_whoever_reads_the_keys(tmp_path: Path) -> None:
+    """Each level merges the one before nine times: twelve levels would take hours."""
+    lines = ["x: &x {a: 1}", "y0: &y0 {b0: 1}"]
+    lines += [f"y{n}: &y{n} {{<<: [{', '.join([f'*y{n - 1}'] * 9)}], b{n}: 1}}" for n in range(1, 12)]
+    path = tmp_path / "keys.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    path.chmod(0o600)
+    with pytest.raises(UsageError, match="is not a file of keys"):
+        read_keys(path)

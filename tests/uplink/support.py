@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 
 from hierarchy.gossip import Board
+from hierarchy.runtime.slices import Slices
+from hierarchy.runtime.steps import Steps
 from hierarchy.uplink.registration import Uplink
 from hierarchy.wire.messages import Identity
 from hierarchy.wire.status import NodeStatus
@@ -29,6 +31,10 @@ class Source:
         self.leaving = False
         self.settling = False
         self.below: dict[str, Any] = {"gpu": {"kind": "vllm", "state": "up"}}
+        self.meanwhile: list[Callable[[], object]] = []  # happens while `below` is collected
+
+    def take_in(self) -> bool:
+        return True
 
     def status(self) -> NodeStatus:
         return self.now
@@ -36,7 +42,10 @@ class Source:
     def path(self) -> list[str]:
         return ["site-a-1", "rack-1"]
 
-    def children(self) -> dict[str, Any]:
+    def children_steps(self) -> Steps[dict[str, Any]]:
+        yield
+        for action in self.meanwhile:
+            action()
         return self.below
 
     def incomplete(self) -> bool:
@@ -74,6 +83,7 @@ class Bench:
             interval_s,
             clock=self.clock,
             rng=Random(7),
+            slices=Slices(),
             sleep=self.sleep,
             board=self.board,
         )

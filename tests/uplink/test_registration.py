@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hierarchy.runtime.slices import Slices
 from hierarchy.security.credential_store import CredentialStore
 from hierarchy.uplink import registration
 from hierarchy.uplink.registration import FASTCHAT_INTERVAL_S, MAX_WAIT_S
@@ -249,6 +252,57 @@ def test_a_report_contains_the_highest_number_seen() -> None:
     bench.run(6)
     child = bench.table.children["site-a"]
     assert (bench.uplink.seen, child.load(OPENAI), child.total.uncounted) == (1, 1, 0)
+
+
+def test_load_and_numbers_of_a_message_are_those_of_one_moment() -> None:
+    """What is below the node is collected in steps, and requests come meanwhile."""
+    bench = Bench()
+
+    def send() -> None:
+        if bench.table.children and bench.clock.now - bench.start >= 3:
+            child = bench.table.children["site-a"]
+            lease = child.lease(child.shares[OPENAI])
+            assert bench.uplink.believes(child.secret, lease.ordinal)
+            bench.source.now = load(bench.source.now.queue_length + 1)
+
+    bench.source.meanwhile.append(send)
+    bench.run(6)
+    child = bench.table.children["site-a"]
+    assert child.in_flight == bench.uplink.seen > 1
+    assert (child.total.reported, child.total.uncounted) == (child.in_flight, 0)
+
+
+def test_others_have_their_turns_while_a_message_is_made() -> None:
+    bench = Bench()
+    bench.source.below = {f"gpu-{number}": {"kind": "vllm", "state": "up"} for number in range(50)}
+    bench.uplink._slices = Slices(itertools.count().__next__, 2.0)  # one step in each turn
+    turns, in_message = 0, list[int]()
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        task = asyncio.ensure_future(others())
+        try:
+            await bench.uplink.run()
+        finally:
+            task.cancel()
+
+    def answer(path: str, message: dict[str, Any]) -> Any:
+        in_message.append(turns)
+        bench.source.below = {name: {**entry, "state": "down"} for name, entry in bench.source.below.items()}
+        return bench.as_node(path, message)
+
+    bench.answer = answer
+    bench.end = bench.clock.now + 3
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(both())
+    assert len(in_message) >= 2
+    assert all(after - before >= 50 for before, after in pairwise([0, *in_message]))
+    assert {entry["state"] for entry in bench.table.children["site-a"].subtree.values()} == {"down"}
 
 
 # -- lost contact ------------------------------------------------------------------------------------------------------
@@ -560,3 +614,26 @@ def test_records_that_are_not_understood_are_logged_once_and_reports_continue(
     bench.run(10)
     assert len(bench.registrations) == 1
     assert len([line for line in caplog.messages if "are not understood" in line]) == 1
+
+
+def test_a_parent_that_has_no_time_gets_the_report_later(caplog: pytest.LogCaptureFixture) -> None:
+    """It is not lost: what changed meanwhile is in the next report, and nothing is registered anew."""
+    caplog.set_level(logging.WARNING)
+    bench = Bench()
+    busy = [False]
+
+    def answer(path: str, message: dict[str, Any]) -> Any:
+        if busy[0] and path == "/receive_heart_beat":
+            return httpx.Response(429, headers={"retry-after": "7"}, json={"error": {"message": "it has no time"}})
+        return bench.as_node(path, message)
+
+    bench.answer = answer
+    bench.at(10, lambda: busy.__setitem__(0, True))
+    bench.at(11, lambda: setattr(bench.source, "now", load(50)))
+    bench.at(40, lambda: busy.__setitem__(0, False))
+    bench.run(60)
+    assert len(bench.registrations) == 1
+    assert 3 <= len([at for at in bench.reports if 10 < at < 40]) <= 5
+    assert bench.table.children["site-a"].total.reported == 50
+    assert len([line for line in caplog.messages if "no time for the reports" in line]) == 1
+    assert not any(line.startswith("lost") for line in caplog.messages)

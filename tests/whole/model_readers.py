@@ -2,8 +2,7 @@
 
 Each reader returns every model that such a server could take from a request. Sources: Go, encoding/json and net/http
 `Request.FormValue`; Python, `json.loads` and Starlette's form; Rust, serde_json and programs that search for the first
-key. The tests were also run with Go 1.19 itself as a fourth reader: it found no further model in what was forwarded,
-and in what was refused what `go_like` finds.
+key. `tests/chaos/test_real_readers.py --full` lets Go itself read what a node forwards.
 """
 
 from __future__ import annotations
@@ -23,6 +22,11 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 OTHER = "n"  # the model that the client may not use
 NAME = "m"  # the one that it may
+#: fields that name models beside `model`
+FURTHER = (
+    "models", "fallbacks", "fallback_models", "draft_model", "lora", "lora_path", "adapter", "adapter_id", "engine",
+    "deployment_id", "model_id", "model_name", "speculative_model",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,9 @@ def go_like(sent: Sent) -> set[str]:
     """Keys without case, the last one; only the first JSON value; and query, form and file fields as one form."""
     found: set[str] = set()
     text = sent.body.decode("utf-8", "replace")
+    flat = re.sub(r"\[{100,}\]{100,}", "[]", text)  # Go reads 10,000 levels
     try:
-        pairs, _ = json.JSONDecoder(object_pairs_hook=list, parse_constant=_fail).raw_decode(text.lstrip(" \t\r\n"))
+        pairs, _ = json.JSONDecoder(object_pairs_hook=list, parse_constant=_fail).raw_decode(flat.lstrip(" \t\r\n"))
         values = [value for key, value in pairs if key.casefold() == "model"]
         found |= {value for value in values[-1:] if isinstance(value, str)}
     except (ValueError, TypeError, RecursionError):
@@ -61,32 +66,49 @@ def go_like(sent: Sent) -> set[str]:
 
 
 def python_like(sent: Sent) -> set[str]:
-    """The last key; bodies in UTF-16 and with a byte order mark; Starlette's query and form."""
+    """The last key, also in lax JSON, in UTF-16 and behind a byte order mark; Starlette's query and forms."""
     found: set[str] = set()
     try:
-        data = json.loads(sent.body)
+        data = json.loads(sent.body, strict=False)
         found |= {data["model"]} if isinstance(data.get("model"), str) else set()
     except (ValueError, AttributeError, KeyError, RecursionError):
         pass
     found |= {value for key, value in parse_qsl(sent.query[1:].decode("latin-1")) if key == "model"}
     for content_type in sent.content_types:
+        if b"urlencoded" in content_type.lower():
+            found |= {value for key, value in parse_qsl(sent.body.decode("latin-1")) if key == "model"}
         if content_type.lower().startswith(b"multipart/form-data"):
             found |= asyncio.run(_starlette_form(content_type, sent.body))
+        found |= set(_mime_form(content_type, sent.body))  # as aiohttp does
     return found
 
 
 def rust_like(sent: Sent) -> set[str]:
-    """The first key, wherever the JSON ends; and a form that is split at lines, whatever ends them."""
+    """The first key and the last, wherever the JSON ends; and a form that is split at lines, whatever ends them."""
     found: set[str] = set()
     try:
         decoder = json.JSONDecoder(object_pairs_hook=list, strict=False)
         pairs, _ = decoder.raw_decode(sent.body.decode("utf-8-sig").lstrip())
-        found |= {value for key, value in [pair for pair in pairs if pair[0] == "model"][:1] if isinstance(value, str)}
+        values = [value for key, value in pairs if key == "model"]
+        found |= {value for value in (*values[:1], *values[-1:]) if isinstance(value, str)}
     except (ValueError, TypeError, IndexError, RecursionError):
         pass
     for content_type in sent.content_types:
         for boundary in re.findall(rb'(?i)boundary\*?=(?:utf-8\'\')?"?([^";, ]+)', content_type):
             found |= set(_split_form(boundary, sent.body))
+    return found | {value for key, value in parse_qsl(sent.query[1:].decode("latin-1")) if key == "model"}
+
+
+def further(sent: Sent) -> set[str]:
+    """The models that a server with fallbacks, adapters or draft models could take from fields beside `model`."""
+    found: set[str] = set()
+    try:
+        data = json.loads(sent.body)
+    except (ValueError, RecursionError):
+        return found
+    for key, value in data.items() if isinstance(data, dict) else ():
+        if key.casefold() in FURTHER:
+            found |= {one for one in (NAME, OTHER) if f'"{one}"' in json.dumps(value)}
     return found
 
 
@@ -109,7 +131,7 @@ def _mime_form(content_type: bytes, body: bytes) -> Iterator[str]:
     for part in parts:
         name = part.get_param("name", header="content-disposition")
         plain = name if isinstance(name, str) else unquote_to_bytes(name[2]).decode() if name else ""
-        extended = re.search(r"name\*=utf-8''model\s*(?:;|$)", part.get("content-disposition", ""))
+        extended = re.search(r"name\*=utf-8''model\s*(?:;|$)", str(part.get("content-disposition", "")))
         if (_is(plain) or extended) and not part.get_filename():
             yield (part.get_payload(decode=True) or b"").decode("utf-8", "replace")
 
@@ -128,7 +150,7 @@ async def _starlette_form(content_type: bytes, body: bytes) -> set[str]:
 def _split_form(boundary: bytes, body: bytes) -> Iterator[str]:
     for part in re.split(rb"(?:\r\n|\n|\r|^)--" + re.escape(boundary), body):
         head, _, value = part.replace(b"\r\n", b"\n").partition(b"\n\n")
-        names = re.findall(rb"name\*?[0-9]*\*?=(?:utf-8'')?\"?([^\";\n]*)", head)
+        names = re.findall(rb"(?:^|[;\s])name\*?[0-9]*\*?=(?:utf-8'')?\"?([^\";\n]*)", head)
         if any(name.replace(b"\\", b"") == b"model" for name in names) or b"model" in b"".join(names)[:5]:
             yield value.decode("utf-8", "replace")
 
@@ -313,25 +335,7 @@ def _forms() -> Iterator[Sent]:
 
 
 def _further() -> Iterator[bytes]:
-    for name in (
-        "models",
-        "fallbacks",
-        "Fallbacks",
-        "fallback_models",
-        "draft_model",
-        "DRAFT_MODEL",
-        "lora",
-        "lora_path",
-        "adapter",
-        "adapter_id",
-        "engine",
-        "deployment_id",
-        "model_id",
-        "model_name",
-        "speculative_model",
-        "fallbac\\u212as",
-        "model\\u017f",
-    ):
+    for name in (*FURTHER, "Fallbacks", "DRAFT_MODEL", "fallbac\\u212as", "model\\u017f"):
         for value in ('"n"', '["n"]', '["m","n"]', '[{"model":"n"}]'):
             yield f'{{"{name}":{value},"model":"{NAME}"}}'.encode()
 

@@ -154,7 +154,9 @@ def test_a_full_disk_is_said_at_the_start_and_once_and_stops_no_request(node: No
         assert len(said()) == 1, "once, and not once for each child"
         disk.release()
         eventually(lambda: not join(node), "a child to join")
-        assert len(node.lines("state.json: can be written again;")) == 1
+        again = functools.partial(node.lines, "state.json: can be written again;")
+        eventually(again, "the log to say that it can")
+        assert len(again()) == 1
 
 
 @pytest.mark.slow

@@ -68,6 +68,21 @@ def test_of_a_patched_subtree_only_what_changed_is_read() -> None:
     assert listing(patched, after) is after
 
 
+def test_an_engine_that_becomes_a_node_lists_nothing_of_its_own() -> None:
+    old = {"b": {"kind": "vllm", "models": [{"name": "m"}]}}
+    patched = merge(old, {"b": {"kind": "node", "children": {}}})
+    assert listing(patched, listing(old)).keys == set()
+
+
+def test_more_models_than_a_node_keeps_of_one_child_are_not_known() -> None:
+    def engines(count: int) -> dict[str, Any]:
+        rows = [{"name": f"m{number}"} for number in range(count)]
+        return {f"e{start}": {"kind": "vllm", "models": rows[start : start + 5000]} for start in range(0, count, 5000)}
+
+    assert len(listing(engines(module.MAX_LISTED)).keys) == module.MAX_LISTED
+    assert listing(engines(module.MAX_LISTED + 1)).keys == set()
+
+
 def test_an_entry_that_contains_itself_ends() -> None:
     entry: dict[str, Any] = {"kind": "node"}
     entry["children"] = {"a": entry, "gpu": {"kind": "vllm", "models": [{"name": "m"}]}}

@@ -307,7 +307,7 @@ def test_an_honest_tree_fits_into_a_childs_share() -> None:
     for number in range(2):
         engine = table.declare(f"gpu-{number}", f"http://gpu-{number}.example.com:8000", "vllm")
         table.report(engine, status_of(*many[:2]))
-    size, values = weigh(TreeView(table, table.clock).children())
+    size, values, _ = weigh(TreeView(table, table.clock).children())
     assert 2500 * size < DEFAULT.subtree_bytes
     assert 2500 * values < DEFAULT.subtree_values
     assert 2500 * values + 10_000 * 7 < DEFAULT.message_values

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from hierarchy.errors import ChildFailed, Unavailable
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
+from hierarchy.registry.public_name import said_of
 from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.downstream.head_cache import HeadCache
 from hierarchy.relay.downstream.places import Places
@@ -86,7 +87,7 @@ class Clients:
     def drop_child(self, child: Child) -> None:
         """A child is no longer one: end what it is answering."""
         for connection in self:
-            connection.drop_child(child, ChildFailed(f"{child.name} was disconnected: its registration is revoked"))
+            connection.drop_child(child, ChildFailed(said_of(child, "was disconnected: its registration is revoked")))
 
     def cut_all(self) -> None:
         """The grace is over: end what still runs, with an error that its client can read."""

@@ -11,30 +11,26 @@ overrides are called by the name of the class where that spares a look-up.
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections import deque
 from typing import Any, Final
 
 from uvicorn.server import ServerState
 
-from hierarchy.errors import BodyTooLarge, HeadTooLarge, LoopDetected, ReceiveTimeout, RequestError
+from hierarchy.errors import BodyTooLarge, LoopDetected, ReceiveTimeout, RequestError
 from hierarchy.http import render
 from hierarchy.http.dialect import OPENAI
 from hierarchy.http.request_head import Fields, RequestHead
 from hierarchy.registry.child import Child
 from hierarchy.relay.client import FOREVER, Client
+from hierarchy.relay.downstream import pipelined
 from hierarchy.relay.downstream.parts import AppRequest, Observer
+from hierarchy.relay.downstream.unread import Unread
 from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.lane import Lane
 
 MAX_HOPS: Final = 32  # levels of nodes; more is a loop
 FRESH_S: Final = 1.0  # how long a connection without a request may still send one when the server stops
 LINGER_S: Final = 2.0  # how long the rest of a refused body is read and thrown away, so that the refusal is not lost
-# How much may wait behind the request in progress before reading stops: requests, and bytes of the newest one's body.
-# Until then reading continues, since nothing else shows that the client has left.
-MAX_WAITING: Final = 8
-MAX_WAITING_BYTES: Final = 64 * 1024
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -52,7 +48,6 @@ class Connection(Client):
     ignoring: bool = False  # bytes that come in are no longer looked at
     lingering: bool = False  # closing, but the client gets time to read the last response
     used: bool = False  # a request has come
-    unread: int = 0  # bytes that waited for the client when that was looked at last
 
     def __init__(
         self,
@@ -69,7 +64,7 @@ class Connection(Client):
         self.refusal: RequestError | None = None  # to be written after the responses that are still due
         self.parsed: RequestHead | None = None  # of the lane request that the last read brought
         self.pieces = 0  # messages and pieces of bodies in the read that is processed now
-        self._unread_held = 0  # bytes that wait for the client, as counted in `lane.held`
+        self.unread = Unread(lane.held)
         self._server_state = server_state
         self._loop = loop
         self.observer = observer
@@ -78,7 +73,7 @@ class Connection(Client):
 
     def opened(self, transport: asyncio.Transport, flow: Any, peer: str) -> None:
         """The connection is open. peer: the client's IP address."""
-        self.transport = transport
+        self.transport = self.unread.transport = transport
         self.write = transport.write
         self.flow = flow
         self.peer = peer
@@ -89,15 +84,12 @@ class Connection(Client):
         running, self.running = self.running, None
         if running is not None:
             running.client_gone()
-        for request in self.waiting:
-            if isinstance(request, Exchange):
-                request.client_gone()
-        self.waiting.clear()
+        pipelined.client_gone(self.waiting)
         if self.refusal is not None:
             self.lane.metrics.answered("cancelled", 0)
         self._drop_app_request()
         self.incoming = None
-        self._hold_unread(0)
+        self.unread.end()
         self.deadline = FOREVER
         self.write = _discard  # also ends reference cycles, so that a lost connection is freed at once
 
@@ -131,8 +123,7 @@ class Connection(Client):
 
     def has_read(self) -> bool:
         """Compare what waits for the client with what waited before."""
-        before, self.unread = self.unread, self.transport.get_write_buffer_size()
-        return self.unread < before
+        return self.unread.has_shrunk()
 
     def abort(self) -> None:
         """Drop the connection at once."""
@@ -140,17 +131,12 @@ class Connection(Client):
 
     def reset(self) -> None:
         """Close with a RST, which no client takes for the end of a response."""
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
+        self.unread.reset()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as this node writes."""
         self.blocked = True
-        self.unread = self.transport.get_write_buffer_size()
-        self._hold_unread(self.unread)
-        if self.lane.held.is_full:
+        if not self.unread.begin():
             self.lane.warnings.warn("a client that reads slowly was disconnected: this node holds as much as it may")
             self.transport.abort()
         if self.running is not None:
@@ -161,16 +147,11 @@ class Connection(Client):
     def resume_writing(self) -> None:
         """The client has read what was written."""
         self.blocked = False
-        self._hold_unread(0)
+        self.unread.end()
         if self.running is not None:
             self.running.resume()
         elif self.waiting or self.refusal:
             self._loop.call_soon(self._start_next)
-
-    def _hold_unread(self, size: int) -> None:
-        """Count what waits for the client to read it."""
-        self.lane.held.change(size - self._unread_held)
-        self._unread_held = size
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -205,7 +186,7 @@ class Connection(Client):
             if head.hops > MAX_HOPS:
                 raise LoopDetected(f"the request has passed {head.hops} nodes; the tree has a loop")
         elif not head.within_limits:
-            raise head_too_large(lane)
+            raise lane.head_too_large()
         elif head.refusal is not None:  # such a head is not remembered
             raise head.refusal
         limit = lane.settings.max_body_bytes
@@ -307,7 +288,7 @@ class Connection(Client):
             return
         if self.blocked or self.transport.is_closing():
             # What is written must be read first, however slowly: `has_read` is called at each deadline.
-            self.unread = self.transport.get_write_buffer_size()
+            self.unread.look()
             self.deadline = now + self.lane.settings.idle_timeout_s
         elif self.waiting or self.refusal:
             # Not from here: a thousand pipelined requests that fail at once would each be on the stack of the last.
@@ -343,9 +324,7 @@ class Connection(Client):
 
     def pace(self) -> None:
         """Read from the client, or not: the requests that wait are bounded, in number and in size."""
-        newest = self.waiting[0] if self.waiting else None
-        large = isinstance(newest, Exchange) and newest.request.size > MAX_WAITING_BYTES
-        if len(self.waiting) >= MAX_WAITING or (large and newest is self.incoming):
+        if pipelined.are_too_many(self.waiting, self.incoming):
             self.flow.pause_reading()
         else:
             self.flow.resume_reading()
@@ -376,7 +355,7 @@ class Connection(Client):
         if self.observer is not None and not self.lingering:
             self.transport.abort()  # the other end of a half-open link reads no goodbye
             return
-        self.unread = self.transport.get_write_buffer_size()
+        self.unread.look()
         self.deadline = now + self.lane.settings.idle_timeout_s
         self.transport.close()
 
@@ -425,7 +404,7 @@ class Connection(Client):
 
     def _refuse_incoming(self, incoming: Exchange | AppRequest) -> None:
         if self.waiting and self.waiting[0] is incoming:
-            _forget(self.waiting.popleft())
+            pipelined.forget(self.waiting.popleft())
         elif isinstance(incoming, AppRequest) and incoming.cycle.response_started:  # which did not wait for the body
             self.refusal = None
             if incoming.complete:
@@ -453,8 +432,7 @@ class Connection(Client):
         """Close once the client has had time to read the response: closing on unread bytes would reset it away."""
         self.ignoring = self.lingering = True
         self.receiving = False
-        while self.waiting:
-            _forget(self.waiting.pop())
+        pipelined.forget_all(self.waiting)
         self.flow.resume_reading()
         self.deadline = self.lane.clock() + LINGER_S
         if self.transport.can_write_eof():
@@ -463,27 +441,13 @@ class Connection(Client):
     def _drop_app_request(self) -> None:
         """Tell the app, if it is answering a request, that its client is gone."""
         request, self.app_request = self.app_request, None
-        if request is not None and not request.complete:
-            request.cycle.disconnected = True
-            request.cycle.message_event.set()
+        if request is not None:
+            request.client_gone()
 
     def __repr__(self) -> str:
         state = "lingering" if self.lingering else "idle" if self.is_free else "busy"
         return f"<Connection {self.peer} {state} waiting={len(self.waiting)}>"
 
 
-def _forget(request: Exchange | AppRequest) -> None:
-    """A request that gets no response of its own."""
-    if isinstance(request, Exchange):
-        request.request.forget_body()
-
-
 def _discard(data: bytes) -> None:
     """Where bytes from and for a client that is gone go."""
-
-
-def head_too_large(lane: Lane) -> HeadTooLarge:
-    """The error for a head over this node's limits."""
-    settings = lane.settings
-    limits = f"{settings.max_head_bytes} bytes or {settings.max_head_fields} fields"
-    return HeadTooLarge(f"the request's head is over the limit of {limits}")

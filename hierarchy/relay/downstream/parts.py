@@ -20,6 +20,12 @@ class AppRequest:
         """Is its response written?"""
         return bool(self.cycle.response_complete)
 
+    def client_gone(self) -> None:
+        """Tell the app, if it has not answered yet."""
+        if not self.complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Observer:

@@ -10,15 +10,28 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final, Protocol
 
-from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.warnings import Warnings
 from hierarchy.runtime.descriptors import Descriptors
 
 LEAST_PER_ADDRESS: Final = 8  # that any address may have, however few are free
 BATCH: Final = 16  # one in so many is closed at once, so that not every new connection looks at all others
 PAUSE_S: Final = 0.1  # after a look that found nothing to close, in which none is taken
+
+
+class Guest(Protocol):
+    """A client's connection, as far as its place is concerned.
+
+    peer: its IP address. used: it has sent a request. is_idle: it has no request now. transport: its asyncio transport.
+    """
+
+    peer: str
+    used: bool
+    transport: Any
+
+    @property
+    def is_idle(self) -> bool: ...
 
 
 class Places:
@@ -35,7 +48,7 @@ class Places:
         self._descriptors = descriptors
         self.warnings = warnings
         self._clock = clock
-        self._by_address: dict[str, dict[Connection, None]] = {}  # in the order in which they were opened
+        self._by_address: dict[str, dict[Guest, None]] = {}  # in the order in which they were opened
         self._count = 0
         self._barren_until = 0.0  # nothing is looked for that could be closed
         descriptors.make_room = self._make_room
@@ -47,7 +60,7 @@ class Places:
         """How many connections an IP address has."""
         return len(self._by_address.get(address_of(peer), ()))
 
-    def add(self, connection: Connection, number: int) -> bool:
+    def add(self, connection: Guest, number: int) -> bool:
         """A connection was opened. number: of its descriptor; -1 if that is not known. Returns False to refuse it."""
         if number >= 0:
             self._descriptors.note(number)
@@ -61,16 +74,20 @@ class Places:
             )
             return False
         if number >= self._descriptors.for_clients and self._clock() < self._barren_until:
-            self.refused += 1
-            self.warnings.warn(
-                "out of file descriptors: new connections are refused; raise the limit (ulimit -n, LimitNOFILE)"
-            )
+            self.accept_failed()
             return False
         self._by_address.setdefault(address, {})[connection] = None
         self._count += 1
         return True
 
-    def _close_idle_of(self, address: str, own: dict[Connection, None]) -> bool:
+    def accept_failed(self) -> None:
+        """There was no descriptor for a new connection."""
+        self.refused += 1
+        self.warnings.warn(
+            "out of file descriptors: new connections are refused; raise the limit (ulimit -n, LimitNOFILE)"
+        )
+
+    def _close_idle_of(self, address: str, own: dict[Guest, None]) -> bool:
         """An address has all that it may have: close idle ones of its own. Returns whether there were any."""
         closed = self._close_some(list(own), len(own))
         if closed:
@@ -85,7 +102,7 @@ class Places:
         most = max(LEAST_PER_ADDRESS, self._descriptors.free)
         return most if self.most is None else min(most, self.most)
 
-    def discard(self, connection: Connection) -> None:
+    def discard(self, connection: Guest) -> None:
         """A connection is gone, or no longer a client's."""
         address = address_of(connection.peer)
         own = self._by_address.get(address)
@@ -103,7 +120,7 @@ class Places:
                 "few file descriptors are left: idle connections are closed; raise the limit (ulimit -n, LimitNOFILE)"
             )
 
-    def _close_some(self, connections: Iterable[Connection], count: int) -> bool:
+    def _close_some(self, connections: Iterable[Guest], count: int) -> bool:
         """Close a few that never sent a request, or else that are idle. Returns whether there were any."""
         now = self._clock()
         if now < self._barren_until:

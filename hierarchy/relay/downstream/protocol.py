@@ -33,9 +33,10 @@ from hierarchy.http.request_head import (
     without_upgrade,
 )
 from hierarchy.relay.downstream.clients import Clients
-from hierarchy.relay.downstream.connection import Connection, head_too_large
+from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.downstream.intake import Intake
 from hierarchy.relay.downstream.parts import AppRequest, Observer
+from hierarchy.relay.downstream.places import Guest
 from hierarchy.relay.exchange import Exchange
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.upstream.links import child_of_link
@@ -49,7 +50,10 @@ HIGH_WATER = 4096
 
 
 class LaneProtocol(HttpToolsProtocol):
-    """One client's connection, from its first byte to its last. observer: of a reverse link."""
+    """One client's connection, from its first byte to its last.
+
+    observer: of a reverse link. handshake: who had its place until now; None if nobody had.
+    """
 
     def __init__(
         self,
@@ -61,8 +65,10 @@ class LaneProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         observer: Observer | None = None,
+        handshake: Guest | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._handshake = handshake
         self.lane = lane
         self.clients = clients
         self.connection = Connection(lane, server_state, self.loop, observer)
@@ -85,6 +91,9 @@ class LaneProtocol(HttpToolsProtocol):
         # What pauses reading, the app's requests among it, pauses what was read and waits for its turn, too.
         self.flow = FlowControl(self.intake.reading)  # type: ignore[arg-type]  # it needs no more of a transport
         self.connection.opened(transport, self.flow, self.client[0] if self.client else "")
+        if self._handshake is not None and self.clients.places is not None:
+            self.clients.places.discard(self._handshake)
+            self._handshake = None
         if not self.clients.add(self.connection, _descriptor(transport)):
             self.connection.turn_away(OutOfConnections("this node has no place for another connection; try again"))
 
@@ -141,7 +150,7 @@ class LaneProtocol(HttpToolsProtocol):
                 break
             data = cast(bytes, rest.pop())
         if self._idle_bytes > 2 * self.lane.settings.max_head_bytes and self.connection.receiving:
-            self.connection.refuse(head_too_large(self.lane))
+            self.connection.refuse(self.lane.head_too_large())
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -167,7 +176,7 @@ class LaneProtocol(HttpToolsProtocol):
             return  # a trailer: dropped, so that it cannot pass for a field that was checked
         self._grow_head(len(name) + len(value) + 4)
         if len(self.headers) >= self.lane.settings.max_head_fields + PARENT_FIELDS:
-            raise head_too_large(self.lane)
+            raise self.lane.head_too_large()
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -180,7 +189,7 @@ class LaneProtocol(HttpToolsProtocol):
         route = self.lane.route(self.url) if self.parser.get_method() == b"POST" else None
         if route is None:
             if not self._within_limits():
-                raise head_too_large(self.lane)
+                raise self.lane.head_too_large()
             self._hand_to_app(found)
             return
         caller = self.lane.caller(route[1], found)
@@ -288,7 +297,7 @@ class LaneProtocol(HttpToolsProtocol):
     def _grow_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > self.lane.settings.max_head_bytes + PARENT_BYTES:
-            raise head_too_large(self.lane)
+            raise self.lane.head_too_large()
 
     def _within_limits(self) -> bool:
         """The limits for everyone but a parent, which adds fields of its own to a head that it accepted."""

@@ -47,7 +47,7 @@ class Pool(ConnectionPool):
         self.descriptors = descriptors
         self.turns = turns if turns is not None else Turns()
         self.url = child.url
-        self.path = render.field_value(child.group or child.name)  # for x-hierarchy-path
+        self.path = render.field_value(child.group or child.label)  # for x-hierarchy-path
         self.idle: dict[Upstream, None] = {}  # in the order in which they came back
         self.idle_s = NODE_IDLE_S if child.is_node else ENGINE_IDLE_S
         self.closed = False

@@ -8,6 +8,7 @@ from hierarchy.errors import ChildFailed, DeadlinePassed
 from hierarchy.http.framing import Dechunker
 from hierarchy.http.request_head import AUTH
 from hierarchy.http.response_head import UpstreamResponse
+from hierarchy.registry.public_name import said_of
 from hierarchy.relay.upstream.connection import ResponseHandler, Upstream
 from hierarchy.relay.upstream.pool import Pool
 from hierarchy.runtime import awake
@@ -78,9 +79,9 @@ async def send_request(
                         raise
             return await _once(await pool.dial(), _Collector(limit), head, body)
     except TimeoutError:
-        raise DeadlinePassed(f"{child.name} did not answer in time") from None
+        raise DeadlinePassed(said_of(child, "did not answer in time")) from None
     except OSError as error:
-        raise ChildFailed(f"{child.name} {error.strerror or error}") from None
+        raise ChildFailed(said_of(child, error.strerror or str(error))) from None
 
 
 async def _once(upstream: Upstream, collector: _Collector, head: bytes, body: bytes) -> tuple[int, bytes]:

@@ -19,6 +19,7 @@ from hierarchy.http import render
 from hierarchy.http.framing import LAST_CHUNK, Dechunker, chunk
 from hierarchy.http.request_head import Fields, RequestHead, request_opening
 from hierarchy.http.response_head import UpstreamResponse
+from hierarchy.registry.public_name import said_of
 from hierarchy.relay.upstream.connection import RequestSender, ResponseHandler
 from hierarchy.relay.upstream.destination import Destination
 from hierarchy.relay.upstream.pool import Pool
@@ -105,7 +106,7 @@ async def _ask(pool: Pool, path: str, about: dict[str, Any]) -> bytes | None:
     if status in (404, 405):
         return None
     if status != 200:
-        raise ChildFailed(f"{pool.child.name} answered {path} with {status}")
+        raise ChildFailed(said_of(pool.child, f"answered {path} with {status}"))
     return body
 
 

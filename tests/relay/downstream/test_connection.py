@@ -7,7 +7,8 @@ import gc
 import weakref
 from typing import Any
 
-from hierarchy.relay.downstream.connection import FRESH_S, LINGER_S, MAX_WAITING
+from hierarchy.relay.downstream.connection import FRESH_S, LINGER_S
+from hierarchy.relay.downstream.pipelined import MAX_WAITING
 from tests.relay.memory import MemoryLane, Receive, Send, in_memory, ok_app, statuses
 from tests.relay.raw import HEALTH, SSE_HEAD, chunk, event, post, post_head
 

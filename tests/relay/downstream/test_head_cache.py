@@ -10,7 +10,7 @@ from hierarchy.errors import BadRequest
 from hierarchy.http.dialect import OPENAI
 from hierarchy.http.request_head import RequestHead
 from hierarchy.relay.downstream.head_cache import MAX_HEADS, HeadCache, Split, split
-from hierarchy.security.keys import ANYONE
+from hierarchy.security.caller import ANYONE
 from tests.relay.memory import MemoryLane, in_memory
 from tests.relay.raw import http_response
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.relay.downstream.connection import Connection
 from hierarchy.relay.downstream.places import LEAST_PER_ADDRESS, PAUSE_S, Places, address_of
 from hierarchy.relay.warnings import Warnings
 from hierarchy.runtime.descriptors import Descriptors
@@ -44,7 +43,7 @@ class Hall:
         taken = set(self.numbers.values())
         number = next(number for number in range(10, 10**6) if number not in taken)
         self.numbers[one] = number
-        entered = self.places.add(self._as(one), number)
+        entered = self.places.add(one, number)
         for closed in [other for other in self.numbers if other.aborted]:
             del self.numbers[closed]
         if not entered:
@@ -52,12 +51,8 @@ class Hall:
         return one if entered else None
 
     def leave(self, one: Fake) -> None:
-        self.places.discard(self._as(one))
+        self.places.discard(one)
         self.numbers.pop(one, None)
-
-    @staticmethod
-    def _as(one: Fake) -> Connection:
-        return cast(Connection, one)
 
 
 def test_one_address_alone_gets_half_and_another_one_still_comes_in() -> None:
@@ -134,7 +129,7 @@ def test_where_nothing_can_be_closed_new_connections_are_refused_and_not_all_oth
     assert len(hall.places) == number
     assert "out of file descriptors: new connections are refused" in caplog.text
     looked = Fake("9.9.9.9")
-    hall.places._by_address["9.9.9.9"] = {Hall._as(looked): None}
+    hall.places._by_address["9.9.9.9"] = {looked: None}
     hall.places._make_room()
     assert not looked.aborted  # the last look was just now
     hall.clock.tick(PAUSE_S)
