@@ -35,7 +35,7 @@ class Events:
     def run(self, until: float = math.inf, most: float = math.inf) -> bool:
         """Let what is due happen, until something calls `stop`. Returns whether something is left.
 
-        until: no later than then. most: no more than so many events.
+        until: no later than then, and it is then afterwards. most: no more than so many events.
         """
         heap, self._stops = self._heap, False
         while heap and heap[0][0] <= until and most > 0 and not self._stops:
@@ -44,6 +44,8 @@ class Events:
             self.count += 1
             most -= 1
             act(*args)
+        if until < math.inf and most > 0 and not self._stops:
+            self.now = max(self.now, until)
         return bool(heap)
 
     def stop(self) -> None:

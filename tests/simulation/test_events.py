@@ -24,7 +24,7 @@ def test_it_stops_at_a_time_or_after_some_events() -> None:
     for number in range(5):
         events.at(number, seen.append, number)
     assert events.run(until=1.5)
-    assert seen == [0, 1]
+    assert (seen, events.now) == ([0, 1], 1.5)
     assert events.run(most=1)
     assert seen == [0, 1, 2]
     events.after(0.5, seen.append, 9)
