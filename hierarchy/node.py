@@ -34,6 +34,7 @@ from hierarchy.registry.known_models import SETTLE_S
 from hierarchy.registry.model_file import FILE_NAME, ModelFile
 from hierarchy.relay.downstream.clients import Clients
 from hierarchy.relay.downstream.places import Places
+from hierarchy.relay.fingerprints import Fingerprints
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import long_report_handler, report_handler
 from hierarchy.release import VERSION, build, data_path
@@ -136,6 +137,7 @@ class Node:
             self.access,
             handlers,
             {b"/receive_heart_beat": long_report},
+            Fingerprints(self.access.prefix_key),
         )
         lane, most = self.lane, settings.max_connections_per_address
         self.clients = Clients(Places(lane.descriptors, lane.warnings, clock, most))
@@ -161,9 +163,14 @@ class Node:
             settings.remember_s,
             clock,
         )
-        further = {"the sweep of links": self._parents.sweep_links, "forgetting what is gone": self._forgetting.sweep}
+        further: dict[str, Callable[[], object]] = {
+            "the sweep of links": self._parents.sweep_links,
+            "forgetting what is gone": self._forgetting.sweep,
+            "the upkeep of the index of prompts": self._keep_prefixes,
+        }
         self.sweeps = Sweeps(lane, self.clients, self.engine_manager, self._tasks, further, clock)
         self._declare(config)
+        self._keep_prefixes()
         self.draining = False  # no new requests are accepted, running streams finish
 
     @property
@@ -316,6 +323,19 @@ class Node:
             exchange = RecordExchange(records, self.config.replicas, self._http, self._rng)
             self._tasks.keep(exchange.run, EXCHANGE)
 
+    def _keep_prefixes(self) -> None:
+        """Follow what the parents and the configuration say of fingerprints, and how many engines are below."""
+        fingerprints, prefixes = self.lane.fingerprints, self.dispatch.prefixes
+        fingerprints.use(self._parents.prefix_key() or self.access.prefix_key)
+        fingerprints.has_siblings = bool(self.config.replica_of or self.config.replicas)
+        fingerprints.shares = self.settings.share_prefixes
+        self.metrics.prefix_fields_ignored = fingerprints.ignored
+        if prefixes is not None:
+            self.metrics.prefix_choices = prefixes.reasons
+            prefixes.prior = fingerprints.has_siblings and not self.config.parents
+            prefixes.index.memory = self.settings.index_memory
+            prefixes.index.resize(self.registry.engine_count())
+
     def is_parent(self, secret: str) -> bool:
         """Is this the secret that this node gave to a parent?"""
         return bool(secret) and self._parents.with_secret(secret.encode("latin-1"), 0) is not None
@@ -380,12 +400,17 @@ class Node:
             yield "hierarchy_child_speed", name, child.status.speed
             yield "hierarchy_child_queue_length", name, float(child.total.value)
             yield "hierarchy_requests_in_flight", name, float(child.in_flight)
+            if self.dispatch.prefixes is not None:
+                pending = sum(share.pending for share in child.shares.values())
+                yield "hierarchy_prompt_bytes_pending", name, float(pending)
         for child in list(self.registry.departed.values()):  # an alert on all children sees that there were some
             yield "hierarchy_child_up", (child.name, child.kind, "gone"), 0.0
         for uplink in list(self.uplinks):
             yield "hierarchy_uplink_up", (uplink.parent,), float(uplink.registered)
         yield from self.access.gauges()
         yield from self.lane.gauges()
+        if self.dispatch.prefixes is not None:
+            yield "hierarchy_prefix_index_entries", (), float(len(self.dispatch.prefixes.index))
         yield "hierarchy_connections", (), float(len(self.clients))
         yield "hierarchy_loop_longest_hold_seconds", (), self.watch.longest_s
 

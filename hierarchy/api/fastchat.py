@@ -112,6 +112,7 @@ def _accepted(node: Node, child: Child, credential: str) -> Accepted:
         links_per_s=node.links_per_s() if child.reverse else 0.0,
         wanted=node.lane.registered(child),
         credential=credential,
+        prefix_key=node.lane.fingerprints.key,
     )
 
 

@@ -8,9 +8,12 @@ from random import Random
 from typing import Final
 
 from hierarchy.balancing.aliases import Aliases
-from hierarchy.balancing.policy import POLICIES, Candidates
+from hierarchy.balancing.candidates import Candidates
+from hierarchy.balancing.policy import POLICIES, Policy
+from hierarchy.balancing.prefix_choice import PrefixChoice
 from hierarchy.config.model_names import Target
 from hierarchy.errors import ModelNotFound, RequestError, Unavailable
+from hierarchy.prefix.fingerprint import Fingerprint
 from hierarchy.registry import Registry, is_avoided
 from hierarchy.registry.child import Child, Lease, Share
 from hierarchy.wire.status import OTHER_API, Api, ModelKey
@@ -29,13 +32,22 @@ class Dispatch:
         self._registry = registry
         self._aliases = Aliases({}, rng) if aliases is None else aliases
         self.aliased = frozenset(self._aliases)  # names worth a call of `resolve`; all others cost one look-up
-        self._policy = POLICIES[policy]()
+        self._policy_name = policy
+        self._policy: Policy = POLICIES[policy]()
+        self.prefixes = self._by_prefix()
         self._rng = rng
         self._candidates: dict[ModelKey, Candidates] = {}
 
     def set_policy(self, policy: str) -> None:
-        """Choose by this policy from now on."""
-        self._policy = POLICIES[policy]()
+        """Choose by this policy from now on; if it is the same as before, with what it remembers."""
+        if policy == self._policy_name:
+            return
+        self._policy_name, self._policy = policy, POLICIES[policy]()
+        self.prefixes = self._by_prefix()
+
+    def _by_prefix(self) -> PrefixChoice | None:
+        """The policy, if it chooses by what a prompt begins with."""
+        return self._policy if isinstance(self._policy, PrefixChoice) else None
 
     def set_aliases(self, aliases: Mapping[str, Sequence[Target]]) -> None:
         """Resolve these aliases from now on."""
@@ -43,13 +55,20 @@ class Dispatch:
         self.aliased = frozenset(self._aliases)
 
     def choose(
-        self, key: ModelKey, tried: Collection[Child] = (), *, translated: bool = False, elsewhere: bool = False
+        self,
+        key: ModelKey,
+        tried: Collection[Child] = (),
+        *,
+        translated: bool = False,
+        elsewhere: bool = False,
+        prefix: Fingerprint | None = None,
     ) -> Share:
         """The share that the policy takes, without a claim on it.
 
         tried: children that have failed on this request; they are not taken again. translated: the request can be
         translated, so if no child is available through this API family, the other family is used. elsewhere: others
-        than this node can serve the request, so none is taken that is suspect or ejected.
+        than this node can serve the request, so none is taken that is suspect or ejected. prefix: what the prompt
+        begins with, if that is known.
 
         Raises:
             ModelNotFound: no child serves the model through this API family (or through either).
@@ -60,25 +79,47 @@ class Dispatch:
             candidates = self._candidates.get(key)
             if candidates is None or candidates.shares is not shares:
                 candidates = self._remember(key, shares)
-            return self._policy(candidates, self._rng)
+            return self._among(candidates, prefix)
         try:
-            return self._policy(self._untried(key, shares, tried, elsewhere=elsewhere), self._rng)
+            return self._among(self._untried(key, shares, tried, elsewhere=elsewhere), prefix)
         except RequestError as error:
             if not translated:
                 raise
             try:
-                return self.choose((key[0], OTHER_API[key[1]]), tried, elsewhere=elsewhere)
+                return self.choose((key[0], OTHER_API[key[1]]), tried, elsewhere=elsewhere, prefix=prefix)
             except Unavailable as other:
                 raise (error if isinstance(error, Unavailable) else other) from None
             except ModelNotFound:
                 raise error from None
 
+    def _among(self, candidates: Candidates, prefix: Fingerprint | None) -> Share:
+        prefixes = self.prefixes
+        if prefix is None or prefixes is None:
+            return self._policy(candidates, self._rng)
+        return prefixes.choose(candidates, prefix, self._rng)
+
     def lease(
-        self, key: ModelKey, tried: Collection[Child] = (), *, translated: bool = False, elsewhere: bool = False
+        self,
+        key: ModelKey,
+        tried: Collection[Child] = (),
+        *,
+        translated: bool = False,
+        elsewhere: bool = False,
+        prefix: Fingerprint | None = None,
     ) -> Lease:
         """Choose, and claim the child for one request. Takes and raises what `choose` does."""
-        share = self.choose(key, tried, translated=translated, elsewhere=elsewhere)
-        return share.child.lease(share)
+        share = self.choose(key, tried, translated=translated, elsewhere=elsewhere, prefix=prefix)
+        lease = share.child.lease(share)
+        if prefix is not None and self.prefixes is not None:
+            self.prefixes.sent(lease, prefix)
+        return lease
+
+    def compares(self, key: ModelKey) -> bool:
+        """May a choice for this model, here or below, depend on what a prompt begins with?"""
+        if self.prefixes is None:
+            return False
+        shares = self._registry.available(key)
+        return len(shares) != 1 or shares[0].child.is_node
 
     def _untried(self, key: ModelKey, shares: list[Share], tried: Collection[Child], *, elsewhere: bool) -> Candidates:
         """The available shares that were not tried; if there are none, ejected ones. Raises as `choose`."""

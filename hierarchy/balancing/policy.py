@@ -4,18 +4,20 @@ A policy is a callable `(candidates, rng) -> Share`. Its candidates are never em
 `POLICIES` maps the name in YAML and on the command line to a factory, because `round_robin` has state.
 
 Source: `lottery` and `shortest_queue` are FastChat's (its queue_length / speed, but without its preference for the
-first of equals); `p2c` is Mitzenmacher's power of two choices, which works well when reports are stale.
+first of equals); `p2c` is Mitzenmacher's power of two choices, for balancers that know loads from reports alone. Nodes
+count their own leases, so `shortest_queue` is better unless a dozen nodes probe the same few engines
+(docs/explanation/load-and-leases.md has figures).
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect
 from collections.abc import Callable
-from itertools import accumulate
 from random import Random
 from typing import Final
 
+from hierarchy.balancing.candidates import Candidates
+from hierarchy.balancing.prefix_choice import PrefixChoice
 from hierarchy.registry.child import Share
 from hierarchy.wire.status import ModelKey
 
@@ -23,26 +25,6 @@ MAX_TURNS: Final = 1024  # models whose turn is remembered
 P2C_DRAWS: Final = 8  # at most, for a second share that differs from the first
 IDLE_DRAWS: Final = 8  # for a share without load, before all are compared
 FEW: Final = 16  # as many are compared at once
-
-
-class Candidates:
-    """The shares of the children that may get a request for one model now; never empty, never changed."""
-
-    def __init__(self, shares: list[Share]) -> None:
-        self.shares = shares
-        self._cumulative: list[float] | None = None
-
-    @property
-    def cumulative_speed(self) -> list[float]:
-        """Computed once, so that a draw weighted by speed costs only a bisection."""
-        if self._cumulative is None:
-            self._cumulative = list(accumulate([share.speed for share in self.shares]))
-        return self._cumulative
-
-    def draw(self, rng: Random) -> Share:
-        """One share at random, weighted by speed."""
-        weights = self.cumulative_speed
-        return self.shares[bisect(weights, rng.random() * weights[-1], 0, len(weights) - 1)]
 
 
 Policy = Callable[[Candidates, Random], Share]
@@ -111,4 +93,5 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "p2c": lambda: p2c,
     "lottery": lambda: lottery,
     "round_robin": RoundRobin,
+    "prefix": PrefixChoice,
 }

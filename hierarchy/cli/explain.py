@@ -109,4 +109,5 @@ def _kind(candidate: Candidate) -> str:
         kind = "behind a reverse link" if candidate.link == "reverse" else ""
     fails = f"{candidate.error_rate:.0%} of its responses failed" if candidate.error_rate else ""
     counts = f"{candidate.penalty} of its load are for failures" if candidate.penalty else ""
-    return ", ".join(filter(None, (kind, fails, counts)))
+    pending = f"has {candidate.pending:,} bytes of prompts to read" if candidate.pending else ""
+    return ", ".join(filter(None, (kind, fails, counts, pending)))

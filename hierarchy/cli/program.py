@@ -11,7 +11,22 @@ from typing import Annotated
 
 import typer
 
-from hierarchy.cli import chat, check, doctor, drain, engine, explain, key, serve, slice, state, token, tree, up
+from hierarchy.cli import (
+    chat,
+    check,
+    doctor,
+    drain,
+    engine,
+    explain,
+    key,
+    serve,
+    simulate,
+    slice,
+    state,
+    token,
+    tree,
+    up,
+)
 from hierarchy.cli.output import discard_output
 from hierarchy.errors import HierarchyError, UsageError
 from hierarchy.release import VERSION, build, data_path
@@ -33,6 +48,7 @@ app.command()(chat.chat)
 app.command()(tree.tree)
 app.command()(explain.why)
 app.command()(doctor.doctor)
+app.command()(simulate.simulate)
 app.command()(drain.drain)
 app.command()(drain.undrain)
 app.add_typer(engine.engine_app, name="engine")

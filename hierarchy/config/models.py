@@ -29,7 +29,7 @@ EngineKind = Literal[
 ]
 RequestedLink = Literal["direct", "reverse", "auto"]
 #: names of the policies in `balancing.policy.POLICIES`, which this room may not import
-PolicyName = Literal["shortest_queue", "p2c", "lottery", "round_robin"]
+PolicyName = Literal["shortest_queue", "p2c", "lottery", "round_robin", "prefix"]
 #: kinds that a node starts itself if they have no `url`
 LAUNCHED_KINDS = frozenset({"local", "simulated"})
 
@@ -116,7 +116,9 @@ class Settings(Strict):
     dispatch: PolicyName = Field(
         default="shortest_queue",
         description="how a child is chosen: `shortest_queue` (least load for its speed, as in FastChat), `p2c` (the "
-        "better of two random children, best if reports are old), `lottery` (random by speed) or `round_robin`",
+        "better of two random children, for a dozen nodes that probe the same engines), `lottery` (random by "
+        "speed), `round_robin` or `prefix` (least prompt to read: where the beginning of the prompt was sent before, "
+        "unless too much waits there)",
     )
     address: Literal["worker", "self"] = Field(
         default="worker",
@@ -197,6 +199,17 @@ class Settings(Strict):
         ge=1,
         description="connections of clients from one IP address (of IPv6, one /64 network); default: as many as are "
         "free, so that one address alone may have half of what the limit of open files allows",
+    )
+    index_memory: Count = Field(
+        default=128 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="bytes that the policy `prefix` may take to remember which child was sent which prompt; about 128 "
+        "for each digest, and 1,000 digests for each engine are enough",
+    )
+    share_prefixes: bool = Field(
+        default=True,
+        description="whether callers share what engines have in their caches; `false`: prompts of different API keys "
+        "never match, and the body's `cache_salt` is set, so that vLLM keeps them apart, too",
     )
     max_speed: Positive | None = Field(
         default=None,

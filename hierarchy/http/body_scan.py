@@ -50,6 +50,7 @@ class Found:
         self.end = end
         self.further = further  # fields of `FURTHER`: their names, and where their values are
         self.streams = streams  # `"stream": true`
+        self.parts: dict[str, tuple[int, int]] = {}  # where the values of `prompt.FIELDS` are
 
 
 class BodyScan:

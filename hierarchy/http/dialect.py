@@ -40,6 +40,7 @@ class Dialect:
     # Its field `stream` is true, or its field `stream_format` is `sse`. On other paths `stream` means something else,
     # such as audio in pieces, or nothing.
     streams_if: StreamsIf = "never"
+    has_prompt: bool = False  # the engine reads a prompt, and makes text of it
     answer_form: AnswerForm | None = None  # of a response that is no stream, if it can be made one
 
     @property
@@ -109,14 +110,15 @@ _EVENTS = b"text/event-stream; charset=utf-8"
 _COMMENT = b": waiting\n\n"
 #: any other path of OpenAI's API: a response that streams has events, but nothing tells beforehand whether it does
 OPENAI = Dialect("openai", "events", _EVENTS, _COMMENT, b"\n", "openai")
-CHAT = replace(OPENAI, streams_if="stream", answer_form="chat")
-COMPLETIONS = replace(OPENAI, streams_if="stream", answer_form="completion")
-RESPONSES = replace(OPENAI, error_shape="responses", streams_if="stream", answer_form="response")
+CHAT = replace(OPENAI, streams_if="stream", answer_form="chat", has_prompt=True)
+COMPLETIONS = replace(OPENAI, streams_if="stream", answer_form="completion", has_prompt=True)
+RESPONSES = replace(OPENAI, error_shape="responses", streams_if="stream", answer_form="response", has_prompt=True)
 SPEECH = replace(OPENAI, streams_if="stream_format")
 ANTHROPIC = replace(OPENAI, error_shape="anthropic")
-MESSAGES = replace(ANTHROPIC, streams_if="stream", answer_form="message")
-FRAMES = Dialect("fastchat", "frames", b"application/octet-stream", b"\0", b"\0", "fastchat", "always")
+MESSAGES = replace(ANTHROPIC, streams_if="stream", answer_form="message", has_prompt=True)
+FRAMES = Dialect("fastchat", "frames", b"application/octet-stream", b"\0", b"\0", "fastchat", "always", has_prompt=True)
 OBJECT = Dialect("fastchat", "object", b"application/json", b"", b"", "fastchat")
+GENERATE = replace(OBJECT, has_prompt=True)
 
 #: paths that engines of the other API family can serve too, by translation
 TRANSLATED = frozenset(path.encode() for path in OPENAI_PATHS | FASTCHAT_PATHS)
@@ -131,7 +133,7 @@ PATHS = {
     b"/v1/messages": MESSAGES,
     b"/v1/messages/count_tokens": ANTHROPIC,
     b"/worker_generate_stream": FRAMES,
-    b"/worker_generate": OBJECT,
+    b"/worker_generate": GENERATE,
     b"/worker_get_embeddings": OBJECT,
     b"/worker_get_conv_template": OBJECT,
     b"/model_details": OBJECT,

@@ -18,6 +18,7 @@ from mypy_extensions import i64
 
 from hierarchy.errors import BadRequest
 from hierarchy.http.body_scan import FURTHER, MAX_MODEL_BYTES, MODEL, BodyScan, Found, folded, no_model
+from hierarchy.http.prompt import FIELDS
 
 MAX_DEPTH: Final = 128  # levels; serde_json has the same limit
 MAX_FIELDS: Final = 1024  # of the object itself; OpenAI's largest request has about 40
@@ -40,15 +41,17 @@ _OTHER: Final = 0
 _IS_MODEL: Final = 1
 _IS_FURTHER: Final = 2
 _IS_STREAM: Final = 3
+_IS_PROMPT: Final = 4  # a part of the prompt, or what else its fingerprint depends on
 #: names that need no closer look
 _KNOWN: Final = {
     b"model": _IS_MODEL,
     b"stream": _IS_STREAM,
     **dict.fromkeys(
-        b"messages prompt input max_tokens max_completion_tokens temperature top_p top_k n stop stream_options tools "
-        b"tool_choice response_format seed user metadata logprobs system max_new_tokens echo".split(),
+        b"max_tokens max_completion_tokens temperature top_p top_k n stop stream_options tool_choice response_format "
+        b"seed metadata logprobs max_new_tokens echo".split(),
         _OTHER,
     ),
+    **{name.encode(): _IS_PROMPT for name in FIELDS},
 }
 #: Compiled code looks at 500 million bytes a second, which is more than a regular expression does.
 _SKIPS: Final = __file__.endswith(".py")
@@ -81,6 +84,7 @@ class JsonScan(BodyScan):
         self._start = self._end = -1
         self._further: list[tuple[str, int, int]] = []
         self._streams = False
+        self._parts: dict[str, tuple[int, int]] = {}  # the values of `prompt.FIELDS`
 
     def feed(self, piece: bytes) -> None:
         """The next bytes of the body."""
@@ -104,7 +108,9 @@ class JsonScan(BodyScan):
             raise BadRequest("the body is not JSON: it is empty, or ends too early")
         if self._start < 0:
             raise no_model("body")
-        return Found(self._model, self._start, self._end, self._further, self._streams)
+        found = Found(self._model, self._start, self._end, self._further, self._streams)
+        found.parts = self._parts
+        return found
 
     def _check_utf8(self, piece: bytes) -> None:
         if self._utf8 is None:
@@ -306,6 +312,8 @@ class JsonScan(BodyScan):
             self.refuse(f"the body has more than {MAX_FIELDS} fields")
         kind = _KNOWN.get(raw)
         self._kind = self._kind_of(raw) if kind is None else kind
+        if self._kind == _IS_PROMPT:
+            self._name = raw.decode()
         if self._kind == _IS_MODEL and self._start >= 0:
             self.refuse("the body has more than one 'model'; send it once", MODEL)
 
@@ -339,6 +347,8 @@ class JsonScan(BodyScan):
         """The comma or brace at `pos` ends the value of a field that matters."""
         if self._kind == _IS_FURTHER:
             self._further.append((self._name, self._value_start, self._offset + pos))
+        elif self._kind == _IS_PROMPT:
+            self._parts[self._name] = self._value_start, self._offset + pos
         self._kind = _OTHER
 
     # -- errors --------------------------------------------------------------------------------------------------

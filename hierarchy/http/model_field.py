@@ -7,7 +7,7 @@ pass, since some engines ignore it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypedDict
 
 import msgspec
@@ -15,6 +15,7 @@ import msgspec
 from hierarchy.http.body_scan import CONTAINERS, FURTHER, MAX_MODEL_BYTES, MODEL, BodyScan, Found, folded
 from hierarchy.http.json_scan import JsonScan
 from hierarchy.http.multipart import FormScan
+from hierarchy.http.prompt import FIELDS, Pieces, Prompt, is_null, prompt_of
 
 MAX_PLAIN: Final = 64 * 1024  # bytes of a body that is read by `plain_model`, which takes a millisecond at most
 MAX_WRITTEN: Final = 12  # bytes of one character in JSON: two escapes
@@ -39,6 +40,11 @@ _CASES: Final = ["".join(letters) for letters in itertools.product(*((one, one.u
 #: Not a struct, which would set each of 31 fields that are not there to its default.
 _Body: Final[Any] = TypedDict("_Body", {MODEL: _Name, "stream": Any, **dict.fromkeys(_CASES, _Name)}, total=False)  # type: ignore
 _decode_body: Final[Any] = msgspec.json.Decoder(_Body, dec_hook=_see).decode
+#: the same, with the parts of the prompt
+_RAW: Final = dict.fromkeys(FIELDS, msgspec.Raw)
+_READ: Final = {"stream": Any, **_RAW, **dict.fromkeys(_CASES, _Name)}
+_PromptBody: Final[Any] = TypedDict("_PromptBody", {MODEL: _Name, **_READ}, total=False)  # type: ignore
+_decode_prompt: Final[Any] = msgspec.json.Decoder(_PromptBody, dec_hook=_see).decode
 
 
 def plain_model(body: bytes) -> tuple[str, bool]:
@@ -48,21 +54,49 @@ def plain_model(body: bytes) -> tuple[str, bool]:
     each such field, a second `model` and one with escapes included. It does not see what only C's readers take for
     `model`, a name with a NUL in it; `JsonScan` does.
     """
+    found = _plain(body, _decode_body)
+    return ("", False) if found is None else (_seen[0], found.get("stream") is True)
+
+
+def plain_prompt(body: bytes) -> tuple[str, bool, Prompt | None]:
+    """`plain_model`, and the prompt of the body; None for no model."""
+    found = _plain(body, _decode_prompt)
+    if found is None:
+        return "", False, None
+    fields: dict[str, Any] = {}
+    for name in FIELDS:
+        value = found.get(name)
+        if value is not None:
+            view: Any = memoryview(value)
+            if not is_null(view):
+                fields[name] = view
+    return _seen[0], found.get("stream") is True, prompt_of(fields)
+
+
+def _plain(body: bytes, decode: Any) -> Any:
+    """A body that is as most are, decoded, with its model in `_seen`; else None."""
     if len(body) > MAX_PLAIN:
-        return "", False
+        return None
     _seen.clear()
     try:
         if not body.isascii():
             body.decode()  # msgspec does not look at the bytes of strings that it skips
-        found = _decode_body(body)
+        found = decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return "", False
+        return None
     if len(_seen) != 1 or MODEL not in found:
-        return "", False
+        return None
     model = _seen[0]
     if not isinstance(model, str) or len(model) > MAX_MODEL_BYTES // MAX_WRITTEN:
-        return "", False
-    return model, found.get("stream") is True
+        return None
+    return found
+
+
+def prompt_in(pieces: Sequence[bytes], found: Found) -> Prompt:
+    """The prompt of a body in pieces. found: in this body."""
+    names = sorted(found.parts, key=found.parts.__getitem__)
+    shown = Pieces(pieces).show([found.parts[name] for name in names])
+    return prompt_of({name: value for name, value in zip(names, shown, strict=True) if not is_null(value)})
 
 
 def scan_for(boundary: bytes) -> BodyScan:

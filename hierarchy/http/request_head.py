@@ -47,7 +47,10 @@ MODEL: Final = b"x-hierarchy-model"  # after aliases, percent-encoded
 HOPS: Final = b"x-hierarchy-hops"  # nodes that the request passed
 ATTEMPTS: Final = b"x-hierarchy-attempts"  # lent to this child
 OTHERS: Final = b"x-hierarchy-others"  # 1: another child, or a node above, could take the request; 0: none could
+PREFIX: Final = b"x-hierarchy-prefix"  # what the prompt begins with, see `prefix.header`
 DEADLINE: Final = b"x-hierarchy-deadline-ms"  # milliseconds left for the whole request
+# Of clients:
+SESSION: Final = b"x-session-id"  # of a conversation, as the client knows it
 # Of responses:
 PATH: Final = b"x-hierarchy-path"  # names from the child down to the engine
 UNSPENT: Final = b"x-hierarchy-unspent"  # attempts that come back with a failure, to a parent
@@ -62,6 +65,7 @@ _USED_HERE: Final = frozenset(
         HOPS,
         ATTEMPTS,
         OTHERS,
+        PREFIX,
         DEADLINE,
         b"authorization",
         b"content-encoding",
@@ -73,6 +77,7 @@ _USED_HERE: Final = frozenset(
         b"sec-fetch-site",
         b"transfer-encoding",
         b"x-api-key",
+        SESSION,
     }
 )
 #: readers differ in which of two they use
@@ -106,6 +111,7 @@ class RequestHead:
     boundary: bytes = b""  # of a multipart form
     translated: bool = False  # an engine of the other API family can serve it too
     refusal: RequestError | None = None  # why it is refused, unless a parent sends it
+    session: bytes = b""  # that the client says this is part of
     native: Api | None = None  # the family whose engines can serve the request unchanged; None for no family
 
     @classmethod
@@ -144,6 +150,7 @@ class RequestHead:
             boundary,
             route[1].partition(b"?")[0] in TRANSLATED and not boundary,
             refusal,
+            found.get(SESSION, b""),
             # On these paths even a FastChat worker's refusal has to be rewritten; see `dialect`.
             None if route[0].form == "object" else route[0].api,
         )

@@ -11,6 +11,7 @@ from itertools import groupby
 
 import msgspec
 
+from hierarchy.prefix.cost import cost, slot_score
 from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import OTHER_API, Api
 from hierarchy.wire.tree_entry import MAX_DEPTH, SERVING, ModelEntry, TreeEntry
@@ -39,6 +40,10 @@ class Candidate(msgspec.Struct, frozen=True):
     error_rate: float = 0.0
     #: requests by which `load` is longer than it is, since its last responses were failures
     penalty: int = 0
+    #: bytes of prompts that it was sent and has to read
+    pending: int = 0
+    #: what `prefix` compares for a prompt that no child has, in bytes
+    cost: float = 0.0
 
 
 class PassedOver(msgspec.Struct, frozen=True):
@@ -104,7 +109,8 @@ def _level(entry: TreeEntry, model: str, api: Api) -> Steps[Level]:
         translated = yield from _split(entry, model, OTHER_API[api])
         if translated[0]:
             (candidates, passed_over), api = translated, OTHER_API[api]
-    odds = chances(entry.dispatch, [(one.score, one.speed) for one in candidates])
+    by_prefix = entry.dispatch == "prefix"
+    odds = chances(entry.dispatch, [(one.cost if by_prefix else one.score, one.speed) for one in candidates])
     candidates = [msgspec.structs.replace(one, chance=chance) for one, chance in zip(candidates, odds, strict=True)]
     likeliest = max(candidates, key=lambda one: one.chance, default=None)
     return Level(entry.name, entry.dispatch, api, candidates, passed_over, likeliest.name if likeliest else "")
@@ -135,9 +141,12 @@ def _split(entry: TreeEntry, model: str, api: Api) -> Steps[tuple[list[Candidate
             load, speed = (row.queue_length or 0) + row.penalty, row.speed or 0.0
             score = load / speed if speed else 0.0
             error_rate = row.error_rate or 0.0
+            busy = slot_score(load, row.slots, speed) if row.slots and speed else score
+            least = cost(row.pending / speed, 0, busy, 0.0) if speed and entry.dispatch == "prefix" else 0.0
             candidates.append(
-                Candidate(name, child.kind, child.link, load, speed, score, error_rate=error_rate, penalty=row.penalty)
-            )
+                Candidate(name, child.kind, child.link, load, speed, score, error_rate=error_rate, penalty=row.penalty,
+                          pending=row.pending, cost=least)
+            )  # fmt: skip
         else:
             passed_over.append(PassedOver(name, child.kind, child.link, (yield from _reason(child, model, api))))
         yield
@@ -191,6 +200,13 @@ def shortest_queue(scores: Scores) -> list[float]:
     return [speed / equals if score == least else 0.0 for score, speed in scores]
 
 
+def prefix(scores: Scores) -> list[float]:
+    """The least score; equals in turn. What its prompt begins with may take a request elsewhere."""
+    least = min(score for score, _ in scores)
+    equals = sum(score == least for score, _ in scores)
+    return [float(score == least) / equals for score, _ in scores]
+
+
 def p2c(scores: Scores) -> list[float]:
     """The better of two different ones, each drawn by speed; of equals the first drawn."""
     if len(scores) == 1:
@@ -216,6 +232,7 @@ _CHANCES: dict[str, Callable[[Scores], list[float]]] = {
     "round_robin": equal,
     "lottery": lottery,
     "p2c": p2c,
+    "prefix": prefix,
     "shortest_queue": shortest_queue,
 }
 

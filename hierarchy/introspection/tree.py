@@ -231,6 +231,8 @@ def _share(share: Share, now: float) -> dict[str, Any]:
         row |= {"error_rate": round(responses.error_rate, 2), "responses": responses.volume}
     if share.failures is not None and share.failures.ejects(now):
         row["detail"] = share.failures.reason
+    if share.pending:
+        row["pending"] = share.pending
     if share.penalty:
         row["penalty"] = share.penalty
     return row

@@ -70,7 +70,7 @@ class Share(Load):
     """One child's part in serving one model: what a policy chooses among."""
 
     __slots__ = (
-        "avoid", "changed", "child", "failures", "key", "penalty", "responses", "score", "slots", "speed",
+        "avoid", "changed", "child", "failures", "key", "penalty", "pending", "responses", "score", "slots", "speed",
         "was_ejected",
     )  # fmt: skip
 
@@ -84,6 +84,7 @@ class Share(Load):
         self.avoid = False  # the child reported that it serves this model only where nobody else can
         self.responses = Responses()  # of this model's requests
         self.failures: FailureRecord | None = None  # of this model's requests, lately; None for a healthy one
+        self.pending = 0  # bytes of prompts that it has to read for this node's requests, by the policy `prefix`
         self.penalty = 0  # requests by which its load counts as higher: fast failures would attract more
         self.was_ejected = False  # when its state was last noted
         self.changed = False  # it is in `Child.changes`
@@ -136,17 +137,30 @@ class Share(Load):
 class Lease:
     """One request's claim on one child. `release` may be called any number of times and counts once."""
 
-    __slots__ = ("ordinal", "released", "share")
+    __slots__ = ("matched", "ordinal", "pending", "released", "share")
 
     def __init__(self, share: Share, ordinal: int) -> None:
         self.share = share
         self.ordinal = ordinal  # its number among all leases of this child
         self.released = False
+        self.pending = 0  # bytes of the prompt that the child has to read, as far as they are in `Share.pending`
+        self.matched = 0  # bytes of it that are in its cache, most likely
+
+    def wait_for(self, unmatched: int, matched: int) -> None:
+        """The child has to read so much of the prompt, and has the rest. Call it once, at the beginning."""
+        self.pending, self.matched = unmatched, matched
+        self.share.pending += unmatched
+
+    def first_byte(self) -> None:
+        """The child has read the prompt. It may be called any number of times."""
+        self.share.pending -= self.pending
+        self.pending = 0
 
     def release(self) -> None:
         """Give it back."""
         if not self.released:
             self.released = True
+            self.first_byte()
             self.share.child.end(self.share, self.ordinal)
 
 
@@ -170,6 +184,7 @@ class Child:
         self.version = ""
         self.build = ""
         self.dispatch = ""  # the policy of a node
+        self.reads_prefix = False  # it reads what a prompt begins with from the request's head
         self.reverse = False  # it dials the connections for requests; this node does not dial it
         self.identity = ""  # of the credential with which a node registered: the same for all that may use its name
         self.local = True  # it registered from this machine
@@ -212,6 +227,8 @@ class Child:
         self.changed = False  # it is in `Tally.changed`
         self.changes: list[Share] = []  # whose load has changed since `take_changes`
         self.process_number = 0  # changes whenever the child may be another process than before
+        self.cache_number = 0  # in the index of prompts; see `balancing.prefix_choice`
+        self.cache_process = -1  # the process that has this number
         self.sent = 0  # leases ever opened; the ordinal of the last one
         self._counted_to = 0  # leases up to this ordinal are in the last report
         self._leases: dict[int, Share] = {}  # open ones by ordinal, oldest first

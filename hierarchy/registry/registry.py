@@ -62,6 +62,12 @@ class Registry(CandidateViews):
         self.max_speed = MAX_SPEED if max_speed is None else max_speed
         self.compares_speeds = max_speed is None
 
+    def engine_count(self) -> int:
+        """How many engines are below this node, available or not."""
+        self._take_in()
+        listings = [self.index.listing_of(child) if child.is_node else None for child in self]
+        return sum([1 if listing is None else listing.engines for listing in listings])
+
     def path(self) -> list[str]:
         """Instances of this node and of all nodes below, sorted."""
         instances: set[str] = {self.identity.instance}
@@ -138,7 +144,7 @@ class Registry(CandidateViews):
             child.instance, child.identity = message.instance, identity
             child.interval_s = message.interval_s
             child.secret = message.secret.encode()
-            child.reverse = claim.reverse
+            child.reverse, child.reads_prefix = claim.reverse, message.reads_prefix
             child.told = 0
         self.directory.note(child)
 

@@ -8,6 +8,9 @@ The child's bytes go straight to the client's `Response`. The exchange hears of 
 
 from __future__ import annotations
 
+import re
+from typing import Any, Final
+
 from hierarchy.balancing.lent_attempts import returned
 from hierarchy.errors import BadRequest, ChildFailed, RequestError
 from hierarchy.http.content_coding import CodingError
@@ -28,6 +31,8 @@ from hierarchy.relay.retry import Cause, Failure, Refusal
 from hierarchy.relay.upstream.connection import RequestSender, ResponseHandler
 from hierarchy.relay.upstream.destination import Destination
 from hierarchy.relay.verdict import Verdict
+
+_response_id: Final[Any] = re.compile(rb'"id"\s*:\s*"(resp[^"\\]{1,200})"').search
 
 
 class Listener:
@@ -128,7 +133,10 @@ class Attempt(ResponseHandler):
             shares = lane.registry.available(self.destination.share.key)
             lent, self.others = attempts_for(request, shares, lane), others_could(request, self.child, shares)
             opening = pool.opening(request.head, request.model, hops + 1, lent, self.others)
-            number = str(self.lease.ordinal).encode() + time_left(request, now)
+            number = str(self.lease.ordinal).encode()
+            if self.child.reads_prefix:
+                number += request.prefix_line(lane.fingerprints)
+            number += time_left(request, now)
             head = b"".join([opening, number, b"\r\ncontent-length: ", str(size).encode(), b"\r\n\r\n"])
         else:
             if self._renamed is not None:
@@ -234,6 +242,8 @@ class Attempt(ResponseHandler):
         self.sender = None
         now = self._lane.clock()
         self._first_byte(response, now)
+        if self._request.head.dialect.error_shape == "responses":
+            self._note_id(body)
         self.outcome = "ok"
         self._note_outcome()
         self._response.begin(response, self.pool, body, self._lines_for_parent(response))
@@ -261,6 +271,8 @@ class Attempt(ResponseHandler):
         """The first bytes of the body go to the client, and the head before them."""
         now = self._lane.clock()
         self._first_byte(response, now)
+        if self._request.head.dialect.error_shape == "responses":
+            self._note_id(data)
         self._set_deadline(now + self.destination.timeouts.idle_s)
         if self._is_done(response):
             data = self._last_piece(response, data)
@@ -282,10 +294,19 @@ class Attempt(ResponseHandler):
     def _first_byte(self, response: UpstreamResponse, now: float) -> None:
         """The body begins: no other attempt can follow."""
         self._request.forget_body()
+        self.lease.first_byte()
         self.destination.metrics.ttft.observe(now - self.sent_at)
         share = self.lease.share
         if (share.failures is not None or self.child.failures is not None) and not response.head.is_failure:
             self._lane.registry.first_byte(share)
+
+    def _note_id(self, data: bytes) -> None:
+        """The response has an id, by which a later request may continue it: this child alone can do that."""
+        prefixes = self._lane.dispatch.prefixes
+        if prefixes is not None:
+            found = _response_id(data, 0, 1024)
+            if found is not None:
+                prefixes.answered(self.child, self._lane.fingerprints.of_response(found[1]))
 
     # -- how it ended --------------------------------------------------------------------------------------------
 

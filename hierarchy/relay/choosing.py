@@ -5,22 +5,26 @@ from __future__ import annotations
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.errors import RequestError
 from hierarchy.registry.child import NODE, Child, Lease
+from hierarchy.relay.fingerprints import Fingerprints
 from hierarchy.relay.request import Request
 
 
-def claim(request: Request, dispatch: Dispatch) -> Lease:
+def claim(request: Request, dispatch: Dispatch, fingerprints: Fingerprints) -> Lease:
     """Claim a child. Those that the request left are asked again if no other one is left, here or above.
 
     Raises:
         RequestError: there is none.
     """
     key, translated = (request.model, request.api), request.head.translated
+    prefix = request.prefix
+    if prefix is None and request.prefix_field and dispatch.compares(key):
+        prefix = request.known_prefix(fingerprints)
     try:
-        return dispatch.lease(key, request.passed, translated=translated, elsewhere=request.others)
+        return dispatch.lease(key, request.passed, translated=translated, elsewhere=request.others, prefix=prefix)
     except RequestError:
         if request.others or not request.insist():
             raise
-        return dispatch.lease(key, request.passed, translated=translated)
+        return dispatch.lease(key, request.passed, translated=translated, prefix=prefix)
 
 
 def can_leave(request: Request, child: Child, dispatch: Dispatch) -> bool:

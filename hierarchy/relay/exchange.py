@@ -118,7 +118,7 @@ class Exchange(Listener):
             return
         try:
             if not self.request.model:
-                self.request.read_model(self._lane.dispatch)
+                self.request.read_model(self._lane.dispatch, self._lane.fingerprints)
             self._try_child(now)
         except RequestError as error:
             if not self._hold(error):
@@ -144,7 +144,7 @@ class Exchange(Listener):
     def try_again(self, now: float) -> None:
         """A child for it may be there now."""
         if self.request.alias:
-            self.request.resolve_alias(self._lane.dispatch)
+            self.request.resolve_alias(self._lane.dispatch, self._lane.fingerprints)
         self.go(now)
 
     def _hold_unspent(self, attempt: Attempt, failure: retry.Failure) -> bool:
@@ -207,8 +207,11 @@ class Exchange(Listener):
             RequestError: there is no child to send it to.
         """
         lane, request = self._lane, self.request
-        lease = claim(request, lane.dispatch)
+        lease = claim(request, lane.dispatch, lane.fingerprints)
         destination = lane.destination(lease.share)
+        if lease.pending or lease.matched:
+            destination.metrics.matched_bytes += lease.matched
+            destination.metrics.unmatched_bytes += lease.pending
         attempt = Attempt(self, lane, self._client, request, self.response, lease, destination)
         self._attempt = attempt
         self.attempts += 1

@@ -20,6 +20,7 @@ from hierarchy.http.link_handshake import LINK_PATH
 from hierarchy.http.request_head import lane_path
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child, Share
+from hierarchy.relay.fingerprints import Fingerprints
 from hierarchy.relay.held_bytes import HeldBytes
 from hierarchy.relay.local_handlers import Handler, LongHandler, pong
 from hierarchy.relay.request import Parent, Request
@@ -54,7 +55,7 @@ class Lane:
     def __init__(
         self, registry: Registry, dispatch: Dispatch, metrics: Metrics, settings: Settings, trust: Trust,
         clock: Callable[[], float], access: Access, handlers: Mapping[bytes, Handler] | None = None,
-        long_handlers: Mapping[bytes, LongHandler] | None = None,
+        long_handlers: Mapping[bytes, LongHandler] | None = None, fingerprints: Fingerprints | None = None,
     ) -> None:  # fmt: skip
         self.registry = registry
         self.dispatch = dispatch
@@ -64,6 +65,7 @@ class Lane:
         self.clock = clock
         self.access = access
         self.handlers: dict[bytes, Handler] = {LINK_PATH: pong, **(handlers or {})}
+        self.fingerprints = fingerprints if fingerprints is not None else Fingerprints()
         self.long_handlers: dict[bytes, LongHandler] = {**(long_handlers or {})}
         self.held = HeldBytes(settings.held_bytes)
         self.turns = Turns(self.held)

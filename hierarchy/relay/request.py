@@ -8,15 +8,19 @@ from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS
 from hierarchy.errors import BodyTooLarge, ModelNotAllowed
 from hierarchy.http.body_scan import BodyScan, Found
-from hierarchy.http.model_field import further_models, plain_model, scan_for, with_model
+from hierarchy.http.model_field import further_models, plain_model, plain_prompt, prompt_in, scan_for, with_model
 from hierarchy.http.promise import asks_for_stream
-from hierarchy.http.request_head import RETRIED, UNSPENT, RequestHead
+from hierarchy.http.prompt import Prompt
+from hierarchy.http.request_head import PREFIX, RETRIED, UNSPENT, RequestHead
+from hierarchy.prefix.fingerprint import Fingerprint
 from hierarchy.registry.child import Child
 from hierarchy.relay.client import FOREVER
+from hierarchy.relay.fingerprints import Fingerprints, likely_model
 from hierarchy.relay.held_bytes import HeldBytes
 from hierarchy.security.caller import Caller
 from hierarchy.wire.status import Api
 
+SALTED: Final = ("chat", "completion", "response")  # forms of answers on the paths that take `cache_salt`
 MIN_PART: Final = 64 * 1024  # bytes: smaller pieces of a body are joined, since each object costs 40 bytes more
 
 
@@ -41,6 +45,8 @@ class Request:
     others: bool = False  # the parent said that others than this node could take it
     insists: bool = False  # no other child is left, so those that gave it back have to take it
     reports_outcome: bool = False  # the parent reads in a trailer how the response ended
+    prefix: Fingerprint | None = None  # what the prompt begins with, if that is known
+    prefix_field: bytes = b""  # the same, for a child; b"" if it was not needed yet
     has_retry_place: bool = False  # one of its attempts is counted in the retry budget
     _counted: int = 0  # bytes of it in `held`
 
@@ -175,28 +181,78 @@ class Request:
 
     # -- model ---------------------------------------------------------------------------------------------------
 
-    def read_model(self, dispatch: Dispatch) -> None:
-        """Find the model in the body, resolve an alias, and check the client's key.
+    def read_model(self, dispatch: Dispatch, fingerprints: Fingerprints) -> None:
+        """Find the model in the body, resolve an alias, and check the client's key; take the prompt's fingerprint.
 
         Raises:
             BadRequest: the body names no model, or cannot be read.
             ModelNotAllowed: the key is not for this model.
         """
         caller, streams = self.head.caller, False
+        prompt: Prompt | None = None
         if self._scan is None and caller.models is None and not self.head.boundary:
-            self.model, streams = plain_model(self.body())
+            if self._may_match(dispatch, fingerprints):
+                self.model, streams, prompt = plain_prompt(self.body())
+            else:
+                self.model, streams = plain_model(self.body())
         if not self.model:
             found = self.find_model()
             self.model, streams = found.model, found.streams
+            if dispatch.prefixes is not None and self.head.dialect.has_prompt and not self.head.boundary:
+                prompt = prompt_in(self.parts, found)
         requested = self.model
         self.wants_stream = streams and self.head.dialect.answer_form is not None
         if caller.models is not None and self.parent is None:
             self._check_further(caller)
+        if not fingerprints.shares and self.parent is None and self.head.dialect.answer_form in SALTED:
+            self._isolate(caller, fingerprints)
         if requested in dispatch.aliased:
             self.alias = requested
-            self.resolve_alias(dispatch)
+            self.resolve_alias(dispatch, fingerprints)
         if caller.models is not None and self.parent is None:
             self._check_allowed(caller, requested)
+        if prompt is None:
+            return
+        if dispatch.compares((self.model, self.api)):
+            fingerprints.usual = self.head
+            self.prefix = fingerprints.take(prompt, self.model, self.head)
+        elif fingerprints.usual is self.head:
+            fingerprints.usual = None
+
+    def _isolate(self, caller: Caller, fingerprints: Fingerprints) -> None:
+        """Let the engine keep what it has in its cache of this caller's prompts apart from all others."""
+        found, body = self.find_model(), self.body()
+        own = found.parts.get("cache_salt")
+        begin, end = own or (found.end, found.end)
+        salt = fingerprints.cache_salt(caller.name, body[begin:end])
+        self.parts = [body[:begin], salt if own else b',"cache_salt":%b' % salt, body[end:]]
+        self.size = sum(map(len, self.parts))
+        self._found = None  # other places than before
+
+    def _may_match(self, dispatch: Dispatch, fingerprints: Fingerprints) -> bool:
+        """May the choice of a child depend on the prompt? If its model has one child only, most likely not."""
+        if dispatch.prefixes is None or not self.head.dialect.has_prompt:
+            return False
+        if fingerprints.usual is self.head:
+            return True
+        model = likely_model(self.body())
+        return not model or model in dispatch.aliased or dispatch.compares((model, self.api))
+
+    def known_prefix(self, fingerprints: Fingerprints) -> Fingerprint | None:
+        """What the prompt begins with, as the parent said or as was found in the body; None if it is not known."""
+        if self.prefix is None and self.prefix_field:
+            self.prefix = fingerprints.read(self.prefix_field)
+            if self.prefix is None:
+                self.prefix_field = b""
+        return self.prefix
+
+    def prefix_line(self, fingerprints: Fingerprints) -> bytes:
+        """The line that tells a node below what the prompt begins with; b"" for none."""
+        prefix = self.known_prefix(fingerprints)
+        if prefix is None:
+            return b""
+        value = self.prefix_field or fingerprints.write(prefix)
+        return b"\r\n%b: %b" % (PREFIX, value)
 
     def find_model(self) -> Found:
         """Where the body names its model. Raises `BadRequest`: in no place, or readers could find another one."""
@@ -212,10 +268,12 @@ class Request:
         """The body in pieces, with another name for its model. Raises as `find_model`."""
         return with_model(self.parts, self.find_model(), model, is_form=bool(self.head.boundary))
 
-    def resolve_alias(self, dispatch: Dispatch) -> None:
+    def resolve_alias(self, dispatch: Dispatch, fingerprints: Fingerprints) -> None:
         """Replace the alias by one of its models, here and in the body; the nodes below do not know the alias."""
         before = self.find_model()
         self.model = dispatch.resolve(self.alias, self.api, translated=self.head.translated)
+        if self.prefix is not None and self.model != before.model:
+            self.prefix = fingerprints.for_model(self.prefix, before.model, self.model)
         self.parts = self.parts_with(self.model)
         size = sum(map(len, self.parts))
         end = before.end + size - self.size

@@ -33,6 +33,18 @@ FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "From a request's arrival to its answer's end.",
         ("model", "api", "child"),
     ),
+    "hierarchy_prompt_bytes_matched_total": (
+        "counter",
+        "Bytes of prompts that the child had in its cache, as far as this node knows.",
+        ("model", "api", "child"),
+    ),
+    "hierarchy_prompt_bytes_unmatched_total": (
+        "counter",
+        "Bytes of prompts that the child had to read.",
+        ("model", "api", "child"),
+    ),
+    "hierarchy_prefix_choices_total": ("counter", "Children chosen by what a prompt begins with.", ("reason",)),
+    "hierarchy_prefix_fields_ignored_total": ("counter", "Fields of parents that are no fingerprints.", ()),
     "hierarchy_refused_total": ("counter", "Requests answered with an error of this node.", ("code",)),
     "hierarchy_retries_total": ("counter", "Attempts after a failed one.", ()),
     "hierarchy_child_state_changes_total": ("counter", "Changes of a child's state.", ("child", "model", "state")),
@@ -65,6 +77,9 @@ def pieces(metrics: Metrics) -> Iterator[bytes]:
         yield _head(name)
         for key, counts in list(metrics.shares.items()):
             yield _histogram(name, _labels(name, key), getattr(counts, attribute))
+    for name, part in (("matched", "matched_bytes"), ("unmatched", "unmatched_bytes")):
+        sent = [(key, getattr(counts, part)) for key, counts in list(metrics.shares.items())]
+        yield from _counters(f"hierarchy_prompt_bytes_{name}_total", [row for row in sent if row[1]])
     for name, rows in _small(metrics):
         yield from _counters(name, rows)
     yield from _gauges(metrics)
@@ -84,6 +99,8 @@ def _small(metrics: Metrics) -> Iterator[tuple[str, Iterable[Row]]]:
     ended = {("ok", 200): metrics.whole, **metrics.endings}
     yield "hierarchy_refused_total", [((code,), count) for code, count in metrics.refused.items()]
     yield "hierarchy_retries_total", [((), metrics.retries)]
+    yield "hierarchy_prefix_choices_total", [((reason,), count) for reason, count in metrics.prefix_choices.items()]
+    yield "hierarchy_prefix_fields_ignored_total", [((), metrics.prefix_fields_ignored)]
     yield "hierarchy_child_state_changes_total", list(metrics.state_changes.items())
     yield "hierarchy_loop_lag_seconds_total", [((), clock.lag_s if clock is not None else 0.0)]
     yield "hierarchy_paused_seconds_total", [((), clock.paused_s if clock is not None else 0.0)]

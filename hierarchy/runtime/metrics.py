@@ -32,6 +32,8 @@ GAUGES = {
     "hierarchy_connections": ("Open client connections.", ()),
     "hierarchy_loop_longest_hold_seconds": ("Own CPU time of the longest step of the event loop.", ()),
     "hierarchy_held_bytes": ("Bytes of requests and of unread responses in memory.", ()),
+    "hierarchy_prefix_index_entries": ("Digests of prompts that this node remembers.", ()),
+    "hierarchy_prompt_bytes_pending": ("Bytes of prompts that children were sent and have to read.", ("child",)),
     "hierarchy_requests_held": ("Requests that wait for a child to appear.", ()),
 }
 Sample = tuple[str, tuple[str, ...], float]  # gauge name, label values, value
@@ -60,10 +62,11 @@ class Histogram:
 class ShareMetrics:
     """Counts for one (model, api, child). Every request that was sent ends in exactly one of `done`'s outcomes."""
 
-    __slots__ = ("outcomes", "total", "ttft")
+    __slots__ = ("matched_bytes", "outcomes", "total", "ttft", "unmatched_bytes")
 
     def __init__(self) -> None:
         self.outcomes: dict[str, int] = {}
+        self.matched_bytes = self.unmatched_bytes = 0  # of prompts that were sent there by the policy `prefix`
         self.ttft = Histogram()  # from sending the request to the first body byte
         self.total = Histogram()  # from the request's arrival to the response's end
 
@@ -91,6 +94,8 @@ class Metrics:
         self.shares: dict[tuple[str, str, str], ShareMetrics] = {}  # by model, api, child
         self.refused: dict[str, int] = {}  # requests answered with an error of this node, by its code
         self.retries = 0
+        self.prefix_choices: dict[str, int] = {}  # children that were chosen by what a prompt begins with, by reason
+        self.prefix_fields_ignored = 0  # fields of parents that are no fingerprints
         self.state_changes: dict[tuple[str, str, str], int] = {}  # by child, model ("": the whole child), new state
         self.whole = 0  # requests of clients that got a complete response with status 200
         #: ended attempts whose series are gone, by outcome

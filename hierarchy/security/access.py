@@ -91,6 +91,8 @@ class Access:
         self.expiry = ExpiryWatch(self.lifetimes, now)
         #: sign what the instances of this node share (the first), and are accepted (all); () without a key
         self.shared_keys = _shared_keys(config, environ)
+        #: with which this node takes fingerprints of prompts, unless a parent has another one; "" without a key
+        self.prefix_key = _prefix_key(self.shared_keys)
         #: where it is kept; None if this node has no folder for its state
         self.shared_file = _shared_file(config, environ, self)
         #: the engines' own API keys, by engine name
@@ -279,6 +281,10 @@ def _credentials(config: NodeConfig, environ: Mapping[str, str], disk: Disk) -> 
     path = credential_file(config, environ)
     place = disk.file(path, UNSAVED_CREDENTIAL)
     return CredentialStore.open(path, config.settings.security.join_token, environ, place)
+
+
+def _prefix_key(keys: tuple[bytes, ...]) -> str:
+    return hmac.digest(keys[0], b"hierarchy prefix", "sha256")[:16].hex() if keys else ""
 
 
 def _shared_keys(config: NodeConfig, environ: Mapping[str, str]) -> tuple[bytes, ...]:

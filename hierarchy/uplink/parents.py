@@ -87,6 +87,10 @@ class Parents:
         for uplink in self.uplinks:
             uplink.propose_interval(interval_s)
 
+    def prefix_key(self) -> str:
+        """With which fingerprints of prompts are taken above this node; "" if it is the fixed one, or not known."""
+        return next((uplink.prefix_key for uplink in self.uplinks if uplink.prefix_key), "")
+
     def proxies(self) -> set[str]:
         """The host names of the proxies through which parents are dialled."""
         return set(self._proxies.values())

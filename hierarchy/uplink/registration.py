@@ -28,6 +28,7 @@ from hierarchy.runtime.slices import Slices
 from hierarchy.runtime.steps import Steps
 from hierarchy.security.credential_store import CredentialStore
 from hierarchy.uplink.parent_client import ParentClient, ParentError, parse_accepted
+from hierarchy.uplink.thinning import JITTER, TICK_S, differ, is_urgent, next_due, other_load
 from hierarchy.wire import subtree
 from hierarchy.wire.checks import MAX_WARNINGS
 from hierarchy.wire.messages import (
@@ -42,9 +43,6 @@ from hierarchy.wire.messages import (
 from hierarchy.wire.record import Record
 from hierarchy.wire.status import EMPTY, NodeStatus
 
-TICK_S = 0.1  # between two looks at the load, so there are at most ten reports a second
-URGENT_CHANGE = 0.1  # a change of load by more than this part is reported at once
-JITTER = 0.2  # of the interval between two reports
 MAX_WAIT_S = 3.0  # between two attempts to register
 RENEW_S = 86400.0  # a registration renews the credential, which must not have to wait for the parent's restart
 DEREGISTER_TIMEOUT_S = 2.0
@@ -156,6 +154,7 @@ class Uplink:
         self._draining_is_known = asyncio.Event()  # the parent has acknowledged that this node drains
         self._parent_is_fastchat = False  # FastChat's original controller
         self._parent_instance = ""
+        self.prefix_key = ""  # with which the parent takes fingerprints of prompts
         self._reported = _Reported()
         self._logged_errors: set[str] = set()  # since the last registration
         self._cut_until = -math.inf  # until then the parent gets nothing of what is below this node: it is too much
@@ -267,6 +266,7 @@ class Uplink:
             secret=self.secret.decode(),
             process=self._credentials.process if self._credentials is not None else "",
             replica=self._identity.replica,
+            reads_prefix=True,
             children=_as_json(children),
             link=self._link,
             **self._node_fields(status),
@@ -310,6 +310,7 @@ class Uplink:
             self._parent_instance = accepted.instance
             self.seen = self._seen_since_registration  # a new process; it may have sent requests before its response
         self._interval_s = accepted.interval_s
+        self.prefix_key = accepted.prefix_key
         self._told, self._shared_names = 0, self._names_shared_with(accepted.node)
         if self._credentials is not None and accepted.credential:
             self._credentials.save(accepted.credential)
@@ -343,23 +344,21 @@ class Uplink:
             status = self._source.status()
             if self._clock() < due and not self._is_urgent(status):
                 continue
-            if self._parent_is_fastchat and _differ(status, self._reported.status):
+            if self._parent_is_fastchat and differ(status, self._reported.status):
                 return  # FastChat's heartbeats carry only a queue's length
             if not await self._report():
                 return
             due = self._next_due()
 
     def _next_due(self) -> float:
-        return self._clock() + self._interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER)
+        return next_due(self._clock(), self._interval_s, self._rng)
 
     def _is_urgent(self, status: NodeStatus) -> bool:
         """Did something change that the parent does not know and must not learn late?"""
         reported = self._reported
-        change = abs(self._other_load(status) - reported.other_load)
         return (
-            change > URGENT_CHANGE * max(reported.status.queue_length, 1)
+            is_urgent(status, self._other_load(status), reported.status, reported.other_load)
             or self._source.draining() != self.reported_draining
-            or _differ(status, reported.status)
             or bool(self._news()[0])
         )
 
@@ -442,7 +441,7 @@ class Uplink:
 
     def _other_load(self, status: NodeStatus) -> int:
         """Requests that the parent did not send. It knows its own; FastChat's controller does not."""
-        return status.queue_length if self._parent_is_fastchat else max(0, status.queue_length - self.open)
+        return status.queue_length if self._parent_is_fastchat else other_load(status, self.open)
 
     def _node_fields(self, status: NodeStatus) -> dict[str, Any]:
         self._seq += 1
@@ -480,13 +479,3 @@ class Uplink:
 def _as_json(text: bytes) -> dict[str, Any]:
     """JSON that is put into a message as it is."""
     return cast(dict[str, Any], msgspec.Raw(text))
-
-
-def _differ(one: NodeStatus, other: NodeStatus) -> bool:
-    """Do they differ in what routing depends on: models, speeds, and which of them to avoid?"""
-    if one.models is other.models:  # mostly: a status is kept up to date model by model
-        return False
-    return len(one.models) != len(other.models) or any(
-        a is not b and (a.name, a.api, a.speed, a.avoid) != (b.name, b.api, b.speed, b.avoid)
-        for a, b in zip(one.models, other.models, strict=True)
-    )

@@ -24,12 +24,17 @@ class Listing:
     of: the JSON that it was made of: an engine's entry, or the `children` of a node. parts: of the entries below.
     """
 
-    __slots__ = ("keys", "of", "parts")
+    __slots__ = ("engines", "keys", "of", "parts")
 
-    def __init__(self, of: object, keys: frozenset[SeenKey], parts: dict[str, Listing] | None = None) -> None:
+    def __init__(
+        self, of: object, keys: frozenset[SeenKey], parts: dict[str, Listing] | None = None, engines: int = 0
+    ) -> None:
         self.of = of
         self.keys = keys  # (model, API family)
         self.parts = parts or NO_PARTS
+        self.engines = engines  # how many with models it is, or has below it
+        for part in self.parts.values():
+            self.engines += part.engines
 
 
 def listing(children: object, before: Listing | None = None, depth: int = 0) -> Listing:
@@ -58,7 +63,7 @@ def listing_steps(children: object, before: Listing | None = None, depth: int = 
                 if part.keys or part.parts:
                     parts[name] = part
             elif entry.get("models"):
-                parts[name] = old if old is not None and old.of is entry else Listing(entry, _rows(entry))
+                parts[name] = old if old is not None and old.of is entry else Listing(entry, _rows(entry), engines=1)
         yield
     # Without parts it may be that of an engine, which listed its own models and is a node now.
     if before is not None and known and len(parts) == len(known) and all(parts.get(n) is p for n, p in known.items()):

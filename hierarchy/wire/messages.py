@@ -146,6 +146,8 @@ class Registration(NodeFields, frozen=True, kw_only=True):
     link: RequestedLink = "direct"
     #: it is one of several nodes with this name and the same children, whose capacity counts once
     replica: bool = False
+    #: it reads `x-hierarchy-prefix`
+    reads_prefix: bool = False
 
     def check(self, max_speed: float, limits: ChildLimits = DEFAULT, *, below: bool = True) -> NodeStatus | None:
         """Check every value; return the declared status, or None if FastChat's `worker_status` is null.
@@ -248,6 +250,8 @@ class Accepted(msgspec.Struct, frozen=True):
     wanted: int = 0
     #: what the child shows from now on; "": what it showed this time
     credential: str = ""
+    #: with which the fingerprints of prompts are taken in this tree, in hexadecimal; "": with the fixed one
+    prefix_key: str = ""
 
 
 M = TypeVar("M")

@@ -44,6 +44,8 @@ class ModelEntry(msgspec.Struct, frozen=True):
     responses: Count = 0
     #: requests by which its load counts as longer, since its last responses were failures
     penalty: Count = 0
+    #: bytes of prompts that it was sent and has to read; with `dispatch: prefix` only
+    pending: Count = 0
     #: why this model alone gets no requests there; "" if it does
     detail: str = ""
 

@@ -98,7 +98,7 @@ def test_the_life_of_a_node() -> None:
     response = api.post("/register_worker", site("site-a", model(speed=4)))
     identity = api.node.identity
     known = {"node": "root", "instance": identity.instance, "version": identity.version, "interval_s": 1.0}
-    assert response == {**known, "link": "direct", "links_per_s": 0.0, "wanted": 0, "credential": ""}
+    assert response == {**known, "link": "direct", "links_per_s": 0.0, "wanted": 0, "credential": "", "prefix_key": ""}
     assert api.post("/receive_heart_beat", report("site-a", model("n", 2, 3))) == {"exist": True}
     assert api.post("/worker_get_status") == {"model_names": ["n"], "speed": 2.0, "queue_length": 3}
     assert api.post("/deregister_worker", {"worker_name": SITE, "instance": "site-a-0"}) == {"exist": False}

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.balancing.policy import MAX_TURNS, POLICIES, Candidates, RoundRobin, lottery, p2c, shortest_queue
+from hierarchy.balancing.candidates import Candidates
+from hierarchy.balancing.policy import MAX_TURNS, POLICIES, RoundRobin, lottery, p2c, shortest_queue
 from hierarchy.registry.child import Child, Share
 from tests.builders import model, status_of
 
@@ -200,7 +201,7 @@ def test_a_draw_at_the_very_end_of_the_line_is_the_last_one() -> None:
 
 
 def test_each_policy_has_its_own_state() -> None:
-    assert set(POLICIES) == {"shortest_queue", "p2c", "lottery", "round_robin"}
+    assert set(POLICIES) == {"shortest_queue", "p2c", "lottery", "round_robin", "prefix"}
     assert POLICIES["round_robin"]() is not POLICIES["round_robin"]()
     one: list[Share] = candidates((1, 0)).shares
     assert p2c(Candidates(one), Random(7)) is one[0]

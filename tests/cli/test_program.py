@@ -28,7 +28,7 @@ GROUPS = {
     "key": ("create", "list", "revoke"),
     "state": ("backup", "confirm", "restore"),
 }
-SINGLE = ["chat", "check", "doctor", "drain", "schema", "serve", "slice", "tree", "undrain", "up", "why"]
+SINGLE = ["chat", "check", "doctor", "drain", "schema", "serve", "simulate", "slice", "tree", "undrain", "up", "why"]
 COMMANDS: list[tuple[str, ...]] = [(name,) for name in SINGLE] + [
     (group, name) for group, names in GROUPS.items() for name in names
 ]

@@ -16,7 +16,8 @@ import pytest
 from hierarchy.http import promise
 from hierarchy.registry.child import FASTCHAT_EXPIRY_S
 from hierarchy.relay import timeouts
-from hierarchy.uplink.registration import FASTCHAT_INTERVAL_S, JITTER
+from hierarchy.uplink.registration import FASTCHAT_INTERVAL_S
+from hierarchy.uplink.thinning import JITTER
 from tests.cluster import CALM, Cluster, wait_for_model
 from tests.compat.conftest import Levels, frames, post
 from tests.compat.programs import Program, Programs, needs_fastchat

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.balancing.policy import POLICIES, Candidates
+from hierarchy.balancing.candidates import Candidates
+from hierarchy.balancing.policy import POLICIES
 from hierarchy.introspection.explain import Route, chances, explain
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry.child import Child, Share
@@ -58,7 +59,7 @@ def test_the_chances_of_all_candidates_add_up(policy: str, pairs: list[tuple[flo
 
 
 def test_no_candidates_have_no_chances() -> None:
-    assert [chances(policy, []) for policy in [*POLICIES, ""]] == [[]] * 5
+    assert [chances(policy, []) for policy in [*POLICIES, ""]] == [[]] * 6
 
 
 def test_a_candidate_without_speed_has_a_score_and_a_chance() -> None:
@@ -112,6 +113,8 @@ def test_each_level_down_to_an_engine() -> None:
             "chance": 0.0,
             "error_rate": 0.0,
             "penalty": 0,
+            "pending": 0,
+            "cost": 0.0,
         },
         {
             "name": "site",
@@ -123,6 +126,8 @@ def test_each_level_down_to_an_engine() -> None:
             "chance": 1.0,
             "error_rate": 0.0,
             "penalty": 0,
+            "pending": 0,
+            "cost": 0.0,
         },
     ]
     assert [(item["name"], item["score"], item["chance"]) for item in second["candidates"]] == [
@@ -240,3 +245,17 @@ def test_a_tree_that_contains_itself_is_followed_to_a_limit() -> None:
     entry: dict[str, Any] = {"kind": "node", "name": "x", "state": "up", "models": [row], "children": {}}
     entry["children"]["x"] = entry
     assert len(explain(decode(entry), "m", "openai").levels) == 64
+
+
+def test_pending_bytes_count_where_the_policy_is_prefix() -> None:
+    row: dict[str, Any] = {"name": "m", "api": "openai", "speed": 1.0, "queue_length": 0}
+    children = {
+        "busy": {"name": "busy", "kind": "vllm", "state": "up", "models": [{**row, "pending": 5000}]},
+        "free": {"name": "free", "kind": "vllm", "state": "up", "models": [{**row, "queue_length": 1}]},
+    }
+    for policy, expected in (("prefix", "free"), ("shortest_queue", "busy")):
+        tree = decode({"name": "root", "kind": "node", "state": "up", "dispatch": policy, "children": children})
+        level = explain(tree, "m", "openai").levels[0]
+        assert level.next == expected
+        costs = {one.name: one.cost for one in level.candidates}
+        assert costs == ({"busy": 5000.0, "free": 1200.0} if policy == "prefix" else {"busy": 0.0, "free": 0.0})

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.balancing.policy import POLICIES, Candidates
+from hierarchy.balancing.candidates import Candidates
+from hierarchy.balancing.policy import POLICIES
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry.child import Child
 from hierarchy.registry.speed_limit import SpeedLimit

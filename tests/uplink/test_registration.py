@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from hierarchy.runtime.slices import Slices
 from hierarchy.security.credential_store import CredentialStore
 from hierarchy.uplink import registration
-from hierarchy.uplink.registration import FASTCHAT_INTERVAL_S, JITTER, MAX_WAIT_S, TICK_S
+from hierarchy.uplink.registration import FASTCHAT_INTERVAL_S, MAX_WAIT_S
+from hierarchy.uplink.thinning import JITTER, TICK_S
 from hierarchy.wire.messages import Accepted
 from hierarchy.wire.record import Record
 from hierarchy.wire.status import NodeStatus

@@ -91,3 +91,10 @@ def test_an_entry_that_contains_itself_ends() -> None:
     for _ in range(MAX_DEPTH + 1):
         deep = {"a": {"kind": "node", "children": deep}}
     assert listing(deep).keys == decoded(deep) == set()
+
+
+def test_an_engine_that_becomes_a_node_without_children_lists_nothing() -> None:
+    before = listing({"b": {"models": [{"name": "m"}]}})
+    after = listing({"b": {"kind": "node", "children": {}}}, before)
+    assert (before.engines, before.keys) == (1, frozenset({("m", "openai")}))
+    assert (after.engines, after.keys) == (0, frozenset())

@@ -20,7 +20,7 @@ from rich.markup import escape
 from bench import build, page, plots, procfs, table
 from bench.benchmark import QUICK, STREAM_S, WARM_S, Benchmark, Result, Scale
 from bench.peers import PEERS
-from bench.scenarios import cancel, choosing, latency, link, memory, reports, slow, throughput
+from bench.scenarios import cancel, choosing, latency, link, memory, prefixes, reports, slow, throughput
 from bench.testbed import ROOT, TestBed, find_nginx
 from hierarchy.errors import HierarchyError, UsageError
 
@@ -51,6 +51,7 @@ SCENARIOS = {
     "prompt": Scenario(latency.long_prompts, _rounds_s(2, 0)),
     "memory": Scenario(memory.open_streams, lambda scale, _: START_S + 20 + scale.streams / 200 + scale.hold_s),
     "choosing": Scenario(choosing.choosing, lambda scale, _: scale.rounds * scale.choices / 10_000),
+    "prefixes": Scenario(prefixes.prefixes, lambda scale, _: scale.rounds * 5 * (6 + scale.choices / 10_000)),
     "reports": Scenario(reports.reports, lambda scale, _: 2 * (START_S + 2 * scale.seconds + scale.children / 200)),
     "cancel": Scenario(cancel.cancels, lambda scale, _: 2 + scale.cancels / 100 + scale.leases / 250),
     "link": Scenario(link.links, link.seconds),

@@ -164,11 +164,12 @@ class Connection(Client):
             exchange.response.keep_alive = False
         return exchange
 
-    def begin(self, exchange: Exchange, seq: int, length: int, left_ms: int) -> None:
+    def begin(self, exchange: Exchange, seq: int, length: int, left_ms: int, prefix: bytes) -> None:
         """The head of a lane request is complete: who sends it, and what that means for it.
 
         seq: its number, if it is a parent's, else -1. length: of its body, as far as its head says. left_ms: what the
-        parent leaves of the time for the whole request; -1 if it sets no limit.
+        parent leaves of the time for the whole request; -1 if it sets no limit. prefix: what the parent says that the
+        prompt begins with; b"" for nothing.
 
         Raises:
             RequestError: it is not accepted.
@@ -179,6 +180,7 @@ class Connection(Client):
         parent = lane.trust(head.auth, seq) if head.auth and seq >= 0 else None
         if parent is not None:
             exchange.request.trust(parent)
+            exchange.request.prefix_field = prefix
             if left_ms >= 0:
                 exchange.request.ends_at = lane.clock() + left_ms / 1000
             if head.hops > MAX_HOPS:
@@ -200,7 +202,7 @@ class Connection(Client):
         if self.is_free:
             self.deadline = self.lane.clock() + self.lane.settings.receive_timeout_s
 
-    def lane_request(self, head: RequestHead, seq: int, length: int, left_ms: int) -> None:
+    def lane_request(self, head: RequestHead, seq: int, length: int, left_ms: int, prefix: bytes) -> None:
         """The head of a lane request is complete. Takes and raises what `begin` does."""
         exchange = self.exchange(head, self.lane.clock())
         self.incoming = exchange
@@ -210,7 +212,7 @@ class Connection(Client):
         else:
             self.waiting.appendleft(exchange)
             self.pace()
-        self.begin(exchange, seq, length, left_ms)
+        self.begin(exchange, seq, length, left_ms, prefix)
         if head.expects_continue:
             if exchange.my_turn:
                 self.write(CONTINUE)

@@ -1,8 +1,9 @@
 """Request heads that were seen before.
 
 A client sends the same head with each request, but for its Content-Length; so does a parent, but for that, its
-x-hierarchy-seq and the time that it leaves. What the strict parser and this node's checks made of a head holds for the
-same bytes again, so it is cached, without those numbers. A head that is new, or did not come in one read, is parsed.
+x-hierarchy-seq, what the prompt begins with, and the time that it leaves. What the strict parser and this node's checks
+made of a head holds for the same bytes again, so it is cached, without those. A head that is new, or did not come in
+one read, is parsed.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from typing import Final
 
 from hierarchy.http.request_head import RequestHead, number_at
 
-MAX_KEPT: Final = 2048  # bytes of one head
+MAX_KEPT: Final = 2560  # bytes of one head
+MAX_PREFIX: Final = 512  # bytes of the value of x-hierarchy-prefix, its line's end included
+_PREFIX_LINE: Final = b"\r\nx-hierarchy-prefix: "
 MAX_HEADS: Final = 4096  # each child's reports have one of their own
 _NUMBERS: Final = re.compile(
-    rb"\r\n(?:x-hierarchy-seq: ([0-9]{1,18})\r\n(?:x-hierarchy-deadline-ms: ([0-9]{1,12})\r\n)?)?"
+    rb"\r\n(?:x-hierarchy-seq: ([0-9]{1,18})\r\n(?:x-hierarchy-prefix: ([A-Za-z0-9_;-]{1,400})\r\n)?"
+    rb"(?:x-hierarchy-deadline-ms: ([0-9]{1,12})\r\n)?)?"
     rb"(?i:content-length): ([0-9]{1,15})\r\n"
 ).search
 
@@ -23,7 +27,7 @@ _NUMBERS: Final = re.compile(
 class Split:
     """A read that begins with a whole head: the bytes around its numbers, and the numbers."""
 
-    __slots__ = ("after", "before", "between", "end", "era", "head", "left_ms", "length", "seq")
+    __slots__ = ("after", "before", "between", "end", "era", "head", "left_ms", "length", "prefix", "seq")
 
     def __init__(self, before: bytes, seq: int, between: bytes, length: int, after: bytes, end: int) -> None:
         # All of the head but the numbers; without a `seq`, `between` is empty.
@@ -31,6 +35,7 @@ class Split:
         self.between = between
         self.after = after
         self.seq = seq  # the request's number, if a parent sends it; else -1
+        self.prefix = b""  # what the prompt begins with, if a parent says so
         self.left_ms = -1  # of the time for the whole request; -1: the head sets no limit
         self.length = length  # of the body
         self.end = end  # where the body begins
@@ -49,9 +54,15 @@ class Split:
         """
         if self.left_ms >= 0 or not data.startswith(self.before):
             return False  # limits on whole requests are rare, and have a third number
-        between, after, at, seq = self.between, self.after, len(self.before), -1
+        between, after, at, seq, prefix = self.between, self.after, len(self.before), -1, b""
         if between:
             seq, stop = number_at(data, at, 18)
+            begin = stop + len(_PREFIX_LINE)
+            if data[stop:begin] == _PREFIX_LINE:
+                stop = data.find(b"\r\n", begin, begin + MAX_PREFIX)
+                if stop < 0:
+                    return False
+                prefix = data[begin:stop]
             at = stop + len(between)
             if seq < 0 or data[stop:at] != between:
                 return False
@@ -59,7 +70,7 @@ class Split:
         end = stop + len(after)
         if length < 0 or data[stop:end] != after:
             return False
-        self.seq, self.length, self.end = seq, length, end
+        self.seq, self.length, self.end, self.prefix = seq, length, end, prefix
         return True
 
 
@@ -72,17 +83,21 @@ def split(data: bytes) -> Split | None:
     found = _NUMBERS(data, 0, end - 2)
     if found is None:
         return None
-    seq, left_ms, length = found.groups()
-    begin, stop = found.span(3)
+    seq, prefix, left_ms, length = found.groups()
+    begin, stop = found.span(4)
     if seq is None:
         return Split(data[:begin], -1, b"", int(length), data[stop:end], end)
     before, after = found.span(1)
+    if prefix is not None:
+        after = found.end(2)  # its whole line is left out, since not each request has one
     if left_ms is None:
-        return Split(data[:before], int(seq), data[after:begin], int(length), data[stop:end], end)
-    between = data[after : found.start(2)] + data[found.end(2) : begin]
-    limited = Split(data[:before], int(seq), between, int(length), data[stop:end], end)
-    limited.left_ms = int(left_ms)
-    return limited
+        parent = Split(data[:before], int(seq), data[after:begin], int(length), data[stop:end], end)
+    else:
+        between = data[after : found.start(3)] + data[found.end(3) : begin]
+        parent = Split(data[:before], int(seq), between, int(length), data[stop:end], end)
+        parent.left_ms = int(left_ms)
+    parent.prefix = prefix or b""
+    return parent
 
 
 class HeadCache:

@@ -127,7 +127,7 @@ class Intake:
         connection.running = exchange
         exchange.my_turn = True
         try:
-            connection.begin(exchange, found.seq, found.length, found.left_ms)
+            connection.begin(exchange, found.seq, found.length, found.left_ms, found.prefix)
             if left and len(data) <= MAX_PIECE:
                 exchange.body_part(data[found.end :])
         except RequestError as error:

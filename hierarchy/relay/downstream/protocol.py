@@ -23,6 +23,7 @@ from hierarchy.errors import BadRequest, NotImplementedHere, OutOfConnections, R
 from hierarchy.http.link_handshake import asks_for_link, read_link_request
 from hierarchy.http.request_head import (
     DEADLINE,
+    PREFIX,
     SEQ,
     RequestHead,
     check_request,
@@ -42,7 +43,7 @@ from hierarchy.relay.upstream.links import child_of_link
 
 # What a parent adds to a head that was within its limits: its own fields, among them a model's name of at most 256
 # characters, percent-encoded.
-PARENT_FIELDS, PARENT_BYTES = 8, 4096
+PARENT_FIELDS, PARENT_BYTES = 9, 4096
 #: bytes waiting for a client above which reading from its child stops. Small, since the kernel holds far more before
 #: any wait here, and since one read of uvloop's may still come on top: 256,000 bytes.
 HIGH_WATER = 4096
@@ -204,7 +205,8 @@ class LaneProtocol(HttpToolsProtocol):
             refusal=self.lane.refusal(caller, route[1], found),
         )
         length = int(found.get(b"content-length", b"0"))
-        self.connection.lane_request(head, decimal(found.get(SEQ, b"0")), length, decimal(found.get(DEADLINE, b"")))
+        seq, left_ms = decimal(found.get(SEQ, b"0")), decimal(found.get(DEADLINE, b""))
+        self.connection.lane_request(head, seq, length, left_ms, found.get(PREFIX, b""))
 
     def on_body(self, body: bytes) -> None:
         """Part of the body."""

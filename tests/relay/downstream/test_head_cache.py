@@ -39,6 +39,34 @@ def test_split_finds_a_parents_number_before_the_length() -> None:
     assert found.key == LINE + b"x: 1\r\nx-hierarchy-seq: \r\ncontent-length: \r\n\r\n"
 
 
+def test_what_a_prompt_begins_with_is_no_part_of_the_head() -> None:
+    limit = b"x-hierarchy-deadline-ms: 5000"
+    for further in ([], [limit]):
+        plain = split(request(b"x: 1", b"x-hierarchy-seq: 77", *further))
+        found = split(request(b"x: 1", b"x-hierarchy-seq: 78", b"x-hierarchy-prefix: 300;AAAAAAAA", *further))
+        assert plain is not None
+        assert found is not None
+        assert found.key == plain.key
+        assert (found.seq, found.prefix, found.length, plain.prefix) == (78, b"300;AAAAAAAA", 13, b"")
+        assert found.left_ms == plain.left_ms
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**9), st.sampled_from([b"", b"300;AAAAAAAA", b"9;" + b"A" * 288])), min_size=1)
+)
+def test_a_head_repeats_with_or_without_a_prefix(requests: list[tuple[int, bytes]]) -> None:
+    last: Split | None = None
+    for seq, prefix in requests:
+        lines = [b"x: 1", b"x-hierarchy-seq: %d" % seq] + ([b"x-hierarchy-prefix: " + prefix] if prefix else [])
+        data = request(*lines)
+        if last is None:
+            last = split(data)
+            assert last is not None
+        else:
+            assert last.repeats(data)
+        assert (last.seq, last.prefix, data[last.end :]) == (seq, prefix, BODY)
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -1,0 +1,65 @@
+"""The children among which a policy chooses."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect
+from itertools import accumulate
+from random import Random
+from typing import Any, Final
+
+import xxhash
+
+from hierarchy.registry.child import Child, Share
+
+_xxh3: Final[Any] = xxhash.xxh3_64_intdigest
+_RANGE: Final = float(1 << 64)
+MAX_RENDEZVOUS: Final = 256  # children; of more, a session's child changes with each of them
+
+
+class Candidates:
+    """The shares of the children that may get a request for one model now; never empty, never changed."""
+
+    def __init__(self, shares: list[Share]) -> None:
+        self.shares = shares
+        self._cumulative: list[float] | None = None
+        self._seeds: list[Any] | None = None  # of the children's names
+
+    @property
+    def cumulative_speed(self) -> list[float]:
+        """Computed once, so that a draw weighted by speed costs only a bisection."""
+        if self._cumulative is None:
+            self._cumulative = list(accumulate([share.speed for share in self.shares]))
+        return self._cumulative
+
+    def draw(self, rng: Random) -> Share:
+        """One share at random, weighted by speed."""
+        return self._at(rng.random())
+
+    def _at(self, part: float) -> Share:
+        weights = self.cumulative_speed
+        return self.shares[bisect(weights, part * weights[-1], 0, len(weights) - 1)]
+
+    def of_session(self, session: int) -> Share:
+        """The share that all nodes with the same children draw for a session, weighted by speed.
+
+        Source: weighted rendezvous hashing (Schindelhauer and Schomaker, "Weighted distributed hash tables").
+        """
+        shares = self.shares
+        raw = session.to_bytes(8, "big")
+        if len(shares) > MAX_RENDEZVOUS:
+            return self._at(_xxh3(raw) / _RANGE)
+        if self._seeds is None:
+            self._seeds = [_xxh3(_name(share.child)) for share in shares]
+        best, most = shares[0], -1.0
+        for share, seed in zip(shares, self._seeds, strict=True):
+            drawn: float = (_xxh3(raw, seed) + 1) / (_RANGE + 1)
+            weight = share.speed / -math.log(drawn) if drawn < 1 else math.inf
+            if weight > most:
+                best, most = share, weight
+        return best
+
+
+def _name(child: Child) -> bytes:
+    """What all its parents call it: the instances of a replicated node have other names at each."""
+    return (f"{child.group}@{child.url}" if child.group else child.name).encode()

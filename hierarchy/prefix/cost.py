@@ -1,0 +1,47 @@
+"""What it costs to send a request to a child, in bytes of prompt that must be read first. Pure functions.
+
+    cost = pending / speed - weight * match + 1200 * score + round trip
+
+A byte that the child has in its cache need not be read. It also need not be kept a second time, which leaves room for
+others; so what a match saves weighs more than a byte that waits, and the more, the longer all queues are. The least
+cost is taken, never the longest match: where all prompts share their first block, the longest match within any bound
+leaves half of the engines without work.
+
+Four bytes are about one token. Speeds are relative to one usual engine.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+FULL: Final = 20.0  # the score of a child without a free slot: as many requests as an engine commonly runs at once
+WAITING: Final = 10.0  # what each request that waits for a slot adds to it, at speed 1: it may wait for seconds
+REQUEST_BYTES: Final = 1200  # what a request that runs or waits costs one that comes: its tokens are made beside it
+LEAST_WEIGHT: Final = 2.0  # of a matched byte where some child has nothing to read
+MOST_WEIGHT: Final = 6.0
+WEIGHT_BYTES: Final = 8000  # of waiting bytes at the idlest child that add 1 to the weight
+
+
+def weight(least_wait: float) -> float:
+    """What a matched byte saves. least_wait: the least `pending / speed` of all children, in bytes."""
+    return min(MOST_WEIGHT, LEAST_WEIGHT + least_wait / WEIGHT_BYTES)
+
+
+def cost(wait: float, match: int, score: float, match_weight: float, distance: float = 0.0) -> float:
+    """The cost of one child, in bytes.
+
+    wait: its `pending / speed`. match: bytes of the prompt that it has. score: from `slot_score`, or load / speed.
+    match_weight: from `weight`. distance: of the round trip.
+    """
+    return wait - match_weight * match + REQUEST_BYTES * score + distance
+
+
+def slot_score(load: float, slots: int, speed: float) -> float:
+    """How busy a child is that runs `slots` requests at once: below `FULL` while one is free.
+
+    It is on the scale of load / speed, which other children have. Were it only a part of 1, any match would be worth a
+    queue, and engines that have read nothing yet would stay idle.
+    """
+    if load < slots:
+        return FULL * load / slots
+    return FULL + WAITING * (load - slots + 1) / speed

@@ -1,0 +1,130 @@
+"""The fingerprints of requests: for one model, one cache and, if so configured, one caller."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from random import Random
+from typing import Any
+
+import pytest
+
+from hierarchy.balancing.dispatch import Dispatch
+from hierarchy.http.dialect import CHAT, OPENAI, Dialect
+from hierarchy.http.model_field import plain_prompt
+from hierarchy.http.request_head import RequestHead
+from hierarchy.prefix.fingerprint import Fingerprint
+from hierarchy.registry import Registry
+from hierarchy.relay.fingerprints import Fingerprints, likely_model
+from hierarchy.relay.held_bytes import HeldBytes
+from hierarchy.relay.request import Request
+from hierarchy.security.caller import Caller
+from hierarchy.wire.messages import Identity
+from tests.builders import model, status_of
+from tests.clocks import Clock
+
+TEXT = "What is there to be said of it? " * 40
+
+
+def head(dialect: Dialect = CHAT, caller: str = "", session: bytes = b"") -> RequestHead:
+    made = RequestHead.from_fields(
+        (dialect, b"/v1/chat/completions"), [], {}, http10=False, keep_alive=True, within_limits=True,
+        caller=Caller(caller),
+    )  # fmt: skip
+    return dataclasses.replace(made, session=session)
+
+
+def body(**fields: Any) -> bytes:
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": TEXT}]
+    return json.dumps({"model": "m", "messages": messages, **fields}).encode()
+
+
+def take(fingerprints: Fingerprints, name: str = "m", head_: RequestHead | None = None, **fields: Any) -> Fingerprint:
+    prompt = plain_prompt(body(**fields))[2]
+    assert prompt is not None
+    found = fingerprints.take(prompt, name, head() if head_ is None else head_)
+    assert found is not None
+    return found
+
+
+def request(fingerprints: Fingerprints, raw: bytes, engines: int = 2, head_: RequestHead | None = None) -> Request:
+    """A request whose body was read at a node with so many engines."""
+    registry = Registry(Identity("root", "http://root:1", "r"), Clock())
+    for number in range(engines):
+        registry.report(registry.declare(f"e{number}", f"http://e{number}:1", "vllm"), status_of(model()))
+    made = Request(head() if head_ is None else head_, 0.0, HeldBytes())
+    made.set_body(raw)
+    made.read_model(Dispatch(registry, "prefix", Random(1)), fingerprints)
+    return made
+
+
+def test_models_and_salts_are_kept_apart_and_callers_if_they_share_nothing() -> None:
+    one, alone = Fingerprints("k"), Fingerprints("k")
+    alone.shares = False
+    seen = [
+        take(one), take(one, "n"), take(one, cache_salt="s"), take(one, cache_salt="t"), take(Fingerprints("other")),
+        take(alone), take(alone, head_=head(caller="a")), take(alone, head_=head(caller="b")),
+    ]  # fmt: skip
+    assert len({tuple(fingerprint.digests) for fingerprint in seen}) == len(seen)
+    assert take(one, head_=head(caller="a")).digests == take(one).digests
+    assert one.for_model(take(one), "m", "n").digests == take(one, "n").digests
+
+
+def test_what_a_session_has_in_common() -> None:
+    alone, several = Fingerprints("k"), Fingerprints("k", has_siblings=True)
+    assert take(alone).session == 0
+    first = take(several).session
+    assert first == take(several, temperature=1).session != 0
+    assert take(several, user="u").session not in (0, first)
+    named = take(alone, head_=head(session=b"s1")).session
+    assert named == take(several, head_=head(session=b"s1")).session != take(alone, head_=head(session=b"s2")).session
+    assert take(alone, prompt_cache_key="c", head_=head(session=b"s1")).session not in (0, named)
+    assert take(alone, previous_response_id="resp_1").sticky == alone.of_response(b"resp_1")
+
+
+def test_a_body_without_a_prompt_has_none() -> None:
+    fingerprints = Fingerprints("k")
+    assert request(fingerprints, body()).prefix is not None
+    assert request(fingerprints, b'{"model":"m","input":"%b"}' % (b"x" * 500), head_=head(OPENAI)).prefix is None
+    assert request(fingerprints, b'{"model":"m","prompt":"short"}').prefix is None
+
+
+def test_a_model_with_one_engine_has_none() -> None:
+    assert request(Fingerprints("k"), body(), engines=1).prefix is None
+
+
+@pytest.mark.parametrize("fields", [{}, {"cache_salt": "mine"}, {"cache_salt": None}])
+def test_the_engine_keeps_callers_apart_too(fields: dict[str, Any]) -> None:
+    fingerprints = Fingerprints("k")
+    fingerprints.shares = False
+    salts = set()
+    for caller in ("a", "b"):
+        made = request(fingerprints, body(**fields), head_=head(caller=caller))
+        sent = json.loads(made.body())
+        assert made.size == len(made.body())
+        assert made.find_model().model == "m"
+        salts.add(sent.pop("cache_salt"))
+        given = json.loads(body(**fields))
+        given.pop("cache_salt", None)
+        assert sent == given
+    assert len(salts) == 2
+    assert "mine" not in salts
+
+
+def test_the_field_of_a_parent_is_read_once_and_what_is_none_is_not_sent_down() -> None:
+    fingerprints = Fingerprints("k")
+    made = Request(head(), 0.0, HeldBytes())
+    made.prefix_field = fingerprints.write(take(fingerprints))
+    assert made.known_prefix(fingerprints) == take(fingerprints)
+    assert made.prefix_line(fingerprints) == b"\r\nx-hierarchy-prefix: " + made.prefix_field
+    made = Request(head(), 0.0, HeldBytes())
+    made.prefix_field = b"nonsense"
+    assert made.prefix_line(fingerprints) == b""
+    assert made.known_prefix(fingerprints) is None
+    assert fingerprints.ignored == 1
+
+
+def test_the_model_is_guessed_from_the_beginning() -> None:
+    assert likely_model(body()) == "m"
+    assert likely_model(b'{"a":"\\"model\\":\\"x\\"","model" : "y"}') == "y"
+    assert likely_model(b'{"prompt":"' + b"x" * 300 + b'","model":"m"}') == ""

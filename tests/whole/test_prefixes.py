@@ -1,0 +1,172 @@
+"""The policy `prefix` in trees of real nodes: a conversation stays with the engine that has read it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+
+from hierarchy.config.model_names import parse_targets
+from hierarchy.config.models import NodeConfig
+from tests.cluster import CALM, Cluster, Running, wait_for_model
+from tests.support import DEADLINE_S
+
+PREFIX = CALM.model_copy(update={"dispatch": "prefix"})
+SYSTEM = {"role": "system", "content": "You are a helpful assistant of a large company. " * 20}
+Messages = list[dict[str, str]]
+
+
+class Tree:
+    """A root, and two sites with two engines each, which all choose by prefix."""
+
+    def __init__(self, cluster: Cluster, roots: int = 1, **settings: Any) -> None:
+        chosen = PREFIX.model_copy(update=settings)
+        self.roots = [cluster.node("root", settings=chosen)]
+        for number in range(1, roots):
+            self.roots.append(cluster.node(f"root-{number}", replica_of="root", settings=chosen))
+        if roots > 1:  # as for instances that are known by `replicas`
+            for root in self.roots:
+                root.node.config = root.node.config.model_copy(update={"replicas": ("http://127.0.0.1:1",)})
+        self.root = self.roots[0]
+        urls = tuple(root.url for root in self.roots)
+        self.engines = [cluster.engine() for _ in range(4)]
+        self.sites = [
+            cluster.node(f"site-{n}", parents=urls, engines=(self.engines[2 * n].url, self.engines[2 * n + 1].url),
+                         settings=chosen)
+            for n in range(2)
+        ]  # fmt: skip
+        for root in self.roots:
+            wait_for_model(root.url, "simulated", 4)
+
+
+def chat(root: Running, messages: Messages, **fields: Any) -> str:
+    """Send one request. Returns the path of the engine that served it."""
+    headers = fields.pop("headers", {})
+    body = {"model": "simulated", "messages": messages, "max_tokens": 1, **fields}
+    response = httpx.post(f"{root.url}/v1/chat/completions", json=body, timeout=DEADLINE_S, headers=headers)
+    assert response.status_code == 200, response.text
+    return response.headers["x-hierarchy-path"]
+
+
+def session(name: object) -> Messages:
+    return [SYSTEM, {"role": "user", "content": f"This is session {name}. " * 60}]
+
+
+def turn(messages: Messages) -> Messages:
+    return [*messages, {"role": "assistant", "content": "yes " * 60}, {"role": "user", "content": "and then? " * 30}]
+
+
+def sample(node: Running, name: str) -> float:
+    """The sum of a metric's samples."""
+    lines = httpx.get(f"{node.url}/metrics", timeout=DEADLINE_S).text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+
+def test_conversations_stay_with_their_engines_over_two_levels(cluster: Cluster) -> None:
+    tree = Tree(cluster)
+    paths: dict[int, set[str]] = {}
+    talks = {number: session(number)[1:] for number in range(12)}
+    for _ in range(4):
+        for number, messages in talks.items():
+            paths.setdefault(number, set[str]()).add(chat(tree.root, messages))
+            talks[number] = turn(messages)
+    assert all(len(seen) == 1 for seen in paths.values()), paths
+    engines = Counter(next(iter(seen)) for seen in paths.values())
+    assert len(engines) == 4
+    assert sample(tree.root, "hierarchy_prompt_bytes_matched_total") > 12 * 3 * 1000
+    assert sample(tree.root, "hierarchy_prompt_bytes_pending") == 0
+    assert sample(tree.sites[0], "hierarchy_prompt_bytes_matched_total") > 0
+    assert sample(tree.root, "hierarchy_prefix_fields_ignored_total") == 0
+    assert sample(tree.sites[0], "hierarchy_prefix_fields_ignored_total") == 0
+
+
+def test_large_and_foreign_texts_stay_too(cluster: Cluster) -> None:
+    tree = Tree(cluster)
+    for start in ("ж" * 3000, "long " * 30_000):
+        messages = [SYSTEM, {"role": "user", "content": start}]
+        paths = set()
+        for _ in range(3):
+            paths.add(chat(tree.root, messages))
+            messages = turn(messages)
+        assert len(paths) == 1
+
+
+def test_several_entry_nodes_send_a_session_to_the_same_engine(cluster: Cluster) -> None:
+    tree = Tree(cluster, roots=3)
+    cluster.call(_settle(tree))
+    for number in range(8):
+        messages, paths = session(number), set()
+        for round_ in range(4):
+            paths.add(chat(tree.roots[round_ % 3], messages).partition("/")[0])
+            messages = turn(messages)
+        assert len(paths) == 1
+
+
+async def _settle(tree: Tree) -> None:
+    for root in tree.roots:
+        root.node._keep_prefixes()
+
+
+def test_an_alias_matches_the_model_that_it_stands_for(cluster: Cluster) -> None:
+    engines = [cluster.engine() for _ in range(3)]
+    node = cluster.node("root", engines=tuple(engine.url for engine in engines), settings=PREFIX)
+    cluster.call(_reload(node, aliases={"gpt": parse_targets(["simulated"])}))
+    wait_for_model(node.url, "simulated", 3)
+    for number in range(6):
+        messages = session(number)
+        path = chat(node, messages)
+        assert chat(node, turn(messages), model="gpt") == path
+
+
+async def _reload(node: Running, **fields: Any) -> None:
+    config: NodeConfig = node.node.config.model_copy(update=fields)
+    await node.node.apply(config)
+
+
+def test_a_salt_keeps_prompts_apart(cluster: Cluster) -> None:
+    node = cluster.node("root", engines=(cluster.engine().url, cluster.engine().url), settings=PREFIX)
+    wait_for_model(node.url, "simulated", 2)
+    for _ in range(4):
+        chat(node, session(1), cache_salt="a")
+    before = sample(node, "hierarchy_prompt_bytes_matched_total")
+    chat(node, session(1), cache_salt="b")
+    assert sample(node, "hierarchy_prompt_bytes_matched_total") == before > 0
+
+
+def test_a_clients_own_field_is_not_believed(cluster: Cluster) -> None:
+    tree = Tree(cluster)
+    entries = sample(tree.root, "hierarchy_prefix_index_entries")
+    for value in ("300;AAAAAAAA", "nonsense", "x" * 300):
+        chat(tree.root, [{"role": "user", "content": "hi"}], headers={"x-hierarchy-prefix": value})
+    assert sample(tree.root, "hierarchy_prefix_index_entries") == entries
+    assert sample(tree.sites[0], "hierarchy_prefix_fields_ignored_total") == 0
+
+
+@pytest.mark.parametrize("value", [b"nonsense", b"300;AAAA", b"99999999999999;AAAAAAAA", b"\xff"])
+def test_a_parents_field_that_is_no_fingerprint_is_ignored_and_counted(cluster: Cluster, value: bytes) -> None:
+    tree = Tree(cluster)
+    site = tree.sites[0]
+    secret, body = site.node.uplinks[0].secret, b'{"model":"simulated","prompt":"hi","max_tokens":1}'
+    fields: list[tuple[bytes, bytes]] = [
+        (b"x-hierarchy-auth", secret), (b"x-hierarchy-model", b"simulated"), (b"x-hierarchy-seq", b"1000"),
+        (b"x-hierarchy-prefix", value), (b"content-type", b"application/json"),
+    ]  # fmt: skip
+    response = httpx.post(f"{site.url}/v1/completions", content=body, headers=fields, timeout=DEADLINE_S)
+    assert response.status_code == 200
+    cluster.call(_settle_one(site))
+    assert sample(site, "hierarchy_prefix_fields_ignored_total") == 1
+
+
+async def _settle_one(node: Running) -> None:
+    node.node._keep_prefixes()
+
+
+def test_a_reload_of_other_settings_keeps_what_is_known(cluster: Cluster) -> None:
+    node = cluster.node("root", engines=(cluster.engine().url, cluster.engine().url), settings=PREFIX)
+    wait_for_model(node.url, "simulated", 2)
+    chat(node, session(1))
+    before = sample(node, "hierarchy_prefix_index_entries")
+    cluster.call(_reload(node, settings=PREFIX.model_copy(update={"index_memory": 2 * 1024 * 1024})))
+    assert sample(node, "hierarchy_prefix_index_entries") == before > 0
