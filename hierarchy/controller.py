@@ -48,6 +48,7 @@ class DispatchMethod(Enum):
     SHORTEST_QUEUE = "shortest_queue"
     P2C = "p2c"
     ROUND_ROBIN = "round_robin"
+    PREFIX = "prefix"
 
     @classmethod
     def from_str(cls, name: str) -> DispatchMethod:

@@ -8,8 +8,9 @@ from typing import Final
 
 #: Of the limit of open files. Up to this, a connection is kept from one probe to the next.
 KEPT_SHARE: Final = 0.5
-#: Up to this there may be connections at all: those of engines that do not answer stay open for long.
-MOST_SHARE: Final = 0.75
+#: Up to this there may be connections at all: those of engines that do not answer stay open for long. Of the rest a
+#: process with the lowest usual limit, 256, has 40 open anyway, and requests need two each.
+MOST_SHARE: Final = 0.625
 log = logging.getLogger("hierarchy.health")
 
 
