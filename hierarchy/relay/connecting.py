@@ -6,7 +6,6 @@ an attempt: it gets a `Connected` or a `NotConnected`, and acts on that.
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from hierarchy.relay.lane import Lane
 from hierarchy.relay.request import Request
 from hierarchy.relay.upstream.connection import RequestSender, Upstream
 from hierarchy.relay.upstream.destination import Destination
+from hierarchy.relay.upstream.pool import NO_DESCRIPTORS
 from hierarchy.relay.upstream.translating import TranslatedRequest, Translator, translate
 
 log = logging.getLogger("hierarchy.lane")
-NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ class Lane:
         self.held = HeldBytes(settings.held_bytes)
         self.turns = Turns(self.held)
         self.descriptors = Descriptors(descriptors.limit())
+        self.descriptors.givers.append(self._close_idle)
         self.retry_budget = RetryBudget(clock)
         self.warnings = Warnings(clock)
         self.waiting_room = WaitingRoom(clock, registry.model_names, settings.hold_s)
@@ -225,6 +226,12 @@ class Lane:
         pool = self._pools.pop(child.name, None)
         if pool is not None:
             pool.close()
+
+    def _close_idle(self) -> None:
+        """Descriptors run short: close the idle connections to children. Links are not dialled here, and stay."""
+        for pool in self._pools.values():
+            if not isinstance(pool, LinkPool):
+                pool.close_idle()
 
     # -- life ----------------------------------------------------------------------------------------------------
 

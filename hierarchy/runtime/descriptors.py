@@ -66,7 +66,7 @@ class Descriptors:
         self.for_children = max(1, limit - reserve // 2)
         self.for_idle = max(1, limit - 2 * reserve)  # beyond, no connection to a child is kept that is not in use
         self.newest = 0  # number of the newest socket
-        self.make_room: Callable[[], object] = lambda: None  # closes what is needed least
+        self.givers: list[Callable[[], object]] = []  # each closes what is needed least
 
     @property
     def are_scarce(self) -> bool:
@@ -77,6 +77,11 @@ class Descriptors:
     def free(self) -> int:
         """How many more clients and links there may be, as far as the newest socket shows."""
         return max(0, self.for_clients - self.newest)
+
+    def make_room(self) -> None:
+        """Close what is needed least. The descriptors are free in the next turn of the event loop."""
+        for give in self.givers:
+            give()
 
     def note(self, number: int) -> None:
         """A new socket has this number. Makes room if clients have all that they may have."""

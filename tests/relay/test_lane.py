@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hierarchy.registry.child import Child
 from hierarchy.relay.upstream.pool import Pool
 from tests.relay.raw import BODY, HEALTH, SSE_HEAD, Client, chunk, event, http_response, post, post_head
 from tests.relay.support import CLOSE, HOLD, RESET, Script, Tree, World, tree
@@ -166,19 +167,45 @@ def test_no_idle_connection_is_kept_when_descriptors_run_short(single: Tree) -> 
         descriptors.for_idle = kept
 
 
-def test_running_out_of_descriptors_does_not_count_against_a_child(single: Tree) -> None:
+def test_running_out_of_descriptors_does_not_count_against_a_child(
+    single: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pool = single.root.lane.pool(single.child())
 
     async def connect(*arguments: Any, **options: Any) -> object:
         raise OSError(errno.EMFILE, "Too many open files")
 
     single.world.call(lambda: pool.idle.clear())
-    pool.connect = connect
+    monkeypatch.setattr(pool, "connect", connect)
     response = single.request(post())
     assert response.status == 503
     assert b"file descriptors" in response.body
     assert single.child().available(time.monotonic())
     assert single.leases() == 0
+
+
+def test_idle_connections_to_children_make_room_for_a_request(single: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of the newest socket does not show how many idle ones have a higher one."""
+    pool = single.root.lane.pool(single.child())
+    other = Pool(Child("other", single.child().url, "openai"), 1.0, None, time.monotonic)
+    monkeypatch.setitem(single.root.lane._pools, "other", other)
+    assert single.request(post()).status == 200
+    connect = pool.connect
+
+    async def exhausted(*arguments: Any, **options: Any) -> object:
+        if other.idle:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await connect(*arguments, **options)
+
+    def lend() -> None:
+        upstream, _ = pool.idle.popitem()
+        other.idle[upstream] = None
+
+    single.world.call(lend)
+    monkeypatch.setattr(pool, "connect", exhausted)
+    response = single.request(post())
+    assert response.status == 200, response.body
+    assert not other.idle
 
 
 class _Gate:

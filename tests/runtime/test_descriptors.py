@@ -63,7 +63,7 @@ def test_a_part_is_kept_for_children_files_and_probes(limit: int) -> None:
 
 def test_room_is_made_once_clients_have_all_that_they_may_have() -> None:
     made, calls = Descriptors(256), list[int]()
-    made.make_room = lambda: calls.append(made.newest)
+    made.givers.append(lambda: calls.append(made.newest))
     assert made.free == made.for_clients
     made.note(made.for_clients - 1)
     assert (made.free, calls) == (1, [])

@@ -51,7 +51,7 @@ class Places:
         self._by_address: dict[str, dict[Guest, None]] = {}  # in the order in which they were opened
         self._count = 0
         self._barren_until = 0.0  # nothing is looked for that could be closed
-        descriptors.make_room = self._make_room
+        descriptors.givers.append(self._make_room)
 
     def __len__(self) -> int:
         return self._count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import ssl
@@ -22,6 +23,7 @@ from hierarchy.security.dial_guard import DialGuard, connect
 # Engines built on uvicorn or cpp-httplib close idle connections after 5 s; being first avoids a race with their FIN.
 ENGINE_IDLE_S, NODE_IDLE_S = 4.0, 30.0
 MAX_IDLE: Final = 4096  # connections kept
+NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 MAX_OPENINGS: Final = 1024  # beginnings of request heads, kept
 
 
@@ -105,11 +107,21 @@ class Pool(ConnectionPool):
         self._openings.clear()
 
     async def dial(self) -> Upstream:
-        """A new connection.
+        """A new connection. Where no descriptor is left for it, idle connections make room.
 
         Raises:
             OSError: it could not be made, or not in time (TimeoutError is one).
         """
+        try:
+            return await self._dial()
+        except OSError as error:
+            if self.descriptors is None or error.errno not in NO_DESCRIPTORS:
+                raise
+            self.descriptors.make_room()
+        await asyncio.sleep(0)
+        return await self._dial()
+
+    async def _dial(self) -> Upstream:
         child = self.child
         try:
             async with awake.timeout(self._connect_timeout_s):
@@ -122,10 +134,6 @@ class Pool(ConnectionPool):
                     self._resolver,
                     local=child.local,
                 )
-        except OSError as error:
-            if self.descriptors is not None and error.errno in (errno.EMFILE, errno.ENFILE):
-                self.descriptors.make_room()
-            raise
         except (UnicodeError, OverflowError) as error:  # the resolver's answer to an impossible name or port
             raise OSError(f"{child.host}:{child.port} is not an address: {error}") from None
         if not upstream.is_open:
@@ -166,11 +174,15 @@ class Pool(ConnectionPool):
             del self.idle[upstream]
             upstream.transport.close()
 
+    def close_idle(self) -> None:
+        """Others need the descriptors more."""
+        while self.idle:
+            self.idle.popitem()[0].transport.close()
+
     def close(self) -> None:
         """Close the idle connections now, and the busy ones when their responses end."""
         self.closed = True
-        while self.idle:
-            self.idle.popitem()[0].transport.close()
+        self.close_idle()
 
     def __repr__(self) -> str:
         return f"<Pool {self.child.name} idle={len(self.idle)}>"
