@@ -32,7 +32,7 @@ def all_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processe
 
 
 @pytest.fixture
-def processes(all_processes: Processes, record: Record) -> Iterator[Processes]:
+def processes(all_processes: Processes, full: bool, record: Record) -> Iterator[Processes]:
     """The processes of one test. They are ended after it; no log has a defect, and no step took too long."""
     before = len(all_processes.processes)
     yield all_processes
@@ -48,7 +48,7 @@ def processes(all_processes: Processes, record: Record) -> Iterator[Processes]:
         process.kill()
         process.log.unlink(missing_ok=True)
     assert errors == {}
-    holds.check(longest)
+    holds.check(longest, holds.MOST_S if full else holds.SHORT_S)
 
 
 @pytest.fixture
