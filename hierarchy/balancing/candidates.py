@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import xxhash
 
-from hierarchy.registry.child import Child, Share
+from hierarchy.registry.child import Share
+from hierarchy.registry.membership import drain_key
 
 _xxh3: Final[Any] = xxhash.xxh3_64_intdigest
 _RANGE: Final = float(1 << 64)
@@ -23,7 +24,7 @@ class Candidates:
     def __init__(self, shares: list[Share]) -> None:
         self.shares = shares
         self._cumulative: list[float] | None = None
-        self._seeds: list[Any] | None = None  # of the children's names
+        self._seeds: list[Any] | None = None  # of what all parents call the children
 
     @property
     def cumulative_speed(self) -> list[float]:
@@ -50,7 +51,7 @@ class Candidates:
         if len(shares) > MAX_RENDEZVOUS:
             return self._at(_xxh3(raw) / _RANGE)
         if self._seeds is None:
-            self._seeds = [_xxh3(_name(share.child)) for share in shares]
+            self._seeds = [_xxh3(drain_key(share.child).encode()) for share in shares]
         best, most = shares[0], -1.0
         for share, seed in zip(shares, self._seeds, strict=True):
             drawn: float = (_xxh3(raw, seed) + 1) / (_RANGE + 1)
@@ -58,8 +59,3 @@ class Candidates:
             if weight > most:
                 best, most = share, weight
         return best
-
-
-def _name(child: Child) -> bytes:
-    """What all its parents call it: the instances of a replicated node have other names at each."""
-    return (f"{child.group}@{child.url}" if child.group else child.name).encode()

@@ -8,8 +8,8 @@ nothing, however much another one says.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,6 +24,7 @@ LONGEST_TEXT = 3 + 4 * 256  # bytes of a name
 LEFT_OUT = (
     "what is below it is not shown here: it is too much for the messages of the node above; raise `max_body_bytes`"
 )
+T = TypeVar("T")
 log = logging.getLogger("hierarchy.uplink")
 
 
@@ -68,7 +69,7 @@ class Outgoing:
                 "the largest ones, such as %s; raise max_body_bytes here and there",
                 most.name,
             )
-        return frozenset(key for keys in listed.values() for key in _first(keys, level))
+        return frozenset(key for keys in listed.values() for key in _first(keys, _weight, level))
 
     def path(self) -> list[str]:
         """The instances of this node and of the nodes below it, as many as fit."""
@@ -82,7 +83,7 @@ class Outgoing:
         paths = [sorted(child.path) for child in registry]
         most = fair_level(list(map(len, paths)), limits.instances - 1)
         longest = fair_level([text_bytes(one[:most]) for one in paths], limits.path_bytes - text_bytes([own]))
-        return sorted({own}.union(*(_texts(one[:most], longest) for one in paths)))
+        return sorted({own}.union(*(_first(one[:most], text_bytes, longest) for one in paths)))
 
     def children_steps(self) -> Steps[dict[str, Any]]:
         """The subtree for `/tree`, without what is below the largest children if all of it does not fit."""
@@ -135,24 +136,14 @@ def _weight(keys: Collection[ModelKey]) -> int:
     return NAMED * text_bytes([name for name, _ in keys]) + MODEL_BYTES * len(keys)
 
 
-def _first(keys: list[ModelKey], level: int) -> list[ModelKey]:
-    """As many of the first models as are within the level together."""
+def _first(items: list[T], weigh: Callable[[list[T]], int], level: int) -> list[T]:
+    """As many of the first ones as are within the level together. weigh: of some of them."""
     used = 0
-    for number, key in enumerate(keys):
-        used += _weight([key])
+    for number, item in enumerate(items):
+        used += weigh([item])
         if used > level:
-            return keys[:number]
-    return keys
-
-
-def _texts(texts: list[str], level: int) -> list[str]:
-    """The same, of texts."""
-    used = 0
-    for number, text in enumerate(texts):
-        used += text_bytes([text])
-        if used > level:
-            return texts[:number]
-    return texts
+            return items[:number]
+    return items
 
 
 def _row_bytes(child: Child) -> int:

@@ -63,10 +63,10 @@ class Directory:
         """The same, those that left lately included."""
         return list(self._found.get(("group", group), NONE))
 
-    def knows_secret(self, secret: bytes) -> bool:
-        """Is it the secret of a child that is here? How long it takes tells nothing of any secret."""
+    def with_secret(self, secret: bytes) -> list[Child]:
+        """Those with this secret that are here. How long it takes tells nothing of any secret."""
         found = self._found.get(("secret", _digest(secret)), NONE) if secret else NONE
-        return any(child.left_at is None for child in found)
+        return [child for child in found if child.left_at is None]
 
     def __repr__(self) -> str:
         return f"<Directory of {len(self)} children>"

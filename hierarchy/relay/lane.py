@@ -129,7 +129,7 @@ class Lane:
         policy = self.access.registration_policy
         if not policy.in_force or policy.is_trusted_peer(peer):
             return False
-        return not self.registry.directory.knows_secret(secret)
+        return not self.registry.directory.with_secret(secret)
 
     def has_retry_room(self) -> bool:
         """Does the retry budget have a place for one more retry?"""

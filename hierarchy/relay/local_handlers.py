@@ -98,7 +98,7 @@ def _sender(registry: Registry, policy: RegistrationPolicy, secret: bytes) -> Ch
     """The node whose secret this is; None where nobody needs one."""
     if not policy.in_force:
         return None
-    return next((child for child in registry if child.is_node and policy.secret_matches(child.secret, secret)), None)
+    return next((child for child in registry.directory.with_secret(secret) if child.is_node), None)
 
 
 def _note_alive(registry: Registry, child: Child) -> None:

@@ -80,8 +80,8 @@ class Machine(RuleBasedStateMachine):
             assert set(directory.all_instances(name)) == {child for child in known if child.group == name}
         for number in range(1, 4):
             secret = b"secret-%d" % number
-            assert directory.knows_secret(secret) == any(child.secret == secret for child in here)
-        assert not directory.knows_secret(b"")
+            assert set(directory.with_secret(secret)) == {child for child in here if child.secret == secret}
+        assert not directory.with_secret(b"")
 
 
 TestDirectory = Machine.TestCase

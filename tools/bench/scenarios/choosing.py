@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import random
 import sys
 import time
 from collections import deque
 
 from bench.benchmark import Benchmark, Result
+from bench.own_process import run_alone
 from bench.table import Row, amount, middle
-from bench.testbed import BenchError
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Lease
 from hierarchy.wire.messages import Identity, Registration, WorkerStatus
 from hierarchy.wire.status import ModelKey, ModelStatus, NodeStatus
 
+MODULE = "bench.scenarios.choosing"  # run in another process
 CHILDREN = 100
 IN_FLIGHT = 400  # open leases, so that the children's loads differ and change
 LIMITS_US = {"shortest_queue": 10.0, "p2c": 3.0}
@@ -29,30 +28,12 @@ async def choosing(benchmark: Benchmark) -> Result:
     rows = []
     for policy, limit in LIMITS_US.items():
         benchmark.progress(f"choosing by {policy}")
-        timed = [await _run_process(benchmark, policy) for _ in range(benchmark.scale.rounds)]
+        what, times = f"choosing by {policy}", benchmark.scale.choices
+        timed = [await run_alone(benchmark, MODULE, what, policy, times) for _ in range(benchmark.scale.rounds)]
         choice, lease = middle([one for one, _ in timed]), middle([other for _, other in timed])
         detail = f"including lease and release {amount(lease, 'µs')}"
         rows.append(Row(f"choosing among {CHILDREN} children, {policy}", choice, "µs", limit, detail))
     return Result(rows)
-
-
-async def _run_process(benchmark: Benchmark, policy: str) -> tuple[float, float]:
-    """`_time` in another process. Raises BenchError."""
-    home = benchmark.testbed.home
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.scenarios.choosing", policy, str(benchmark.scale.choices)),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(home), str(home / "tools")])},
-        cwd=benchmark.testbed.folder,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output = (await process.communicate())[0].decode(errors="replace")
-    if process.returncode:
-        raise BenchError(
-            f"choosing by {policy} could not be timed: {(output.strip().splitlines() or ['no output'])[-1]}"
-        )
-    choice, lease = map(float, output.split())
-    return choice, lease
 
 
 def _time(policy: str, times: int) -> tuple[float, float]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import random
 import sys
 import time
 from collections.abc import Callable
 
 from bench.benchmark import Benchmark, Result
+from bench.own_process import run_alone
 from bench.scenarios.choosing import KEY
 from bench.table import Row, middle
-from bench.testbed import BenchError
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.http.dialect import CHAT
 from hierarchy.http.request_head import RequestHead
@@ -27,6 +25,7 @@ from hierarchy.wire.status import ModelStatus, NodeStatus
 
 CHILDREN = 10
 SESSIONS = 32  # whose prompts come in turn
+MODULE = "bench.scenarios.prefixes"  # run in another process
 PIECE = 64 * 1024  # bytes of a read
 FULL_INDEX = 1_000_000  # digests that are remembered already
 #: what is measured: bytes of the prompt, and the most that it may cost
@@ -44,26 +43,13 @@ async def prefixes(benchmark: Benchmark) -> Result:
         for size, limit in sizes.items():
             benchmark.progress(f"prefix of {size} bytes {what}")
             times = max(20, benchmark.scale.choices * 200 // (size + 2000))
-            timed = [await _run_process(benchmark, what, size, times) for _ in range(benchmark.scale.rounds)]
+            timed = [
+                (await run_alone(benchmark, MODULE, "prefixes", what, size, times))[0]
+                for _ in range(benchmark.scale.rounds)
+            ]
             name = f"a prefix of {size / 1000:.0f} KB {what}, {CHILDREN} children"
             rows.append(Row(name, middle(timed), "µs", limit, "CPU time added to a request"))
     return Result(rows)
-
-
-async def _run_process(benchmark: Benchmark, what: str, size: int, times: int) -> float:
-    """`_time` in another process. Raises BenchError."""
-    home = benchmark.testbed.home
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.scenarios.prefixes", what, str(size), str(times)),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(home), str(home / "tools")])},
-        cwd=benchmark.testbed.folder,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output = (await process.communicate())[0].decode(errors="replace")
-    if process.returncode:
-        raise BenchError(f"prefixes could not be timed: {(output.strip().splitlines() or ['no output'])[-1]}")
-    return float(output)
 
 
 def _time(what: str, size: int, times: int) -> float:
