@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from hierarchy.api import admin, fastchat, openai, operators, state
+from hierarchy.api import admin, fastchat, openai, operators, route, state
 from hierarchy.api.auth_middleware import AuthMiddleware
 from hierarchy.api.body import error_response, json_response, not_found
 from hierarchy.api.held_bodies import HeldBodies
@@ -19,6 +19,7 @@ def build_app(node: Node) -> FastAPI:
     app.include_router(fastchat.router(node))
     app.include_router(openai.router(node))
     app.include_router(operators.router(node))
+    app.include_router(route.router(node))
     app.include_router(admin.router(node))
     app.include_router(state.router(node))
     app.add_middleware(HeldBodies, held=node.lane.held)

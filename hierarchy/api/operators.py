@@ -1,27 +1,20 @@
-"""Endpoints for operators and their monitoring: `/tree`, `/route`, `/health`, `/ready`, `/metrics`, `/admin/revoke`.
+"""Endpoints for operators and their monitoring: `/tree`, `/health`, `/ready`, `/metrics`, `/admin/revoke`.
 
 All responses come from memory.
 """
 
 from __future__ import annotations
 
-from typing import get_args
-
-import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from hierarchy.api import audit
 from hierarchy.api.auth_middleware import operator_of
 from hierarchy.api.body import json_response, read_message
-from hierarchy.errors import BadRequest
-from hierarchy.introspection.explain import Route, explain_steps
 from hierarchy.introspection.tree import text_steps
 from hierarchy.node import Node
 from hierarchy.runtime import exposition
 from hierarchy.wire.messages import Revocation
-from hierarchy.wire.status import Api
-from hierarchy.wire.tree_entry import decode
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -35,10 +28,6 @@ def router(node: Node) -> APIRouter:
     async def tree() -> Response:
         whole = await node.slices.run(node.view.tree_steps())
         return Response(await node.slices.run(text_steps(whole)), media_type="application/json")
-
-    @routes.get("/route")
-    async def route(model: str = "", api: str = "openai") -> Response:
-        return Response(msgspec.json.encode(await _explain(node, model, api)), media_type="application/json")
 
     @routes.get("/health")
     async def health(request: Request) -> Response:
@@ -69,22 +58,3 @@ def router(node: Node) -> APIRouter:
             return json_response({"node": message.node, "was_here": await node.revoke(message.node)})
 
     return routes
-
-
-async def _explain(node: Node, model: str, api: str) -> Route:
-    """Which child would get the next request for a model, and why the others would not. Takes no lease.
-
-    Raises:
-        BadRequest: `model` is empty, or `api` is unknown.
-        ModelNotFound: no child serves the model.
-    """
-    if not model:
-        raise BadRequest("the parameter `model` is missing: /route?model=NAME", param="model")
-    family = next((known for known in get_args(Api) if known == api), None)
-    if family is None:
-        raise BadRequest(f"unknown API family {api[:40]!r}: use openai or fastchat", param="api")
-    resolved = node.dispatch.resolve(model, family)
-    if not node.registry.listed(resolved):
-        node.dispatch.choose((resolved, family))  # raises an error that lists the available models
-    tree = await node.slices.run(node.view.tree_steps())
-    return await node.slices.run(explain_steps(decode(tree), resolved, family, asked=model))

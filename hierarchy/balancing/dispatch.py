@@ -10,7 +10,7 @@ from typing import Final
 from hierarchy.balancing.aliases import Aliases
 from hierarchy.balancing.candidates import Candidates
 from hierarchy.balancing.policy import POLICIES, Policy
-from hierarchy.balancing.prefix_choice import PrefixChoice
+from hierarchy.balancing.prefix_choice import Known, PrefixChoice
 from hierarchy.config.model_names import Target
 from hierarchy.errors import ModelNotFound, RequestError, Unavailable
 from hierarchy.prefix.fingerprint import Fingerprint
@@ -113,6 +113,13 @@ class Dispatch:
         if prefix is not None and self.prefixes is not None:
             self.prefixes.sent(lease, prefix)
         return lease
+
+    def known(self, key: ModelKey, prefix: Fingerprint) -> Known | None:
+        """What is known here of a prompt, for `hierarchy why`; None if the policy does not look at prompts."""
+        if self.prefixes is None:
+            return None
+        shares = self._registry.available(key) or self._registry.last_resort(key)
+        return self.prefixes.known(Candidates(shares), prefix) if shares else None
 
     def compares(self, key: ModelKey) -> bool:
         """May a choice for this model, here or below, depend on what a prompt begins with?"""

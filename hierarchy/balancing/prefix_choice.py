@@ -29,6 +29,15 @@ SPREAD: Final = "spread"
 _xxh3: Final[Any] = xxhash.xxh3_64_intdigest
 
 
+class Known:
+    """What one node knows of a prompt, for `hierarchy why`."""
+
+    def __init__(self, length: int, matches: dict[str, int], sticky: str = "") -> None:
+        self.length = length  # bytes of the prompt
+        self.matches = matches  # bytes of it that each child has, by the child's name; 0 for those that are left out
+        self.sticky = sticky  # name of the child that knows the response which is continued; "": none does
+
+
 class PrefixChoice:
     """The choice at one node, and what it remembers.
 
@@ -63,12 +72,7 @@ class PrefixChoice:
                 self._count(STICKY, 0)
                 return known
         matches = self.index.matches(fingerprint, len(shares)) if fingerprint.digests else {}
-        prior = -1
-        if self.prior and fingerprint.session:
-            prior = self.number(candidates.of_session(fingerprint.session).child)
-        elif fingerprint.session and not matches:
-            known = self._knows(candidates, fingerprint.session)
-            prior = self.number(known.child) if known is not None else -1
+        prior = self._prior(candidates, fingerprint, matches) if fingerprint.session else -1
         share = self._least(self._few(candidates, matches, rng), matches, prior, fingerprint.length)
         match = matches.get(share.child.cache_number, 0)
         self._count(MATCH if match else SPREAD if self._any_match else NO_MATCH, match)
@@ -77,6 +81,18 @@ class PrefixChoice:
     def _count(self, reason: str, matched: int) -> None:
         self.reasons[reason] += 1
         self.matched = matched
+
+    def known(self, candidates: Candidates, fingerprint: Fingerprint) -> Known:
+        """What `choose` would compare. It changes nothing."""
+        shares = candidates.shares
+        sticky = self._knows(candidates, fingerprint.sticky) if fingerprint.sticky and len(shares) > 1 else None
+        matches = self.index.matches(fingerprint) if fingerprint.digests else {}
+        if fingerprint.session:
+            prior = self._prior(candidates, fingerprint, matches)
+            if prior >= 0:
+                matches[prior] = fingerprint.length
+        found = {share.child.name: matches.get(self.number(share.child), 0) for share in shares}
+        return Known(fingerprint.length, found, "" if sticky is None else sticky.child.name)
 
     def sent(self, lease: Lease, fingerprint: Fingerprint) -> None:
         """The request goes to the child that was chosen last."""
@@ -101,6 +117,13 @@ class PrefixChoice:
         return child.cache_number
 
     # -- among the candidates ----------------------------------------------------------------------------------------
+
+    def _prior(self, candidates: Candidates, fingerprint: Fingerprint, matches: dict[int, int]) -> int:
+        """The number of the child that is taken to have all of the prompt, since its session goes there; -1: none."""
+        if self.prior:
+            return self.number(candidates.of_session(fingerprint.session).child)
+        known = self._knows(candidates, fingerprint.session) if not matches else None
+        return self.number(known.child) if known is not None else -1
 
     def _knows(self, candidates: Candidates, digest: int) -> Share | None:
         """The share of the child that was sent this digest last."""

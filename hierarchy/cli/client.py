@@ -128,6 +128,10 @@ class NodeClient:
         """The JSON object in the response to `body`. Raises `NodeError`."""
         return self._json("POST", path, content=_encoded(body))
 
+    def post_bytes(self, path: str, content: bytes, /, **params: str) -> dict[str, Any]:
+        """The JSON object in the response to a body that is sent as it is. Raises `NodeError`."""
+        return self._json("POST", path, params, content)
+
     @contextmanager
     def stream(self, path: str, body: object) -> Iterator[httpx.Response]:
         """POST `body` and yield the response, whose head has been read and whose body has not. Raises `NodeError`."""

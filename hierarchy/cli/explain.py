@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
@@ -17,6 +21,43 @@ from hierarchy.runtime.logs import escape
 if TYPE_CHECKING:
     from hierarchy.introspection.explain import Candidate, Level, Route
 
+UNKNOWN: Final = "-"
+_REASONS: Final = {
+    "sticky": "it continues a response that one child made",
+    "match": "a child that has a part of the prompt costs least",
+    "no_match": "no child has a part of the prompt",
+    "spread": "more waits at the children that have a part of the prompt than that saves",
+}
+
+
+def _number(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.3g}"
+
+
+def _bytes(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:,.0f}"
+
+
+def _ms(seconds: float | None) -> str:
+    return UNKNOWN if seconds is None else f"{1000 * seconds:.3g} ms"
+
+
+#: The columns of a node that chooses by prefix, and how each shows a candidate. See `introspection.terms`.
+COLUMNS: Final[dict[str, Callable[[Candidate], str]]] = {
+    "load": lambda one: _number(one.load),
+    "speed": lambda one: _number(one.speed),
+    "score": lambda one: _number(one.score),
+    "slots": lambda one: _number(one.slots or None),
+    "match": lambda one: _bytes(one.match),
+    "pending": lambda one: _bytes(one.pending),
+    "round trip": lambda one: _ms(one.round_trip_s),
+    "tier": lambda one: _number(one.tier),
+    "cost": lambda one: _bytes(one.cost),
+    "chance": lambda one: f"{one.chance:.0%}",
+}
+#: those of a node with another policy
+_BY_LOAD: Final = {name: COLUMNS[name] for name in ("load", "speed", "score", "chance")}
+
 
 def why(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model or an alias.", show_default=False)],
@@ -24,7 +65,17 @@ def why(
         str, typer.Option(metavar="URL", envvar=flags.NODE_URL, help="URL of the node that receives the request.")
     ] = flags.LOCAL_NODE,
     api: Annotated[str, typer.Option(metavar="API", help="API of the request: openai or fastchat.")] = "openai",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the response of GET /route.")] = False,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Of a chat with one message: where it would go.")
+    ] = None,
+    body: Annotated[
+        str, typer.Option(metavar="FILE", help="JSON body of a request: where it would go; - for stdin.")
+    ] = "",
+    session: Annotated[str, typer.Option(metavar="ID", help="With a prompt: its `x-session-id`.")] = "",
+    caller: Annotated[
+        str, typer.Option(metavar="NAME", help="With a prompt: the name of its API key, for `share_prefixes: false`.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the response of /route.")] = False,
     admin_key_file: flags.AdminKeyFile = None,
     tls_ca: flags.ClientTlsCa = None,
     tls_cert: flags.ClientTlsCert = None,
@@ -33,7 +84,7 @@ def why(
     """Explain where the next request for a model goes.
 
     For each level of the tree: the candidates with their loads and scores, the likeliest of them, and why each other
-    child gets no request.
+    child gets no request. With a prompt: where this prompt goes, and what each candidate has of it in its cache.
 
     Status 0 if an engine can take the request, 1 if none can now, 2 if the node cannot be reached or does not know the
     model.
@@ -43,8 +94,16 @@ def why(
     from hierarchy.cli.client import open_node
     from hierarchy.introspection.explain import Route
 
+    content = _content(model, prompt, body)
+    if content is None and (session or caller):
+        raise UsageError("--session and --caller belong to a prompt: give one with --prompt or --body")
     with open_node(url, flags.ADMIN_KEY, admin_key_file, tls_ca, tls_cert, tls_key) as node:
-        response = node.get("/route", model=model, api=api)
+        if content is None:
+            response = node.get("/route", model=model, api=api)
+        else:
+            named = {"session": session, "caller": caller}
+            given = {name: text for name, text in named.items() if text}
+            response = node.post_bytes("/route", content, model=model, api=api, **given)
     try:
         route = msgspec.convert(response, Route)
     except msgspec.ValidationError as error:
@@ -57,17 +116,44 @@ def why(
         raise typer.Exit(1)
 
 
+def _content(model: str, prompt: str | None, file: str) -> bytes | None:
+    """The body of the request that is asked about; None for none. Raises `UsageError`."""
+    if prompt is not None and file:
+        raise UsageError("--prompt and --body exclude each other: use one of them")
+    if prompt is not None:  # as most clients write it, since it is compared byte by byte
+        message = {"role": "user", "content": prompt}
+        written = json.dumps({"model": model, "messages": [message]}, ensure_ascii=False, separators=(",", ":"))
+        return written.encode("utf-8", "surrogatepass")
+    if not file:
+        return None
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"--body {file}: {error.strerror or error}; write - to read it from stdin") from None
+
+
 def _show(route: Route, console: Console) -> None:
     heading = Text.assemble((escape(route.model), "bold"), f" through the {escape(route.api)} API")
     if route.asked != route.model:
         heading.append(f"; {escape(route.asked)} is an alias of it")
     console.print(heading)
+    if route.prompt is not None:
+        console.print(_of_prompt(route))
     for level in route.levels:
         policy = escape(level.dispatch) or "least score"
-        console.print(Text.assemble("\n", (escape(level.node), "bold"), f" chooses by {policy}"))
+        reason = f": {_REASONS.get(level.reason, escape(level.reason))}" if level.reason else ""
+        console.print(Text.assemble("\n", (escape(level.node), "bold"), f" chooses by {policy}{reason}"))
         console.print(_table(level))
     console.print()
     console.print(_conclusion(route))
+
+
+def _of_prompt(route: Route) -> str:
+    """What the request's prompt is to this node."""
+    text = f"prompt of {route.prompt:,} bytes"
+    if not route.digests:
+        text += ", too short to be looked for: it goes by load"
+    return text
 
 
 def _conclusion(route: Route) -> Text:
@@ -83,22 +169,21 @@ def _conclusion(route: Route) -> Text:
 
 
 def _table(level: Level) -> Table:
+    columns = COLUMNS if level.dispatch == "prefix" else _BY_LOAD
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
     table.add_column("child", header_style="dim", overflow="fold")
-    for heading in ("load", "speed", "score", "chance"):
+    for heading in columns:
         table.add_column(heading, justify="right", header_style="dim", no_wrap=True)
     table.add_column("", overflow="fold")
     for candidate in sorted(level.candidates, key=lambda candidate: -candidate.chance):
         chosen = candidate.name == level.next
-        numbers = [f"{number:.3g}" for number in (candidate.load, candidate.speed, candidate.score)]
-        cells = [escape(candidate.name), *numbers, f"{candidate.chance:.0%}", _kind(candidate)]
+        cells = [escape(candidate.name), *(shown(candidate) for shown in columns.values()), _kind(candidate)]
         style = "green" if chosen else ""
         table.add_row(Text("→" if chosen else " ", style), *(Text(cell, style) for cell in cells))
     for other in level.passed_over:
-        table.add_row(
-            Text("·", "dim"), Text(escape(other.name), "dim"), "", "", "", "", Text(escape(other.reason), "yellow")
-        )
+        blank = [""] * len(columns)
+        table.add_row(Text("·", "dim"), Text(escape(other.name), "dim"), *blank, Text(escape(other.reason), "yellow"))
     return table
 
 
@@ -109,5 +194,4 @@ def _kind(candidate: Candidate) -> str:
         kind = "behind a reverse link" if candidate.link == "reverse" else ""
     fails = f"{candidate.error_rate:.0%} of its responses failed" if candidate.error_rate else ""
     counts = f"{candidate.penalty} of its load are for failures" if candidate.penalty else ""
-    pending = f"has {candidate.pending:,} bytes of prompts to read" if candidate.pending else ""
-    return ", ".join(filter(None, (kind, fails, counts, pending)))
+    return ", ".join(filter(None, (kind, fails, counts)))

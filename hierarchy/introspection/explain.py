@@ -2,6 +2,9 @@
 
 Computed from this node's own `/tree`, so it sends no request. The first level is exact, since it includes the node's
 open leases. The loads further down are those of the last report, so the choice there is only the likely one.
+
+For a prompt, the first level alone is known here: which child of a node has what is known to that node only. So its own
+answer replaces what is guessed of it, see `with_answer`.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from itertools import groupby
 
 import msgspec
 
-from hierarchy.prefix.cost import cost, slot_score
+from hierarchy.balancing.prefix_choice import MATCH, NO_MATCH, SPREAD, STICKY, Known
+from hierarchy.introspection.terms import Terms, cost_of, read, weight_among
 from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import OTHER_API, Api
 from hierarchy.wire.tree_entry import MAX_DEPTH, SERVING, ModelEntry, TreeEntry
@@ -20,8 +24,8 @@ MAX_NAMED = 3  # engines that one reason names; more are counted
 Scores = Sequence[tuple[float, float]]  #: (score, speed) of each candidate
 
 
-class Candidate(msgspec.Struct, frozen=True):
-    """A child that may get the request."""
+class Candidate(Terms, frozen=True):
+    """A child that may get the request, and the terms by which the policy `prefix` compares it."""
 
     name: str
     #: `node`, or the kind of an engine
@@ -40,10 +44,6 @@ class Candidate(msgspec.Struct, frozen=True):
     error_rate: float = 0.0
     #: requests by which `load` is longer than it is, since its last responses were failures
     penalty: int = 0
-    #: bytes of prompts that it was sent and has to read
-    pending: int = 0
-    #: what `prefix` compares for a prompt that no child has, in bytes
-    cost: float = 0.0
 
 
 class PassedOver(msgspec.Struct, frozen=True):
@@ -68,6 +68,8 @@ class Level(msgspec.Struct, frozen=True):
     passed_over: list[PassedOver] = []
     #: name of the likeliest candidate; "" if there is none
     next: str = ""
+    #: why a prompt goes there, as in `hierarchy_prefix_choices_total`; "": no prompt, or another policy
+    reason: str = ""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -81,20 +83,27 @@ class Route(msgspec.Struct, frozen=True):
     levels: list[Level] = []
     #: to the likeliest engine, such as "site-a/gpu-1"; "" if no engine can take the request
     path: str = ""
+    #: bytes of the prompt, if there is one
+    prompt: int | None = None
+    #: how many digests its fingerprint has; 0: it goes by load
+    digests: int = 0
 
 
-def explain(tree: TreeEntry, model: str, api: Api, asked: str = "") -> Route:
-    """Where the next request for a model through one API family goes. asked: the alias, if the request names one."""
-    return at_once(explain_steps(tree, model, api, asked))
+def explain(tree: TreeEntry, model: str, api: Api, asked: str = "", known: Known | None = None) -> Route:
+    """Where the next request for a model through one API family goes.
+
+    asked: the alias, if the request names one. known: what the first node knows of the request's prompt.
+    """
+    return at_once(explain_steps(tree, model, api, asked, known))
 
 
-def explain_steps(tree: TreeEntry, model: str, api: Api, asked: str = "") -> Steps[Route]:
+def explain_steps(tree: TreeEntry, model: str, api: Api, asked: str = "", known: Known | None = None) -> Steps[Route]:
     """`explain`, child by child."""
     levels: list[Level] = []
     path: list[str] = []
     entry: TreeEntry | None = tree
     while entry is not None and entry.is_node and len(levels) < MAX_DEPTH:
-        level = yield from _level(entry, model, api)
+        level = yield from _level(entry, model, api, None if levels else known)
         levels.append(level)
         entry = entry.children.get(level.next) if level.candidates else None
         path.append(level.next)
@@ -102,18 +111,49 @@ def explain_steps(tree: TreeEntry, model: str, api: Api, asked: str = "") -> Ste
     return Route(asked or model, model, api, levels, "/".join(path) if reached_engine else "")
 
 
-def _level(entry: TreeEntry, model: str, api: Api) -> Steps[Level]:
+def with_answer(route: Route, below: Route) -> Route:
+    """A route whose levels from the second one on are those that the node there gave itself."""
+    path = f"{route.levels[0].next}/{below.path}" if below.path else ""
+    return msgspec.structs.replace(route, levels=[route.levels[0], *below.levels[: MAX_DEPTH - 1]], path=path)
+
+
+def _level(entry: TreeEntry, model: str, api: Api, known: Known | None) -> Steps[Level]:
     yield from _decode_children(entry)
-    candidates, passed_over = yield from _split(entry, model, api)
+    candidates, passed_over = yield from _split(entry, model, api, known)
     if not candidates:
-        translated = yield from _split(entry, model, OTHER_API[api])
+        translated = yield from _split(entry, model, OTHER_API[api], known)
         if translated[0]:
             (candidates, passed_over), api = translated, OTHER_API[api]
-    by_prefix = entry.dispatch == "prefix"
-    odds = chances(entry.dispatch, [(one.cost if by_prefix else one.score, one.speed) for one in candidates])
+    reason = ""
+    if entry.dispatch == "prefix":
+        candidates = _with_costs(candidates)
+        odds = chances("prefix", [(one.cost, one.speed) for one in candidates])
+        if known is not None and any(one.name == known.sticky for one in candidates):
+            odds = [float(one.name == known.sticky) for one in candidates]
+    else:
+        odds = chances(entry.dispatch, [(one.score, one.speed) for one in candidates])
     candidates = [msgspec.structs.replace(one, chance=chance) for one, chance in zip(candidates, odds, strict=True)]
     likeliest = max(candidates, key=lambda one: one.chance, default=None)
-    return Level(entry.name, entry.dispatch, api, candidates, passed_over, likeliest.name if likeliest else "")
+    if likeliest is not None and known is not None and entry.dispatch == "prefix":
+        reason = _why(likeliest, candidates, known)
+    name = likeliest.name if likeliest else ""
+    return Level(entry.name, entry.dispatch, api, candidates, passed_over, name, reason)
+
+
+def _with_costs(candidates: list[Candidate]) -> list[Candidate]:
+    match_weight = weight_among([one.pending / one.speed for one in candidates if one.speed])
+    return [msgspec.structs.replace(one, cost=cost_of(one, one.load, one.speed, match_weight)) for one in candidates]
+
+
+def _why(likeliest: Candidate, candidates: list[Candidate], known: Known) -> str:
+    """The reason that would be counted."""
+    if len(candidates) == 1:
+        return ""
+    if likeliest.name == known.sticky:
+        return STICKY
+    if likeliest.match:
+        return MATCH
+    return SPREAD if any(one.match for one in candidates) else NO_MATCH
 
 
 def _decode_children(entry: TreeEntry) -> Steps[None]:
@@ -125,7 +165,9 @@ def _decode_children(entry: TreeEntry) -> Steps[None]:
     entry.__dict__["children"] = children
 
 
-def _split(entry: TreeEntry, model: str, api: Api) -> Steps[tuple[list[Candidate], list[PassedOver]]]:
+def _split(
+    entry: TreeEntry, model: str, api: Api, known: Known | None
+) -> Steps[tuple[list[Candidate], list[PassedOver]]]:
     """A node's children: those that may get a request for the model through this API family, and all others.
 
     Suspects may where there is nothing better, and then ejected ones.
@@ -140,12 +182,10 @@ def _split(entry: TreeEntry, model: str, api: Api) -> Steps[tuple[list[Candidate
         if row is not None and rank is not None and rank == best:
             load, speed = (row.queue_length or 0) + row.penalty, row.speed or 0.0
             score = load / speed if speed else 0.0
-            error_rate = row.error_rate or 0.0
-            busy = slot_score(load, row.slots, speed) if row.slots and speed else score
-            least = cost(row.pending / speed, 0, busy, 0.0) if speed and entry.dispatch == "prefix" else 0.0
+            terms = read(child, row, None if known is None else known.matches.get(name, 0))
             candidates.append(
-                Candidate(name, child.kind, child.link, load, speed, score, error_rate=error_rate, penalty=row.penalty,
-                          pending=row.pending, cost=least)
+                Candidate(name, child.kind, child.link, load, speed, score, error_rate=row.error_rate or 0.0,
+                          penalty=row.penalty, **msgspec.structs.asdict(terms))
             )  # fmt: skip
         else:
             passed_over.append(PassedOver(name, child.kind, child.link, (yield from _reason(child, model, api))))

@@ -42,26 +42,30 @@ class Fingerprints:
 
     def take(self, prompt: Prompt, model: str, head: RequestHead) -> Fingerprint | None:
         """The fingerprint of a request for a model; None if nothing of it can match."""
+        return self.of_prompt(prompt, model, head.caller.name, head.session)
+
+    def of_prompt(self, prompt: Prompt, model: str, caller: str = "", session: bytes = b"") -> Fingerprint | None:
+        """The same. caller: the name of its API key. session: as its client calls it."""
         hasher, salt = self._hasher, self._hasher.salt(model)
         if prompt.cache_salt:
             salt ^= hasher.digest(prompt.cache_salt)
         if not self.shares:
-            salt ^= hasher.salt(f"caller {head.caller.name}")
+            salt ^= hasher.salt(f"caller {caller}")
         fingerprint = hasher.take(prompt.parts, prompt.length, salt)
         sticky = self.of_response(prompt.previous.strip(b'"')) if prompt.previous else 0
-        session = self._session(prompt, head, fingerprint)
+        session_digest = self._session(prompt, session, fingerprint)
         if fingerprint is None:
-            return Fingerprint(prompt.length, [], session, sticky) if session or sticky else None
-        fingerprint.session, fingerprint.sticky = session, sticky
+            return Fingerprint(prompt.length, [], session_digest, sticky) if session_digest or sticky else None
+        fingerprint.session, fingerprint.sticky = session_digest, sticky
         return fingerprint
 
-    def _session(self, prompt: Prompt, head: RequestHead, fingerprint: Fingerprint | None) -> int:
+    def _session(self, prompt: Prompt, session: bytes, fingerprint: Fingerprint | None) -> int:
         """What the requests of a session have in common; 0 if that is not known, or not needed."""
         hasher = self._hasher
         if prompt.cache_key:
             return hasher.digest(prompt.cache_key)
-        if head.session:
-            return hasher.digest(head.session)
+        if session:
+            return hasher.digest(session)
         if not self.has_siblings or fingerprint is None:
             return 0
         first_message = prompt.first

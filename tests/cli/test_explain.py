@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import httpx
 import pytest
@@ -46,6 +47,40 @@ def test_each_level_is_shown(cluster: Cluster) -> None:
     assert route == httpx.get(f"{root.url}/route", params={"model": "m"}).json()
     with pytest.raises(UsageError, match="answered 404: no child serves model 'x'; models here: m, n"):
         run("x", "--url", root.url)
+
+
+def test_a_prompt_is_looked_for(cluster: Cluster, tmp_path: Path) -> None:
+    settings = CALM.model_copy(update={"dispatch": "prefix"})
+    root = cluster.node("root", engines=(cluster.engine(models=("m",)).url,), settings=settings)
+    wait_for_model(root.url, "m")
+    shown = lines(run("m", "--url", root.url, "--prompt", "hi"))
+    assert shown[1] == "prompt of 30 bytes, too short to be looked for: it goes by load"
+    assert "child load speed score slots match pending round trip tier cost chance" in shown
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({"model": "m", "prompt": "long " * 100}))
+    shown = lines(run("m", "--url", root.url, "--body", str(body), "--session", "s", "--caller", "ann"))
+    assert shown[1] == "prompt of 501 bytes"
+    assert "→ root-1 0 1 0 8 0 0 - - 0 100% simulated" in shown
+    asked = ["m", "--url", root.url]
+    for args, error in {
+        ("--prompt", "a", "--body", "b"): "exclude each other",
+        ("--session", "s"): "belong to a prompt",
+        ("--body", str(tmp_path / "none")): "No such file or directory; write - to read it from stdin",
+    }.items():
+        with pytest.raises(UsageError, match=error):
+            run(*asked, *args)
+    for content, error in {
+        b"": "400: the body is not JSON: it is empty",
+        b"\xff": "400: the body is not JSON",
+        b"[]": "400: the body must be a JSON object",
+        b'{"model":"n"}': "400: the body is for model 'n', not for 'm'",
+        b'{"prompt":"a"}': "400: the body has no 'model'",
+    }.items():
+        body.write_bytes(content)
+        with pytest.raises(UsageError, match=error):
+            run(*asked, "--body", str(body))
+    with pytest.raises(UsageError, match="`session` is longer than 256 characters"):
+        run(*asked, "--prompt", "a", "--session", "s" * 257)
 
 
 def test_a_model_that_no_engine_can_take_now_is_status_1(cluster: Cluster) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hierarchy.balancing.candidates import Candidates
 from hierarchy.balancing.policy import POLICIES
-from hierarchy.introspection.explain import Route, chances, explain
+from hierarchy.balancing.prefix_choice import Known
+from hierarchy.introspection.explain import Level, Route, chances, explain, with_answer
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry.child import Child, Share
 from hierarchy.registry.drain import Drain
@@ -86,6 +87,50 @@ def leaf(name: str, state: str = "up", queue_length: int = 0, speed: float = 1.0
     return {"name": name, "kind": "vllm", "state": state, "models": [row], "children": {}, **fields}
 
 
+NO_TERMS = {"match": None, "pending": 0, "slots": 0, "round_trip_s": None, "tier": None, "cost": 0.0}
+
+
+def prefix_table() -> Table:
+    """Two engines below a node that chooses by prefix; `a` has a request in one of its 8 slots."""
+    table = Table()
+    table.identity = msgspec.structs.replace(table.identity, dispatch="prefix")
+    for name, queue_length in (("a", 1), ("b", 0)):
+        engine = table.declare(name, f"http://{name}:1", "vllm")
+        table.report(engine, status_of(model(queue_length=queue_length, slots=8)))
+    return table
+
+
+@pytest.mark.parametrize(
+    ("known", "chosen", "reason"),
+    [
+        (None, "b", ""),
+        (Known(4000, {"a": 4000}), "a", "match"),
+        (Known(4000, {"a": 4000, "b": 4000}), "b", "match"),
+        (Known(4000, {"a": 300}), "b", "spread"),
+        (Known(4000, {}), "b", "no_match"),
+        (Known(4000, {"b": 4000}, "a"), "a", "sticky"),
+    ],
+)
+def test_a_prompt_goes_where_the_policy_would_send_it(known: Known | None, chosen: str, reason: str) -> None:
+    table = prefix_table()
+    level = explain(decode(TreeView(table, table.clock).tree()), "m", "openai", "", known).levels[0]
+    assert (level.next, level.reason) == (chosen, reason)
+    for one in level.candidates:
+        assert one.match == (None if known is None else known.matches.get(one.name, 0))
+        assert one.slots == 8
+        assert one.cost == 1200 * 20 * one.load / 8 - 2 * (one.match or 0)
+
+
+def test_the_answer_of_the_next_node_replaces_what_was_guessed() -> None:
+    table = prefix_table()
+    below = explain(decode(TreeView(table, table.clock).tree()), "m", "openai")
+    guessed = Level("root", next="site")
+    route = with_answer(Route("m", "m", "openai", [guessed, Level("site")], "site/x"), below)
+    assert route.levels == [guessed, *below.levels]
+    assert route.path == "site/b"
+    assert with_answer(route, Route("m", "m", "openai")).path == ""
+
+
 def test_each_level_down_to_an_engine() -> None:
     table = Table()
     engine = table.declare("slow", "http://slow:1", "vllm")
@@ -113,8 +158,7 @@ def test_each_level_down_to_an_engine() -> None:
             "chance": 0.0,
             "error_rate": 0.0,
             "penalty": 0,
-            "pending": 0,
-            "cost": 0.0,
+            **NO_TERMS,
         },
         {
             "name": "site",
@@ -126,8 +170,7 @@ def test_each_level_down_to_an_engine() -> None:
             "chance": 1.0,
             "error_rate": 0.0,
             "penalty": 0,
-            "pending": 0,
-            "cost": 0.0,
+            **NO_TERMS,
         },
     ]
     assert [(item["name"], item["score"], item["chance"]) for item in second["candidates"]] == [

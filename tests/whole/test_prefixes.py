@@ -163,6 +163,31 @@ async def _settle_one(node: Running) -> None:
     node.node._keep_prefixes()
 
 
+def test_why_says_where_a_prompt_goes_and_what_each_child_has_of_it(cluster: Cluster) -> None:
+    tree = Tree(cluster)
+    talk = session(1)
+    path = chat(tree.root, talk)
+    route = why(tree.root, turn(talk))
+    assert (route["path"], route["asked"]) == (path, "simulated")
+    assert route["prompt"] > route["levels"][0]["candidates"][0]["match"]
+    assert route["digests"] > 0
+    for level, name in zip(route["levels"], path.split("/"), strict=True):
+        assert (level["next"], level["reason"]) == (name, "match")
+        matches = {one["name"]: one["match"] for one in level["candidates"]}
+        assert matches.pop(name) > 2000
+        assert list(matches.values()) == [0]
+    assert why(tree.root, [{"role": "user", "content": "hi"}])["digests"] == 0
+    assert sample(tree.root, "hierarchy_prefix_choices_total") == 1  # nothing of this was counted or remembered
+
+
+def why(root: Running, messages: Messages, **params: str) -> dict[str, Any]:
+    body = {"model": "simulated", "messages": messages, "max_tokens": 1}
+    response = httpx.post(f"{root.url}/route", json=body, timeout=DEADLINE_S, params=params)
+    assert response.status_code == 200, response.text
+    route: dict[str, Any] = response.json()
+    return route
+
+
 def test_a_reload_of_other_settings_keeps_what_is_known(cluster: Cluster) -> None:
     node = cluster.node("root", engines=(cluster.engine().url, cluster.engine().url), settings=PREFIX)
     wait_for_model(node.url, "simulated", 2)

@@ -1,0 +1,49 @@
+"""What a choice by prefix is made of, for each candidate: the one place to add a term.
+
+A term is a field of `Terms`, which `GET /route` shows; `read` takes it from the tree, `cost_of` weighs it as
+`balancing.prefix_choice` does, and `TERMS` in `cli.explain` prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from hierarchy.prefix.cost import cost, slot_score, weight
+from hierarchy.wire.tree_entry import ModelEntry, TreeEntry
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """The terms of one candidate. None: not known."""
+
+    #: bytes of the prompt that it has in its cache, as far as the node above it knows; None: no prompt was named
+    match: int | None = None
+    #: bytes of prompts that it was sent and has to read
+    pending: int = 0
+    #: requests that it runs at once; 0: not known
+    slots: int = 0
+    #: seconds to it and back
+    round_trip_s: float | None = None
+    #: of the tiers that its node prefers, the first is 1
+    tier: int | None = None
+    #: what is compared, in bytes of prompt; 0 for another policy than `prefix`
+    cost: float = 0.0
+
+
+def read(child: TreeEntry, row: ModelEntry, match: int | None) -> Terms:
+    """The terms of a child for one of its models, but for the cost. match: see `Terms`."""
+    return Terms(match=match, pending=row.pending, slots=row.slots)
+
+
+def cost_of(terms: Terms, load: float, speed: float, match_weight: float) -> float:
+    """The cost in bytes. load: requests. match_weight: of a matched byte, from `weight_among`."""
+    if not speed:
+        return 0.0
+    score = slot_score(load, terms.slots, speed) if terms.slots else load / speed
+    return cost(terms.pending / speed, terms.match or 0, score, match_weight)
+
+
+def weight_among(waits: Sequence[float]) -> float:
+    """What a matched byte saves. waits: `pending / speed` of all candidates."""
+    return weight(min(waits, default=0.0))
