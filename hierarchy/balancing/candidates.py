@@ -23,6 +23,8 @@ class Candidates:
 
     def __init__(self, shares: list[Share]) -> None:
         self.shares = shares
+        #: those of all are known, so a free slot comes first; `Registry.available` returns another list if that changes
+        self.by_slots = not any(share.slots == 0 for share in shares)
         self._cumulative: list[float] | None = None
         self._seeds: list[Any] | None = None  # of what all parents call the children
 

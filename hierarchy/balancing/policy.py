@@ -36,8 +36,8 @@ def lottery(candidates: Candidates, rng: Random) -> Share:
 
 
 def shortest_queue(candidates: Candidates, rng: Random) -> Share:
-    """The least score (load / speed); among equals at random, weighted by speed."""
-    shares = candidates.shares
+    """The least score (load / speed, or by slots where all are known); among equals at random, weighted by speed."""
+    shares, by_slots = candidates.shares, candidates.by_slots
     if len(shares) > FEW:
         # No score is below 0, and a draw that is repeated until it has that score is a draw among all that have it.
         for _ in range(IDLE_DRAWS):
@@ -46,7 +46,7 @@ def shortest_queue(candidates: Candidates, rng: Random) -> Share:
                 return drawn
     best, least, speeds = shares[0], math.inf, 0.0
     for share in shares:
-        score = share.score
+        score = share.busy if by_slots else share.score
         if score < least:
             best, least, speeds = share, score, share.speed
         elif score == least:
@@ -66,6 +66,8 @@ def p2c(candidates: Candidates, rng: Random) -> Share:
         second = candidates.draw(rng)
         if second is not first:
             break
+    if candidates.by_slots:
+        return second if second.busy < first.busy else first
     return second if second.score < first.score else first
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import xxhash
 
 from hierarchy.balancing.candidates import Candidates
-from hierarchy.prefix.cost import cost, slot_score, weight
+from hierarchy.prefix.cost import cost, weight
 from hierarchy.prefix.fingerprint import Fingerprint
 from hierarchy.prefix.index import PrefixIndex
 from hierarchy.registry.child import Child, Lease, Share
@@ -57,7 +57,7 @@ class PrefixChoice:
 
     def __call__(self, candidates: Candidates, rng: Random) -> Share:
         """Choose for a request without a fingerprint."""
-        return self._least(self._few(candidates, {}, rng), {}, -1)
+        return self._least(self._few(candidates, {}, rng), candidates.by_slots, {}, -1)
 
     def choose(self, candidates: Candidates, fingerprint: Fingerprint, rng: Random) -> Share:
         """Choose for a request with one. `sent` has to follow if the request is sent there."""
@@ -73,7 +73,8 @@ class PrefixChoice:
                 return known
         matches = self.index.matches(fingerprint, len(shares)) if fingerprint.digests else {}
         prior = self._prior(candidates, fingerprint, matches) if fingerprint.session else -1
-        share = self._least(self._few(candidates, matches, rng), matches, prior, fingerprint.length)
+        few = self._few(candidates, matches, rng)
+        share = self._least(few, candidates.by_slots, matches, prior, fingerprint.length)
         match = matches.get(share.child.cache_number, 0)
         self._count(MATCH if match else SPREAD if self._any_match else NO_MATCH, match)
         return share
@@ -147,7 +148,9 @@ class PrefixChoice:
             few[candidates.draw(rng)] = None
         return list(few)
 
-    def _least(self, shares: list[Share], matches: dict[int, int], prior: int, length: int = 0) -> Share:
+    def _least(
+        self, shares: list[Share], by_slots: bool, matches: dict[int, int], prior: int, length: int = 0
+    ) -> Share:
         """The share of the least cost; equals in turn. prior: the child that is taken to have all of `length`."""
         wait = math.inf
         for share in shares:
@@ -166,9 +169,7 @@ class PrefixChoice:
                     self._any_match = True
                 if number == prior:
                     match = length
-            score = share.score
-            if share.slots:
-                score = slot_score(score * share.speed, share.slots, share.speed)
+            score = share.busy if by_slots else share.score
             one = cost(share.pending / share.speed, match, score, match_weight)
             if one < least or (one == least and best_at < turn <= at):
                 least, best, best_at = one, share, at

@@ -15,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from hierarchy.config.address import Place, addresses_of, place_of
+from hierarchy.prefix.cost import slot_score
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.ejection import FailureRecord, Responses
 from hierarchy.wire.limits import NO_WEIGHT
@@ -70,8 +71,8 @@ class Share(Load):
     """One child's part in serving one model: what a policy chooses among."""
 
     __slots__ = (
-        "avoid", "changed", "child", "failures", "key", "penalty", "pending", "responses", "score", "slots", "speed",
-        "was_ejected",
+        "avoid", "busy", "changed", "child", "failures", "key", "penalty", "pending", "responses", "score", "slots",
+        "speed", "was_ejected",
     )  # fmt: skip
 
     def __init__(self, child: Child, key: ModelKey) -> None:
@@ -79,7 +80,8 @@ class Share(Load):
         self.child = child
         self.key = key
         self.speed = 1.0
-        self.slots = 0
+        self.slots = 0  # requests that it runs at once; 0: unknown
+        self.busy = 0.0  # the same as `score` where its slots are not known, else `slot_score`
         self.score = 0.0  # load / speed, kept up to date so that choosing among many is cheap
         self.avoid = False  # the child reported that it serves this model only where nobody else can
         self.responses = Responses()  # of this model's requests
@@ -94,7 +96,10 @@ class Share(Load):
         load = self.reported - self.ended + self.uncounted
         if load < self.open:
             load = self.open
-        self.score = (load + self.penalty) / self.speed
+        load += self.penalty
+        self.busy = self.score = load / self.speed
+        if self.slots:
+            self.busy = slot_score(load, self.slots, self.speed)
         if not self.changed:
             self.changed = True
             self.child.changes.append(self)
@@ -176,7 +181,10 @@ class Child:
         self.last_report: tuple[NodeStatus, int | None] = EMPTY, None  # as it came, and its `seen`
         self.claimed = 0.0  # the highest speed that it reported
         self.speed_limit = math.inf  # above which none counts, see `speed_limit`
-        self.is_slowed = False  # it reports more than that
+        self.slots_limit = math.inf  # for each unit of speed; more do not count at all
+        self.claimed_slots = 0.0  # the most slots for each unit of speed that it reported
+        self.is_slowed = False  # it reports more speed than `speed_limit`
+        self.is_wide = False  # it reports more slots than `slots_limit`
         self.declared = declared  # configured here and probed by this node: it stays listed while it is down
         self.proof = 0  # how well it showed at its URL that it is there, see `admission.Claim`
         self.move_to(url)
@@ -356,6 +364,7 @@ class Child:
             if changed or share.differs(model):
                 share.report(model.queue_length)
                 changed |= share.speed != model.speed or share.avoid != model.avoid
+                changed |= (share.slots == 0) is not (model.slots == 0)
                 share.speed, share.slots, share.avoid = model.speed, model.slots, model.avoid
                 renewed.append(share)
         for ordinal in reversed(self._leases):
@@ -392,17 +401,19 @@ class Child:
         return changes
 
     def set_speeds(self, status: NodeStatus) -> None:
-        """Other speeds count for it than in its last report. status: that report, with these speeds."""
-        speeds = {model.key: model.speed for model in status.models}
+        """Other speeds and slots count for it than in its last report. status: that report, with these."""
+        counted = {model.key: model for model in status.models}
         models = [
-            ModelStatus(m.name, m.api, speeds.get(m.key, m.speed), m.queue_length, m.slots, m.avoid)
+            ModelStatus(m.name, m.api, counted[m.key].speed, m.queue_length, counted[m.key].slots, m.avoid)
+            if m.key in counted
+            else m
             for m in self.status.models
         ]
         self.status = NodeStatus(tuple(models), status.speed, self.status.queue_length, self.status.asleep)
         self.note_change()
         for model in models:
             share = self.shares[model.key]
-            share.speed = model.speed
+            share.speed, share.slots = model.speed, model.slots
             share.rescore()
 
     def heart_beat(self, queue_length: int, now: float) -> None:

@@ -160,7 +160,8 @@ class Membership(Health):
             if child.parts != len(instances) and child.last_seen is not None:
                 child.parts = len(instances)
                 status, seen = child.last_report
-                child.report(part(limited(status, child.speed_limit), child.parts), child.last_seen, seen)
+                counted = limited(status, child.speed_limit, child.slots_limit)
+                child.report(part(counted, child.parts), child.last_seen, seen)
                 self.generation += 1
 
     # -- draining --------------------------------------------------------------------------------------------

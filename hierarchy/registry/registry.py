@@ -27,7 +27,7 @@ from hierarchy.registry.below import Prepared, patch_below, replace_below
 from hierarchy.registry.candidates import CandidateViews
 from hierarchy.registry.child import NODE, Child
 from hierarchy.registry.public_name import Labels
-from hierarchy.registry.speed_limit import SpeedLimit, claimed, limited
+from hierarchy.registry.speed_limit import SpeedLimit, claimed, claimed_slots, limited
 from hierarchy.wire.checks import check_status
 from hierarchy.wire.limits import DEFAULT, NO_WEIGHT, Weight
 from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
@@ -51,6 +51,7 @@ class Registry(CandidateViews):
         self.identity = identity
         self.set_max_speed(max_speed)
         self.speeds = SpeedLimit()
+        self.slots = SpeedLimit(slots=True)
         self._speeds_of = -1  # the generation that `speeds` saw
         self.labels = Labels()
         self.limits = DEFAULT  # how much one child may report
@@ -222,9 +223,25 @@ class Registry(CandidateViews):
     def _apply_report(self, child: Child, status: NodeStatus, now: float, seen: int | None) -> bool:
         """Returns whether models or speeds changed. seen: see `Child.report`."""
         child.last_report, child.claimed = (status, seen), claimed(status)
-        if self.compares_speeds:
-            self._limit_speed(child)
-        return child.report(part(limited(status, child.speed_limit), child.parts), now, seen)
+        child.claimed_slots = claimed_slots(status)
+        self._limit(child)
+        return child.report(part(limited(status, child.speed_limit, child.slots_limit), child.parts), now, seen)
+
+    def _limit(self, child: Child) -> bool:
+        """Find out which speed and slots count for a child. Returns whether others do than before."""
+        return self._limit_speed(child) | self._limit_slots(child)
+
+    def _limit_slots(self, child: Child) -> bool:
+        before, child.slots_limit = child.slots_limit, self.slots.of(child)
+        was_wide, child.is_wide = child.is_wide, child.claimed_slots > child.slots_limit
+        if child.is_wide and not was_wide:
+            log.warning(
+                "%s reports %d slots for each unit of speed: they count as unknown, more than ten times the median of "
+                "the other children; set `speed` of its engines if they are right",
+                child.name,
+                child.claimed_slots,
+            )
+        return before != child.slots_limit and child.claimed_slots > min(before, child.slots_limit)
 
     def _limit_speed(self, child: Child) -> bool:
         """Find out which speed counts for a child. Returns whether another one does than before."""
@@ -268,8 +285,9 @@ class Registry(CandidateViews):
             child.fell_silent = True
             child.left_at = child.last_seen
         for child in children:
-            if self._limit_speed(child):
-                child.set_speeds(part(limited(child.last_report[0], child.speed_limit), child.parts))
+            if self._limit(child):
+                counted = limited(child.last_report[0], child.speed_limit, child.slots_limit)
+                child.set_speeds(part(counted, child.parts))
                 self.generation += 1
             if child.unconfirmed:
                 self._drop_unconfirmed(child, now)
@@ -285,6 +303,7 @@ class Registry(CandidateViews):
         if self._speeds_of != self.generation or not self.compares_speeds:
             self._speeds_of = self.generation
             self.speeds.note(children if self.compares_speeds else ())
+            self.slots.note(children)
 
     def _note_whether_serving(self, child: Child, now: float) -> None:
         if child.state(now) in SERVING:

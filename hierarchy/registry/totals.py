@@ -127,23 +127,27 @@ class Totals:
     def _sum(self, key: ModelKey, index: ModelIndex, now: float) -> bool:
         """Sum one model up again. Returns whether something has changed.
 
-        It counts without those that are to be avoided, unless there are no others.
+        It counts without those that are to be avoided, unless there are no others. Slots that are not known of one of
+        them are not known of all.
         """
         speed, queue, slots = 0.0, 0, 0
-        avoid, found = True, False
+        avoid, found, all_known = True, False, True
         for child, share in index.shares(key).items():
             if child not in self._counted:
                 continue
             is_avoided = share.is_avoided(now)
             if not found or (avoid and not is_avoided):
                 speed, queue, slots, avoid, found = share.speed, share.value, share.slots, is_avoided, True
+                all_known = share.slots > 0
             elif is_avoided is avoid:
                 speed += share.speed
                 queue += share.value
                 slots += share.slots
+                all_known &= share.slots > 0
         if not found:
             return self._rows.pop(key, None) is not None
-        row = ModelStatus(key[0], key[1], speed, min(queue, MAX_QUEUE), min(slots, MAX_QUEUE), avoid)
+        slots = min(slots, MAX_QUEUE) if all_known else 0
+        row = ModelStatus(key[0], key[1], speed, min(queue, MAX_QUEUE), slots, avoid)
         if self._rows.get(key) == row:
             return False
         self._rows[key] = row

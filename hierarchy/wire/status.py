@@ -78,8 +78,8 @@ def part(status: NodeStatus, parts: int) -> NodeStatus:
 def aggregate(statuses: Iterable[NodeStatus]) -> NodeStatus:
     """The status of a node, from those of its children: totals over all, and per model and API family.
 
-    A model counts without those that are to be avoided, unless there are no others. Counts are limited to
-    `MAX_QUEUE`, so that a parent accepts this node's report whatever its children claim.
+    A model counts without those that are to be avoided, unless there are no others. Its slots are known if those of all
+    are. Counts are limited to `MAX_QUEUE`, so that a parent accepts this node's report whatever its children claim.
     """
     speed, queue_length = 0.0, 0
     # One list for each model, since there may be 10,000: speed, queue_length, slots, avoid
@@ -95,7 +95,7 @@ def aggregate(statuses: Iterable[NodeStatus]) -> NodeStatus:
             elif known[3] == model.avoid:
                 known[0] += model.speed
                 known[1] += model.queue_length
-                known[2] += model.slots
+                known[2] = known[2] + model.slots if known[2] and model.slots else 0
     models = tuple(
         ModelStatus(key[0], key[1], own, min(queue, MAX_QUEUE), min(slots, MAX_QUEUE), avoid)
         for key, (own, queue, slots, avoid) in sorted(sums.items())

@@ -27,6 +27,15 @@ def candidates(*speeds_and_queues: tuple[float, int], name: str = "m") -> Candid
     return Candidates(shares)
 
 
+def with_slots(*speeds_loads_slots: tuple[float, int, int]) -> Candidates:
+    shares = []
+    for number, (speed, queue_length, slots) in enumerate(speeds_loads_slots):
+        child = Child(f"c{number}", f"http://c{number}", "vllm")
+        child.report(status_of(model("m", speed, queue_length, slots=slots)), 0.0)
+        shares.append(child.shares["m", "openai"])
+    return Candidates(shares)
+
+
 def chosen(policy: str, among: Candidates, draws: int = DRAWS) -> list[int]:
     """How often each candidate was taken."""
     call, rng = POLICIES[policy](), Random(7)
@@ -75,6 +84,23 @@ def test_shortest_queue_takes_the_least_load_for_its_speed(
 ) -> None:
     counts = chosen("shortest_queue", candidates(*speeds_and_queues), 50)
     assert counts[winner] == 50
+
+
+@pytest.mark.parametrize("policy", ["shortest_queue", "p2c", "prefix"])
+@pytest.mark.parametrize(
+    ("speeds_loads_slots", "winner"),
+    [
+        ([(4, 8, 8), (1, 7, 8)], 1),  # the fast one is full: 2 against 7 by load / speed
+        ([(1, 4, 8), (1, 5, 16)], 1),  # half of the slots against a third
+        ([(1, 9, 8), (4, 11, 8)], 1),  # both are full: two wait for a slow one, four for one that is four times as fast
+        ([(4, 8, 8), (1, 7, 0)], 0),  # slots of one are not known: by load / speed
+    ],
+)
+def test_a_free_slot_comes_first_where_all_slots_are_known(
+    policy: str, speeds_loads_slots: list[tuple[float, int, int]], winner: int
+) -> None:
+    taken = chosen(policy, with_slots(*speeds_loads_slots), 50)[winner]
+    assert taken >= (40 if policy == "p2c" else 50)  # it may draw the faster one eight times
 
 
 def test_shortest_queue_breaks_ties_at_random_by_speed() -> None:

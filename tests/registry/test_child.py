@@ -281,7 +281,9 @@ def test_a_model_that_comes_back_finds_its_open_leases() -> None:
 
 def test_report_returns_whether_models_or_speeds_changed() -> None:
     child = child_with(model("a"), model("b"))
-    assert not child.report(status_of(model("a", queue_length=9), model("b", slots=4)), 1.0)
+    assert not child.report(status_of(model("a", queue_length=9), model("b")), 1.0)
+    assert child.report(status_of(model("a"), model("b", slots=4)), 1.0)  # they are known now
+    assert not child.report(status_of(model("a"), model("b", slots=5)), 1.0)
     assert child.report(status_of(model("a", 2), model("b")), 1.0)
     assert child.report(status_of(model("a", 2)), 1.0)
     assert child.report(status_of(model("a", 2, api="fastchat")), 1.0)
