@@ -25,7 +25,7 @@ from hierarchy.runtime import awake, descriptors, logs
 from hierarchy.runtime.processes import SupervisedProcess
 from hierarchy.runtime.tasks import BackgroundTasks
 from hierarchy.security.access import Access
-from hierarchy.wire.status import NodeStatus
+from hierarchy.wire.status import NodeStatus, shorter
 
 STOP_GRACE_S = 5.0  # between SIGTERM and SIGKILL of an engine process
 IDLE_CHECK_S = 0.5  # between two checks whether the last request of a retired engine has ended
@@ -236,8 +236,11 @@ class _ProbedChild:
         self._child = child
         self._manager = manager
 
-    def report(self, status: NodeStatus) -> None:
-        self._manager.registry.report(self._child, status)
+    def report(self, status: NodeStatus, ended: int) -> None:
+        # What it counts beyond the requests that it has now are those that ended meanwhile, before any of strangers:
+        # else an idle engine looks busy until the next probe, and a conversation leaves it for one that knows nothing.
+        surplus = status.queue_length - self._child.in_flight
+        self._manager.registry.report(self._child, shorter(status, max(0, min(surplus, ended))))
 
     def suspect(self, reason: str) -> None:
         self._manager.registry.suspect(self._child, reason)
@@ -255,6 +258,10 @@ class _ProbedChild:
     @property
     def requests(self) -> int:
         return self._child.in_flight
+
+    @property
+    def ended(self) -> int:
+        return self._child.sent - self._child.in_flight
 
 
 def engine_arguments(engine: EngineConfig, port: int) -> list[str]:

@@ -41,8 +41,11 @@ log = logging.getLogger("hierarchy.health")
 class Owner(Protocol):
     """Has the engine, and hears what becomes of it."""
 
-    def report(self, status: NodeStatus) -> None:
-        """A probe has its answer. Raises a HierarchyError if the status is refused; the answer is a bad one then."""
+    def report(self, status: NodeStatus, ended: int) -> None:
+        """A probe has its answer. Raises a HierarchyError if the status is refused; the answer is a bad one then.
+
+        ended: requests of this node that have ended while the probe waited. The answer may count them still.
+        """
 
     def suspect(self, reason: str) -> None:
         """A probe is late, and there is no other sign of life."""
@@ -61,15 +64,20 @@ class Owner(Protocol):
     def requests(self) -> int:
         """Requests that the engine has."""
 
+    @property
+    def ended(self) -> int:
+        """Requests that it no longer has, of all that were ever sent."""
+
 
 class _Read:
     """One reading of the engine, in progress."""
 
-    def __init__(self, client: ProbeClient, work: Coroutine[Any, Any, NodeStatus], began_at: float) -> None:
+    def __init__(self, client: ProbeClient, work: Coroutine[Any, Any, NodeStatus], began_at: float, ended: int) -> None:
         self.client = client
         self.work = Metered(work)
         self.task = asyncio.ensure_future(self.work.run())
         self.began_at = began_at
+        self.ended = ended  # the owner's count when it began
 
 
 class Prober:
@@ -233,7 +241,7 @@ class Prober:
         return False
 
     def _begin(self, client: ProbeClient, now: float) -> None:
-        read = _Read(client, self._adapter.read(client, self._engine.speed), now)
+        read = _Read(client, self._adapter.read(client, self._engine.speed), now, self._owner.ended)
         read.task.add_done_callback(self._reading_ended)
         self._reads.append(read)
 
@@ -267,7 +275,7 @@ class Prober:
         try:
             listed = read.task.result()
             status, missing = select_models(listed, self._engine.models)
-            self._owner.report(status)
+            self._owner.report(status, self._owner.ended - read.ended)
         except OSError as error:
             return self._judge_error(read, f"{self._url}: {reason_of(error)}", proof_of(error))
         except HierarchyError as error:

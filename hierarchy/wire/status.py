@@ -75,6 +75,16 @@ def part(status: NodeStatus, parts: int) -> NodeStatus:
     return NodeStatus(models, status.speed / parts, -(-status.queue_length // parts))
 
 
+def shorter(status: NodeStatus, ended: int) -> NodeStatus:
+    """The status of an engine without so many requests that have ended. Its models share one queue."""
+    if not ended:
+        return status
+    models = tuple(
+        ModelStatus(m.name, m.api, m.speed, max(0, m.queue_length - ended), m.slots, m.avoid) for m in status.models
+    )
+    return NodeStatus(models, status.speed, max(0, status.queue_length - ended), status.asleep)
+
+
 def aggregate(statuses: Iterable[NodeStatus]) -> NodeStatus:
     """The status of a node, from those of its children: totals over all, and per model and API family.
 

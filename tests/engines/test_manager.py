@@ -13,7 +13,7 @@ import pytest
 
 from hierarchy.config.models import EngineConfig, NodeConfig, Settings
 from hierarchy.engines.kinds import ADAPTERS
-from hierarchy.engines.manager import EngineManager
+from hierarchy.engines.manager import EngineManager, _ProbedChild
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
 from hierarchy.runtime.tasks import BackgroundTasks
@@ -121,6 +121,33 @@ async def test_a_compressed_status_is_not_read(bench: Bench) -> None:
         await asyncio.gather(*bench.tasks, return_exceptions=True)
     assert b"accept-encoding: identity" in requests[0]
     assert child.status.model_names == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("told", "running", "ended", "load"),
+    [
+        (1, 0, 1, 0),  # the one that ended
+        (1, 0, 0, 1),  # a stranger's
+        (3, 2, 1, 2),
+        (4, 2, 1, 3),
+        (2, 2, 1, 2),  # all of them run
+        (0, 0, 3, 0),
+    ],
+)
+def test_requests_that_ended_while_a_probe_waited_are_no_load(told: int, running: int, ended: int, load: int) -> None:
+    async def work(bench: Bench) -> None:
+        engine = bench.start("e0")
+        probed = _ProbedChild(engine, bench.manager)
+        status = NodeStatus((ModelStatus("m", "openai", 1.0, told),), 1.0, told)
+        probed.report(NodeStatus((ModelStatus("m", "openai", 1.0),), 1.0), 0)
+        leases = [engine.lease(engine.shares["m", "openai"]) for _ in range(running + ended)]
+        for lease in leases[running:]:
+            lease.release()
+        assert probed.ended == ended
+        probed.report(status, ended)
+        assert engine.load(("m", "openai")) == engine.total.value == load
+
+    on_bench(work)()
 
 
 def test_an_engine_process_gets_no_secret_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:

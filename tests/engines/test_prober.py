@@ -98,7 +98,7 @@ class Bench:
         self.now = 1000.0
         self.events: list[str] = []
         self.slept: list[float] = []
-        self.signs = self.requests = 0
+        self.signs = self.requests = self.ended = 0
         self.clients: list[FakeClient] = []  # in the order in which they were made
         self.next_client: Callable[[], FakeClient] = FakeClient
         #: seconds after its beginning -> what the reading of that number ends with; by default it never does
@@ -142,8 +142,8 @@ class Bench:
             raise outcome
         return outcome
 
-    def report(self, status: NodeStatus) -> None:
-        self.note("report")
+    def report(self, status: NodeStatus, ended: int) -> None:
+        self.note(f"report, {ended} ended" if ended else "report")
 
     def suspect(self, reason: str) -> None:
         self.note(f"suspect: {reason}")
@@ -182,7 +182,7 @@ LATE = f"{URL} did not respond within 2.5 s"
 class Owner:
     """Runs a prober, and records what it passes on and how long it sleeps."""
 
-    signs = requests = 0
+    signs = requests = ended = 0
 
     def __init__(self) -> None:
         self.statuses: list[NodeStatus] = []
@@ -192,7 +192,7 @@ class Owner:
     def sleep(self, seconds: float) -> asyncio.Future[None]:
         return slept(self.slept, seconds)
 
-    def report(self, status: NodeStatus) -> None:
+    def report(self, status: NodeStatus, ended: int) -> None:
         self.statuses.append(status)
 
     def mark_down(self, reason: str) -> None:
@@ -259,10 +259,22 @@ def test_a_node_without_descriptors_does_not_blame_its_engines() -> None:
 
 def test_a_status_that_the_owner_refuses_is_a_failure() -> None:
     class Strict(Owner):
-        def report(self, status: NodeStatus) -> None:
+        def report(self, status: NodeStatus, ended: int) -> None:
             raise InvalidField("speed", "too much")
 
     assert Strict().run(UP).failures == ["speed: too much"]
+
+
+def test_a_probe_tells_how_many_requests_ended_while_it_waited() -> None:
+    bench = Bench().up()
+    bench.ended = 5
+    bench.outcomes[0] = 1.0, UP
+
+    def tick(seconds: float) -> None:
+        bench.ended = 7 if seconds > 0.5 else 5
+
+    bench.on_tick = tick
+    assert bench.probe() == ["report, 2 ended"]
 
 
 # -- late probes ---------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -64,17 +64,22 @@ def sample(node: Running, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
+def kept(paths: dict[object, list[str]]) -> float:
+    """The part of the turns that went where the one before went. A probe in between may legally move some."""
+    pairs = [pair for of_one in paths.values() for pair in pairwise(of_one)]
+    return sum(before == after for before, after in pairs) / len(pairs)
+
+
 def test_conversations_stay_with_their_engines_over_two_levels(cluster: Cluster) -> None:
     tree = Tree(cluster)
-    paths: dict[int, set[str]] = {}
+    paths: dict[object, list[str]] = {}
     talks = {number: session(number)[1:] for number in range(12)}
     for _ in range(4):
         for number, messages in talks.items():
-            paths.setdefault(number, set[str]()).add(chat(tree.root, messages))
+            paths.setdefault(number, []).append(chat(tree.root, messages))
             talks[number] = turn(messages)
-    assert all(len(seen) == 1 for seen in paths.values()), paths
-    engines = Counter(next(iter(seen)) for seen in paths.values())
-    assert len(engines) == 4
+    assert kept(paths) >= 0.8, paths  # 0.25 by chance
+    assert len({path for of_one in paths.values() for path in of_one}) == 4
     assert sample(tree.root, "hierarchy_prompt_bytes_matched_total") > 12 * 3 * 1000
     assert sample(tree.root, "hierarchy_prompt_bytes_pending") == 0
     assert sample(tree.sites[0], "hierarchy_prompt_bytes_matched_total") > 0
@@ -84,24 +89,25 @@ def test_conversations_stay_with_their_engines_over_two_levels(cluster: Cluster)
 
 def test_large_and_foreign_texts_stay_too(cluster: Cluster) -> None:
     tree = Tree(cluster)
+    paths: dict[object, list[str]] = {}
     for start in ("ж" * 3000, "long " * 30_000):
         messages = [SYSTEM, {"role": "user", "content": start}]
-        paths = set()
-        for _ in range(3):
-            paths.add(chat(tree.root, messages))
+        for _ in range(5):
+            paths.setdefault(start, []).append(chat(tree.root, messages))
             messages = turn(messages)
-        assert len(paths) == 1
+    assert kept(paths) >= 0.7, paths
 
 
 def test_several_entry_nodes_send_a_session_to_the_same_engine(cluster: Cluster) -> None:
     tree = Tree(cluster, roots=3)
     cluster.call(_settle(tree))
+    paths: dict[object, list[str]] = {}
     for number in range(8):
-        messages, paths = session(number), set()
+        messages = session(number)
         for round_ in range(4):
-            paths.add(chat(tree.roots[round_ % 3], messages).partition("/")[0])
+            paths.setdefault(number, []).append(chat(tree.roots[round_ % 3], messages).partition("/")[0])
             messages = turn(messages)
-        assert len(paths) == 1
+    assert kept(paths) >= 0.8, paths  # 0.5 by chance
 
 
 async def _settle(tree: Tree) -> None:
@@ -114,10 +120,11 @@ def test_an_alias_matches_the_model_that_it_stands_for(cluster: Cluster) -> None
     node = cluster.node("root", engines=tuple(engine.url for engine in engines), settings=PREFIX)
     cluster.call(_reload(node, aliases={"gpt": parse_targets(["simulated"])}))
     wait_for_model(node.url, "simulated", 3)
-    for number in range(6):
+    paths: dict[object, list[str]] = {}
+    for number in range(12):
         messages = session(number)
-        path = chat(node, messages)
-        assert chat(node, turn(messages), model="gpt") == path
+        paths[number] = [chat(node, messages), chat(node, turn(messages), model="gpt")]
+    assert kept(paths) >= 0.75, paths
 
 
 async def _reload(node: Running, **fields: Any) -> None:
