@@ -39,6 +39,7 @@ MODULES = (
     "http.request_head",
     "http.response_check",
     "http.response_head",
+    "http.splice",
     "prefix.cost",
     "prefix.fingerprint",
     "prefix.header",

@@ -50,7 +50,8 @@ class Found:
         self.end = end
         self.further = further  # fields of `FURTHER`: their names, and where their values are
         self.streams = streams  # `"stream": true`
-        self.parts: dict[str, tuple[int, int]] = {}  # where the values of `prompt.FIELDS` are
+        self.parts: dict[str, tuple[int, int]] = {}  # where the values of `prompt.FIELDS` are; the last of equal names
+        self.salts: list[tuple[int, int]] = []  # where the values of `cache_salt` are, all of them
 
 
 class BodyScan:

@@ -18,7 +18,7 @@ from mypy_extensions import i64
 
 from hierarchy.errors import BadRequest
 from hierarchy.http.body_scan import FURTHER, MAX_MODEL_BYTES, MODEL, BodyScan, Found, folded, no_model
-from hierarchy.http.prompt import FIELDS
+from hierarchy.http.prompt import FIELDS, SALT
 
 MAX_DEPTH: Final = 128  # levels; serde_json has the same limit
 MAX_FIELDS: Final = 1024  # of the object itself; OpenAI's largest request has about 40
@@ -85,6 +85,7 @@ class JsonScan(BodyScan):
         self._further: list[tuple[str, int, int]] = []
         self._streams = False
         self._parts: dict[str, tuple[int, int]] = {}  # the values of `prompt.FIELDS`
+        self._salts: list[tuple[int, int]] = []
 
     def feed(self, piece: bytes) -> None:
         """The next bytes of the body."""
@@ -109,7 +110,7 @@ class JsonScan(BodyScan):
         if self._start < 0:
             raise no_model("body")
         found = Found(self._model, self._start, self._end, self._further, self._streams)
-        found.parts = self._parts
+        found.parts, found.salts = self._parts, self._salts
         return found
 
     def _check_utf8(self, piece: bytes) -> None:
@@ -311,9 +312,9 @@ class JsonScan(BodyScan):
         if self._fields > MAX_FIELDS:
             self.refuse(f"the body has more than {MAX_FIELDS} fields")
         kind = _KNOWN.get(raw)
-        self._kind = self._kind_of(raw) if kind is None else kind
-        if self._kind == _IS_PROMPT:
+        if kind == _IS_PROMPT:
             self._name = raw.decode()
+        self._kind = self._kind_of(raw) if kind is None else kind
         if self._kind == _IS_MODEL and self._start >= 0:
             self.refuse("the body has more than one 'model'; send it once", MODEL)
 
@@ -331,6 +332,9 @@ class JsonScan(BodyScan):
         elif folded(name) in FURTHER:
             self._name = name
             return _IS_FURTHER
+        if name in FIELDS:  # written with escapes
+            self._name = name
+            return _IS_PROMPT
         return _OTHER
 
     def _take_model(self, raw: bytes) -> None:
@@ -349,6 +353,8 @@ class JsonScan(BodyScan):
             self._further.append((self._name, self._value_start, self._offset + pos))
         elif self._kind == _IS_PROMPT:
             self._parts[self._name] = self._value_start, self._offset + pos
+            if self._name == SALT:
+                self._salts.append((self._value_start, self._offset + pos))
         self._kind = _OTHER
 
     # -- errors --------------------------------------------------------------------------------------------------

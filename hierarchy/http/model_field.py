@@ -15,7 +15,8 @@ import msgspec
 from hierarchy.http.body_scan import CONTAINERS, FURTHER, MAX_MODEL_BYTES, MODEL, BodyScan, Found, folded
 from hierarchy.http.json_scan import JsonScan
 from hierarchy.http.multipart import FormScan
-from hierarchy.http.prompt import FIELDS, Pieces, Prompt, is_null, prompt_of
+from hierarchy.http.prompt import FIELDS, SALT, Pieces, Prompt, is_null, prompt_of
+from hierarchy.http.splice import Change, spliced
 
 MAX_PLAIN: Final = 64 * 1024  # bytes of a body that is read by `plain_model`, which takes a millisecond at most
 MAX_WRITTEN: Final = 12  # bytes of one character in JSON: two escapes
@@ -118,19 +119,25 @@ def find_model(body: bytes, boundary: bytes = b"") -> Found:
 def with_model(parts: Iterable[bytes], found: Found, name: str, *, is_form: bool) -> list[bytes]:
     """A body in pieces with its `model` replaced; every other byte is unchanged. found: in this body."""
     value = name.encode() if is_form else msgspec.json.encode(name)
-    replaced: list[bytes] = []
-    begin = 0
-    for part in parts:
-        end = begin + len(part)
-        if end <= found.start or begin >= found.end:
-            replaced.append(part)
-        else:
-            replaced.append(part[: max(0, found.start - begin)])
-            replaced.append(value)
-            replaced.append(part[max(0, found.end - begin) :] if found.end < end else b"")
-            value = b""  # the name may be in two pieces
-        begin = end
-    return replaced
+    return spliced(parts, [(found.start, found.end, value)])
+
+
+def salt_changes(found: Found, salt: bytes) -> list[Change]:
+    """The changes after which every reader of a body finds this `cache_salt`. salt: as JSON.
+
+    Of two equal names some readers take the first, and some the last.
+    """
+    if not found.salts:
+        return [(found.end, found.end, b',"%b":%b' % (SALT.encode(), salt))]  # behind the model
+    return [(begin, end, salt) for begin, end in found.salts]
+
+
+def last_salt(pieces: Sequence[bytes], found: Found) -> bytes:
+    """The value of the `cache_salt` that a body has, as JSON; b"" if it has none."""
+    if not found.salts:
+        return b""
+    shown = Pieces(pieces).show([found.salts[-1]])[0]
+    return b"" if is_null(shown) else bytes(shown)
 
 
 def further_models(body: bytes, found: Found, *, is_form: bool) -> list[tuple[str, str]]:

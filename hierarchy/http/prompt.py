@@ -18,9 +18,10 @@ from typing import Any, Final
 
 import msgspec
 
+SALT: Final = "cache_salt"  # keeps what engines have in their caches apart
 #: fields of a body that matter here
 FIELDS: Final = (
-    "messages", "system", "instructions", "tools", "prompt", "input", "cache_salt", "prompt_cache_key",
+    "messages", "system", "instructions", "tools", "prompt", "input", SALT, "prompt_cache_key",
     "previous_response_id", "user",
 )  # fmt: skip
 LATEST: Final = 256  # bytes at the end of the messages in which there is a mark, if the client sends any
@@ -52,7 +53,7 @@ class Prompt:
             self.length += len(part)
         self._messages = messages
         # The values of fields, as they are written; b"" if one is not there.
-        self.cache_salt = _value(fields, "cache_salt")
+        self.cache_salt = _value(fields, SALT)
         self.cache_key = _value(fields, "prompt_cache_key")
         self.previous = _value(fields, "previous_response_id")
         self.user = _value(fields, "user")

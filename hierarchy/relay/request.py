@@ -8,10 +8,20 @@ from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.lent_attempts import MAX_ATTEMPTS
 from hierarchy.errors import BodyTooLarge, ModelNotAllowed
 from hierarchy.http.body_scan import BodyScan, Found
-from hierarchy.http.model_field import further_models, plain_model, plain_prompt, prompt_in, scan_for, with_model
+from hierarchy.http.model_field import (
+    further_models,
+    last_salt,
+    plain_model,
+    plain_prompt,
+    prompt_in,
+    salt_changes,
+    scan_for,
+    with_model,
+)
 from hierarchy.http.promise import asks_for_stream
 from hierarchy.http.prompt import Prompt
 from hierarchy.http.request_head import PREFIX, RETRIED, UNSPENT, RequestHead
+from hierarchy.http.splice import moved, spliced
 from hierarchy.prefix.fingerprint import Fingerprint
 from hierarchy.registry.child import Child
 from hierarchy.relay.client import FOREVER
@@ -221,13 +231,12 @@ class Request:
 
     def _isolate(self, caller: Caller, fingerprints: Fingerprints) -> None:
         """Let the engine keep what it has in its cache of this caller's prompts apart from all others."""
-        found, body = self.find_model(), self.body()
-        own = found.parts.get("cache_salt")
-        begin, end = own or (found.end, found.end)
-        salt = fingerprints.cache_salt(caller.name, body[begin:end])
-        self.parts = [body[:begin], salt if own else b',"cache_salt":%b' % salt, body[end:]]
+        found = self.find_model()
+        salt = fingerprints.cache_salt(caller.name, last_salt(self.parts, found))
+        changes = salt_changes(found, salt)
+        self.parts = spliced(self.parts, changes)
         self.size = sum(map(len, self.parts))
-        self._found = None  # other places than before
+        self._found = Found(found.model, moved(found.start, changes), moved(found.end, changes), [], found.streams)
 
     def _may_match(self, dispatch: Dispatch, fingerprints: Fingerprints) -> bool:
         """May the choice of a child depend on the prompt? If its model has one child only, most likely not."""

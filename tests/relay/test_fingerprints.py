@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from random import Random
 from typing import Any
 
@@ -109,6 +110,34 @@ def test_the_engine_keeps_callers_apart_too(fields: dict[str, Any]) -> None:
         assert sent == given
     assert len(salts) == 2
     assert "mine" not in salts
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"cache_salt":"x","model":"m","prompt":"%b","cache_salt":"y"}',
+        b'{"model":"m","cache\\u005fsalt":"x","prompt":"%b"}',
+        b'{"prompt":"%b","cache_salt":{"a":[1]} ,"\\u0063ache_salt" : null, "model":"m" }',
+        b'{"prompt":"%b","model":"m"}',
+    ],
+)
+def test_no_reader_of_a_body_finds_the_clients_own_salt(raw: bytes, large: bool) -> None:
+    fingerprints = Fingerprints("k")
+    fingerprints.shares = False
+    text = b"long " * (40_000 if large else 100)
+    made = request(fingerprints, raw % text, head_=head(caller="a"))
+    sent = b"".join(made.parts)
+    pairs = json.loads(sent, object_pairs_hook=list)
+    salts = {value for name, value in pairs if name == "cache_salt"}
+    assert len(salts) == 1
+    assert re.fullmatch("[0-9a-f]{32}", salts.pop())
+    assert (made.size, made.find_model().model) == (len(sent), "m")
+    assert sent[made.find_model().start : made.find_model().end] == b'"m"'
+    assert b"".join(made.parts_with("n")) == sent.replace(b'"m"', b'"n"')
+    assert made.prefix is not None
+    kept = [(name, value) for name, value in json.loads(raw % text, object_pairs_hook=list) if name != "cache_salt"]
+    assert [(name, value) for name, value in pairs if name != "cache_salt"] == kept
 
 
 def test_the_field_of_a_parent_is_read_once_and_what_is_none_is_not_sent_down() -> None:
