@@ -18,11 +18,11 @@ from hierarchy.api.held import HeldRequest
 from hierarchy.config.address import is_loopback
 from hierarchy.errors import ModelNotAllowed, RequestError
 from hierarchy.node import Node
-from hierarchy.registry.below import prepare
 from hierarchy.registry.child import Child, Share
+from hierarchy.registry.prepared import prepare
 from hierarchy.security.access import bearer_token
 from hierarchy.security.tokens import Grant
-from hierarchy.wire.large import decode_steps
+from hierarchy.wire.large import LARGE_BYTES, decode_steps
 from hierarchy.wire.messages import Accepted, Deregistration, ModelRequest, Registration
 
 LONGEST_INTERVAL_S = 60.0  # between two reports: a child that is gone keeps its name for ten times as long
@@ -69,7 +69,11 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
     message, below = await node.slices.run(decode_steps(body, Registration, registry.limits), spending)
     grant = policy.check(message, token, peer)
     claim, absent = await node.urls.examine(message, peer)
-    ready = None if below is None else await node.slices.run(prepare(below, {}, None), spending)
+    ready = None
+    if len(body) > LARGE_BYTES:
+        known = registry.find(message.node or message.worker_name)
+        steps = prepare(message, known, registry.max_speed, registry.limits, below, None)
+        ready = await node.slices.run(steps, spending)
     if message.node or ready is not None:
         # While its URL was tried, or others had their turns, its token may have been used or its credential revoked.
         grant = policy.check(message, token, peer)
@@ -77,7 +81,7 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
         node.evict(rival, message.node)
     known = registry.find(message.node or message.worker_name)
     with rate.spending(name):
-        child = registry.register(message, grant.identity if grant else "", claim, below=ready)
+        child = registry.register(message, grant.identity if grant else "", claim, ready=ready)
     child.local = is_loopback(peer)
     if child.is_node:
         longest_s = max(LONGEST_INTERVAL_S, node.settings.report_interval_s)

@@ -132,7 +132,7 @@ def fair_level(weights: Iterable[int], limit: int) -> int:
 
 
 def _weight(keys: Collection[ModelKey]) -> int:
-    """As `checks.check_models` counts it."""
+    """As `checks.models_steps` counts it."""
     return NAMED * text_bytes([name for name, _ in keys]) + MODEL_BYTES * len(keys)
 
 

@@ -19,7 +19,7 @@ from hierarchy.wire.listing import Listing, listing_steps
 SLACK = 8  # a part of a limit
 
 
-class Prepared:
+class Merged:
     """What a large message changes below a child, computed in steps before the message is applied.
 
     of: the message's `children`. base: what was below the child before; merged: what is below it then.
@@ -36,18 +36,18 @@ class Prepared:
         self.listing = listing
 
 
-def prepare(of: Children, base: Mapping[str, Any], before: Listing | None) -> Steps[Prepared]:
+def merge_in_steps(of: Children, base: Mapping[str, Any], before: Listing | None) -> Steps[Merged]:
     """Compute what a message changes. before: the listing of `base`, if it is known."""
     merged = yield from subtree.merge_steps(base, of.value)
     listing = yield from listing_steps(merged, before)
-    return Prepared(of, base, merged, listing)
+    return Merged(of, base, merged, listing)
 
 
 def replace_below(
     child: Child,
     children: dict[str, Any] | None,
     limits: ChildLimits,
-    ready: Prepared | None = None,
+    ready: Merged | None = None,
     others: Weight = NO_WEIGHT,
 ) -> None:
     """A registration carries all that is below a child.
@@ -68,7 +68,7 @@ def patch_below(
     child: Child,
     changes: dict[str, Any],
     limits: ChildLimits,
-    ready: Prepared | None = None,
+    ready: Merged | None = None,
     others: Weight = NO_WEIGHT,
 ) -> None:
     """A report carries what changed. After a subtree that was too large, only a registration begins a new one."""

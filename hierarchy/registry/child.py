@@ -105,6 +105,11 @@ class Share(Load):
             self.child.changes.append(self)
             self.child.note_change()
 
+    def start(self, model: ModelStatus) -> None:
+        """Take over a report before anybody sees the share."""
+        self.reported, self.speed, self.slots, self.avoid = model.queue_length, model.speed, model.slots, model.avoid
+        self.score = self.reported / self.speed
+
     def differs(self, model: ModelStatus) -> bool:
         """Is a report of this model another one than the last, or have leases ended or begun since?"""
         return (
@@ -167,6 +172,16 @@ class Lease:
             self.released = True
             self.first_byte()
             self.share.child.end(self.share, self.ordinal)
+
+
+class NewShares:
+    """The shares that a child has after a report, computed before it. base: those that it had then."""
+
+    __slots__ = ("base", "shares")
+
+    def __init__(self, base: dict[ModelKey, Share], shares: dict[ModelKey, Share]) -> None:
+        self.base = base
+        self.shares = shares
 
 
 class Child:
@@ -344,27 +359,36 @@ class Child:
 
     # -- reports ---------------------------------------------------------------------------------------------
 
-    def report(self, status: NodeStatus, now: float, seen: int | None = None) -> bool:
+    def report(self, status: NodeStatus, now: float, seen: int | None = None, ready: NewShares | None = None) -> bool:
         """Apply a status. Returns whether models or speeds changed (then other views must be renewed).
 
         seen: the highest ordinal that the child had received when it reported; None if it does not report it.
+        ready: the shares for this status, if they were computed before.
         """
         self.last_seen = now
         self.down = self.suspect = None
         self.status = status
-        changed = not self._has_all(status) and {model.key for model in status.models} != self.shares.keys()
-        if changed:
-            self._renew_shares(status)
+        if ready is not None and (ready.base is self.shares or not (ready.base or self.shares)):
+            changed = ready.shares is not ready.base
+            if changed:
+                self._take_over(ready.shares)
+        else:
+            changed = not self._has_all(status) and {model.key for model in status.models} != self.shares.keys()
+            if changed:
+                self._renew_shares(status)
         self.note_change()
         self._counted_to = self.sent if seen is None else min(self.sent, seen)
         self.total.report(status.queue_length)
         shares, renewed = self.shares, list[Share]()
         for model in status.models:
             share = shares[model.key]
-            if changed or share.differs(model):
+            if share.differs(model):
                 share.report(model.queue_length)
-                changed |= share.speed != model.speed or share.avoid != model.avoid
-                changed |= (share.slots == 0) is not (model.slots == 0)
+                changed = changed or (
+                    share.speed != model.speed
+                    or share.avoid != model.avoid
+                    or (share.slots == 0) is not (model.slots == 0)
+                )
                 share.speed, share.slots, share.avoid = model.speed, model.slots, model.avoid
                 renewed.append(share)
         for ordinal in reversed(self._leases):
@@ -424,11 +448,23 @@ class Child:
         )
         self.report(NodeStatus(models, self.status.speed, queue_length), now)
 
+    def known_shares(self) -> dict[ModelKey, Share]:
+        """Its shares, and those of models that it had: a share lives on in its leases, and comes back with them."""
+        return {share.key: share for share in self._leases.values()} | self.shares
+
     def _renew_shares(self, status: NodeStatus) -> None:
-        # A share that stays keeps its open leases; one that goes lives on in its leases until they end, and comes
-        # back with them if the model does.
-        known = {share.key: share for share in self._leases.values()} | self.shares
+        known = self.known_shares()
         self.shares = {model.key: known.get(model.key) or Share(self, model.key) for model in status.models}
+
+    def _take_over(self, shares: dict[ModelKey, Share]) -> None:
+        """Have these shares from now on, which were computed a moment ago."""
+        for share in self._leases.values():  # some may be new, of models that it did not have any more
+            if share.key in shares:
+                shares[share.key] = share
+        if not self.shares:
+            for share in shares.values():
+                share.child = self
+        self.shares = shares
 
     # -- leases ----------------------------------------------------------------------------------------------
 

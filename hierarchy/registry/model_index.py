@@ -7,7 +7,7 @@ A child lists what it reports, and what the engines below it list, available or 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from hierarchy.registry.child import Child, Share
@@ -105,23 +105,25 @@ class ModelIndex:
         if old is shares:
             return
         entry.shares = shares
-        new: list[ModelKey] = []
+        new, empty, by_key = list[ModelKey](), list[ModelKey](), self._shares
         for key, share in shares.items():
-            known = self._shares.get(key)
+            known = by_key.get(key)
             if known is None:
-                known = self._shares[key] = {}
+                by_key[key] = {child: share}
                 new.append(key)
-            known[child] = share
-        gone, empty = [key for key in old if key not in shares], list[ModelKey]()
+            else:
+                known[child] = share
+        gone = [key for key in old if key not in shares] if shares else list(old)
         for key in gone:
-            known = self._shares[key]
-            del known[child]
-            if not known:
-                del self._shares[key]
+            known = by_key[key]
+            if len(known) == 1:
+                del by_key[key]
                 empty.append(key)
+            else:
+                del known[child]
         self._reorder(new, empty)
         moved.dropped = list(gone)
-        self._add((key for key in shares if key not in old), moved)
+        self._add([key for key in shares if key not in old] if old else shares, moved)
         self._remove(gone, moved)
 
     def _reorder(self, new: list[ModelKey], gone: list[ModelKey]) -> None:
@@ -139,26 +141,32 @@ class ModelIndex:
             for key in new:
                 insort(self.order, key)
 
-    def _add(self, keys: Iterable[SeenKey], moved: Moved) -> None:
-        for key in keys:
-            count = self._count.get(key, 0)
-            self._count[key] = count + 1
-            if not count:
-                moved.appeared.append(key)
-                self._names[key[0]] = self._names.get(key[0], 0) + 1
+    def _add(self, keys: Collection[SeenKey], moved: Moved) -> None:
+        counts, names = self._count, self._names
+        appeared = [key for key in keys if key not in counts]
+        if len(appeared) != len(keys):
+            for key in keys:
+                if key in counts:
+                    counts[key] += 1
+        counts.update(dict.fromkeys(appeared, 1))
+        for name, _ in appeared:
+            names[name] = names.get(name, 0) + 1
+        moved.appeared += appeared
 
-    def _remove(self, keys: Iterable[SeenKey], moved: Moved) -> None:
-        for key in keys:
-            count = self._count[key] - 1
-            if count:
-                self._count[key] = count
-                continue
-            del self._count[key]
-            moved.vanished.append(key)
-            if self._names[key[0]] == 1:
-                del self._names[key[0]]
+    def _remove(self, keys: Collection[SeenKey], moved: Moved) -> None:
+        counts, names = self._count, self._names
+        vanished = [key for key in keys if counts[key] == 1]
+        if len(vanished) != len(keys):
+            for key in keys:
+                if counts[key] > 1:
+                    counts[key] -= 1
+        for key in vanished:
+            del counts[key]
+            if names[key[0]] == 1:
+                del names[key[0]]
             else:
-                self._names[key[0]] -= 1
+                names[key[0]] -= 1
+        moved.vanished += vanished
 
     # -- look-ups ------------------------------------------------------------------------------------------------
 

@@ -23,11 +23,13 @@ from hierarchy.registry.admission import (
     find_registered,
     without_unconfirmed,
 )
-from hierarchy.registry.below import Prepared, patch_below, replace_below
+from hierarchy.registry.below import Merged, patch_below, replace_below
 from hierarchy.registry.candidates import CandidateViews
 from hierarchy.registry.child import NODE, Child
+from hierarchy.registry.prepared import Prepared
 from hierarchy.registry.public_name import Labels
 from hierarchy.registry.speed_limit import SpeedLimit, claimed, claimed_slots, limited
+from hierarchy.runtime.steps import at_once
 from hierarchy.wire.checks import check_status
 from hierarchy.wire.limits import DEFAULT, NO_WEIGHT, Weight
 from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
@@ -79,7 +81,7 @@ class Registry(CandidateViews):
     # -- registrations and reports ---------------------------------------------------------------------------
 
     def register(
-        self, message: Registration, identity: str = "", claim: Claim = NO_CLAIM, *, below: Prepared | None = None
+        self, message: Registration, identity: str = "", claim: Claim = NO_CLAIM, *, ready: Prepared | None = None
     ) -> Child:
         """Accept a child, new or known.
 
@@ -88,14 +90,15 @@ class Registry(CandidateViews):
         Args:
             identity: of the token or credential in the request; "" for none.
             claim: what is known of its URL.
-            below: what is below it, if that is large.
+            ready: what a large message changes.
 
         Raises:
             InvalidField: a value is not allowed; nothing was registered.
             LoopDetected: it is this node, or has this node below it.
             NameTaken: another live child has that name or that address.
         """
-        status = message.check(self.max_speed, self.limits, below=below is None)
+        message.check_fields(self.limits, below=ready is None or ready.below is None)
+        status = _checked_status(self, message, ready)
         check_loop(message, self.identity, claim)
         name = child_name(message, self.children, self.directory)
         now = self._clock()
@@ -109,9 +112,9 @@ class Registry(CandidateViews):
             check_instances(others_of(self, message.node, child), status or EMPTY, message.path, self.limits)
         if child is None:
             child = self._add(name, message)
-        self._update(child, message, identity, now, claim, below)
+        self._update(child, message, identity, now, claim, ready)
         if status is not None:
-            self._apply_registered_status(child, message, status, now)
+            self._apply_registered_status(child, message, status, now, ready)
         elif not message.node:
             confirm_models(child, (), now)
         child.seq = message.seq
@@ -129,7 +132,7 @@ class Registry(CandidateViews):
         return child
 
     def _update(
-        self, child: Child, message: Registration, identity: str, now: float, claim: Claim, below: Prepared | None
+        self, child: Child, message: Registration, identity: str, now: float, claim: Claim, ready: Prepared | None
     ) -> None:
         if child.url != message.worker_name.rstrip("/"):
             child.move_to(message.worker_name)
@@ -139,7 +142,7 @@ class Registry(CandidateViews):
         child.multimodal = message.multimodal
         child.last_seen = now
         if message.node:
-            _update_node_fields(self, child, message, below)
+            _update_node_fields(self, child, message, None if ready is None else ready.below)
             if child.instance != message.instance:
                 _forget_failures(child)
             child.instance, child.identity = message.instance, identity
@@ -149,9 +152,11 @@ class Registry(CandidateViews):
             child.told = 0
         self.directory.note(child)
 
-    def _apply_registered_status(self, child: Child, message: Registration, status: NodeStatus, now: float) -> None:
+    def _apply_registered_status(
+        self, child: Child, message: Registration, status: NodeStatus, now: float, ready: Prepared | None
+    ) -> None:
         if message.node:
-            self._apply_report(child, status, now, message.seen)
+            self._apply_report(child, status, now, message.seen, ready)
             return
         child.process_number += 1  # the worker may have been restarted with other settings
         confirm_models(child, {model.key for model in status.models}, now)
@@ -165,17 +170,18 @@ class Registry(CandidateViews):
             child = next((one for one in instances if one.instance == message.instance), None)
         return child
 
-    def heart_beat(self, message: HeartBeat, below: Prepared | None = None) -> bool:
+    def heart_beat(self, message: HeartBeat, ready: Prepared | None = None) -> bool:
         """A worker's heartbeat or a node's report. False: the child is not known and must register again.
 
-        below: what changes below the child, if that is large.
+        ready: what a large message changes.
 
         Raises:
             InvalidField: a value is not allowed; the child keeps its former status.
         """
         child = self.sender(message)
         names = child.names if child is not None else None
-        status = message.check(self.max_speed, self.limits, names, below=below is None)
+        message.check_fields(self.limits, names, below=ready is None or ready.below is None)
+        status = _checked_status(self, message, ready)
         if child is None or child.declared or child.is_node != bool(message.node):
             return False
         if child.instance != message.instance and child.is_node:
@@ -193,8 +199,8 @@ class Registry(CandidateViews):
             return True  # a later report arrived first
         else:
             child.seq = message.seq
-            _update_node_fields(self, child, message, below)
-            was_available &= not self._apply_report(child, status, now, message.seen)
+            _update_node_fields(self, child, message, None if ready is None else ready.below)
+            was_available &= not self._apply_report(child, status, now, message.seen, ready)
             self.index.touch(child, now)
         if not was_available or child.leaving is not was_leaving:
             if child.group:
@@ -220,12 +226,16 @@ class Registry(CandidateViews):
             self._may_serve(child)
         self._note(child)
 
-    def _apply_report(self, child: Child, status: NodeStatus, now: float, seen: int | None) -> bool:
+    def _apply_report(
+        self, child: Child, status: NodeStatus, now: float, seen: int | None, ready: Prepared | None = None
+    ) -> bool:
         """Returns whether models or speeds changed. seen: see `Child.report`."""
         child.last_report, child.claimed = (status, seen), claimed(status)
         child.claimed_slots = claimed_slots(status)
         self._limit(child)
-        return child.report(part(limited(status, child.speed_limit, child.slots_limit), child.parts), now, seen)
+        shares = None if ready is None else ready.shares
+        counted = part(limited(status, child.speed_limit, child.slots_limit), child.parts)
+        return child.report(counted, now, seen, shares)
 
     def _limit(self, child: Child) -> bool:
         """Find out which speed and slots count for a child. Returns whether others do than before."""
@@ -341,8 +351,14 @@ class Registry(CandidateViews):
         return new
 
 
+def _checked_status(registry: Registry, message: Registration | HeartBeat, ready: Prepared | None) -> NodeStatus | None:
+    if ready is not None:
+        return ready.status
+    return at_once(message.status_steps(registry.max_speed, registry.limits))
+
+
 def _update_node_fields(
-    registry: Registry, child: Child, message: Registration | HeartBeat, below: Prepared | None
+    registry: Registry, child: Child, message: Registration | HeartBeat, below: Merged | None
 ) -> None:
     child.leaving, child.incomplete = message.draining, message.incomplete
     child.warnings = message.warnings

@@ -10,8 +10,8 @@ import msgspec
 from hierarchy.errors import TooManyMessages
 from hierarchy.gossip import Board
 from hierarchy.registry import Registry
-from hierarchy.registry.below import Prepared, prepare
 from hierarchy.registry.child import Child
+from hierarchy.registry.prepared import Prepared, prepare
 from hierarchy.runtime.slices import Slices
 from hierarchy.security.registration_policy import RegistrationPolicy
 from hierarchy.wire.large import decode_steps
@@ -84,8 +84,9 @@ def long_report_handler(registry: Registry, policy: RegistrationPolicy, board: B
         if child is not None and not policy.may_report(message, child.secret, secret, peer):
             return UNKNOWN
         ready = None
-        if child is not None and below is not None:
-            steps = prepare(below, child.subtree, registry.index.listing_of(child))
+        if child is not None:
+            listing = registry.index.listing_of(child)
+            steps = prepare(message, child, registry.max_speed, registry.limits, below, listing)
             ready = await slices.run(steps, spending)
             child = registry.sender(message)  # it may have left meanwhile
         with rate.spending(name):

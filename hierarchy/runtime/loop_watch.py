@@ -23,8 +23,10 @@ from types import CodeType, FrameType
 from typing import Any
 
 HELD_S = 0.05  # own CPU time of one step that is counted and logged
-TICK_S = 0.05  # between two ticks: of a busy loop, up to this much of a step is not counted
-SLACK_S = 0.01  # by which a tick is late before the stack is read
+#: Between two ticks. Of a step of a busy loop up to this much is not counted; of a loop that was idle up to this much
+#: of many short steps is counted as one. A hundred ticks a second would cost an idle node half a percent of a core.
+TICK_S = 0.02
+SLACK_S = 0.02  # by which a tick is late before the stack is read
 SAMPLE_S = 0.005  # between two readings of the stack
 LOG_EVERY_S = 10.0  # one line for all long steps of this time
 MAX_SAMPLES = 1000  # of one step

@@ -11,12 +11,14 @@ from urllib.parse import urlsplit
 
 from hierarchy.errors import InvalidField
 from hierarchy.names import MAX_NAME, is_node_name, is_printable_name
+from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.limits import DEFAULT, MODEL_BYTES, NAMED, ChildLimits, text_bytes
-from hierarchy.wire.status import MAX_QUEUE, ModelStatus, NodeStatus
+from hierarchy.wire.status import MAX_QUEUE, ModelKey, ModelStatus, NodeStatus
 from hierarchy.wire.subtree import rejection_reason
 
 MAX_URL = 2048  # characters
 MAX_INTERVAL_S = 3600.0
+AT_ONCE = 500  # models that are checked in one step
 MAX_WARNINGS, MAX_WARNING = 16, 1000  # lines, and characters of each
 _SHOWN = 40  # characters of a refused value, in the error
 
@@ -105,11 +107,14 @@ def check_path(path: Sequence[str], limits: ChildLimits) -> None:
         check_name(f"path[{number}]", instance)
 
 
-def check_model_names(field: str, names: Sequence[str], limits: ChildLimits) -> None:
-    """The names of a child's models."""
+def model_names_steps(field: str, names: Sequence[str], limits: ChildLimits) -> Steps[None]:
+    """Check the names of a child's models, in steps."""
     _check_size(field, len(names), text_bytes(names), limits)
-    for number, name in enumerate(names):
-        check_name(f"{field}[{number}]", name)
+    for begin in range(0, len(names), AT_ONCE):
+        for number, name in enumerate(names[begin : begin + AT_ONCE], begin):
+            if not is_printable_name(name):
+                check_name(f"{field}[{number}]", name)
+        yield
 
 
 def _check_size(field: str, count: int, name_bytes: int, limits: ChildLimits) -> None:
@@ -119,29 +124,42 @@ def _check_size(field: str, count: int, name_bytes: int, limits: ChildLimits) ->
         raise InvalidField(field, f"{reason}; the limit grows with `max_body_bytes`")
 
 
-def check_models(field: str, models: Sequence[ModelStatus], max_speed: float, limits: ChildLimits = DEFAULT) -> None:
-    """The status of each model; no pair of model and API family twice."""
+def models_steps(field: str, models: Sequence[ModelStatus], max_speed: float, limits: ChildLimits) -> Steps[None]:
+    """Check the status of each model, in steps; no pair of model and API family twice."""
     _check_size(field, len(models), text_bytes([model.name for model in models]), limits)
-    seen = set()
-    for number, model in enumerate(models):
-        try:
-            _check_model(model, max_speed)
-        except InvalidField as error:  # the full name is built only here: a node checks thousands of models a second
-            raise InvalidField(f"{field}[{number}].{error.param}", error.reason) from None
-        if model.key in seen:
-            raise InvalidField(f"{field}[{number}]", f"{model.name!r} is listed twice for api {model.api!r}")
-        seen.add(model.key)
+    seen = set[ModelKey]()
+    for begin in range(0, len(models), AT_ONCE):
+        for number, model in enumerate(models[begin : begin + AT_ONCE], begin):
+            key = model.name, model.api
+            # A node checks thousands of models a second, so what is wrong is looked for only where something is.
+            if not (
+                is_printable_name(model.name)
+                and 0 < model.speed <= max_speed
+                and 0 <= model.queue_length <= MAX_QUEUE
+                and 0 <= model.slots <= MAX_QUEUE
+            ):
+                _refuse(f"{field}[{number}]", model, max_speed)
+            if key in seen:
+                raise InvalidField(f"{field}[{number}]", f"{model.name!r} is listed twice for api {model.api!r}")
+            seen.add(key)
+        yield
 
 
-def _check_model(model: ModelStatus, max_speed: float) -> None:
-    check_name("name", model.name)
-    check_speed("speed", model.speed, max_speed)
-    check_count("queue_length", model.queue_length)
-    check_count("slots", model.slots)
+def _refuse(field: str, model: ModelStatus, max_speed: float) -> None:
+    """Raise `InvalidField` for the value that is not allowed."""
+    check_name(f"{field}.name", model.name)
+    check_speed(f"{field}.speed", model.speed, max_speed)
+    check_count(f"{field}.queue_length", model.queue_length)
+    check_count(f"{field}.slots", model.slots)
 
 
 def check_status(status: NodeStatus, max_speed: float, prefix: str = "", limits: ChildLimits = DEFAULT) -> None:
     """A child's whole status. prefix: is put before the names of the totals' fields."""
+    at_once(status_steps(status, max_speed, prefix, limits))
+
+
+def status_steps(status: NodeStatus, max_speed: float, prefix: str = "", limits: ChildLimits = DEFAULT) -> Steps[None]:
+    """`check_status` in steps."""
     check_speed(f"{prefix}speed", status.speed, max_speed, zero=not status.models)
     check_count(f"{prefix}queue_length", status.queue_length)
-    check_models("models", status.models, max_speed, limits)
+    yield from models_steps("models", status.models, max_speed, limits)

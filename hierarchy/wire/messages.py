@@ -15,19 +15,20 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from hierarchy.errors import BadRequest, BodyTooLarge, InvalidField
+from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.checks import (
     check_count,
     check_interval,
-    check_model_names,
     check_name,
     check_node_name,
     check_path,
     check_secret,
     check_sequence,
-    check_status,
     check_subtree,
     check_url,
     check_warnings,
+    model_names_steps,
+    status_steps,
 )
 from hierarchy.wire.limits import DEFAULT, SMALL, ChildLimits, values_in
 from hierarchy.wire.record import Record
@@ -157,15 +158,23 @@ class Registration(NodeFields, frozen=True, kw_only=True):
         Raises:
             InvalidField: the first field whose value is not allowed.
         """
+        self.check_fields(limits, below=below)
+        return at_once(self.status_steps(max_speed, limits))
+
+    def check_fields(self, limits: ChildLimits, *, below: bool = True) -> None:
+        """All but the status."""
         check_url("worker_name", self.worker_name)
         self.check_node_fields(limits, below=below)
         check_secret("secret", self.secret)
         check_secret("process", self.process)
+
+    def status_steps(self, max_speed: float, limits: ChildLimits) -> Steps[NodeStatus | None]:
+        """Check the status in steps, and return it."""
         if self.worker_status is None:
             return None
-        check_model_names("worker_status.model_names", self.worker_status.model_names, limits)
+        yield from model_names_steps("worker_status.model_names", self.worker_status.model_names, limits)
         status = self._status(self.worker_status)
-        check_status(status, max_speed, "worker_status.", limits)
+        yield from status_steps(status, max_speed, "worker_status.", limits)
         return status
 
     def _status(self, worker: WorkerStatus) -> NodeStatus:
@@ -198,14 +207,22 @@ class HeartBeat(NodeFields, frozen=True, kw_only=True):
         Raises:
             InvalidField: the first field whose value is not allowed.
         """
+        self.check_fields(limits, checked, below=below)
+        return at_once(self.status_steps(max_speed, limits))
+
+    def check_fields(self, limits: ChildLimits, checked: Names | None = None, *, below: bool = True) -> None:
+        """All but the status."""
         self.check_node_fields(limits, checked, below=below)
         check_count("queue_length", self.queue_length)
+
+    def status_steps(self, max_speed: float, limits: ChildLimits) -> Steps[NodeStatus | None]:
+        """Check the status in steps, and return it."""
         if self.models is None:
             return None
         if self.speed is None:
             raise InvalidField("speed", "is missing, but `models` is there; send both")
         status = NodeStatus(tuple(self.models), self.speed, self.queue_length)
-        check_status(status, max_speed, limits=limits)
+        yield from status_steps(status, max_speed, limits=limits)
         return status
 
 

@@ -77,6 +77,14 @@ def test_of_a_busy_loop_only_what_is_late_for_sure_is_counted() -> None:
     assert ticked.watch.holds == 1
 
 
+def test_many_short_steps_of_a_loop_that_was_idle_are_no_hold() -> None:
+    """As when a node with thousands of engines starts."""
+    ticked = Ticked()
+    ticked.step(0.0)
+    ticked.step(TICK_S + 0.003)
+    assert ticked.watch.longest_s < HELD_S / 2
+
+
 def test_time_in_which_the_thread_did_not_run_is_not_counted() -> None:
     ticked = Ticked()
     ticked.step(0.01, starved_s=30)

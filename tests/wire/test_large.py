@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.errors import BadRequest, BodyTooLarge, InvalidField, RequestError
-from hierarchy.registry.below import prepare
+from hierarchy.registry.below import merge_in_steps
+from hierarchy.registry.prepared import prepare
 from hierarchy.runtime.steps import at_once
 from hierarchy.wire import large
 from hierarchy.wire.large import Children, decode_steps
@@ -48,7 +49,7 @@ def test_a_large_message_is_what_it_would_be_if_it_was_small(children: dict[str,
 
 @given(subtrees, nested(scalars | st.none()).filter(lambda value: isinstance(value, dict)))
 def test_a_prepared_patch_is_what_is_merged_at_once(base: dict[str, Any], patch: dict[str, Any]) -> None:
-    ready = at_once(prepare(Children(patch, NO_WEIGHT), base, listing(base)))
+    ready = at_once(merge_in_steps(Children(patch, NO_WEIGHT), base, listing(base)))
     assert ready.merged == merge(base, patch)
     assert ready.listing.keys == listing(merge(base, patch)).keys
     assert listing(ready.merged, ready.listing) is ready.listing
@@ -92,7 +93,7 @@ def test_a_large_message_takes_many_small_steps() -> None:
     assert sum(1 for _ in decode_steps(body, Registration, ROOMY)) > len(body) / (4 * large.PIECE_BYTES)
     below = read(body)[1]
     assert below is not None
-    assert sum(1 for _ in prepare(below, {}, None)) > 2000  # at least one for each engine
+    assert sum(1 for _ in merge_in_steps(below, {}, None)) > 2000  # at least one for each engine
 
 
 def test_what_is_too_large_to_be_kept_below_a_child_is_not_decoded() -> None:
@@ -102,6 +103,7 @@ def test_what_is_too_large_to_be_kept_below_a_child_is_not_decoded() -> None:
     assert below.is_too_large
     assert message.children == {}
     table = Table()
-    child = table.register(message, below=at_once(prepare(below, {}, None)))
+    ready = at_once(prepare(message, None, table.max_speed, table.limits, below, None))
+    child = table.register(message, ready=ready)
     assert child.below_is_cut
     assert child.shares, "its requests are served"
