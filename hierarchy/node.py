@@ -326,7 +326,9 @@ class Node:
     def _keep_prefixes(self) -> None:
         """Follow what the parents and the configuration say of fingerprints, and how many engines are below."""
         fingerprints, prefixes = self.lane.fingerprints, self.dispatch.prefixes
-        fingerprints.use(self._parents.prefix_key() or self.access.prefix_key)
+        from_above = self._parents.prefix_key()
+        fingerprints.use(self.access.prefix_key if from_above is None else from_above)
+        self.registry.prefix_key = fingerprints.key
         fingerprints.has_siblings = bool(self.config.replica_of or self.config.replicas)
         fingerprints.shares = self.settings.share_prefixes
         self.metrics.prefix_fields_ignored = fingerprints.ignored

@@ -106,7 +106,7 @@ async def _redeem(node: Node, child: Child, message: Registration, grant: Grant)
 
 def _accepted(node: Node, child: Child, credential: str) -> Accepted:
     """The response to the registration of a node."""
-    identity = node.identity
+    identity, child.prefix_key = node.identity, node.lane.fingerprints.key
     return Accepted(
         identity.name,
         identity.instance,
@@ -116,7 +116,7 @@ def _accepted(node: Node, child: Child, credential: str) -> Accepted:
         links_per_s=node.links_per_s() if child.reverse else 0.0,
         wanted=node.lane.registered(child),
         credential=credential,
-        prefix_key=node.lane.fingerprints.key,
+        prefix_key=child.prefix_key,
     )
 
 

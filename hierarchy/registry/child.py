@@ -243,6 +243,7 @@ class Child:
         self.fell_silent = False  # it was dropped, since no report came
         self.left_at: float | None = None  # when it left or was dropped; it is remembered for a while, and never chosen
         self.told = 0  # revision of the shared records that it has
+        self.prefix_key: str | None = None  # the key for fingerprints that it was told
         self.seq = -1
         self.shares: dict[ModelKey, Share] = {}
         self.total = Load()

@@ -64,6 +64,7 @@ class Registry(CandidateViews):
         """See the class."""
         self.max_speed = MAX_SPEED if max_speed is None else max_speed
         self.compares_speeds = max_speed is None
+        self.prefix_key = ""  # with which fingerprints of prompts are taken here; the children are told
 
     def engine_count(self) -> int:
         """How many engines are below this node, available or not."""

@@ -117,7 +117,9 @@ def _received(
         return EXISTS
     if message.shared:
         _receive(board, child, message.shared)
-    return EXISTS if child.told == board.revision else _with_news(board, child)
+    if child.told == board.revision and child.prefix_key == registry.prefix_key:
+        return EXISTS
+    return _with_news(registry, board, child)
 
 
 def _receive(board: Board, child: Child, records: list[Record]) -> None:
@@ -127,10 +129,16 @@ def _receive(board: Board, child: Child, records: list[Record]) -> None:
         child.told = board.revision
 
 
-def _with_news(board: Board, child: Child) -> bytes:
-    """The response to a report, with the records that the child does not have yet."""
-    records, child.told = board.news(child.told, _shared_names(board, child))
-    return msgspec.json.encode({"exist": True, "shared": records}) if records else EXISTS
+def _with_news(registry: Registry, board: Board, child: Child) -> bytes:
+    """The response to a report, with the records and the key for fingerprints that the child does not have yet."""
+    news: dict[str, object] = {"exist": True}
+    if child.told != board.revision:
+        records, child.told = board.news(child.told, _shared_names(board, child))
+        if records:
+            news["shared"] = records
+    if child.prefix_key != registry.prefix_key:
+        child.prefix_key = news["prefix_key"] = registry.prefix_key
+    return msgspec.json.encode(news) if len(news) > 1 else EXISTS
 
 
 def _shared_names(board: Board, child: Child) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import msgspec
 from hierarchy.errors import HierarchyError, InvalidField, NotJson, describe
 from hierarchy.runtime.fetch import Fetched, fetch
 from hierarchy.wire.checks import MAX_INTERVAL_S, check_name, check_printable
-from hierarchy.wire.messages import Accepted
+from hierarchy.wire.messages import Accepted, is_prefix_key
 
 TIMEOUT_S = 5.0
 MAX_WANTED = 2**31  # links; more cannot be meant
@@ -127,6 +127,8 @@ def parse_accepted(body: Any) -> Accepted:
         raise ParentError(f"it requests {accepted.wanted} links, {accepted.links_per_s} a second", 200)
     if not (math.isfinite(accepted.interval_s) and 0 < accepted.interval_s <= MAX_INTERVAL_S):
         raise ParentError(f"it requests a report every {accepted.interval_s} s", 200)
+    if accepted.prefix_key is not None and not is_prefix_key(accepted.prefix_key):
+        raise ParentError("the key for fingerprints of prompts is not a short hexadecimal number", 200)
     _check_text(accepted)
     return accepted
 

@@ -87,9 +87,9 @@ class Parents:
         for uplink in self.uplinks:
             uplink.propose_interval(interval_s)
 
-    def prefix_key(self) -> str:
-        """With which fingerprints of prompts are taken above this node; "" if it is the fixed one, or not known."""
-        return next((uplink.prefix_key for uplink in self.uplinks if uplink.prefix_key), "")
+    def prefix_key(self) -> str | None:
+        """With which fingerprints of prompts are taken above this node; "": with the fixed one; None: not known."""
+        return next((uplink.prefix_key for uplink in self.uplinks if uplink.prefix_key is not None), None)
 
     def proxies(self) -> set[str]:
         """The host names of the proxies through which parents are dialled."""

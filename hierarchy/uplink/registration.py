@@ -39,6 +39,7 @@ from hierarchy.wire.messages import (
     Registration,
     RequestedLink,
     WorkerStatus,
+    is_prefix_key,
 )
 from hierarchy.wire.record import Record
 from hierarchy.wire.status import EMPTY, NodeStatus
@@ -154,7 +155,8 @@ class Uplink:
         self._draining_is_known = asyncio.Event()  # the parent has acknowledged that this node drains
         self._parent_is_fastchat = False  # FastChat's original controller
         self._parent_instance = ""
-        self.prefix_key = ""  # with which the parent takes fingerprints of prompts
+        #: with which fingerprints of prompts are taken above this node; None: not known yet, or none are
+        self.prefix_key: str | None = None
         self._reported = _Reported()
         self._logged_errors: set[str] = set()  # since the last registration
         self._cut_until = -math.inf  # until then the parent gets nothing of what is below this node: it is too much
@@ -310,7 +312,8 @@ class Uplink:
             self._parent_instance = accepted.instance
             self.seen = self._seen_since_registration  # a new process; it may have sent requests before its response
         self._interval_s = accepted.interval_s
-        self.prefix_key = accepted.prefix_key
+        if accepted.prefix_key is not None:
+            self.prefix_key = accepted.prefix_key
         self._told, self._shared_names = 0, self._names_shared_with(accepted.node)
         if self._credentials is not None and accepted.credential:
             self._credentials.save(accepted.credential)
@@ -393,6 +396,8 @@ class Uplink:
         if isinstance(response, dict) and response.get("exist") is True:
             self._told = told
             self._receive(response.get("shared"))
+            if is_prefix_key(key := response.get("prefix_key")):
+                self.prefix_key = key
             return True
         log.info("%s does not know this node; registering again", self.parent)
         return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from string import hexdigits
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -37,6 +38,7 @@ from hierarchy.wire.status import ModelStatus, NodeStatus
 Names = tuple[str, str, str, str, str, list[str]]  #: node, instance, version, build, dispatch, path
 Link = Literal["direct", "reverse"]
 RequestedLink = Literal["direct", "reverse", "auto"]
+MAX_PREFIX_KEY = 128  # characters
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -267,8 +269,14 @@ class Accepted(msgspec.Struct, frozen=True):
     wanted: int = 0
     #: what the child shows from now on; "": what it showed this time
     credential: str = ""
-    #: with which the fingerprints of prompts are taken in this tree, in hexadecimal; "": with the fixed one
-    prefix_key: str = ""
+    #: with which the fingerprints of prompts are taken in this tree, in hexadecimal; "": with the fixed one; None: the
+    #: parent's release takes none
+    prefix_key: str | None = None
+
+
+def is_prefix_key(value: object) -> bool:
+    """Is it a key for the fingerprints of prompts?"""
+    return isinstance(value, str) and len(value) <= MAX_PREFIX_KEY and all(one in hexdigits for one in value)
 
 
 M = TypeVar("M")

@@ -11,7 +11,7 @@ import pytest
 from hierarchy.config.model_names import parse_targets
 from hierarchy.config.models import NodeConfig
 from tests.cluster import CALM, Cluster, Running, wait_for_model
-from tests.support import DEADLINE_S
+from tests.support import DEADLINE_S, eventually
 
 PREFIX = CALM.model_copy(update={"dispatch": "prefix"})
 SYSTEM = {"role": "system", "content": "You are a helpful assistant of a large company. " * 20}
@@ -113,6 +113,21 @@ def test_several_entry_nodes_send_a_session_to_the_same_engine(cluster: Cluster)
 async def _settle(tree: Tree) -> None:
     for root in tree.roots:
         root.node._keep_prefixes()
+
+
+def test_all_entries_of_a_tree_take_fingerprints_with_the_key_of_the_topmost_node(cluster: Cluster) -> None:
+    root = cluster.node("root", settings=PREFIX)
+    site = cluster.node("site", parents=(root.url,), settings=PREFIX)
+    rack = cluster.node("rack", parents=(site.url,), settings=PREFIX)
+    nodes = [root, site, rack]
+    for node, key in zip(nodes, ("", "bb", "cc"), strict=True):
+        node.node.access.prefix_key = key  # as derived from `key`
+    eventually(lambda: [one.node.lane.fingerprints.key for one in nodes] == ["", "", ""], "the fixed key")
+    root.node.access.prefix_key = "aa"
+    eventually(lambda: [one.node.lane.fingerprints.key for one in nodes] == ["aa", "aa", "aa"], "the root's key")
+    cluster.stop(root)
+    eventually(lambda: not site.node.uplinks[0].registered, "the loss of the root")
+    assert [one.node.lane.fingerprints.key for one in (site, rack)] == ["aa", "aa"]
 
 
 def test_an_alias_matches_the_model_that_it_stands_for(cluster: Cluster) -> None:
