@@ -37,6 +37,7 @@ from hierarchy.relay.downstream.places import Places
 from hierarchy.relay.fingerprints import Fingerprints
 from hierarchy.relay.lane import Lane
 from hierarchy.relay.local_handlers import long_report_handler, report_handler
+from hierarchy.relay.pings import Pings
 from hierarchy.release import VERSION, build, data_path
 from hierarchy.runtime.awake import AwakeClock
 from hierarchy.runtime.http_client import plain_client
@@ -167,6 +168,7 @@ class Node:
             "the sweep of links": self._parents.sweep_links,
             "forgetting what is gone": self._forgetting.sweep,
             "the upkeep of the index of prompts": self._keep_prefixes,
+            "measuring round trips": Pings(lane, clock).sweep,
         }
         self.sweeps = Sweeps(lane, self.clients, self.engine_manager, self._tasks, further, clock)
         self._declare(config)
@@ -402,6 +404,8 @@ class Node:
             yield "hierarchy_child_speed", name, child.status.speed
             yield "hierarchy_child_queue_length", name, float(child.total.value)
             yield "hierarchy_requests_in_flight", name, float(child.in_flight)
+            if child.round_trip.is_known:
+                yield "hierarchy_child_round_trip_seconds", name, child.round_trip.seconds
             if self.dispatch.prefixes is not None:
                 pending = sum(share.pending for share in child.shares.values())
                 yield "hierarchy_prompt_bytes_pending", name, float(pending)

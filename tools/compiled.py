@@ -52,6 +52,7 @@ MODULES = (
     "registry.membership",
     "registry.model_index",
     "registry.registry",
+    "registry.round_trip",
     "registry.totals",
     "relay.attempt",
     "relay.choosing",

@@ -12,7 +12,7 @@ from typing import Any, Final
 import xxhash
 
 from hierarchy.balancing.candidates import Candidates
-from hierarchy.prefix.cost import cost, weight
+from hierarchy.prefix.cost import PREFILL_BYTES_PER_S, cost, weight
 from hierarchy.prefix.fingerprint import Fingerprint
 from hierarchy.prefix.index import PrefixIndex
 from hierarchy.registry.child import Child, Lease, Share
@@ -170,7 +170,8 @@ class PrefixChoice:
                 if number == prior:
                     match = length
             score = share.busy if by_slots else share.score
-            one = cost(share.pending / share.speed, match, score, match_weight)
+            distance = share.child.round_trip.counted * PREFILL_BYTES_PER_S
+            one = cost(share.pending / share.speed, match, score, match_weight, distance)
             if one < least or (one == least and best_at < turn <= at):
                 least, best, best_at = one, share, at
         self._turn = best_at + 1

@@ -87,7 +87,7 @@ class EngineManager:
         prober = self._probers[engine.name] = Prober(
             engine.model_copy(update={"url": url}),
             ADAPTERS[engine.kind],
-            functools.partial(self._make_client, url, key),
+            functools.partial(self._make_client, child, url, key),
             _ProbedChild(child, self),
             self._settings.probe_interval_s,
             self._pacer,
@@ -169,9 +169,12 @@ class EngineManager:
         finally:
             await process.stop(STOP_GRACE_S)
 
-    def _make_client(self, url: str, key: str) -> ProbeClient:
+    def _make_client(self, child: Child, url: str, key: str) -> ProbeClient:
         tls = self._access.tls.engine if url.startswith("https:") else None
-        return ProbeClient(url, self._clock, self._access.resolver, tls=tls, key=key, sockets=self._sockets)
+        return ProbeClient(
+            url, self._clock, self._access.resolver, tls=tls, key=key, sockets=self._sockets,
+            on_round_trip=child.round_trip.note,
+        )  # fmt: skip
 
     # -- FastChat workers, which register by themselves -------------------------------------------------------
 
@@ -219,7 +222,10 @@ class EngineManager:
         access = self._access
         tls = access.tls.node if child.tls else None
         guard = access.dial_guard  # a worker chooses its URL itself
-        return ProbeClient(child.url, self._clock, access.resolver, tls=tls, guard=guard, local=child.local)
+        return ProbeClient(
+            child.url, self._clock, access.resolver, tls=tls, guard=guard, local=child.local,
+            on_round_trip=child.round_trip.note,
+        )  # fmt: skip
 
     def _report_worker(self, child: Child, status: NodeStatus) -> None:
         if self.registry.children.get(child.name) is child:

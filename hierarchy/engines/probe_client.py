@@ -50,6 +50,7 @@ class ProbeClient:
         sockets: ProbeSockets | None = None,
         guard: DialGuard | None = None,
         local: bool = True,
+        on_round_trip: Callable[[float, float], None] | None = None,
     ) -> None:
         """
         Args:
@@ -60,6 +61,7 @@ class ProbeClient:
             sockets: limits the connections of all probes; None: this client needs no limit.
             guard: checks the address before it is dialled; None for a URL of the configuration.
             local: for `guard`: the engine registered from this machine.
+            on_round_trip: called for each response with the seconds since its request was sent, and the time.
         """
         self.url = url.rstrip("/")
         parts = urlsplit(self.url)
@@ -72,6 +74,7 @@ class ProbeClient:
         self._sockets = sockets
         self._guard = guard
         self._local = local
+        self._on_round_trip = on_round_trip
         self._fields = f"host: {parts.netloc.rpartition('@')[2]}\r\naccept: */*\r\naccept-encoding: identity\r\n"
         self._fields += "user-agent: hierarchy\r\n" + (f"authorization: Bearer {key}\r\n" if key else "")
         self._requests: dict[tuple[str, str], bytes] = {}  # (method, path) -> a whole request
@@ -126,11 +129,19 @@ class ProbeClient:
         connection = self._connection
         if connection is not None and connection.is_open:
             try:
-                return await connection.send(request)
+                return await self._exchange(connection, request)
             except StaleConnection:
                 pass
         connection = self._connection = await self._connect()
-        return await connection.send(request)
+        return await self._exchange(connection, request)
+
+    async def _exchange(self, connection: ProbeConnection, request: bytes) -> Response:
+        sent_at = self._clock()
+        response = await connection.send(request)
+        if self._on_round_trip is not None:
+            now = self._clock()
+            self._on_round_trip(now - sent_at, now)
+        return response
 
     async def _connect(self) -> ProbeConnection:
         if self._sockets is not None:

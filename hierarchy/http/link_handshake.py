@@ -20,7 +20,14 @@ LINK_PROTOCOL: Final = b"hierarchy-link/1"
 NODE: Final = b"x-hierarchy-node"  # the name of the child
 INSTANCE: Final = b"x-hierarchy-instance"  # of the child
 WANTED: Final = b"x-hierarchy-wanted"  # in the 101: requests that wait for a link
-PING: Final = b"POST /link HTTP/1.1\r\nhost: link\r\ncontent-length: 0\r\n\r\n"
+
+
+def ping_request(prefix: bytes, host: bytes) -> bytes:
+    """A request that a node answers at once. prefix: of its URL's path, without a slash at its end."""
+    return b"POST %b%b HTTP/1.1\r\nhost: %b\r\ncontent-length: 0\r\n\r\n" % (prefix, LINK_PATH, host)
+
+
+PING: Final = ping_request(b"", b"link")  # on a reverse link
 
 
 @dataclass(frozen=True, slots=True)

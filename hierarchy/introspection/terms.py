@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from hierarchy.prefix.cost import cost, slot_score, weight
+from hierarchy.prefix.cost import cost, distance, slot_score, weight
+from hierarchy.registry.round_trip import counted_s
 from hierarchy.wire.tree_entry import ModelEntry, TreeEntry
 
 
@@ -33,7 +34,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(child: TreeEntry, row: ModelEntry, match: int | None) -> Terms:
     """The terms of a child for one of its models, but for the cost. match: see `Terms`."""
-    return Terms(match=match, pending=row.pending, slots=row.slots)
+    return Terms(match=match, pending=row.pending, slots=row.slots, round_trip_s=child.round_trip_s)
 
 
 def cost_of(terms: Terms, load: float, speed: float, match_weight: float) -> float:
@@ -41,7 +42,9 @@ def cost_of(terms: Terms, load: float, speed: float, match_weight: float) -> flo
     if not speed:
         return 0.0
     score = slot_score(load, terms.slots, speed) if terms.slots else load / speed
-    return cost(terms.pending / speed, terms.match or 0, score, match_weight)
+    return cost(
+        terms.pending / speed, terms.match or 0, score, match_weight, distance(counted_s(terms.round_trip_s or 0.0))
+    )
 
 
 def weight_among(waits: Sequence[float]) -> float:

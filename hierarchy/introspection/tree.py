@@ -138,6 +138,7 @@ def _entry(child: Child, now: float, models: list[dict[str, Any]], below: Mappin
         "speed": child.status.speed,
         "queue_length": child.total.value,
         "in_flight": child.in_flight,
+        **_round_trip(child),
         "models": models,
         "children": below,
         **({} if child.drain is None else {"drain": msgspec.structs.asdict(child.drain)}),
@@ -215,6 +216,10 @@ def _warnings(child: Child) -> list[str]:
     if child.is_slowed:
         warnings = [*warnings, SLOWED.format(child.claimed, child.speed_limit)]
     return warnings
+
+
+def _round_trip(child: Child) -> dict[str, Any]:
+    return {"round_trip_s": round(child.round_trip.shown, 4)} if child.round_trip.is_known else {}
 
 
 def _model(model: ModelStatus) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What it costs to send a request to a child, in bytes of prompt that must be read first. Pure functions.
 
-    cost = pending / speed - weight * match + 1200 * score + round trip
+    cost = pending / speed - weight * match + 1200 * score + 32,000 * round trip
 
 A byte that the child has in its cache need not be read. It also need not be kept a second time, which leaves room for
 others; so what a match saves weighs more than a byte that waits, and the more, the longer all queues are. The least
@@ -19,6 +19,7 @@ WAITING: Final = 10.0  # what each request that waits for a slot adds to it, at 
 REQUEST_BYTES: Final = 1200  # what a request that runs or waits costs one that comes: its tokens are made beside it
 LEAST_WEIGHT: Final = 2.0  # of a matched byte where some child has nothing to read
 MOST_WEIGHT: Final = 6.0
+PREFILL_BYTES_PER_S: Final = 32_000.0  # that one usual engine reads: 8,000 tokens
 WEIGHT_BYTES: Final = 8000  # of waiting bytes at the idlest child that add 1 to the weight
 
 
@@ -34,6 +35,11 @@ def cost(wait: float, match: int, score: float, match_weight: float, distance: f
     match_weight: from `weight`. distance: of the round trip.
     """
     return wait - match_weight * match + REQUEST_BYTES * score + distance
+
+
+def distance(round_trip_s: float) -> float:
+    """What a round trip costs, in the bytes that one usual engine reads meanwhile."""
+    return round_trip_s * PREFILL_BYTES_PER_S
 
 
 def slot_score(load: float, slots: int, speed: float) -> float:

@@ -18,6 +18,7 @@ from hierarchy.config.address import Place, addresses_of, place_of
 from hierarchy.prefix.cost import slot_score
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.ejection import FailureRecord, Responses
+from hierarchy.registry.round_trip import RoundTrip
 from hierarchy.wire.limits import NO_WEIGHT
 from hierarchy.wire.listing import Listing
 from hierarchy.wire.messages import Names
@@ -268,6 +269,7 @@ class Child:
         self.authority = parts.netloc.rpartition("@")[2].encode()
         self.place = place_of(url)
         self.addresses = addresses_of(self.place[0])
+        self.round_trip = RoundTrip()  # to it, as this node measures it
         self.proof = 0
 
     def is_at(self, place: Place, addresses: frozenset[str]) -> bool:

@@ -22,6 +22,7 @@ GAUGES = {
     "hierarchy_child_speed": ("Declared or summed capacity weight.", ("child",)),
     "hierarchy_child_queue_length": ("Requests running or waiting at the child.", ("child",)),
     "hierarchy_requests_in_flight": ("Open leases.", ("child",)),
+    "hierarchy_child_round_trip_seconds": ("Least of the last round trips to the child.", ("child",)),
     "hierarchy_uplink_up": ("1 if registered with that parent.", ("parent",)),
     "hierarchy_links": ("Open reverse links of a child.", ("child", "state")),
     "hierarchy_links_wanted": ("Requests that wait for a reverse link.", ("child",)),

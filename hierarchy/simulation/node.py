@@ -66,13 +66,16 @@ class Node:
     def add_engine(self, engine: Engine, kind: str, delay_s: float) -> None:
         """Declare an engine, and probe it from now on."""
         child = self.registry.declare(engine.name, f"http://{engine.name}:1", kind)
+        child.round_trip.note(2 * delay_s, self.registry.now())
         self.links[child] = Link(engine, None, delay_s)
         self.registry.report(child, engine.status())
         self._events.after(self._rng.random() * self.settings.probe_interval_s, self._probe, child)
 
     def add_node(self, node: Node, uplink: Uplink) -> None:
         """A child registers."""
-        self.links[uplink.register()] = Link(node, uplink, uplink.delay_s)
+        child = uplink.register()
+        child.round_trip.note(2 * uplink.delay_s, self.registry.now())
+        self.links[child] = Link(node, uplink, uplink.delay_s)
 
     def _probe(self, child: Child) -> None:
         if self.dead:

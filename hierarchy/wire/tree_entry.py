@@ -95,6 +95,8 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
     queue_length: Count | None = None
     #: requests in flight that the parent sent; None: unknown
     in_flight: Count | None = None
+    #: seconds from a message of the node above until its response; None: unknown
+    round_trip_s: Amount | None = None
     #: by whom it is drained, since when and why; None: no operator drained it
     drain: DrainEntry | None = None
     #: what it serves, one item for each pair of model and API family

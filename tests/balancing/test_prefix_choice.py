@@ -48,6 +48,42 @@ class Engines:
         return [child.shares[OPENAI].pending for child in self.children]
 
 
+def test_a_round_trip_costs_what_an_engine_reads_meanwhile() -> None:
+    engines = Engines(2)
+    near, far = (child.shares[OPENAI] for child in engines.children)
+    far.child.round_trip.note(0.1, 0.0)  # 3,200 bytes: as two requests and a half
+    leases = [engines.send(b"%d" % n * 300) for n in range(3)]
+    assert [lease.share for lease in leases] == [near, near, near]
+    assert engines.send(b"a" * 300).share is far
+    for lease in leases:
+        lease.release()
+
+
+def test_neighbours_share_what_nobody_has_read_whatever_their_round_trips_are() -> None:
+    engines = Engines(4)
+    for number, child in enumerate(engines.children):
+        child.round_trip.note(0.0002 * (number + 1), 0.0)
+    used = set()
+    for number in range(4):
+        lease = engines.send(b"%d" % number * 300)
+        used.add(lease.share.child.name)
+        lease.release()
+    assert len(used) == 4
+
+
+def test_a_match_is_worth_a_journey() -> None:
+    engines = Engines(2)
+    near, far = (child.shares[OPENAI] for child in engines.children)
+    far.child.round_trip.note(0.1, 0.0)
+    others = [near.child.lease(near) for _ in range(4)]
+    document = b"document " * 1000
+    assert engines.send(document).share is far
+    for lease in others:
+        lease.release()
+    assert engines.send(b"another " * 100).share is near
+    assert engines.send(document).share is far
+
+
 def test_a_conversation_stays_with_its_engine() -> None:
     engines = Engines()
     for session in range(20):

@@ -21,7 +21,7 @@ from hierarchy.runtime.resolver import Resolver
 from hierarchy.security.dial_guard import DialGuard, ForbiddenAddress
 from tests import black_hole
 from tests.certificates import Authority
-from tests.support import eventually_async, free_port, running_app
+from tests.support import DEADLINE_S, eventually_async, free_port, running_app
 
 
 async def app(scope: object, receive: object, send: object) -> None:
@@ -105,6 +105,24 @@ def test_one_connection_serves_all_requests() -> None:
             assert not client.is_connecting
             client.close()
             assert "closed" in repr(client)
+
+    asyncio.run(work())
+
+
+def test_each_response_is_a_round_trip_and_an_error_is_none() -> None:
+    async def work() -> None:
+        trips: list[float] = []
+        with running_app(app) as url:
+            client = client_of(url, on_round_trip=lambda seconds, now: trips.append(seconds))
+            for _ in range(3):
+                await client.ask("GET", "/")
+            client.close()
+        assert len(trips) == 3
+        assert all(0 < seconds < DEADLINE_S for seconds in trips)
+        client = client_of(url, on_round_trip=lambda seconds, now: trips.append(seconds))
+        with pytest.raises(ConnectionRefusedError):
+            await client.ask("GET", "/")
+        assert len(trips) == 3
 
     asyncio.run(work())
 

@@ -153,11 +153,12 @@ class LinkPool(Pool):
         assert isinstance(upstream, Link)
         now = upstream.idle_since = self.clock()
         pinged, upstream.pinging = upstream.pinging, False
-        upstream.pinged_at = now
         if pinged:
+            self.child.round_trip.note(now - upstream.pinged_at, now)
             self._pinging.discard(upstream)
         else:
             upstream.used_at = now
+        upstream.pinged_at = now
         while self._waiting:
             waiter = next(iter(self._waiting))
             del self._waiting[waiter]
@@ -201,7 +202,8 @@ class LinkPool(Pool):
         self._ping(now)
 
     def _ping(self, now: float) -> None:
-        due = [link for link in self.idle if isinstance(link, Link) and now - link.pinged_at >= PING_FROM_S]
+        from_s = PING_FROM_S if self.child.round_trip.is_known else 0.0  # a new child looks near until it is pinged
+        due = [link for link in self.idle if isinstance(link, Link) and now - link.pinged_at >= from_s]
         due.sort(key=lambda link: link.pinged_at)
         late = sum(now - link.pinged_at >= PING_S for link in due)
         for link in due[: max(late, -(-len(self.links) // PINGED_AT_ONCE))]:

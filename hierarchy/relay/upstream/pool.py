@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from hierarchy.http import render
+from hierarchy.http.link_handshake import ping_request
 from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, OTHERS, SEQ, RequestHead, request_opening
 from hierarchy.registry.child import Child
 from hierarchy.relay.turns import Turns
@@ -101,6 +102,11 @@ class Pool(ConnectionPool):
                 self._openings.clear()
             self._openings[key] = opening
         return opening
+
+    @property
+    def ping(self) -> bytes:
+        """A request that a node answers at once; through a proxy in front of it, too."""
+        return ping_request(self.child.prefix, self.child.authority)
 
     def forget_openings(self) -> None:
         """Forget the beginnings of heads: of clients that went, they would stay until `MAX_OPENINGS` are there."""

@@ -34,6 +34,8 @@ NUMBER_COLUMNS = range(2, 5)  # aligned right
 SHOWN_LINKS = ("reverse", "auto")  # after a node's name; a direct link is the usual one
 LEGEND = "speed: capacity weight · queue: running + waiting · in flight: sent by the node above"
 LEGEND_LINK = " · reverse: it dials the node above"
+LEGEND_TRIP = " · ms: the round trip to it"
+SHOWN_TRIP_S = 0.01  # shorter ones make hardly any difference
 GAP = "  "
 MIN_NAME_WIDTH = 10
 MIN_MODELS_WIDTH = 20
@@ -49,6 +51,7 @@ class Row:
     name: str
     kind: str
     link: str  #: one of `SHOWN_LINKS`, or empty
+    trip: str  #: the round trip to it, if it is long enough to be shown
     state: str
     numbers: tuple[str, ...]  #: speed, queue length, in flight; of a declared one only the speed
     models: str
@@ -57,9 +60,9 @@ class Row:
 
     @property
     def label(self) -> Text:
-        """Its place and name; of an engine also the kind, of a node the link."""
+        """Its place and name; of an engine also the kind, of a node the link; how far away it is."""
         label = Text(self.lead, "dim").append(self.name, "not dim" if self.kind != "node" else "not dim bold")
-        note = self.link if self.kind == "node" else self.kind
+        note = " ".join(filter(None, (self.link if self.kind == "node" else self.kind, self.trip)))
         return label.append(f" {note}", "cyan") if note else label
 
     @property
@@ -81,6 +84,7 @@ def draw(tree: TreeEntry, width: int) -> Text:
     for row, line in zip(drawn, cells, strict=True):
         lines += _row_lines(row, line, widths, room, width)
     legend = LEGEND + (LEGEND_LINK if any(row.link == "reverse" for row in drawn) else "")
+    legend += LEGEND_TRIP if any(row.trip for row in drawn) else ""
     return Text("\n").join([*lines, Text(), _summary(drawn), *([Text(legend, "dim")] if live else [])])
 
 
@@ -94,6 +98,7 @@ def rows(entry: TreeEntry, lead: str = "", below: str = "", depth: int = 0) -> I
         name=escape(entry.name),
         kind=escape(entry.kind),
         link=entry.link if entry.link in SHOWN_LINKS else "",
+        trip=trip(entry.round_trip_s),
         state=escape(entry.state),
         numbers=tuple(map(format_number, (entry.speed, *counts))),
         models=", ".join(map(escape, model_names(entry.models))),
@@ -103,6 +108,11 @@ def rows(entry: TreeEntry, lead: str = "", below: str = "", depth: int = 0) -> I
     for number, child in enumerate(children, 1):
         last = number == len(children)
         yield from rows(child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "), depth + 1)
+
+
+def trip(seconds: float | None) -> str:
+    """A round trip that is long enough to matter; empty for any other."""
+    return f"{seconds * 1000:.3g} ms" if seconds is not None and seconds >= SHOWN_TRIP_S else ""
 
 
 def _health(model: ModelEntry) -> str:

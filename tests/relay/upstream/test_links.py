@@ -185,6 +185,18 @@ def test_a_request_is_not_sent_down_a_link_that_is_being_pinged() -> None:
     assert rig.pool.take(rig.pool.clock()) is link
 
 
+def test_a_new_child_is_pinged_at_once_and_each_pong_is_a_round_trip() -> None:
+    rig = Rig()
+    link = rig.add()
+    rig.sweep(0.5)
+    assert link.pinging
+    rig.clock.tick(0.03)
+    link.data_received(PONG)
+    assert rig.pool.child.round_trip.seconds == pytest.approx(0.03)
+    rig.sweep(2)
+    assert not link.pinging
+
+
 def test_a_malformed_pong_breaks_the_link() -> None:
     rig = Rig()
     link = rig.add()

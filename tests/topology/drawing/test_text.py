@@ -34,6 +34,15 @@ def test_the_reason_for_a_state_has_lines_of_its_own() -> None:
     assert lines[5] == f"           {reason}"
 
 
+def test_the_round_trip_to_a_distant_site_is_shown() -> None:
+    far = {"kind": "node", "link": "reverse", "round_trip_s": 0.1012}
+    near = {"kind": "vllm", "round_trip_s": 0.0004}
+    text = draw(decode({"name": "root", "kind": "node", "children": {"far": far, "near": near}}), 100).plain
+    assert "far reverse 101 ms" in text
+    assert "near vllm  " in text
+    assert "ms: the round trip to it" in text
+
+
 def test_a_deep_tree_is_drawn_to_a_limit() -> None:
     entry: dict[str, Any] = {}
     for _ in range(500):
