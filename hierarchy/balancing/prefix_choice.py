@@ -14,7 +14,7 @@ import xxhash
 from hierarchy.balancing.candidates import Candidates
 from hierarchy.prefix.cost import PREFILL_BYTES_PER_S, cost, weight
 from hierarchy.prefix.fingerprint import Fingerprint
-from hierarchy.prefix.index import PrefixIndex
+from hierarchy.prefix.index import MAX_NUMBER, PrefixIndex
 from hierarchy.registry.child import Child, Lease, Share
 
 INDEX_MEMORY: Final = 128 * 1024 * 1024  # bytes, unless the configuration says otherwise
@@ -113,7 +113,7 @@ class PrefixChoice:
         """The child's number in the index: a new one for a new process, whose cache is cold."""
         if child.cache_process != child.process_number:
             child.cache_process = child.process_number
-            self._numbers += 1
+            self._numbers = self._numbers % MAX_NUMBER + 1
             child.cache_number = self._numbers
         return child.cache_number
 

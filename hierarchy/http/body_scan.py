@@ -53,6 +53,14 @@ class Found:
         self.parts: dict[str, tuple[int, int]] = {}  # where the values of `prompt.FIELDS` are; the last of equal names
         self.salts: list[tuple[int, int]] = []  # where the values of `cache_salt` are, all of them
 
+    def renamed(self, model: str, longer: int) -> Found:
+        """The same after another name has replaced the model's. longer: by so many bytes."""
+        found = Found(model, self.start, self.end + longer, [], self.streams)
+        for name, (begin, end) in self.parts.items():
+            moved = longer if begin >= self.end else 0
+            found.parts[name] = begin + moved, end + moved
+        return found
+
 
 class BodyScan:
     """One pass over a body, in pieces as they come. It costs the same for each byte, whatever the bytes are."""

@@ -42,8 +42,8 @@ _CASES: Final = ["".join(letters) for letters in itertools.product(*((one, one.u
 _Body: Final[Any] = TypedDict("_Body", {MODEL: _Name, "stream": Any, **dict.fromkeys(_CASES, _Name)}, total=False)  # type: ignore
 _decode_body: Final[Any] = msgspec.json.Decoder(_Body, dec_hook=_see).decode
 #: the same, with the parts of the prompt
-_RAW: Final = dict.fromkeys(FIELDS, msgspec.Raw)
-_READ: Final = {"stream": Any, **_RAW, **dict.fromkeys(_CASES, _Name)}
+_Raw: Final[Any] = msgspec.Raw
+_READ: Final = {"stream": Any, **dict.fromkeys(FIELDS, _Raw), **dict.fromkeys(_CASES, _Name)}
 _PromptBody: Final[Any] = TypedDict("_PromptBody", {MODEL: _Name, **_READ}, total=False)  # type: ignore
 _decode_prompt: Final[Any] = msgspec.json.Decoder(_PromptBody, dec_hook=_see).decode
 
@@ -61,13 +61,12 @@ def plain_model(body: bytes) -> tuple[str, bool]:
 
 def plain_prompt(body: bytes) -> tuple[str, bool, Prompt | None]:
     """`plain_model`, and the prompt of the body; None for no model."""
-    found = _plain(body, _decode_prompt)
+    found: dict[str, Any] | None = _plain(body, _decode_prompt)
     if found is None:
         return "", False, None
     fields: dict[str, Any] = {}
-    for name in FIELDS:
-        value = found.get(name)
-        if value is not None:
+    for name, value in found.items():  # most bodies have few of the fields that are read
+        if type(value) is _Raw:
             view: Any = memoryview(value)
             if not is_null(view):
                 fields[name] = view

@@ -48,15 +48,18 @@ class Prompt:
 
     def __init__(self, parts: list[Any], messages: Any, fields: Mapping[str, Any]) -> None:
         self.parts = parts
-        self.length = 0
+        length = 0
         for part in parts:
-            self.length += len(part)
+            length += len(part)
+        self.length = length
         self._messages = messages
         # The values of fields, as they are written; b"" if one is not there.
-        self.cache_salt = _value(fields, SALT)
-        self.cache_key = _value(fields, "prompt_cache_key")
-        self.previous = _value(fields, "previous_response_id")
-        self.user = _value(fields, "user")
+        self.cache_salt = self.cache_key = self.previous = self.user = b""
+        if len(fields) > 1:  # others than that with the prompt
+            self.cache_salt = _value(fields, SALT)
+            self.cache_key = _value(fields, "prompt_cache_key")
+            self.previous = _value(fields, "previous_response_id")
+            self.user = _value(fields, "user")
 
     @property
     def first(self) -> bytes:
@@ -86,7 +89,11 @@ def is_null(value: Any) -> bool:
 def prompt_of(fields: Mapping[str, Any]) -> Prompt:
     """The prompt of a body. fields: the values of `FIELDS`, as memoryviews."""
     parts: list[Any] = []
-    system, tools, messages = fields.get("system"), fields.get("tools"), fields.get("messages")
+    messages = fields.get("messages")
+    if len(fields) == 1 and messages is not None and messages[0] == _BRACKET:  # as most are
+        _add_messages(parts, _open(messages))
+        return Prompt(parts, messages, fields)
+    system, tools = fields.get("system"), fields.get("tools")
     if system is not None:
         parts.append(_without_billing(system))
     _add(parts, fields.get("instructions"))
@@ -175,7 +182,8 @@ def _role_is_last(message: bytes) -> bool:
 
 def _add_messages(parts: list[Any], messages: Any) -> None:
     """The messages without `cache_control`, if the client sends it."""
-    if b'"cache_control"' not in bytes(messages[-LATEST:]):
+    latest = bytes(messages[-LATEST:])
+    if latest.find(b"_") < 0 or latest.find(b'"cache_control"') < 0:  # a single byte is found ten times as fast
         parts.append(messages)
         return
     if len(messages) > MARKED:

@@ -10,6 +10,8 @@ than everything else that a node does with it.
 
 from __future__ import annotations
 
+import struct
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,12 +21,10 @@ MAX_DIGESTS: Final = 36
 DIGEST_BYTES: Final = 6
 LEAST: Final = 256  # bytes; a shorter prompt has no fingerprint
 MAX_LENGTH: Final = (1 << 32) - 1  # bytes of a prompt that are told apart
-#: bytes of a prompt that are copied into one piece, rather than hashed where they are
-SMALL: Final = 64 * 1024
+SMALL: Final = 16 * 1024  # bytes of a prompt that are cut by one call, which copies them
 MAX_SEEDS: Final = 1024  # names whose salts are kept
 _MASK: Final = (1 << 8 * DIGEST_BYTES) - 1
 _xxh3: Final[Any] = xxhash.xxh3_64_intdigest
-_Stream: Final[Any] = xxhash.xxh3_64
 
 
 def _places() -> list[int]:
@@ -36,6 +36,13 @@ def _places() -> list[int]:
 
 
 PLACES: Final = _places()  #: numbers of bytes after which a digest is taken, least first
+_SIZES: Final = [place - before for before, place in zip([0, *PLACES], PLACES, strict=False)]
+# By the number of digests: the bytes between the places, hashes of eight bytes, and six bytes of each.
+_CUT: Final[list[Any]] = [
+    struct.Struct("".join(f"{size}s" for size in _SIZES[:count])).unpack_from for count in range(MAX_DIGESTS + 1)
+]
+_WIDE: Final[list[Any]] = [struct.Struct(f">{count}Q").pack for count in range(MAX_DIGESTS + 1)]
+_LOW: Final[list[Any]] = [struct.Struct("xx6s" * count).unpack for count in range(MAX_DIGESTS + 1)]
 
 
 class Fingerprint:
@@ -43,15 +50,11 @@ class Fingerprint:
 
     __slots__ = ("digests", "length", "session", "sticky")
 
-    def __init__(self, length: int, digests: list[int], session: int = 0, sticky: int = 0) -> None:
+    def __init__(self, length: int, digests: tuple[bytes, ...], session: int = 0, sticky: int = 0) -> None:
         self.length = length  # bytes of the prompt
-        self.digests = digests  # one for each of the `PLACES` that it reaches
+        self.digests = digests  # of six bytes, one for each of the `PLACES` that it reaches
         self.session = session  # digest of what its session has in common; 0: not known
         self.sticky = sticky  # digest of the response that it continues, which one engine alone knows; 0: none
-
-    def salted(self, salt: int) -> Fingerprint:
-        """The same prompt for another model, caller or cache. Salting twice with one salt undoes it."""
-        return Fingerprint(self.length, [one ^ salt for one in self.digests], self.session, self.sticky)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Fingerprint) and (self.length, self.digests, self.session, self.sticky) == (
@@ -62,7 +65,7 @@ class Fingerprint:
         )
 
     def __hash__(self) -> int:
-        return hash((self.length, tuple(self.digests)))
+        return hash((self.length, self.digests))
 
     def __repr__(self) -> str:
         return f"<Fingerprint of {self.length} bytes, {len(self.digests)} digests>"
@@ -80,7 +83,7 @@ class Hasher:
         self._salts: dict[str, int] = {}
 
     def salt(self, name: str) -> int:
-        """For `Fingerprint.salted`. name: of a model, or another short text that comes again and again."""
+        """For `take`. name: of a model, or another short text that comes again and again."""
         salt = self._salts.get(name)
         if salt is None:
             if len(self._salts) >= MAX_SEEDS:
@@ -97,45 +100,43 @@ class Hasher:
         """The fingerprint of a prompt; None if it is too short for one.
 
         parts: buffers that make up the prompt, or as much of it as reaches the last place. length: of all of it.
-        salt: see `salt`; the xor of several.
+        salt: keeps it apart from the same prompt with another salt; see `salt`, the xor of several.
         """
         if length < LEAST:
             return None
-        digests: list[int] = []
-        if len(parts) == 1 or length <= SMALL:
-            self._take_whole(memoryview(parts[0] if len(parts) == 1 else b"".join(parts)), length, salt, digests)
+        count: int = bisect_right(PLACES, length)
+        segments: Sequence[Any]
+        if length > SMALL:
+            segments = _segments(parts, count)
         else:
-            self._take_parts(parts, salt, digests)
-        return Fingerprint(min(length, MAX_LENGTH), digests)
+            segments = _CUT[count](parts[0] if len(parts) == 1 else b"".join(parts))
+        hashes: list[Any] = []
+        seed: Any = self._seed ^ salt
+        for segment in segments:
+            seed = _xxh3(segment, seed)
+            hashes.append(seed)
+        return Fingerprint(min(length, MAX_LENGTH), _LOW[count](_WIDE[count](*hashes)))
 
-    def _take_whole(self, data: Any, length: int, salt: int, digests: list[int]) -> None:
-        begin, seed = 0, self._seed
-        for place in PLACES:
-            if place > length:
-                break
-            seed = _xxh3(data[begin:place], seed)
-            low: int = seed & _MASK
-            digests.append(low ^ salt)
-            begin = place
 
-    def _take_parts(self, parts: Sequence[Any], salt: int, digests: list[int]) -> None:
-        """The same, of parts that are not copied."""
-        seed, index, missing = self._seed, 0, LEAST
-        stream = _Stream(seed=seed)
-        for part in parts:
-            begin, size = 0, len(part)
-            view = memoryview(part)
-            while size - begin >= missing:
-                stream.update(view[begin : begin + missing])
-                begin += missing
-                seed = stream.intdigest()
-                low: int = seed & _MASK
-                digests.append(low ^ salt)
-                index += 1
-                if index == MAX_DIGESTS:
-                    return
-                missing = PLACES[index] - PLACES[index - 1]
-                stream = _Stream(seed=seed)
-            if begin < size:
-                stream.update(view[begin:])
-                missing -= size - begin
+def _segments(parts: Sequence[Any], count: int) -> list[Any]:
+    """The bytes between the first `count` places; only what is in several parts is copied."""
+    segments: list[Any] = []
+    begun: list[Any] = []  # what earlier parts have of the next segment
+    missing = LEAST
+    for part in parts:
+        view: Any = memoryview(part)
+        at, size = 0, len(part)
+        while size - at >= missing:
+            segment: Any = view[at : at + missing]
+            if begun:
+                segment = b"".join([*begun, segment])
+                begun.clear()
+            segments.append(segment)
+            if len(segments) == count:
+                return segments
+            at += missing
+            missing = _SIZES[len(segments)]
+        if at < size:
+            begun.append(view[at:])
+            missing -= size - at
+    return segments

@@ -18,27 +18,26 @@ CHARACTERS: Final = 8  # of one digest
 MAX_FIELD: Final = 10 + 3 + (MAX_DIGESTS + 2) * CHARACTERS  # bytes of the longest field
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_+/", b"+/!!")  # what is for other alphabets is refused
-#: by the number of digests: of eight bytes, of six, and of six with two zeros before them
-_WIDE: Final[list[Any]] = [struct.Struct(f">{count}Q") for count in range(MAX_DIGESTS + 1)]
-_DENSE: Final[list[Any]] = [struct.Struct("6s" * count) for count in range(MAX_DIGESTS + 1)]
-_PADDED: Final[list[Any]] = [struct.Struct("xx6s" * count) for count in range(MAX_DIGESTS + 1)]
+#: by the number of digests
+_APART: Final[list[Any]] = [struct.Struct(f"{DIGEST_BYTES}s" * count).unpack for count in range(MAX_DIGESTS + 1)]
 
 
 def encode(fingerprint: Fingerprint) -> bytes:
     """The field's value."""
-    value = b"%d;%b" % (fingerprint.length, _encoded(fingerprint.digests))
+    value = b"".join((str(fingerprint.length).encode(), b";", _encoded(b"".join(fingerprint.digests))))
     if fingerprint.session or fingerprint.sticky:
-        value += b";" + (_encoded([fingerprint.session]) if fingerprint.session else b"")
+        value += b";" + (_encoded_one(fingerprint.session) if fingerprint.session else b"")
     if fingerprint.sticky:
-        value += b";" + _encoded([fingerprint.sticky])
+        value += b";" + _encoded_one(fingerprint.sticky)
     return value
 
 
-def _encoded(digests: list[int]) -> bytes:
-    raw = bytearray(_WIDE[len(digests)].pack(*digests))
-    del raw[::8]  # the first two of eight bytes are zero
-    del raw[::7]
+def _encoded(raw: bytes) -> bytes:
     return binascii.b2a_base64(raw, newline=False).translate(_TO_URL)
+
+
+def _encoded_one(digest: int) -> bytes:
+    return _encoded(digest.to_bytes(DIGEST_BYTES, "big"))
 
 
 def decode(value: bytes) -> Fingerprint | None:
@@ -49,29 +48,31 @@ def decode(value: bytes) -> Fingerprint | None:
     digits = fields[0]
     if not 2 <= len(fields) <= 4 or not digits.isdigit() or len(digits) > 10:
         return None
-    length, digests = int(digits), _decoded(fields[1])
-    if digests is None or length > MAX_LENGTH or (digests and length < PLACES[len(digests) - 1]):
+    length, raw = int(digits), _decoded(fields[1])
+    if raw is None or length > MAX_LENGTH:
         return None
-    others = [0, 0]
-    for place, field in enumerate(fields[2:]):
-        one = _decoded(field)
-        if one is None or len(one) > 1:
-            return None
-        others[place] = one[0] if one else 0
-    if not digests and not others[0] and not others[1]:
+    count = len(raw) // DIGEST_BYTES
+    if count > MAX_DIGESTS or (count and length < PLACES[count - 1]):
         return None
-    return Fingerprint(length, digests, others[0], others[1])
+    session = _one(fields[2]) if len(fields) > 2 else 0
+    sticky = _one(fields[3]) if len(fields) > 3 else 0
+    if session < 0 or sticky < 0 or not (raw or session or sticky):
+        return None
+    return Fingerprint(length, _APART[count](raw), session, sticky)
 
 
-def _decoded(field: bytes) -> list[int] | None:
-    count = len(field) // CHARACTERS
-    if len(field) % CHARACTERS or count > MAX_DIGESTS:
+def _one(field: bytes) -> int:
+    """A field with one digest; 0 if it is empty, -1 if it has another form."""
+    raw = _decoded(field)
+    return -1 if raw is None or len(raw) > DIGEST_BYTES else int.from_bytes(raw, "big")
+
+
+def _decoded(field: bytes) -> bytes | None:
+    """The digests of a field, side by side; None if it is not what `_encoded` returns."""
+    if len(field) % CHARACTERS:
         return None
     try:
         raw = binascii.a2b_base64(field.translate(_FROM_URL), strict_mode=True)
     except binascii.Error:
         return None
-    if len(raw) != DIGEST_BYTES * count:  # padding
-        return None
-    wide = _PADDED[count].pack(*_DENSE[count].unpack(raw))
-    return list(_WIDE[count].unpack(wide))
+    return raw if len(raw) * CHARACTERS == len(field) * DIGEST_BYTES else None  # else it has padding

@@ -55,7 +55,7 @@ class Fingerprints:
         sticky = self.of_response(prompt.previous.strip(b'"')) if prompt.previous else 0
         session_digest = self._session(prompt, session, fingerprint)
         if fingerprint is None:
-            return Fingerprint(prompt.length, [], session_digest, sticky) if session_digest or sticky else None
+            return Fingerprint(prompt.length, (), session_digest, sticky) if session_digest or sticky else None
         fingerprint.session, fingerprint.sticky = session_digest, sticky
         return fingerprint
 
@@ -71,7 +71,7 @@ class Fingerprints:
         first_message = prompt.first
         if not first_message:
             digests = fingerprint.digests
-            return digests[min(len(digests), SESSION_DIGESTS) - 1]
+            return int.from_bytes(digests[min(len(digests), SESSION_DIGESTS) - 1], "big")
         first = hasher.digest(first_message)
         return first ^ hasher.digest(prompt.user) if prompt.user else first
 
@@ -84,10 +84,6 @@ class Fingerprints:
     def of_response(self, response_id: bytes) -> int:
         """The digest of a response that a later request may continue."""
         return self._hasher.digest(response_id)
-
-    def for_model(self, fingerprint: Fingerprint, before: str, model: str) -> Fingerprint:
-        """The fingerprint of the same request for another model."""
-        return fingerprint.salted(self._hasher.salt(before) ^ self._hasher.salt(model))
 
     def read(self, value: bytes) -> Fingerprint | None:
         """What a parent sent; None, and counted, if it is not a fingerprint."""

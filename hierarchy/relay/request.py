@@ -282,11 +282,10 @@ class Request:
         before = self.find_model()
         self.model = dispatch.resolve(self.alias, self.api, translated=self.head.translated)
         if self.prefix is not None and self.model != before.model:
-            self.prefix = fingerprints.for_model(self.prefix, before.model, self.model)
+            self.prefix = fingerprints.take(prompt_in(self.parts, before), self.model, self.head)
         self.parts = self.parts_with(self.model)
         size = sum(map(len, self.parts))
-        end = before.end + size - self.size
-        self._found = Found(self.model, before.start, end, [], before.streams)
+        self._found = before.renamed(self.model, size - self.size)
         self.size = size
 
     def _check_allowed(self, caller: Caller, requested: str) -> None:

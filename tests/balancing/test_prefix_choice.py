@@ -151,11 +151,11 @@ def test_what_knows_a_response_continues_it() -> None:
     child = engines.children[2]
     engines.choice.answered(child, 77)
     for _ in range(10):  # however busy it is
-        lease = engines.dispatch.lease(OPENAI, prefix=Fingerprint(500, [], 0, 77))
+        lease = engines.dispatch.lease(OPENAI, prefix=Fingerprint(500, (), 0, 77))
         assert lease.share.child is child
     assert engines.choice.reasons[STICKY] == 10
     engines.registry.mark_down(child, "gone")
-    assert engines.dispatch.lease(OPENAI, prefix=Fingerprint(500, [], 0, 77)).share.child is not child
+    assert engines.dispatch.lease(OPENAI, prefix=Fingerprint(500, (), 0, 77)).share.child is not child
 
 
 def test_entry_nodes_with_a_prior_send_a_session_to_the_same_child() -> None:

@@ -6,23 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.prefix.fingerprint import MAX_DIGESTS, MAX_LENGTH, PLACES, Fingerprint
+from hierarchy.prefix.fingerprint import DIGEST_BYTES, MAX_DIGESTS, MAX_LENGTH, PLACES, Fingerprint
 from hierarchy.prefix.header import MAX_FIELD, decode, encode
 
 DIGEST = st.integers(0, (1 << 48) - 1)
+DIGESTS = st.lists(st.binary(min_size=DIGEST_BYTES, max_size=DIGEST_BYTES), min_size=1, max_size=MAX_DIGESTS)
 
 
-@given(st.lists(DIGEST, min_size=1, max_size=MAX_DIGESTS), st.integers(0, 1 << 31), DIGEST, DIGEST)
-def test_what_is_written_is_read(digests: list[int], more: int, session: int, sticky: int) -> None:
-    fingerprint = Fingerprint(PLACES[len(digests) - 1] + more, digests, session, sticky)
+@given(DIGESTS, st.integers(0, 1 << 31), DIGEST, DIGEST)
+def test_what_is_written_is_read(digests: list[bytes], more: int, session: int, sticky: int) -> None:
+    fingerprint = Fingerprint(PLACES[len(digests) - 1] + more, tuple(digests), session, sticky)
     value = encode(fingerprint)
     assert len(value) <= MAX_FIELD
     assert decode(value) == fingerprint
 
 
 def test_a_prompt_that_only_continues_a_response() -> None:
-    assert decode(encode(Fingerprint(20, [], 0, 5))) == Fingerprint(20, [], 0, 5)
-    assert decode(encode(Fingerprint(20, [], 7, 0))) == Fingerprint(20, [], 7, 0)
+    assert decode(encode(Fingerprint(20, (), 0, 5))) == Fingerprint(20, (), 0, 5)
+    assert decode(encode(Fingerprint(20, (), 7, 0))) == Fingerprint(20, (), 7, 0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from hierarchy.balancing.aliases import Aliases
 from hierarchy.balancing.dispatch import Dispatch
+from hierarchy.config.model_names import Target
 from hierarchy.http.dialect import CHAT, OPENAI, Dialect
 from hierarchy.http.model_field import plain_prompt
 from hierarchy.http.request_head import RequestHead
@@ -68,7 +70,24 @@ def test_models_and_salts_are_kept_apart_and_callers_if_they_share_nothing() -> 
     ]  # fmt: skip
     assert len({tuple(fingerprint.digests) for fingerprint in seen}) == len(seen)
     assert take(one, head_=head(caller="a")).digests == take(one).digests
-    assert one.for_model(take(one), "m", "n").digests == take(one, "n").digests
+
+
+def test_an_alias_that_is_resolved_again_has_the_fingerprint_of_its_new_model() -> None:
+    fingerprints, registry = Fingerprints("k"), Registry(Identity("root", "http://root:1", "r"), Clock())
+    for name in ("a", "b"):
+        child = registry.declare(name, f"http://{name}:1", "vllm")
+        registry.report(child, status_of(model("first"), model("second-one")))
+    dispatch = Dispatch(registry, "prefix", Random(1), Aliases({"alias": [Target(model="first")]}, Random(1)))
+    made = Request(head(), 0.0, HeldBytes())
+    made.set_body(body(model="alias"))
+    made.read_model(dispatch, fingerprints)
+    for name in ("second-one", "first"):
+        dispatch.set_aliases({"alias": [Target(model=name)]})
+        made.resolve_alias(dispatch, fingerprints)
+        assert made.model == name
+        assert made.prefix is not None
+        assert made.prefix == take(fingerprints, name)
+        assert json.loads(made.body()) == json.loads(body(model=name))
 
 
 def test_what_a_session_has_in_common() -> None:
