@@ -97,10 +97,7 @@ class Share(Load):
         load = self.reported - self.ended + self.uncounted
         if load < self.open:
             load = self.open
-        load += self.penalty
-        self.busy = self.score = load / self.speed
-        if self.slots:
-            self.busy = slot_score(load, self.slots, self.speed)
+        self._set_score(load + self.penalty)
         if not self.changed:
             self.changed = True
             self.child.changes.append(self)
@@ -109,7 +106,12 @@ class Share(Load):
     def start(self, model: ModelStatus) -> None:
         """Take over a report before anybody sees the share."""
         self.reported, self.speed, self.slots, self.avoid = model.queue_length, model.speed, model.slots, model.avoid
-        self.score = self.reported / self.speed
+        self._set_score(self.reported)
+
+    def _set_score(self, load: int) -> None:
+        self.busy = self.score = load / self.speed
+        if self.slots:
+            self.busy = slot_score(load, self.slots, self.speed)
 
     def differs(self, model: ModelStatus) -> bool:
         """Is a report of this model another one than the last, or have leases ended or begun since?"""

@@ -16,7 +16,14 @@ from hierarchy.wire.messages import HeartBeat, Registration
 from tests.builders import OPENAI, Table, heart_beat, model, registration, report, site
 
 MODELS = st.lists(
-    st.builds(model, st.sampled_from("mnop"), st.sampled_from([1.0, 2.0]), st.integers(0, 3), avoid=st.booleans()),
+    st.builds(
+        model,
+        st.sampled_from("mnop"),
+        st.sampled_from([1.0, 2.0]),
+        st.integers(0, 3),
+        slots=st.sampled_from([0, 2]),
+        avoid=st.booleans(),
+    ),
     max_size=4,
     unique_by=lambda row: row.key,
 )
@@ -28,7 +35,10 @@ def prepared(table: Table, message: Registration | HeartBeat, child: Child | Non
 
 def shown(table: Table) -> Any:
     """What a table says of its children."""
-    shares = {key: (share.value, share.speed, share.slots, share.score, share.open) for key, share in _shares(table)}
+    shares = {
+        key: (share.value, share.speed, share.slots, share.score, share.busy, share.open)
+        for key, share in _shares(table)
+    }
     return shares, table.status(), table.model_names(), table.index.order
 
 
