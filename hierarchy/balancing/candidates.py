@@ -25,8 +25,22 @@ class Candidates:
         self.shares = shares
         #: those of all are known, so a free slot comes first; `Registry.available` returns another list if that changes
         self.by_slots = not any(share.slots == 0 for share in shares)
+        self.has_cold = any(share.load_s > 0.0 for share in shares)  # some would have to load the model first
+        self._warm: Candidates | None = None
+        self._cold: list[Share] | None = None
         self._cumulative: list[float] | None = None
         self._seeds: list[Any] | None = None  # of what all parents call the children
+
+    def by_warmth(self) -> tuple[Candidates | None, list[Share]]:
+        """Those that have the model loaded, None if there are none, and those that would have to load it.
+
+        Computed once: where that changes, so do the candidates.
+        """
+        if self._cold is None:
+            warm = [share for share in self.shares if not share.load_s]
+            self._cold = [share for share in self.shares if share.load_s]
+            self._warm = Candidates(warm) if warm else None
+        return self._warm, self._cold
 
     @property
     def cumulative_speed(self) -> list[float]:

@@ -11,6 +11,7 @@ from hierarchy.balancing.aliases import Aliases
 from hierarchy.balancing.candidates import Candidates
 from hierarchy.balancing.policy import POLICIES, Policy
 from hierarchy.balancing.prefix_choice import Known, PrefixChoice
+from hierarchy.balancing.warm_first import warm_first
 from hierarchy.config.model_names import Target
 from hierarchy.errors import ModelNotFound, RequestError, Unavailable
 from hierarchy.prefix.fingerprint import Fingerprint
@@ -95,6 +96,8 @@ class Dispatch:
     def _among(self, candidates: Candidates, prefix: Fingerprint | None) -> Share:
         prefixes = self.prefixes
         if prefix is None or prefixes is None:
+            if candidates.has_cold:
+                candidates = warm_first(candidates)
             return self._policy(candidates, self._rng)
         return prefixes.choose(candidates, prefix, self._rng)
 
@@ -110,6 +113,8 @@ class Dispatch:
         """Choose, and claim the child for one request. Takes and raises what `choose` does."""
         share = self.choose(key, tried, translated=translated, elsewhere=elsewhere, prefix=prefix)
         lease = share.child.lease(share)
+        if share.load_s:
+            self._registry.begin_load(share)
         if prefix is not None and self.prefixes is not None:
             self.prefixes.sent(lease, prefix)
         return lease

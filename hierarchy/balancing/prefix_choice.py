@@ -12,6 +12,7 @@ from typing import Any, Final
 import xxhash
 
 from hierarchy.balancing.candidates import Candidates
+from hierarchy.balancing.warm_first import warm_first
 from hierarchy.prefix.cost import PREFILL_BYTES_PER_S, cost, weight
 from hierarchy.prefix.fingerprint import Fingerprint
 from hierarchy.prefix.index import MAX_NUMBER, PrefixIndex
@@ -71,7 +72,14 @@ class PrefixChoice:
             if known is not None:
                 self._count(STICKY, 0)
                 return known
+        if candidates.has_cold:
+            candidates = warm_first(candidates)
+            shares = candidates.shares
         matches = self.index.matches(fingerprint, len(shares)) if fingerprint.digests else {}
+        if matches and candidates.has_cold:
+            for share in shares:
+                if share.load_s:  # with the model, its cache went, too
+                    matches.pop(self.number(share.child), None)
         prior = self._prior(candidates, fingerprint, matches) if fingerprint.session else -1
         few = self._few(candidates, matches, rng)
         share = self._least(few, candidates.by_slots, matches, prior, fingerprint.length)
@@ -170,7 +178,7 @@ class PrefixChoice:
                 if number == prior:
                     match = length
             score = share.busy if by_slots else share.score
-            distance = share.child.round_trip.counted * PREFILL_BYTES_PER_S
+            distance = (share.child.round_trip.counted + share.load_s) * PREFILL_BYTES_PER_S
             one = cost(share.pending / share.speed, match, score, match_weight, distance)
             if one < least or (one == least and best_at < turn <= at):
                 least, best, best_at = one, share, at

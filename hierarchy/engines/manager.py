@@ -10,6 +10,8 @@ import socket
 import sys
 from collections.abc import Callable
 
+import msgspec
+
 from hierarchy.config.model_names import renames
 from hierarchy.config.models import EngineConfig, Settings
 from hierarchy.engines.kinds import ADAPTERS
@@ -246,6 +248,8 @@ class _ProbedChild:
         # What it counts beyond the requests that it has now are those that ended meanwhile, before any of strangers:
         # else an idle engine looks busy until the next probe, and a conversation leaves it for one that knows nothing.
         surplus = status.queue_length - self._child.in_flight
+        if status.wakes:  # nothing wakes it up yet
+            status = msgspec.structs.replace(status, wakes=False)
         self._manager.registry.report(self._child, shorter(status, max(0, min(surplus, ended))))
 
     def suspect(self, reason: str) -> None:

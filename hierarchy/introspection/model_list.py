@@ -17,7 +17,7 @@ from hierarchy.registry.child import NODE, Child
 from hierarchy.registry.public_name import Labels
 from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import Api
-from hierarchy.wire.tree_entry import SERVING, TreeEntry
+from hierarchy.wire.tree_entry import TreeEntry
 
 MAX_AGE_S: Final = 0.5  # a child that falls silent changes the list without an event
 AT_ONCE: Final = 100  # models in one step
@@ -82,7 +82,7 @@ class ModelList:
         paths: dict[str, list[str]] = {}
         for child in list(self._registry):
             yield
-            if child.state(now) in SERVING:
+            if child.serves_now(now):
                 yield from _note_apis(child, apis)
                 for path, names in _engines(child, self._registry.labels):
                     yield from _note_path(path, names, paths)

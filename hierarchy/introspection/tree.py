@@ -142,6 +142,7 @@ def _entry(child: Child, now: float, models: list[dict[str, Any]], below: Mappin
         "models": models,
         "children": below,
         **({} if child.drain is None else {"drain": msgspec.structs.asdict(child.drain)}),
+        **({"wakes": True} if child.can_wake(now) else {}),
     }
 
 
@@ -226,6 +227,8 @@ def _model(model: ModelStatus) -> dict[str, Any]:
     row = msgspec.structs.asdict(model)
     if not model.avoid:
         del row["avoid"]
+    if not model.load_s:
+        del row["load_s"]
     return row
 
 

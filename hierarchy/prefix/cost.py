@@ -1,6 +1,6 @@
 """What it costs to send a request to a child, in bytes of prompt that must be read first. Pure functions.
 
-    cost = pending / speed - weight * match + 1200 * score + 32,000 * round trip
+    cost = pending / speed - weight * match + 1200 * score + 32,000 * (round trip + time to load the model)
 
 A byte that the child has in its cache need not be read. It also need not be kept a second time, which leaves room for
 others; so what a match saves weighs more than a byte that waits, and the more, the longer all queues are. The least
@@ -32,7 +32,7 @@ def cost(wait: float, match: int, score: float, match_weight: float, distance: f
     """The cost of one child, in bytes.
 
     wait: its `pending / speed`. match: bytes of the prompt that it has. score: from `slot_score`, or load / speed.
-    match_weight: from `weight`. distance: of the round trip.
+    match_weight: from `weight`. distance: of the round trip, and of the time until the model is loaded there.
     """
     return wait - match_weight * match + REQUEST_BYTES * score + distance
 

@@ -19,7 +19,6 @@ from hierarchy.registry.membership import Membership
 from hierarchy.registry.totals import Totals
 from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import ModelKey, NodeStatus
-from hierarchy.wire.tree_entry import SERVING
 
 AT_ONCE: Final = 200  # models
 MAX_CACHED: Final = 1024  # models whose candidates are kept
@@ -71,7 +70,7 @@ class CandidateViews(Membership):
             served = True
             if share.is_ejected(now):
                 until = min(until, _ejection_end(share, now))
-            elif child.state(now) in USABLE:
+            elif child.state(now) in USABLE or child.can_wake(now):
                 if _is_returning(share):
                     until = now  # each request changes what it admits, so nothing can be cached
                     if not _admits(share):
@@ -87,7 +86,7 @@ class CandidateViews(Membership):
 
     def _serving(self, key: ModelKey, now: float) -> list[Share]:
         self._take_in()
-        return [share for child, share in self.index.shares(key).items() if child.state(now) in SERVING]
+        return [share for child, share in self.index.shares(key).items() if child.serves_now(now)]
 
     def are_current(self, key: ModelKey, shares: list[Share]) -> bool:
         """Is this the list that `available` returns as long as nothing happens?"""
@@ -115,7 +114,7 @@ class CandidateViews(Membership):
     def _note_serving(self, key: ModelKey, now: float) -> None:
         """Note when a model was available, as far as the last sweep did not."""
         for child in self.index.shares(key):
-            if child.state(now) in SERVING:
+            if child.serves_now(now):
                 self._served_at[child] = now
             if child in self._served_at:
                 self.known.available((key,), self._served_at[child])
@@ -151,7 +150,7 @@ class CandidateViews(Membership):
                 if names and names[-1] == key[0]:  # through another API family
                     continue
                 for child in self.index.shares(key):
-                    if child.state(now) in SERVING:
+                    if child.serves_now(now):
                         names.append(key[0])
                         until = min(until, child.fresh_until)
                         break
@@ -164,7 +163,7 @@ class CandidateViews(Membership):
         self._take_in()
         now, names = self._clock(), dict[str, None]()
         for key in self.index.order[:MAX_LOOKED_AT]:
-            if any(child.state(now) in SERVING for child in self.index.shares(key)):
+            if any(child.serves_now(now) for child in self.index.shares(key)):
                 names[key[0]] = None
                 if len(names) == count:
                     break
@@ -178,7 +177,7 @@ class CandidateViews(Membership):
         """`names_by_mode`, child by child."""
         now, found = self._clock(), set[str]()
         for child in list(self):
-            if child.multimodal is multimodal and child.state(now) in SERVING:
+            if child.multimodal is multimodal and child.serves_now(now):
                 found.update([key[0] for key in child.shares])
             yield
         return sorted(found)

@@ -18,44 +18,27 @@ from hierarchy.config.address import Place, addresses_of, place_of
 from hierarchy.prefix.cost import slot_score
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.ejection import FailureRecord, Responses
+from hierarchy.registry.load import Load
 from hierarchy.registry.round_trip import RoundTrip
+from hierarchy.registry.warmth import Warmth
 from hierarchy.wire.limits import NO_WEIGHT
 from hierarchy.wire.listing import Listing
 from hierarchy.wire.messages import Names
-from hierarchy.wire.status import EMPTY, Api, ModelKey, ModelStatus, NodeStatus
+from hierarchy.wire.status import EMPTY, USUAL_LOAD_S, Api, ModelKey, ModelStatus, NodeStatus
+from hierarchy.wire.tree_entry import SERVING
 
 NODE: Final = "node"  # the kind of a child that is a node; every other kind is an engine's
 FASTCHAT_EXPIRY_S: Final = 90.0  # FastChat's CONTROLLER_HEART_BEAT_EXPIRATION; its workers beat every 45 s
 SILENT_INTERVALS, GONE_INTERVALS = 3, 10  # a node that missed this many reports is not chosen; is dropped
 
 
-class Load:
-    """One queue: as reported, corrected by this node's leases. Counts of requests."""
-
-    __slots__ = ("ended", "open", "reported", "uncounted")
-
-    def __init__(self) -> None:
-        self.reported = 0  # by the last report
-        self.open = 0  # this node's open leases
-        self.ended = 0  # leases counted in `reported` that have ended since
-        self.uncounted = 0  # open leases not counted in `reported`
-
-    @property
-    def value(self) -> int:
-        """Requests running or waiting there."""
-        return max(self.open, self.reported - self.ended + self.uncounted)
-
-    def report(self, queue_length: int) -> None:
-        """Start from a new report; the caller then adds the open leases that it did not count to `uncounted`."""
-        self.reported, self.ended, self.uncounted = queue_length, 0, 0
-
-
 class Tally:
     """What is counted over all children of one registry, so that nothing has to look at each of them."""
 
-    __slots__ = ("changed", "open", "sent")
+    __slots__ = ("changed", "loads", "open", "sent")
 
     def __init__(self) -> None:
+        self.loads: list[tuple[Share, float]] = []  # of models by engines since they were counted, and their seconds
         self.open = 0  # leases, those of children that have left included
         self.sent = 0  # leases ever opened
         self.changed: list[Child] = []  # whose load has changed since `Totals` summed it up
@@ -68,7 +51,7 @@ class Tally:
         return changed
 
 
-class Share(Load):
+class Share(Warmth):
     """One child's part in serving one model: what a policy chooses among."""
 
     __slots__ = (
@@ -122,7 +105,24 @@ class Share(Load):
             or self.speed != model.speed
             or self.slots != model.slots
             or self.avoid is not model.avoid
+            or self.told_load_s != model.load_s
         )
+
+    def note_model(self, model: ModelStatus, now: float) -> bool:
+        """A report says whether the model is loaded. Returns whether it is, and was not, or the reverse."""
+        child = self.child
+        usual_s = model.load_s if child.kind == NODE else child.usual_load_s
+        changed = self.note_load(model.load_s, usual_s, now)
+        if changed and not model.load_s:
+            self.note_loaded(now)
+        return changed
+
+    def note_loaded(self, now: float) -> None:
+        """The model is loaded now. How long that took is measured where an engine did it."""
+        took_s = self.loaded(now)
+        if took_s > 0.0 and self.child.kind != NODE:
+            self.measure(took_s)
+            self.child.tally.loads.append((self, took_s))
 
     @property
     def records(self) -> list[FailureRecord]:
@@ -141,7 +141,7 @@ class Share(Load):
     def status(self, now: float) -> ModelStatus:
         """Its part of the report for the parent."""
         name, api = self.key
-        return ModelStatus(name, api, self.speed, self.value, self.slots, self.is_avoided(now))
+        return ModelStatus(name, api, self.speed, self.value, self.slots, self.is_avoided(now), self.load_s)
 
     def __repr__(self) -> str:
         return f"<Share {self.child.name} {self.key[0]} load={self.value} open={self.open} speed={self.speed:g}>"
@@ -234,6 +234,10 @@ class Child:
         self.down: str | None = None  # why a probed engine cannot be used; None: it can
         self.suspect: str | None = None  # why it may be dead: it is used only where no other child can be
         self.asleep = False  # an engine that answers but has put its model away: it gets no new requests
+        self.wakes = False  # but this node can wake it up, so it gets some where no other one has the model loaded
+        self.wake_failed = ""  # why it could not be woken up lately; it is not tried again for a while
+        self.wake_again_at = math.inf  # when it is
+        self.usual_load_s = USUAL_LOAD_S  # of an engine: how long it takes to load a model, until that was measured
         self.received = 0  # reads of the data path from it: signs of life
         self.heard_at = -math.inf  # when `received` last changed, as the sweep saw it
         self.heard = 0  # `received` then
@@ -338,6 +342,14 @@ class Child:
         """May it get a new request?"""
         return self.state(now) == "up"
 
+    def serves_now(self, now: float) -> bool:
+        """May it get requests, if only as a last resort, or after it was woken up for them?"""
+        return self.state(now) in SERVING or self.can_wake(now)
+
+    def can_wake(self, now: float) -> bool:
+        """Is it asleep, and would a request wake it up?"""
+        return self.wakes and not self.wake_failed and self.state(now) == "asleep"
+
     def is_dead(self, now: float) -> bool:
         """Is it known to be gone or to hang, so that its requests are lost?"""
         return self.down is not None or self.left_at is not None or now < self.refused_until or now >= self.fresh_until
@@ -395,6 +407,8 @@ class Child:
                     or (share.slots == 0) is not (model.slots == 0)
                 )
                 share.speed, share.slots, share.avoid = model.speed, model.slots, model.avoid
+                if share.told_load_s != model.load_s:
+                    changed |= share.note_model(model, now)
                 renewed.append(share)
         for ordinal in reversed(self._leases):
             if ordinal <= self._counted_to:
@@ -433,12 +447,13 @@ class Child:
         """Other speeds and slots count for it than in its last report. status: that report, with these."""
         counted = {model.key: model for model in status.models}
         models = [
-            ModelStatus(m.name, m.api, counted[m.key].speed, m.queue_length, counted[m.key].slots, m.avoid)
+            ModelStatus(m.name, m.api, counted[m.key].speed, m.queue_length, counted[m.key].slots, m.avoid, m.load_s)
             if m.key in counted
             else m
             for m in self.status.models
         ]
-        self.status = NodeStatus(tuple(models), status.speed, self.status.queue_length, self.status.asleep)
+        own = self.status
+        self.status = NodeStatus(tuple(models), status.speed, own.queue_length, own.asleep, own.wakes)
         self.note_change()
         for model in models:
             share = self.shares[model.key]
@@ -448,7 +463,7 @@ class Child:
     def heart_beat(self, queue_length: int, now: float) -> None:
         """A heartbeat of a FastChat worker: it contains only the length of the queue that all its models share."""
         models = tuple(
-            ModelStatus(model.name, model.api, model.speed, queue_length, model.slots, model.avoid)
+            ModelStatus(model.name, model.api, model.speed, queue_length, model.slots, model.avoid, model.load_s)
             for model in self.status.models
         )
         self.report(NodeStatus(models, self.status.speed, queue_length), now)

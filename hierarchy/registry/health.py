@@ -9,6 +9,7 @@ What is suspect or ejected is still used where nothing else serves a model: it i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -24,7 +25,6 @@ from hierarchy.registry.ejection import (
     is_outlier,
 )
 from hierarchy.wire.status import OTHER_API, ModelKey
-from hierarchy.wire.tree_entry import SERVING
 
 REFUSED_S: Final = 2.0  # how long a child that refused a connection is taken for dead
 FLOWING_S: Final = 5.0  # a child from which bytes came in this time is not to blame for a request without an answer
@@ -85,12 +85,33 @@ class Health:
             self.generation += 1
             self._note(child)
 
-    def set_asleep(self, child: Child, asleep: bool) -> None:
-        """An engine has put its model away, or has it back."""
-        if child.asleep is not asleep:
-            child.asleep = asleep
+    def set_asleep(self, child: Child, asleep: bool, *, wakes: bool = False) -> None:
+        """An engine has put its model away, or has it back. wakes: a request can wake it up."""
+        if child.asleep is not asleep or child.wakes is not wakes:
+            child.asleep, child.wakes = asleep, wakes
+            child.wake_failed, child.wake_again_at = "", math.inf
             self.generation += 1
             self._note(child)
+
+    def wake_failed(self, child: Child, reason: str, again_s: float) -> None:
+        """A child could not be woken up. It is not tried again for so many seconds."""
+        child.wake_failed, child.wake_again_at = reason, self._clock() + again_s
+        self.generation += 1
+
+    def _may_wake_again(self, child: Child) -> None:
+        child.wake_failed, child.wake_again_at = "", math.inf
+        self.generation += 1
+
+    # -- models that were not loaded -----------------------------------------------------------------------------
+
+    def begin_load(self, share: Share) -> None:
+        """A request is sent to a child that has to load its model. Call it where the share has a load time."""
+        share.begin_load(self._clock())
+
+    def loaded(self, share: Share) -> None:
+        """A response began, so the model is loaded. Call it where the share has a load time."""
+        share.note_loaded(self._clock())
+        self.generation += 1
 
     # -- requests that failed, and those that did not ------------------------------------------------------------
 
@@ -165,7 +186,7 @@ class Health:
     def _serving(self, key: ModelKey, now: float) -> list[Share]:
         """The shares that would be available for a model if none was ejected."""
         shares = [child.shares[key] for child in self.children.values() if key in child.shares]
-        return [share for share in shares if share.child.state(now) in SERVING]
+        return [share for share in shares if share.child.serves_now(now)]
 
     def _ejected_of(self, key: ModelKey, now: float) -> list[Share]:
         return [share for share in self._serving(key, now) if share.is_ejected(now)]
@@ -240,6 +261,8 @@ class Health:
                 child.heard, child.heard_at = child.received, now
                 if was_silent:
                     self.generation += 1
+            if now >= child.wake_again_at:
+                self._may_wake_again(child)
             if child.failures is not None and child.failures.is_over(now):
                 child.failures = None
             for share in child.shares.values():

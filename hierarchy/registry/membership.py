@@ -19,7 +19,6 @@ from hierarchy.registry.known_models import KnownModels
 from hierarchy.registry.model_index import ModelIndex
 from hierarchy.registry.speed_limit import limited
 from hierarchy.wire.status import Api, part
-from hierarchy.wire.tree_entry import SERVING
 
 REMEMBERED_S: Final = 600.0  # how long a child that left is still shown, unless the configuration says otherwise
 # Children that left and are still shown; beyond it, the first that left are forgotten. Not Final: tests replace it.
@@ -96,7 +95,7 @@ class Membership(Health):
         self.generation += 1
         now = self._clock()
         self.index.touch(child, now)
-        if child.state(now) in SERVING:
+        if child.serves_now(now):
             self._served_at[child] = now
         for listener in self._listeners:
             listener(child)

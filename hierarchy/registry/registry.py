@@ -34,7 +34,6 @@ from hierarchy.wire.checks import check_status
 from hierarchy.wire.limits import DEFAULT, NO_WEIGHT, Weight
 from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
 from hierarchy.wire.status import EMPTY, NodeStatus, part
-from hierarchy.wire.tree_entry import SERVING
 
 MAX_SPEED: Final = 1e6  # for any child
 log = logging.getLogger("hierarchy.node")
@@ -222,7 +221,7 @@ class Registry(CandidateViews):
             self._readmit(child, now)
         child.unconfirmed = {}
         changed = self._apply_report(child, status, now, None) or not was_available
-        self.set_asleep(child, status.asleep)
+        self.set_asleep(child, status.asleep, wakes=status.wakes)
         if changed:
             self._may_serve(child)
         self._note(child)
@@ -317,7 +316,7 @@ class Registry(CandidateViews):
             self.slots.note(children)
 
     def _note_whether_serving(self, child: Child, now: float) -> None:
-        if child.state(now) in SERVING:
+        if child.serves_now(now):
             self._served_at[child] = now
         elif child in self._served_at:
             self.known.available(child.shares, self._served_at.pop(child))

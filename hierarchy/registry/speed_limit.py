@@ -49,11 +49,12 @@ def limited(status: NodeStatus, limit: float, slots_limit: float = math.inf) -> 
                 m.queue_length,
                 m.slots if m.slots <= slots_limit * min(m.speed, limit) else 0,
                 m.avoid,
+                m.load_s,
             )
             for m in status.models
         ]
     )
-    return NodeStatus(models, min(status.speed, limit), status.queue_length, status.asleep)
+    return NodeStatus(models, min(status.speed, limit), status.queue_length, status.asleep, status.wakes)
 
 
 class SpeedLimit:

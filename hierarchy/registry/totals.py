@@ -12,8 +12,7 @@ from collections.abc import Iterable
 
 from hierarchy.registry.child import Child, Tally
 from hierarchy.registry.model_index import ModelIndex
-from hierarchy.wire.status import MAX_QUEUE, ModelKey, ModelStatus, NodeStatus
-from hierarchy.wire.tree_entry import SERVING
+from hierarchy.wire.status import AVOIDED, MAX_QUEUE, NOT_SERVED, ModelKey, ModelStatus, NodeStatus, rank
 
 
 class _Counted:
@@ -77,7 +76,7 @@ class Totals:
 
     def _count_all(self, children: Iterable[Child], now: float, *, ejections: bool) -> set[ModelKey]:
         """Count all children again. Returns the models to sum up."""
-        serving = [child for child in children if child.state(now) in SERVING]
+        serving = [child for child in children if child.serves_now(now)]
         touched = self._forget(serving)
         before, self._ailing = self._ailing, {child for child in serving if _is_ailing(child)} if ejections else set()
         self._speed, self._queue, self._until = 0.0, 0, math.inf
@@ -127,27 +126,28 @@ class Totals:
     def _sum(self, key: ModelKey, index: ModelIndex, now: float) -> bool:
         """Sum one model up again. Returns whether something has changed.
 
-        It counts without those that are to be avoided, unless there are no others. Slots that are not known of one of
-        them are not known of all.
+        It counts without those that are to be avoided, unless there are no others, and without those that would have
+        to load it, unless none has it loaded. Slots that are not known of one of them are not known of all.
         """
         speed, queue, slots = 0.0, 0, 0
-        avoid, found, all_known = True, False, True
+        best, load_s, all_known = NOT_SERVED, 0.0, True
         for child, share in index.shares(key).items():
             if child not in self._counted:
                 continue
-            is_avoided = share.is_avoided(now)
-            if not found or (avoid and not is_avoided):
-                speed, queue, slots, avoid, found = share.speed, share.value, share.slots, is_avoided, True
+            one = rank(share.is_avoided(now), share.load_s)
+            if one < best:
+                speed, queue, slots, best, load_s = share.speed, share.value, share.slots, one, share.load_s
                 all_known = share.slots > 0
-            elif is_avoided is avoid:
+            elif one == best:
                 speed += share.speed
                 queue += share.value
                 slots += share.slots
+                load_s = min(load_s, share.load_s)
                 all_known &= share.slots > 0
-        if not found:
+        if best == NOT_SERVED:
             return self._rows.pop(key, None) is not None
         slots = min(slots, MAX_QUEUE) if all_known else 0
-        row = ModelStatus(key[0], key[1], speed, min(queue, MAX_QUEUE), slots, avoid)
+        row = ModelStatus(key[0], key[1], speed, min(queue, MAX_QUEUE), slots, best >= AVOIDED, load_s)
         if self._rows.get(key) == row:
             return False
         self._rows[key] = row

@@ -299,6 +299,8 @@ class Attempt(ResponseHandler):
         share = self.lease.share
         if (share.failures is not None or self.child.failures is not None) and not response.head.is_failure:
             self._lane.registry.first_byte(share)
+        if share.load_s and not response.head.is_failure:
+            self._lane.registry.loaded(share)
 
     def _note_id(self, data: bytes) -> None:
         """The response has an id, by which a later request may continue it: this child alone can do that."""

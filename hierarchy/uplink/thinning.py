@@ -35,10 +35,11 @@ def is_urgent(status: NodeStatus, other: int, reported: NodeStatus = EMPTY, repo
 
 
 def differ(one: NodeStatus, other: NodeStatus) -> bool:
-    """Do they differ in what routing depends on: models, speeds, and which of them to avoid?"""
+    """Do they differ in what routing depends on: models, speeds, which of them to avoid, and which are loaded?"""
     if one.models is other.models:  # mostly: a status is kept up to date model by model
         return False
     return len(one.models) != len(other.models) or any(
-        a is not b and (a.name, a.api, a.speed, a.avoid) != (b.name, b.api, b.speed, b.avoid)
+        a is not b
+        and (a.name, a.api, a.speed, a.avoid, a.load_s > 0.0) != (b.name, b.api, b.speed, b.avoid, b.load_s > 0.0)
         for a, b in zip(one.models, other.models, strict=True)
     )

@@ -19,6 +19,7 @@ from hierarchy.wire.subtree import rejection_reason
 MAX_URL = 2048  # characters
 MAX_INTERVAL_S = 3600.0
 AT_ONCE = 500  # models that are checked in one step
+MAX_LOAD_S = 3600.0  # for a model to be loaded
 MAX_WARNINGS, MAX_WARNING = 16, 1000  # lines, and characters of each
 _SHOWN = 40  # characters of a refused value, in the error
 
@@ -86,6 +87,12 @@ def check_speed(field: str, speed: float, max_speed: float, *, zero: bool = Fals
         raise InvalidField(field, f"{speed} is not allowed: it must be above 0 and at most {max_speed:g}")
 
 
+def check_load_time(field: str, seconds: float) -> None:
+    """How long a model takes to be loaded."""
+    if not 0 <= seconds <= MAX_LOAD_S:  # NaN fails both comparisons
+        raise InvalidField(field, f"{seconds} is not allowed: it must be between 0 and {MAX_LOAD_S:g} seconds")
+
+
 def check_subtree(field: str, subtree: object) -> None:
     """JSON that this node can keep and send on."""
     if reason := rejection_reason(subtree):
@@ -137,6 +144,7 @@ def models_steps(field: str, models: Sequence[ModelStatus], max_speed: float, li
                 and 0 < model.speed <= max_speed
                 and 0 <= model.queue_length <= MAX_QUEUE
                 and 0 <= model.slots <= MAX_QUEUE
+                and 0.0 <= model.load_s <= MAX_LOAD_S
             ):
                 _refuse(f"{field}[{number}]", model, max_speed)
             if key in seen:
@@ -151,6 +159,7 @@ def _refuse(field: str, model: ModelStatus, max_speed: float) -> None:
     check_speed(f"{field}.speed", model.speed, max_speed)
     check_count(f"{field}.queue_length", model.queue_length)
     check_count(f"{field}.slots", model.slots)
+    check_load_time(f"{field}.load_s", model.load_s)
 
 
 def check_status(status: NodeStatus, max_speed: float, prefix: str = "", limits: ChildLimits = DEFAULT) -> None:

@@ -7,13 +7,16 @@ for one model and one for another would look ten times too fast for the second, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 Api = Literal["fastchat", "openai"]  #: API family
 ModelKey = tuple[str, Api]
 OTHER_API: dict[Api, Api] = {"openai": "fastchat", "fastchat": "openai"}
+USUAL_LOAD_S: Final = 10.0  # for a model to be loaded by an engine, until that was measured
+AVOIDED: Final = 2  # a rank
+NOT_SERVED: Final = 4  # a rank that no row has
 MAX_QUEUE = 10**9  # a longer queue cannot be real, and sums of them could overflow
 
 
@@ -30,6 +33,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     slots: int = 0
     #: use it only where nothing else serves the model: all that serve it there are suspect or ejected
     avoid: bool = False
+    #: seconds that a request waits there until the model is loaded, since no engine has it in memory; 0: one has
+    load_s: float = 0.0
 
     @property
     def key(self) -> ModelKey:
@@ -50,6 +55,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     queue_length: int = 0
     #: an engine has put its model away, and serves nothing until it is woken up; not part of a message
     asleep: bool = False
+    #: it is asleep, and this node can wake it up
+    wakes: bool = False
 
     @property
     def model_names(self) -> list[str]:
@@ -69,7 +76,9 @@ def part(status: NodeStatus, parts: int) -> NodeStatus:
     if parts == 1:
         return status
     models = tuple(
-        ModelStatus(m.name, m.api, m.speed / parts, -(-m.queue_length // parts), -(-m.slots // parts), m.avoid)
+        ModelStatus(
+            m.name, m.api, m.speed / parts, -(-m.queue_length // parts), -(-m.slots // parts), m.avoid, m.load_s
+        )
         for m in status.models
     )
     return NodeStatus(models, status.speed / parts, -(-status.queue_length // parts))
@@ -80,34 +89,44 @@ def shorter(status: NodeStatus, ended: int) -> NodeStatus:
     if not ended:
         return status
     models = tuple(
-        ModelStatus(m.name, m.api, m.speed, max(0, m.queue_length - ended), m.slots, m.avoid) for m in status.models
+        ModelStatus(m.name, m.api, m.speed, max(0, m.queue_length - ended), m.slots, m.avoid, m.load_s)
+        for m in status.models
     )
-    return NodeStatus(models, status.speed, max(0, status.queue_length - ended), status.asleep)
+    return NodeStatus(models, status.speed, max(0, status.queue_length - ended), status.asleep, status.wakes)
 
 
 def aggregate(statuses: Iterable[NodeStatus]) -> NodeStatus:
     """The status of a node, from those of its children: totals over all, and per model and API family.
 
-    A model counts without those that are to be avoided, unless there are no others. Its slots are known if those of all
-    are. Counts are limited to `MAX_QUEUE`, so that a parent accepts this node's report whatever its children claim.
+    A model counts without those that are to be avoided, unless there are no others, and without those that would have
+    to load it, unless none has it loaded. Its slots are known if those of all are. Counts are limited to `MAX_QUEUE`,
+    so that a parent accepts this node's report whatever its children claim.
     """
+    sums: dict[ModelKey, list[ModelStatus]] = {}
     speed, queue_length = 0.0, 0
-    # One list for each model, since there may be 10,000: speed, queue_length, slots, avoid
-    sums: dict[ModelKey, list[Any]] = {}
     for status in statuses:
         speed += status.speed
         queue_length += status.queue_length
         for model in status.models:
-            key = model.name, model.api
-            known = sums.get(key)
-            if known is None or (known[3] and not model.avoid):
-                sums[key] = [model.speed, model.queue_length, model.slots, model.avoid]
-            elif known[3] == model.avoid:
-                known[0] += model.speed
-                known[1] += model.queue_length
-                known[2] = known[2] + model.slots if known[2] and model.slots else 0
-    models = tuple(
-        ModelStatus(key[0], key[1], own, min(queue, MAX_QUEUE), min(slots, MAX_QUEUE), avoid)
-        for key, (own, queue, slots, avoid) in sorted(sums.items())
-    )
+            sums.setdefault(model.key, []).append(model)
+    models = tuple(_sum(key, rows) for key, rows in sorted(sums.items()))
     return NodeStatus(models, speed, min(queue_length, MAX_QUEUE))
+
+
+def rank(avoid: bool, load_s: float) -> int:
+    """Of several rows of a model, those of the lowest rank count: below `AVOIDED` unless all are to be avoided."""
+    return (AVOIDED if avoid else 0) + (1 if load_s > 0.0 else 0)
+
+
+def _sum(key: ModelKey, rows: list[ModelStatus]) -> ModelStatus:
+    best = min([rank(row.avoid, row.load_s) for row in rows])
+    counted = [row for row in rows if rank(row.avoid, row.load_s) == best]
+    speed, queue, slots = 0.0, 0, 0
+    for row in counted:
+        speed += row.speed
+        queue += row.queue_length
+        slots += row.slots
+    if any(row.slots == 0 for row in counted):
+        slots = 0
+    load_s = min([row.load_s for row in counted])
+    return ModelStatus(*key, speed, min(queue, MAX_QUEUE), min(slots, MAX_QUEUE), counted[0].avoid, load_s)

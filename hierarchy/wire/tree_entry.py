@@ -44,6 +44,8 @@ class ModelEntry(msgspec.Struct, frozen=True):
     responses: Count = 0
     #: requests by which its load counts as longer, since its last responses were failures
     penalty: Count = 0
+    #: seconds that a request waits there until the model is loaded; 0: it is loaded
+    load_s: Amount = 0.0
     #: bytes of prompts that it was sent and has to read; with `dispatch: prefix` only
     pending: Count = 0
     #: why this model alone gets no requests there; "" if it does
@@ -99,6 +101,8 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
     round_trip_s: Amount | None = None
     #: by whom it is drained, since when and why; None: no operator drained it
     drain: DrainEntry | None = None
+    #: it is asleep, and a request wakes it up
+    wakes: bool = False
     #: what it serves, one item for each pair of model and API family
     models: tuple[ModelEntry, ...] = ()
     #: its children, not decoded
@@ -108,6 +112,11 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
     def is_node(self) -> bool:
         """Is it a node, and not an engine?"""
         return self.kind == "node"
+
+    @property
+    def may_serve(self) -> bool:
+        """May it get requests, if only as a last resort, or after it was woken up for them?"""
+        return self.state in SERVING or (self.state == "asleep" and self.wakes)
 
     @cached_property
     def children(self) -> dict[str, TreeEntry]:
@@ -135,7 +144,7 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
         depth: levels of nodes between the top and here; see `MAX_DEPTH`.
         """
         for key, child in self.each_child():
-            if up and child.state not in SERVING:
+            if up and not child.may_serve:
                 continue
             if not child.is_node:
                 yield f"{above}{key}", child

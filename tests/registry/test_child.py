@@ -10,9 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hierarchy.registry.child import FASTCHAT_EXPIRY_S, NODE, Child, Lease, Load
+from hierarchy.registry.child import FASTCHAT_EXPIRY_S, NODE, Child, Lease
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.ejection import FailureRecord
+from hierarchy.registry.load import Load
 from hierarchy.wire.status import ModelStatus, NodeStatus
 from tests.builders import FASTCHAT, OPENAI, model, status_of
 

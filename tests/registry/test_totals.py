@@ -10,7 +10,6 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from hierarchy.registry.child import Lease
 from hierarchy.wire.status import NodeStatus, aggregate
-from hierarchy.wire.tree_entry import SERVING
 from tests.builders import OPENAI, Table, eject, model, report, site, status_of
 
 NAMES = ("a", "b", "c")
@@ -26,7 +25,7 @@ MODELS = st.lists(
 
 def from_scratch(table: Table) -> NodeStatus:
     now = table.clock()
-    return aggregate(child.current(now) for child in table if child.state(now) in SERVING)
+    return aggregate(child.current(now) for child in table if child.serves_now(now))
 
 
 class Machine(RuleBasedStateMachine):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry.drain import Drain
 from hierarchy.wire import tree_entry
+from hierarchy.wire.status import NodeStatus
 from hierarchy.wire.tree_entry import MAX_DEPTH, DrainEntry, ModelEntry, TreeEntry, decode
 from tests.builders import OPENAI, WORKER, Table, model, nested, site, status_of, worker
 from tests.wire.test_subtree import SITES
@@ -64,19 +65,23 @@ def test_every_field_that_a_node_shows_is_decoded() -> None:
     lease = engine.lease(engine.shares[OPENAI])
     table.add(site("site-a", children={"rack-gpu": {"kind": "vllm", "state": "up"}}, version="1.2", dispatch="p2c"))
     table.children["site-a"].warnings = ["the certificate expires on 2026-01-31"]
+    sleeper = table.declare("sleeper", "http://gpu:2", "vllm")
+    table.report(sleeper, NodeStatus((model("n", load_s=5.0),), 1.0, asleep=True, wakes=True))
     table.set_drain("gpu", Drain(5.0, "ann", "new GPU"))
     table.add(worker())
     shown = TreeView(table, table.clock).tree()
     root = decode(json.loads(json.dumps(shown)))
     assert {field for entry in (shown, *shown["children"].values()) for field in entry} == set(FIELDS)
     assert (root.name, root.kind, root.url, root.state, root.is_node) == ("root", "node", shown["url"], "up", True)
-    assert (root.speed, root.queue_length, root.in_flight, root.instance) == (2.0, 0, 1, "root-1")
+    assert (root.speed, root.queue_length, root.in_flight, root.instance) == (3.0, 0, 1, "root-1")
     gpu, site_a = root.children["gpu"], root.children["site-a"]
     assert gpu.models == (ModelEntry("m", "openai", 4.0, 3, 8),)
     assert (gpu.state, gpu.drain) == ("draining", DrainEntry(5.0, "ann", "new GPU"))
     assert (gpu.kind, gpu.link, gpu.is_node, gpu.children) == ("vllm", "direct", False, {})
     assert (site_a.version, site_a.dispatch, site_a.instance) == ("1.2", "p2c", "site-a-1")
-    assert [path for path, _ in root.engines()] == ["gpu", "site-a/rack-gpu", WORKER]
+    assert [path for path, _ in root.engines()] == ["gpu", "site-a/rack-gpu", "sleeper", WORKER]
+    assert [path for path, _ in root.engines(up=True)] == ["site-a/rack-gpu", "sleeper", WORKER]
+    assert root.children["sleeper"].models == (ModelEntry("n", "openai", 1.0, 0, load_s=10.0),)
     assert root.children[WORKER].label == table.labels.of(WORKER)
     lease.release()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hierarchy.errors import EngineUnreadable, NotJson
 from hierarchy.names import is_printable_name
 from hierarchy.runtime import safe_json
-from hierarchy.wire.status import MAX_QUEUE, Api, ModelStatus, NodeStatus
+from hierarchy.wire.status import MAX_QUEUE, USUAL_LOAD_S, Api, ModelStatus, NodeStatus
 
 MAX_LINES = 128 * 1024  # bytes of the metrics that are read: vLLM with 400 data-parallel ranks
 MAX_CACHED = 2048  # bytes of such lines whose meaning is kept
@@ -154,6 +154,11 @@ async def openai_model_names(http: EngineHttp) -> list[str]:
     Raises:
         EngineUnreadable: there is no model list, or it is from a node.
     """
+    return usable_model_names(entry.get("id") for entry in await openai_models(http))
+
+
+async def openai_models(http: EngineHttp) -> list[dict[str, Any]]:
+    """The entries of `GET /v1/models`. Raises as `openai_model_names`."""
     response = (await get(http, "/v1/models")).require_ok()
     page = response.json()
     entries = page.get("data") if isinstance(page, dict) else None
@@ -163,7 +168,7 @@ async def openai_model_names(http: EngineHttp) -> list[str]:
         # A node as an engine could list this node's own models, and requests would loop between the two.
         hint = "start it with --parent, or with `parent` in the YAML"
         raise EngineUnreadable(f"{http.url} is a node, not an engine: {hint}")
-    return usable_model_names(entry.get("id") for entry in entries if isinstance(entry, dict))
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def usable_model_names(names: Iterable[object]) -> list[str]:
@@ -179,6 +184,7 @@ def status_of_engine(
     *,
     queues: Mapping[str, int] | None = None,
     slots: int = 0,
+    cold: Collection[str] = (),
     apis: tuple[Api, ...] = ("openai",),
 ) -> NodeStatus:
     """The status of an engine. Each of its models has the speed and slots of the engine.
@@ -188,12 +194,20 @@ def status_of_engine(
         queue_length: requests running plus waiting in the whole engine.
         queues: the same by model; models that are not in it have the whole queue.
         slots: requests that can run at the same time; 0 if unknown.
+        cold: models that the engine loads when a request comes; how long that takes is measured elsewhere.
         apis: API families of each model.
     """
     queue_length = min(queue_length, MAX_QUEUE)
     queues = queues or {}
     models = tuple(
-        ModelStatus(name, api, speed, min(queues.get(name, queue_length), MAX_QUEUE), slots)
+        ModelStatus(
+            name,
+            api,
+            speed,
+            min(queues.get(name, queue_length), MAX_QUEUE),
+            slots,
+            load_s=USUAL_LOAD_S if name in cold else 0.0,
+        )
         for name in names
         for api in apis
     )

@@ -8,13 +8,16 @@ whole queue. LoRA adapters are listed in `/v1/models` beside their base model (d
 the start or later, and are models like any other here.
 
 A server that was put to sleep (docs, "Sleep Mode") answers all of these as before, but holds requests until it is woken
-up. Its gauge `vllm:engine_sleep_state` has a sample with `sleep_state="awake"`, 0 while it sleeps (source,
-v1/metrics/loggers.py); `GET /is_sleeping` exists in development mode only. Older releases have neither.
+up. Its gauge `vllm:engine_sleep_state` has a sample with `sleep_state="awake"`, 0 while it sleeps, and one with
+`discard_all`, 1 at level 2 (source, v1/metrics/loggers.py). `GET /is_sleeping` and `POST /wake_up` exist in development
+mode only (source, entrypoints/serve/sleep/api_router.py: `VLLM_SERVER_DEV_MODE`). Older releases have none of these.
+At level 2 the weights are gone, and to wake it up would not bring them back.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from http import HTTPStatus
 
 import msgspec
 
@@ -38,11 +41,22 @@ class VllmAdapter:
         (await get(http, "/health")).require_ok()
         names = await openai_model_names(http)
         queues: Counter[str] = Counter()
-        asleep = False
+        asleep = discarded = False
         for sample in (await get(http, "/metrics")).samples(RUNNING, WAITING, SLEEP):
             if sample.name != SLEEP:
                 queues[sample.labels.get("model_name", "")] += sample.value
             elif sample.labels.get("sleep_state") == "awake":
                 asleep |= not sample.value
-        status = status_of_engine(names, speed, queues.total(), queues=queues, apis=self._apis)
-        return msgspec.structs.replace(status, asleep=asleep)
+            elif sample.labels.get("sleep_state") == "discard_all":
+                discarded |= bool(sample.value)
+        wakes = asleep and not discarded and await _can_wake(http)
+        cold = names if wakes else ()
+        status = status_of_engine(names, speed, queues.total(), queues=queues, cold=cold, apis=self._apis)
+        return msgspec.structs.replace(status, asleep=asleep, wakes=wakes)
+
+
+async def _can_wake(http: EngineHttp) -> bool:
+    """Does an engine that sleeps have the paths that wake it up?"""
+    response = await get(http, "/is_sleeping")
+    page = response.json() if response.status == HTTPStatus.OK else None
+    return isinstance(page, dict) and page.get("is_sleeping") is True

@@ -27,9 +27,12 @@ class Answers:
     def __init__(self, responses: Responses, hanging: str = "") -> None:
         self._responses = responses
         self._hanging = hanging
+        self.asked: list[str] = []
 
     async def ask(self, method: str, path: str) -> EngineResponse:
-        path = path.partition("?")[0]
+        self.asked.append(path)
+        if path not in self._responses:
+            path = path.partition("?")[0]
         if path == self._hanging:
             await asyncio.Event().wait()
         status, body = self._responses.get(path, (404, "Not Found"))

@@ -58,3 +58,29 @@ def test_vllm_that_was_put_to_sleep_is_asleep_and_keeps_its_models(awake: int, o
 
 def test_vllm_of_a_release_without_sleep_mode_is_awake() -> None:
     assert not read("vllm", vllm(metrics=(404, ""))).asleep
+
+
+SLEEPS = (
+    'vllm:engine_sleep_state{{engine="0",model_name="m",sleep_state="awake"}} 0\n'
+    'vllm:engine_sleep_state{{engine="0",model_name="m",sleep_state="weights_offloaded"}} {0}\n'
+    'vllm:engine_sleep_state{{engine="0",model_name="m",sleep_state="discard_all"}} {1}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("level", "is_sleeping", "wakes"),
+    [
+        (1, (200, {"is_sleeping": True}), True),
+        (1, (200, {"is_sleeping": False}), False),
+        (1, (404, "Not Found"), False),  # it is not in development mode
+        (1, (200, []), False),
+        (2, (200, {"is_sleeping": True}), False),  # its weights are gone
+    ],
+)
+def test_vllm_that_sleeps_can_be_woken_up_if_it_has_its_weights_and_the_path(
+    level: int, is_sleeping: tuple[int, object], wakes: bool
+) -> None:
+    metrics = SLEEPS.format(int(level == 1), int(level == 2))
+    status = read("vllm", vllm(metrics=(200, metrics), is_sleeping=is_sleeping))
+    assert (status.asleep, status.wakes) == (True, wakes)
+    assert {model.load_s > 0 for model in status.models} == {wakes}
