@@ -36,6 +36,10 @@ def simulate(
         float | None,
         typer.Option(metavar="R", help="Requests a second that all clients send; default for a trace: its own times."),
     ] = None,
+    clients: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Instead of --rate: so many conversations at a time, so the tree is saturated."),
+    ] = None,
     policy: Annotated[
         str, typer.Option(metavar="NAMES", help="Policies to compare, such as shortest_queue,p2c.")
     ] = "declared",
@@ -59,9 +63,12 @@ def simulate(
         float, typer.Option("--decode-tokens-per-s", metavar="N", help="Tokens that an engine writes, per request.")
     ] = 50.0,
     cache_tokens: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Tokens that the KV cache of an engine holds.")
+        int, typer.Option(metavar="N", min=1, help="Tokens in an engine's KV memory, running requests included.")
     ] = 400_000,
     block_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens that are cached together.")] = 16,
+    chunk_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Prompt tokens read between two tokens of each response.")
+    ] = 2048,
     warm_up: Annotated[
         float | None,
         typer.Option(
@@ -98,10 +105,11 @@ def simulate(
         _positive("--decode-tokens-per-s", decode),
         cache_tokens,
         block_tokens,
+        chunk_tokens,
     )
     losses = tuple(_pair("--lose", one, "@", "site-a@60") for one in lose or ())
     trips = [_pair("--round-trip", one, "=", "site-a=20") for one in round_trip or ()]
-    load = _load(trace, chats, rate, seed, shared_start, hot_document)
+    load = _load(trace, chats, rate, clients, seed, shared_start, hot_document)
     declared = read_tree(tree)
     _check_names(declared, [name for name, _ in (*losses, *trips)])
     scenario = Scenario(
@@ -133,27 +141,47 @@ def simulate(
 
 
 def _load(
-    trace: Path | None, chats: int | None, rate: float | None, seed: int, shared_start: int, hot: float | None
+    trace: Path | None,
+    chats: int | None,
+    rate: float | None,
+    clients: int | None,
+    seed: int,
+    shared_start: int,
+    hot: float | None,
 ) -> Callable[[], Load]:
     """What makes the load. Raises `UsageError`."""
-    from hierarchy.simulation.load import generated
     from hierarchy.simulation.traces.read import read_trace
 
     if (trace is None) == (chats is None):
         raise UsageError("write either --trace FILE or --chats N: a recorded load, or one that is made")
     if rate is not None:
         _positive("--rate", rate)
-    if trace is not None:
-        if shared_start or hot is not None:
-            raise UsageError("--shared-start and --hot-document are for --chats; a trace has its own prompts")
-        return read_trace(trace, rate, seed)
-    if rate is None:
-        raise UsageError("--chats: add --rate with the requests a second that all clients send")
-    count, most = chats or 0, rate
-    if not 1 <= count <= MAX_CHATS:
-        raise UsageError(f"--chats {count}: write a number from 1 to {MAX_CHATS}")
+    if trace is None:
+        return _generated(chats or 0, rate, clients, seed, shared_start, hot)
+    if shared_start or hot is not None or clients is not None:
+        raise UsageError("--clients, --shared-start and --hot-document are for --chats; a trace has its own prompts")
+    return read_trace(trace, rate, seed)
+
+
+def _generated(
+    chats: int, rate: float | None, clients: int | None, seed: int, shared_start: int, hot: float | None
+) -> Callable[[], Load]:
+    """What makes such a load. Raises `UsageError`."""
+    from hierarchy.simulation.load import generated
+
+    if rate is None and clients is None:
+        raise UsageError(
+            "--chats: add --rate with the requests a second of all clients, or --clients with their number"
+        )
+    if rate is not None and clients is not None:
+        raise UsageError("write either --rate or --clients: so many requests a second, or what the tree can serve")
+    for flag, count in (("--chats", chats), ("--clients", 1 if clients is None else clients)):
+        if not 1 <= count <= MAX_CHATS:
+            raise UsageError(f"{flag} {count}: write a number from 1 to {MAX_CHATS}")
     hot_at_s = math.inf if hot is None else hot
-    return lambda: generated(seed, count, most, shared_start=shared_start, hot_at_s=hot_at_s)
+    return lambda: generated(
+        seed, chats, rate or 0.0, clients=clients or 0, shared_start=shared_start, hot_at_s=hot_at_s
+    )
 
 
 def _positive(flag: str, value: float) -> float:

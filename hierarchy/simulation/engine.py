@@ -1,16 +1,26 @@
-"""An engine: requests wait for a slot, their prompts are read one after the other, and then each writes at its rate."""
+"""An engine like vLLM or SGLang: requests wait for a slot, prompts are read one by one, and then each is answered.
+
+Reading and writing share the machine. It works in steps: each writes one token of every response and reads a chunk of
+the prompt that is read. A step takes as long as its reading, so responses are slow while a long prompt is read. The
+memory is shared as well, see `cache`: a prompt is not read until there is room for it and its response.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from heapq import heappop, heappush
+from typing import Final, NamedTuple
 
-from hierarchy.simulation.cache import PrefixCache
+from hierarchy.simulation.cache import PrefixCache, Room
 from hierarchy.simulation.events import Events
+from hierarchy.simulation.prompt import Prompt
 from hierarchy.simulation.queues import Queues
 from hierarchy.simulation.request import Request
 from hierarchy.wire.status import Api, ModelStatus, NodeStatus
+
+NEARLY: Final = 1e-6  # tokens: what is missing of a response because of rounded times
 
 
 class Rates(NamedTuple):
@@ -18,18 +28,20 @@ class Rates(NamedTuple):
 
     slots: int  #: requests at once; more wait
     prefill_tokens_per_s: float  #: prompt tokens that are not cached, of all requests together
-    decode_tokens_per_s: float  #: of each request
-    cache_tokens: int  #: size of its KV cache
+    decode_tokens_per_s: float  #: of each request, while no prompt is read
+    cache_tokens: int  #: size of its KV memory, that of running requests included
     block_tokens: int  #: that are shared together
+    chunk_tokens: int  #: of a prompt that are read between two tokens of the responses
 
 
 class Work:
     """What an engine does for a request."""
 
-    __slots__ = ("is_cancelled", "is_running", "request")
+    __slots__ = ("is_cancelled", "is_running", "request", "room")
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.room: Room | None = None  # in the memory, from when its prompt is read
         self.is_running = False  # it has a slot
         self.is_cancelled = False
 
@@ -71,6 +83,13 @@ class Engine:
         self.completed = 0
         self._waiting: deque[Work] = deque()  # for a slot
         self._reading: deque[Work] = deque()  # the first one's prompt is read; the others have a slot and wait
+        self._needs_room = False  # the first one is not read yet: its prompt and its response do not fit
+        self._writing: list[tuple[float, int, Work]] = []  # a heap: at which value of `_written` each one ends
+        self._order = 0  # of those that end at the same time
+        self._written = 0.0  # tokens that a response has which is written from the beginning
+        self._written_at = 0.0  # when that was so
+        self._rate = rates.decode_tokens_per_s  # tokens/s of each response now
+        self._plan = 0  # the number of the event at which the next response ends
         self._by_model = dict.fromkeys(models, 0)
         self._events = events
         self._queues = queues
@@ -112,36 +131,91 @@ class Engine:
         if len(self._reading) == 1:
             self._read()
 
+    # -- reading -----------------------------------------------------------------------------------------------------
+
     def _read(self) -> None:
         """Begin with the first prompt that waits. What is cached counts now: the one before may have brought it."""
+        while self._reading and self._reading[0].is_cancelled:
+            self._reading.popleft()
+        self._needs_room = False
+        if not self._reading:
+            self._write_at(self.rates.decode_tokens_per_s)
+            return
         work = self._reading[0]
-        prompt = work.request.prompt
-        work.request.cached = min(self.cache.match(prompt), max(0, prompt.tokens - 1))
-        tokens = 0 if work.is_cancelled else prompt.tokens - work.request.cached
-        self._events.after(tokens / self.rates.prefill_tokens_per_s, self._has_read, work)
+        request = work.request
+        self._drop_cancelled()
+        work.room = self.cache.open(request.prompt, request.turn.output_tokens, must=not self._writing)
+        if work.room is None:
+            self._needs_room = True
+            self._write_at(self.rates.decode_tokens_per_s)
+            return
+        request.cached = min(work.room.cached, max(0, request.prompt.tokens - 1))
+        tokens = request.prompt.tokens - request.cached
+        seconds = tokens / self.rates.prefill_tokens_per_s
+        self._write_at(min(self.rates.decode_tokens_per_s, math.ceil(tokens / self.rates.chunk_tokens) / seconds))
+        self._events.after(seconds, self._has_read, work)
 
     def _has_read(self, work: Work) -> None:
         if self.dead:
             return
         self._reading.popleft()
-        request = work.request
-        if not work.is_cancelled:
-            self.cache.put(request.prompt)
+        request, room = work.request, work.room
+        if room is not None and not work.is_cancelled:
+            self.cache.read(room)
             request.first_at = self._events.now
             self._on_first(request)
-            self._events.after(request.turn.output_tokens / self.rates.decode_tokens_per_s, self._end, work)
-        if self._reading:
+            self._progress()
+            self._order += 1
+            heappush(self._writing, (self._written + request.turn.output_tokens, self._order, work))
+        self._read()
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def _progress(self) -> None:
+        now = self._events.now
+        self._written += self._rate * (now - self._written_at)
+        self._written_at = now
+
+    def _write_at(self, rate: float) -> None:
+        """All responses go on at this rate; plan when the next one ends."""
+        self._progress()
+        self._rate = rate
+        self._drop_cancelled()
+        self._plan += 1
+        if self._writing:
+            left = max(0.0, self._writing[0][0] - self._written)
+            self._events.after(left / rate, self._end_due, self._plan)
+
+    def _drop_cancelled(self) -> None:
+        while self._writing and self._writing[0][2].is_cancelled:
+            heappop(self._writing)
+
+    def _end_due(self, plan: int) -> None:
+        if plan != self._plan or self.dead:
+            return  # it is planned anew
+        self._progress()
+        writing = self._writing
+        while writing and (writing[0][2].is_cancelled or writing[0][0] <= self._written + NEARLY):
+            self._end(heappop(writing)[2])
+        if self._needs_room:
             self._read()
+        if plan == self._plan:
+            self._write_at(self._rate)
 
     def _end(self, work: Work) -> None:
-        if self.dead or work.is_cancelled:
+        if work.is_cancelled:
             return
         request = work.request
-        if request.turn.continued is not request.prompt:
-            self.cache.put(request.turn.continued)
+        self._close(work, request.turn.continued)
         self.completed += 1
         self._on_end(request)
         self._leave(work)
+
+    def _close(self, work: Work, continued: Prompt | None = None) -> None:
+        """Its memory is free for others."""
+        if work.room is not None:
+            self.cache.close(work.room, continued)
+            work.room = None
 
     def _leave(self, work: Work) -> None:
         """Its slot is free for the next."""
@@ -160,8 +234,11 @@ class Engine:
         if self.dead or not isinstance(work, Work) or work.is_cancelled:
             return
         work.is_cancelled = True
+        self._close(work)
         if work.is_running:
             self._leave(work)
+            if self._needs_room:
+                self._read()
         else:
             self._waiting.remove(work)
             self._queues.wait(request.key[0], -1)
@@ -187,6 +264,7 @@ class Engine:
         self._queues.add(self.models, -self.rates.slots)
         self._waiting.clear()
         self._reading.clear()
+        self._writing.clear()
         self.running = 0
 
     def __repr__(self) -> str:

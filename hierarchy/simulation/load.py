@@ -17,6 +17,7 @@ from hierarchy.simulation.request import Conversation, Turn
 
 HOT_SHARE: Final = 1 / 3  # of new conversations, which are about the hot document while there is one
 HOT_TOKENS: Final = 8000  # the length of that document
+BEGIN_S: Final = 30.0  # in which clients begin, where there is a fixed number of them
 LIVES: Final = 1.5  # mean lengths of a long conversation after which nearly as many end as begin
 
 
@@ -29,6 +30,7 @@ class Load(NamedTuple):
     steady_s: float  #: when about as many conversations end as begin; 0 where that does not matter
     #: after the last conversation has begun no further turns are sent, so that the load ends as it was
     is_cut: bool
+    clients: int = 0  #: so many conversations at a time: the next begins when one ends; 0: each at its own time
 
 
 class Mix(NamedTuple):
@@ -54,16 +56,22 @@ KINDS: Final = (
 )
 
 
-def generated(seed: int, chats: int, rate: float, *, shared_start: int = 0, hot_at_s: float = math.inf) -> Load:
+def generated(
+    seed: int, chats: int, rate: float = 0.0, *, clients: int = 0, shared_start: int = 0, hot_at_s: float = math.inf
+) -> Load:
     """So many conversations, with `rate` requests a second in all once the load is steady.
 
+    clients: instead of `rate`, how many conversations there are at a time, so that the load is what can be served.
     shared_start: tokens with which every prompt begins. hot_at_s: from then on a third of the new conversations are
     about one document that is new.
     """
     mean = sum(kind.share * kind.turns for kind in KINDS) / sum(kind.share for kind in KINDS)
-    begins = _Beginnings(seed, chats, rate / mean, shared_start, hot_at_s)
     life_s = max(kind.turns * (kind.think_s + kind.answer / 50) for kind in KINDS)
     steady_s = LIVES * life_s
+    if clients:
+        begins = _Beginnings(seed, chats, clients / BEGIN_S, shared_start, hot_at_s)
+        return Load(begins.all(), chats, steady_s, steady_s, is_cut=True, clients=clients)
+    begins = _Beginnings(seed, chats, rate / mean, shared_start, hot_at_s)
     return Load(begins.all(), chats, min(steady_s, chats * mean / rate / 2), steady_s, is_cut=True)
 
 

@@ -119,7 +119,8 @@ class _Simulation:
 
     def run(self, progress: Callable[[int, int], None]) -> Result:
         self.events.at(self._warm_up_s, self._begin_to_count)
-        self._plan_next()
+        for _ in range(max(1, self._load.clients)):
+            self._plan_next()
         while not self._is_over():
             self.events.run(most=STEP)
             progress(self._begun, self._load.total)
@@ -131,11 +132,12 @@ class _Simulation:
         return self._load.is_cut or not self._thinking
 
     def _plan_next(self) -> None:
-        """One conversation at a time, so that memory is bounded."""
+        """The next conversation: when the last one has begun, so that memory is bounded, or when one has ended."""
         conversation = next(self._load.conversations, None)
         if conversation is None:
-            self._last_began_at = self.events.now
-            self._stop_counting()
+            if self._last_began_at == math.inf:
+                self._last_began_at = self.events.now
+                self._stop_counting()
         else:
             self.events.at(max(conversation.begins_at, self.events.now), self._begin, conversation)
 
@@ -144,12 +146,17 @@ class _Simulation:
         keys = self._keys
         key = keys[0] if len(keys) == 1 else self._rng.choices(keys, self._speeds)[0]
         self._continue(conversation, key)
-        self._plan_next()
+        if not self._load.clients:
+            self._plan_next()
 
     def _continue(self, conversation: Conversation, key: ModelKey) -> None:
         """The next request of a conversation, after the client has thought."""
+        if self._load.is_cut and self._last_began_at < math.inf:
+            return
         turn = next(conversation.turns, None)
-        if turn is None or (self._load.is_cut and self._last_began_at < math.inf):
+        if turn is None:
+            if self._load.clients:
+                self._plan_next()
             return
         self._thinking += 1
         self.events.after(turn.after_s, self._enter, conversation, turn, key)

@@ -34,16 +34,17 @@ class Hardware(NamedTuple):
     decode_tokens_per_s: float = 50.0
     cache_tokens: int = 400_000
     block_tokens: int = 16
+    chunk_tokens: int = 2048
 
     def rates(self, spec: EngineSpec) -> Rates:
         """What one engine can do. The configuration has the rates of simulated engines."""
         if spec.kind == "simulated":
             own = spec.simulated
-            return Rates(
-                own.slots, own.prefill_tokens_per_s, own.decode_tokens_per_s, self.cache_tokens, self.block_tokens
-            )
-        prefill, decode = self.prefill_tokens_per_s * spec.speed, self.decode_tokens_per_s * spec.speed
-        return Rates(self.slots, prefill, decode, self.cache_tokens, self.block_tokens)
+            slots, prefill, decode = own.slots, own.prefill_tokens_per_s, own.decode_tokens_per_s
+        else:
+            slots = self.slots
+            prefill, decode = self.prefill_tokens_per_s * spec.speed, self.decode_tokens_per_s * spec.speed
+        return Rates(slots, prefill, decode, self.cache_tokens, self.block_tokens, self.chunk_tokens)
 
 
 class Tree:

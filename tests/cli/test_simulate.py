@@ -58,6 +58,15 @@ def test_a_hot_document_is_a_phase() -> None:
     assert "hot document" in succeeds("simulate", TREE, *FEW, "--warm-up", "1", "--hot-document", "20")
 
 
+def test_clients_send_as_much_as_is_served() -> None:
+    (few,), (many,) = (
+        json.loads(succeeds("simulate", TREE, "--chats", "150", "--clients", clients, "--warm-up", "0", "--json"))
+        for clients in ("10", "100")
+    )
+    assert few["requests_per_s"] < many["requests_per_s"]
+    assert few["ttft_s"]["mean"] < many["ttft_s"]["mean"]
+
+
 def test_a_trace_is_simulated(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     trace.write_text(MOONCAKE)
@@ -87,6 +96,8 @@ def test_distance_and_hardware_count() -> None:
         pytest.param((), "write either --trace FILE or --chats N", id="no load"),
         pytest.param((*FEW, "--trace", "x"), "write either --trace FILE or --chats N", id="two loads"),
         pytest.param(("--chats", "5"), "--chats: add --rate", id="no rate"),
+        pytest.param((*FEW, "--clients", "5"), "write either --rate or --clients", id="a rate and clients"),
+        pytest.param(("--chats", "5", "--clients", "0"), "--clients 0: write a number from 1", id="no clients"),
         pytest.param(("--chats", "0", "--rate", "1"), "--chats 0: write a number from 1", id="no chats"),
         pytest.param(("--chats", "5", "--rate", "nan"), "--rate nan: write a number above 0", id="rate"),
         pytest.param((*FEW, "--policy", "p2"), '--policy p2: no such policy; did you mean "p2c"?', id="policy"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.simulation.cache import PrefixCache
+from hierarchy.simulation.cache import PrefixCache, Room
 from hierarchy.simulation.prompt import Prompt
 from tests.simulation.test_prompt import PARTS, made
 
@@ -47,6 +47,54 @@ def test_those_who_hold_a_part_are_known() -> None:
     assert holders[shared.ids[0]] == {other}
     other.put(prompt((3, 100)))
     assert shared.ids[0] not in holders
+
+
+def test_what_a_running_request_uses_stays() -> None:
+    cache = PrefixCache(200, 10)
+    cache.put(prompt((1, 100)))
+    room = cache.open(prompt((1, 100), (2, 30)), 20)
+    assert room is not None
+    assert (room.cached, cache.in_use) == (100, 150)
+    assert cache.open(prompt((3, 60)), 0) is None
+    assert cache.in_use == 150
+    cache.read(room)
+    cache.put(prompt((3, 50)))
+    assert cache.match(prompt((1, 100), (2, 30))) == 130
+    cache.close(room, prompt((1, 100), (2, 30), (4, 20)))
+    assert (cache.in_use, cache.tokens) == (0, 200)
+    cache.put(prompt((5, 70)))
+    assert cache.match(prompt((1, 100), (2, 30), (4, 20))) == 130
+
+
+def test_a_request_that_ends_early_gives_its_room_back() -> None:
+    cache = PrefixCache(200, 10)
+    cache.put(prompt((1, 100)))
+    room = cache.open(prompt((1, 100), (2, 30)), 20)
+    assert room is not None
+    cache.close(room)
+    assert (cache.in_use, cache.tokens, cache.match(prompt((1, 100), (2, 30)))) == (0, 100, 100)
+
+
+@given(st.lists(st.tuples(PARTS, st.integers(0, 9), st.integers(0, 30), st.booleans()), max_size=25))
+def test_memory_is_counted_exactly_whatever_runs_at_once(
+    steps: list[tuple[list[tuple[int, int]], int, int, bool]],
+) -> None:
+    cache = PrefixCache(200, 7)
+    running: list[tuple[Room, Prompt | None]] = []
+    for parts, ends, response, is_known in steps:
+        one = made(parts)
+        room = cache.open(one, response, must=not running)
+        if room is not None:
+            cache.read(room)
+            running.append((room, one.then(99, response) if response and is_known else None))
+        while len(running) > ends:
+            cache.close(*running.pop(0))
+        assert cache.in_use <= cache.tokens
+        assert cache.tokens <= max(cache.capacity, cache.in_use)
+    for room, continued in running:
+        cache.close(room, continued)
+    assert cache.in_use == 0
+    assert cache.tokens == sum(cache._idle.values()) <= cache.capacity
 
 
 @given(st.lists(PARTS, max_size=15), st.integers(0, 200), st.sampled_from([1, 7, 16]))

@@ -11,7 +11,7 @@ from hierarchy.simulation.prompt import Prompt
 from hierarchy.simulation.queues import Queues
 from hierarchy.simulation.request import Conversation, Request, Turn
 
-RATES = Rates(4, 1000.0, 50.0, 10_000, 10)
+RATES = Rates(4, 1000.0, 50.0, 10_000, 10, 512)
 
 
 class Bench:

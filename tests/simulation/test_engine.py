@@ -10,7 +10,9 @@ from hierarchy.simulation.prompt import Prompt
 from hierarchy.simulation.queues import Queues
 from hierarchy.simulation.request import Conversation, Request, Turn
 
-RATES = Rates(slots=2, prefill_tokens_per_s=100.0, decode_tokens_per_s=10.0, cache_tokens=1000, block_tokens=10)
+RATES = Rates(
+    slots=2, prefill_tokens_per_s=100.0, decode_tokens_per_s=10.0, cache_tokens=1000, block_tokens=10, chunk_tokens=5
+)
 
 
 class Bench:
@@ -58,6 +60,57 @@ def test_prompts_are_read_one_after_the_other() -> None:
     bench.events.run()
     assert [at for at, _ in bench.first] == [0.5, 1.0]
     assert [at for at, _ in bench.ended] == [2.5, 3.0]
+
+
+def test_responses_are_slow_while_a_prompt_is_read_in_large_chunks() -> None:
+    bench = Bench(RATES._replace(chunk_tokens=25))
+    one = bench.send(1, 50, 20)
+    bench.events.run(until=1.0)  # it has 5 tokens of its response
+    other = bench.send(2, 50, 20)  # is read in 0.5 s, in two steps
+    bench.events.run()
+    assert [request for _, request in bench.ended] == [one, other]
+    assert [at for at, _ in bench.ended] == pytest.approx([1.5 + 1.3, 1.5 + 2.0])
+
+
+def test_few_tokens_are_read_beside_the_responses_and_cost_them_nothing() -> None:
+    bench = Bench(RATES._replace(chunk_tokens=25))
+    one = bench.send(1, 50, 20)
+    bench.events.run(until=1.0)
+    bench.send(2, 5, 20)  # takes 0.05 s, half of a step
+    bench.events.run()
+    assert bench.ended[0][0] == pytest.approx(2.5)
+    assert bench.ended[0][1] is one
+
+
+def test_a_prompt_waits_until_it_and_its_response_have_room() -> None:
+    bench = Bench(RATES._replace(cache_tokens=150))
+    ones = [bench.send(seed, 50, 20) for seed in (1, 2)]  # 140 tokens
+    bench.events.run(until=1.0)
+    assert bench.engine.cache.in_use == 140
+    bench = Bench(RATES._replace(cache_tokens=130))
+    ones = [bench.send(seed, 50, 20) for seed in (1, 2)]
+    bench.events.run()
+    assert [request for _, request in bench.ended] == ones
+    assert [at for at, _ in bench.ended] == pytest.approx([2.5, 5.0])
+    assert bench.engine.cache.in_use == 0
+
+
+def test_a_prompt_larger_than_the_memory_is_read_when_nothing_else_runs() -> None:
+    bench = Bench(RATES._replace(cache_tokens=60))
+    requests = [bench.send(seed, 50, 20) for seed in (1, 2)]
+    bench.events.run()
+    assert [request for _, request in bench.ended] == requests
+    assert bench.engine.cache.tokens <= 60
+
+
+def test_a_request_that_waits_for_room_may_be_cancelled() -> None:
+    bench = Bench(RATES._replace(cache_tokens=130))
+    requests = [bench.send(seed, 50, 20) for seed in (1, 2, 3)]
+    bench.events.run(until=1.0)
+    bench.engine.cancel(requests[1])
+    bench.events.run()
+    assert [request for _, request in bench.ended] == [requests[0], requests[2]]
+    assert bench.engine.cache.in_use == 0
 
 
 def test_a_third_request_waits_for_a_slot() -> None:

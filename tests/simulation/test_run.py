@@ -51,6 +51,14 @@ def test_the_same_seed_gives_the_same_result(tmp_path: Path) -> None:
     assert simulate(scenario, "p2c") != simulate(scenario._replace(seed=2), "p2c")
 
 
+def test_so_many_clients_have_so_many_conversations(tmp_path: Path) -> None:
+    load = generated(1, 60, clients=20)
+    assert load.clients == 20
+    result = simulate(Scenario(tree(tmp_path), lambda: generated(1, 60, clients=20), SMALL, warm_up_s=0.0))
+    assert result.requests > 60  # all of those that have begun go on until the last one begins
+    assert result.failed == 0
+
+
 def test_a_router_that_knows_all_caches_hits_them_more_often(tmp_path: Path) -> None:
     scenario = Scenario(tree(tmp_path, engines=3), chats(8.0, 300), SMALL)
     by_load, by_cache = simulate(scenario, "shortest_queue"), simulate(scenario, "central")
