@@ -211,6 +211,7 @@ class Node:
         self.urls.start(self._child_transport)
         self._tasks.keep(self.awake.run, "clock")
         self.watch.start()
+        self.registry.take_in_later = self._take_in_later
         await self._start_engines(self.config.engines)
         self._parents.start(self.config, serve_link)
         self._start_exchange()
@@ -219,6 +220,10 @@ class Node:
         self._tasks.keep(self.sweeps.sweep_children_forever, "sweep of children")
         oversight = Oversight(self.view.tree_steps, self.identity.url, self.slices)
         self._tasks.keep(oversight.run, "oversight")
+
+    def _take_in_later(self) -> None:
+        """A child lists thousands of models: requests have their turns while they are taken in."""
+        self._tasks.spawn(self.slices.run(self.registry.take_in_steps()), "taking in models")
 
     async def _start_engines(self, engines: Sequence[EngineConfig]) -> None:
         """Some at a time: requests, which may come at once, wait for no more than that."""
@@ -245,6 +250,7 @@ class Node:
             if not task.get_name().startswith("engine "):  # the manager ends those
                 task.cancel()
         self.watch.stop()
+        self.registry.take_in_later = None
         self.lane.close()
         await self._upkeep.finish()
         await self.engine_manager.stop()
@@ -445,7 +451,7 @@ class _Source:
         self._outgoing = Outgoing(node.registry, node.view)
         self.path = self._outgoing.path
         self.children_steps = self._outgoing.children_steps
-        self.take_in = node.registry.take_in
+        self.status_steps = node.registry.status_steps
 
     def status(self) -> NodeStatus:
         status = self._outgoing.status()

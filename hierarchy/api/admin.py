@@ -137,7 +137,10 @@ async def _drain_here(node: Node, action: str, name: str, message: DrainRequest)
 async def _status(node: Node, path: str, *, brief: bool) -> Page:
     """The `/tree` entry of a node or engine, from the nodes that know it best."""
     if not path:
-        return node.view.own() if brief else await node.slices.run(node.view.tree_steps())
+        if not brief:
+            return await node.slices.run(node.view.tree_steps())
+        await node.slices.run(node.registry.status_steps())
+        return node.view.own()
     name, rest = _first(node, path)
     nodes = (
         [child for child in _instances(node, name) if child.is_node] if rest or name in node.registry.children else []

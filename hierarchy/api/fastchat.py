@@ -166,7 +166,7 @@ def _add_client_routes(routes: APIRouter, node: Node) -> None:
 
     @routes.post("/worker_get_status")
     async def worker_get_status(request: Request) -> Response:
-        status = registry.status().fastchat()
+        status = (await node.slices.run(registry.status_steps())).fastchat()
         return json_response(status | {"model_names": _usable(request, status["model_names"])})
 
     @routes.get("/test_connection")

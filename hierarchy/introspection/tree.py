@@ -82,6 +82,7 @@ class TreeView:
     def tree_steps(self) -> Steps[dict[str, Any]]:
         """`tree`, child by child."""
         children = yield from self.children_steps()
+        yield from self._registry.status_steps()
         return {**self.own(), "children": children}
 
     def own(self) -> dict[str, Any]:

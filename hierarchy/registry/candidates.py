@@ -12,7 +12,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
-from hierarchy.registry.child import Share
+from hierarchy.registry.child import Child, Share
 from hierarchy.registry.health import USABLE
 from hierarchy.registry.known_models import Absence
 from hierarchy.registry.membership import Membership
@@ -119,18 +119,25 @@ class CandidateViews(Membership):
             if child in self._served_at:
                 self.known.available((key,), self._served_at[child])
 
-    def take_in(self) -> bool:
-        """Note which models the children list now, which may take as long as `status`. Returns whether any changed."""
-        if not self.index.is_touched:
-            return False
-        self._take_in()
-        return True
-
     def status(self) -> NodeStatus:
         """This node's status: the sum over the available children."""
         self._take_in()
-        ejections = self._ejections > 0
-        return self._totals.update(self, self.index, self.tally, self._clock(), self.generation, ejections=ejections)
+        return at_once(self._sum_steps())
+
+    def status_steps(self) -> Steps[NodeStatus]:
+        """`status` in steps: perhaps thousands of models have come."""
+        yield from self.take_in_steps()
+        status = yield from self._sum_steps()
+        return status
+
+    def _sum_steps(self) -> Steps[NodeStatus]:
+        ejections = bool(self._ejected)
+        return self._totals.steps(self, self.index, self.tally, self._clock(), self.generation, ejections=ejections)
+
+    def _took_in(self, child: Child, dropped: list[ModelKey]) -> None:
+        super()._took_in(child, dropped)
+        self._totals.touch(child.shares)
+        self._totals.touch(dropped)
 
     def model_names(self) -> list[str]:
         """Sorted names of the available models; do not change the list, which is kept until something happens."""
@@ -188,8 +195,7 @@ class CandidateViews(Membership):
         if self._names[0] != generation:
             self._names = -1, 0.0, []
         self._available = {key: cached for key, cached in self._available.items() if cached[0] == generation}
-        if self.tally.changed or self._totals.keeps_others(self):  # nothing asks a node without parents for its status
-            self.status()
+        self._totals.forget(self.tally)
 
 
 def is_avoided(shares: list[Share]) -> bool:

@@ -56,7 +56,7 @@ class Health:
         self.generation = 0  # grows whenever the candidates for a request may have changed
         self.on_change: Callable[[Change], None] | None = None
         self._clock = clock
-        self._ejections = 0  # that may still last: nearly always none, and a thousand children may leave at once
+        self._ejected: set[Child] = set()  # whose ejections may still last: nearly always none
         self._window_at = clock()
         self._turns_windows = False  # the present sweep begins new windows
 
@@ -197,7 +197,7 @@ class Health:
 
     def _limit_ejections(self, lost: Child) -> None:
         """A child was lost; end ejections until at most half of the rest are ejected, the oldest first."""
-        if not self._ejections:
+        if not self._ejected:  # a thousand children may leave at once
             return
         now = self._clock()
         for key in lost.shares:
@@ -214,7 +214,7 @@ class Health:
             self._note(share.child)
 
     def _begin_ejection(self, child: Child) -> None:
-        self._ejections += 1
+        self._ejected.add(child)
         self.generation += 1
         self._note(child)
 
@@ -273,10 +273,11 @@ class Health:
             self._note(child)
 
     def _sweep_ejections(self) -> None:
-        """A sweep ends: count the ejections again if none may be left."""
-        now = self._clock()
-        if self._ejections and not any(_is_ejected(child, now) for child in self.children.values()):
-            self._ejections = 0
+        """A sweep ends: forget those that are not ejected any more, or have gone."""
+        now, children = self._clock(), self.children
+        for child in list(self._ejected):
+            if children.get(child.name) is not child or not _is_ejected(child, now):
+                self._ejected.discard(child)
 
 
 def _is_failing(share: Share, now: float) -> bool:

@@ -18,11 +18,13 @@ from hierarchy.registry.health import USABLE, Health
 from hierarchy.registry.known_models import KnownModels
 from hierarchy.registry.model_index import ModelIndex
 from hierarchy.registry.speed_limit import limited
-from hierarchy.wire.status import Api, part
+from hierarchy.runtime.steps import Steps, at_once
+from hierarchy.wire.status import Api, ModelKey, part
 
 REMEMBERED_S: Final = 600.0  # how long a child that left is still shown, unless the configuration says otherwise
 # Children that left and are still shown; beyond it, the first that left are forgotten. Not Final: tests replace it.
 MAX_DEPARTED = 4096
+LARGE: Final = 1000  # models that one child lists: more are taken in in steps
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -43,6 +45,10 @@ class Membership(Health):
         self.directory = Directory()  # of those that are here, and those that left lately
         self._former = ModelIndex()  # what those list that left lately
         self._listeners: list[Callable[[Child], None]] = []
+        #: called where a child lists so much that `take_in_steps` shall take it in; None: all are taken in at once
+        self.take_in_later: Callable[[], None] | None = None
+        self._large: dict[Child, float] = {}  # such children, and when they were touched, until they are taken in
+        self._waiting: list[Child] = []  # of those, the ones that no `take_in_steps` has begun with
         self._served_at: dict[Child, float] = {}  # when a child was seen to serve, of those that did at the last sweep
 
     def __iter__(self) -> Iterator[Child]:
@@ -110,6 +116,7 @@ class Membership(Health):
         self._take_in()  # what it listed since the last time is known, too
         self.generation += 1
         del self.children[name]
+        child.left_at = self._clock()
         self.directory.forget(child)
         self.index.touch(child, self._clock())
         self._limit_ejections(child)
@@ -121,7 +128,6 @@ class Membership(Health):
         """`remove` a child, and remember it for a while: it is shown as gone, and its models get 503, not 404."""
         child = self.remove(name, instance)
         if child is not None and (child.shares or child.subtree):
-            child.left_at = self._clock()
             self.forget_departed(name)  # so that they are in the order in which they left
             self.departed[name] = child
             self.directory.note(child)
@@ -193,17 +199,60 @@ class Membership(Health):
     # -- what they list --------------------------------------------------------------------------------------
 
     def _take_in(self) -> None:
-        """Bring the index up to date with the children that were touched."""
+        """Bring the index up to date with the children that were touched; with those that list much a moment later."""
         for child, now in self.index.touched():
-            here = self.children.get(child.name) is child
-            moved = self.index.update(child, here=here)
+            if child in self._large:
+                self._large[child] = now
+            elif self.take_in_later is not None and self._size(child) > LARGE:
+                self._large[child] = now
+                self._waiting.append(child)
+                if len(self._waiting) == 1:
+                    self.take_in_later()
+            else:
+                at_once(self._child_steps(child, now))
+
+    def take_in_steps(self) -> Steps[None]:
+        """Bring the index up to date. Until then a model that a child has just listed looks as before."""
+        self._take_in()
+        while self._waiting:
+            child = self._waiting.pop(0)
+            now = self._large[child]
+            try:
+                models = yield from self._child_steps(child, now)
+            finally:
+                again = self._large.pop(child)
+            if again != now or self._size(child):  # it has changed meanwhile
+                self.index.touch(child, again)
+            self._took_in(child, models)
+            self._take_in()
+
+    def _size(self, child: Child) -> int:
+        here, left = self.children.get(child.name) is child, self.departed.get(child.name) is child
+        return self.index.size(child, here=here) + self._former.size(child, here=left)
+
+    def _child_steps(self, child: Child, now: float) -> Steps[list[ModelKey]]:
+        """Take in one child. Returns the models that it does not list any more."""
+        here = self.children.get(child.name) is child
+        dropped: list[ModelKey] = []
+        for moved in self.index.changes(child, here=here):
             served_at = self._served_at.get(child)
             if served_at is not None:
                 self.known.available(moved.dropped, served_at)
             self.known.vanished([key for key in moved.vanished if not self.index.lists(*key)], now)
             self.known.appeared([key for key in moved.appeared if self.index.lists(*key)], now)
-            self.known.note_child(child, now, here=here)
-            self._former.update(child, here=self.departed.get(child.name) is child)
+            dropped += moved.dropped
+            yield
+        self.known.note_child(child, now, here=here)
+        for _ in self._former.changes(child, here=self.departed.get(child.name) is child):
+            yield
+        return dropped
+
+    def _took_in(self, child: Child, dropped: list[ModelKey]) -> None:
+        """A child that lists much was taken in. dropped: models that it does not list any more."""
+        self.generation += 1
+        if self.children.get(child.name) is child:
+            for listener in self._listeners:
+                listener(child)
 
     def listed(self, model: str, api: Api | None = None) -> bool:
         """Does any engine below serve this model, available or not?

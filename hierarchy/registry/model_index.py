@@ -7,15 +7,17 @@ A child lists what it reports, and what the engines below it list, available or 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from hierarchy.registry.child import Child, Share
-from hierarchy.wire.listing import Listing, SeenKey, listing
+from hierarchy.wire.listing import NOTHING, Listing, SeenKey, listing
 from hierarchy.wire.status import ModelKey
 
 FEW: Final = 16  # models
+AT_ONCE: Final = 1000  # models that are taken in in one step
 NO_SHARES: Final[dict[Child, Share]] = {}
+NO_SHARES_YET: Final[dict[ModelKey, Share]] = {}
 
 
 class _Entry:
@@ -35,7 +37,7 @@ class Moved:
 
     def __init__(self) -> None:
         self.appeared: list[SeenKey] = []  # no child listed it before
-        self.dropped: list[SeenKey] = []  # the child itself reports it no longer
+        self.dropped: list[ModelKey] = []  # the child itself reports it no longer
         self.vanished: list[SeenKey] = []  # no child lists it any more
 
 
@@ -79,42 +81,72 @@ class ModelIndex:
         entry = self._entries.get(child)
         return None if entry is None else entry.below
 
-    def update(self, child: Child, *, here: bool) -> Moved:
-        """Take in what a child lists now. here: it is one of the children; otherwise it lists nothing."""
-        moved = Moved()
+    def size(self, child: Child, *, here: bool) -> int:
+        """How many models have to be looked at to take in what a child lists now, at most."""
+        entry = self._entries.get(child)
+        before = NO_SHARES_YET if entry is None else entry.shares
+        shares = child.shares if here else NO_SHARES_YET
+        size = 0 if shares is before else len(shares) + len(before)
+        if entry is None or entry.below is None:
+            return size if child.listed is None else size + len(child.listed.keys)
+        return size if here and entry.below.of is child.subtree else size + len(entry.below.keys)
+
+    def changes(self, child: Child, *, here: bool) -> Iterator[Moved]:
+        """Take in what a child lists now, some models at a time; each of them is right by itself after each part.
+
+        here: it is one of the children; otherwise it lists nothing. Do not begin again before it has ended.
+        """
         entry = self._entries.get(child)
         if entry is None:
             if not here:
-                return moved
+                return
             entry = self._entries[child] = _Entry()
-        self._update_shares(child, entry, child.shares if here else {}, moved)
-        before = entry.below.keys if entry.below is not None else frozenset()
+        shares = child.shares if here else NO_SHARES_YET
+        if entry.shares is not shares:
+            yield from self._share_changes(child, entry, shares)
+        moved = Moved()
+        before = entry.below.keys if entry.below is not None else NOTHING
         if here and (child.subtree or entry.below is not None):
             ready, child.listed = child.listed, None
             entry.below = listing(child.subtree, entry.below if ready is None else ready)
-        after = entry.below.keys if here and entry.below is not None else frozenset()
+        after = entry.below.keys if here and entry.below is not None else NOTHING
         if after is not before:
             self._add(after - before, moved)
             self._remove(before - after, moved)
         if not here:
-            del self._entries[child]
-        return moved
+            self._entries.pop(child, None)
+        yield moved
 
-    def _update_shares(self, child: Child, entry: _Entry, shares: dict[ModelKey, Share], moved: Moved) -> None:
-        old = entry.shares
-        if old is shares:
-            return
+    def _share_changes(self, child: Child, entry: _Entry, shares: dict[ModelKey, Share]) -> Iterator[Moved]:
+        held = entry.shares = dict(entry.shares)  # what the index holds after each part
+        gone = [key for key in held if key not in shares]
+        changed = [key for key, share in shares.items() if held.get(key) is not share]
+        for begin in range(0, max(len(gone), len(changed)), AT_ONCE):
+            yield self._move(child, held, shares, gone[begin : begin + AT_ONCE], changed[begin : begin + AT_ONCE])
         entry.shares = shares
-        new, empty, by_key = list[ModelKey](), list[ModelKey](), self._shares
-        for key, share in shares.items():
+
+    def _move(
+        self,
+        child: Child,
+        held: dict[ModelKey, Share],
+        shares: dict[ModelKey, Share],
+        gone: list[ModelKey],
+        changed: list[ModelKey],
+    ) -> Moved:
+        moved, by_key = Moved(), self._shares
+        new, empty, added = list[ModelKey](), list[ModelKey](), list[ModelKey]()
+        for key in changed:
+            if key not in held:
+                added.append(key)
+            share = held[key] = shares[key]
             known = by_key.get(key)
             if known is None:
                 by_key[key] = {child: share}
                 new.append(key)
             else:
                 known[child] = share
-        gone = [key for key in old if key not in shares] if shares else list(old)
         for key in gone:
+            del held[key]
             known = by_key[key]
             if len(known) == 1:
                 del by_key[key]
@@ -122,9 +154,10 @@ class ModelIndex:
             else:
                 del known[child]
         self._reorder(new, empty)
-        moved.dropped = list(gone)
-        self._add([key for key in shares if key not in old] if old else shares, moved)
+        self._add(added, moved)
         self._remove(gone, moved)
+        moved.dropped = list(gone)
+        return moved
 
     def _reorder(self, new: list[ModelKey], gone: list[ModelKey]) -> None:
         """Keep `order` sorted: one by one if they are few, since each moves all that follow."""

@@ -333,6 +333,8 @@ class Registry(CandidateViews):
         """What is not of one child."""
         now = self._clock()
         self._sweep_ejections()
+        if self._waiting and self.take_in_later is not None:  # else they have failed to be taken in
+            self.take_in_later()
         self._divide_all_capacities(now)  # an instance may have fallen silent
         for child in list(self.departed.values()):
             if child.left_at is not None and now >= child.left_at + self.remember_s:

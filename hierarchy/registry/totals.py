@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Final
 
 from hierarchy.registry.child import Child, Tally
 from hierarchy.registry.model_index import ModelIndex
+from hierarchy.runtime.steps import Steps
 from hierarchy.wire.status import AVOIDED, MAX_QUEUE, NOT_SERVED, ModelKey, ModelStatus, NodeStatus, rank
+
+AT_ONCE: Final = 500  # models that are summed up in one step
 
 
 class _Counted:
@@ -36,11 +40,14 @@ class Totals:
         self._rows: dict[ModelKey, ModelStatus] = {}
         self._status = NodeStatus()
         self._speed, self._queue = 0.0, 0
+        self._stale: set[ModelKey] = set()  # models to sum up again
+        self._differs = False  # a row has changed since `_status`
+        self._is_asked = False  # since the last call of `forget`
         self._generation = -1  # of the registry when all children were counted
         self._until = -math.inf  # when the first child falls silent that was counted
         self.summed = 0  # models, ever: what keeping it up to date has cost
 
-    def update(
+    def steps(
         self,
         children: Iterable[Child],
         index: ModelIndex,
@@ -49,30 +56,55 @@ class Totals:
         generation: int,
         *,
         ejections: bool,
-    ) -> NodeStatus:
-        """The status now; the same object as before if nothing has changed.
+    ) -> Steps[NodeStatus]:
+        """The status now; the same object as before if nothing has changed. In steps, at whose end it is another one.
 
         index, tally: of these children, up to date. generation: of the registry. ejections: may any child be ejected,
         or a model of one?
         """
-        changed, touched = tally.take(), set[ModelKey]()
+        self._is_asked = True
+        changed = tally.take()
         if generation != self._generation or now >= self._until or ejections or self._ailing:
-            touched = self._count_all(children, now, ejections=ejections)
+            self._stale |= self._count_all(children, now, ejections=ejections)
             self._generation = generation
         else:
             self._count_some(changed)
         for child in changed:
-            touched.update([share.key for share in child.take_changes()])
-        self.summed += len(touched)
-        differs = False
-        for key in touched:
-            differs |= self._sum(key, index, now)
+            self._stale.update([share.key for share in child.take_changes()])
+        while self._stale:
+            self._sum_some(index, now)
+            if self._stale:
+                yield
+        return self._renewed(index)
+
+    def _sum_some(self, index: ModelIndex, now: float) -> None:
+        stale = self._stale
+        count = min(len(stale), AT_ONCE)
+        self.summed += count
+        for _ in range(count):
+            self._differs |= self._sum(stale.pop(), index, now)
+
+    def _renewed(self, index: ModelIndex) -> NodeStatus:
         queue, status = min(self._queue, MAX_QUEUE), self._status
-        if differs or status.speed != self._speed or status.queue_length != queue:
+        if self._differs or status.speed != self._speed or status.queue_length != queue:
             rows = self._rows
-            models = tuple([rows[key] for key in index.order if key in rows]) if differs else status.models
+            models = tuple([rows[key] for key in index.order if key in rows]) if self._differs else status.models
             self._status = status = NodeStatus(models, self._speed, queue)
+            self._differs = False
         return status
+
+    def touch(self, keys: Iterable[ModelKey]) -> None:
+        """Other children serve these models than when they were summed up."""
+        self._stale.update(keys)
+
+    def forget(self, tally: Tally) -> None:
+        """Keep nothing if nobody has asked since the last call, as at a node without parents: children have gone."""
+        if not self._is_asked:
+            for child in tally.take():
+                child.take_changes()
+            self._counted, self._rows, self._status = {}, {}, NodeStatus()
+            self._stale, self._ailing, self._generation = set(), set(), -1
+        self._is_asked = False
 
     def _count_all(self, children: Iterable[Child], now: float, *, ejections: bool) -> set[ModelKey]:
         """Count all children again. Returns the models to sum up."""
@@ -113,10 +145,6 @@ class Totals:
             self._speed = 0.0
             for counted in self._counted.values():
                 self._speed += counted.speed
-
-    def keeps_others(self, children: Iterable[Child]) -> bool:
-        """Does it keep children that are none of these? They go with the next `update`."""
-        return not self._counted.keys() <= set(children)
 
     def _forget(self, serving: list[Child]) -> set[ModelKey]:
         """Forget the children that do not serve any more. Returns their models."""

@@ -58,8 +58,8 @@ log = logging.getLogger("hierarchy.uplink")
 class Source(Protocol):
     """What an uplink reports."""
 
-    def take_in(self) -> bool:
-        """Do a part of what `status` does. Returns whether there was anything to do."""
+    def status_steps(self) -> Steps[NodeStatus]:
+        """`status` in steps: perhaps thousands of models have come, and then `status` takes no time."""
 
     def status(self) -> NodeStatus:
         """The sum over the available children."""
@@ -247,6 +247,7 @@ class Uplink:
     async def _register(self) -> None:
         below = await self._below()
         text = await self._slices.run(children_text_steps(below))
+        await self._slices.run(self._source.status_steps())
         current = self._current(below)
         message = self._registration(current, text)
         self._seen_since_registration = 0
@@ -342,8 +343,7 @@ class Uplink:
                 return
             if self._clock() < self._wait_until:
                 continue
-            if self._source.take_in():  # perhaps thousands of models have come: others have their turns in between
-                await asyncio.sleep(0)
+            await self._slices.run(self._source.status_steps())
             status = self._source.status()
             if self._clock() < due and not self._is_urgent(status):
                 continue
@@ -370,6 +370,7 @@ class Uplink:
         below = await self._below()
         changes = await self._slices.run(subtree.diff_steps(self._reported.children, below))
         text = await self._slices.run(children_text_steps(changes)) if changes else b""
+        await self._slices.run(self._source.status_steps())
         current, (shared, told) = self._current(below), self._news()
         status = current.status
         message = HeartBeat(

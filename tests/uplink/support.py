@@ -33,8 +33,9 @@ class Source:
         self.below: dict[str, Any] = {"gpu": {"kind": "vllm", "state": "up"}}
         self.meanwhile: list[Callable[[], object]] = []  # happens while `below` is collected
 
-    def take_in(self) -> bool:
-        return True
+    def status_steps(self) -> Steps[NodeStatus]:
+        yield
+        return self.now
 
     def status(self) -> NodeStatus:
         return self.now
