@@ -408,6 +408,9 @@ class Node:
             state = child.state(now)
             yield "hierarchy_child_up", (child.name, child.kind, state), float(state == "up")
             yield "hierarchy_child_speed", name, child.status.speed
+            for share in list(child.shares.values()):
+                if share.slots:
+                    yield "hierarchy_child_slots", (*share.key, child.name), float(share.slots)
             yield "hierarchy_child_queue_length", name, float(child.total.value)
             yield "hierarchy_requests_in_flight", name, float(child.in_flight)
             if child.round_trip.is_known:

@@ -47,7 +47,7 @@ COLUMNS: Final[dict[str, Callable[[Candidate], str]]] = {
     "load": lambda one: _number(one.load),
     "speed": lambda one: _number(one.speed),
     "score": lambda one: _number(one.score),
-    "slots": lambda one: _number(one.slots or None),
+    "slots": lambda one: f"{one.slots:,}" if one.slots else UNKNOWN,
     "match": lambda one: _bytes(one.match),
     "pending": lambda one: _bytes(one.pending),
     "round trip": lambda one: _ms(one.round_trip_s),
@@ -56,7 +56,11 @@ COLUMNS: Final[dict[str, Callable[[Candidate], str]]] = {
     "chance": lambda one: f"{one.chance:.0%}",
 }
 #: those of a node with another policy
-_BY_LOAD: Final = {name: COLUMNS[name] for name in ("load", "speed", "score", "chance")}
+_BY_LOAD: Final = {
+    **{name: COLUMNS[name] for name in ("load", "speed", "score", "slots")},
+    "busy": lambda one: _number(one.busy) if one.slots else UNKNOWN,
+    "chance": COLUMNS["chance"],
+}
 
 
 def why(

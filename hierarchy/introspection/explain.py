@@ -15,7 +15,7 @@ from itertools import groupby
 import msgspec
 
 from hierarchy.balancing.prefix_choice import MATCH, NO_MATCH, SPREAD, STICKY, Known
-from hierarchy.introspection.terms import Terms, cost_of, read, weight_among
+from hierarchy.introspection.terms import Terms, busy_of, cost_of, read, weight_among
 from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import OTHER_API, Api
 from hierarchy.wire.tree_entry import MAX_DEPTH, SERVING, ModelEntry, TreeEntry
@@ -125,13 +125,17 @@ def _level(entry: TreeEntry, model: str, api: Api, known: Known | None) -> Steps
         if translated[0]:
             (candidates, passed_over), api = translated, OTHER_API[api]
     reason = ""
+    by_slots = bool(candidates) and all(one.slots for one in candidates)
+    if by_slots:  # then a free slot comes first
+        replace = msgspec.structs.replace
+        candidates = [replace(one, busy=busy_of(one, one.load, one.speed)) for one in candidates]
     if entry.dispatch == "prefix":
         candidates = _with_costs(candidates)
         odds = chances("prefix", [(one.cost, one.speed) for one in candidates])
         if known is not None and any(one.name == known.sticky for one in candidates):
             odds = [float(one.name == known.sticky) for one in candidates]
     else:
-        odds = chances(entry.dispatch, [(one.score, one.speed) for one in candidates])
+        odds = chances(entry.dispatch, [(one.busy if by_slots else one.score, one.speed) for one in candidates])
     candidates = [msgspec.structs.replace(one, chance=chance) for one, chance in zip(candidates, odds, strict=True)]
     likeliest = max(candidates, key=lambda one: one.chance, default=None)
     if likeliest is not None and known is not None and entry.dispatch == "prefix":

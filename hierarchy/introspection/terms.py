@@ -24,6 +24,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     pending: int = 0
     #: requests that it runs at once; 0: not known
     slots: int = 0
+    #: `load` against `slots`: compared instead of the score where the slots of all candidates are known, else 0
+    busy: float = 0.0
     #: seconds to it and back
     round_trip_s: float | None = None
     #: of the tiers that its node prefers, the first is 1
@@ -37,14 +39,18 @@ def read(child: TreeEntry, row: ModelEntry, match: int | None) -> Terms:
     return Terms(match=match, pending=row.pending, slots=row.slots, round_trip_s=child.round_trip_s)
 
 
+def busy_of(terms: Terms, load: float, speed: float) -> float:
+    """How busy it is, given that the slots of all candidates are known."""
+    return slot_score(load, terms.slots, speed) if speed else 0.0
+
+
 def cost_of(terms: Terms, load: float, speed: float, match_weight: float) -> float:
     """The cost in bytes. load: requests. match_weight: of a matched byte, from `weight_among`."""
     if not speed:
         return 0.0
-    score = slot_score(load, terms.slots, speed) if terms.slots else load / speed
-    return cost(
-        terms.pending / speed, terms.match or 0, score, match_weight, distance(counted_s(terms.round_trip_s or 0.0))
-    )
+    score = terms.busy or load / speed
+    away = distance(counted_s(terms.round_trip_s or 0.0))
+    return cost(terms.pending / speed, terms.match or 0, score, match_weight, away)
 
 
 def weight_among(waits: Sequence[float]) -> float:

@@ -16,6 +16,9 @@ from hierarchy.wire.status import ModelStatus
 from hierarchy.wire.subtree import all_gone_steps
 
 SLOWED = "it reports speed {:g}, which counts as {:g}, ten times the median of its siblings; see `max_speed`"
+WIDE = (
+    "it reports {:g} slots for each unit of speed, which do not count: more than ten times the median of its siblings"
+)
 CUT = "what is below it is not shown here: it is larger than this node keeps of one child; raise `max_body_bytes`"
 
 
@@ -217,6 +220,8 @@ def _warnings(child: Child) -> list[str]:
     warnings = [*child.warnings, CUT] if child.below_is_cut else child.warnings
     if child.is_slowed:
         warnings = [*warnings, SLOWED.format(child.claimed, child.speed_limit)]
+    if child.is_wide:
+        warnings = [*warnings, WIDE.format(child.claimed_slots)]
     return warnings
 
 

@@ -20,6 +20,7 @@ GAUGES = {
     "hierarchy_build_info": ("Always 1; the labels name what runs.", ("version", "build", "data_path")),
     "hierarchy_child_up": ("1 if the child may be chosen.", ("child", "kind", "state")),
     "hierarchy_child_speed": ("Declared or summed capacity weight.", ("child",)),
+    "hierarchy_child_slots": ("Requests that the child runs at once, where that is known.", ("model", "api", "child")),
     "hierarchy_child_queue_length": ("Requests running or waiting at the child.", ("child",)),
     "hierarchy_requests_in_flight": ("Open leases.", ("child",)),
     "hierarchy_child_round_trip_seconds": ("Least of the last round trips to the child.", ("child",)),

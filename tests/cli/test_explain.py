@@ -40,8 +40,8 @@ def test_each_level_is_shown(cluster: Cluster) -> None:
     shown = lines(result)
     assert shown[0] == "m through the openai API"
     assert "root chooses by shortest_queue" in shown
-    assert "→ site 0 1 0 100%" in shown
-    assert "→ site-1 0 1 0 100% simulated" in shown
+    assert "→ site 0 1 0 8 0 100%" in shown
+    assert "→ site-1 0 1 0 8 0 100% simulated" in shown
     assert "· site-2 does not serve m" in shown
     assert shown[-1] == "the next request goes to site/site-1"
     route = json.loads(run("m", "--url", root.url, "--json").output)

@@ -90,9 +90,9 @@ def test_a_live_tree(node: Node, run: Run) -> None:
     lines = result.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines[:-1])
     assert [cells(line)[:7] for line in lines if "●" in line or "✗" in line or "◌" in line] == [
-        ["root", "●", "up", "5", "7", "4", "smol"],
-        ["├─", "site-a", "●", "up", "4", "6", "3"],
-        ["├─", "a1", "vllm", "●", "up", "3.5", "6"],
+        ["root", "●", "up", "5", "7/4", "4", "smol"],
+        ["├─", "site-a", "●", "up", "4", "6/4", "3"],
+        ["├─", "a1", "vllm", "●", "up", "3.5", "6/4"],
         ["└─", "a2", "vllm", "✗", "down", "-", "-"],
         ["└─", "site-b", "reverse", "◌", "silent", "-", "-"],
     ]

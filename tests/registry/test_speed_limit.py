@@ -150,3 +150,88 @@ def test_the_limit_is_ten_times_the_median_of_the_others(speeds: list[float]) ->
     for number, child in enumerate(children):
         others = speeds[:number] + speeds[number + 1 :]
         assert limit.of(child) == (pytest.approx(10 * statistics.median(others)) if others else float("inf"))
+
+
+# -- slots -----------------------------------------------------------------------------------------------------------
+
+
+def slots(table: Table) -> dict[str, int]:
+    return {child.name: child.shares[OPENAI].slots for child in table}
+
+
+def add_slots(table: Table, name: str, count: int, speed: float = 1.0) -> Child:
+    row = model(speed=speed, slots=count)
+    message = site(name, row, url=f"http://{name}:21001", instance=f"{name}-1", path=[f"{name}-1"])
+    return table.add(message)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("policy", ["shortest_queue", "p2c"])
+def test_a_child_with_a_million_slots_does_not_draw_everything(policy: str, first: bool) -> None:
+    table = Table()
+    for name in ["liar"] * first + ["a", "b", "c"] + ["liar"] * (not first):
+        add_slots(table, name, 10**6 if name == "liar" else 8)
+    table.sweep()
+    assert slots(table) == {"liar": 0, "a": 8, "b": 8, "c": 8}
+    assert table.status().models[0].slots == 0  # so the parent is not told of a million slots
+    choose, rng = POLICIES[policy](), Random(1)
+    taken = [choose(Candidates(table.available(OPENAI)), rng).child for _ in range(1)]
+    for _ in range(400):
+        child = choose(Candidates(table.available(OPENAI)), rng).child
+        child.lease(child.shares[OPENAI])
+        taken.append(child)
+    assert sum(child.name == "liar" for child in taken) / len(taken) == pytest.approx(0.25, abs=0.05)
+
+
+def test_slots_are_compared_for_each_unit_of_speed(caplog: pytest.LogCaptureFixture) -> None:
+    table = Table()
+    add_slots(table, "small", 8)
+    add_slots(table, "large", 800, speed=10.0)
+    table.sweep()
+    assert slots(table) == {"small": 8, "large": 800}
+    wide = add_slots(table, "wide", 810)
+    add_slots(table, "other", 8)
+    table.sweep()
+    assert slots(table) == {"small": 8, "large": 800, "wide": 0, "other": 8}
+    assert caplog.text.count("wide reports 810 slots for each unit of speed: they count as unknown") == 1
+    warnings = TreeView(table, table.clock).tree()["children"]["wide"]["warnings"]
+    assert warnings == [
+        "it reports 810 slots for each unit of speed, which do not count: more than ten times the median of its "
+        "siblings"
+    ]
+    assert table.receive(report("wide", model(slots=16), url=wide.url, seq=2))
+    table.sweep()
+    assert slots(table)["wide"] == 16
+    assert not wide.is_wide
+
+
+def test_speed_that_does_not_count_brings_no_slots() -> None:
+    table = Table()
+    for name in "abc":
+        add_slots(table, name, 8)
+    add_slots(table, "liar", 8 * 10**6, speed=1e6)
+    table.sweep()
+    assert (counted(table)["liar"], slots(table)["liar"]) == (10.0, 0)
+
+
+def test_slots_of_an_engine_that_is_declared_are_the_operators_word() -> None:
+    table = Table()
+    for name, count in (("a", 4), ("b", 4), ("vllm", 256)):
+        table.report(table.declare(name, f"http://{name}:1", "vllm"), status_of(model(slots=count)))
+    table.sweep()
+    assert slots(table) == {"a": 4, "b": 4, "vllm": 256}
+    assert table.status().models[0].slots == 264
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from([0.5, 1.0, 4.0])), min_size=1, max_size=6))
+def test_the_sum_of_slots_is_known_if_all_are(rows: list[tuple[int, float]]) -> None:
+    table = Table()
+    for number, (count, speed) in enumerate(rows):
+        engine = table.declare(f"e{number}", f"http://e{number}:1", "vllm")
+        table.report(engine, status_of(model(speed=speed, slots=count)))
+    total = table.status().models[0].slots
+    assert total == (sum(count for count, _ in rows) if all(count for count, _ in rows) else 0)
+    for number, (count, speed) in enumerate(rows):  # and again where each has changed once
+        status = status_of(model(speed=speed, slots=count + 1))
+        table.report(table.children[f"e{number}"], status)
+    assert table.status().models[0].slots == sum(count + 1 for count, _ in rows)

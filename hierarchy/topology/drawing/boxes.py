@@ -107,6 +107,18 @@ def escape(text: str) -> str:
     return _NOT_IN_XML.sub("?", logs.escape(text))
 
 
+def slots_of(entry: TreeEntry) -> int | None:
+    """How many requests it runs at once, of a node all engines below that serve; None: that is not known of all.
+
+    An engine with several models has one GPU for all.
+    """
+    if not entry.is_node:
+        known = [row.slots for row in entry.models]
+        return max(known) if known and all(known) else None
+    below = [slots_of(engine) for _, engine in entry.engines(up=True)]
+    return None if None in below else sum(filter(None, below)) or None
+
+
 def format_number(value: float | None) -> str:
     """At most four digits; `-` for an unknown number."""
     return "-" if value is None else f"{value:.4g}"

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from hierarchy.runtime.logs import escape
-from hierarchy.topology.drawing.boxes import UNKNOWN, drawn_children, format_number
+from hierarchy.topology.drawing.boxes import UNKNOWN, drawn_children, format_number, slots_of
 from hierarchy.wire.tree_entry import ModelEntry, TreeEntry
 
 #: state -> (mark, colour)
@@ -32,7 +32,7 @@ UNKNOWN_STATE = ("?", "magenta")
 HEADINGS = ("", "state", "speed", "queue", "in flight", "models")
 NUMBER_COLUMNS = range(2, 5)  # aligned right
 SHOWN_LINKS = ("reverse", "auto")  # after a node's name; a direct link is the usual one
-LEGEND = "speed: capacity weight · queue: running + waiting · in flight: sent by the node above"
+LEGEND = "speed: capacity weight · queue: running + waiting / slots · in flight: sent by the node above"
 LEGEND_LINK = " · reverse: it dials the node above"
 LEGEND_TRIP = " · ms: the round trip to it"
 SHOWN_TRIP_S = 0.01  # shorter ones make hardly any difference
@@ -53,7 +53,7 @@ class Row:
     link: str  #: one of `SHOWN_LINKS`, or empty
     trip: str  #: the round trip to it, if it is long enough to be shown
     state: str
-    numbers: tuple[str, ...]  #: speed, queue length, in flight; of a declared one only the speed
+    numbers: tuple[str, ...]  #: speed, queue length with slots, in flight; of a declared one only the speed
     models: str
     detail: str
     url: str
@@ -91,7 +91,7 @@ def draw(tree: TreeEntry, width: int) -> Text:
 def rows(entry: TreeEntry, lead: str = "", below: str = "", depth: int = 0) -> Iterator[Row]:
     """The tree from top to bottom, at most `MAX_DEPTH` levels of children. An unknown number is `-`."""
     children = drawn_children(entry, depth)
-    counts = () if entry.state == "declared" else (entry.queue_length, entry.in_flight)
+    counts = () if entry.state == "declared" else (_queue(entry), format_number(entry.in_flight))
     yield Row(
         lead=lead,
         below=below + ("│  " if children else "   "),
@@ -100,7 +100,7 @@ def rows(entry: TreeEntry, lead: str = "", below: str = "", depth: int = 0) -> I
         link=entry.link if entry.link in SHOWN_LINKS else "",
         trip=trip(entry.round_trip_s),
         state=escape(entry.state),
-        numbers=tuple(map(format_number, (entry.speed, *counts))),
+        numbers=(format_number(entry.speed), *counts),
         models=", ".join(map(escape, model_names(entry.models))),
         detail=escape("; ".join(filter(None, [entry.detail, *map(_health, entry.models)]))),
         url=escape(entry.url),
@@ -113,6 +113,12 @@ def rows(entry: TreeEntry, lead: str = "", below: str = "", depth: int = 0) -> I
 def trip(seconds: float | None) -> str:
     """A round trip that is long enough to matter; empty for any other."""
     return f"{seconds * 1000:.3g} ms" if seconds is not None and seconds >= SHOWN_TRIP_S else ""
+
+
+def _queue(entry: TreeEntry) -> str:
+    """Such as `6/8` where its slots are known."""
+    slots = slots_of(entry)
+    return format_number(entry.queue_length) + (f"/{format_number(slots)}" if slots else "")
 
 
 def _health(model: ModelEntry) -> str:
@@ -137,7 +143,7 @@ def _families(apis: set[str]) -> str:
 
 def _cells(row: Row, *, with_url: bool) -> list[Text]:
     """All columns but the last."""
-    numbers = [Text(number, "dim" if number in ("0", "-") else "") for number in row.numbers]
+    numbers = [Text(number, "dim" if number in ("0", "-") or number.startswith("0/") else "") for number in row.numbers]
     return [row.label, row.mark, *numbers, *([Text(row.url, "dim")] if with_url else [])]
 
 
