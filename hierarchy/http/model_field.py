@@ -19,6 +19,7 @@ from hierarchy.http.prompt import FIELDS, SALT, Pieces, Prompt, is_null, prompt_
 from hierarchy.http.splice import Change, spliced
 
 MAX_PLAIN: Final = 64 * 1024  # bytes of a body that is read by `plain_model`, which takes a millisecond at most
+COPIED: Final = 4096  # bytes of a body whose parts are copied, which then costs less than to look at them in place
 MAX_WRITTEN: Final = 12  # bytes of one character in JSON: two escapes
 MAX_NAMES: Final = 64 * 1024  # bytes of a field that names further models
 
@@ -67,9 +68,9 @@ def plain_prompt(body: bytes) -> tuple[str, bool, Prompt | None]:
     fields: dict[str, Any] = {}
     for name, value in found.items():  # most bodies have few of the fields that are read
         if type(value) is _Raw:
-            view: Any = memoryview(value)
-            if not is_null(view):
-                fields[name] = view
+            shown: Any = memoryview(value) if len(body) > COPIED else bytes(value)
+            if not is_null(shown):
+                fields[name] = shown
     return _seen[0], found.get("stream") is True, prompt_of(fields)
 
 

@@ -32,6 +32,7 @@ _NULL: Final = b"null"
 _BLANKS: Final = b" \t\r\n"
 _BACKSLASH: Final = 0x5C
 _BRACKET: Final = 0x5B
+_BRACE: Final = 0x7D
 _system_text: Final[Any] = re.compile(rb'\s*\{\s*"role"\s*:\s*"(?:system|developer)"\s*,\s*"content"\s*:\s*"').match
 _system_ends: Final[Any] = re.compile(rb"\s*\}\s*,?").match
 _other_role: Final[Any] = re.compile(rb'\s*\{\s*"role"\s*:\s*"(?!system"|developer")').match
@@ -124,8 +125,9 @@ def _add(parts: list[Any], value: Any) -> None:
 def _open(messages: Any) -> Any:
     """The array without its brackets, and without the blanks before the closing one."""
     end = len(messages) - 1
-    while end > 1 and messages[end - 1] in _BLANKS:
-        end -= 1
+    if messages[end - 1] != _BRACE:
+        while end > 1 and messages[end - 1] in _BLANKS:
+            end -= 1
     return messages[1:end]
 
 

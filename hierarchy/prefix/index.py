@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import struct
 import sys
-from bisect import bisect_right
 from typing import Any, Final
 
-from hierarchy.prefix.fingerprint import DIGEST_BYTES, MAX_DIGESTS, PLACES, Fingerprint
+from hierarchy.prefix.fingerprint import DIGEST_BYTES, PLACES, Fingerprint
 
 MAX_HOLDERS: Final = 12  # children for each digest
 LATEST: Final = 8  # of them, whose order does not matter
@@ -82,47 +81,57 @@ class PrefixIndex:
     def matches(self, fingerprint: Fingerprint, enough: int = 1 << 30) -> dict[int, int]:
         """The bytes of a prompt that each child has, by the child's number; children that have none are left out.
 
+        Whoever was sent a prompt was sent what it begins with. So behind the longest match only those places are
+        looked up behind which other children turn up, by bisection.
+
         enough: when so many are found, there are no others.
         """
         found: dict[int, int] = {}
-        digests, buckets, mask, count = fingerprint.digests, self._buckets, self._mask, len(self._buckets)
+        digests = fingerprint.digests
         at = len(digests)
-        while at > 0:
+        while at > 0 and not found:
             at -= 1
-            digest = digests[at]
-            place = (digest[3] << 16 | digest[4] << 8 | digest[5]) & mask
-            if place >= count:
-                place &= mask >> 1
-            bucket = buckets[place]
-            begin: int = bucket.find(digest)
-            if begin < 0 or begin + _ENTRY > len(bucket):
+            _add(self._known(digests[at]), at, found)
+        while at > 0 and len(found) < enough:
+            first = self._known(digests[0])
+            if not first:  # forgotten; a longer one may not be
+                at -= 1
+                _add(self._known(digests[at]), at, found)
                 continue
-            end = min(begin + _HEAD + _HOLDER * bucket[begin + DIGEST_BYTES], len(bucket))
-            begin += _HEAD
-            while begin + _HOLDER <= end:
-                number = bucket[begin] << 16 | bucket[begin + 1] << 8 | bucket[begin + 2]
-                if number not in found:
-                    found[number] = PLACES[at] + bucket[begin + 3] * _WAYS[at] // _PARTS
-                begin += _HOLDER
-            if len(found) >= enough:
+            if not _has_others(first, found):
                 break
+            low = 0
+            while at - low > 1:
+                middle = (low + at) // 2
+                known = self._known(digests[middle])
+                if _has_others(known, found):
+                    low, first = middle, known
+                else:
+                    at = middle
+            at = low
+            _add(first, at, found)
         length = fingerprint.length
         for number, match in found.items():
             if match > length:
                 found[number] = length
         return found
 
+    def _known(self, digest: bytes) -> bytes:
+        """The holders of a digest. Of one that only looks like a digest it may return others."""
+        place = (digest[3] << 16 | digest[4] << 8 | digest[5]) & self._mask
+        buckets = self._buckets
+        if place >= len(buckets):
+            place &= self._mask >> 1
+        bucket = buckets[place]
+        begin: int = bucket.find(digest)
+        if begin < 0 or begin + _ENTRY > len(bucket):
+            return b""
+        return bucket[begin + _HEAD : begin + _HEAD + _HOLDER * bucket[begin + DIGEST_BYTES]]
+
     def holders(self, digest: int) -> list[int]:
         """Numbers of the children that were sent this digest, the latest last."""
-        key = digest.to_bytes(DIGEST_BYTES, "big")
-        bucket = self._buckets[self._place(key)]
-        begin = _begin(bucket, key)
-        if begin < 0:
-            return []
-        return [
-            bucket[at] << 16 | bucket[at + 1] << 8 | bucket[at + 2]
-            for at in range(begin + _HEAD, _end(bucket, begin), _HOLDER)
-        ]
+        known = self._known(digest.to_bytes(DIGEST_BYTES, "big"))
+        return [_number(known, at) for at in range(0, len(known) - 3, _HOLDER)]
 
     # -- what it is told ---------------------------------------------------------------------------------------------
 
@@ -135,14 +144,16 @@ class PrefixIndex:
         last = len(digests) - 1
         if last < 0:
             return
-        begin: int = bisect_right(PLACES, matched, 0, last + 1) - 1 if matched else 0
-        holder: bytes = _holder(number << 8)
-        for at in range(begin, last):
-            self._note(digests[at], holder, LATEST)
-        behind = fingerprint.length - PLACES[last]
-        if last + 1 == MAX_DIGESTS or behind < _WAYS[last]:
-            holder = _holder(number << 8 | min(behind * _PARTS // _WAYS[last], _PARTS))
-        self._note(digests[last], holder, LATEST)
+        begin = last
+        while begin > 0 and PLACES[begin] > matched:
+            begin -= 1
+        if begin < last:
+            whole: bytes = _holder(number << 8)
+            for at in range(begin, last):
+                self._note(digests[at], whole, LATEST)
+        behind, way = fingerprint.length - PLACES[last], _WAYS[last]
+        part = behind * _PARTS // way if behind < way else 0
+        self._note(digests[last], _holder(number << 8 | part), LATEST)
 
     def note_one(self, digest: int, number: int) -> None:
         """A child knows something else than a prompt: a response, or a session. It is the latest that does."""
@@ -230,6 +241,31 @@ class PrefixIndex:
 
     def __repr__(self) -> str:
         return f"<PrefixIndex of {len(self)} digests>"
+
+
+def _number(known: bytes, at: int) -> int:
+    """The number of the child whose holder begins there."""
+    return known[at] << 16 | known[at + 1] << 8 | known[at + 2]
+
+
+def _add(known: bytes, at: int, found: dict[int, int]) -> None:
+    """Children that were sent what ends at a place have that much, unless they have more. known: whole holders."""
+    begin = 0
+    while begin + _HOLDER <= len(known):
+        number = _number(known, begin)
+        if number not in found:
+            found[number] = PLACES[at] + known[begin + 3] * _WAYS[at] // _PARTS
+        begin += _HOLDER
+
+
+def _has_others(known: bytes, found: dict[int, int]) -> bool:
+    """Is any child among the holders that was not found yet?"""
+    begin = 0
+    while begin + _HOLDER <= len(known):
+        if _number(known, begin) not in found:
+            return True
+        begin += _HOLDER
+    return False
 
 
 def _end(bucket: bytes, begin: int) -> int:

@@ -33,6 +33,8 @@ from hierarchy.wire.status import Api
 SALTED: Final = ("chat", "completion", "response")  # forms of answers on the paths that take `cache_salt`
 MIN_PART: Final = 64 * 1024  # bytes: smaller pieces of a body are joined, since each object costs 40 bytes more
 
+_PREFIX_LINE: Final = b"\r\n%b: " % PREFIX
+
 
 class Parent(Protocol):
     """The parent that sent a request."""
@@ -260,8 +262,7 @@ class Request:
         prefix = self.known_prefix(fingerprints)
         if prefix is None:
             return b""
-        value = self.prefix_field or fingerprints.write(prefix)
-        return b"\r\n%b: %b" % (PREFIX, value)
+        return _PREFIX_LINE + (self.prefix_field or fingerprints.write(prefix))
 
     def find_model(self) -> Found:
         """Where the body names its model. Raises `BadRequest`: in no place, or readers could find another one."""
