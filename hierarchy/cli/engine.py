@@ -24,6 +24,7 @@ from hierarchy.cli.output import print_json
 from hierarchy.config import simulated
 from hierarchy.config.address import url_of
 from hierarchy.engines import model_store
+from hierarchy.engines.local import CACHE_MB
 from hierarchy.errors import UsageError
 from hierarchy.runtime import logs, signals
 from hierarchy.runtime.line_writer import LineWriter, own_stderr
@@ -64,6 +65,10 @@ def run_local(
     threads: Annotated[int, typer.Option(metavar="NUMBER", min=1, help="CPU threads to compute with.")] = 1,
     slots: Slots = 4,
     context: Annotated[int, typer.Option(metavar="TOKENS", min=256, help="Tokens of context for each slot.")] = 2048,
+    cache: Annotated[
+        int,
+        typer.Option(metavar="MB", min=0, help="Memory for earlier prompts that no slot holds any more; 0: none."),
+    ] = CACHE_MB,
     name: Name = None,
     exit_with_parent: flags.ExitWithParent = False,
 ) -> None:
@@ -75,7 +80,7 @@ def run_local(
     local.import_xllamacpp()  # fails before a model is downloaded that could not be served
     with _listen(host, port) as listener:
         port = listener.getsockname()[1]
-    options = local.LocalOptions(model_store.find_model(model), alias, host, port, threads, slots, context)
+    options = local.LocalOptions(model_store.find_model(model), alias, host, port, threads, slots, context, cache)
     logger.info("loading %s", options.path)
     _on_signals(partial(_exit_at_once, stderr))
     server = local.start_server(options)

@@ -17,6 +17,7 @@ from hierarchy.release import install_command
 #: llama.cpp answers /health on the threads in which requests wait for a slot, so there must be more threads than
 #: requests
 HTTP_THREADS = 128
+CACHE_MB = 256  # for prompts that no slot holds any more; llama.cpp's own default is 8 GiB
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class LocalOptions:
     threads: int = 1  # for computing; one leaves room for the nodes of a small machine
     slots: int = 4  # requests at the same time
     context_tokens: int = 2048  # of each slot
+    cache_mb: int = CACHE_MB  # for prompts that no slot holds any more; 0: none
 
 
 def import_xllamacpp() -> Any:
@@ -86,6 +88,7 @@ def _params(xllamacpp: Any, options: LocalOptions) -> Any:
     params.endpoint_metrics = True
     params.ui = False
     params.fit_params = False  # use the sizes above; do not fit them to the device
-    params.cache_ram_mib = 256  # for the states of prompts; the default is 8 GiB
+    params.cache_prompt = True  # what a slot holds of a prompt is not computed again
+    params.cache_ram_mib = options.cache_mb
     params.verbosity = 1  # errors only
     return params
