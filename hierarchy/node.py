@@ -111,6 +111,7 @@ class Node:
         self.registry.remember(settings.remember_s)
         self.aliases = Aliases(config.aliases, rng)
         self.dispatch = Dispatch(self.registry, settings.dispatch, rng, self.aliases)
+        self.dispatch.set_tiers(config.prefer, settings.spill_after_s)
         self.metrics = Metrics(self.gauges, self.awake, self.watch)
         self._changes = ChangeLog(self.metrics)
         self.registry.on_change = self._child_changed
@@ -169,6 +170,7 @@ class Node:
             "forgetting what is gone": self._forgetting.sweep,
             "the upkeep of the index of prompts": self._keep_prefixes,
             "measuring round trips": Pings(lane, clock).sweep,
+            "measuring how long requests take": self.dispatch.sweep_tiers,
         }
         self.sweeps = Sweeps(lane, self.clients, self.engine_manager, self._tasks, further, clock)
         self._declare(config)
@@ -278,6 +280,10 @@ class Node:
         if config.settings != old.settings:
             self._apply_settings(config)
             changes.append("settings")
+        if config.prefer != old.prefer or config.settings.spill_after_s != old.settings.spill_after_s:
+            self.dispatch.set_tiers(config.prefer, config.settings.spill_after_s)
+        if config.prefer != old.prefer:
+            changes.append("prefer")
         if config.aliases != old.aliases:
             self.dispatch.set_aliases(config.aliases)
             changes.append("aliases")

@@ -29,6 +29,17 @@ engines:
 """
 
 
+PREFER = """\
+version: 1
+defaults: {{probe_interval_s: 0.1, hold_s: 0}}
+nodes:
+  root: {{listen: "127.0.0.1:0", prefer: {prefer}, spill_after_s: {spill}}}
+engines:
+  a: {{parent: root, kind: simulated, url: "{a}"}}
+  b: {{parent: root, kind: simulated, url: "{b}"}}
+"""
+
+
 class Bench:
     """A node whose configuration file the test writes."""
 
@@ -249,3 +260,23 @@ def test_parents_are_added_and_removed(bench: Bench) -> None:
     bench.cluster.call(apply(two.url))
     wait_for_model(two.url, "a")
     eventually(lambda: not models_at(one.url), "the first parent to know")
+
+
+def test_tiers_are_changed_by_a_reload(cluster: Cluster, tmp_path: Path) -> None:
+    a, b = cluster.engine(), cluster.engine()
+    path = tmp_path / "tree.yaml"
+    path.write_text(PREFER.format(prefer="[a]", spill=5, a=a.url, b=b.url))
+    config, read = from_file(path, "root"), partial(from_file, path, "root")
+    running = cluster.serve(config)
+    wait_for_model(running.url, "simulated", 2)
+    reloader = Reloader(running.node, path, read, config)
+    assert {chat(running.url).headers["x-hierarchy-path"] for _ in range(4)} == {"a"}
+    for prefer, spill, served in (("[b]", "5", "b"), ("[b, b]", "5", "b"), ("[b]", "-1", "b"), ("[a, b]", "0.5", "a")):
+        path.write_text(PREFER.format(prefer=prefer, spill=spill, a=a.url, b=b.url))
+        assert cluster.call(reloader.reload()) is (prefer != "[b, b]" and spill != "-1")
+        assert {chat(running.url).headers["x-hierarchy-path"] for _ in range(4)} == {served}
+    assert running.node.dispatch.tiers is not None
+    assert running.node.dispatch.tiers.spill_after_s == 0.5
+    path.write_text(PREFER.format(prefer="[]", spill=5, a=a.url, b=b.url))
+    assert cluster.call(reloader.reload())
+    assert running.node.dispatch.tiers is None

@@ -25,11 +25,13 @@ ROOT = Path(__file__).parents[1]
 MODULES = (
     "balancing.candidates",
     "balancing.dispatch",
+    "balancing.expected_wait",
     "balancing.lent_attempts",
     "balancing.policy",
     "balancing.prefix_choice",
     "balancing.retry_budget",
     "balancing.warm_first",
+    "balancing.tiers",
     "http.body_scan",
     "http.framing",
     "http.json_scan",

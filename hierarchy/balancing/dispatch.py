@@ -11,6 +11,7 @@ from hierarchy.balancing.aliases import Aliases
 from hierarchy.balancing.candidates import Candidates
 from hierarchy.balancing.policy import POLICIES, Policy
 from hierarchy.balancing.prefix_choice import Known, PrefixChoice
+from hierarchy.balancing.tiers import Tiers
 from hierarchy.balancing.warm_first import warm_first
 from hierarchy.config.model_names import Target
 from hierarchy.errors import ModelNotFound, RequestError, Unavailable
@@ -35,6 +36,7 @@ class Dispatch:
         self.aliased = frozenset(self._aliases)  # names worth a call of `resolve`; all others cost one look-up
         self._policy_name = policy
         self._policy: Policy = POLICIES[policy]()
+        self.tiers: Tiers | None = None  # of the children, if this node prefers some; the policy chooses within one
         self.prefixes = self._by_prefix()
         self._rng = rng
         self._candidates: dict[ModelKey, Candidates] = {}
@@ -46,9 +48,24 @@ class Dispatch:
         self._policy_name, self._policy = policy, POLICIES[policy]()
         self.prefixes = self._by_prefix()
 
+    def set_tiers(self, prefer: Sequence[Sequence[str]], spill_after_s: float) -> None:
+        """Prefer children from now on. prefer: names, tier by tier; none: all children are equal."""
+        self.tiers = Tiers(prefer, spill_after_s, self.tiers) if prefer else None
+        self._candidates.clear()  # those of a node with tiers are kept there
+        if self.prefixes is not None:
+            self.prefixes.notes_all = self.tiers is not None
+
+    def sweep_tiers(self) -> None:
+        """Measure what the tiers are compared by. Call it twice a second."""
+        if self.tiers is not None:
+            self.tiers.sweep(self._registry, self._registry.now())
+
     def _by_prefix(self) -> PrefixChoice | None:
         """The policy, if it chooses by what a prompt begins with."""
-        return self._policy if isinstance(self._policy, PrefixChoice) else None
+        if not isinstance(self._policy, PrefixChoice):
+            return None
+        self._policy.notes_all = self.tiers is not None
+        return self._policy
 
     def set_aliases(self, aliases: Mapping[str, Sequence[Target]]) -> None:
         """Resolve these aliases from now on."""
@@ -145,10 +162,12 @@ class Dispatch:
         for some in (shares, last_resort):
             untried = [share for share in some if share.child not in tried]
             if untried:
-                return Candidates(untried)
+                return Candidates(untried) if self.tiers is None else self.tiers.narrowed(untried, self._rng)
         raise Unavailable(f"every child that serves model {key[0]!r} failed on this request")
 
     def _remember(self, key: ModelKey, shares: list[Share]) -> Candidates:
+        if self.tiers is not None:
+            return self.tiers.remembered(key, shares, self._rng)
         if len(self._candidates) > MAX_REMEMBERED:
             self._candidates.clear()
         candidates = self._candidates[key] = Candidates(shares)
@@ -158,6 +177,8 @@ class Dispatch:
         """Forget candidates that the registry would no longer return: they keep children in memory that are gone."""
         current = self._registry.are_current
         self._candidates = {key: kept for key, kept in self._candidates.items() if current(key, kept.shares)}
+        if self.tiers is not None:
+            self.tiers.forget(current)
 
     def resolve(self, name: str, api: Api, *, translated: bool = False) -> str:
         """The model that a name in a client's request stands for: itself, unless it is an alias.

@@ -51,6 +51,7 @@ class PrefixChoice:
         self.prior = prior
         self.reasons = {STICKY: 0, MATCH: 0, NO_MATCH: 0, SPREAD: 0}  # choices by reason
         self.matched = 0  # bytes of the prompt that the child has which was chosen last
+        self.notes_all = False  # also what goes to the only candidate: others may be candidates for the next request
         self._alone = False  # it was the only one, so nothing is remembered of it
         self._any_match = False  # one of those that were compared last has a part of the prompt
         self._numbers = 0  # given to children so far
@@ -63,7 +64,7 @@ class PrefixChoice:
     def choose(self, candidates: Candidates, fingerprint: Fingerprint, rng: Random) -> Share:
         """Choose for a request with one. `sent` has to follow if the request is sent there."""
         shares = candidates.shares
-        self._alone = len(shares) == 1
+        self._alone = len(shares) == 1 and not self.notes_all
         if self._alone:
             self.matched = 0
             return shares[0]

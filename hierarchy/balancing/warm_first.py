@@ -15,24 +15,9 @@ again, and two engines with room for one model each would swap two models for ev
 
 from __future__ import annotations
 
-from typing import Final
-
 from hierarchy.balancing.candidates import Candidates
-from hierarchy.prefix.cost import FULL, PREFILL_BYTES_PER_S
+from hierarchy.balancing.expected_wait import expected_wait_s
 from hierarchy.registry.child import NODE, Share
-
-REQUEST_S: Final = 10.0  # that a request keeps its place in a batch, as a guess: 500 tokens at 50 a second
-
-
-def expected_wait_s(load: float, slots: int, speed: float, pending: int) -> float:
-    """How long a request waits at a child before its prompt is read.
-
-    load: requests there. slots: that run at once; 0 if that is not known. speed: of the child. pending: bytes of
-    prompts that it has to read before.
-    """
-    places = slots or FULL * speed
-    wait_s = max(0.0, (load + 1 - places) / places) * REQUEST_S
-    return max(wait_s, pending / (speed * PREFILL_BYTES_PER_S))
 
 
 def warm_first(candidates: Candidates) -> Candidates:

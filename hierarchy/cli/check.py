@@ -84,9 +84,10 @@ def check(
         _end(differences, as_json=as_json)
     if as_json:
         sizes = {"nodes": len(tree.graph.nodes), "engines": len(tree.graph.engines), "depth": tree.graph.depth}
-        print_json({**_page([]), **sizes, "notes": _rows(_lines(notes))})
+        print_json({**_page([]), **sizes, "notes": _rows(_lines([*tree.notes, *notes]))})
     elif not risks:
         typer.echo(_summary(tree.graph, running))
+        _show_notes(tree.notes, None)
         _show_notes(notes, None if here else config)
 
 

@@ -19,6 +19,7 @@ from hierarchy.config.address import DEFAULT_PORT, Address, join_address, parse_
 from hierarchy.config.blocks import SecretRef, SecuritySpec, Strict, TlsSpec
 from hierarchy.config.model_names import Models, Targets
 from hierarchy.config.partial import understand
+from hierarchy.config.prefer import Tiers
 from hierarchy.config.yaml import MAPPING, FieldPath, Problem, Source, problem_of, read_yaml, shown
 from hierarchy.errors import UsageError
 from hierarchy.names import MAX_NAME, NODE_NAME
@@ -211,6 +212,11 @@ class Settings(Strict):
         description="whether callers share what engines have in their caches; `false`: prompts of different API keys "
         "never match, and the body's `cache_salt` is set, so that vLLM keeps them apart, too",
     )
+    spill_after_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False, strict=True)] = Field(
+        default=2.0,
+        description="with `prefer`: by how many seconds the expected wait at the preferred children may be longer than "
+        "at the next ones, before requests go there. 0: as soon as it is shorter there",
+    )
     max_speed: Positive | None = Field(
         default=None,
         description="a child that reports more is refused, since it would attract every request; default: of what a "
@@ -268,6 +274,12 @@ class NodeSpec(Settings):
     )
     subnet: str | None = Field(
         default=None, description="name from `subnets`; default: those that contain its IP addresses"
+    )
+    prefer: Tiers = Field(
+        default=(),
+        description="names of its children, the preferred first; a list in the list for those that are equal. The next "
+        "ones get requests when the wait is longer by `spill_after_s`, or none is usable; children that are not named "
+        "come last",
     )
 
     @property
@@ -417,6 +429,8 @@ class NodeConfig(Strict):
     replicas: tuple[str, ...] = ()
     #: the engines right below
     engines: tuple[EngineConfig, ...] = ()
+    #: names of children, tier by tier, the preferred ones first
+    prefer: tuple[tuple[str, ...], ...] = ()
     #: names of the models that the file declares for engines further below
     models_below: tuple[str, ...] = ()
     #: alias -> models that it stands for

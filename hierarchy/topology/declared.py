@@ -22,6 +22,7 @@ from hierarchy.errors import UsageError
 from hierarchy.topology.checks import check_all
 from hierarchy.topology.graph import NODE, Member, TreeGraph
 from hierarchy.topology.incomplete import check_incomplete, is_wrong
+from hierarchy.topology.preferred import check_prefer, note_prefer
 from hierarchy.topology.reachability import check_reach, parse_reach
 
 Replicas = Mapping[str, Sequence[str]]  #: name of a node -> names of its replicas
@@ -48,10 +49,17 @@ class DeclaredTree:
         problems = {*self._problems_of_fields, *(self.source.problem(*finding) for finding in self._findings())}
         return sorted(problems, key=lambda problem: (problem.line, str(problem)))
 
+    @cached_property
+    def notes(self) -> list[Problem]:
+        """What is probably wrong, but right if what is missing in the file registers while the tree runs."""
+        findings = () if self.wrong else note_prefer(self.config, self.graph)
+        return [self.source.problem(*finding) for finding in findings]
+
     def _findings(self) -> Iterator[Finding]:
         others = [*self._reach_findings, *_check_aliases(self.config), *_check_slice(self.config)]
         if not self.wrong:
             yield from (*others, *check_all(self.graph), *check_reach(self.graph, self.reach))
+            yield from check_prefer(self.config, self.graph)
             return
         yield from check_incomplete(self.graph, self.reach, self.wrong)
         sections = {path[0] for path in self.wrong if len(path) <= 2}

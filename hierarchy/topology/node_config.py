@@ -64,6 +64,7 @@ def part_of(tree: DeclaredTree, name: str) -> NodeConfig:
         proxy=spec.proxy,
         children=tuple(key for key in children if key in config.nodes),
         engines=tuple(_engine(key, config.engines[key]) for key in children if key in config.engines),
+        prefer=spec.prefer,
         models_below=_models_below(tree, name),
         aliases=config.aliases,
         settings=spec.settings(config.defaults),

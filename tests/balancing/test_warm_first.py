@@ -8,8 +8,8 @@ from random import Random
 import pytest
 
 from hierarchy.balancing.dispatch import Dispatch
+from hierarchy.balancing.expected_wait import expected_wait_s
 from hierarchy.balancing.policy import POLICIES
-from hierarchy.balancing.warm_first import expected_wait_s
 from hierarchy.prefix.fingerprint import Hasher
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child, Lease

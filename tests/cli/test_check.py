@@ -41,6 +41,26 @@ def test_a_valid_tree_is_one_line_and_status_0(name: str, line: str, monkeypatch
     assert (result.exit_code, result.stdout) == (0, line)
 
 
+PREFER = """\
+version: 1
+nodes:
+  root: {listen: "localhost:1", prefer: [siteb, e]}
+engines:
+  e: {parent: root, kind: simulated}
+"""
+
+
+def test_a_preferred_name_that_is_not_in_the_file_is_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "tree.yaml"
+    path.write_text(PREFER)
+    result = run(path)
+    assert (result.exit_code, result.stdout) == (0, "OK: 1 node, 1 engine, depth 1\n")
+    what = 'nodes.root.prefer: no child of "root" in this file is called "siteb"'
+    assert result.stderr.startswith(f"note: {path}:3: {what}")
+    assert result.stderr.count("\n") == 1
+    assert "siteb" in json.loads(run(path, "--json").stdout)["notes"][0]["what"]
+
+
 TREE = """\
 version: 1
 nodes:

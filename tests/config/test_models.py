@@ -263,6 +263,30 @@ def test_any_value_anywhere_is_accepted_or_is_a_problem(
     assert all(problem.message and problem.hint and problem.line >= 1 for problem in found)
 
 
+PREFER = "write [site-a, site-b], or [[site-a, site-b], cloud]: of a list in the list no child is preferred"
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ("prefer: site-a", f"prefer: 'site-a' is not a list of children; {PREFER}"),
+        ("prefer: [1]", f"prefer: entry 1 (1) is neither a child's name nor a list of names; {PREFER}"),
+        ("prefer: [[]]", f"prefer: entry 1 (a list) is neither a child's name nor a list of names; {PREFER}"),
+        ("prefer: ['']", f"prefer: entry 1 ('') is neither a child's name nor a list of names; {PREFER}"),
+        ("prefer: [[a, [b]]]", f"prefer: entry 1 (a list) is neither a child's name nor a list of names; {PREFER}"),
+        ("prefer: [a, [b, a]]", 'prefer: "a" is in it twice; name each child once'),
+        ("spill_after_s: -1", "spill_after_s: must be greater than or equal to 0, not -1; "),
+        ("spill_after_s: 1e9", "spill_after_s: must be less than or equal to 3600, not"),
+        ("spill_after_s: .nan", "spill_after_s: "),
+        ("spill_after_s: .inf", "spill_after_s: "),
+        ("spill_after_s: true", "spill_after_s: "),
+    ],
+)
+def test_tiers_that_make_no_sense(tmp_path: Path, fields: str, problem: str) -> None:
+    (line,) = problems(tmp_path, f"version: 1\nnodes:\n  root:\n    {fields}\n")
+    assert line.startswith(f"4: nodes.root.{problem}")
+
+
 def test_models_can_be_made_in_code() -> None:
     assert NodeSpec(listen=(("127.0.0.1", 0),)).listen == (("127.0.0.1", 0),)
     assert NodeSpec.model_validate({"listen": [("127.0.0.1", 0)]}).listen == (("127.0.0.1", 0),)
@@ -280,6 +304,7 @@ UNITS = {
     "speed": "weight",
     "version": "number",
     "_per_address": "count",
+    "prefer": "list",
 }
 KINDS = {Literal: "word", int: "count", bool: "true/false", tuple: "address", list: "list", dict: "mapping"}
 KINDS |= {str: "text", UnionType: "text"}  # the only union is `str | None`
@@ -299,6 +324,8 @@ def default(field: Any) -> str:
             return "–"
         case bool():
             return f"`{str(value).lower()}`"
+        case ():
+            return "empty"
         case tuple():
             return f"`{url_of(value[0]).removeprefix('http://')}`"
         case BaseModel() | {} | []:

@@ -1,0 +1,54 @@
+"""How long a request would wait: formulas as a table, and what is measured of requests that end."""
+
+from __future__ import annotations
+
+import pytest
+
+from hierarchy.balancing.expected_wait import Residence, expected_wait_s, wait_at
+from hierarchy.registry.child import Child, Share
+from tests.builders import OPENAI
+
+
+@pytest.mark.parametrize(
+    ("load", "slots", "residence_s", "wait_s"),
+    [
+        (7, 8, 60, 0),  # a slot is free
+        (8, 8, 4, 0.5),  # two of them end each second
+        (16, 8, 8, 4.5),
+        (0, 0, 5, 0),
+    ],
+)
+def test_measured_ends_replace_the_guess(load: int, slots: int, residence_s: float, wait_s: float) -> None:
+    assert expected_wait_s(load, slots, 1, 0, residence_s) == wait_s
+
+
+def test_the_journey_and_a_model_that_has_to_be_loaded_are_part_of_it() -> None:
+    share = Share(Child("c", "http://c:1", "vllm"), OPENAI)
+    assert wait_at(share) == 0
+    share.child.round_trip.note(0.1, 0.0)
+    share.load_s = 20.0
+    assert wait_at(share) == pytest.approx(20.1)
+
+
+def test_a_residence_is_what_littles_law_says() -> None:
+    residence = Residence(0.0, 0)
+    assert residence.seconds == 0
+    for second in range(1, 121):  # eight at a time, two end each second
+        residence.note(second, 8, 2 * second)
+    assert residence.seconds == pytest.approx(4.0)
+    for second in range(121, 400):
+        residence.note(second, 8, 240 + 8 * (second - 120))
+    assert residence.seconds == pytest.approx(1.0, rel=0.01)
+
+
+def test_nothing_is_concluded_from_no_end_and_an_idle_child_keeps_what_is_known() -> None:
+    residence = Residence(0.0, 7)
+    residence.note(0.0, 3, 7)
+    residence.note(50.0, 3, 7)
+    assert residence.seconds == 0
+    residence.note(51.0, 3, 10)
+    known = residence.seconds
+    assert known > 0
+    for second in range(60, 2000, 10):
+        residence.note(second, 0, 10)
+    assert residence.seconds == pytest.approx(known)
