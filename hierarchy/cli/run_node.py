@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from hierarchy.runtime.line_writer import own_stderr
 from hierarchy.runtime.malloc import keep_freed_memory
 from hierarchy.runtime.parent_death import call_on_parent_death
 from hierarchy.runtime.slices import shorten_switches
-from hierarchy.security.startup import hold_state_dir, log_risks
+from hierarchy.security.startup import clean_state_dir, hold_state_dir, log_risks
 from hierarchy.server import Server, bind
 from hierarchy.topology import node_config
 from hierarchy.topology.declared import read_tree
@@ -102,6 +103,7 @@ def run(
             call_on_parent_death(lambda: os.kill(os.getpid(), signal.SIGTERM))
         log_risks(config, access)
         held = hold_state_dir(config, environ)
+        clean_state_dir(config, environ, time.time())
         node = Node(config, access=access, engine_files=own_limit)
         reloader = Reloader(node, file, read, declared) if file is not None and read is not None else None
         Garbage().start()

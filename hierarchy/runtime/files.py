@@ -6,11 +6,15 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 LOCK_POLL_S = 0.02
+UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `tempfile.mkstemp` names it
+LOCKED_S = 0.2  # after which whoever writes such a file has locked it
 ROOM = 16 * 1024  # bytes that a small file needs
 FileVersion = tuple[int, int, int] | None  # last change (ns), size (bytes), inode
 
@@ -131,15 +135,55 @@ def has_room(folder: Path) -> bool:
 
 
 def write_private_file(path: Path, text: str | bytes) -> None:
-    """Write a file of mode 0600. Readers find either the old content or the complete new one. Raises OSError."""
+    """Write a file of mode 0600. Readers find either the old content or the complete new one. Raises OSError.
+
+    Until it is complete, it is a locked file `.NAME.` and eight characters, see `remove_unfinished`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # of mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
+            with contextlib.suppress(OSError):  # some file systems know no locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.write(text.encode() if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+            Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(folder: Path, now: float) -> list[str]:
+    """Remove what killed processes of this user left of their `write_private_file` in a folder. Returns the names.
+
+    now: Unix seconds. What another process writes at this moment is locked, so it stays.
+    """
+    removed = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if UNFINISHED.fullmatch(entry.name) and _is_left(Path(entry.path), now):
+                with contextlib.suppress(OSError):
+                    Path(entry.path).unlink()
+                    removed.append(entry.name)
+    return removed
+
+
+def _is_left(path: Path, now: float) -> bool:
+    """Is it a file of this user that nobody writes any more?"""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or stat.S_IMODE(found.st_mode) != 0o600 or found.st_uid != os.geteuid():
+            return False
+        if now - found.st_mtime < LOCKED_S:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # locked, or its file system knows no locks
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -18,7 +18,7 @@ from hierarchy.config.refusal import Refusal, refusal_of
 from hierarchy.config.yaml import FieldPath
 from hierarchy.errors import UsageError
 from hierarchy.runtime.blocking import silence
-from hierarchy.runtime.files import Busy, Hold, has_room
+from hierarchy.runtime.files import Busy, Hold, has_room, remove_unfinished
 from hierarchy.runtime.folders import expand
 from hierarchy.security.credential_store import CREDENTIAL_FILE
 from hierarchy.security.secret import JOIN_TOKEN, folder_exposure
@@ -274,6 +274,17 @@ def hold_state_dir(config: NodeConfig, environ: Mapping[str, str]) -> Hold | Non
     except OSError as error:
         log.warning("%s: cannot be locked (%s): do not restore it while this node runs", folder, error.strerror)
         return None
+
+
+def clean_state_dir(config: NodeConfig, environ: Mapping[str, str], now: float) -> None:
+    """Remove what a killed process was writing in the state folder, which may be secrets. now: Unix seconds."""
+    try:
+        folder = state_dir(config, environ)
+    except UsageError:
+        return
+    removed = remove_unfinished(folder, now)
+    if removed:
+        log.info("%s: removed %s, which a killed process had not finished", folder, ", ".join(sorted(removed)))
 
 
 def log_risks(config: NodeConfig, access: Access) -> None:

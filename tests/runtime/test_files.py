@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from hierarchy.runtime.files import Busy, FileWatch, Hold, locked, write_private_file
+from hierarchy.runtime.files import LOCKED_S, Busy, FileWatch, Hold, locked, remove_unfinished, write_private_file
 from tests.support import DEADLINE_S
 
 
@@ -155,6 +158,66 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_private_file(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["secret"]  # noqa: PTH208
+
+
+WRITE_FOR_EVER = """
+import os, sys, time
+from pathlib import Path
+from hierarchy.runtime import files
+def wait(_):
+    print("writing", flush=True)
+    time.sleep(60)
+files.os.fsync = wait
+files.write_private_file(Path(sys.argv[1]), "secret")
+"""
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "credential"
+    command = [sys.executable, "-c", WRITE_FOR_EVER, str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2], text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "writing\n"
+        (left,) = tmp_path.iterdir()
+        later = left.stat().st_mtime + 2 * LOCKED_S
+        assert remove_unfinished(tmp_path, later) == []
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert remove_unfinished(tmp_path, left.stat().st_mtime) == [], "it may not be locked yet"
+    assert remove_unfinished(tmp_path, later) == [left.name]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_files_of_that_form_are_removed(tmp_path: Path) -> None:
+    for name in (
+        "credential",
+        ".hidden",
+        ".credential.short",
+        ".nfs.UPPERCAS",
+        "a.12345678",
+        ".credential.12345678.bak",
+    ):
+        write_private_file(tmp_path / name, "kept")
+    (tmp_path / ".folder.12345678").mkdir()
+    (tmp_path / ".pipe.12345678").symlink_to("credential")
+    os.mkfifo(tmp_path / ".fifo.12345678", 0o600)
+    (tmp_path / ".public.12345678").write_text("of an editor")
+    (tmp_path / ".public.12345678").chmod(0o644)
+    before = sorted(tmp_path.iterdir())
+    assert remove_unfinished(tmp_path, time.time() + 60) == []
+    assert sorted(tmp_path.iterdir()) == before
+    assert remove_unfinished(tmp_path / "none", time.time()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
+def test_a_file_of_another_user_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / ".credential.abcdefgh"
+    write_private_file(path, "of somebody else")
+    os.chown(path, 12345, 12345)
+    assert remove_unfinished(tmp_path, time.time() + 60) == []
 
 
 @pytest.mark.parametrize("target", ["there", "not-there"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 from hierarchy.config.models import EngineConfig, NodeConfig, Settings
 from hierarchy.errors import UsageError
 from hierarchy.runtime import folders
+from hierarchy.runtime.files import write_private_file
 from hierarchy.security.access import Access
 from hierarchy.security.keys import revoke_keys
 from hierarchy.security.secret import JOIN_TOKEN, folder_exposure
-from hierarchy.security.startup import check_state_dir, log_risks, security_refusals
+from hierarchy.security.startup import check_state_dir, clean_state_dir, log_risks, security_refusals
 from hierarchy.security.state import state_dir
 from tests.certificates import Authority
 from tests.security.keyed import Keys
@@ -228,3 +230,19 @@ def test_a_node_does_not_start_with_a_state_folder_that_all_may_write_to(keys: K
         check_state_dir(config, Access(config, {}), {})
     folder.chmod(0o700)
     check_state_dir(config, Access(config, {}), {})
+
+
+def test_what_a_killed_process_was_writing_in_the_state_folder_is_removed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings.model_validate({"security": {"state_dir": str(tmp_path)}})
+    config = NodeConfig(name="root", advertise="http://127.0.0.1:1", settings=settings)
+    clean_state_dir(config, {}, time.time())  # there is no folder yet
+    write_private_file(tmp_path / "root" / "credential", "kept")
+    write_private_file(tmp_path / "root" / ".credential.abc_1234", "half of a secret")
+    with caplog.at_level(logging.INFO):
+        clean_state_dir(config, {}, time.time() + 60)
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["credential"]
+    assert caplog.messages == [
+        f"{tmp_path}/root: removed .credential.abc_1234, which a killed process had not finished"
+    ]
