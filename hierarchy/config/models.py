@@ -91,6 +91,7 @@ Name = Annotated[str, Field(pattern=rf"^{NODE_NAME}$", max_length=MAX_NAME)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Seconds = Positive
 Count = Annotated[int, Field(strict=True)]  # strict: `true` is not a number
+Slots = Annotated[int, Field(strict=True, ge=1, le=65_536)]
 _ADDRESS = {"type": ["string", "integer"]}
 _SCHEMA = WithJsonSchema({"anyOf": [_ADDRESS, {"type": "array", "items": _ADDRESS, "minItems": 1}]})
 _WRITTEN = PlainSerializer(lambda listen: listen and [join_address(address) for address in listen], when_used="json")
@@ -341,6 +342,11 @@ class EngineSpec(Strict):
     speed: Positive = Field(
         default=1.0, description="capacity weight: an engine of speed 2 gets twice the requests of one of speed 1"
     )
+    slots: Slots | None = Field(
+        default=None,
+        description="requests that it runs at once, so that a free slot comes first; default: as the engine reports, "
+        "or as it is seen to run (see [Slots](#slots))",
+    )
     subnet: str | None = Field(
         default=None, description="name from `subnets`; default: the one that contains its IP address"
     )
@@ -399,6 +405,7 @@ class EngineConfig(Strict):
     model: str | None = None
     models: Models = Field(default_factory=dict)
     speed: Positive = 1.0
+    slots: Slots | None = None
     api_key: SecretRef = None
     simulated: SimulatedSpec = SimulatedSpec()
 

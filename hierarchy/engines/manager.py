@@ -19,6 +19,7 @@ from hierarchy.engines.pacer import Pacer
 from hierarchy.engines.probe_client import ProbeClient
 from hierarchy.engines.probe_sockets import ProbeSockets
 from hierarchy.engines.prober import Prober
+from hierarchy.engines.slots import WithSlots
 from hierarchy.engines.vitals import LATE_S
 from hierarchy.errors import HierarchyError
 from hierarchy.registry import Registry
@@ -88,7 +89,7 @@ class EngineManager:
         child.credential = self._credential(engine.name)
         prober = self._probers[engine.name] = Prober(
             engine.model_copy(update={"url": url}),
-            ADAPTERS[engine.kind],
+            WithSlots(ADAPTERS[engine.kind], engine.slots or 0, self._clock),
             functools.partial(self._make_client, child, url, key),
             _ProbedChild(child, self),
             self._settings.probe_interval_s,

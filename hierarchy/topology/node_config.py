@@ -101,7 +101,7 @@ def replica_urls(tree: DeclaredTree, name: str) -> Iterator[tuple[str, str | Non
 
 
 def _engine(name: str, spec: EngineSpec) -> EngineConfig:
-    shared = spec.model_dump(include={"kind", "url", "model", "models", "speed", "api_key"})
+    shared = spec.model_dump(include={"kind", "url", "model", "models", "speed", "slots", "api_key"})
     return EngineConfig(name=name, simulated=spec.simulated, **shared)
 
 

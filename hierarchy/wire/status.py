@@ -57,6 +57,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     asleep: bool = False
     #: it is asleep, and this node can wake it up
     wakes: bool = False
+    #: of an engine's queue, the requests that do not run yet; -1: unknown; not part of a message
+    waiting: int = -1
 
     @property
     def model_names(self) -> list[str]:

@@ -302,6 +302,7 @@ UNITS = {
     "_s": "seconds",
     "_bytes": "bytes",
     "speed": "weight",
+    "slots": "count",
     "version": "number",
     "_per_address": "count",
     "prefer": "list",

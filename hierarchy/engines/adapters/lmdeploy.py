@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from hierarchy.engines.adapters.reading import EngineHttp, get, openai_model_names, status_of_engine
+from hierarchy.engines.adapters.reading import EngineHttp, get, load_of, openai_model_names, status_of_engine
 from hierarchy.wire.status import NodeStatus
 
 RUNNING = "lmdeploy:num_requests_running"
@@ -29,4 +29,5 @@ class LmdeployAdapter:
         (await get(http, "/health")).require_ok()
         names = await openai_model_names(http)
         samples = (await get(http, "/metrics")).samples(RUNNING, *WAITING)
-        return status_of_engine(names, speed, sum(sample.value for sample in samples))
+        queue_length, waiting = load_of(samples, *WAITING)
+        return status_of_engine(names, speed, queue_length, waiting=waiting)

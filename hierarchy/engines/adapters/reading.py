@@ -185,6 +185,7 @@ def status_of_engine(
     queues: Mapping[str, int] | None = None,
     slots: int = 0,
     cold: Collection[str] = (),
+    waiting: int = -1,
     apis: tuple[Api, ...] = ("openai",),
 ) -> NodeStatus:
     """The status of an engine. Each of its models has the speed and slots of the engine.
@@ -194,6 +195,7 @@ def status_of_engine(
         queue_length: requests running plus waiting in the whole engine.
         queues: the same by model; models that are not in it have the whole queue.
         slots: requests that can run at the same time; 0 if unknown.
+        waiting: requests of `queue_length` that do not run yet; -1 if unknown.
         cold: models that the engine loads when a request comes; how long that takes is measured elsewhere.
         apis: API families of each model.
     """
@@ -211,7 +213,17 @@ def status_of_engine(
         for name in names
         for api in apis
     )
-    return NodeStatus(models, speed if models else 0.0, queue_length)
+    return NodeStatus(models, speed if models else 0.0, queue_length, waiting=min(waiting, queue_length))
+
+
+def load_of(samples: Iterable[Sample], *waiting: str) -> tuple[int, int]:
+    """All requests, and those of the metrics `waiting`, which is -1 if there are no samples of them."""
+    queue_length, waits = 0, -1
+    for sample in samples:
+        queue_length += sample.value
+        if sample.name in waiting:
+            waits = max(waits, 0) + sample.value
+    return queue_length, waits
 
 
 def select_models(status: NodeStatus, models: Mapping[str, str]) -> tuple[NodeStatus, list[str]]:

@@ -15,7 +15,7 @@ import contextlib
 import math
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hierarchy.engines.adapters.reading import EngineHttp, Sample, get, openai_model_names, status_of_engine
 from hierarchy.runtime import awake
@@ -39,21 +39,27 @@ class SglangAdapter:
     async def read(self, http: EngineHttp, speed: float) -> NodeStatus:
         """See `Adapter.read`."""
         names = await openai_model_names(http)
-        queue_length = await _queue_length(http)
+        queue_length, waiting = await _load(http)
         with contextlib.suppress(TimeoutError):
             async with awake.timeout(HEALTH_TIMEOUT_S if queue_length else math.inf):
                 (await get(http, "/health")).require_ok()
-        return status_of_engine(names, speed, queue_length)
+        return status_of_engine(names, speed, queue_length, waiting=waiting)
 
 
-async def _queue_length(http: EngineHttp) -> int:
+async def _load(http: EngineHttp) -> tuple[int, int]:
+    """Requests running and waiting, and those that wait; the latter is -1 if unknown."""
     if samples := (await get(http, "/metrics")).samples(RUNNING, WAITING):
-        return _total(samples)
+        return _total(samples), _total(sample for sample in samples if sample.name == WAITING)
     response = await get(http, "/v1/loads?include=core")
     page = response.json() if response.status == HTTPStatus.OK else None
     loads = page.get("loads") if isinstance(page, dict) else None
     ranks = [rank for rank in loads if isinstance(rank, dict)] if isinstance(loads, list) else []
-    counts = [rank.get(field) for rank in ranks for field in ("num_running_reqs", "num_waiting_reqs")]
+    running, waiting = (_sum(ranks, field) for field in ("num_running_reqs", "num_waiting_reqs"))
+    return running + waiting, waiting if ranks else -1
+
+
+def _sum(ranks: Iterable[dict[str, Any]], field: str) -> int:
+    counts = [rank.get(field) for rank in ranks]
     return sum(n for n in counts if isinstance(n, int) and not isinstance(n, bool) and n > 0)
 
 

@@ -42,16 +42,21 @@ class VllmAdapter:
         names = await openai_model_names(http)
         queues: Counter[str] = Counter()
         asleep = discarded = False
+        waiting = -1
         for sample in (await get(http, "/metrics")).samples(RUNNING, WAITING, SLEEP):
             if sample.name != SLEEP:
                 queues[sample.labels.get("model_name", "")] += sample.value
+                if sample.name == WAITING:
+                    waiting = max(waiting, 0) + sample.value
             elif sample.labels.get("sleep_state") == "awake":
                 asleep |= not sample.value
             elif sample.labels.get("sleep_state") == "discard_all":
                 discarded |= bool(sample.value)
         wakes = asleep and not discarded and await _can_wake(http)
         cold = names if wakes else ()
-        status = status_of_engine(names, speed, queues.total(), queues=queues, cold=cold, apis=self._apis)
+        status = status_of_engine(
+            names, speed, queues.total(), queues=queues, cold=cold, waiting=waiting, apis=self._apis
+        )
         return msgspec.structs.replace(status, asleep=asleep, wakes=wakes)
 
 

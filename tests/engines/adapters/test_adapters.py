@@ -37,7 +37,7 @@ def test_every_kind_has_an_adapter() -> None:
 def test_models_and_load(kind: str, models: list[str], queue_length: int) -> None:
     status = read(kind, ENGINES[kind], speed=2)
     rows = tuple(ModelStatus(name, "openai", 2, queue_length) for name in models)
-    assert status == NodeStatus(rows, 2, queue_length)
+    assert status == NodeStatus(rows, 2, queue_length, waiting=status.waiting)
 
 
 @pytest.mark.parametrize("kind", ["sglang", "tgi", "lmdeploy"])
@@ -57,3 +57,8 @@ def test_an_engine_that_reports_itself_unhealthy_is_unreadable(kind: str) -> Non
 def test_another_server_is_unreadable(kind: str) -> None:
     with pytest.raises(EngineUnreadable):
         read(kind, {})
+
+
+@pytest.mark.parametrize(("kind", "waiting"), [("sglang", 1 + 2), ("tgi", 7), ("lmdeploy", 2 + 6), ("ollama", -1)])
+def test_those_that_wait_are_known_where_the_engine_counts_them(kind: str, waiting: int) -> None:
+    assert read(kind, ENGINES[kind]).waiting == waiting
