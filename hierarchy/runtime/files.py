@@ -7,7 +7,6 @@ import errno
 import fcntl
 import os
 import re
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -162,7 +161,8 @@ def remove_unfinished(folder: Path, now: float) -> list[str]:
     removed = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if UNFINISHED.fullmatch(entry.name) and _is_left(Path(entry.path), now):
+            is_file = entry.is_file(follow_symlinks=False)
+            if is_file and UNFINISHED.fullmatch(entry.name) and _is_left(Path(entry.path), now):
                 with contextlib.suppress(OSError):
                     Path(entry.path).unlink()
                     removed.append(entry.name)
@@ -177,9 +177,7 @@ def _is_left(path: Path, now: float) -> bool:
         return False
     try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or stat.S_IMODE(found.st_mode) != 0o600 or found.st_uid != os.geteuid():
-            return False
-        if now - found.st_mtime < LOCKED_S:
+        if found.st_uid != os.geteuid() or now - found.st_mtime < LOCKED_S:
             return False
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # locked, or its file system knows no locks

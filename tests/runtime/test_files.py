@@ -204,8 +204,6 @@ def test_only_files_of_that_form_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".folder.12345678").mkdir()
     (tmp_path / ".pipe.12345678").symlink_to("credential")
     os.mkfifo(tmp_path / ".fifo.12345678", 0o600)
-    (tmp_path / ".public.12345678").write_text("of an editor")
-    (tmp_path / ".public.12345678").chmod(0o644)
     before = sorted(tmp_path.iterdir())
     assert remove_unfinished(tmp_path, time.time() + 60) == []
     assert sorted(tmp_path.iterdir()) == before
