@@ -419,6 +419,7 @@ class Node:
                     yield "hierarchy_child_slots", (*share.key, child.name), float(share.slots)
             yield "hierarchy_child_queue_length", name, float(child.total.value)
             yield "hierarchy_requests_in_flight", name, float(child.in_flight)
+            yield from _hit_rates(child)
             if child.round_trip.is_known:
                 yield "hierarchy_child_round_trip_seconds", name, child.round_trip.seconds
             if self.dispatch.prefixes is not None:
@@ -431,7 +432,9 @@ class Node:
         yield from self.access.gauges()
         yield from self.lane.gauges()
         if self.dispatch.prefixes is not None:
-            yield "hierarchy_prefix_index_entries", (), float(len(self.dispatch.prefixes.index))
+            index = self.dispatch.prefixes.index
+            yield "hierarchy_prefix_index_entries", (), float(len(index))
+            yield "hierarchy_prefix_index_bytes", (), float(index.bytes_at_most)
         yield "hierarchy_connections", (), float(len(self.clients))
         yield "hierarchy_loop_longest_hold_seconds", (), self.watch.longest_s
 
@@ -475,3 +478,11 @@ class _Source:
 
     def warnings(self) -> list[str]:
         return self._node.warnings()
+
+
+def _hit_rates(child: Child) -> Iterator[Sample]:
+    """Of each model once, whatever its API families are."""
+    rates = {key[0]: share.engine_hits for key, share in list(child.shares.items())}
+    for model, hits in rates.items():
+        if hits is not None and hits.value is not None:
+            yield "hierarchy_engine_cache_hit_rate", (child.name, model), hits.value

@@ -52,6 +52,7 @@ MODULES = (
     "registry.directory",
     "registry.ejection",
     "registry.health",
+    "registry.hit_rate",
     "registry.load",
     "registry.membership",
     "registry.model_index",

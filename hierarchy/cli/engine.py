@@ -106,6 +106,9 @@ def run_simulated(
         float, typer.Option(metavar="RATE", min=1e-3, help="Generated tokens a second, of each request.")
     ] = simulated.DECODE_TOKENS_PER_S,
     slots: Slots = simulated.SLOTS,
+    cache_tokens: Annotated[
+        int, typer.Option(metavar="TOKENS", min=0, help="Of prompts, that it keeps and need not read again; 0: none.")
+    ] = simulated.CACHE_TOKENS,
     answer_tokens: Annotated[
         int, typer.Option(metavar="TOKENS", min=1, help="Length of an answer; a smaller `max_tokens` shortens it.")
     ] = 64,
@@ -138,6 +141,7 @@ def run_simulated(
             prefill_tokens_per_s=prefill_tokens_per_s,
             decode_tokens_per_s=decode_tokens_per_s,
             slots=slots,
+            cache_tokens=cache_tokens,
             answer_tokens=answer_tokens,
             speed=speed,
             register=register,

@@ -198,4 +198,13 @@ def _kind(candidate: Candidate) -> str:
         kind = "behind a reverse link" if candidate.link == "reverse" else ""
     fails = f"{candidate.error_rate:.0%} of its responses failed" if candidate.error_rate else ""
     counts = f"{candidate.penalty} of its load are for failures" if candidate.penalty else ""
-    return ", ".join(filter(None, (kind, fails, counts)))
+    return ", ".join(filter(None, (kind, fails, counts, _hits(candidate))))
+
+
+def _hits(candidate: Candidate) -> str:
+    """What of its prompts came from the cache of late, by its own count and by what was sent there."""
+    own, sent = candidate.engine_hit_rate, candidate.hit_rate
+    if own is None and sent is None:
+        return ""
+    expected = "" if sent is None else f"{sent:.0%} expected"
+    return f"cache hits {own:.0%}{expected and f' ({expected})'}" if own is not None else f"cache hits {expected}"

@@ -314,6 +314,11 @@ class SimulatedSpec(Strict):
         default=simulated.DECODE_TOKENS_PER_S, description="tokens written per second, by each stream"
     )
     slots: Count = Field(default=simulated.SLOTS, ge=1, description="streams at once; more wait in a queue")
+    cache_tokens: Count = Field(
+        default=simulated.CACHE_TOKENS,
+        ge=0,
+        description="tokens of prompts that it keeps in a prefix cache, and need not read again; 0: it has none",
+    )
 
 
 class EngineSpec(Strict):

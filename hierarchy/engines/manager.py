@@ -288,6 +288,7 @@ def engine_arguments(engine: EngineConfig, port: int) -> list[str]:
         arguments += ["--prefill-tokens-per-s", str(rates.prefill_tokens_per_s)]
         arguments += ["--decode-tokens-per-s", str(rates.decode_tokens_per_s)]
         arguments += ["--slots", str(rates.slots), "--speed", str(engine.speed)]
+        arguments += ["--cache-tokens", str(rates.cache_tokens)] if rates.cache_tokens else []
     return arguments
 
 

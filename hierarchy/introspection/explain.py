@@ -44,6 +44,10 @@ class Candidate(Terms, frozen=True):
     error_rate: float = 0.0
     #: requests by which `load` is longer than it is, since its last responses were failures
     penalty: int = 0
+    #: of an engine: part of the prompts sent there of late that was in its cache, 0 to 1, as far as its parent knows
+    hit_rate: float | None = None
+    #: the same by the engine's own count
+    engine_hit_rate: float | None = None
 
 
 class PassedOver(msgspec.Struct, frozen=True):
@@ -189,7 +193,8 @@ def _split(
             terms = read(child, row, None if known is None else known.matches.get(name, 0))
             candidates.append(
                 Candidate(name, child.kind, child.link, load, speed, score, error_rate=row.error_rate or 0.0,
-                          penalty=row.penalty, **msgspec.structs.asdict(terms))
+                          penalty=row.penalty, hit_rate=row.hit_rate, engine_hit_rate=row.engine_hit_rate,
+                          **msgspec.structs.asdict(terms))
             )  # fmt: skip
         else:
             passed_over.append(PassedOver(name, child.kind, child.link, (yield from _reason(child, model, api))))

@@ -247,6 +247,9 @@ def _share(share: Share, now: float) -> dict[str, Any]:
         row["detail"] = share.failures.reason
     if share.pending:
         row["pending"] = share.pending
+    for name, hits in (("hit_rate", share.hits), ("engine_hit_rate", share.engine_hits)):
+        if hits is not None and hits.value is not None:
+            row[name] = round(hits.value, 2)
     if share.penalty:
         row["penalty"] = share.penalty
     return row

@@ -78,6 +78,11 @@ class PrefixIndex:
 
     # -- what is asked of it -----------------------------------------------------------------------------------------
 
+    @property
+    def bytes_at_most(self) -> int:
+        """The memory that the entries take; less than that, most likely."""
+        return len(self) * ENTRY_BYTES
+
     def matches(self, fingerprint: Fingerprint, enough: int = 1 << 30) -> dict[int, int]:
         """The bytes of a prompt that each child has, by the child's number; children that have none are left out.
 

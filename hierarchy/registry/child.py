@@ -18,6 +18,7 @@ from hierarchy.config.address import Place, addresses_of, place_of
 from hierarchy.prefix.cost import slot_score
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.ejection import FailureRecord, Responses
+from hierarchy.registry.hit_rate import HitRate
 from hierarchy.registry.load import Load
 from hierarchy.registry.round_trip import RoundTrip
 from hierarchy.registry.warmth import Warmth
@@ -55,8 +56,8 @@ class Share(Warmth):
     """One child's part in serving one model: what a policy chooses among."""
 
     __slots__ = (
-        "avoid", "busy", "changed", "child", "failures", "key", "penalty", "pending", "responses", "score", "slots",
-        "speed", "was_ejected",
+        "avoid", "busy", "changed", "child", "engine_hits", "failures", "hits", "key", "matched", "penalty", "pending",
+        "prompted", "responses", "score", "slots", "speed", "was_ejected",
     )  # fmt: skip
 
     def __init__(self, child: Child, key: ModelKey) -> None:
@@ -71,6 +72,9 @@ class Share(Warmth):
         self.responses = Responses()  # of this model's requests
         self.failures: FailureRecord | None = None  # of this model's requests, lately; None for a healthy one
         self.pending = 0  # bytes of prompts that it has to read for this node's requests, by the policy `prefix`
+        self.matched = self.prompted = 0  # bytes of prompts sent there: in its cache, most likely; all of them
+        self.hits: HitRate | None = None  # of these, if it is an engine
+        self.engine_hits: HitRate | None = None  # of prompts at an engine, by its own count
         self.penalty = 0  # requests by which its load counts as higher: fast failures would attract more
         self.was_ejected = False  # when its state was last noted
         self.changed = False  # it is in `Child.changes`
@@ -162,7 +166,10 @@ class Lease:
     def wait_for(self, unmatched: int, matched: int) -> None:
         """The child has to read so much of the prompt, and has the rest. Call it once, at the beginning."""
         self.pending, self.matched = unmatched, matched
-        self.share.pending += unmatched
+        share = self.share
+        share.pending += unmatched
+        share.matched += matched
+        share.prompted += matched + unmatched
 
     def first_byte(self) -> None:
         """The child has read the prompt. It may be called any number of times."""
@@ -429,6 +436,20 @@ class Child:
             if model.name != key[0] or model.api != key[1]:
                 return False
         return True
+
+    def note_hits(self, prompt_tokens: Mapping[str, tuple[float, float]], now: float) -> None:
+        """What of prompts came from its cache. prompt_tokens: see `NodeStatus`."""
+        for share in self.shares.values():
+            if share.prompted:
+                if share.hits is None:
+                    share.hits = HitRate()
+                    share.hits.observe(now, 0, 0)
+                share.hits.observe(now, share.matched, share.prompted)
+            counts = prompt_tokens.get(share.key[0]) or prompt_tokens.get("")
+            if counts is not None:
+                if share.engine_hits is None:
+                    share.engine_hits = HitRate()
+                share.engine_hits.observe(now, counts[0], counts[1])
 
     def note_change(self) -> None:
         """Its load, or something else that `Totals` counts, has changed."""

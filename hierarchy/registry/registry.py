@@ -221,6 +221,7 @@ class Registry(CandidateViews):
             self._readmit(child, now)
         child.unconfirmed = {}
         changed = self._apply_report(child, status, now, None) or not was_available
+        child.note_hits(status.prompt_tokens, now)
         self.set_asleep(child, status.asleep, wakes=status.wakes)
         if changed:
             self._may_serve(child)

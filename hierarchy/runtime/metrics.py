@@ -35,6 +35,11 @@ GAUGES = {
     "hierarchy_loop_longest_hold_seconds": ("Own CPU time of the longest step of the event loop.", ()),
     "hierarchy_held_bytes": ("Bytes of requests and of unread responses in memory.", ()),
     "hierarchy_prefix_index_entries": ("Digests of prompts that this node remembers.", ()),
+    "hierarchy_prefix_index_bytes": ("Memory that these take at most, of `index_memory`.", ()),
+    "hierarchy_engine_cache_hit_rate": (
+        "Part of an engine's prompt tokens that were in its cache of late, by its own count.",
+        ("child", "model"),
+    ),
     "hierarchy_prompt_bytes_pending": ("Bytes of prompts that children were sent and have to read.", ("child",)),
     "hierarchy_requests_held": ("Requests that wait for a child to appear.", ()),
 }

@@ -40,11 +40,12 @@ class Hardware(NamedTuple):
         """What one engine can do. The configuration has the rates of simulated engines."""
         if spec.kind == "simulated":
             own = spec.simulated
+            cache = own.cache_tokens or self.cache_tokens
             slots, prefill, decode = own.slots, own.prefill_tokens_per_s, own.decode_tokens_per_s
         else:
-            slots = self.slots
+            slots, cache = self.slots, self.cache_tokens
             prefill, decode = self.prefill_tokens_per_s * spec.speed, self.decode_tokens_per_s * spec.speed
-        return Rates(slots, prefill, decode, self.cache_tokens, self.block_tokens, self.chunk_tokens)
+        return Rates(slots, prefill, decode, cache, self.block_tokens, self.chunk_tokens)
 
 
 class Tree:

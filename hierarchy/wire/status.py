@@ -59,6 +59,9 @@ class NodeStatus(msgspec.Struct, frozen=True):
     wakes: bool = False
     #: of an engine's queue, the requests that do not run yet; -1: unknown; not part of a message
     waiting: int = -1
+    #: prompt tokens that an engine had in its cache, and all of them, since its start, by model; "": of all its models;
+    #: not part of a message
+    prompt_tokens: dict[str, tuple[float, float]] = {}
 
     @property
     def model_names(self) -> list[str]:

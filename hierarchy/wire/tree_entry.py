@@ -20,6 +20,7 @@ SERVING = ("up", "suspect", "ejected")
 
 Text = Annotated[str, Meta(min_length=1)]
 Amount = Annotated[float, Meta(ge=0, le=1e300)]  # finite, so that JSON can carry it
+Part = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
@@ -48,6 +49,11 @@ class ModelEntry(msgspec.Struct, frozen=True):
     load_s: Amount = 0.0
     #: bytes of prompts that it was sent and has to read; with `dispatch: prefix` only
     pending: Count = 0
+    #: part of the prompts that its parent sent it of late that was in its cache, as far as the parent knows, 0 to 1; of
+    #: an engine, with `dispatch: prefix` only; None: unknown
+    hit_rate: Part | None = None
+    #: the same by the engine's own count, of all its prompts
+    engine_hit_rate: Part | None = None
     #: why this model alone gets no requests there; "" if it does
     detail: str = ""
 

@@ -87,7 +87,17 @@ def leaf(name: str, state: str = "up", queue_length: int = 0, speed: float = 1.0
     return {"name": name, "kind": "vllm", "state": state, "models": [row], "children": {}, **fields}
 
 
-NO_TERMS = {"match": None, "pending": 0, "slots": 0, "busy": 0.0, "round_trip_s": None, "tier": None, "cost": 0.0}
+NO_TERMS = {
+    "hit_rate": None,
+    "engine_hit_rate": None,
+    "match": None,
+    "pending": 0,
+    "slots": 0,
+    "busy": 0.0,
+    "round_trip_s": None,
+    "tier": None,
+    "cost": 0.0,
+}
 
 
 def prefix_table() -> Table:

@@ -63,7 +63,9 @@ def test_series_of_what_is_gone_go_after_a_while_and_the_sums_stay() -> None:
         return {dict(labels)["outcome"]: value for (name, labels), value in found.items() if name == ATTEMPTS}
 
     for child, model, outcome in (("gpu", "m", "ok"), ("gpu", "n", "ok"), ("pod-1", "m", "ok"), ("pod-2", "m", "cut")):
-        metrics.of_share(model, "openai", child).done(outcome)
+        counts = metrics.of_share(model, "openai", child)
+        counts.done(outcome)
+        counts.matched_bytes = counts.unmatched_bytes = 1
         metrics.state_changed(child, "", "up")
         metrics.state_changed(child, model, "ejected")
     before = sums()

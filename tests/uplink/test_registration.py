@@ -545,7 +545,9 @@ def test_it_registers_again_on_request() -> None:
     assert (first, 2 <= second < 2.5) == (0, True)
 
 
-@pytest.mark.parametrize("field", [{"links_per_s": "fast"}, {"link": "sideways"}, {"wanted": -1}, {"wanted": 1e99}])
+@pytest.mark.parametrize(
+    "field", [{"links_per_s": "fast"}, {"link": "sideways"}, {"wanted": -1}, {"wanted": 1e99}, {"prefix_key": "xyz"}]
+)
 def test_terms_that_make_no_sense_are_refused(field: dict[str, Any]) -> None:
     bench = Bench()
     bench.answer = lambda path, message: {"node": "root", "instance": "i", **field}

@@ -202,6 +202,27 @@ def test_why_says_where_a_prompt_goes_and_what_each_child_has_of_it(cluster: Clu
     assert sample(tree.root, "hierarchy_prefix_choices_total") == 1  # nothing of this was counted or remembered
 
 
+def test_an_engines_own_hit_rate_is_shown_beside_what_its_node_expects(cluster: Cluster) -> None:
+    engines = tuple(cluster.engine(cache_tokens=10_000).url for _ in range(2))
+    node = cluster.node("root", engines=engines, settings=PREFIX)
+    wait_for_model(node.url, "simulated", 2)
+    for _ in range(4):
+        path = chat(node, session(1))
+    row = eventually(lambda: hit_rates(node, path), "both hit rates")
+    assert row["engine_hit_rate"] == pytest.approx(row["hit_rate"], abs=0.1)
+    assert 0.6 < row["hit_rate"] < 0.8
+    assert sample(node, "hierarchy_engine_cache_hit_rate") == pytest.approx(row["engine_hit_rate"], abs=0.01)
+    assert 0 < sample(node, "hierarchy_prefix_index_bytes") < 100_000
+    candidate = why(node, session(1))["levels"][0]["candidates"][0]
+    assert (candidate["hit_rate"], candidate["engine_hit_rate"]) == (row["hit_rate"], row["engine_hit_rate"])
+
+
+def hit_rates(node: Running, engine: str) -> dict[str, float] | None:
+    """The row of an engine's model in the tree, once all four requests are in it."""
+    row: dict[str, float] = httpx.get(f"{node.url}/tree").json()["children"][engine]["models"][0]
+    return row if min(row.get("hit_rate", 0), row.get("engine_hit_rate", 0)) > 0.6 else None
+
+
 def why(root: Running, messages: Messages, **params: str) -> dict[str, Any]:
     body = {"model": "simulated", "messages": messages, "max_tokens": 1}
     response = httpx.post(f"{root.url}/route", json=body, timeout=DEADLINE_S, params=params)

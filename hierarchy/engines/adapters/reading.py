@@ -6,7 +6,9 @@ Engines are other programs: each function here returns a checked value or raises
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +23,10 @@ from hierarchy.wire.status import MAX_QUEUE, USUAL_LOAD_S, Api, ModelStatus, Nod
 
 MAX_LINES = 128 * 1024  # bytes of the metrics that are read: vLLM with 400 data-parallel ranks
 MAX_CACHED = 2048  # bytes of such lines whose meaning is kept
+MAX_COUNTS = 2048  # lines of one counter
+_COUNT = re.compile(rb"[^{\s]+(?:\{(.*)\})?[ \t]+([0-9][0-9.]*(?:[eE][+-]?[0-9]+)?)\s").match
+_MODEL = re.compile(rb'(?:^|,)\s*model_name="((?:[^"\\]|\\.)*)"').search
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL).sub
 
 
 class EngineHttp(Protocol):
@@ -110,6 +116,33 @@ class EngineResponse(NamedTuple):
             return list(_parse_again(text) if len(text) <= MAX_CACHED else _parse(text))
         except (ValueError, IndexError, KeyError) as error:
             raise EngineUnreadable(f"{self.url} did not send Prometheus text: {error}") from None
+
+    def counts(self, name: str) -> dict[str, float]:
+        """The values of a Prometheus metric by `model_name` ("" without one), those of all ranks and sources added.
+
+        Not as `samples` reads it: counters differ each time, so what was parsed before is of no use.
+        """
+        found: dict[str, float] = {}
+        if self.status == HTTPStatus.OK:
+            for line in itertools.islice(_lines_of(name.encode(), b"\n" + self.body), MAX_COUNTS):
+                match = _COUNT(line)
+                if match is not None and math.isfinite(value := float(match[2])):
+                    model = _model_of(match[1] or b"")
+                    found[model] = found.get(model, 0.0) + value
+        return found
+
+    def has_metric(self, name: str) -> bool:
+        """Does the engine know a metric? It may have no value of it yet."""
+        return self.status == HTTPStatus.OK and b"# TYPE %b " % name.encode() in self.body
+
+
+def _model_of(labels: bytes) -> str:
+    match = _MODEL(labels)
+    return "" if match is None else _ESCAPE(_unescaped, match[1].decode(errors="replace"))
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return "\n" if match[1] == "n" else match[1]
 
 
 def _lines_of(metric: bytes, body: bytes) -> Iterator[bytes]:
@@ -226,6 +259,13 @@ def load_of(samples: Iterable[Sample], *waiting: str) -> tuple[int, int]:
     return queue_length, waits
 
 
+def prompt_tokens(cached: Mapping[str, float], whole: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """`NodeStatus.prompt_tokens` of two counters by model. A model without a hit, or a prompt, may be missing there."""
+    found = {model: (cached.get(model, 0.0), count) for model, count in whole.items()}
+    found[""] = sum(cached.values()), sum(whole.values())
+    return found
+
+
 def select_models(status: NodeStatus, models: Mapping[str, str]) -> tuple[NodeStatus, list[str]]:
     """Select and rename the models of an engine's status.
 
@@ -244,5 +284,10 @@ def select_models(status: NodeStatus, models: Mapping[str, str]) -> tuple[NodeSt
         if model.name == own_name
     )
     missing = sorted(set(models.values()) - set(status.model_names))
-    selected = msgspec.structs.replace(status, models=served, speed=status.speed if served else 0.0)
+    tokens = status.prompt_tokens
+    if tokens:
+        renamed = {name: tokens[own_name] for name, own_name in models.items() if own_name in tokens}
+        tokens = {**renamed, "": tokens[""]} if "" in tokens else renamed
+    speed = status.speed if served else 0.0
+    selected = msgspec.structs.replace(status, models=served, speed=speed, prompt_tokens=tokens)
     return selected, missing

@@ -5,6 +5,10 @@ python/sglang/srt/observability/metrics_collector.py: gauges `sglang:num_running
 with `--enable-metrics`. Without it `GET /v1/loads?include=core` has the same (srt/entrypoints/v1_loads.py: `{"loads":
 [{"num_running_reqs", "num_waiting_reqs"}]}`, one entry for each data-parallel rank). Older releases have neither.
 
+Counters `sglang:cached_tokens_total` (one sample for each `cache_source`, none before the first hit) and
+`sglang:prompt_tokens_total`, which has the cached ones in it. The gauge `sglang:cache_hit_rate` is of the last batch
+alone, so it is not read.
+
 `GET /health` generates one token if the engine is idle. Otherwise it responds between two steps, so a long prompt
 delays it: an engine with requests that responds late is busy; for an idle one the probe waits.
 """
@@ -17,12 +21,24 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, ClassVar
 
-from hierarchy.engines.adapters.reading import EngineHttp, Sample, get, openai_model_names, status_of_engine
+import msgspec
+
+from hierarchy.engines.adapters.reading import (
+    EngineHttp,
+    EngineResponse,
+    Sample,
+    get,
+    openai_model_names,
+    prompt_tokens,
+    status_of_engine,
+)
 from hierarchy.runtime import awake
 from hierarchy.wire.status import NodeStatus
 
 RUNNING = "sglang:num_running_reqs"
 WAITING = "sglang:num_queue_reqs"
+CACHED = "sglang:cached_tokens_total"
+PROMPTS = "sglang:prompt_tokens_total"
 
 #: of an engine with requests. The rest of the 2.5 s after which a probe is late is for the other requests, to which the
 #: HTTP process responds by itself
@@ -39,16 +55,21 @@ class SglangAdapter:
     async def read(self, http: EngineHttp, speed: float) -> NodeStatus:
         """See `Adapter.read`."""
         names = await openai_model_names(http)
-        queue_length, waiting = await _load(http)
+        metrics = await get(http, "/metrics")
+        queue_length, waiting = await _load(http, metrics)
         with contextlib.suppress(TimeoutError):
             async with awake.timeout(HEALTH_TIMEOUT_S if queue_length else math.inf):
                 (await get(http, "/health")).require_ok()
-        return status_of_engine(names, speed, queue_length, waiting=waiting)
+        status = status_of_engine(names, speed, queue_length, waiting=waiting)
+        if not metrics.has_metric(CACHED):
+            return status
+        tokens = prompt_tokens(metrics.counts(CACHED), metrics.counts(PROMPTS))
+        return msgspec.structs.replace(status, prompt_tokens=tokens)
 
 
-async def _load(http: EngineHttp) -> tuple[int, int]:
+async def _load(http: EngineHttp, metrics: EngineResponse) -> tuple[int, int]:
     """Requests running and waiting, and those that wait; the latter is -1 if unknown."""
-    if samples := (await get(http, "/metrics")).samples(RUNNING, WAITING):
+    if samples := metrics.samples(RUNNING, WAITING):
         return _total(samples), _total(sample for sample in samples if sample.name == WAITING)
     response = await get(http, "/v1/loads?include=core")
     page = response.json() if response.status == HTTPStatus.OK else None

@@ -7,6 +7,9 @@ Source: vLLM docs, "Production Metrics" (docs.vllm.ai, usage/metrics): gauges `v
 whole queue. LoRA adapters are listed in `/v1/models` beside their base model (docs, "LoRA Adapters"), whether loaded at
 the start or later, and are models like any other here.
 
+Counters `vllm:prefix_cache_hits` and `vllm:prefix_cache_queries`, in tokens, with `_total` behind their names as
+prometheus_client writes them (source, v1/metrics/loggers.py); before 0.9 they began with `vllm:gpu_prefix_cache_`.
+
 A server that was put to sleep (docs, "Sleep Mode") answers all of these as before, but holds requests until it is woken
 up. Its gauge `vllm:engine_sleep_state` has a sample with `sleep_state="awake"`, 0 while it sleeps, and one with
 `discard_all`, 1 at level 2 (source, v1/metrics/loggers.py). `GET /is_sleeping` and `POST /wake_up` exist in development
@@ -21,12 +24,24 @@ from http import HTTPStatus
 
 import msgspec
 
-from hierarchy.engines.adapters.reading import EngineHttp, get, openai_model_names, status_of_engine
+from hierarchy.engines.adapters.reading import (
+    EngineHttp,
+    EngineResponse,
+    get,
+    openai_model_names,
+    prompt_tokens,
+    status_of_engine,
+)
 from hierarchy.wire.status import Api, NodeStatus
 
 RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
 SLEEP = "vllm:engine_sleep_state"
+#: (hits, queries), the newest names first
+CACHE = (
+    ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"),
+    ("vllm:gpu_prefix_cache_hits_total", "vllm:gpu_prefix_cache_queries_total"),
+)
 
 
 class VllmAdapter:
@@ -43,7 +58,8 @@ class VllmAdapter:
         queues: Counter[str] = Counter()
         asleep = discarded = False
         waiting = -1
-        for sample in (await get(http, "/metrics")).samples(RUNNING, WAITING, SLEEP):
+        metrics = await get(http, "/metrics")
+        for sample in metrics.samples(RUNNING, WAITING, SLEEP):
             if sample.name != SLEEP:
                 queues[sample.labels.get("model_name", "")] += sample.value
                 if sample.name == WAITING:
@@ -57,7 +73,7 @@ class VllmAdapter:
         status = status_of_engine(
             names, speed, queues.total(), queues=queues, cold=cold, waiting=waiting, apis=self._apis
         )
-        return msgspec.structs.replace(status, asleep=asleep, wakes=wakes)
+        return msgspec.structs.replace(status, asleep=asleep, wakes=wakes, prompt_tokens=_prompt_tokens(metrics))
 
 
 async def _can_wake(http: EngineHttp) -> bool:
@@ -65,3 +81,10 @@ async def _can_wake(http: EngineHttp) -> bool:
     response = await get(http, "/is_sleeping")
     page = response.json() if response.status == HTTPStatus.OK else None
     return isinstance(page, dict) and page.get("is_sleeping") is True
+
+
+def _prompt_tokens(metrics: EngineResponse) -> dict[str, tuple[float, float]]:
+    for hits, queries in CACHE:
+        if metrics.has_metric(queries):
+            return prompt_tokens(metrics.counts(hits), metrics.counts(queries))
+    return {}

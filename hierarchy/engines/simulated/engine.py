@@ -14,6 +14,7 @@ from typing import Any
 
 from hierarchy.engines.simulated.faults import Fault, Faults
 from hierarchy.engines.simulated.options import SimulatedOptions
+from hierarchy.engines.simulated.prefix_cache import BLOCK_CHARS, PrefixCache
 from hierarchy.engines.simulated.slots import Slots
 
 CONTEXT_TOKENS = 32_768
@@ -36,6 +37,7 @@ class Job:
     answer_tokens: int
     finish_reason: str
     fault: Fault
+    prompt: str = ""
 
     @property
     def usage(self) -> dict[str, int]:
@@ -66,6 +68,7 @@ class Engine:
         self.options = options
         self.models = list(options.models)
         self.slots = Slots(options.slots)
+        self.cache = PrefixCache(options.cache_tokens * CHARS_PER_TOKEN // BLOCK_CHARS)
         self.faults = Faults(options.faults)
         self.served = 0  # responses that were complete
         self.cancelled = 0  # responses whose client disconnected
@@ -87,6 +90,7 @@ class Engine:
             answer_tokens=length,
             finish_reason="stop" if length == natural and not ignore_eos else "length",
             fault=self.faults.take("generate", model) or Fault(),
+            prompt=prompt if self.cache.blocks else "",
         )
 
     def sleep(self, level: int) -> None:
@@ -111,8 +115,10 @@ class Engine:
             freeze(job.fault)
             if job.fault.hang:
                 await wait_forever()
-            prefill_s = job.prompt_tokens / self.options.prefill_tokens_per_s
+            cached = self.cache.match(job.model, job.prompt) // CHARS_PER_TOKEN
+            prefill_s = max(0, job.prompt_tokens - cached) / self.options.prefill_tokens_per_s
             await asyncio.sleep(prefill_s + job.fault.delay_first_byte_s)
+            self.cache.put(job.model, job.prompt)
             await _apply_fault(job, 0)
             start, step_s = time.monotonic(), 1 / self.options.decode_tokens_per_s
             for index in range(job.answer_tokens):
@@ -158,7 +164,20 @@ class Engine:
                 f'{metric}{{engine="0",model_name={json.dumps(model, ensure_ascii=False)}}} {counts[model]:.1f}'
                 for model in dict.fromkeys([*self.models, *counts])
             ]
-        return "\n".join(lines + self._sleep_metrics()) + "\n"
+        return "\n".join(lines + self._cache_metrics() + self._sleep_metrics()) + "\n"
+
+    def _cache_metrics(self) -> list[str]:
+        lines: list[str] = []
+        if not self.cache.blocks:
+            return lines
+        for name, counts in (("queries", self.cache.queries), ("hits", self.cache.hits)):
+            metric = f"vllm:prefix_cache_{name}_total"
+            lines += [f"# HELP {metric} Prefix cache {name}, in tokens.", f"# TYPE {metric} counter"]
+            lines += [
+                f'{metric}{{engine="0",model_name={json.dumps(model, ensure_ascii=False)}}} {count / CHARS_PER_TOKEN}'
+                for model, count in counts.items()
+            ]
+        return lines
 
     def _sleep_metrics(self) -> list[str]:
         metric = "vllm:engine_sleep_state"

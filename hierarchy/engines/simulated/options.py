@@ -19,6 +19,8 @@ class SimulatedOptions:
     decode_tokens_per_s: float = simulated.DECODE_TOKENS_PER_S
     #: requests at once; more wait
     slots: int = simulated.SLOTS
+    #: tokens of prompts that are kept in the prefix cache; 0: there is none
+    cache_tokens: int = simulated.CACHE_TOKENS
     #: tokens of an answer, unless `max_tokens` makes it shorter or `ignore_eos` longer
     answer_tokens: int = 64
     #: reported to FastChat controllers; it does not change the rates

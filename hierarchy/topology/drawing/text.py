@@ -34,6 +34,7 @@ NUMBER_COLUMNS = range(2, 5)  # aligned right
 SHOWN_LINKS = ("reverse", "auto")  # after a node's name; a direct link is the usual one
 LEGEND = "speed: capacity weight · queue: running + waiting / slots · in flight: sent by the node above"
 LEGEND_LINK = " · reverse: it dials the node above"
+LEGEND_HITS = " · cache: prompts that came from it, by the engine's count (by what was sent there)"
 LEGEND_TRIP = " · ms: the round trip to it"
 SHOWN_TRIP_S = 0.01  # shorter ones make hardly any difference
 GAP = "  "
@@ -54,6 +55,7 @@ class Row:
     trip: str  #: the round trip to it, if it is long enough to be shown
     state: str
     numbers: tuple[str, ...]  #: speed, queue length with slots, in flight; of a declared one only the speed
+    hits: str  #: part of an engine's prompts that came from its cache, and what was expected
     models: str
     detail: str
     url: str
@@ -77,14 +79,17 @@ def draw(tree: TreeEntry, width: int) -> Text:
     drawn = list(rows(tree))
     live = any(row.state != "declared" for row in drawn)
     with_url = width >= MIN_WIDTH_WITH_URL
-    headings = [*(HEADINGS[:-1] if live else HEADINGS[:3]), *(["url"] if with_url else [])]
-    cells = [_cells(row, with_url=with_url) for row in drawn]
+    with_hits = any(row.hits for row in drawn)
+    further = [*(["cache"] if with_hits else []), *(["url"] if with_url else [])]
+    headings = [*(HEADINGS[:-1] if live else HEADINGS[:3]), *further]
+    cells = [_cells(row, with_hits=with_hits, with_url=with_url) for row in drawn]
     widths, room = _widths(headings, cells, width)
     lines = [_line([Text(heading, "dim") for heading in (*headings, HEADINGS[-1])], widths)]
     for row, line in zip(drawn, cells, strict=True):
         lines += _row_lines(row, line, widths, room, width)
     legend = LEGEND + (LEGEND_LINK if any(row.link == "reverse" for row in drawn) else "")
     legend += LEGEND_TRIP if any(row.trip for row in drawn) else ""
+    legend += LEGEND_HITS if with_hits else ""
     return Text("\n").join([*lines, Text(), _summary(drawn), *([Text(legend, "dim")] if live else [])])
 
 
@@ -101,6 +106,7 @@ def rows(entry: TreeEntry, lead: str = "", below: str = "", depth: int = 0) -> I
         trip=trip(entry.round_trip_s),
         state=escape(entry.state),
         numbers=(format_number(entry.speed), *counts),
+        hits=", ".join(dict.fromkeys(filter(None, map(_hits, entry.models)))),
         models=", ".join(map(escape, model_names(entry.models))),
         detail=escape("; ".join(filter(None, [entry.detail, *map(_health, entry.models)]))),
         url=escape(entry.url),
@@ -119,6 +125,15 @@ def _queue(entry: TreeEntry) -> str:
     """Such as `6/8` where its slots are known."""
     slots = slots_of(entry)
     return format_number(entry.queue_length) + (f"/{format_number(slots)}" if slots else "")
+
+
+def _hits(model: ModelEntry) -> str:
+    """Such as `82% (85%)`; empty if nothing is known."""
+    own, expected = model.engine_hit_rate, model.hit_rate
+    if own is None and expected is None:
+        return ""
+    shown = "-" if own is None else f"{own:.0%}"
+    return shown if expected is None else f"{shown} ({expected:.0%})"
 
 
 def _health(model: ModelEntry) -> str:
@@ -141,10 +156,11 @@ def _families(apis: set[str]) -> str:
     return "" if apis == {"openai"} else f" ({', '.join(sorted(apis, key=lambda api: (api != 'openai', api)))})"
 
 
-def _cells(row: Row, *, with_url: bool) -> list[Text]:
+def _cells(row: Row, *, with_hits: bool, with_url: bool) -> list[Text]:
     """All columns but the last."""
     numbers = [Text(number, "dim" if number in ("0", "-") or number.startswith("0/") else "") for number in row.numbers]
-    return [row.label, row.mark, *numbers, *([Text(row.url, "dim")] if with_url else [])]
+    further = [*([Text(row.hits)] if with_hits else []), *([Text(row.url, "dim")] if with_url else [])]
+    return [row.label, row.mark, *numbers, *further]
 
 
 def _widths(headings: list[str], cells: list[list[Text]], width: int) -> tuple[list[int], int]:

@@ -18,7 +18,15 @@ from tests.engines.adapters.support import Answers, llamacpp, read
 def test_llamacpp_as_recorded(kind: str, state: str, queue_length: int) -> None:
     status = read(kind, llamacpp(state), speed=3)
     model = ModelStatus("smollm2-135m", "openai", 3, queue_length, slots=2)
-    assert status == NodeStatus((model,), 3, queue_length)
+    counts = {"idle": (0.0, 0.0), "busy": (0.0, 74.0)}
+    assert status == NodeStatus((model,), 3, queue_length, prompt_tokens={"": counts[state]} if state in counts else {})
+
+
+def test_llamacpp_counts_cached_tokens_beside_those_that_it_reads() -> None:
+    text = f"# TYPE {adapter.CACHED} counter\n{adapter.CACHED} 30\n{adapter.READ} 10\n{adapter.RUNNING} 0\n"
+    assert read("llamacpp", llamacpp("idle") | {"/metrics": (200, text)}).prompt_tokens == {"": (30.0, 40.0)}
+    older = f"{adapter.READ} 10\n{adapter.RUNNING} 0\n"
+    assert read("llamacpp", llamacpp("idle") | {"/metrics": (200, older)}).prompt_tokens == {}
 
 
 def test_llamacpp_that_is_loading_is_unreadable() -> None:

@@ -32,3 +32,18 @@ def test_the_prober_judges_an_idle_sglang_that_responds_late(monkeypatch: pytest
     monkeypatch.setattr(adapter, "HEALTH_TIMEOUT_S", 0.02)
     with pytest.raises(TimeoutError):
         read("sglang", sglang(metrics=(404, "")), hanging="/health", limit_s=0.2)
+
+
+def test_sglang_counts_what_came_from_its_prefix_cache() -> None:
+    text = (
+        "# TYPE sglang:cached_tokens_total counter\n"
+        'sglang:cached_tokens_total{cache_source="device",model_name="m"} 20.0\n'
+        'sglang:cached_tokens_total{cache_source="host",model_name="m"} 5.0\n'
+        'sglang:prompt_tokens_total{is_streaming="true",model_name="m"} 60.0\n'
+        'sglang:prompt_tokens_total{is_streaming="false",model_name="m"} 40.0\n'
+    )
+    assert read("sglang", sglang(metrics=(200, text))).prompt_tokens == {"m": (25, 100), "": (25, 100)}
+    first, *_, streams, others = text.splitlines()
+    no_hit = "\n".join([first, streams, others, ""])
+    assert read("sglang", sglang(metrics=(200, no_hit))).prompt_tokens == {"m": (0, 100), "": (0, 100)}
+    assert read("sglang", sglang(metrics=(200, f"{streams}\n"))).prompt_tokens == {}  # an older release

@@ -84,3 +84,31 @@ def test_vllm_that_sleeps_can_be_woken_up_if_it_has_its_weights_and_the_path(
     status = read("vllm", vllm(metrics=(200, metrics), is_sleeping=is_sleeping))
     assert (status.asleep, status.wakes) == (True, wakes)
     assert {model.load_s > 0 for model in status.models} == {wakes}
+
+
+def test_vllm_counts_what_came_from_its_prefix_cache() -> None:
+    name = r'"meta/Llama \"3\""'
+    metrics = (
+        "# TYPE vllm:prefix_cache_queries_total counter\n"
+        f'vllm:prefix_cache_queries_total{{engine="0",model_name={name}}} 1.5e+06\n'
+        f'vllm:prefix_cache_queries_total{{engine="1",model_name={name}}} 500000.0\n'
+        f'vllm:prefix_cache_hits_total{{engine="0",model_name={name}}} 9e+10\n'
+        'vllm:prefix_cache_hits_created{engine="0",model_name="m"} 7.0\n'
+        'vllm:gpu_prefix_cache_queries_total{engine="0",model_name="m"} 7.0\n'
+    )
+    tokens = read("vllm", vllm(metrics=(200, metrics))).prompt_tokens
+    assert tokens == {'meta/Llama "3"': (9e10, 2e6), "": (9e10, 2e6)}
+
+
+def test_vllm_before_its_release_0_9_has_other_names_for_that() -> None:
+    counters = {"queries": 8, "hits": 6}
+    metrics = "# TYPE vllm:gpu_prefix_cache_queries_total counter\n"
+    metrics += "".join(f'vllm:gpu_prefix_cache_{name}_total{{model_name="m"}} {n}\n' for name, n in counters.items())
+    assert read("vllm", vllm(metrics=(200, metrics))).prompt_tokens == {"m": (6, 8), "": (6, 8)}
+
+
+@pytest.mark.parametrize("value", ["NaN", "-1", "+Inf", "x", "", "1e999"])
+def test_counts_that_make_no_sense_are_left_out(value: str) -> None:
+    name = "vllm:prefix_cache_queries_total"
+    metrics = f'# TYPE {name} counter\n{name}{{model_name="m"}} {value}\n'
+    assert read("vllm", vllm(metrics=(200, metrics))).prompt_tokens == {"": (0, 0)}
