@@ -62,6 +62,7 @@ def test_every_field_that_a_node_shows_is_decoded() -> None:
     table = Table()
     engine = table.declare("gpu", "http://gpu:1", "vllm")
     table.report(engine, status_of(model(speed=4, queue_length=2, slots=8)))
+    engine.round_trip.note(0.02, table.clock())
     lease = engine.lease(engine.shares[OPENAI])
     table.add(site("site-a", children={"rack-gpu": {"kind": "vllm", "state": "up"}}, version="1.2", dispatch="p2c"))
     table.children["site-a"].warnings = ["the certificate expires on 2026-01-31"]
