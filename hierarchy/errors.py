@@ -8,6 +8,7 @@
     │   ├── InvalidToken           401  no token or credential, or one that is not valid
     │   ├── InvalidAdminKey        401  no admin key, or one that this node does not know
     │   ├── ModelNotAllowed        403  the client's key does not allow that model
+    │   ├── LabelNotAllowed        403  the request requires a label that its key excludes
     │   ├── PathNotAllowed         403  the client's key does not allow that path, or the node does not relay it
     │   ├── NotPermitted           403  a child uses a name, model or address that it was not given
     │   ├── ForeignOrigin          403  a web page of another origin sent what it may not send
@@ -24,6 +25,7 @@
     │   ├── NotImplementedHere     501  WebSockets
     │   ├── ChildFailed            502  the child failed
     │   ├── Unavailable            503  children serve the model, or may soon, but none is available now
+    │   │   └── RequirementUnmet   503  none of them has the labels that the request requires
     │   ├── MemoryFull             503  all requests in progress hold too much memory
     │   ├── OutOfConnections       503  there are too many connections
     │   ├── DeadlinePassed         504  the request took longer than a timeout of this node
@@ -175,6 +177,16 @@ class PathNotAllowed(RequestError):
     type = "invalid_request_error"
     code = "path_not_allowed"
     fastchat_code = 40103
+
+
+class LabelNotAllowed(RequestError):
+    """The request requires another value of a label than its API key does."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "label_not_allowed"
+    fastchat_code = 40103
+    param = "x-hierarchy-require"
 
 
 class NotPermitted(RequestError):
@@ -330,6 +342,12 @@ class Unavailable(RequestError):
         self.retry_after_s = retry_after_s
         self.patience_s = patience_s
         self.event = event
+
+
+class RequirementUnmet(Unavailable):
+    """Children serve the model, but none that has the labels which the request requires."""
+
+    code = "requirement_unmet"
 
 
 class MemoryFull(RequestError):

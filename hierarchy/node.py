@@ -56,6 +56,7 @@ from hierarchy.uplink.registration import Uplink
 from hierarchy.wire.checks import MAX_WARNINGS
 from hierarchy.wire.limits import limits
 from hierarchy.wire.messages import Identity
+from hierarchy.wire.offer import Offer
 from hierarchy.wire.status import NodeStatus
 
 DRAIN_NOTICE_S = 1.0  # in which the parents learn that this node is draining
@@ -323,6 +324,7 @@ class Node:
         models = {model for engine in config.engines for model in declared_models(engine)}
         aliased = {target.model for targets in config.aliases.values() for target in targets}
         self.registry.known.declare(models | aliased | {*config.models_below}, config.children, self._clock())
+        self.registry.declare_labels(config.labels)
 
     def _hosts(self) -> set[str]:
         """The host names of the configuration: what is known of them is kept."""
@@ -346,6 +348,7 @@ class Node:
         fingerprints.has_siblings = bool(self.config.replica_of or self.config.replicas)
         fingerprints.shares = self.settings.share_prefixes
         self.metrics.prefix_fields_ignored = fingerprints.ignored
+        self.metrics.labels_ignored = self.registry.labels_ignored
         if prefixes is not None:
             self.metrics.prefix_choices = prefixes.reasons
             prefixes.prior = fingerprints.has_siblings and not self.config.parents
@@ -475,6 +478,9 @@ class _Source:
 
     def incomplete(self) -> bool:
         return self._node.registry.is_incomplete()
+
+    def labels(self) -> list[Offer]:
+        return self._outgoing.labels()
 
     def warnings(self) -> list[str]:
         return self._node.warnings()

@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hierarchy.api.body import error_response, not_found
 from hierarchy.config.address import Address, is_wildcard
 from hierarchy.errors import InvalidApiKey, PathNotAllowed, RequestError
+from hierarchy.http.requirement import FIELD, required
+from hierarchy.labels import Requirement
 from hierarchy.node import Node
 from hierarchy.security.caller import ANYONE, Caller
 
@@ -101,6 +103,20 @@ def caller_of(request: Request) -> Caller:
     """The client that sent a request to a path for clients."""
     caller: Caller = request.scope.get(_CALLER, ANYONE)
     return caller
+
+
+def requirement_of(request: Request) -> Requirement | None:
+    """The labels that a client's request requires: by its key, and by its field, which may narrow that.
+
+    Raises:
+        BadRequest: the field cannot be read.
+        LabelNotAllowed: the key requires another value.
+    """
+    values = request.headers.getlist(FIELD)
+    require, _, error = required(caller_of(request), ",".join(values).encode("latin-1") if values else None)
+    if error is not None:
+        raise error
+    return require
 
 
 def operator_of(request: Request) -> Operator:

@@ -12,11 +12,12 @@ from functools import partial
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from hierarchy.api.auth_middleware import caller_of, peer_of
+from hierarchy.api.auth_middleware import caller_of, peer_of, requirement_of
 from hierarchy.api.body import json_response, read_body, read_message
 from hierarchy.api.held import HeldRequest
 from hierarchy.config.address import is_loopback
-from hierarchy.errors import ModelNotAllowed, RequestError
+from hierarchy.errors import ModelNotAllowed, RequestError, RequirementUnmet
+from hierarchy.labels import Requirement
 from hierarchy.node import Node
 from hierarchy.registry.child import Child, Share
 from hierarchy.registry.prepared import prepare
@@ -81,7 +82,8 @@ async def _register(node: Node, request: Request) -> tuple[Child, str]:
         node.evict(rival, message.node)
     known = registry.find(message.node or message.worker_name)
     with rate.spending(name):
-        child = registry.register(message, grant.identity if grant else "", claim, ready=ready)
+        identity, labels = (grant.identity, grant.labels) if grant else ("", None)
+        child = registry.register(message, identity, claim, ready=ready, labels=labels)
     child.local = is_loopback(peer)
     if child.is_node:
         longest_s = max(LONGEST_INTERVAL_S, node.settings.report_interval_s)
@@ -146,60 +148,74 @@ def _add_client_routes(routes: APIRouter, node: Node) -> None:
 
     @routes.post("/list_models")
     async def list_models(request: Request) -> Response:
-        return _models(request, await node.slices.run(registry.model_names_steps()))
+        return _models(node, request, await node.slices.run(registry.model_names_steps()))
 
     @routes.post("/list_multimodal_models")
     async def list_multimodal_models(request: Request) -> Response:
-        return _models(request, await node.slices.run(registry.names_by_mode_steps(multimodal=True)))
+        return _models(node, request, await node.slices.run(registry.names_by_mode_steps(multimodal=True)))
 
     @routes.post("/list_language_models")
     async def list_language_models(request: Request) -> Response:
-        return _models(request, await node.slices.run(registry.names_by_mode_steps(multimodal=False)))
+        return _models(node, request, await node.slices.run(registry.names_by_mode_steps(multimodal=False)))
 
     @routes.post("/get_worker_address")
     async def get_worker_address(request: Request) -> Response:
         message = await read_message(request, ModelRequest, node.settings.max_body_bytes)
         if not caller_of(request).may_use(message.model):
             raise ModelNotAllowed("this API key is not for that model; /list_models lists the models that it is for")
-        share = await _hand_out(node, message.model, HeldRequest(node.lane.waiting_room, request))
-        return json_response({"address": _address(node, share, message.model) if share is not None else ""})
+        require = requirement_of(request)
+        share = await _hand_out(node, message.model, HeldRequest(node.lane.waiting_room, request), require)
+        address = _address(node, share, message.model, require) if share is not None else ""
+        if address == node.identity.url and require != caller_of(request).require:
+            # The client's next request, to this node, may come without the field.
+            raise RequirementUnmet(f"no engine with {require.text if require else ''} can be called directly")
+        return json_response({"address": address})
 
     @routes.post("/worker_get_status")
     async def worker_get_status(request: Request) -> Response:
         status = (await node.slices.run(registry.status_steps())).fastchat()
-        return json_response(status | {"model_names": _usable(request, status["model_names"])})
+        return json_response(status | {"model_names": _usable(node, request, status["model_names"])})
 
     @routes.get("/test_connection")
     async def test_connection() -> Response:
         return json_response("success")
 
 
-async def _hand_out(node: Node, name: str, held: HeldRequest) -> Share | None:
-    """The share for the next request for a model or an alias, which may have to wait for it; None if there is none."""
+async def _hand_out(node: Node, name: str, held: HeldRequest, require: Requirement | None) -> Share | None:
+    """The share for the next request for a model or an alias, which may have to wait for it; None if there is none.
+
+    Raises:
+        RequirementUnmet: there is none with the labels that are required.
+    """
     dispatch = node.dispatch
     while True:
         try:
-            return dispatch.hand_out(dispatch.resolve(name, "fastchat", translated=True))
+            return dispatch.hand_out(dispatch.resolve(name, "fastchat", translated=True, require=require), require)
         except RequestError as error:
             if not await held.wait(dispatch.models(name), error):
+                if isinstance(error, RequirementUnmet):
+                    raise
                 return None
 
 
-def _address(node: Node, share: Share, requested: str) -> str:
+def _address(node: Node, share: Share, requested: str, require: Requirement | None) -> str:
     """The URL for a client's requests: the child's own, or this node's if the client cannot use the child directly.
 
-    That is the case if the child cannot be dialled, speaks another API, or does not know the requested alias.
+    That is the case if the child cannot be dialled, speaks another API, or does not know the requested alias; or if it
+    is a node, and labels are required, of which it knows nothing if the client calls it directly.
     """
     child = share.child
     unusable = child.reverse or requested != share.key[0] or (share.key[1] != "fastchat" and not child.is_node)
+    unusable = unusable or (require is not None and child.is_node)
     return node.identity.url if unusable or node.settings.address == "self" else child.url
 
 
-def _models(request: Request, names: list[str]) -> Response:
-    return json_response({"models": _usable(request, names)})
+def _models(node: Node, request: Request, names: list[str]) -> Response:
+    return json_response({"models": _usable(node, request, names)})
 
 
-def _usable(request: Request, names: list[str]) -> list[str]:
-    """Those of the models that the caller may use."""
-    caller = caller_of(request)
-    return [name for name in names if caller.may_use(name)]
+def _usable(node: Node, request: Request, names: list[str]) -> list[str]:
+    """Those of the models that the caller may use, and that something with the labels it requires serves."""
+    caller, require = caller_of(request), requirement_of(request)
+    usable = [name for name in names if caller.may_use(name)]
+    return usable if require is None else [name for name in usable if node.registry.serves_with(name, require)]

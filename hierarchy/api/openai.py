@@ -8,11 +8,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from hierarchy.api.auth_middleware import caller_of
+from hierarchy.api.auth_middleware import caller_of, requirement_of
 from hierarchy.api.body import json_response
 from hierarchy.api.held import HeldRequest
 from hierarchy.errors import ModelNotFound, RequestError, Unavailable
 from hierarchy.introspection.model_list import encode_steps
+from hierarchy.labels import Requirement
 from hierarchy.node import Node
 from hierarchy.security.caller import Caller
 
@@ -22,39 +23,42 @@ def router(node: Node) -> APIRouter:
     routes = APIRouter()
     making = asyncio.Lock()  # many requests wait for one list, and do not make one each
 
-    async def all_rows() -> Mapping[str, dict[str, Any]]:
+    async def all_rows(require: Requirement | None) -> Mapping[str, dict[str, Any]]:
         async with making:
-            return await node.slices.run(node.models.rows_steps())
+            rows = await node.slices.run(node.models.rows_steps())
+        return rows if require is None else await node.slices.run(node.models.rows_with_steps(rows, require))
 
     @routes.get("/v1/models")
     async def models(request: Request) -> Response:
-        caller = caller_of(request)
-        if caller.models is None:
+        caller, require = caller_of(request), requirement_of(request)
+        if caller.models is None and require is None:
             async with making:
                 text = await node.slices.run(node.models.encoded_steps())
             return Response(text, media_type="application/json")
-        usable = (row for name, row in (await all_rows()).items() if caller.may_use(name))
+        usable = (row for name, row in (await all_rows(require)).items() if caller.may_use(name))
         return Response(await node.slices.run(encode_steps(usable)), media_type="application/json")
 
     @routes.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> Response:
         held, caller = HeldRequest(node.lane.waiting_room, request), caller_of(request)
+        require = requirement_of(request)
         while True:
-            row = (await all_rows()).get(name)
+            row = (await all_rows(require)).get(name)
             if row is not None and caller.may_use(name):
                 return json_response(row)
-            error = _why_not(node, caller, name)
+            error = _why_not(node, caller, name, require)
             if not await held.wait(node.dispatch.models(name), error):
                 raise error
 
     return routes
 
 
-def _why_not(node: Node, caller: Caller, name: str) -> RequestError:
+def _why_not(node: Node, caller: Caller, name: str, require: Requirement | None) -> RequestError:
     """Why a model is not in the list."""
     if caller.may_use(name):
         try:
-            node.dispatch.choose((node.dispatch.resolve(name, "openai", translated=True), "openai"), translated=True)
+            model = node.dispatch.resolve(name, "openai", translated=True, require=require)
+            node.dispatch.choose((model, "openai"), translated=True, require=require)
         except Unavailable as error:
             return error
         except ModelNotFound:

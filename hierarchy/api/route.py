@@ -18,6 +18,7 @@ from hierarchy.http.json_scan import JsonScan
 from hierarchy.http.model_field import prompt_in
 from hierarchy.http.prompt import Prompt
 from hierarchy.introspection.explain import Route, explain_steps, with_answer
+from hierarchy.labels import Requirement, of_parent
 from hierarchy.node import Node
 from hierarchy.prefix.fingerprint import Fingerprint
 from hierarchy.prefix.header import decode as decode_prefix
@@ -37,19 +38,26 @@ def router(node: Node) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/route")
-    async def route(model: str = "", api: str = "openai", prefix: str = "") -> Response:
+    async def route(model: str = "", api: str = "openai", prefix: str = "", require: str = "") -> Response:
         asked, family = _checked(model, api)
+        needed = _requirement(require)
         fingerprint = None
         if prefix:  # from the node above
             fingerprint = decode_prefix(prefix.encode("utf-8", "surrogatepass"))
             if fingerprint is None:
                 raise BadRequest("`prefix` is not the fingerprint of a prompt", param="prefix")
-        return _response(await _explain(node, asked, family, fingerprint))
+        return _response(await _explain(node, asked, family, fingerprint, require=needed))
 
     @routes.post("/route")
     async def route_of(
-        request: Request, model: str = "", api: str = "openai", session: str = "", caller: str = ""
+        request: Request,
+        model: str = "",
+        api: str = "openai",
+        session: str = "",
+        caller: str = "",
+        require: str = "",
     ) -> Response:
+        needed = _requirement(require)
         for name, text in (("session", session), ("caller", caller)):
             if len(text) > MAX_NAME:
                 raise BadRequest(f"`{name}` is longer than {MAX_NAME} characters", param=name)
@@ -58,9 +66,9 @@ def router(node: Node) -> APIRouter:
         if model and model != named:
             raise BadRequest(f"the body is for model {named[:100]!r}, not for {model[:100]!r}", param="model")
         asked, family = _checked(named, api)
-        resolved = _resolved(node, asked, family)
+        resolved = _resolved(node, asked, family, needed)
         fingerprint = node.lane.fingerprints.of_prompt(prompt, resolved, caller, session.encode())
-        found = await _explain(node, asked, family, fingerprint, resolved)
+        found = await _explain(node, asked, family, fingerprint, resolved, needed)
         return _response(msgspec.structs.replace(found, prompt=prompt.length))
 
     return routes
@@ -79,9 +87,17 @@ def _checked(model: str, api: str) -> tuple[str, Api]:
     return model, family
 
 
-def _resolved(node: Node, model: str, api: Api) -> str:
+def _requirement(text: str) -> Requirement | None:
+    """The labels that are required, as a client or a parent sends them; None for none."""
+    try:
+        return of_parent(text) if text else None
+    except ValueError as error:
+        raise BadRequest(f"require: {error.args[0]}; {error.args[1]}", param="require") from None
+
+
+def _resolved(node: Node, model: str, api: Api, require: Requirement | None) -> str:
     """The model's name after aliases. Raises `ModelNotFound`."""
-    resolved = node.dispatch.resolve(model, api)
+    resolved = node.dispatch.resolve(model, api, require=require)
     if not node.registry.listed(resolved):
         node.dispatch.choose((resolved, api))  # raises an error that lists the available models
     return resolved
@@ -97,28 +113,39 @@ def _read_steps(body: bytes) -> Steps[tuple[str, Prompt]]:
     return found.model, prompt_in([body], found)
 
 
-async def _explain(node: Node, model: str, api: Api, fingerprint: Fingerprint | None, resolved: str = "") -> Route:
+async def _explain(
+    node: Node,
+    model: str,
+    api: Api,
+    fingerprint: Fingerprint | None,
+    resolved: str = "",
+    require: Requirement | None = None,
+) -> Route:
     """Which child would get the next request, and why the others would not. Takes no lease.
 
     resolved: the model's name after aliases, if it is known. Raises `ModelNotFound`.
     """
-    resolved = resolved or _resolved(node, model, api)
-    known = None if fingerprint is None else node.dispatch.known((resolved, api), fingerprint)
+    resolved = resolved or _resolved(node, model, api, require)
+    known = None if fingerprint is None else node.dispatch.known((resolved, api), fingerprint, require)
     tree = await node.slices.run(node.view.tree_steps())
-    route = await node.slices.run(explain_steps(decode(tree), resolved, api, model, known))
+    route = await node.slices.run(explain_steps(decode(tree), resolved, api, model, known, require))
     if fingerprint is None:
         return route
-    below = await _answer_below(node, route, fingerprint)
+    below = await _answer_below(node, route, fingerprint, require)
     route = route if below is None else with_answer(route, below)
     return msgspec.structs.replace(route, digests=len(fingerprint.digests))
 
 
-async def _answer_below(node: Node, route: Route, fingerprint: Fingerprint) -> Route | None:
+async def _answer_below(
+    node: Node, route: Route, fingerprint: Fingerprint, require: Requirement | None
+) -> Route | None:
     """What the next node on the path says of the same prompt; None if it is none, or says nothing of use."""
     child = node.registry.children.get(route.levels[0].next) if route.levels else None
     if child is None or not child.is_node or len(route.levels) < 2:
         return None
     query = {"model": route.model, "api": route.levels[0].api, "prefix": encode_prefix(fingerprint).decode()}
+    if require is not None:
+        query["require"] = require.below(child.labels.bound).field.decode()
     try:
         status, content = await send_request(
             node.lane.pool(child), "GET", f"/route?{urlencode(query)}", timeout_s=TIMEOUT_S

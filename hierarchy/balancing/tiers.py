@@ -14,6 +14,7 @@ from typing import Final
 
 from hierarchy.balancing.candidates import Candidates
 from hierarchy.balancing.expected_wait import Residence, wait_at
+from hierarchy.labels import Requirement
 from hierarchy.registry.child import Child, Share
 from hierarchy.wire.status import ModelKey
 
@@ -46,7 +47,8 @@ class Tiers:
         self.prefer = prefer
         self.spill_after_s = spill_after_s
         self._numbers = {name: number for number, names in enumerate(prefer, 1) for name in names}
-        self._split: dict[ModelKey, tuple[list[Share], list[Candidates]]] = {}  # shares, and the tiers that they are
+        #: shares, and the tiers that they are
+        self._split: dict[tuple[ModelKey, Requirement | None], tuple[list[Share], list[Candidates]]] = {}
         self._residences: dict[Child, Residence] = {} if former is None else former._residences
         self._at = -math.inf  # of the last look at them
 
@@ -54,22 +56,27 @@ class Tiers:
         """The tier of a child, from 1 on. Of a replicated node all instances are in one."""
         return self._numbers.get(child.group or child.name, len(self.prefer) + 1)
 
-    def remembered(self, key: ModelKey, shares: list[Share], rng: Random) -> Candidates:
-        """Those of the tier that is used now. shares: a list that never changes, for which the tiers are kept."""
-        known = self._split.get(key)
+    def remembered(
+        self, key: ModelKey, shares: list[Share], rng: Random, require: Requirement | None = None
+    ) -> Candidates:
+        """Those of the tier that is used now.
+
+        shares: a list that never changes, for which the tiers are kept. require: labels that they all have.
+        """
+        known = self._split.get((key, require))
         if known is None or known[0] is not shares:
             if len(self._split) > MAX_REMEMBERED:
                 self._split.clear()
-            known = self._split[key] = shares, self._tiers(shares)
+            known = self._split[key, require] = shares, self._tiers(shares)
         return self._choose(known[1], rng)
 
     def narrowed(self, shares: list[Share], rng: Random) -> Candidates:
         """The same, of shares that no other request will have."""
         return self._choose(self._tiers(shares), rng)
 
-    def forget(self, is_current: Callable[[ModelKey, list[Share]], bool]) -> None:
+    def forget(self, is_current: Callable[[ModelKey, list[Share], Requirement | None], bool]) -> None:
         """Forget the tiers of lists that the registry would no longer return."""
-        self._split = {key: known for key, known in self._split.items() if is_current(key, known[0])}
+        self._split = {key: known for key, known in self._split.items() if is_current(key[0], known[0], key[1])}
 
     def expected_wait_s(self, share: Share) -> float:
         """At one child."""

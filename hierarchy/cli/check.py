@@ -55,6 +55,7 @@ def check(
     """
     from hierarchy.cli.node_checks import examine, nodes_here
     from hierarchy.cli.node_flags import NodeFlags
+    from hierarchy.cli.requirement_checks import unmet_requirements
     from hierarchy.cli.risks import show_risks
     from hierarchy.config.models import ConfigError, UnreadableConfigError, read
     from hierarchy.topology.declared import DeclaredTree
@@ -73,6 +74,7 @@ def check(
     problems, notes = examine(tree, given, here)
     if problems:
         _end(_lines(problems), as_json=as_json)
+    warnings = unmet_requirements(tree)
     if live is not None and node is None:
         notes = []  # the question is about the running tree, and not about this machine
     running = None if live is None else live_graph(_fetch_tree(tree, live, admin_key_file, tls_ca, tls_cert, tls_key))
@@ -84,10 +86,11 @@ def check(
         _end(differences, as_json=as_json)
     if as_json:
         sizes = {"nodes": len(tree.graph.nodes), "engines": len(tree.graph.engines), "depth": tree.graph.depth}
-        print_json({**_page([]), **sizes, "notes": _rows(_lines([*tree.notes, *notes]))})
+        print_json({**_page([]), **sizes, "notes": _rows(_lines([*tree.notes, *warnings, *notes]))})
     elif not risks:
         typer.echo(_summary(tree.graph, running))
         _show_notes(tree.notes, None)
+        _show_notes(warnings, None)
         _show_notes(notes, None if here else config)
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from hierarchy.cli import flags
 from hierarchy.cli.output import print_json
 from hierarchy.errors import UsageError
+from hierarchy.labels import write
 from hierarchy.runtime.logs import escape
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ def why(
     caller: Annotated[
         str, typer.Option(metavar="NAME", help="With a prompt: the name of its API key, for `share_prefixes: false`.")
     ] = "",
+    require: Annotated[
+        str | None, typer.Option(metavar="LABELS", help="Labels that the request requires: region=eu,trust=own.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the response of /route.")] = False,
     admin_key_file: flags.AdminKeyFile = None,
     tls_ca: flags.ClientTlsCa = None,
@@ -101,12 +105,13 @@ def why(
     content = _content(model, prompt, body)
     if content is None and (session or caller):
         raise UsageError("--session and --caller belong to a prompt: give one with --prompt or --body")
+    labels = flags.labels("--require", require)
+    named = {"session": session, "caller": caller, "require": write(labels) if labels else ""}
+    given = {name: text for name, text in named.items() if text}
     with open_node(url, flags.ADMIN_KEY, admin_key_file, tls_ca, tls_cert, tls_key) as node:
         if content is None:
-            response = node.get("/route", model=model, api=api)
+            response = node.get("/route", model=model, api=api, **given)
         else:
-            named = {"session": session, "caller": caller}
-            given = {name: text for name, text in named.items() if text}
             response = node.post_bytes("/route", content, model=model, api=api, **given)
     try:
         route = msgspec.convert(response, Route)
@@ -140,6 +145,8 @@ def _show(route: Route, console: Console) -> None:
     heading = Text.assemble((escape(route.model), "bold"), f" through the {escape(route.api)} API")
     if route.asked != route.model:
         heading.append(f"; {escape(route.asked)} is an alias of it")
+    if route.require:
+        heading.append(f"; required: {escape(route.require)}")
     console.print(heading)
     if route.prompt is not None:
         console.print(_of_prompt(route))
@@ -198,7 +205,8 @@ def _kind(candidate: Candidate) -> str:
         kind = "behind a reverse link" if candidate.link == "reverse" else ""
     fails = f"{candidate.error_rate:.0%} of its responses failed" if candidate.error_rate else ""
     counts = f"{candidate.penalty} of its load are for failures" if candidate.penalty else ""
-    return ", ".join(filter(None, (kind, fails, counts, _hits(candidate))))
+    labels = escape(write(candidate.labels))
+    return ", ".join(filter(None, (kind, labels, fails, counts, _hits(candidate))))
 
 
 def _hits(candidate: Candidate) -> str:

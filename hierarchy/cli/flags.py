@@ -16,6 +16,7 @@ import typer
 from hierarchy.config.address import DEFAULT_PORT
 from hierarchy.config.client_paths import check_entries
 from hierarchy.errors import UsageError
+from hierarchy.labels import parse
 from hierarchy.security import secret
 from hierarchy.security.secret import JOIN_TOKEN
 
@@ -181,6 +182,16 @@ def split_models(models: str | None) -> list[str] | None:
     if not names:
         raise UsageError("--models: contains no name; leave it out for any model")
     return names
+
+
+def labels(flag: str, text: str | None, *, several: bool = False) -> dict[str, str] | None:
+    """The labels in `region=eu,trust=own`; None for None. several: also `region=eu/us`. Raises `UsageError`."""
+    if text is None:
+        return None
+    try:
+        return parse(text, several=several)
+    except ValueError as error:
+        raise UsageError(f"{flag} {text}: {error.args[0]}; {error.args[1]}") from None
 
 
 def seconds(flag: str, text: str) -> int:

@@ -11,6 +11,7 @@ import typer
 from hierarchy.cli import flags
 from hierarchy.cli.output import print_json, print_secret, write_secret
 from hierarchy.errors import UsageError
+from hierarchy.labels import write
 from hierarchy.names import MAX_NAME, is_printable_name
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ def create(
         str | None,
         typer.Option(metavar="TIME", help="When it becomes void: 90d, 24h, or 2027-01-31 (UTC).", show_default="never"),
     ] = None,
+    require: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="Labels that whatever serves its requests must have: region=eu,trust=own.",
+            show_default="none",
+        ),
+    ] = None,
     out: flags.Out = None,
     as_json: flags.AsJson = False,
 ) -> None:
@@ -50,22 +59,29 @@ def create(
     if not is_printable_name(name):
         raise UsageError(f"--name: write 1 to {MAX_NAME} printable characters")
     allowed, callable_paths = flags.split_models(models), flags.split_paths(paths)
+    labels = flags.labels("--require", require)
     end = flags.moment("--expires", expires, datetime.now(UTC)) if expires is not None else None
 
     def deliver(key: str) -> None:
         if out is not None:
             write_secret(key, out, overwrite=False)
-        facts = {"name": name, "models": allowed, "expires": end.isoformat() if end else None, "paths": callable_paths}
+        facts = {
+            "name": name,
+            "models": allowed,
+            "expires": end.isoformat() if end else None,
+            "paths": callable_paths,
+            "require": labels,
+        }
         print_secret("key", key, out, facts, as_json=as_json)
 
     if out is not None and out.resolve() == file.resolve():
         raise UsageError(f"--out {out}: is the file of keys itself, which contains only hashes; choose another file")
-    create_key(file, name, allowed, expires=end, paths=callable_paths, deliver=deliver)
+    create_key(file, name, allowed, expires=end, paths=callable_paths, require=labels, deliver=deliver)
 
 
 @key_app.command("list")
 def list_keys(file: File, as_json: flags.AsJson = False) -> None:
-    """List the keys: id, name, day of creation, models, paths, and when a key expires."""
+    """List the keys: id, name, day of creation, models, paths, required labels, and when a key expires."""
     from hierarchy.security.keys import read_keys
 
     entries = read_keys(file)
@@ -75,7 +91,8 @@ def list_keys(file: File, as_json: flags.AsJson = False) -> None:
     for entry in entries:
         models = ",".join(entry.models) if entry.models is not None else "all models"
         paths = f"  {','.join(entry.paths)}" if entry.paths is not None else ""
-        typer.echo(f"{entry.id}  {entry.name}  {entry.created or '-'}  {models}{paths}{_end(entry)}")
+        labels = f"  requires {write(entry.require)}" if entry.require else ""
+        typer.echo(f"{entry.id}  {entry.name}  {entry.created or '-'}  {models}{paths}{labels}{_end(entry)}")
 
 
 def _row(entry: Entry) -> dict[str, object]:
@@ -88,6 +105,7 @@ def _row(entry: Entry) -> dict[str, object]:
         "expires": expires,
     }
     row["paths"] = entry.paths
+    row["require"] = entry.require or None
     return {**row, "expired": entry.void_at <= datetime.now(UTC).timestamp()}
 
 

@@ -49,6 +49,14 @@ def create(
         str | None,
         typer.Option(metavar="MODELS", help="Models that it may serve, separated by commas.", show_default="any"),
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="Labels that all below it has, which requests may require: region=eu,trust=own.",
+            show_default="none",
+        ),
+    ] = None,
     ttl: Annotated[str, typer.Option(metavar="TIME", help="How long it is valid: 30m, 24h, 7d.")] = "24h",
     out: flags.Out = None,
     as_json: flags.AsJson = False,
@@ -59,8 +67,9 @@ def create(
 
     ttl_s = flags.seconds("--ttl", ttl)
     signer = Signer(_check_name(parent), parent_key(read_secret_file(key_file), parent))
-    token = signer.join_token(_check_name(node), ttl_s, flags.split_models(models))
-    _output("token", token, out, as_json=as_json, node=node, parent=parent, valid_s=ttl_s)
+    bound = flags.labels("--labels", labels, several=True)
+    token = signer.join_token(_check_name(node), ttl_s, flags.split_models(models), bound)
+    _output("token", token, out, as_json=as_json, node=node, parent=parent, valid_s=ttl_s, labels=bound)
 
 
 @token_app.command()

@@ -143,11 +143,12 @@ def _declared_node(name: str, config: TreeConfig) -> Entry:
     for engine, spec in config.engines.items():
         if name in spec.parents:
             models = [{"name": spec.model, "api": "openai", "speed": spec.speed}] if spec.model else []
-            children[engine] = _declared_entry(engine, spec.kind, spec.url or "", spec.speed, models, {})
+            entry = _declared_entry(engine, spec.kind, spec.url or "", spec.speed, models, {})
+            children[engine] = {**entry, "labels": spec.labels}
     models = [model for child in children.values() for model in child["models"]]
     speed = sum(child["speed"] for child in children.values())
     entry = _declared_entry(name, "node", _declared_url(config.nodes[name]), speed, models, children)
-    return {**entry, "link": config.nodes[name].link}
+    return {**entry, "link": config.nodes[name].link, "labels": config.nodes[name].labels}
 
 
 def _declared_url(node: NodeSpec) -> str:

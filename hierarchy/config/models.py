@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from hierarchy.config import simulated
 from hierarchy.config.address import DEFAULT_PORT, Address, join_address, parse_address
 from hierarchy.config.blocks import SecretRef, SecuritySpec, Strict, TlsSpec
+from hierarchy.config.labels import EngineLabels, NodeLabels
 from hierarchy.config.model_names import Models, Targets
 from hierarchy.config.partial import understand
 from hierarchy.config.prefer import Tiers
@@ -282,6 +283,12 @@ class NodeSpec(Settings):
         "ones get requests when the wait is longer by `spill_after_s`, or none is usable; children that are not named "
         "come last",
     )
+    labels: NodeLabels = Field(
+        default_factory=dict,
+        description="`{region: eu, trust: own}`: what holds for this node and all below it, unless a node or engine "
+        "further down has another value; requests may require it. `eu/us`: what is below has one or the other, and "
+        "reports which",
+    )
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -359,6 +366,11 @@ class EngineSpec(Strict):
         default=None,
         description="`env:NAME` or `file:PATH` of the key that the engine itself requires; sent to it as "
         "`authorization: Bearer`",
+    )
+    labels: EngineLabels = Field(
+        default_factory=dict,
+        description="`{region: eu, trust: own}`: requests may require them; for a label that is not here, that of "
+        "its node holds",
     )
     simulated: SimulatedSpec = Field(default=SimulatedSpec(), description="rates of a `simulated` engine")
 
@@ -445,6 +457,8 @@ class NodeConfig(Strict):
     prefer: tuple[tuple[str, ...], ...] = ()
     #: names of the models that the file declares for engines further below
     models_below: tuple[str, ...] = ()
+    #: labels of the engines, and of the nodes in `children` by the name under which they register
+    labels: dict[Name, dict[str, str]] = Field(default_factory=dict)
     #: alias -> models that it stands for
     aliases: dict[str, Targets] = Field(default_factory=dict)
     #: its own settings, and the defaults of the tree for all others

@@ -20,6 +20,8 @@ from hierarchy.errors import BadRequest, HierarchyError, RequestError
 from hierarchy.http.content_type import boundary_of
 from hierarchy.http.dialect import OPENAI, PATHS, TRANSLATED, Dialect
 from hierarchy.http.framing import FIELD_PREFIX
+from hierarchy.http.requirement import Required, required
+from hierarchy.labels import Requirement
 from hierarchy.security.caller import ANYONE, Caller
 from hierarchy.wire.status import Api
 
@@ -49,6 +51,7 @@ ATTEMPTS: Final = b"x-hierarchy-attempts"  # lent to this child
 OTHERS: Final = b"x-hierarchy-others"  # 1: another child, or a node above, could take the request; 0: none could
 PREFIX: Final = b"x-hierarchy-prefix"  # what the prompt begins with, see `prefix.header`
 DEADLINE: Final = b"x-hierarchy-deadline-ms"  # milliseconds left for the whole request
+REQUIRE: Final = b"x-hierarchy-require"  # labels that the request requires; of clients, too, see `requirement`
 # Of clients:
 SESSION: Final = b"x-session-id"  # of a conversation, as the client knows it
 # Of responses:
@@ -67,6 +70,7 @@ _USED_HERE: Final = frozenset(
         OTHERS,
         PREFIX,
         DEADLINE,
+        REQUIRE,
         b"authorization",
         b"content-encoding",
         b"content-length",
@@ -112,6 +116,8 @@ class RequestHead:
     translated: bool = False  # an engine of the other API family can serve it too
     refusal: RequestError | None = None  # why it is refused, unless a parent sends it
     session: bytes = b""  # that the client says this is part of
+    require: Requirement | None = None  # of a client: by its key and its field
+    required_above: Required | None = None  # as the field has it; None without one
     native: Api | None = None  # the family whose engines can serve the request unchanged; None for no family
 
     @classmethod
@@ -133,6 +139,7 @@ class RequestHead:
         route: from `lane_path`. found: from `check_request`. stripped: names of fields that are for this node alone.
         """
         boundary = boundary_of(found.get(b"content-type", b""))
+        require, above, unmet = required(caller, found.get(REQUIRE))
         hops, attempts = decimal(found.get(HOPS, b"")), decimal(found.get(ATTEMPTS, b""))
         return cls(
             *route,
@@ -149,8 +156,10 @@ class RequestHead:
             decimal(found.get(OTHERS, b""), 1),
             boundary,
             route[1].partition(b"?")[0] in TRANSLATED and not boundary,
-            refusal,
+            refusal or unmet,
             found.get(SESSION, b""),
+            require,
+            above,
             # On these paths even a FastChat worker's refusal has to be rewritten; see `dialect`.
             None if route[0].form == "object" else route[0].api,
         )
@@ -211,6 +220,8 @@ def check_request(target: bytes, version: str, fields: Fields) -> dict[bytes, by
         if name in _USED_HERE:
             if name in found and name in _ONCE:
                 raise BadRequest(f"the field {name.decode()} occurs twice in the request's head")
+            if name == REQUIRE and name in found:
+                value = found[name] + b"," + value  # each of them narrows
             found[name] = value
     if version != "1.1" and version != "1.0":
         raise BadRequest(f"HTTP/{version} is not supported; use HTTP/1.1")

@@ -16,6 +16,8 @@ import msgspec
 
 from hierarchy.balancing.prefix_choice import MATCH, NO_MATCH, SPREAD, STICKY, Known
 from hierarchy.introspection.terms import Terms, busy_of, cost_of, read, weight_among
+from hierarchy.labels import Requirement, write
+from hierarchy.labels import known as known_labels
 from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import OTHER_API, Api
 from hierarchy.wire.tree_entry import MAX_DEPTH, SERVING, ModelEntry, TreeEntry
@@ -48,6 +50,8 @@ class Candidate(Terms, frozen=True):
     hit_rate: float | None = None
     #: the same by the engine's own count
     engine_hit_rate: float | None = None
+    #: that the node above knows it to have
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class PassedOver(msgspec.Struct, frozen=True):
@@ -91,28 +95,50 @@ class Route(msgspec.Struct, frozen=True):
     prompt: int | None = None
     #: how many digests its fingerprint has; 0: it goes by load
     digests: int = 0
+    #: labels that are required, as `region=eu,trust=own`; "" for none
+    require: str = ""
 
 
-def explain(tree: TreeEntry, model: str, api: Api, asked: str = "", known: Known | None = None) -> Route:
+def explain(
+    tree: TreeEntry,
+    model: str,
+    api: Api,
+    asked: str = "",
+    known: Known | None = None,
+    require: Requirement | None = None,
+) -> Route:
     """Where the next request for a model through one API family goes.
 
-    asked: the alias, if the request names one. known: what the first node knows of the request's prompt.
+    asked: the alias, if the request names one. known: what the first node knows of the request's prompt. require: the
+    labels that are required there; None for none.
     """
-    return at_once(explain_steps(tree, model, api, asked, known))
+    return at_once(explain_steps(tree, model, api, asked, known, require))
 
 
-def explain_steps(tree: TreeEntry, model: str, api: Api, asked: str = "", known: Known | None = None) -> Steps[Route]:
+def explain_steps(
+    tree: TreeEntry,
+    model: str,
+    api: Api,
+    asked: str = "",
+    known: Known | None = None,
+    require: Requirement | None = None,
+) -> Steps[Route]:
     """`explain`, child by child."""
     levels: list[Level] = []
     path: list[str] = []
     entry: TreeEntry | None = tree
+    needed = require
     while entry is not None and entry.is_node and len(levels) < MAX_DEPTH:
-        level = yield from _level(entry, model, api, None if levels else known)
+        level = yield from _level(entry, model, api, None if levels else known, needed)
         levels.append(level)
         entry = entry.children.get(level.next) if level.candidates else None
+        if needed is not None and entry is not None:
+            needed = needed.below(entry.labels)
         path.append(level.next)
     reached_engine = entry is not None and not entry.is_node
-    return Route(asked or model, model, api, levels, "/".join(path) if reached_engine else "")
+    whole = "/".join(path) if reached_engine else ""
+    text = require.text if require is not None else ""
+    return Route(asked or model, model, api, levels, whole, require=text)
 
 
 def with_answer(route: Route, below: Route) -> Route:
@@ -121,11 +147,11 @@ def with_answer(route: Route, below: Route) -> Route:
     return msgspec.structs.replace(route, levels=[route.levels[0], *below.levels[: MAX_DEPTH - 1]], path=path)
 
 
-def _level(entry: TreeEntry, model: str, api: Api, known: Known | None) -> Steps[Level]:
+def _level(entry: TreeEntry, model: str, api: Api, known: Known | None, require: Requirement | None) -> Steps[Level]:
     yield from _decode_children(entry)
-    candidates, passed_over = yield from _split(entry, model, api, known)
+    candidates, passed_over = yield from _split(entry, model, api, known, require)
     if not candidates:
-        translated = yield from _split(entry, model, OTHER_API[api], known)
+        translated = yield from _split(entry, model, OTHER_API[api], known, require)
         if translated[0]:
             (candidates, passed_over), api = translated, OTHER_API[api]
     reason = ""
@@ -174,7 +200,7 @@ def _decode_children(entry: TreeEntry) -> Steps[None]:
 
 
 def _split(
-    entry: TreeEntry, model: str, api: Api, known: Known | None
+    entry: TreeEntry, model: str, api: Api, known: Known | None, require: Requirement | None
 ) -> Steps[tuple[list[Candidate], list[PassedOver]]]:
     """A node's children: those that may get a request for the model through this API family, and all others.
 
@@ -183,7 +209,11 @@ def _split(
     candidates: list[Candidate] = []
     passed_over: list[PassedOver] = []
     rows = {name: _row(child, model, api) for name, child in entry.children.items()}
-    ranks = {name: _rank(child, rows[name]) for name, child in entry.children.items()}
+    lacking: dict[str, str] = {}
+    if require is not None:
+        for name, child in entry.children.items():
+            lacking[name] = yield from _lacks(child, model, require)
+    ranks = {name: None if lacking.get(name) else _rank(child, rows[name]) for name, child in entry.children.items()}
     best = min((rank for rank in ranks.values() if rank is not None), default=None)
     for name, child in entry.children.items():
         row, rank = rows[name], ranks[name]
@@ -194,12 +224,30 @@ def _split(
             candidates.append(
                 Candidate(name, child.kind, child.link, load, speed, score, error_rate=row.error_rate or 0.0,
                           penalty=row.penalty, hit_rate=row.hit_rate, engine_hit_rate=row.engine_hit_rate,
-                          **msgspec.structs.asdict(terms))
+                          labels=known_labels(child.labels), **msgspec.structs.asdict(terms))
             )  # fmt: skip
         else:
-            passed_over.append(PassedOver(name, child.kind, child.link, (yield from _reason(child, model, api))))
+            reason = yield from _reason(child, model, api)
+            if lacking.get(name) and child.serves(model):
+                reason = lacking[name]
+            passed_over.append(PassedOver(name, child.kind, child.link, reason))
         yield
     return candidates, passed_over
+
+
+def _lacks(child: TreeEntry, model: str, require: Requirement, depth: int = 0) -> Steps[str]:
+    """Which labels a child, or all below it that serves the model, does not have; "" if it has what is required."""
+    if not (require.met_by(child.labels) or (child.is_node and require.met_by(child.labels, dict(require.pairs)))):
+        known = write(known_labels(child.labels))
+        return f"is not known to have {require.text}" + (f", but {known}" if known else "")
+    if not child.is_node or not child.raw_children or depth >= MAX_DEPTH:
+        return ""
+    below = require.below(child.labels)
+    for _, one in child.each_child():
+        if one.serves(model) and not (yield from _lacks(one, model, below, depth + 1)):
+            return ""
+        yield
+    return f"nothing below it that serves {model} has {require.text}"
 
 
 def _rank(child: TreeEntry, row: ModelEntry | None) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar, get_args
 
 from hierarchy.balancing.aliases import Aliases
 from hierarchy.introspection.tree import json_of
+from hierarchy.labels import Requirement
 from hierarchy.registry import Registry
 from hierarchy.registry.child import NODE, Child
 from hierarchy.registry.public_name import Labels
@@ -76,6 +77,26 @@ class ModelList:
         if rows is self._rows:  # else something has changed meanwhile
             self._encoded = text
         return text
+
+    def rows_with_steps(
+        self, rows: Mapping[str, dict[str, Any]], require: Requirement
+    ) -> Steps[Mapping[str, dict[str, Any]]]:
+        """Those of the rows that children with the required labels serve, and without all other children."""
+        found: dict[str, dict[str, Any]] = {}
+        here = {child.label if child.kind != NODE else child.group or child.name: child for child in self._registry}
+        for names in batched(rows):
+            for name in names:
+                row = rows[name]
+                models = [model for model in row.get("alias_of", [name]) if self._registry.serves_with(model, require)]
+                if models:
+                    allowed = {
+                        name for name, child in here.items() if any(child.labels.can(one, require) for one in models)
+                    }
+                    served_by = [path for path in row["served_by"] if path.partition("/")[0] in allowed]
+                    aliased = {"alias_of": models} if "alias_of" in row else {}
+                    found[name] = {**row, "served_by": served_by, **aliased}
+            yield
+        return found
 
     def _make(self, now: float) -> Steps[dict[str, dict[str, Any]]]:
         apis: dict[str, tuple[str, ...]] = {}

@@ -14,17 +14,21 @@ from typing import Any, TypeVar
 import msgspec
 
 from hierarchy.introspection.tree import TreeView
+from hierarchy.labels import OPEN, REST, LabelSet, best
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
 from hierarchy.runtime.steps import Steps
 from hierarchy.wire.limits import ENTRY_VALUES, MODEL_BYTES, NAMED, ROW_VALUES, ChildLimits, text_bytes
+from hierarchy.wire.offer import NOTHING, Offer, weight_of_offers
 from hierarchy.wire.status import ModelKey, NodeStatus
+from hierarchy.wire.tree_entry import SERVING
 
 LONGEST_TEXT = 3 + 4 * 256  # bytes of a name
 LEFT_OUT = (
     "what is below it is not shown here: it is too much for the messages of the node above; raise `max_body_bytes`"
 )
 T = TypeVar("T")
+Row = tuple[tuple[str, str], ...]  #: a set of labels
 log = logging.getLogger("hierarchy.uplink")
 
 
@@ -36,6 +40,7 @@ class Outgoing:
         self._view = view
         self._models: tuple[int, frozenset[ModelKey] | None] = -1, None  # generation, those that fit; None: all
         self._is_logged = False
+        self._labels: tuple[int, list[Offer]] = -1, []  # generation, what can be required then
 
     @property
     def _limits(self) -> ChildLimits:
@@ -85,6 +90,42 @@ class Outgoing:
         longest = fair_level([text_bytes(one[:most]) for one in paths], limits.path_bytes - text_bytes([own]))
         return sorted({own}.union(*(_first(one[:most], text_bytes, longest) for one in paths)))
 
+    def labels(self) -> list[Offer]:
+        """Which labels can be required of what serves each model; [] where nothing below says anything of them."""
+        registry = self._registry
+        if self._labels[0] != registry.generation:
+            offers = self._offers()
+            self._labels = (
+                registry.generation,
+                offers if weight_of_offers(offers) <= self._limits.model_bytes else [NOTHING],
+            )
+        return self._labels[1]
+
+    def _offers(self) -> list[Offer]:
+        labels = [child.labels for child in self._registry]
+        if not any(one.is_used for one in labels):  # nearly always
+            is_closed = bool(labels) and all(REST in one.bound for one in labels)
+            return [NOTHING] if is_closed else []
+        offers: dict[tuple[Row, ...], Offer] = {}
+        for name, found in self._label_sets().items():
+            sets = best(map(dict, found)) or ()
+            if sets != (OPEN,):
+                offer = offers.setdefault(tuple(sorted(map(_row, sets))), Offer(list(sets), []))
+                assert offer.models is not None
+                offer.models.append(name)
+        return list(offers.values())
+
+    def _label_sets(self) -> dict[str, set[Row]]:
+        """Of each model the labels of the children that serve it now, or of what is below them."""
+        registry = self._registry
+        now, found = registry.now(), dict[str, set[Row]]()
+        for key in registry.index.order:
+            sets = found.setdefault(key[0], set())
+            for child in registry.index.shares(key):
+                if child.state(now) in SERVING:
+                    sets.update(map(_row, child.labels.sets(key[0])))
+        return found
+
     def children_steps(self) -> Steps[dict[str, Any]]:
         """The subtree for `/tree`, without what is below the largest children if all of it does not fit."""
         entries = yield from self._view.children_steps()
@@ -129,6 +170,10 @@ def fair_level(weights: Iterable[int], limit: int) -> int:
             return share
         left -= weight
     return limit
+
+
+def _row(labels: LabelSet) -> Row:
+    return tuple(sorted(labels.items()))
 
 
 def _weight(keys: Collection[ModelKey]) -> int:

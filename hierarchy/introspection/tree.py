@@ -116,7 +116,8 @@ class TreeView:
             models += [_share(share, now) for share in shares[start : start + MODELS_AT_ONCE]]
             yield
         below = child.subtree if child.left_at is None else (yield from self._below_gone(child))
-        return _entry(child, self._clock(), models, below)
+        uses_labels = any(self._registry.declared_labels.values())
+        return _entry(child, self._clock(), models, below, uses_labels=uses_labels)
 
     def _below_gone(self, child: Child) -> Steps[dict[str, Any]]:
         below = self._gone.get(child)
@@ -125,7 +126,14 @@ class TreeView:
         return below
 
 
-def _entry(child: Child, now: float, models: list[dict[str, Any]], below: Mapping[str, Any]) -> dict[str, Any]:
+def _labels(child: Child, *, uses_labels: bool) -> dict[str, Any]:
+    """What is known of the child. uses_labels: this node declares some, so that it matters if this child has none."""
+    return {"labels": dict(child.labels.bound)} if child.labels.bound and (uses_labels or child.labels.is_used) else {}
+
+
+def _entry(
+    child: Child, now: float, models: list[dict[str, Any]], below: Mapping[str, Any], *, uses_labels: bool
+) -> dict[str, Any]:
     return {
         "name": child.name,
         **({} if child.label == child.name else {"label": child.label}),
@@ -139,6 +147,7 @@ def _entry(child: Child, now: float, models: list[dict[str, Any]], below: Mappin
         "version": child.version,
         "build": child.build,
         "dispatch": child.dispatch,
+        **_labels(child, uses_labels=uses_labels),
         "speed": child.status.speed,
         "queue_length": child.total.value,
         "in_flight": child.in_flight,

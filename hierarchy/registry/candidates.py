@@ -12,9 +12,10 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
+from hierarchy.labels import Requirement
 from hierarchy.registry.child import Child, Share
 from hierarchy.registry.health import USABLE
-from hierarchy.registry.known_models import Absence
+from hierarchy.registry.known_models import PATIENCE_S, Absence
 from hierarchy.registry.membership import Membership
 from hierarchy.registry.totals import Totals
 from hierarchy.runtime.steps import Steps, at_once
@@ -22,6 +23,7 @@ from hierarchy.wire.status import ModelKey, NodeStatus
 
 AT_ONCE: Final = 200  # models
 MAX_CACHED: Final = 1024  # models whose candidates are kept
+RETURN_CHECK_S: Final = 0.5  # between two looks for a child that may return
 MAX_LOOKED_AT: Final = 100  # models, to name some that are available
 
 
@@ -35,15 +37,22 @@ class CandidateViews(Membership):
         self._names: tuple[int, float, list[str]] = -1, 0.0, []  # generation, time until which it holds, names
         #: model -> (generation, time until which it holds, candidates)
         self._available: dict[ModelKey, tuple[int, float, list[Share]]] = {}
+        #: the same, of those that have the labels which some requests require
+        self._allowed: dict[tuple[ModelKey, Requirement], tuple[int, float, list[Share]]] = {}
+        self._returning: dict[tuple[str, Requirement], tuple[float, float]] = {}  # see `may_return`: when, and what
 
     # -- for a request ---------------------------------------------------------------------------------------
 
-    def available(self, key: ModelKey) -> list[Share]:
+    def available(self, key: ModelKey, require: Requirement | None = None) -> list[Share]:
         """The shares of the children that may get a request for this model now (do not change the list).
+
+        require: labels that the request requires; None for none.
 
         Those to be avoided only if there are no others: then all of the list are (`is_avoided`). Cached until
         something happens or the first of them would fall silent, and the same object until then.
         """
+        if require is not None:
+            return self._available_with(key, require)
         now = self._clock()
         cached = self._available.get(key)
         if cached is not None and cached[0] == self.generation and now < cached[1]:
@@ -58,7 +67,23 @@ class CandidateViews(Membership):
         self._available[key] = self.generation, until, shares
         return shares
 
-    def _sort(self, key: ModelKey, now: float) -> tuple[list[Share], float] | None:
+    def _available_with(self, key: ModelKey, require: Requirement) -> list[Share]:
+        now = self._clock()
+        cached = self._allowed.get((key, require))
+        if cached is not None and cached[0] == self.generation and now < cached[1]:
+            return cached[2]
+        sorted_out = self._sort(key, now, require)
+        if sorted_out is None:
+            if not self.index.shares(key):
+                return []
+            sorted_out = [], math.inf  # else each such request would look at all children of the model
+        if len(self._allowed) > MAX_CACHED:
+            self._allowed.clear()
+        shares, until = sorted_out
+        self._allowed[key, require] = self.generation, until, shares
+        return shares
+
+    def _sort(self, key: ModelKey, now: float, require: Requirement | None = None) -> tuple[list[Share], float] | None:
         """The best shares for a model that there are, and until when they are; None if no child serves it."""
         preferred: list[Share] = []
         full: list[Share] = []  # of children that return from an ejection and have as many requests as they may
@@ -67,6 +92,8 @@ class CandidateViews(Membership):
         served = False
         self._take_in()
         for child, share in self.index.shares(key).items():
+            if require is not None and not child.labels.can(key[0], require):
+                continue
             served = True
             if share.is_ejected(now):
                 until = min(until, _ejection_end(share, now))
@@ -80,17 +107,51 @@ class CandidateViews(Membership):
                 until = min(until, child.fresh_until)
         return (preferred or full or avoided, until) if served else None
 
-    def last_resort(self, key: ModelKey) -> list[Share]:
+    def last_resort(self, key: ModelKey, require: Requirement | None = None) -> list[Share]:
         """The ejected shares, which are better than none."""
-        return self._ejected_of(key, self._clock())
+        shares = self._ejected_of(key, self._clock())
+        if require is None:
+            return shares
+        return [share for share in shares if share.child.labels.can(key[0], require)]
+
+    def may_return(self, model: str, require: Requirement) -> float:
+        """For how long a request may be held for a child with these labels, none of which is available; 0 for not.
+
+        As long as this node does not know its children yet; or if such a child was here lately.
+        """
+        now = self._clock()
+        if now < self.known.settled_at:
+            return self.known.settled_at - now
+        looked_at, found = self._returning.get((model, require), (-math.inf, 0.0))
+        if now - looked_at < RETURN_CHECK_S:  # else each such request would look at all children of the model
+            return found
+        if len(self._returning) > MAX_CACHED:
+            self._returning.clear()
+        found = math.inf if self._was_here_lately(model, require, now) else 0.0
+        self._returning[model, require] = now, found
+        return found
+
+    def _was_here_lately(self, model: str, require: Requirement, now: float) -> bool:
+        for key in ((model, "openai"), (model, "fastchat")):
+            for child in (*self.index.shares(key), *self._former.shares(key)):
+                if child.drain is not None or child.asleep or not child.labels.can(model, require):
+                    continue
+                seen = child.left_at if child.left_at is not None else child.last_seen
+                if seen is not None and now - seen < PATIENCE_S:
+                    return True
+        return False
+
+    def serves_with(self, model: str, require: Requirement) -> bool:
+        """Does a child with these labels serve the model now, through any API?"""
+        return bool(self.available((model, "openai"), require) or self.available((model, "fastchat"), require))
 
     def _serving(self, key: ModelKey, now: float) -> list[Share]:
         self._take_in()
         return [share for child, share in self.index.shares(key).items() if child.serves_now(now)]
 
-    def are_current(self, key: ModelKey, shares: list[Share]) -> bool:
+    def are_current(self, key: ModelKey, shares: list[Share], require: Requirement | None = None) -> bool:
         """Is this the list that `available` returns as long as nothing happens?"""
-        cached = self._available.get(key)
+        cached = self._available.get(key) if require is None else self._allowed.get((key, require))
         return cached is not None and cached[2] is shares
 
     # -- models ----------------------------------------------------------------------------------------------
@@ -195,6 +256,8 @@ class CandidateViews(Membership):
         if self._names[0] != generation:
             self._names = -1, 0.0, []
         self._available = {key: cached for key, cached in self._available.items() if cached[0] == generation}
+        self._allowed = {key: cached for key, cached in self._allowed.items() if cached[0] == generation}
+        self._returning.clear()
         self._totals.forget(self.tally)
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from hierarchy.config.address import Place, addresses_of, place_of
 from hierarchy.prefix.cost import slot_score
+from hierarchy.registry.child_labels import ChildLabels
 from hierarchy.registry.drain import Drain
 from hierarchy.registry.ejection import FailureRecord, Responses
 from hierarchy.registry.hit_rate import HitRate
@@ -230,6 +231,8 @@ class Child:
         self.below = NO_WEIGHT  # of `subtree`, at most
         self.below_is_cut = False  # it was larger than the child's share, and is not kept
         self.incomplete = False  # it reported that it may not know all models below it yet
+        self.labels = ChildLabels()  # what can be required of it
+        self.token_labels: Mapping[str, str] | None = None  # of the token with which it joined
         self.renames: Mapping[str, str] = {}  # of an engine: served name -> its own name, which must be in the body
         self.status: NodeStatus = EMPTY
         self.check_heart_beat = True

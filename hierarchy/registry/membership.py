@@ -6,11 +6,12 @@ of the configuration; all others registered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from mypy_extensions import mypyc_attr
 
+from hierarchy.labels import OPEN, LabelSet
 from hierarchy.registry.child import Child, Tally
 from hierarchy.registry.directory import Directory
 from hierarchy.registry.drain import Drain
@@ -44,6 +45,8 @@ class Membership(Health):
         self.tally = Tally()  # over all children
         self.directory = Directory()  # of those that are here, and those that left lately
         self._former = ModelIndex()  # what those list that left lately
+        self.declared_labels: Mapping[str, LabelSet] = {}  # of the children that the configuration has, by name
+        self.labels_ignored = 0  # in reports, of labels that the child is not bound to
         self._listeners: list[Callable[[Child], None]] = []
         #: called where a child lists so much that `take_in_steps` shall take it in; None: all are taken in at once
         self.take_in_later: Callable[[], None] | None = None
@@ -87,10 +90,26 @@ class Membership(Health):
         child = self.children[name] = Child(name, url, kind, declared=True)
         child.tally = self.tally
         child.drain = self._drain_of(child)
+        child.labels.bind(self.declared_labels.get(name, OPEN))
         self.directory.note(child)
         self.generation += 1
         self.index.touch(child, self._clock())
         return child
+
+    def declare_labels(self, labels: Mapping[str, LabelSet]) -> None:
+        """What the configuration says of this node's children from now on.
+
+        labels: of each node that it has, and of the engines that have some.
+        """
+        self.declared_labels = labels
+        for child in (*self, *self.departed.values()):
+            self.bind_labels(child)
+
+    def bind_labels(self, child: Child) -> None:
+        """The labels of a child: those of the configuration, and of the token with which it joined."""
+        declared = self.declared_labels.get(child.group or child.name, OPEN if child.declared else None)
+        if child.labels.bind(declared, child.token_labels):
+            self.generation += 1
 
     def subscribe(self, listener: Callable[[Child], None]) -> None:
         """Call `listener` with each child that may take requests which it could not take before."""

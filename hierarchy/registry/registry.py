@@ -12,6 +12,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
+from hierarchy.labels import LabelSet
 from hierarchy.registry.admission import (
     NO_CLAIM,
     Claim,
@@ -33,9 +34,11 @@ from hierarchy.runtime.steps import at_once
 from hierarchy.wire.checks import check_status
 from hierarchy.wire.limits import DEFAULT, NO_WEIGHT, Weight
 from hierarchy.wire.messages import Deregistration, HeartBeat, Identity, Registration
+from hierarchy.wire.offer import Offer
 from hierarchy.wire.status import EMPTY, NodeStatus, part
 
 MAX_SPEED: Final = 1e6  # for any child
+MAX_NAMED: Final = 5  # labels in one log line
 log = logging.getLogger("hierarchy.node")
 
 
@@ -81,7 +84,13 @@ class Registry(CandidateViews):
     # -- registrations and reports ---------------------------------------------------------------------------
 
     def register(
-        self, message: Registration, identity: str = "", claim: Claim = NO_CLAIM, *, ready: Prepared | None = None
+        self,
+        message: Registration,
+        identity: str = "",
+        claim: Claim = NO_CLAIM,
+        *,
+        ready: Prepared | None = None,
+        labels: LabelSet | None = None,
     ) -> Child:
         """Accept a child, new or known.
 
@@ -91,6 +100,7 @@ class Registry(CandidateViews):
             identity: of the token or credential in the request; "" for none.
             claim: what is known of its URL.
             ready: what a large message changes.
+            labels: that the token or credential binds it to; None for none.
 
         Raises:
             InvalidField: a value is not allowed; nothing was registered.
@@ -112,6 +122,8 @@ class Registry(CandidateViews):
             check_instances(others_of(self, message.node, child), status or EMPTY, message.path, self.limits)
         if child is None:
             child = self._add(name, message)
+        child.token_labels = labels
+        self.bind_labels(child)
         self._update(child, message, identity, now, claim, ready)
         if status is not None:
             self._apply_registered_status(child, message, status, now, ready)
@@ -365,6 +377,8 @@ def _update_node_fields(
 ) -> None:
     child.leaving, child.incomplete = message.draining, message.incomplete
     child.warnings = message.warnings
+    if message.labels is not None or isinstance(message, Registration):
+        _take_labels(registry, child, message.labels or [])
     names = message.names
     if names != child.names:
         child.names = names
@@ -376,6 +390,17 @@ def _update_node_fields(
     elif message.children:
         patch_below(child, message.children, registry.limits, below, others_below(registry, child))
         registry.subtree_changes += 1
+
+
+def _take_labels(registry: Registry, child: Child, offers: list[Offer]) -> None:
+    before = child.labels.ignored
+    if child.labels.take(offers):
+        registry.generation += 1
+    ignored = child.labels.ignored
+    registry.labels_ignored += len(ignored)
+    if ignored and ignored != before:
+        named = ", ".join(ignored[:MAX_NAMED]) + (", ..." if len(ignored) > MAX_NAMED else "")
+        log.info("%s reports labels that this node does not know it by, and which do not count: %s", child.name, named)
 
 
 def others_of(registry: Registry, group: str, child: Child | None) -> list[Child]:

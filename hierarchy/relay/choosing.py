@@ -20,11 +20,13 @@ def claim(request: Request, dispatch: Dispatch, fingerprints: Fingerprints) -> L
     if prefix is None and request.prefix_field and dispatch.compares(key):
         prefix = request.known_prefix(fingerprints)
     try:
-        return dispatch.lease(key, request.passed, translated=translated, elsewhere=request.others, prefix=prefix)
+        return dispatch.lease(
+            key, request.passed, translated=translated, elsewhere=request.others, prefix=prefix, require=request.require
+        )
     except RequestError:
         if request.others or not request.insist():
             raise
-        return dispatch.lease(key, request.passed, translated=translated, prefix=prefix)
+        return dispatch.lease(key, request.passed, translated=translated, prefix=prefix, require=request.require)
 
 
 def can_leave(request: Request, child: Child, dispatch: Dispatch) -> bool:
@@ -40,7 +42,7 @@ def has_place(request: Request, child: Child, dispatch: Dispatch) -> bool:
     """Could another child of this node take the request?"""
     key, passed, translated = (request.model, request.api), (*request.passed, child), request.head.translated
     try:
-        dispatch.choose(key, passed, translated=translated, elsewhere=request.others)
+        dispatch.choose(key, passed, translated=translated, elsewhere=request.others, require=request.require)
     except RequestError:
         return False
     return True

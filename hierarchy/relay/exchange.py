@@ -132,7 +132,7 @@ class Exchange(Listener):
         if request.parent is not None or self.head.auth:  # the parent may have another child for it
             return False
         names = lane.dispatch.models(request.alias) if request.alias else (request.model,)
-        if not lane.waiting_room.hold(self, names, request.size, error):
+        if not lane.waiting_room.hold(self, names, request.size, error, request.require):
             return False
         total_s = Timeouts.of(lane.settings, request.model).total_s
         if total_s is not None:
@@ -257,10 +257,20 @@ class Exchange(Listener):
             self._lane.spawn(self._probe(attempt, failure), "probe")
         elif self._hold_unspent(attempt, failure):
             pass
+        elif self._is_unmet(failure):
+            assert self.request.require is not None
+            reason = said_of(attempt.child, failure.reason)
+            self.fail(self._lane.dispatch.unmet(self.request.model, self.request.require, reason))
         elif isinstance(decision, retry.PassOn):
             self._pass_on(decision.refusal, failure.reason)
         else:
             self.fail(ChildFailed(said_of(attempt.child, failure.reason)))
+
+    def _is_unmet(self, failure: retry.Failure) -> bool:
+        """Is the client told that its labels are the reason why nothing else serves the request?"""
+        if self.request.require is None or self.request.parent is not None:
+            return False
+        return failure.refusal is None or failure.refusal.held.response.head.status in RETRIABLE
 
     def _retry(self, attempt: Attempt, failure: retry.Failure, *, fresh: bool = False) -> None:
         try:
@@ -427,6 +437,8 @@ class Exchange(Listener):
 
     def _usable(self) -> frozenset[str] | None:
         """The models that the client may know of; None for all. Only the entry node knows the client's key."""
+        if self.request.require is not None:  # a name tells nothing of who may serve it
+            return frozenset()
         return self.head.caller.models if self.request.parent is None else frozenset()
 
     def drop_child(self, child: Child, error: RequestError) -> None:

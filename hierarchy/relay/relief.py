@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from hierarchy.labels import Requirement
 from hierarchy.registry import Registry, is_avoided
 from hierarchy.registry.child import Child, Share
 from hierarchy.relay.exchange import Exchange
@@ -37,17 +38,19 @@ def is_doubtful(child: Child) -> bool:
 
 def relieve(exchanges: Iterable[Exchange], registry: Registry, suspect: Child) -> int:
     """Move requests that wait for the first byte of a child that may be dead. Returns how many."""
-    waiting: dict[ModelKey, list[Exchange]] = {}
+    waiting: dict[tuple[ModelKey, Requirement | None], list[Exchange]] = {}
     for exchange in exchanges:
         share = exchange.waits_for(suspect)
         if share is not None:
-            waiting.setdefault(share.key, []).append(exchange)
-    return sum(_relieve_model(some, registry, suspect, key) for key, some in waiting.items())
+            waiting.setdefault((share.key, exchange.request.require), []).append(exchange)
+    return sum([_relieve_model(some, registry, suspect, *kind) for kind, some in waiting.items()])
 
 
-def _relieve_model(waiting: list[Exchange], registry: Registry, suspect: Child, key: ModelKey) -> int:
+def _relieve_model(
+    waiting: list[Exchange], registry: Registry, suspect: Child, key: ModelKey, require: Requirement | None
+) -> int:
     waiting.sort(key=_age)
-    shares = registry.available(key)
+    shares = registry.available(key, require)
     siblings = [] if is_avoided(shares) else [share for share in shares if share.child is not suspect]
     if siblings:
         load = suspect.load(key)

@@ -22,6 +22,7 @@ from hierarchy.http.promise import asks_for_stream
 from hierarchy.http.prompt import Prompt
 from hierarchy.http.request_head import PREFIX, RETRIED, UNSPENT, RequestHead
 from hierarchy.http.splice import moved, spliced
+from hierarchy.labels import Requirement
 from hierarchy.prefix.fingerprint import Fingerprint
 from hierarchy.registry.child import Child
 from hierarchy.relay.client import FOREVER
@@ -67,6 +68,7 @@ class Request:
         self._held = held
         self.api: Api = head.dialect.api
         self.started_at = now
+        self.require: Requirement | None = head.require  # labels that the child must have, here and below
         self.parent: Parent | None = None  # that sent it, if it is one that this node registered with
         self.tried: tuple[Child, ...] = ()  # children that failed on it
         self.passed: tuple[Child, ...] = ()  # those, and children that it left because others could take it
@@ -77,12 +79,21 @@ class Request:
         self._found: Found | None = None  # in the body, once it was read
 
     def trust(self, parent: Parent) -> None:
-        """It came from a parent: believe what its head says, rather than read the body again."""
+        """It came from a parent: believe what its head says, rather than read the body again.
+
+        Raises:
+            BadRequest: what it says cannot be read.
+        """
         self.parent = parent
         self.model = self.head.model
         self.left = self.head.attempts
         self.others = self.head.others == 1
         self.reports_outcome = self.head.others >= 0
+        above, self.require = self.head.required_above, None
+        if above is not None:
+            if above.error is not None:
+                raise above.error
+            self.require = above.require
 
     def failed_at(self, child: Child) -> None:
         """Do not send it to this child again."""
@@ -281,7 +292,7 @@ class Request:
     def resolve_alias(self, dispatch: Dispatch, fingerprints: Fingerprints) -> None:
         """Replace the alias by one of its models, here and in the body; the nodes below do not know the alias."""
         before = self.find_model()
-        self.model = dispatch.resolve(self.alias, self.api, translated=self.head.translated)
+        self.model = dispatch.resolve(self.alias, self.api, translated=self.head.translated, require=self.require)
         if self.prefix is not None and self.model != before.model:
             self.prefix = fingerprints.take(prompt_in(self.parts, before), self.model, self.head)
         self.parts = self.parts_with(self.model)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from hierarchy.errors import RequestError, Unavailable
+from hierarchy.labels import Requirement
 from hierarchy.registry.child import Child
 
 MAX_REQUESTS = 1024  # as many as a busy node gets in a few seconds; each keeps a connection open
@@ -38,14 +39,18 @@ class Guest(Protocol):
 
 
 class _Place:
-    """One held request. names: of the models, any of which would do. size: bytes of its body."""
+    """One held request.
 
-    __slots__ = ("guest", "names", "size")
+    names: of the models, any of which would do. size: bytes of its body. require: labels that the child must have.
+    """
 
-    def __init__(self, guest: Guest, names: Collection[str], size: int) -> None:
+    __slots__ = ("guest", "names", "require", "size")
+
+    def __init__(self, guest: Guest, names: Collection[str], size: int, require: Requirement | None) -> None:
         self.guest = guest
         self.names = names
         self.size = size
+        self.require = require
 
 
 class WaitingRoom:
@@ -71,7 +76,7 @@ class WaitingRoom:
         self._call_soon = call_soon or (lambda work: asyncio.get_running_loop().call_soon(work))
         self._places: dict[Guest, _Place] = {}
         self._bytes = 0
-        self._appeared: dict[str, int] = {}  # model -> how many requests may go to children that have just appeared
+        self._appeared: dict[Child, dict[str, int]] = {}  # how many requests for each model may go to a new child
         self._logged_at = -math.inf
         self._count = 0  # requests since the room was empty, if that was logged
         self._was_empty = True  # at the last sweep
@@ -83,13 +88,21 @@ class WaitingRoom:
         """Seconds of the room's clock."""
         return self._clock()
 
-    def hold(self, guest: Guest, names: Collection[str], size: int, error: RequestError) -> bool:
+    def hold(
+        self,
+        guest: Guest,
+        names: Collection[str],
+        size: int,
+        error: RequestError,
+        require: Requirement | None = None,
+    ) -> bool:
         """Keep a request until there may be a child for it. Returns False if it must end now, with the error.
 
         Args:
             names: of the models, any of which would do.
             size: bytes of its body.
             error: why there is no child; it knows whether waiting is worthwhile.
+            require: labels that the child must have; None for none.
         """
         if not isinstance(error, Unavailable) or error.patience_s <= 0:
             return False
@@ -101,7 +114,7 @@ class WaitingRoom:
             return False
         if first:
             self._log_begin(error, now)
-        self._places[guest] = _Place(guest, names, size)
+        self._places[guest] = _Place(guest, names, size, require)
         self._was_empty = False
         self._bytes += size
         return True
@@ -124,17 +137,16 @@ class WaitingRoom:
             return
         if not self._appeared:
             self._call_soon(self._let_some_go)
+        free = self._appeared.setdefault(child, {})
         for (name, _), share in child.shares.items():
-            free = share.slots - share.value if share.slots else FIRST_FEW
-            self._appeared[name] = self._appeared.get(name, 0) + max(1, free)
+            slots = share.slots - share.value if share.slots else FIRST_FEW
+            free[name] = free.get(name, 0) + max(1, slots)
 
     def _let_some_go(self) -> None:
         appeared, self._appeared = self._appeared, {}
         going: list[Guest] = []
         for place in self._places.values():
-            name = next((name for name in place.names if appeared.get(name, 0) > 0), None)
-            if name is not None:
-                appeared[name] -= 1
+            if _takes_place(place, appeared):
                 going.append(place.guest)
         self._resume(going)
 
@@ -173,3 +185,13 @@ class WaitingRoom:
 
     def __repr__(self) -> str:
         return f"<WaitingRoom {len(self._places)} requests, {self._bytes} bytes>"
+
+
+def _takes_place(place: _Place, appeared: dict[Child, dict[str, int]]) -> bool:
+    """Has one of the new children room for the request? Then it takes it."""
+    for child, free in appeared.items():
+        for name in place.names:
+            if free.get(name, 0) > 0 and (place.require is None or child.labels.can(name, place.require)):
+                free[name] -= 1
+                return True
+    return False

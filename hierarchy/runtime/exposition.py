@@ -44,6 +44,7 @@ FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("model", "api", "child"),
     ),
     "hierarchy_prefix_choices_total": ("counter", "Children chosen by what a prompt begins with.", ("reason",)),
+    "hierarchy_labels_ignored_total": ("counter", "Labels in reports that this node does not know the child by.", ()),
     "hierarchy_prefix_fields_ignored_total": ("counter", "Fields of parents that are no fingerprints.", ()),
     "hierarchy_refused_total": ("counter", "Requests answered with an error of this node.", ("code",)),
     "hierarchy_retries_total": ("counter", "Attempts after a failed one.", ()),
@@ -100,6 +101,7 @@ def _small(metrics: Metrics) -> Iterator[tuple[str, Iterable[Row]]]:
     yield "hierarchy_refused_total", [((code,), count) for code, count in metrics.refused.items()]
     yield "hierarchy_retries_total", [((), metrics.retries)]
     yield "hierarchy_prefix_choices_total", [((reason,), count) for reason, count in metrics.prefix_choices.items()]
+    yield "hierarchy_labels_ignored_total", [((), metrics.labels_ignored)]
     yield "hierarchy_prefix_fields_ignored_total", [((), metrics.prefix_fields_ignored)]
     yield "hierarchy_child_state_changes_total", list(metrics.state_changes.items())
     yield "hierarchy_loop_lag_seconds_total", [((), clock.lag_s if clock is not None else 0.0)]

@@ -102,6 +102,7 @@ class Metrics:
         self.refused: dict[str, int] = {}  # requests answered with an error of this node, by its code
         self.retries = 0
         self.prefix_choices: dict[str, int] = {}  # children that were chosen by what a prompt begins with, by reason
+        self.labels_ignored = 0  # in reports, of labels that the child is not bound to
         self.prefix_fields_ignored = 0  # fields of parents that are no fingerprints
         self.state_changes: dict[tuple[str, str, str], int] = {}  # by child, model ("": the whole child), new state
         self.whole = 0  # requests of clients that got a complete response with status 200

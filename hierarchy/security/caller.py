@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hierarchy.config.client_paths import ClientPaths
+from hierarchy.labels import Requirement
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class Caller:
     models: frozenset[str] | None = None  # the models it may use; None for all
     refusal: str = ""  # why it has no access; "" if it has
     paths: ClientPaths | None = None  # what it may call; None for what the node allows
+    require: Requirement | None = None  # labels that whatever serves its requests must have; None for none
 
     def may_use(self, model: str) -> bool:
         """Whether the caller may use the model or alias `model`."""

@@ -26,6 +26,7 @@ from ruamel.yaml.error import YAMLError
 from hierarchy.config.client_paths import ClientPaths
 from hierarchy.config.yaml import expands_too_far
 from hierarchy.errors import UsageError
+from hierarchy.labels import Requirement, check
 from hierarchy.runtime.blocking import AT_ONCE, Place
 from hierarchy.runtime.files import FileWatch, locked, write_private_file
 from hierarchy.security.caller import Caller
@@ -49,6 +50,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
     created: str = ""  # date, ISO 8601
     paths: list[str] | None = None  # as `security.paths` in the configuration; None for what the node allows
     expires: datetime | None = None  # from when it is void; None for never. Without a time zone it is in UTC
+    #: labels that whatever serves its requests must have. Without a value it is refused: a slip must not allow more
+    require: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def id(self) -> str:
@@ -151,7 +154,9 @@ def _callers(entries: Iterable[Entry]) -> dict[str, tuple[str, Caller]]:
 
 def _caller(entry: Entry) -> Caller:
     models = None if entry.models is None else frozenset(entry.models)
-    return Caller(entry.name, models, paths=None if entry.paths is None else ClientPaths(entry.paths))
+    paths = None if entry.paths is None else ClientPaths(entry.paths)
+    require = None if entry.require is msgspec.UNSET else Requirement(check(entry.require))
+    return Caller(entry.name, models, paths=paths, require=require)
 
 
 def read_keys(path: Path) -> list[Entry]:
@@ -170,6 +175,7 @@ def read_keys(path: Path) -> list[Entry]:
         if len(entry.sha256) != 64 or entry.sha256.strip("0123456789abcdef"):
             raise UsageError(f'{path}: a key of "{entry.name}" has no SHA-256 of 64 hex digits; {HINT}')
         _check_paths(path, entry)
+        _check_require(path, entry)
     return entries
 
 
@@ -189,6 +195,14 @@ def _check_paths(path: Path, entry: Entry) -> None:
         raise UsageError(f'{path}: `paths` of "{entry.name}": {error.args[0]}; {error.args[1]}') from None
 
 
+def _check_require(path: Path, entry: Entry) -> None:
+    if entry.require is not msgspec.UNSET:
+        try:
+            check(entry.require)
+        except ValueError as error:
+            raise UsageError(f'{path}: `require` of "{entry.name}": {error.args[0]}; {error.args[1]}') from None
+
+
 def create_key(
     path: Path,
     name: str,
@@ -197,6 +211,7 @@ def create_key(
     *,
     expires: datetime | None = None,
     paths: list[str] | None = None,
+    require: dict[str, str] | None = None,
     deliver: Callable[[str], None] = lambda key: None,
 ) -> str:
     """Add a key to a file, which need not exist. Returns the key, which is stored nowhere.
@@ -206,6 +221,7 @@ def create_key(
         models: the models that the key is for; None for all.
         expires: from when it is void; None for never.
         paths: what it may call; None for what the node allows.
+        require: labels that whatever serves its requests must have; None for none.
         deliver: gets the key before its hash is stored, so that no key is valid that its owner did not get.
 
     Raises:
@@ -218,7 +234,9 @@ def create_key(
         valid = [entry for entry in entries if entry.void_at > now.timestamp()]
         _check_key_count(path, name, [entry for entry in valid if entry.name == name])
         deliver(key)
-        _write(path, [*entries, Entry(name, digest(key.encode()), models, now.date().isoformat(), paths, expires)])
+        labels = msgspec.UNSET if require is None else require
+        created = now.date().isoformat()
+        _write(path, [*entries, Entry(name, digest(key.encode()), models, created, paths, expires, labels)])
     return key
 
 

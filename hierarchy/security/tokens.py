@@ -3,8 +3,9 @@
     tree key ──HMAC──▶ the key of each parent ──HS256──▶ tokens and credentials of that parent's children
 
 A parent needs only its own key, and cannot sign credentials for the rest of the tree with it. Tokens are JSON Web
-Tokens (RFC 7519). Claims: sub (the child's name), aud (the parent's), exp, iat, jti, kind, models if restricted, and
-in a credential since: when the join token was issued from which it comes, whatever renewed it later.
+Tokens (RFC 7519). Claims: sub (the child's name), aud (the parent's), exp, iat, jti, kind, models if restricted,
+labels if bound, and in a credential since: when the join token was issued from which it comes, whatever renewed it
+later.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Literal
 import msgspec
 
 from hierarchy.errors import InvalidToken, UsageError
+from hierarchy.labels import LabelSet, check
 from hierarchy.security.signed import Unreadable, WrongKey, read_unverified, sign, verify
 
 KEY_BYTES = 32
@@ -46,6 +48,7 @@ class _Claims(msgspec.Struct):
     kind: Kind
     models: list[str] | None = None
     since: float | None = None
+    labels: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Grant:
     since: float  # Unix seconds; when the join token was issued that began it. A revocation voids what began before it
     old_key: bool  # signed with an accepted key, not with the one that signs now
     models: frozenset[str] | None  # the models the child may serve; None for any
+    labels: LabelSet | None = None  # that all below the child has; None for none
 
     @property
     def title(self) -> str:
@@ -139,13 +143,20 @@ class Signer:
         self._accepted = tuple(accepted)
         self._now = now
 
-    def join_token(self, node: str, ttl_s: float, models: Iterable[str] | None = None) -> str:
-        """A token with which the node `node` can join once, within `ttl_s` seconds. models: None for any."""
-        return self._sign("join", node, secrets.token_urlsafe(16), ttl_s, models)
+    def join_token(
+        self, node: str, ttl_s: float, models: Iterable[str] | None = None, labels: LabelSet | None = None
+    ) -> str:
+        """A token with which the node `node` can join once, within `ttl_s` seconds.
+
+        models: None for any. labels: that all below it has; None for none.
+        """
+        return self._sign("join", node, secrets.token_urlsafe(16), ttl_s, models, labels=labels)
 
     def credential(self, grant: Grant) -> str:
         """A credential that replaces the token or older credential that a child showed."""
-        return self._sign("credential", grant.node, grant.identity, CREDENTIAL_S, grant.models, grant.since)
+        return self._sign(
+            "credential", grant.node, grant.identity, CREDENTIAL_S, grant.models, grant.since, grant.labels
+        )
 
     def renewed(self, grant: Grant) -> Grant:
         """What the credential allows that replaces what a child showed."""
@@ -166,11 +177,12 @@ class Signer:
         try:
             payload, key_number = verify(token, (self._key, *self._accepted), self.parent)
             claims = msgspec.convert(payload, _Claims)
+            labels = None if claims.labels is None else check(claims.labels, several=True)
         except WrongKey:
             raise InvalidToken(
                 f'the token was signed with another key, or for another parent than "{self.parent}"'
             ) from None
-        except (Unreadable, msgspec.ValidationError):
+        except (Unreadable, ValueError):  # msgspec's errors, too
             raise InvalidToken(NOT_A_TOKEN) from None
         if not self._now() < claims.exp:
             raise InvalidToken(
@@ -179,7 +191,16 @@ class Signer:
         models = None if claims.models is None else frozenset(claims.models)
         since = claims.iat if claims.since is None else claims.since  # earlier releases do not write it
         return Grant(
-            claims.kind, claims.sub, claims.aud, claims.jti, claims.iat, claims.exp, since, key_number > 0, models
+            claims.kind,
+            claims.sub,
+            claims.aud,
+            claims.jti,
+            claims.iat,
+            claims.exp,
+            since,
+            key_number > 0,
+            models,
+            labels,
         )
 
     def _sign(
@@ -190,6 +211,7 @@ class Signer:
         ttl_s: float,
         models: Iterable[str] | None,
         since: float | None = None,
+        labels: LabelSet | None = None,
     ) -> str:
         now = self._now()
         claims: dict[str, object] = {
@@ -199,4 +221,6 @@ class Signer:
             claims["since"] = since
         if models is not None:
             claims["models"] = sorted(models)
+        if labels is not None:
+            claims["labels"] = dict(labels)
         return sign(claims, self._key)

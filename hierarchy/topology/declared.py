@@ -22,6 +22,7 @@ from hierarchy.errors import UsageError
 from hierarchy.topology.checks import check_all
 from hierarchy.topology.graph import NODE, Member, TreeGraph
 from hierarchy.topology.incomplete import check_incomplete, is_wrong
+from hierarchy.topology.labels import check_labels
 from hierarchy.topology.preferred import check_prefer, note_prefer
 from hierarchy.topology.reachability import check_reach, parse_reach
 
@@ -56,7 +57,12 @@ class DeclaredTree:
         return [self.source.problem(*finding) for finding in findings]
 
     def _findings(self) -> Iterator[Finding]:
-        others = [*self._reach_findings, *_check_aliases(self.config), *_check_slice(self.config)]
+        others = [
+            *self._reach_findings,
+            *_check_aliases(self.config),
+            *_check_slice(self.config),
+            *check_labels(self.config),
+        ]
         if not self.wrong:
             yield from (*others, *check_all(self.graph), *check_reach(self.graph, self.reach))
             yield from check_prefer(self.config, self.graph)

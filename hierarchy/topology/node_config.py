@@ -25,6 +25,7 @@ from hierarchy.config.yaml import closest
 from hierarchy.errors import UsageError
 from hierarchy.names import as_node_name
 from hierarchy.topology.declared import DeclaredTree
+from hierarchy.topology.labels import labels_of_children
 
 
 def from_tree(tree: DeclaredTree, name: str) -> NodeConfig:
@@ -66,6 +67,12 @@ def part_of(tree: DeclaredTree, name: str) -> NodeConfig:
         engines=tuple(_engine(key, config.engines[key]) for key in children if key in config.engines),
         prefer=spec.prefer,
         models_below=_models_below(tree, name),
+        labels=labels_of_children(
+            config,
+            name,
+            [key for key in children if key in config.nodes],
+            [key for key in children if key in config.engines],
+        ),
         aliases=config.aliases,
         settings=spec.settings(config.defaults),
     )

@@ -18,10 +18,19 @@ from hierarchy.config.models import TreeConfig
 from hierarchy.topology import node_config
 from hierarchy.topology.declared import DeclaredTree
 from hierarchy.topology.graph import Member
+from hierarchy.topology.labels import labels_of_node
 
 COPIED_SECTIONS = ("version", "aliases")  # of the file; the others are left out, or filtered for the node
 MERGED_BLOCKS = ("security", "tls")  # of `defaults`; they move to the node
-PLACE_FIELDS = ("parent", "replica_of", "listen", "advertise", "link", "subnet")  # all that is kept of another node
+PLACE_FIELDS = (
+    "parent",
+    "replica_of",
+    "listen",
+    "advertise",
+    "link",
+    "subnet",
+    "labels",
+)  # all that is kept of another node
 
 Entry = dict[str, Any]  #: one node or engine as written
 
@@ -65,7 +74,15 @@ def _nodes(tree: DeclaredTree, name: str, written: dict[str, Entry], parent_urls
         urls = [url for url in (dialled, *child.urls_for_parent) if url]
         if child.is_node and urls:
             nodes[child.key]["advertise"] = urls[0]
+    _write_labels(tree, name, nodes)
     return nodes
+
+
+def _write_labels(tree: DeclaredTree, name: str, nodes: dict[str, Entry]) -> None:
+    """At the node, and its other instances, those that it has from nodes further up, too."""
+    if labels := labels_of_node(tree.config, name):
+        for key in _replicas(tree, name):
+            nodes[key]["labels"] = labels
 
 
 def _replicas(tree: DeclaredTree, name: str) -> set[str]:

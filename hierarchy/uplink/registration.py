@@ -41,6 +41,7 @@ from hierarchy.wire.messages import (
     WorkerStatus,
     is_prefix_key,
 )
+from hierarchy.wire.offer import Offer
 from hierarchy.wire.record import Record
 from hierarchy.wire.status import EMPTY, NodeStatus
 
@@ -79,6 +80,9 @@ class Source(Protocol):
     def warnings(self) -> list[str]:
         """What is wrong with this node, for operators."""
 
+    def labels(self) -> list[Offer]:
+        """Which labels can be required of what is below this node."""
+
 
 class Listener(Protocol):
     """Gets the changes of a registration: the reserve of reverse links."""
@@ -97,6 +101,7 @@ class _Reported:
     status: NodeStatus = EMPTY
     other_load: int = 0  #: part of the load that the parent did not send
     children: dict[str, Any] = field(default_factory=dict)  #: the subtree
+    labels: list[Offer] = field(default_factory=list)  #: which can be required
 
 
 class Uplink:
@@ -271,6 +276,7 @@ class Uplink:
             replica=self._identity.replica,
             reads_prefix=True,
             children=_as_json(children),
+            labels=current.labels or None,
             link=self._link,
             **self._node_fields(status),
         )
@@ -378,6 +384,7 @@ class Uplink:
             queue_length=status.queue_length,
             speed=status.speed,
             children=_as_json(text) if text else None,
+            labels=current.labels if current.labels != self._reported.labels else None,
             shared=shared,
             **self._node_fields(status),
         )
@@ -443,7 +450,7 @@ class Uplink:
     def _current(self, below: dict[str, Any]) -> _Reported:
         """The status now. No request may come until its number is read for the message (`seen`)."""
         status = self._source.status()
-        return _Reported(status, self._other_load(status), below)
+        return _Reported(status, self._other_load(status), below, self._source.labels())
 
     def _other_load(self, status: NodeStatus) -> int:
         """Requests that the parent did not send. It knows its own; FastChat's controller does not."""

@@ -32,6 +32,7 @@ from hierarchy.wire.checks import (
     status_steps,
 )
 from hierarchy.wire.limits import DEFAULT, SMALL, ChildLimits, values_in
+from hierarchy.wire.offer import Offer, check_offers
 from hierarchy.wire.record import Record
 from hierarchy.wire.status import ModelStatus, NodeStatus
 
@@ -99,6 +100,9 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
     incomplete: bool = False
     #: what is wrong with the sender, for `/tree` and `check --live`
     warnings: list[str] = []
+    #: which labels can be required of the engines below it; in a registration None: the sender says nothing, in a
+    #: report: the same as before
+    labels: list[Offer] | None = None
 
     @property
     def names(self) -> Names:
@@ -119,6 +123,8 @@ class NodeFields(msgspec.Struct, frozen=True, kw_only=True):
             check_subtree("children", self.children)
         if self.warnings:
             check_warnings("warnings", self.warnings)
+        if self.labels:
+            check_offers("labels", self.labels, limits)
 
     def _check_names(self, limits: ChildLimits) -> None:
         check_path(self.path, limits)

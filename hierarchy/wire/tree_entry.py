@@ -97,6 +97,8 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
     build: str = ""
     #: the name of a node's dispatch policy
     dispatch: str = ""
+    #: labels that the node above knows it to have; a value "" of the name `*`: and no others
+    labels: dict[str, str] = {}
     #: capacity weight, of a node the sum over its children; None: unknown
     speed: Amount | None = None
     #: requests running plus waiting; None: unknown

@@ -75,7 +75,14 @@ def test_json_for_programs(tmp_path: Path) -> None:
         "alice", ["a", "b"], "2999-01-31T00:00:00+00:00",
     )  # fmt: skip
     written = json.loads(succeeds(*arguments, "--out", out))
-    assert written == {"file": str(out), "name": "alice", "models": ["a", "b"], "expires": None, "paths": None}
+    assert written == {
+        "file": str(out),
+        "name": "alice",
+        "models": ["a", "b"],
+        "expires": None,
+        "paths": None,
+        "require": None,
+    }
     rows = json.loads(succeeds("key", "list", "--file", file, "--json"))["keys"]
     assert [(row["name"], row["models"], row["expired"]) for row in rows] == [("alice", ["a", "b"], False)] * 2
     revoked = json.loads(succeeds("key", "revoke", "--file", file, "--name", "alice", "--json"))["revoked"]

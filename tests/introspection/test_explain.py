@@ -168,6 +168,7 @@ def test_each_level_down_to_an_engine() -> None:
             "chance": 0.0,
             "error_rate": 0.0,
             "penalty": 0,
+            "labels": {},
             **NO_TERMS,
         },
         {
@@ -180,6 +181,7 @@ def test_each_level_down_to_an_engine() -> None:
             "chance": 1.0,
             "error_rate": 0.0,
             "penalty": 0,
+            "labels": {},
             **NO_TERMS,
         },
     ]

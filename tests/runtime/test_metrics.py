@@ -37,6 +37,7 @@ def key(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 def test_metrics_without_counts_are_valid() -> None:
     without_labels = (
+        "hierarchy_labels_ignored_total",
         "hierarchy_prefix_fields_ignored_total",
         "hierarchy_retries_total",
         "hierarchy_loop_lag_seconds_total",

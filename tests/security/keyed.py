@@ -42,8 +42,15 @@ class Keys:
     def config(self, name: str = "root", **fields: Any) -> NodeConfig:
         return NodeConfig(name=name, listen=(("127.0.0.1", 0),), advertise=ME, settings=self.settings(**fields))
 
-    def token(self, node: str, parent: str = "root", ttl_s: float = 60.0, models: list[str] | None = None) -> str:
-        return Signer(parent, parent_key(self.tree, parent)).join_token(node, ttl_s, models)
+    def token(
+        self,
+        node: str,
+        parent: str = "root",
+        ttl_s: float = 60.0,
+        models: list[str] | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> str:
+        return Signer(parent, parent_key(self.tree, parent)).join_token(node, ttl_s, models, labels)
 
     def token_file(self, node: str, parent: str = "root", **options: Any) -> str:
         """A value of `security.join_token`: a file with a new join token."""

@@ -31,6 +31,7 @@ def test_each_node_gets_its_own_part(tmp_path: Path) -> None:
         urls=("http://localhost:21001", "http://10.0.0.10:21001"),
         children=("lab",),
         engines=(EngineConfig(name="own", kind="simulated", model="m", simulated=SimulatedSpec(slots=2)),),
+        labels={"lab": {}, "own": {}},
         settings=Settings(dispatch="p2c", grace_s=5.0),
     )
     lab = from_tree(tree, "lab")

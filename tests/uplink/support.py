@@ -16,6 +16,7 @@ from hierarchy.runtime.slices import Slices
 from hierarchy.runtime.steps import Steps
 from hierarchy.uplink.registration import Uplink
 from hierarchy.wire.messages import Identity
+from hierarchy.wire.offer import Offer
 from hierarchy.wire.status import NodeStatus
 from tests.builders import SITE, Table, heart_beat, model, registration, status_of
 from tests.mock_transport import MockTransport
@@ -30,6 +31,7 @@ class Source:
         self.now = status_of(model())
         self.leaving = False
         self.settling = False
+        self.offers: list[Offer] = []
         self.below: dict[str, Any] = {"gpu": {"kind": "vllm", "state": "up"}}
         self.meanwhile: list[Callable[[], object]] = []  # happens while `below` is collected
 
@@ -57,6 +59,9 @@ class Source:
 
     def warnings(self) -> list[str]:
         return []
+
+    def labels(self) -> list[Offer]:
+        return self.offers
 
 
 class Bench:

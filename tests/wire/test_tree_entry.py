@@ -66,6 +66,7 @@ def test_every_field_that_a_node_shows_is_decoded() -> None:
     lease = engine.lease(engine.shares[OPENAI])
     table.add(site("site-a", children={"rack-gpu": {"kind": "vllm", "state": "up"}}, version="1.2", dispatch="p2c"))
     table.children["site-a"].warnings = ["the certificate expires on 2026-01-31"]
+    table.declare_labels({"gpu": {"region": "eu"}})
     sleeper = table.declare("sleeper", "http://gpu:2", "vllm")
     table.report(sleeper, NodeStatus((model("n", load_s=5.0),), 1.0, asleep=True, wakes=True))
     table.set_drain("gpu", Drain(5.0, "ann", "new GPU"))

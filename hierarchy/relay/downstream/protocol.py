@@ -42,8 +42,8 @@ from hierarchy.relay.lane import Lane
 from hierarchy.relay.upstream.links import child_of_link
 
 # What a parent adds to a head that was within its limits: its own fields, among them a model's name of at most 256
-# characters, percent-encoded.
-PARENT_FIELDS, PARENT_BYTES = 9, 4096
+# characters, percent-encoded, and labels of 1 KB.
+PARENT_FIELDS, PARENT_BYTES = 10, 5120
 #: bytes waiting for a client above which reading from its child stops. Small, since the kernel holds far more before
 #: any wait here, and since one read of uvloop's may still come on top: 256,000 bytes.
 HIGH_WATER = 4096

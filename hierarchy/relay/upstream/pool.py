@@ -11,7 +11,18 @@ from typing import Any, Final
 
 from hierarchy.http import render
 from hierarchy.http.link_handshake import ping_request
-from hierarchy.http.request_head import ATTEMPTS, AUTH, HOPS, MODEL, OTHERS, SEQ, RequestHead, request_opening
+from hierarchy.http.request_head import (
+    ATTEMPTS,
+    AUTH,
+    HOPS,
+    MODEL,
+    OTHERS,
+    REQUIRE,
+    SEQ,
+    RequestHead,
+    request_opening,
+)
+from hierarchy.labels import Requirement
 from hierarchy.registry.child import Child
 from hierarchy.relay.turns import Turns
 from hierarchy.relay.upstream.connection import ConnectionPool, Upstream
@@ -57,8 +68,9 @@ class Pool(ConnectionPool):
         self.numbered = child.is_node  # its requests carry a number, and what else a parent tells a node
         self.clock = clock
         self.connect: Callable[..., Awaitable[Any]] = connect  # replaced by tests
-        self._openings: dict[tuple[RequestHead, str, int, int, bool], bytes] = {}
+        self._openings: dict[tuple[RequestHead, str, int, int, bool, Requirement | None], bytes] = {}
         self._secret = child.secret  # with which `_openings` were made
+        self._bound = child.labels.bound  # the same
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls if child.tls else None
         self._guard = guard
@@ -73,17 +85,23 @@ class Pool(ConnectionPool):
             upstream.transport.close()
         return None
 
-    def opening(self, head: RequestHead, model: str, hops: int, lent: int, others: bool) -> bytes:
+    def opening(
+        self, head: RequestHead, model: str, hops: int, lent: int, others: bool, require: Requirement | None = None
+    ) -> bytes:
         """A request's head as this child gets it, up to its first number: the request's if `numbered`, else the length.
 
-        model, hops, lent, others: sent to a node below; `lent` are attempts, `others`: others could take the request.
+        model, hops, lent, others: sent to a node below; `lent` are attempts, `others`: others could take the request,
+        `require`: the labels that it requires.
         Cached, since clients send the same head again and again.
         """
         child = self.child
         if self._secret is not child.secret:
             self._secret = child.secret
             self._openings.clear()
-        key = head, model, hops, lent, others
+        if self._bound is not child.labels.bound:
+            self._bound = child.labels.bound
+            self._openings.clear()
+        key = head, model, hops, lent, others, require
         opening = self._openings.get(key)
         if opening is None:
             node_fields = [
@@ -94,6 +112,8 @@ class Pool(ConnectionPool):
                 (OTHERS, b"1" if others else b"0"),
                 (SEQ, b""),
             ]
+            if require is not None:
+                node_fields.insert(0, (REQUIRE, require.below(child.labels.bound).field))
             fields = head.fields + child.credential
             opening = request_opening(
                 child.prefix + head.target, child.authority, fields, node_fields if self.numbered else ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from hierarchy.labels import known, write
 from hierarchy.runtime import logs
 from hierarchy.wire.tree_entry import MAX_DEPTH, TreeEntry
 
@@ -98,6 +99,8 @@ def _details(entry: TreeEntry) -> Iterator[str]:
     if names and not entry.is_node:
         more = f" and {len(names) - MAX_MODELS} more" if len(names) > MAX_MODELS else ""
         yield escape(", ".join(names[:MAX_MODELS]) + more)
+    if labels := write(known(entry.labels)):
+        yield escape(labels)
     if entry.state not in ("up", "declared"):
         yield escape(f"{entry.state}: {entry.detail}" if entry.detail else entry.state)
 

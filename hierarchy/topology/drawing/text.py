@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
+from hierarchy.labels import known, write
 from hierarchy.runtime.logs import escape
 from hierarchy.topology.drawing.boxes import UNKNOWN, drawn_children, format_number, slots_of
 from hierarchy.wire.tree_entry import ModelEntry, TreeEntry
@@ -52,6 +53,7 @@ class Row:
     name: str
     kind: str
     link: str  #: one of `SHOWN_LINKS`, or empty
+    labels: str  #: of it, `region=eu`, or empty
     trip: str  #: the round trip to it, if it is long enough to be shown
     state: str
     numbers: tuple[str, ...]  #: speed, queue length with slots, in flight; of a declared one only the speed
@@ -64,7 +66,7 @@ class Row:
     def label(self) -> Text:
         """Its place and name; of an engine also the kind, of a node the link; how far away it is."""
         label = Text(self.lead, "dim").append(self.name, "not dim" if self.kind != "node" else "not dim bold")
-        note = " ".join(filter(None, (self.link if self.kind == "node" else self.kind, self.trip)))
+        note = " ".join(filter(None, (self.link if self.kind == "node" else self.kind, self.labels, self.trip)))
         return label.append(f" {note}", "cyan") if note else label
 
     @property
@@ -103,6 +105,7 @@ def rows(entry: TreeEntry, lead: str = "", below: str = "", depth: int = 0) -> I
         name=escape(entry.name),
         kind=escape(entry.kind),
         link=entry.link if entry.link in SHOWN_LINKS else "",
+        labels=escape(write(known(entry.labels))),
         trip=trip(entry.round_trip_s),
         state=escape(entry.state),
         numbers=(format_number(entry.speed), *counts),
