@@ -28,7 +28,7 @@ async def read_message(
     return decode(await read_body(request, limit_bytes), kind, max_values)
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
+async def read_body(request: Request, limit_bytes: int) -> bytearray:
     """Read the body of a request.
 
     Raises:
@@ -43,7 +43,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
                 raise BodyTooLarge(f"the body is larger than {limit_bytes} bytes, the limit of this node")
     except ClientDisconnect:
         raise BadRequest("the client disconnected before its request was complete") from None
-    return bytes(body)
+    return body
 
 
 def error_response(error: RequestError) -> Response:

@@ -61,7 +61,7 @@ def router(node: Node) -> APIRouter:
         for name, text in (("session", session), ("caller", caller)):
             if len(text) > MAX_NAME:
                 raise BadRequest(f"`{name}` is longer than {MAX_NAME} characters", param=name)
-        body = await read_body(request, node.settings.max_body_bytes)
+        body = bytes(await read_body(request, node.settings.max_body_bytes))
         named, prompt = await node.slices.run(_read_steps(body))
         if model and model != named:
             raise BadRequest(f"the body is for model {named[:100]!r}, not for {model[:100]!r}", param="model")

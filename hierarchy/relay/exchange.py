@@ -32,6 +32,7 @@ from hierarchy.relay.response import Response, path_of
 from hierarchy.relay.timeouts import Timeouts
 from hierarchy.relay.upstream.connection import ConnectionPool
 from hierarchy.relay.warnings import warn_of_error, warn_of_response
+from hierarchy.runtime.slices import in_turns
 from hierarchy.security.registration_policy import UNAUTHENTICATED_BODY_BYTES
 from hierarchy.wire.large import LARGE_BYTES
 
@@ -186,7 +187,8 @@ class Exchange(Listener):
     async def _answer_later(self, handler: LongHandler) -> None:
         """The message is so large that other requests get their turns while it is read."""
         try:
-            body = await handler(self.request.body(), self.head.auth, self._client.peer)
+            whole = await in_turns(self.request.joined_steps())
+            body = await handler(whole, self.head.auth, self._client.peer)
         except RequestError as error:
             self.fail(error)
             return

@@ -23,7 +23,7 @@ from hierarchy.wire.record import Record
 Handler = Callable[[bytes, bytes, str], bytes]
 
 #: The same, for a large body: others have their turns while it is read.
-LongHandler = Callable[[bytes, bytes, str], Awaitable[bytes]]
+LongHandler = Callable[[bytearray, bytes, str], Awaitable[bytes]]
 
 EXISTS, UNKNOWN = b'{"exist": true}', b'{"exist": false}'
 
@@ -69,7 +69,7 @@ def long_report_handler(registry: Registry, policy: RegistrationPolicy, board: B
     """Answers large reports: decoded, checked and merged in slices, and then applied at once."""
     rate = policy.rate
 
-    async def receive_heart_beat(body: bytes, secret: bytes, peer: str) -> bytes:
+    async def receive_heart_beat(body: bytearray, secret: bytes, peer: str) -> bytes:
         sender = _sender(registry, policy, secret)
         name = "" if sender is None else sender.group or sender.name
         spending = partial(rate.spending, name)

@@ -28,10 +28,12 @@ from hierarchy.registry.child import Child
 from hierarchy.relay.client import FOREVER
 from hierarchy.relay.fingerprints import Fingerprints, likely_model
 from hierarchy.relay.held_bytes import HeldBytes
+from hierarchy.runtime.steps import Steps
 from hierarchy.security.caller import Caller
 from hierarchy.wire.status import Api
 
 SALTED: Final = ("chat", "completion", "response")  # forms of answers on the paths that take `cache_salt`
+COPIED_AT_ONCE: Final = 1024 * 1024  # bytes
 MIN_PART: Final = 64 * 1024  # bytes: smaller pieces of a body are joined, since each object costs 40 bytes more
 
 _PREFIX_LINE: Final = b"\r\n%b: " % PREFIX
@@ -186,6 +188,18 @@ class Request:
         if len(self.parts) != 1:
             self.parts = [b"".join(self.parts)]
         return self.parts[0]
+
+    def joined_steps(self) -> Steps[bytearray]:
+        """The body in one piece, copied in steps: 32 MB of new memory takes 20 ms or more. `body` is empty then."""
+        parts, self.parts = self.parts, []
+        whole, at, step_ends = bytearray(self.size), 0, COPIED_AT_ONCE
+        for part in parts:
+            whole[at : at + len(part)] = part
+            at += len(part)
+            if at >= step_ends:
+                step_ends = at + COPIED_AT_ONCE
+                yield
+        return whole
 
     def forget_body(self) -> None:
         """It is not needed any more: no other attempt will follow."""

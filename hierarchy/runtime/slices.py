@@ -26,6 +26,17 @@ def shorten_switches() -> None:
     sys.setswitchinterval(SWITCH_S)
 
 
+async def in_turns(steps: Steps[T]) -> T:
+    """The result of work whose steps are slices themselves."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        await asyncio.sleep(0)
+
+
 class Slices:
     """The long work of one node, in turns.
 

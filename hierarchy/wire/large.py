@@ -30,7 +30,7 @@ class Children(NamedTuple):
     is_too_large: bool = False  #: to be kept, so that it was not decoded, and `value` is empty
 
 
-def decode_steps(body: bytes, kind: type[M], limits: ChildLimits) -> Steps[tuple[M, Children | None]]:
+def decode_steps(body: bytes | bytearray, kind: type[M], limits: ChildLimits) -> Steps[tuple[M, Children | None]]:
     """`messages.decode` of a registration or report, which may be large.
 
     The second is None if the message is small or has no children; then nothing was checked. What is too large to be

@@ -288,7 +288,7 @@ def is_prefix_key(value: object) -> bool:
 M = TypeVar("M")
 
 
-def decode(body: bytes, kind: type[M], max_values: int = DEFAULT.message_values) -> M:
+def decode(body: bytes | bytearray, kind: type[M], max_values: int = DEFAULT.message_values) -> M:
     """Decode one message. max_values: of JSON, each of which takes far more memory than bytes of the body.
 
     Raises:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.runtime.slices import CHUNK_BYTES, Slices
+from hierarchy.runtime.slices import CHUNK_BYTES, Slices, in_turns
 from hierarchy.runtime.steps import Steps
 from tests.clocks import Clock
 
@@ -92,3 +92,21 @@ def test_a_chunk_has_a_bound() -> None:
         return [chunk async for chunk in Slices(Clock(), 1).stream(iter([bytes(CHUNK_BYTES)] * 3))]
 
     assert [len(chunk) for chunk in asyncio.run(read())] == [CHUNK_BYTES] * 3
+
+
+def test_work_whose_steps_are_slices_gives_way_after_each() -> None:
+    async def work() -> tuple[str, list[int]]:
+        done: list[int] = []
+
+        def steps() -> Steps[str]:
+            for number in range(3):
+                done.append(number)
+                yield
+            return "whole"
+
+        task = asyncio.ensure_future(in_turns(steps()))
+        await asyncio.sleep(0)
+        assert done == [0]
+        return await task, done
+
+    assert asyncio.run(work()) == ("whole", [0, 1, 2])

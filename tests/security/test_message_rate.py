@@ -170,7 +170,9 @@ def test_a_site_that_has_used_up_its_time_gets_429_and_stays(api: SecuredApi) ->
     assert registry.children["evil"].last_seen > seen  # type: ignore[operator]
 
     async def long_report() -> bytes:
-        return await api.node.lane.long_handlers[b"/receive_heart_beat"](report_bytes("evil", 9), b"evil", "127.0.0.1")
+        return await api.node.lane.long_handlers[b"/receive_heart_beat"](
+            bytearray(report_bytes("evil", 9)), b"evil", "127.0.0.1"
+        )
 
     with pytest.raises(TooManyMessages):
         asyncio.run(long_report())
