@@ -6,9 +6,28 @@ import pytest
 
 from hierarchy.relay.held_bytes import HeldBytes
 from hierarchy.relay.request import COPIED_AT_ONCE, Request
+from hierarchy.runtime.steps import Steps, at_once
 from tests.relay.test_fingerprints import head
 
 LIMIT = 32 * 1024 * 1024
+
+
+class Counted:
+    """Steps that are counted."""
+
+    def __init__(self, steps: Steps[bytearray]) -> None:
+        self.count = 0
+        self._steps = steps
+
+    def steps(self) -> Steps[bytearray]:
+        while True:
+            try:
+                next(self._steps)
+            except StopIteration as end:
+                whole: bytearray = end.value
+                return whole
+            self.count += 1
+            yield
 
 
 @pytest.mark.parametrize("sizes", [[], [1], [200_000] * 30 + [7], [COPIED_AT_ONCE] * 3, [10] * 100_000])
@@ -18,13 +37,8 @@ def test_a_body_is_joined_in_steps(sizes: list[int]) -> None:
     for piece in pieces:
         request.add(piece, LIMIT)
     request.end_body()
-    steps, count = request.joined_steps(), 0
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            assert end.value == b"".join(pieces)
-            break
-        count += 1
+    counted = Counted(request.joined_steps())
+    assert at_once(counted.steps()) == b"".join(pieces)
+    count = counted.count
     assert sum(sizes) // (COPIED_AT_ONCE + 200_000) <= count <= sum(sizes) // COPIED_AT_ONCE
     assert request.parts == []
