@@ -13,7 +13,7 @@ import xxhash
 
 from hierarchy.balancing.candidates import Candidates
 from hierarchy.balancing.warm_first import warm_first
-from hierarchy.prefix.cost import PREFILL_BYTES_PER_S, cost, weight
+from hierarchy.prefix.cost import PREFILL_BYTES_PER_S, common, cost, weight
 from hierarchy.prefix.fingerprint import Fingerprint
 from hierarchy.prefix.index import MAX_NUMBER, PrefixIndex
 from hierarchy.registry.child import Child, Lease, Share
@@ -83,7 +83,8 @@ class PrefixChoice:
                     matches.pop(self.number(share.child), None)
         prior = self._prior(candidates, fingerprint, matches) if fingerprint.session else -1
         few = self._few(candidates, matches, rng)
-        share = self._least(few, candidates.by_slots, matches, prior, fingerprint.length)
+        shared = self._common(few, matches, len(shares)) if len(matches) > 1 else 0
+        share = self._least(few, candidates.by_slots, matches, prior, fingerprint.length, shared)
         match = matches.get(share.child.cache_number, 0)
         self._count(MATCH if match else SPREAD if self._any_match else NO_MATCH, match)
         return share
@@ -157,10 +158,28 @@ class PrefixChoice:
             few[candidates.draw(rng)] = None
         return list(few)
 
+    def _common(self, shares: list[Share], matches: dict[int, int], children: int) -> int:
+        """What many of the children have of the prompt."""
+        found = []
+        for share in shares:
+            match = matches.get(self.number(share.child), 0)
+            if match:
+                found.append(match)
+        return common(found, children)
+
     def _least(
-        self, shares: list[Share], by_slots: bool, matches: dict[int, int], prior: int, length: int = 0
+        self,
+        shares: list[Share],
+        by_slots: bool,
+        matches: dict[int, int],
+        prior: int,
+        length: int = 0,
+        shared: int = 0,
     ) -> Share:
-        """The share of the least cost; equals in turn. prior: the child that is taken to have all of `length`."""
+        """The share of the least cost; equals in turn.
+
+        prior: the child that is taken to have all of `length`. shared: what many have of it.
+        """
         wait = math.inf
         for share in shares:
             one = share.pending / share.speed
@@ -178,6 +197,7 @@ class PrefixChoice:
                     self._any_match = True
                 if number == prior:
                     match = length
+                match = match - shared if match > shared else 0
             score = share.busy if by_slots else share.score
             distance = (share.child.round_trip.counted + share.load_s) * PREFILL_BYTES_PER_S
             one = cost(share.pending / share.speed, match, score, match_weight, distance)

@@ -15,7 +15,7 @@ from itertools import groupby
 import msgspec
 
 from hierarchy.balancing.prefix_choice import MATCH, NO_MATCH, SPREAD, STICKY, Known
-from hierarchy.introspection.terms import Terms, busy_of, cost_of, read, weight_among
+from hierarchy.introspection.terms import Terms, busy_of, common_among, cost_of, read, weight_among
 from hierarchy.labels import Requirement, write
 from hierarchy.labels import known as known_labels
 from hierarchy.runtime.steps import Steps, at_once
@@ -176,7 +176,10 @@ def _level(entry: TreeEntry, model: str, api: Api, known: Known | None, require:
 
 def _with_costs(candidates: list[Candidate]) -> list[Candidate]:
     match_weight = weight_among([one.pending / one.speed for one in candidates if one.speed])
-    return [msgspec.structs.replace(one, cost=cost_of(one, one.load, one.speed, match_weight)) for one in candidates]
+    shared = common_among([one.match for one in candidates])
+    return [
+        msgspec.structs.replace(one, cost=cost_of(one, one.load, one.speed, match_weight, shared)) for one in candidates
+    ]
 
 
 def _why(likeliest: Candidate, candidates: list[Candidate], known: Known) -> str:

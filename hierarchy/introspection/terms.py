@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from hierarchy.prefix.cost import cost, distance, slot_score, weight
+from hierarchy.prefix.cost import common, cost, distance, slot_score, weight
 from hierarchy.registry.round_trip import counted_s
 from hierarchy.wire.tree_entry import ModelEntry, TreeEntry
 
@@ -44,15 +44,23 @@ def busy_of(terms: Terms, load: float, speed: float) -> float:
     return slot_score(load, terms.slots, speed) if speed else 0.0
 
 
-def cost_of(terms: Terms, load: float, speed: float, match_weight: float) -> float:
-    """The cost in bytes. load: requests. match_weight: of a matched byte, from `weight_among`."""
+def cost_of(terms: Terms, load: float, speed: float, match_weight: float, shared: int = 0) -> float:
+    """The cost in bytes.
+
+    load: requests. match_weight: of a matched byte, from `weight_among`. shared: what many have, from `common_among`.
+    """
     if not speed:
         return 0.0
     score = terms.busy or load / speed
     away = distance(counted_s(terms.round_trip_s or 0.0))
-    return cost(terms.pending / speed, terms.match or 0, score, match_weight, away)
+    return cost(terms.pending / speed, max(0, (terms.match or 0) - shared), score, match_weight, away)
 
 
 def weight_among(waits: Sequence[float]) -> float:
     """What a matched byte saves. waits: `pending / speed` of all candidates."""
     return weight(min(waits, default=0.0))
+
+
+def common_among(matches: Sequence[int | None]) -> int:
+    """What many of the candidates have of a prompt, so that it decides nothing. matches: of all candidates."""
+    return common([match for match in matches if match], len(matches))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from hierarchy.prefix.cost import cost, slot_score, weight
+from hierarchy.prefix.cost import common, cost, enough_for_common, slot_score, weight
 from hierarchy.simulation.cache import PrefixCache
 from hierarchy.simulation.engine import Engine
 from hierarchy.simulation.events import Events
@@ -97,16 +97,34 @@ class CentralRouter:
         costs = [known.cost for known in candidates]
         least = min(costs)
         best = [candidates[n] for n, one in enumerate(costs) if one == least]
-        chosen, match = self._rng.choice(best), 0
-        for cache in self._holders.get(request.prompt.ids[0], ()):
-            known = self._by_holder[cache]
-            if known.engine.dead or request.key[0] not in known.engine.models:
-                continue
-            tokens = cache.match(request.prompt)
-            one = cost(known.wait, tokens * BYTES_PER_TOKEN, known.score, match_weight)
+        chosen = self._rng.choice(best)
+        matches = self._matches(request, len(candidates))
+        shared = common([tokens * BYTES_PER_TOKEN for tokens in matches.values()], len(candidates))
+        for known, tokens in matches.items():
+            size = max(0, tokens * BYTES_PER_TOKEN - shared)
+            one = cost(known.wait, size, known.score, match_weight)
             if one < least:
-                chosen, match, least = known, tokens, one
-        return chosen, match
+                chosen, least = known, one
+        return chosen, matches.get(chosen, 0)
+
+    def _matches(self, request: Request, children: int) -> dict[_Known, int]:
+        """Tokens of a prompt that are cached, at each engine where more are than what is common.
+
+        Whoever holds a part holds all before it. So those with the longest matches are found first.
+        """
+        matches: dict[_Known, int] = {}
+        enough = enough_for_common(children)
+        for part in reversed(request.prompt.ids):
+            for cache in self._holders.get(part, ()):
+                known = self._by_holder[cache]
+                if known in matches or known.engine.dead or request.key[0] not in known.engine.models:
+                    continue
+                tokens = cache.match(request.prompt)
+                if tokens:
+                    matches[known] = tokens
+            if len(matches) >= enough:
+                break
+        return matches
 
 
 class _Known:

@@ -108,6 +108,15 @@ def test_a_prompt_that_all_share_is_spread() -> None:
     assert engines.choice.reasons[SPREAD] > 0
 
 
+def test_what_many_have_read_the_others_read_too() -> None:
+    engines = Engines(5)
+    start = b"s" * 30_000
+    for child in engines.children[:2]:  # as when the first one was busy
+        engines.choice.index.note(prompt(start), engines.choice.number(child))
+    leases = [engines.send(start + b"%d" % number * 300) for number in range(10)]
+    assert {lease.share.child for lease in leases} == set(engines.children)
+
+
 def test_equals_are_chosen_in_turn() -> None:
     engines = Engines()
     names = []

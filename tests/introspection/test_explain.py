@@ -128,7 +128,8 @@ def test_a_prompt_goes_where_the_policy_would_send_it(known: Known | None, chose
     for one in level.candidates:
         assert one.match == (None if known is None else known.matches.get(one.name, 0))
         assert one.slots == 8
-        assert one.cost == 1200 * 20 * one.load / 8 - 2 * (one.match or 0)
+        shared = 4000 if known is not None and len(known.matches) == 2 else 0  # both have it
+        assert one.cost == 1200 * 20 * one.load / 8 - 2 * max(0, (one.match or 0) - shared)
 
 
 def test_the_answer_of_the_next_node_replaces_what_was_guessed() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hierarchy.prefix.cost import FULL, MOST_WEIGHT, cost, slot_score, weight
+from hierarchy.prefix.cost import FULL, MOST_WEIGHT, common, cost, slot_score, weight
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,24 @@ def test_a_match_weighs_more_the_longer_the_shortest_queue_is(least_wait: float,
 )
 def test_the_terms_of_the_cost(wait: float, match: int, score: float, distance: float, expected: float) -> None:
     assert cost(wait, match, score, 2.0, distance) == expected
+
+
+@pytest.mark.parametrize(
+    ("matches", "children", "expected"),
+    [
+        ([], 4, 0),
+        ([4000], 2, 0),  # one of two: all that there is to choose by
+        ([4000, 1000], 2, 1000),
+        ([4000, 1000], 5, 1000),  # a third of them
+        ([4000, 3000, 1000], 6, 3000),
+        ([4000, 3000, 1000], 7, 1000),
+        ([4000, 3000, 1000], 10, 0),
+        ([1000] * 11, 1000, 0),
+        ([1000] * 12, 1000, 1000),  # no more are remembered
+    ],
+)
+def test_what_many_have_decides_nothing(matches: list[int], children: int, expected: int) -> None:
+    assert common(matches, children) == expected
 
 
 @pytest.mark.parametrize(
