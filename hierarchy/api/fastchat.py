@@ -6,6 +6,7 @@ status of workers is requested in the background.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from functools import partial
 
@@ -26,6 +27,7 @@ from hierarchy.security.tokens import Grant
 from hierarchy.wire.large import LARGE_BYTES, decode_steps
 from hierarchy.wire.messages import Accepted, Deregistration, ModelRequest, Registration
 
+SWEPT_AT_ONCE = 128  # children
 LONGEST_INTERVAL_S = 60.0  # between two reports: a child that is gone keeps its name for ten times as long
 log = logging.getLogger("hierarchy.api")
 
@@ -141,7 +143,8 @@ def _add_client_routes(routes: APIRouter, node: Node) -> None:
 
     @routes.post("/refresh_all_workers")
     async def refresh_all_workers() -> Response:
-        registry.sweep()
+        for _ in registry.sweep_in_parts(SWEPT_AT_ONCE):
+            await asyncio.sleep(0)
         for child in registry:
             node.request_status(child)
         return json_response(None)

@@ -226,6 +226,13 @@ class CandidateViews(Membership):
         self._names = generation, until, names  # of no use if something has happened meanwhile
         return names
 
+    def has_available(self, name: str) -> bool:
+        """Is a model of that name available, through any API family?"""
+        self._take_in()
+        now = self._clock()
+        keys: list[ModelKey] = [(name, "openai"), (name, "fastchat")]
+        return any(child.serves_now(now) for key in keys for child in self.index.shares(key))
+
     def some_names(self, count: int) -> list[str]:
         """The first of the names of the available models, perhaps fewer, but never after a long search."""
         self._take_in()

@@ -199,18 +199,24 @@ class Membership(Health):
             self.drained.pop(key, None)
         else:
             self.drained[key] = drain
-        for child in (*self, *self.departed.values()):
+        children = self._with_drain_key(key)
+        for child in children:
             child.drain = self._drain_of(child)
         self.generation += 1
-        return [child for child in self if key in (child.group, drain_key(child))]
+        return [child for child in children if self.children.get(child.name) is child]
 
     def drained_absent(self) -> dict[str, Drain]:
         """Drains of children that are not here, nor were lately."""
         if not self.drained:  # nearly always, and each report asks
             return {}
-        known = [*self, *self.departed.values()]
-        here = {key for child in known for key in (drain_key(child), child.group)}
-        return {key: drain for key, drain in self.drained.items() if key not in here}
+        return {key: drain for key, drain in self.drained.items() if not self._with_drain_key(key)}
+
+    def _with_drain_key(self, key: str) -> list[Child]:
+        """The children with this `drain_key` or group, those included that left lately."""
+        named = [child for child in (self.children.get(key), self.departed.get(key)) if child and not child.group]
+        group, _, url = key.partition("@")
+        instance = [child for child in self.directory.all_instances(group) if url and child.url == url]
+        return [*named, *(self.directory.all_instances(key) if key else []), *instance]
 
     def _drain_of(self, child: Child) -> Drain | None:
         return self.drained.get(drain_key(child)) or self.drained.get(child.group)

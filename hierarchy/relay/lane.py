@@ -73,7 +73,7 @@ class Lane:
         self.descriptors.givers.append(self._close_idle)
         self.retry_budget = RetryBudget(clock)
         self.warnings = Warnings(clock)
-        self.waiting_room = WaitingRoom(clock, registry.model_names, settings.hold_s)
+        self.waiting_room = WaitingRoom(clock, registry.has_available, settings.hold_s)
         registry.subscribe(self.waiting_room.appeared)
         self.access_log: Callable[[object, str], None] | None = _log_access if settings.access_log else None
         self.draining = False  # each connection ends with its response

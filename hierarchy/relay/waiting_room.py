@@ -58,7 +58,7 @@ class WaitingRoom:
 
     Args:
         clock: seconds, that of the registry.
-        available: returns the names of the models that are available now.
+        available: whether a model of that name is available now.
         hold_s: the longest time for which a request is held; 0 for not at all.
         call_soon: runs a function a moment later, outside of the present call; by default the event loop's.
     """
@@ -66,7 +66,7 @@ class WaitingRoom:
     def __init__(
         self,
         clock: Callable[[], float],
-        available: Callable[[], Iterable[str]],
+        available: Callable[[str], bool],
         hold_s: float,
         call_soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
@@ -155,9 +155,10 @@ class WaitingRoom:
         self._log_end()
         if not self._places:
             return
-        now, available = self._clock(), frozenset(self._available())
-        ready = [place for place in self._places.values() if now >= place.guest.held_until]
-        ready += [place for place in self._places.values() if not available.isdisjoint(place.names)]
+        now, places = self._clock(), self._places.values()
+        available = {name for name in {name for place in places for name in place.names} if self._available(name)}
+        ready = [place for place in places if now >= place.guest.held_until]
+        ready += [place for place in places if not available.isdisjoint(place.names)]
         self._resume([place.guest for place in ready])
 
     def _resume(self, guests: Iterable[Guest]) -> None:

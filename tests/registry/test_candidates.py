@@ -79,7 +79,10 @@ def test_names_are_found_in_steps_and_again_if_something_happens_meanwhile(table
     assert table.model_names() == [name for name in found if name != "m007"]
     assert table.names_by_mode(multimodal=False) == table.model_names()
     assert sum(1 for _ in table.names_by_mode_steps(multimodal=False)) == len(table)
+    assert table.has_available(found[0])
+    assert not table.has_available("m007")
     table.clock.tick(3)  # all are silent
+    assert not table.has_available(found[0])
     assert table.model_names() == table.names_by_mode(multimodal=False) == []
 
 

@@ -48,7 +48,7 @@ class Rig:
         self.clock = Clock()
         self.available: set[str] = set()
         self.soon: list[Callable[[], None]] = []
-        self.room = WaitingRoom(self.clock, lambda: self.available, HOLD_S, self.soon.append)
+        self.room = WaitingRoom(self.clock, lambda name: name in self.available, HOLD_S, self.soon.append)
 
     def come(self, name: str = "m", size: int = 100, error: RequestError = SOON) -> Guest:
         guest = Guest(self, name, size, error)
