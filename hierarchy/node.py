@@ -118,7 +118,7 @@ class Node:
         self.registry.on_change = self._child_changed
         self.models = ModelList(self.registry, clock, int(time.time()), self.aliases)
         self.access = access or Access(config, environ)
-        self.view = TreeView(self.registry, clock, self.warnings)
+        self.view = TreeView(self.registry, clock, self.warnings, lambda: self.dispatch.tiers)
         file = self.access.shared_file
         self.board = _board(self.identity.name, self.access)
         self.drains = Drains(self.registry, self.board)

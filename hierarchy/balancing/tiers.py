@@ -81,7 +81,7 @@ class Tiers:
     def expected_wait_s(self, share: Share) -> float:
         """At one child."""
         residence = self._residences.get(share.child)
-        return wait_at(share, residence.seconds if residence is not None else 0.0)
+        return wait_at(share) if residence is None else wait_at(share, residence.seconds, residence.quiet_s)
 
     def sweep(self, children: Iterable[Child], now: float) -> None:
         """Look at how many requests the children have ended. Call it twice a second."""

@@ -63,6 +63,13 @@ _BY_LOAD: Final = {
     "chance": COLUMNS["chance"],
 }
 
+#: of a node that prefers some children
+_TIERS: Final[dict[str, Callable[[Candidate], str]]] = {
+    "round trip": COLUMNS["round trip"],
+    "tier": COLUMNS["tier"],
+    "wait": lambda one: UNKNOWN if one.wait_s is None else f"{one.wait_s:.3g} s",
+}
+
 
 def why(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model or an alias.", show_default=False)],
@@ -180,7 +187,7 @@ def _conclusion(route: Route) -> Text:
 
 
 def _table(level: Level) -> Table:
-    columns = COLUMNS if level.dispatch == "prefix" else _BY_LOAD
+    columns = _columns(level)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
     table.add_column("child", header_style="dim", overflow="fold")
@@ -196,6 +203,15 @@ def _table(level: Level) -> Table:
         blank = [""] * len(columns)
         table.add_row(Text("·", "dim"), Text(escape(other.name), "dim"), *blank, Text(escape(other.reason), "yellow"))
     return table
+
+
+def _columns(level: Level) -> dict[str, Callable[[Candidate], str]]:
+    """The columns of a node with this policy, and those of its tiers if it prefers some children."""
+    columns = COLUMNS if level.dispatch == "prefix" else _BY_LOAD
+    if not any(candidate.tier for candidate in level.candidates):
+        return columns
+    last = {name: columns[name] for name in ("cost", "chance") if name in columns}
+    return {**{name: shown for name, shown in columns.items() if name not in last}, **_TIERS, **last}
 
 
 def _kind(candidate: Candidate) -> str:

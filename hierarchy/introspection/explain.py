@@ -15,6 +15,7 @@ from itertools import groupby
 import msgspec
 
 from hierarchy.balancing.prefix_choice import MATCH, NO_MATCH, SPREAD, STICKY, Known
+from hierarchy.balancing.tiers import kept
 from hierarchy.introspection.terms import Terms, busy_of, common_among, cost_of, read, weight_among
 from hierarchy.labels import Requirement, write
 from hierarchy.labels import known as known_labels
@@ -154,24 +155,43 @@ def _level(entry: TreeEntry, model: str, api: Api, known: Known | None, require:
         translated = yield from _split(entry, model, OTHER_API[api], known, require)
         if translated[0]:
             (candidates, passed_over), api = translated, OTHER_API[api]
+    spill_after_s = max([entry.children[one.name].spill_after_s for one in candidates], default=0.0)
+    used, others = _by_tier(candidates, spill_after_s)
+    used = _with_chances(used, entry.dispatch, known)
+    likeliest = max(used, key=lambda one: one.chance, default=None)
     reason = ""
+    if likeliest is not None and known is not None and entry.dispatch == "prefix":
+        reason = _why(likeliest, used, known)
+    name = likeliest.name if likeliest else ""
+    return Level(entry.name, entry.dispatch, api, used + others, passed_over, name, reason)
+
+
+def _by_tier(candidates: list[Candidate], spill_after_s: float) -> tuple[list[Candidate], list[Candidate]]:
+    """The candidates of the tier that is used now, and those of all others. Without tiers, all are used."""
+    tiers: dict[int, list[Candidate]] = {}
+    for one in candidates:
+        tiers.setdefault(one.tier or 0, []).append(one)
+    order = sorted(tiers)
+    if len(order) < 2:
+        return candidates, []
+    used = order[kept([min(one.wait_s or 0.0 for one in tiers[number]) for number in order], spill_after_s)]
+    return tiers.pop(used), [one for number in order if number != used for one in tiers[number]]
+
+
+def _with_chances(candidates: list[Candidate], policy: str, known: Known | None) -> list[Candidate]:
+    """What the policy compares, and how likely it takes each."""
+    replace = msgspec.structs.replace
     by_slots = bool(candidates) and all(one.slots for one in candidates)
     if by_slots:  # then a free slot comes first
-        replace = msgspec.structs.replace
         candidates = [replace(one, busy=busy_of(one, one.load, one.speed)) for one in candidates]
-    if entry.dispatch == "prefix":
+    if policy == "prefix":
         candidates = _with_costs(candidates)
         odds = chances("prefix", [(one.cost, one.speed) for one in candidates])
         if known is not None and any(one.name == known.sticky for one in candidates):
             odds = [float(one.name == known.sticky) for one in candidates]
     else:
-        odds = chances(entry.dispatch, [(one.busy if by_slots else one.score, one.speed) for one in candidates])
-    candidates = [msgspec.structs.replace(one, chance=chance) for one, chance in zip(candidates, odds, strict=True)]
-    likeliest = max(candidates, key=lambda one: one.chance, default=None)
-    if likeliest is not None and known is not None and entry.dispatch == "prefix":
-        reason = _why(likeliest, candidates, known)
-    name = likeliest.name if likeliest else ""
-    return Level(entry.name, entry.dispatch, api, candidates, passed_over, name, reason)
+        odds = chances(policy, [(one.busy if by_slots else one.score, one.speed) for one in candidates])
+    return [replace(one, chance=chance) for one, chance in zip(candidates, odds, strict=True)]
 
 
 def _with_costs(candidates: list[Candidate]) -> list[Candidate]:

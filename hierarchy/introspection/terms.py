@@ -30,13 +30,17 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     round_trip_s: float | None = None
     #: of the tiers that its node prefers, the first is 1
     tier: int | None = None
+    #: seconds that a request is expected to wait there; None: its node prefers no child
+    wait_s: float | None = None
     #: what is compared, in bytes of prompt; 0 for another policy than `prefix`
     cost: float = 0.0
 
 
 def read(child: TreeEntry, row: ModelEntry, match: int | None) -> Terms:
     """The terms of a child for one of its models, but for the cost. match: see `Terms`."""
-    return Terms(match=match, pending=row.pending, slots=row.slots, round_trip_s=child.round_trip_s)
+    wait_s = None if child.tier is None else row.wait_s
+    return Terms(match=match, pending=row.pending, slots=row.slots, round_trip_s=child.round_trip_s, tier=child.tier,
+                 wait_s=wait_s)  # fmt: skip
 
 
 def busy_of(terms: Terms, load: float, speed: float) -> float:

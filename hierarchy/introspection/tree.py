@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from hierarchy.balancing.tiers import Tiers
 from hierarchy.registry import Registry
 from hierarchy.registry.child import NODE, Child, Share
 from hierarchy.registry.drain import Drain
@@ -31,15 +32,21 @@ class TreeView:
     What is made in steps changes meanwhile: each child is shown as it was at some moment since the first step. The
     children themselves are those of the last moment.
 
-    clock: the registry's, in seconds. warnings: what is wrong with this node, for operators.
+    clock: the registry's, in seconds. warnings: what is wrong with this node, for operators. tiers: those of its
+    children, if it prefers some.
     """
 
     def __init__(
-        self, registry: Registry, clock: Callable[[], float], warnings: Callable[[], list[str]] = list
+        self,
+        registry: Registry,
+        clock: Callable[[], float],
+        warnings: Callable[[], list[str]] = list,
+        tiers: Callable[[], Tiers | None] = lambda: None,
     ) -> None:
         self._registry = registry
         self._clock = clock
         self._warnings = warnings
+        self._tiers = tiers
         self._gone: dict[Child, dict[str, Any]] = {}  # what is below the children that left, which does not change
 
     def children(self) -> dict[str, Any]:
@@ -111,13 +118,14 @@ class TreeView:
     def _entry(self, child: Child) -> Steps[dict[str, Any]]:
         models: list[dict[str, Any]] = []
         shares = list(child.shares.values())
+        tiers = self._tiers()
         for start in range(0, len(shares), MODELS_AT_ONCE):
             now = self._clock()
-            models += [_share(share, now) for share in shares[start : start + MODELS_AT_ONCE]]
+            models += [_share(share, now) | _wait(tiers, share) for share in shares[start : start + MODELS_AT_ONCE]]
             yield
         below = child.subtree if child.left_at is None else (yield from self._below_gone(child))
         uses_labels = any(self._registry.declared_labels.values())
-        return _entry(child, self._clock(), models, below, uses_labels=uses_labels)
+        return _entry(child, self._clock(), models, below, uses_labels=uses_labels) | _tier(tiers, child)
 
     def _below_gone(self, child: Child) -> Steps[dict[str, Any]]:
         below = self._gone.get(child)
@@ -236,6 +244,15 @@ def _warnings(child: Child) -> list[str]:
 
 def _round_trip(child: Child) -> dict[str, Any]:
     return {"round_trip_s": round(child.round_trip.shown, 4)} if child.round_trip.is_known else {}
+
+
+def _tier(tiers: Tiers | None, child: Child) -> dict[str, Any]:
+    return {} if tiers is None else {"tier": tiers.number(child), "spill_after_s": tiers.spill_after_s}
+
+
+def _wait(tiers: Tiers | None, share: Share) -> dict[str, Any]:
+    wait_s = 0.0 if tiers is None else tiers.expected_wait_s(share)
+    return {"wait_s": float(f"{wait_s:.2g}")} if wait_s else {}
 
 
 def _model(model: ModelStatus) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class ModelEntry(msgspec.Struct, frozen=True):
     hit_rate: Part | None = None
     #: the same by the engine's own count, of all its prompts
     engine_hit_rate: Part | None = None
+    #: how long the node above expects a request to wait there; with `prefer` only
+    wait_s: Amount = 0.0
     #: why this model alone gets no requests there; "" if it does
     detail: str = ""
 
@@ -107,6 +109,10 @@ class TreeEntry(msgspec.Struct, frozen=True, dict=True):
     in_flight: Count | None = None
     #: seconds from a message of the node above until its response; None: unknown
     round_trip_s: Amount | None = None
+    #: of the tiers that the node above prefers, the first is 1; None: it prefers no child
+    tier: Count | None = None
+    #: by how many seconds the expected wait there may be longer than in the next tier
+    spill_after_s: Amount = 0.0
     #: by whom it is drained, since when and why; None: no operator drained it
     drain: DrainEntry | None = None
     #: it is asleep, and a request wakes it up

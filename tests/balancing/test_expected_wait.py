@@ -41,6 +41,19 @@ def test_a_residence_is_what_littles_law_says() -> None:
     assert residence.seconds == pytest.approx(1.0, rel=0.01)
 
 
+def test_where_no_request_ends_any_more_the_next_end_is_not_near() -> None:
+    residence = Residence(0.0, 0)
+    for second in range(1, 100):
+        residence.note(second, 2, 20 * second)
+    assert expected_wait_s(2, 2, 1, 0, residence.seconds, residence.quiet_s) < 0.1
+    for second in range(100, 105):  # two long ones have come
+        residence.note(second, 2, 20 * 99)
+    assert residence.quiet_s == 5
+    assert expected_wait_s(2, 2, 1, 0, residence.seconds, residence.quiet_s) == 5
+    residence.note(105, 2, 20 * 99 + 1)
+    assert residence.quiet_s == 0
+
+
 def test_nothing_is_concluded_from_no_end_and_an_idle_child_keeps_what_is_known() -> None:
     residence = Residence(0.0, 7)
     residence.note(0.0, 3, 7)

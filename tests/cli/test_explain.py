@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from hierarchy.cli.client import NodeClient
-from hierarchy.cli.explain import _conclusion, why
+from hierarchy.cli.explain import _conclusion, _table, why
 from hierarchy.errors import UsageError
 from hierarchy.introspection.explain import Candidate, Level, Route
 from hierarchy.registry.drain import Drain
@@ -125,3 +127,18 @@ def test_a_response_that_is_not_a_route_is_a_usage_error(monkeypatch: pytest.Mon
 def test_a_node_that_cannot_be_read_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError):
         run("m", "--url", url)
+
+
+def test_tiers_and_expected_waits_are_columns_where_some_children_are_preferred() -> None:
+    candidate = Candidate(
+        "cloud", "node", load=3, speed=2, score=1.5, chance=1.0, round_trip_s=0.08, tier=2, wait_s=1.5
+    )
+    for policy, headings in (
+        ("p2c", "child load speed score slots busy round trip tier wait chance"),
+        ("prefix", "child load speed score slots match pending round trip tier wait cost chance"),
+    ):
+        console = Console(width=160, record=True, file=io.StringIO())
+        console.print(_table(Level("root", policy, "openai", [candidate], next="cloud")))
+        shown = [" ".join(line.split()) for line in console.export_text().splitlines()]
+        assert shown[0] == headings
+        assert " 80 ms 2 1.5 s " in shown[1]

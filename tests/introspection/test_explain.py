@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hierarchy.balancing.candidates import Candidates
 from hierarchy.balancing.policy import POLICIES
 from hierarchy.balancing.prefix_choice import Known
+from hierarchy.balancing.tiers import Tiers
 from hierarchy.introspection.explain import Level, Route, chances, explain, with_answer
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry.child import Child, Share
@@ -96,8 +97,41 @@ NO_TERMS = {
     "busy": 0.0,
     "round_trip_s": None,
     "tier": None,
+    "wait_s": None,
     "cost": 0.0,
 }
+
+
+def tiered(load: int, policy: str = "shortest_queue") -> dict[str, Any]:
+    """The route at a node that prefers `near` with its 4 slots and this load to `far`, which is 50 ms away."""
+    table = Table()
+    table.identity = msgspec.structs.replace(table.identity, dispatch=policy)
+    for name, queue_length in (("far", 0), ("near", load)):
+        engine = table.declare(name, f"http://{name}:1", "vllm")
+        table.report(engine, status_of(model(queue_length=queue_length, slots=4)))
+    table.children["far"].round_trip.note(0.05, 0.0)
+    tiers = Tiers([["near"]], 2.0)
+    route = explain(decode(TreeView(table, table.clock, tiers=lambda: tiers).tree()), "m", "openai")
+    level: dict[str, Any] = as_json(route)["levels"][0]
+    return level
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_tier_that_is_used_and_the_waits_are_shown(policy: str) -> None:
+    near, far = tiered(3, policy)["candidates"]
+    assert (near["name"], near["tier"], near["wait_s"], near["chance"]) == ("near", 1, 0, 1)
+    assert (far["name"], far["tier"], far["wait_s"], far["chance"]) == ("far", 2, 0.05, 0)
+    assert far["round_trip_s"] == 0.05
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_next_tier_is_shown_where_the_wait_is_too_long(policy: str) -> None:
+    level = tiered(4, policy)
+    assert level["next"] == "far"
+    assert [(one["name"], one["wait_s"], one["chance"]) for one in level["candidates"]] == [
+        ("far", 0.05, 1),
+        ("near", 2.5, 0),
+    ]
 
 
 def prefix_table() -> Table:

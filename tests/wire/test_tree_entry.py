@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hierarchy.balancing.tiers import Tiers
 from hierarchy.introspection.tree import TreeView
 from hierarchy.registry.drain import Drain
 from hierarchy.wire import tree_entry
@@ -71,19 +72,21 @@ def test_every_field_that_a_node_shows_is_decoded() -> None:
     table.report(sleeper, NodeStatus((model("n", load_s=5.0),), 1.0, asleep=True, wakes=True))
     table.set_drain("gpu", Drain(5.0, "ann", "new GPU"))
     table.add(worker())
-    shown = TreeView(table, table.clock).tree()
+    tiers = Tiers([["gpu"]], 2.0)
+    shown = TreeView(table, table.clock, tiers=lambda: tiers).tree()
     root = decode(json.loads(json.dumps(shown)))
     assert {field for entry in (shown, *shown["children"].values()) for field in entry} == set(FIELDS)
     assert (root.name, root.kind, root.url, root.state, root.is_node) == ("root", "node", shown["url"], "up", True)
     assert (root.speed, root.queue_length, root.in_flight, root.instance) == (3.0, 0, 1, "root-1")
     gpu, site_a = root.children["gpu"], root.children["site-a"]
-    assert gpu.models == (ModelEntry("m", "openai", 4.0, 3, 8),)
+    assert gpu.models == (ModelEntry("m", "openai", 4.0, 3, 8, wait_s=0.02),)
+    assert (gpu.round_trip_s, gpu.tier, gpu.spill_after_s, site_a.tier) == (0.02, 1, 2.0, 2)
     assert (gpu.state, gpu.drain) == ("draining", DrainEntry(5.0, "ann", "new GPU"))
     assert (gpu.kind, gpu.link, gpu.is_node, gpu.children) == ("vllm", "direct", False, {})
     assert (site_a.version, site_a.dispatch, site_a.instance) == ("1.2", "p2c", "site-a-1")
     assert [path for path, _ in root.engines()] == ["gpu", "site-a/rack-gpu", "sleeper", WORKER]
     assert [path for path, _ in root.engines(up=True)] == ["site-a/rack-gpu", "sleeper", WORKER]
-    assert root.children["sleeper"].models == (ModelEntry("n", "openai", 1.0, 0, load_s=10.0),)
+    assert root.children["sleeper"].models == (ModelEntry("n", "openai", 1.0, 0, load_s=10.0, wait_s=10.0),)
     assert root.children[WORKER].label == table.labels.of(WORKER)
     lease.release()
 
