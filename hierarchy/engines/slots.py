@@ -116,5 +116,7 @@ class WithSlots:
 
 def _with(status: NodeStatus, slots: int) -> NodeStatus:
     """A status in which each model has these slots: all of them run on one machine."""
+    if all(model.slots == slots for model in status.models):  # nearly always, and there may be thousands
+        return status
     models = tuple([msgspec.structs.replace(model, slots=slots) for model in status.models])
     return msgspec.structs.replace(status, models=models)
