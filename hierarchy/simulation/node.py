@@ -106,6 +106,7 @@ class Node:
         """What a node does twice a second."""
         if not self.dead:
             self.registry.sweep()
+            self.dispatch.sweep_tiers()
             self.changed()
             self._events.after(SWEEP_S, self.sweep)
 

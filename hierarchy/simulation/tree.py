@@ -101,7 +101,9 @@ class Tree:
             replica=config.replica_of is not None,
         )
         rng = Random(self.rng.random())
-        self.nodes[member.key] = Node(identity, config.settings, identity.dispatch, self.events, rng, self._on_failed)
+        node = Node(identity, config.settings, identity.dispatch, self.events, rng, self._on_failed)
+        node.dispatch.set_tiers(config.prefer, config.settings.spill_after_s)
+        self.nodes[member.key] = node
 
     def _add_engine(self, member: Member) -> None:
         spec = self._declared.config.engines[member.name]

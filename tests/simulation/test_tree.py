@@ -11,19 +11,21 @@ from hierarchy.simulation.events import Events
 from hierarchy.simulation.prompt import Prompt
 from hierarchy.simulation.request import Conversation, Request, Turn
 from hierarchy.simulation.tree import Hardware, Tree
+from hierarchy.topology.declared import DeclaredTree
 from tests.simulation.support import tree
+from tests.trees import from_text
 
 
 class Bench:
     """A tree, and its requests that have ended or failed."""
 
-    def __init__(self, folder: Path, **shape: int) -> None:
+    def __init__(self, folder: Path, declared: DeclaredTree | None = None, **shape: int) -> None:
         self.events = Events()
         self.first: list[Request] = []
         self.ended: list[Request] = []
         self.failed: list[Request] = []
         self.tree = Tree(
-            tree(folder, **shape),  # type: ignore[arg-type]
+            declared or tree(folder, **shape),  # type: ignore[arg-type]
             None,
             Hardware(slots=4),
             {},
@@ -55,6 +57,24 @@ def test_the_nodes_know_what_is_below_them_before_the_first_request(tmp_path: Pa
     assert root.registry.status().model_names == ["m"]
     assert [entry.name for entry in bench.tree.entries] == ["root-0"]
     assert bench.tree.keys() == {("m", "openai"): 12.0}
+
+
+PREFER = """\
+version: 1
+nodes:
+  root: {prefer: [near], spill_after_s: 1}
+engines:
+  far: {parent: root, kind: vllm, url: "http://far:1", models: [m]}
+  near: {parent: root, kind: vllm, url: "http://near:1", models: [m]}
+"""
+
+
+def test_a_node_prefers_its_children_as_the_configuration_says(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, from_text(tmp_path, PREFER))
+    for number in range(6):
+        bench.send(number)
+    in_flight = {child.name: child.in_flight for child in bench.tree.nodes["root"].registry}
+    assert in_flight == {"near": 4, "far": 2}  # their slots are 4
 
 
 def test_every_replica_of_the_root_is_an_entry_with_the_same_children(tmp_path: Path) -> None:
