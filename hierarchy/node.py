@@ -130,6 +130,10 @@ class Node:
         long_report = long_report_handler(self.registry, policy, self.board, self.slices)
         self._tasks = BackgroundTasks(clock)
         self._parents = Parents(self.identity, _Source(self), self.access, self.board, self._tasks, clock, rng, environ)
+        self.engine_manager = EngineManager(
+            self.registry, self.access, self._tasks, self._engine_down, settings, clock, files=engine_files
+        )
+        self.metrics.wakes = self.engine_manager.waking.outcomes
         self.lane = Lane(
             self.registry,
             self.dispatch,
@@ -141,6 +145,7 @@ class Node:
             handlers,
             {b"/receive_heart_beat": long_report},
             Fingerprints(self.access.prefix_key),
+            self.engine_manager.waking.wake,
         )
         lane, most = self.lane, settings.max_connections_per_address
         self.clients = Clients(Places(lane.descriptors, lane.warnings, clock, most))
@@ -148,9 +153,6 @@ class Node:
         self._rng = rng
         self._http: httpx.AsyncClient | None = None  # to the other instances
         self._child_transport: httpx.AsyncHTTPTransport | None = None  # to URLs that children registered
-        self.engine_manager = EngineManager(
-            self.registry, self.access, self._tasks, self._engine_down, settings, clock, files=engine_files
-        )
         self._settle_s = settle_s
         models = ModelFile(file.with_name(FILE_NAME)) if file is not None else None
         self._remembered = models.read() if models is not None else {}  # models of the last run, and their ages
@@ -170,6 +172,7 @@ class Node:
             "the sweep of links": self._parents.sweep_links,
             "forgetting what is gone": self._forgetting.sweep,
             "the upkeep of the index of prompts": self._keep_prefixes,
+            "counting loads of models": self._count_loads,
             "measuring round trips": Pings(lane, clock).sweep,
             "measuring how long requests take": self.dispatch.sweep_tiers,
         }
@@ -355,6 +358,14 @@ class Node:
             prefixes.index.memory = self.settings.index_memory
             prefixes.index.resize(self.registry.engine_count())
 
+    def _count_loads(self) -> None:
+        """Count the models that engines have loaded since the last call."""
+        loads, self.registry.tally.loads = self.registry.tally.loads, []
+        for share, took_s in loads:
+            counts = self.metrics.of_share(*share.key, share.child.name)
+            counts.loads += 1
+            counts.load_s += took_s
+
     def is_parent(self, secret: str) -> bool:
         """Is this the secret that this node gave to a parent?"""
         return bool(secret) and self._parents.with_secret(secret.encode("latin-1"), 0) is not None
@@ -423,6 +434,8 @@ class Node:
             yield "hierarchy_child_queue_length", name, float(child.total.value)
             yield "hierarchy_requests_in_flight", name, float(child.in_flight)
             yield from _hit_rates(child)
+            if cold := sum(share.load_s > 0 for share in child.shares.values()):
+                yield "hierarchy_child_models_cold", name, float(cold)
             if child.round_trip.is_known:
                 yield "hierarchy_child_round_trip_seconds", name, child.round_trip.seconds
             if self.dispatch.prefixes is not None:
@@ -434,6 +447,7 @@ class Node:
             yield "hierarchy_uplink_up", (uplink.parent,), float(uplink.registered)
         yield from self.access.gauges()
         yield from self.lane.gauges()
+        yield "hierarchy_requests_waking", (), float(self.engine_manager.waking.waiting)
         if self.dispatch.prefixes is not None:
             index = self.dispatch.prefixes.index
             yield "hierarchy_prefix_index_entries", (), float(len(index))

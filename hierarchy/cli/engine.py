@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast, get_args
 
 import typer
 
@@ -33,7 +33,7 @@ from hierarchy.runtime.parent_death import call_on_parent_death
 
 if TYPE_CHECKING:
     from hierarchy.engines.simulated.faults import Fault
-    from hierarchy.engines.simulated.options import SimulatedOptions
+    from hierarchy.engines.simulated.options import Role, SimulatedOptions
 
 GRACE_S = 1  # for the running streams of a simulated engine at its end; a machine that is switched off gives less
 
@@ -127,6 +127,16 @@ def run_simulated(
             metavar="JSON", help='Fault to inject, such as {"status": 503, "count": 2}; repeat the flag for several.'
         ),
     ] = None,
+    role: Annotated[
+        str, typer.Option(metavar="ROLE", help="vllm, or router or ollama: those load models when requests come.")
+    ] = "vllm",
+    loaded: Annotated[
+        int, typer.Option(metavar="NUMBER", min=1, help="Models that a router or ollama has in memory at once.")
+    ] = 1,
+    load_s: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Time to load a model, to wake up, or before it listens.")
+    ] = 0.0,
+    asleep: Annotated[bool, typer.Option("--asleep", help="Sleep from the start, as vLLM does at level 1.")] = False,
     name: Name = None,
     exit_with_parent: flags.ExitWithParent = False,
 ) -> None:
@@ -134,6 +144,8 @@ def run_simulated(
     from hierarchy.engines.simulated.options import SimulatedOptions
 
     _prepare(name or f"simulated:{port}", exit_with_parent)
+    if role == "vllm" and not asleep:
+        time.sleep(load_s)  # such an engine listens when its model is loaded
     with _listen(host, port) as listener:
         url = url_of((host, listener.getsockname()[1]))
         options = SimulatedOptions(
@@ -146,6 +158,10 @@ def run_simulated(
             speed=speed,
             register=register,
             address=address or url,
+            role=_role(role),
+            loaded=loaded,
+            load_s=load_s,
+            asleep=asleep,
             faults=_faults(fault or []),
         )
         logger.info("simulated engine, which computes nothing, serves %s at %s", ", ".join(options.models), url)
@@ -218,6 +234,14 @@ def _listen(host: str, port: int) -> socket.socket:
         errno = error.errno or 0  # below 0 from name resolution, which os.strerror does not know
         reason = os.strerror(errno) if errno > 0 else str(error.strerror).partition(" (while")[0]
         raise UsageError(f"cannot listen on {host}:{port}: {reason}; choose another --port or --host") from None
+
+
+def _role(text: str) -> Role:
+    from hierarchy.engines.simulated.options import Role
+
+    if text not in get_args(Role):
+        raise UsageError(f"--role {text}: no such role; choose one of {', '.join(get_args(Role))}")
+    return cast("Role", text)
 
 
 def _faults(texts: list[str]) -> tuple[Fault, ...]:

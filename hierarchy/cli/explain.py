@@ -222,7 +222,8 @@ def _kind(candidate: Candidate) -> str:
     fails = f"{candidate.error_rate:.0%} of its responses failed" if candidate.error_rate else ""
     counts = f"{candidate.penalty} of its load are for failures" if candidate.penalty else ""
     labels = escape(write(candidate.labels))
-    return ", ".join(filter(None, (kind, labels, fails, counts, _hits(candidate))))
+    loads = f"not loaded: about {candidate.load_s:g} s" if candidate.load_s else ""
+    return ", ".join(filter(None, (kind, loads, labels, fails, counts, _hits(candidate))))
 
 
 def _hits(candidate: Candidate) -> str:

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from hierarchy.config import simulated
 from hierarchy.config.address import DEFAULT_PORT, Address, join_address, parse_address
 from hierarchy.config.blocks import SecretRef, SecuritySpec, Strict, TlsSpec
+from hierarchy.config.command import Command
 from hierarchy.config.labels import EngineLabels, NodeLabels
 from hierarchy.config.model_names import Models, Targets
 from hierarchy.config.partial import understand
@@ -33,6 +34,7 @@ RequestedLink = Literal["direct", "reverse", "auto"]
 #: names of the policies in `balancing.policy.POLICIES`, which this room may not import
 PolicyName = Literal["shortest_queue", "p2c", "lottery", "round_robin", "prefix"]
 #: kinds that a node starts itself if they have no `url`
+USUAL_LOAD_S, MAX_LOAD_S = 10.0, 3600.0  # as in `wire.status` and `wire.checks`, which this room may not import
 LAUNCHED_KINDS = frozenset({"local", "simulated"})
 
 HELD_SHARE = 8  # part of the memory for bodies; they are copied where they are translated, or their model is replaced
@@ -91,6 +93,7 @@ def _parse_pair(value: object) -> object:
 Name = Annotated[str, Field(pattern=rf"^{NODE_NAME}$", max_length=MAX_NAME)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Seconds = Positive
+LoadSeconds = Annotated[float, Field(gt=0, le=MAX_LOAD_S, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(strict=True)]  # strict: `true` is not a number
 Slots = Annotated[int, Field(strict=True, ge=1, le=65_536)]
 _ADDRESS = {"type": ["string", "integer"]}
@@ -372,6 +375,21 @@ class EngineSpec(Strict):
         description="`{region: eu, trust: own}`: requests may require them; for a label that is not here, that of "
         "its node holds",
     )
+    command: Command | None = Field(
+        default=None,
+        description="what starts it, as a list of words, without a shell: run by its node when a request needs it and "
+        "nothing listens at `url`; needs `url` and `models`; it ends with the node",
+    )
+    wake: bool = Field(
+        default=True,
+        description="whether a request for its model may wake it up where no other engine has the model loaded: by "
+        "`POST /wake_up` (a vLLM that sleeps at level 1), or by `command`",
+    )
+    load_s: LoadSeconds = Field(
+        default=USUAL_LOAD_S,
+        description="how long it takes to load a model that it does not have in memory, to wake up or to start, until "
+        "that was measured",
+    )
     simulated: SimulatedSpec = Field(default=SimulatedSpec(), description="rates of a `simulated` engine")
 
     @property
@@ -424,6 +442,9 @@ class EngineConfig(Strict):
     speed: Positive = 1.0
     slots: Slots | None = None
     api_key: SecretRef = None
+    command: Command | None = None
+    wake: bool = True
+    load_s: LoadSeconds = USUAL_LOAD_S
     simulated: SimulatedSpec = SimulatedSpec()
 
 

@@ -21,6 +21,7 @@ from hierarchy.engines.probe_sockets import ProbeSockets
 from hierarchy.engines.prober import Prober
 from hierarchy.engines.slots import WithSlots
 from hierarchy.engines.vitals import LATE_S
+from hierarchy.engines.waking import Sleeper, Waking, at_rest, declared_status, guarded
 from hierarchy.errors import HierarchyError
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
@@ -76,6 +77,8 @@ class EngineManager:
         self._pacer = Pacer(clock)
         self._sockets = ProbeSockets(descriptors.limit())
         self._probers: dict[str, Prober] = {}  # by engine name
+        self.waking = Waking(registry, self.probe_soon, tasks.spawn, lambda: self._settings.first_byte_timeout_s, clock)
+        self._declared: dict[str, NodeStatus] = {}  # what the configuration says of engines that a command starts
         self._awaiting_status: set[Child] = set()  # the workers whose status is being requested
 
     # -- engines of the configuration ------------------------------------------------------------------------
@@ -87,6 +90,9 @@ class EngineManager:
         child.renames = renames(engine.models)
         key = self._access.engine_keys.get(engine.name, "")
         child.credential = self._credential(engine.name)
+        child.usual_load_s = engine.load_s
+        if engine.wake:
+            self._let_wake(child, engine, functools.partial(self._make_client, child, url, key))
         prober = self._probers[engine.name] = Prober(
             engine.model_copy(update={"url": url}),
             WithSlots(ADAPTERS[engine.kind], engine.slots or 0, self._clock),
@@ -97,6 +103,35 @@ class EngineManager:
             self._clock,
         )
         self._tasks.keep(prober.run, f"probe {engine.name}")
+
+    def _let_wake(self, child: Child, engine: EngineConfig, make_client: Callable[[], ProbeClient]) -> None:
+        """Requests may wake the engine up. If a command starts it, it sleeps until it is found to run."""
+        make_process = None
+        if engine.command is not None:
+            make_process = functools.partial(self._make_process, engine.name, engine.command)
+            self._declared[engine.name] = declared_status(engine)
+        self.waking.add(Sleeper(child, make_client, make_process))
+
+    def _make_process(self, name: str, command: tuple[str, ...]) -> SupervisedProcess:
+        """The process of an engine's command, not started yet. The former one has ended."""
+        secrets = self._access.secret_variables
+        process = SupervisedProcess(
+            name, guarded(command), _log_line, without=secrets, files=self._files, fatal=frozenset(), once=True
+        )
+        self.processes = [*(one for one in self.processes if one.name != name), process]
+        return process
+
+    def rest(self, child: Child, reason: str) -> bool:
+        """Nothing listens at an engine's URL. Returns whether that is as it should be: a request starts its command."""
+        if self.registry.children.get(child.name) is not child or not self.waking.rests(child):
+            return False
+        if child.asleep and child.down is None:
+            return True
+        if child.down is None and child.last_seen is not None:
+            self.mark_down(child, reason)  # its requests go elsewhere
+        known = child.status if child.status.models else self._declared[child.name]
+        self.registry.report(child, at_rest(known, child.usual_load_s))
+        return True
 
     def has_new_key(self, name: str) -> bool:
         """Is the engine's API key another one than when it was declared?"""
@@ -112,7 +147,10 @@ class EngineManager:
         """Send no new requests to an engine. If its process was started here, it ends after the running requests."""
         self._tasks.cancel(f"probe {name}")
         self._probers.pop(name, None)
+        self._declared.pop(name, None)
         child = self.registry.remove(name)
+        if child is not None:
+            self.waking.remove(child)
         started_here = [process for process in self.processes if process.name == name]
         for process in started_here:
             self.processes.remove(process)
@@ -249,9 +287,14 @@ class _ProbedChild:
         # What it counts beyond the requests that it has now are those that ended meanwhile, before any of strangers:
         # else an idle engine looks busy until the next probe, and a conversation leaves it for one that knows nothing.
         surplus = status.queue_length - self._child.in_flight
-        if status.wakes:  # nothing wakes it up yet
+        waking = self._manager.waking
+        if status.wakes and not waking.can_wake(self._child):
             status = msgspec.structs.replace(status, wakes=False)
+        waking.answered(self._child, asleep=status.wakes)
         self._manager.registry.report(self._child, shorter(status, max(0, min(surplus, ended))))
+
+    def rests(self, reason: str) -> bool:
+        return self._manager.rest(self._child, reason)
 
     def suspect(self, reason: str) -> None:
         self._manager.registry.suspect(self._child, reason)

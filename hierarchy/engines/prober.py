@@ -47,6 +47,9 @@ class Owner(Protocol):
         ended: requests of this node that have ended while the probe waited. The answer may count them still.
         """
 
+    def rests(self, reason: str) -> bool:
+        """Nothing listens at its URL. Returns whether that is as it should be, until a request needs it."""
+
     def suspect(self, reason: str) -> None:
         """A probe is late, and there is no other sign of life."""
 
@@ -292,6 +295,10 @@ class Prober:
             if signs or self._vitals.alive_at > read.began_at:
                 return True
         elif proof == "own" or (proof == "bad" and not self._vitals.answered_badly() and self._models is not None):
+            return True
+        if proof == "refused" and self._owner.rests(reason):
+            self._models = None
+            self._failures += 1
             return True
         self.mark_down(reason)
         return True

@@ -16,29 +16,26 @@ import msgspec
 
 from hierarchy.balancing.prefix_choice import MATCH, NO_MATCH, SPREAD, STICKY, Known
 from hierarchy.balancing.tiers import kept
-from hierarchy.introspection.terms import Terms, busy_of, common_among, cost_of, read, weight_among
+from hierarchy.introspection.terms import busy_of, common_among, cost_of, read, weight_among
+from hierarchy.introspection.warmth import Compared, warm_first
+from hierarchy.introspection.warmth import reason as why_later
 from hierarchy.labels import Requirement, write
 from hierarchy.labels import known as known_labels
 from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import OTHER_API, Api
-from hierarchy.wire.tree_entry import MAX_DEPTH, SERVING, ModelEntry, TreeEntry
+from hierarchy.wire.tree_entry import MAX_DEPTH, ModelEntry, TreeEntry
 
 MAX_NAMED = 3  # engines that one reason names; more are counted
 Scores = Sequence[tuple[float, float]]  #: (score, speed) of each candidate
 
 
-class Candidate(Terms, frozen=True):
+class Candidate(Compared, frozen=True):
     """A child that may get the request, and the terms by which the policy `prefix` compares it."""
 
-    name: str
     #: `node`, or the kind of an engine
     kind: str = "?"
     #: `direct` or `reverse`
     link: str = "direct"
-    #: requests running plus waiting there for this model; more after failures
-    load: float = 0
-    #: capacity weight
-    speed: float = 0.0
     #: load / speed
     score: float = 0.0
     #: probability, 0 to 1, that the policy takes it now
@@ -157,7 +154,9 @@ def _level(entry: TreeEntry, model: str, api: Api, known: Known | None, require:
             (candidates, passed_over), api = translated, OTHER_API[api]
     spill_after_s = max([entry.children[one.name].spill_after_s for one in candidates], default=0.0)
     used, others = _by_tier(candidates, spill_after_s)
-    used = _with_chances(used, entry.dispatch, known)
+    compared = warm_first(used, entry.children)
+    passed_over += [_later(one) for one in used if one not in compared]
+    used = _with_chances(compared, entry.dispatch, known)
     likeliest = max(used, key=lambda one: one.chance, default=None)
     reason = ""
     if likeliest is not None and known is not None and entry.dispatch == "prefix":
@@ -192,6 +191,10 @@ def _with_chances(candidates: list[Candidate], policy: str, known: Known | None)
     else:
         odds = chances(policy, [(one.busy if by_slots else one.score, one.speed) for one in candidates])
     return [replace(one, chance=chance) for one, chance in zip(candidates, odds, strict=True)]
+
+
+def _later(one: Candidate) -> PassedOver:
+    return PassedOver(one.name, one.kind, one.link, why_later(one.load_s))
 
 
 def _with_costs(candidates: list[Candidate]) -> list[Candidate]:
@@ -245,7 +248,7 @@ def _split(
             score = load / speed if speed else 0.0
             terms = read(child, row, None if known is None else known.matches.get(name, 0))
             candidates.append(
-                Candidate(name, child.kind, child.link, load, speed, score, error_rate=row.error_rate or 0.0,
+                Candidate(name, load, speed, child.kind, child.link, score, error_rate=row.error_rate or 0.0,
                           penalty=row.penalty, hit_rate=row.hit_rate, engine_hit_rate=row.engine_hit_rate,
                           labels=known_labels(child.labels), **msgspec.structs.asdict(terms))
             )  # fmt: skip
@@ -275,7 +278,7 @@ def _lacks(child: TreeEntry, model: str, require: Requirement, depth: int = 0) -
 
 def _rank(child: TreeEntry, row: ModelEntry | None) -> int | None:
     """0: it serves the model; 1: where nothing else does; 2: as the last resort; None: it does not."""
-    if row is None or child.state not in SERVING:
+    if row is None or not child.may_serve:
         return None
     if child.state == "ejected" or row.detail:
         return 2

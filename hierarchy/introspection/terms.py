@@ -28,6 +28,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     busy: float = 0.0
     #: seconds to it and back
     round_trip_s: float | None = None
+    #: seconds until the model is loaded there; 0: it is
+    load_s: float = 0.0
     #: of the tiers that its node prefers, the first is 1
     tier: int | None = None
     #: seconds that a request is expected to wait there; None: its node prefers no child
@@ -39,8 +41,10 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 def read(child: TreeEntry, row: ModelEntry, match: int | None) -> Terms:
     """The terms of a child for one of its models, but for the cost. match: see `Terms`."""
     wait_s = None if child.tier is None else row.wait_s
+    if row.load_s and match:
+        match = 0  # with the model, its cache went, too
     return Terms(match=match, pending=row.pending, slots=row.slots, round_trip_s=child.round_trip_s, tier=child.tier,
-                 wait_s=wait_s)  # fmt: skip
+                 wait_s=wait_s, load_s=row.load_s)  # fmt: skip
 
 
 def busy_of(terms: Terms, load: float, speed: float) -> float:
@@ -56,7 +60,7 @@ def cost_of(terms: Terms, load: float, speed: float, match_weight: float, shared
     if not speed:
         return 0.0
     score = terms.busy or load / speed
-    away = distance(counted_s(terms.round_trip_s or 0.0))
+    away = distance(counted_s(terms.round_trip_s or 0.0) + terms.load_s)
     return cost(terms.pending / speed, max(0, (terms.match or 0) - shared), score, match_weight, away)
 
 

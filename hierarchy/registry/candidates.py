@@ -17,6 +17,7 @@ from hierarchy.registry.child import Child, Share
 from hierarchy.registry.health import USABLE
 from hierarchy.registry.known_models import PATIENCE_S, Absence
 from hierarchy.registry.membership import Membership
+from hierarchy.registry.public_name import said_of
 from hierarchy.registry.totals import Totals
 from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.status import ModelKey, NodeStatus
@@ -164,13 +165,22 @@ class CandidateViews(Membership):
         now, (name, api) = self._clock(), key
         if self.listed(name, api):
             self._note_serving(key, now)
-            return self.known.lost(key, now)
+            return self._not_woken(key, now) or self.known.lost(key, now)
         known = self.known.known(key, now)
         if known is not None:
             return known
         if not self.listed(name) and self.known.is_declared(name):
             return self.known.declared(name)
         return self.known.possible(name, now)
+
+    def _not_woken(self, key: ModelKey, now: float) -> Absence | None:
+        """The absence of a model whose engine was to be woken up, which failed."""
+        failed = [child for child in self.index.shares(key) if child.wake_failed and child.wakes]
+        if not failed:
+            return None
+        first = min(failed, key=_wake_again_at)
+        why = f"is not loaded, and {said_of(first, first.wake_failed)}"
+        return Absence(why, f"model {key[0]!r} {why}", now, first.wake_again_at, holds=False)
 
     def _note_serving(self, key: ModelKey, now: float) -> None:
         """Note when a model was available, as far as the last sweep did not."""
@@ -274,6 +284,10 @@ def is_avoided(shares: list[Share]) -> bool:
         return True
     first = shares[0]  # all of them are, or none is
     return first.avoid or first.child.suspect is not None
+
+
+def _wake_again_at(child: Child) -> float:
+    return child.wake_again_at
 
 
 def _is_returning(share: Share) -> bool:

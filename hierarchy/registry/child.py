@@ -344,6 +344,8 @@ class Child:
             return self.failures.reason
         if state == "suspect":
             return self.suspect or ""
+        if state == "asleep":
+            return self.wake_failed or ("a request wakes it up" if self.wakes else "")
         if state == "silent" and self.last_seen is not None:
             return f"no report for {now - self.last_seen:.0f} s"
         return ""

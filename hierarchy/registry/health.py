@@ -88,6 +88,8 @@ class Health:
     def set_asleep(self, child: Child, asleep: bool, *, wakes: bool = False) -> None:
         """An engine has put its model away, or has it back. wakes: a request can wake it up."""
         if child.asleep is not asleep or child.wakes is not wakes:
+            if asleep and not child.asleep:
+                child.process_number += 1  # with its model, its cache went, too
             child.asleep, child.wakes = asleep, wakes
             child.wake_failed, child.wake_again_at = "", math.inf
             self.generation += 1

@@ -43,12 +43,14 @@ class Absence:
 
     why: for an error message, as a sentence without its subject, the model. event: the same for the log, one text for
     all requests. since: when it began. until: when it is clear whether the model exists; infinite if that is not known.
+    holds: a request may be held until then.
     """
 
     why: str
     event: str
     since: float
     until: float = math.inf
+    holds: bool = True
 
     def retry_after_s(self, now: float) -> int:
         """Whole seconds after which another request is worthwhile.
@@ -61,6 +63,8 @@ class Absence:
 
     def patience_s(self, now: float) -> float:
         """How long a request may be held, as far as the model is concerned; 0 for not at all."""
+        if not self.holds:
+            return 0.0
         if self.until < math.inf:
             return max(0.0, self.until - now)
         return math.inf if now - self.since < PATIENCE_S else 0.0

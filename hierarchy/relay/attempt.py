@@ -12,7 +12,7 @@ import re
 from typing import Any, Final
 
 from hierarchy.balancing.lent_attempts import returned
-from hierarchy.errors import BadRequest, ChildFailed, RequestError
+from hierarchy.errors import BadRequest, ChildFailed, RequestError, Unavailable
 from hierarchy.http.content_coding import CodingError
 from hierarchy.http.response_check import looks_good
 from hierarchy.http.response_head import UpstreamResponse
@@ -59,6 +59,7 @@ class Attempt(ResponseHandler):
     """One attempt. It holds its lease from the beginning until `end`, which is called exactly once."""
 
     over: bool = False  # its lease is released
+    waking_since: float = 0.0  # when it began to wait until the child is awake; 0: it does not
     sent_at: float = 0.0  # when the request was sent to the child
     lent: int = 0  # attempts that were lent to the child with it
     others: bool = False  # the child, a node, was told that others could take the request
@@ -98,6 +99,9 @@ class Attempt(ResponseHandler):
 
     def start(self, now: float, *, fresh: bool) -> None:
         """Send the request, at once if there is an idle connection. fresh: over a new connection."""
+        if self.lease.share.load_s and self.child.asleep:
+            self._lane.spawn(self._wake(now, fresh=fresh), "wake")
+            return
         if self.destination.share.key[1] != self._request.head.native and not self.pool.numbered:
             self._lane.spawn(self._connect(translated=True, fresh=fresh), "translation")
             return
@@ -108,6 +112,20 @@ class Attempt(ResponseHandler):
             self._send(upstream, now)
         else:
             self._lane.spawn(self._connect(translated=False, fresh=True), "connection")
+
+    async def _wake(self, now: float, *, fresh: bool) -> None:
+        """The child sleeps: wait until it is awake, and send the request then."""
+        self.waking_since = now
+        self._set_deadline(now + self.destination.timeouts.look_s)
+        reason = await self._lane.wake(self.child)
+        self.waking_since = 0.0
+        if self.over:  # the client left meanwhile, or it took too long
+            return
+        if reason:
+            error = Unavailable(f"model {self._request.model!r} is not loaded, and {said_of(self.child, reason)}")
+            self._listener.attempt_failed(self, Failure(Cause.DEAD, reason, error=error))
+        else:
+            self.start(self._lane.clock(), fresh=fresh)
 
     def _rename(self) -> bool:
         """Use the engine's own name for the model, if it has another. Returns False if the body cannot be read."""

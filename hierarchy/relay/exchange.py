@@ -257,6 +257,8 @@ class Exchange(Listener):
             self._retry(attempt, failure, fresh=decision.fresh)
         elif isinstance(decision, retry.Probe):
             self._lane.spawn(self._probe(attempt, failure), "probe")
+        elif failure.error is not None:
+            self.fail(failure.error)
         elif self._hold_unspent(attempt, failure):
             pass
         elif self._is_unmet(failure):
@@ -360,6 +362,8 @@ class Exchange(Listener):
         client, request, attempt = self._client, self.request, self._attempt
         if now >= request.ends_at:
             self._time_out(attempt, "was not done in the time for the whole request")
+        elif attempt is not None and attempt.waking_since > 0.0:
+            self._check_waking(attempt, now)
         elif attempt is None or attempt.sender is None:  # no child has the request: dialling has its own time limit
             client.deadline = request.ends_at
         else:
@@ -382,6 +386,17 @@ class Exchange(Listener):
             self._keep_waiting(attempt.sent_at + timeouts.first_byte_s, now)
         else:
             self._time_out(attempt, f"sent no response within {timeouts.first_byte_s:g} s")
+
+    def _check_waking(self, attempt: Attempt, now: float) -> None:
+        """The child is being woken up, or started, for this request."""
+        limit_s = attempt.destination.timeouts.first_byte_s
+        until = attempt.waking_since + limit_s
+        if now >= until:
+            self._time_out(attempt, f"was not awake within {limit_s:g} s")
+        elif self.request.parent is None:
+            self._keep_waiting(until, now)
+        else:
+            self._client.deadline = min(until, self.request.ends_at)
 
     def _keep_waiting(self, until: float, now: float) -> None:
         """Nothing for it yet: a client that reads a stream gets a comment, so that its connection is not idle."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
 from hierarchy.balancing.dispatch import Dispatch
@@ -42,6 +42,7 @@ LEAST_LINKS: Final = 64  # that the instances of one child may have, however few
 log = logging.getLogger("hierarchy.lane")
 
 Trust = Callable[[bytes, int], Parent | None]
+Wake = Callable[[Child], Awaitable[str]]
 
 
 class Lane:
@@ -50,12 +51,14 @@ class Lane:
     trust: the parent that has this secret of this node, if any; notes the request's number as received from it.
     handlers: POST paths that this node answers itself, at once: reports come by the thousand a second.
     long_handlers: of those, what answers a large request.
+    wake: waits until a child that sleeps is awake; returns "", or why it is not, as a sentence without its subject.
     """
 
     def __init__(
         self, registry: Registry, dispatch: Dispatch, metrics: Metrics, settings: Settings, trust: Trust,
         clock: Callable[[], float], access: Access, handlers: Mapping[bytes, Handler] | None = None,
         long_handlers: Mapping[bytes, LongHandler] | None = None, fingerprints: Fingerprints | None = None,
+        wake: Wake | None = None,
     ) -> None:  # fmt: skip
         self.registry = registry
         self.dispatch = dispatch
@@ -67,6 +70,7 @@ class Lane:
         self.handlers: dict[bytes, Handler] = {LINK_PATH: pong, **(handlers or {})}
         self.fingerprints = fingerprints if fingerprints is not None else Fingerprints()
         self.long_handlers: dict[bytes, LongHandler] = {**(long_handlers or {})}
+        self.wake: Wake = wake if wake is not None else _cannot_wake
         self.held = HeldBytes(settings.held_bytes)
         self.turns = Turns(self.held)
         self.descriptors = Descriptors(descriptors.limit())
@@ -291,6 +295,10 @@ class Lane:
 
     def __repr__(self) -> str:
         return f"<Lane pools={len(self._pools)} destinations={len(self._destinations)}>"
+
+
+async def _cannot_wake(child: Child) -> str:
+    return "sleeps, and cannot be woken up"
 
 
 def _log_access(exchange: object, outcome: str) -> None:

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Final
 
 from hierarchy.balancing.lent_attempts import returned
+from hierarchy.errors import RequestError
 from hierarchy.relay.held import Held
 from hierarchy.relay.upstream.connection import ConnectionPool
 
@@ -54,6 +55,7 @@ class Failure:
     lent: int = 0  # attempts that were lent to the child
     unspent: int | None = None  # attempts that it gave back; None if it did not say
     refusal: Refusal | None = None  # of a child that refused
+    error: RequestError | None = None  # that the client gets, if no other child is tried
 
 
 @dataclass(frozen=True, slots=True)

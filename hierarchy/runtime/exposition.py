@@ -43,6 +43,13 @@ FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Bytes of prompts that the child had to read.",
         ("model", "api", "child"),
     ),
+    "hierarchy_model_loads_total": (
+        "counter",
+        "Loads of a model that requests waited for.",
+        ("model", "api", "child"),
+    ),
+    "hierarchy_model_load_seconds_total": ("counter", "How long they took.", ("model", "api", "child")),
+    "hierarchy_wakes_total": ("counter", "Engines woken up or started by requests.", ("child", "outcome")),
     "hierarchy_prefix_choices_total": ("counter", "Children chosen by what a prompt begins with.", ("reason",)),
     "hierarchy_labels_ignored_total": ("counter", "Labels in reports that this node does not know the child by.", ()),
     "hierarchy_prefix_fields_ignored_total": ("counter", "Fields of parents that are no fingerprints.", ()),
@@ -81,6 +88,9 @@ def pieces(metrics: Metrics) -> Iterator[bytes]:
     for name, part in (("matched", "matched_bytes"), ("unmatched", "unmatched_bytes")):
         sent = [(key, getattr(counts, part)) for key, counts in list(metrics.shares.items())]
         yield from _counters(f"hierarchy_prompt_bytes_{name}_total", [row for row in sent if row[1]])
+    for name, part in (("loads", "loads"), ("load_seconds", "load_s")):
+        took = [(key, getattr(counts, part)) for key, counts in list(metrics.shares.items()) if counts.loads]
+        yield from _counters(f"hierarchy_model_{name}_total", took)
     for name, rows in _small(metrics):
         yield from _counters(name, rows)
     yield from _gauges(metrics)
@@ -100,6 +110,7 @@ def _small(metrics: Metrics) -> Iterator[tuple[str, Iterable[Row]]]:
     ended = {("ok", 200): metrics.whole, **metrics.endings}
     yield "hierarchy_refused_total", [((code,), count) for code, count in metrics.refused.items()]
     yield "hierarchy_retries_total", [((), metrics.retries)]
+    yield "hierarchy_wakes_total", list(metrics.wakes.items())
     yield "hierarchy_prefix_choices_total", [((reason,), count) for reason, count in metrics.prefix_choices.items()]
     yield "hierarchy_labels_ignored_total", [((), metrics.labels_ignored)]
     yield "hierarchy_prefix_fields_ignored_total", [((), metrics.prefix_fields_ignored)]

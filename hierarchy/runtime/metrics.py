@@ -41,6 +41,8 @@ GAUGES = {
         ("child", "model"),
     ),
     "hierarchy_prompt_bytes_pending": ("Bytes of prompts that children were sent and have to read.", ("child",)),
+    "hierarchy_child_models_cold": ("Models that the child would have to load first.", ("child",)),
+    "hierarchy_requests_waking": ("Requests that wait until an engine is awake.", ()),
     "hierarchy_requests_held": ("Requests that wait for a child to appear.", ()),
 }
 Sample = tuple[str, tuple[str, ...], float]  # gauge name, label values, value
@@ -69,11 +71,12 @@ class Histogram:
 class ShareMetrics:
     """Counts for one (model, api, child). Every request that was sent ends in exactly one of `done`'s outcomes."""
 
-    __slots__ = ("matched_bytes", "outcomes", "total", "ttft", "unmatched_bytes")
+    __slots__ = ("load_s", "loads", "matched_bytes", "outcomes", "total", "ttft", "unmatched_bytes")
 
     def __init__(self) -> None:
         self.outcomes: dict[str, int] = {}
         self.matched_bytes = self.unmatched_bytes = 0  # of prompts that were sent there by the policy `prefix`
+        self.loads, self.load_s = 0, 0.0  # of the model by the engine, and the seconds that they took
         self.ttft = Histogram()  # from sending the request to the first body byte
         self.total = Histogram()  # from the request's arrival to the response's end
 
@@ -101,6 +104,7 @@ class Metrics:
         self.shares: dict[tuple[str, str, str], ShareMetrics] = {}  # by model, api, child
         self.refused: dict[str, int] = {}  # requests answered with an error of this node, by its code
         self.retries = 0
+        self.wakes: dict[tuple[str, str], int] = {}  # of engines, by engine and outcome
         self.prefix_choices: dict[str, int] = {}  # children that were chosen by what a prompt begins with, by reason
         self.labels_ignored = 0  # in reports, of labels that the child is not bound to
         self.prefix_fields_ignored = 0  # fields of parents that are no fingerprints

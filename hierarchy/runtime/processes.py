@@ -98,6 +98,7 @@ class SupervisedProcess:
         backoff: Backoff | None = None,
         before_start: Callable[[], None] = lambda: None,
         fatal: frozenset[int] = frozenset({USAGE_ERROR}),
+        once: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -110,6 +111,7 @@ class SupervisedProcess:
             before_start: called before each start; an `OSError` is logged like a command that cannot be started.
             fatal: exit statuses after which a restart cannot help, unless the process ran for
                 `backoff.stable_after_s` once.
+            once: it is not restarted when it has ended, and what it left running is killed.
             clock: monotonic seconds.
         """
         self.name = name
@@ -122,6 +124,7 @@ class SupervisedProcess:
         self._before_start = before_start
         self._backoff = backoff or Backoff()
         self._fatal = fatal
+        self._once = once
         self._clock = clock
         self._process: Process | None = None  # while it runs
         self._was_stable = False  # whether it ever ran for `backoff.stable_after_s`
@@ -138,7 +141,10 @@ class SupervisedProcess:
         return self._process.pid if self._process else None
 
     async def run(self) -> int | None:
-        """Keep it running until `stop` (returns None), or until it ends with a fatal status (returns the status)."""
+        """Keep it running until `stop` (returns None), or until it ends with a fatal status (returns the status).
+
+        One that runs once has ended then; None if it was stopped, or could not be started.
+        """
         self._idle.clear()
         failures = 0
         try:
@@ -148,6 +154,8 @@ class SupervisedProcess:
                 ran_s = self._clock() - started
                 if self._stopping.is_set():
                     break
+                if self._once:
+                    return status
                 stable = ran_s >= self._backoff.stable_after_s
                 self._was_stable = self._was_stable or stable
                 if status in self._fatal and not self._was_stable:
@@ -179,8 +187,7 @@ class SupervisedProcess:
         """Send SIGKILL to the process and the other processes of its group; no restart."""
         self._stopping.set()
         if self._process and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            _kill_group(self._process.pid)
 
     def _terminate(self) -> None:
         if self._process and self._process.returncode is None:
@@ -208,6 +215,8 @@ class SupervisedProcess:
                 reading = asyncio.create_task(self._read(output))
                 try:
                     status = await process.wait()
+                    if self._once:
+                        _kill_group(process.pid)
                     await asyncio.wait({reading}, timeout=_LAST_OUTPUT_S)
                 finally:
                     reading.cancel()
@@ -255,3 +264,9 @@ class SupervisedProcess:
                     self._on_line(self.name, line)
                 except Exception:  # an unread pipe would block the child, so reading continues
                     log.exception("a line of %s is lost", self.name)
+
+
+def _kill_group(pid: int) -> None:
+    """End what is left of a process's group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)

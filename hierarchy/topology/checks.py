@@ -56,7 +56,11 @@ def check_replicas(graph: TreeGraph) -> Iterator[Finding]:
             hint = f"write `replica_of: {nodes[original].replica_of}`"
             yield Finding(field, f'"{original}" is itself a replica', hint)
     for engine in graph.engines.values():
-        if len(engine.parents) > 1 and engine.declared_url is None and engine.launchable:
+        if len(engine.parents) > 1 and engine.has_command:
+            message = f"each of {', '.join(engine.parents)} would run the command"
+            hint = "let one node start it, or leave `command` out"
+            yield Finding((*engine.field, "command"), message, hint)
+        elif len(engine.parents) > 1 and engine.declared_url is None and engine.launchable:
             message = f"without `url`, each of {', '.join(engine.parents)} would start its own copy"
             yield Finding(engine.field, message, 'start the engine separately and add `url: "http://host:port"`')
 
@@ -99,6 +103,8 @@ def check_names(graph: TreeGraph) -> Iterator[Finding]:
 def check_engines(graph: TreeGraph) -> Iterator[Finding]:
     """Every engine has what its kind needs to be reached or started."""
     for engine in graph.engines.values():
+        if engine.has_command:
+            yield from _check_command(engine)
         if engine.declared_url is not None:
             continue
         if not engine.launchable:
@@ -107,6 +113,16 @@ def check_engines(graph: TreeGraph) -> Iterator[Finding]:
         elif engine.kind == "local" and not engine.model:
             hint = "add `model: smollm2-135m`, or the path of a GGUF file"
             yield Finding((*engine.field, "model"), "kind local needs a model", hint)
+
+
+def _check_command(engine: Member) -> Iterator[Finding]:
+    """An engine that a command starts is found at its URL, and its models are known before it runs."""
+    field = (*engine.field, "command")
+    if engine.declared_url is None and engine.launchable:
+        hint = 'add `url: "http://127.0.0.1:PORT"`, or leave `command` out'
+        yield Finding(field, "without `url` the node starts the engine by itself", hint)
+    if not engine.models:
+        yield Finding(field, "no request names a model of it before it runs", "add `models: [NAME]`, as it lists them")
 
 
 def check_urls(graph: TreeGraph) -> Iterator[Finding]:

@@ -176,6 +176,7 @@ def _engine(tree: TreeConfig, name: str, spec: EngineSpec, replicas: Replicas) -
         models=tuple(spec.models) or _launched_models(spec),
         model=spec.model,
         launchable=spec.kind in LAUNCHED_KINDS,
+        has_command=spec.command is not None,
         speed=spec.speed,
     )
 

@@ -52,6 +52,8 @@ class Member:
     model: str | None = None
     #: of an engine: its node can start it
     launchable: bool = False
+    #: of an engine: a command starts it when a request needs it
+    has_command: bool = False
     #: of an engine: its capacity relative to other engines
     speed: float = 0.0
     #: "declared", or in a running tree the state that `/tree` shows, such as "up"

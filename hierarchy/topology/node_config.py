@@ -108,7 +108,9 @@ def replica_urls(tree: DeclaredTree, name: str) -> Iterator[tuple[str, str | Non
 
 
 def _engine(name: str, spec: EngineSpec) -> EngineConfig:
-    shared = spec.model_dump(include={"kind", "url", "model", "models", "speed", "slots", "api_key"})
+    shared = spec.model_dump(
+        include={"kind", "url", "model", "models", "speed", "slots", "api_key", "command", "wake", "load_s"}
+    )
     return EngineConfig(name=name, simulated=spec.simulated, **shared)
 
 

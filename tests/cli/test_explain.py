@@ -131,7 +131,7 @@ def test_a_node_that_cannot_be_read_is_a_usage_error(url: str) -> None:
 
 def test_tiers_and_expected_waits_are_columns_where_some_children_are_preferred() -> None:
     candidate = Candidate(
-        "cloud", "node", load=3, speed=2, score=1.5, chance=1.0, round_trip_s=0.08, tier=2, wait_s=1.5
+        "cloud", kind="node", load=3, speed=2, score=1.5, chance=1.0, round_trip_s=0.08, tier=2, wait_s=1.5
     )
     for policy, headings in (
         ("p2c", "child load speed score slots busy round trip tier wait chance"),

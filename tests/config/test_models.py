@@ -298,6 +298,7 @@ def test_models_can_be_made_in_code() -> None:
 
 
 UNITS = {
+    "command": "list",
     "_per_s": "tokens/s",
     "_s": "seconds",
     "_bytes": "bytes",

@@ -151,6 +151,9 @@ class Bench:
     def trust(self) -> None:
         self.note("trust")
 
+    def rests(self, reason: str) -> bool:
+        return False
+
     def mark_down(self, reason: str) -> None:
         self.note(f"down: {reason}")
 
@@ -194,6 +197,9 @@ class Owner:
 
     def report(self, status: NodeStatus, ended: int) -> None:
         self.statuses.append(status)
+
+    def rests(self, reason: str) -> bool:
+        return False
 
     def mark_down(self, reason: str) -> None:
         self.failures.append(reason)

@@ -99,6 +99,7 @@ NO_TERMS = {
     "tier": None,
     "wait_s": None,
     "cost": 0.0,
+    "load_s": 0.0,
 }
 
 

@@ -24,6 +24,7 @@ from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.engines.simulated.registration import stay_registered
 from hierarchy.engines.simulated.reset import ResettableApp, reset_connection
 from hierarchy.engines.simulated.response import WRONG_BODIES
+from hierarchy.engines.simulated.roles import routes as role_routes
 
 Handler = Callable[[Request], Awaitable[Any]]
 FAULT = "hierarchy.fault"  # in the scope of a probe
@@ -45,6 +46,7 @@ def create_app(options: SimulatedOptions) -> Starlette:
     with_faults = functools.partial(_with_probe_faults, engine)
     app = ResettableApp(
         routes=[
+            *role_routes(engine),
             Route("/health", with_faults(control.health)),
             Route("/metrics", with_faults(control.metrics)),
             Route("/version", control.version),
@@ -95,6 +97,10 @@ class _Control:
         return Response()
 
     async def wake_up(self, request: Request) -> Response:
+        fault = self._engine.faults.take("wake")
+        if fault is not None and fault.status is not None:
+            return PlainTextResponse("a simulated fault", fault.status)
+        await asyncio.sleep(self._engine.options.load_s)
         self._engine.sleep(0)
         return Response()
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hierarchy.engines.simulated.faults import Fault, Faults
+from hierarchy.engines.simulated.memory import Memory
 from hierarchy.engines.simulated.options import SimulatedOptions
 from hierarchy.engines.simulated.prefix_cache import BLOCK_CHARS, PrefixCache
 from hierarchy.engines.simulated.slots import Slots
@@ -73,10 +75,15 @@ class Engine:
         self.served = 0  # responses that were complete
         self.cancelled = 0  # responses whose client disconnected
         self.sleep_level = 0  # 0: awake; 1 and 2 as in vLLM
+        self.wakes = 0  # how often it was woken up
         self._awake = asyncio.Event()
         self._awake.set()
         self.faulted = 0  # responses that a fault changed
         self._job_numbers = itertools.count(1)
+        self.memory = Memory(math.inf if options.role == "vllm" else options.loaded, options.load_s)
+        self.memory.fill(self.models)
+        if options.asleep:
+            self.sleep(1)
 
     def job(self, model: str, prompt: str, max_tokens: int | None, *, ignore_eos: bool = False) -> Job:
         """Plan a generation of at most `max_tokens`; with `ignore_eos`, of exactly as many."""
@@ -95,6 +102,8 @@ class Engine:
 
     def sleep(self, level: int) -> None:
         """Sleep as vLLM does: requests wait until it is awake. level: 0 wakes it up."""
+        if self.sleep_level and not level:
+            self.wakes += 1
         self.sleep_level = level
         if level:
             self._awake.clear()
@@ -110,7 +119,7 @@ class Engine:
         Raises:
             ConnectionCut, WrongEnd: the job's fault.
         """
-        async with self.slots.hold(job.model):
+        async with self.slots.hold(job.model), self.memory.hold(job.model):
             await self._awake.wait()
             freeze(job.fault)
             if job.fault.hang:
@@ -139,6 +148,9 @@ class Engine:
             "cancelled": self.cancelled,
             "faulted": self.faulted,
             "sleeping": self.sleep_level > 0,
+            "loaded": self.memory.loaded,
+            "loads": self.memory.loads,
+            "wakes": self.wakes,
             "faults": self.faults.state(),
         }
 

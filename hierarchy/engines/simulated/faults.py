@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 Tokens = Annotated[int, Field(ge=0)]
-RequestKind = Literal["generate", "probe"]
+RequestKind = Literal["generate", "probe", "wake"]
 #: what a broken engine, or a proxy in front of it, answers with status 200:
 #: html: a page; garbage: bytes that are no JSON; empty: no body; truncated: half of the body, framed as if it were all;
 #: error: an error object, in a stream an event after the first token and then the end, as vLLM sends it
@@ -22,7 +22,8 @@ class Fault(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     on: RequestKind = Field(
-        default="generate", description="generate: requests for tokens; probe: health, models, metrics, status"
+        default="generate",
+        description="generate: requests for tokens; probe: health, models, metrics, status; wake: /wake_up",
     )
     model: str | None = Field(default=None, description="only requests for this model; None: for any")
     every: int = Field(default=1, ge=1, description="only each so many-th of these requests")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from hierarchy.config import simulated
 from hierarchy.engines.simulated.faults import Fault
+
+Role = Literal["vllm", "router", "ollama"]
 
 
 @dataclass(frozen=True)
@@ -31,4 +34,12 @@ class SimulatedOptions:
     address: str | None = None
     #: between two heartbeats; the default is FastChat's own (constants.WORKER_HEART_BEAT_INTERVAL)
     heart_beat_s: float = 45.0
+    #: `vllm`: all models are in memory, and it can be put to sleep; `router`, `ollama`: a request loads its model
+    role: Role = "vllm"
+    #: models in memory at once, of a router or Ollama
+    loaded: int = 1
+    #: seconds to load a model, or to wake up
+    load_s: float = 0.0
+    #: it sleeps when it starts, as vLLM does at level 1
+    asleep: bool = False
     faults: tuple[Fault, ...] = ()

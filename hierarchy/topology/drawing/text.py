@@ -148,11 +148,17 @@ def _health(model: ModelEntry) -> str:
 
 
 def model_names(models: tuple[ModelEntry, ...]) -> list[str]:
-    """Each model once, with its API families unless OpenAI's is the only one."""
+    """Each model once, with its API families unless OpenAI's is the only one, and how long it takes to be loaded."""
     families: dict[str, set[str]] = {}
+    loads: dict[str, float] = {}
     for model in models:
         families.setdefault(model.name, set()).add(model.api)
-    return [name + _families(apis) for name, apis in families.items()]
+        loads[model.name] = model.load_s
+    return [name + _families(apis) + _cold(loads[name]) for name, apis in families.items()]
+
+
+def _cold(load_s: float) -> str:
+    return f" [not loaded: {load_s:.3g} s]" if load_s else ""
 
 
 def _families(apis: set[str]) -> str:
