@@ -288,6 +288,8 @@ class Node:
             self.dispatch.set_tiers(config.prefer, config.settings.spill_after_s)
         if config.prefer != old.prefer:
             changes.append("prefer")
+        if config.labels != old.labels:
+            changes.append("labels")
         if config.aliases != old.aliases:
             self.dispatch.set_aliases(config.aliases)
             changes.append("aliases")

@@ -195,7 +195,7 @@ async def _hand_out(node: Node, name: str, held: HeldRequest, require: Requireme
         try:
             return dispatch.hand_out(dispatch.resolve(name, "fastchat", translated=True, require=require), require)
         except RequestError as error:
-            if not await held.wait(dispatch.models(name), error):
+            if not await held.wait(dispatch.models(name), error, require):
                 if isinstance(error, RequirementUnmet):
                     raise
                 return None

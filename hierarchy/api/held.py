@@ -8,6 +8,7 @@ from collections.abc import Collection
 from fastapi import Request
 
 from hierarchy.errors import RequestError
+from hierarchy.labels import Requirement
 from hierarchy.relay.waiting_room import WaitingRoom
 
 
@@ -24,13 +25,13 @@ class HeldRequest:
         """Let `wait` return."""
         self._again.set()
 
-    async def wait(self, names: Collection[str], error: RequestError) -> bool:
+    async def wait(self, names: Collection[str], error: RequestError, require: Requirement | None = None) -> bool:
         """Wait until there may be a child for one of the models. Returns False if there is no point in waiting.
 
         error: why there is no child now. It is returned at once where waiting is not worthwhile, or the time is over,
-        and as soon as the client leaves.
+        and as soon as the client leaves. require: labels that the child must have; None for none.
         """
-        if not self._room.hold(self, names, sum(map(len, names)), error):
+        if not self._room.hold(self, names, sum(map(len, names)), error, require):
             return False
         again, gone = asyncio.ensure_future(self._again.wait()), asyncio.ensure_future(self._client_leaves())
         left_s = max(0.0, self.held_until - self._room.now())  # for a room that nobody sweeps

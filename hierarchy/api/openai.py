@@ -47,7 +47,7 @@ def router(node: Node) -> APIRouter:
             if row is not None and caller.may_use(name):
                 return json_response(row)
             error = _why_not(node, caller, name, require)
-            if not await held.wait(node.dispatch.models(name), error):
+            if not await held.wait(node.dispatch.models(name), error, require):
                 raise error
 
     return routes

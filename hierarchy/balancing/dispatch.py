@@ -98,14 +98,30 @@ class Dispatch:
             RequirementUnmet: children serve it, but none that has these labels.
             Unavailable: children serve it, or may serve it soon, but none is available now (or all were tried).
         """
-        shares = self._registry.available(key, require)
-        if shares and not tried and not (elsewhere and is_avoided(shares)):  # the most common case
-            if require is not None:
+        if require is not None:
+            shares = self._registry.allowed(key, require)
+            if shares and not tried and not (elsewhere and is_avoided(shares)):
                 return self._among(self._with_labels(key, shares, require), prefix)
+            return self._choose_rarely(key, shares, tried, translated, elsewhere, prefix, require)
+        shares = self._registry.available(key)
+        if shares and not tried and not (elsewhere and is_avoided(shares)):  # the most common case
             candidates = self._candidates.get(key)
             if candidates is None or candidates.shares is not shares:
                 candidates = self._remember(key, shares)
             return self._among(candidates, prefix)
+        return self._choose_rarely(key, shares, tried, translated, elsewhere, prefix, None)
+
+    def _choose_rarely(
+        self,
+        key: ModelKey,
+        shares: list[Share],
+        tried: Collection[Child],
+        translated: bool,
+        elsewhere: bool,
+        prefix: Fingerprint | None,
+        require: Requirement | None,
+    ) -> Share:
+        """`choose`, where not all available shares may be taken, or there are none."""
         try:
             return self._among(self._untried(key, shares, tried, require, elsewhere=elsewhere), prefix)
         except RequestError as error:
@@ -150,7 +166,7 @@ class Dispatch:
         """What is known here of a prompt, for `hierarchy why`; None if the policy does not look at prompts."""
         if self.prefixes is None:
             return None
-        shares = self._registry.available(key, require) or self._registry.last_resort(key, require)
+        shares = self._registry.allowed(key, require) or self._registry.last_resort(key, require)
         return self.prefixes.known(Candidates(shares), prefix) if shares else None
 
     def compares(self, key: ModelKey) -> bool:
@@ -218,7 +234,7 @@ class Dispatch:
             return name
         order = self._aliases.order(name)
         apis = (api, OTHER_API[api]) if translated else (api,)
-        available = (model for model in order if any(self._registry.available((model, api), require) for api in apis))
+        available = (model for model in order if any(self._registry.allowed((model, api), require) for api in apis))
         listed = (model for model in order if any(self._registry.listed(model, api) for api in apis))
         return next(available, None) or next(listed, None) or order[0]
 

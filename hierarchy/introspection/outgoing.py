@@ -14,21 +14,20 @@ from typing import Any, TypeVar
 import msgspec
 
 from hierarchy.introspection.tree import TreeView
-from hierarchy.labels import OPEN, REST, LabelSet, best
+from hierarchy.labels import MAX_SETS, REST
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
+from hierarchy.registry.child_labels import Row
 from hierarchy.runtime.steps import Steps
 from hierarchy.wire.limits import ENTRY_VALUES, MODEL_BYTES, NAMED, ROW_VALUES, ChildLimits, text_bytes
 from hierarchy.wire.offer import NOTHING, Offer, weight_of_offers
 from hierarchy.wire.status import ModelKey, NodeStatus
-from hierarchy.wire.tree_entry import SERVING
 
 LONGEST_TEXT = 3 + 4 * 256  # bytes of a name
 LEFT_OUT = (
     "what is below it is not shown here: it is too much for the messages of the node above; raise `max_body_bytes`"
 )
 T = TypeVar("T")
-Row = tuple[tuple[str, str], ...]  #: a set of labels
 log = logging.getLogger("hierarchy.uplink")
 
 
@@ -107,23 +106,23 @@ class Outgoing:
             is_closed = bool(labels) and all(REST in one.bound for one in labels)
             return [NOTHING] if is_closed else []
         offers: dict[tuple[Row, ...], Offer] = {}
-        for name, found in self._label_sets().items():
-            sets = best(map(dict, found)) or ()
-            if sets != (OPEN,):
-                offer = offers.setdefault(tuple(sorted(map(_row, sets))), Offer(list(sets), []))
+        for name, found in self._label_rows().items():
+            rows = tuple(sorted(found)) if len(found) <= MAX_SETS else ()
+            if rows != ((),):
+                offer = offers.setdefault(rows, Offer([dict(row) for row in rows], []))
                 assert offer.models is not None
                 offer.models.append(name)
         return list(offers.values())
 
-    def _label_sets(self) -> dict[str, set[Row]]:
+    def _label_rows(self) -> dict[str, set[Row]]:
         """Of each model the labels of the children that serve it now, or of what is below them."""
         registry = self._registry
         now, found = registry.now(), dict[str, set[Row]]()
         for key in registry.index.order:
-            sets = found.setdefault(key[0], set())
+            rows = found.setdefault(key[0], set())
             for child in registry.index.shares(key):
-                if child.state(now) in SERVING:
-                    sets.update(map(_row, child.labels.sets(key[0])))
+                if child.serves_now(now):
+                    rows.update(child.labels.rows(key[0]))
         return found
 
     def children_steps(self) -> Steps[dict[str, Any]]:
@@ -170,10 +169,6 @@ def fair_level(weights: Iterable[int], limit: int) -> int:
             return share
         left -= weight
     return limit
-
-
-def _row(labels: LabelSet) -> Row:
-    return tuple(sorted(labels.items()))
 
 
 def _weight(keys: Collection[ModelKey]) -> int:

@@ -44,16 +44,12 @@ class CandidateViews(Membership):
 
     # -- for a request ---------------------------------------------------------------------------------------
 
-    def available(self, key: ModelKey, require: Requirement | None = None) -> list[Share]:
+    def available(self, key: ModelKey) -> list[Share]:
         """The shares of the children that may get a request for this model now (do not change the list).
-
-        require: labels that the request requires; None for none.
 
         Those to be avoided only if there are no others: then all of the list are (`is_avoided`). Cached until
         something happens or the first of them would fall silent, and the same object until then.
         """
-        if require is not None:
-            return self._available_with(key, require)
         now = self._clock()
         cached = self._available.get(key)
         if cached is not None and cached[0] == self.generation and now < cached[1]:
@@ -68,7 +64,12 @@ class CandidateViews(Membership):
         self._available[key] = self.generation, until, shares
         return shares
 
-    def _available_with(self, key: ModelKey, require: Requirement) -> list[Share]:
+    def allowed(self, key: ModelKey, require: Requirement | None) -> list[Share]:
+        """The same, of those that have the labels which a request requires; None: of all."""
+        if require is None:
+            return self.available(key)
+        if not self.may_be_met(require):
+            return []
         now = self._clock()
         cached = self._allowed.get((key, require))
         if cached is not None and cached[0] == self.generation and now < cached[1]:
@@ -123,6 +124,8 @@ class CandidateViews(Membership):
         now = self._clock()
         if now < self.known.settled_at:
             return self.known.settled_at - now
+        if not self.may_be_met(require):
+            return 0.0
         looked_at, found = self._returning.get((model, require), (-math.inf, 0.0))
         if now - looked_at < RETURN_CHECK_S:  # else each such request would look at all children of the model
             return found
@@ -144,7 +147,7 @@ class CandidateViews(Membership):
 
     def serves_with(self, model: str, require: Requirement) -> bool:
         """Does a child with these labels serve the model now, through any API?"""
-        return bool(self.available((model, "openai"), require) or self.available((model, "fastchat"), require))
+        return bool(self.allowed((model, "openai"), require) or self.allowed((model, "fastchat"), require))
 
     def _serving(self, key: ModelKey, now: float) -> list[Share]:
         self._take_in()

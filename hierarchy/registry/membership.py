@@ -11,7 +11,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
-from hierarchy.labels import OPEN, LabelSet
+from hierarchy.labels import OPEN, LabelSet, Requirement
 from hierarchy.registry.child import Child, Tally
 from hierarchy.registry.directory import Directory
 from hierarchy.registry.drain import Drain
@@ -46,6 +46,8 @@ class Membership(Health):
         self.directory = Directory()  # of those that are here, and those that left lately
         self._former = ModelIndex()  # what those list that left lately
         self.declared_labels: Mapping[str, LabelSet] = {}  # of the children that the configuration has, by name
+        #: labels that some child is known by: with others, which clients make up, no child is looked at
+        self.known_labels: set[tuple[str, str]] = set()
         self.labels_ignored = 0  # in reports, of labels that the child is not bound to
         self._listeners: list[Callable[[Child], None]] = []
         #: called where a child lists so much that `take_in_steps` shall take it in; None: all are taken in at once
@@ -90,7 +92,7 @@ class Membership(Health):
         child = self.children[name] = Child(name, url, kind, declared=True)
         child.tally = self.tally
         child.drain = self._drain_of(child)
-        child.labels.bind(self.declared_labels.get(name, OPEN))
+        self.bind_labels(child)
         self.directory.note(child)
         self.generation += 1
         self.index.touch(child, self._clock())
@@ -102,6 +104,7 @@ class Membership(Health):
         labels: of each node that it has, and of the engines that have some.
         """
         self.declared_labels = labels
+        self.known_labels.clear()
         for child in (*self, *self.departed.values()):
             self.bind_labels(child)
 
@@ -110,6 +113,13 @@ class Membership(Health):
         declared = self.declared_labels.get(child.group or child.name, OPEN if child.declared else None)
         if child.labels.bind(declared, child.token_labels):
             self.generation += 1
+        for label, value in child.labels.bound.items():
+            self.known_labels.update([(label, one) for one in value.split("/")])
+
+    def may_be_met(self, require: Requirement) -> bool:
+        """Is any child known by each of these labels, as far as this node has to know it?"""
+        known = self.known_labels
+        return all(pair in known or pair[0] in require.vouched for pair in require.pairs)
 
     def subscribe(self, listener: Callable[[Child], None]) -> None:
         """Call `listener` with each child that may take requests which it could not take before."""

@@ -148,9 +148,13 @@ class Attempt(ResponseHandler):
         parts, size, lent = request.parts, request.size, 1
         hops = 0 if at_entry else request.head.hops
         if pool.numbered:
-            shares = lane.registry.available(self.destination.share.key, request.require)
+            key, require, below = self.destination.share.key, request.require, None
+            if require is None:
+                shares = lane.registry.available(key)
+            else:
+                shares, below = lane.registry.allowed(key, require), self.child.labels.below(require)
             lent, self.others = attempts_for(request, shares, lane), others_could(request, self.child, shares)
-            opening = pool.opening(request.head, request.model, hops + 1, lent, self.others, request.require)
+            opening = pool.opening(request.head, request.model, hops + 1, lent, self.others, below)
             number = str(self.lease.ordinal).encode()
             if self.child.reads_prefix:
                 number += request.prefix_line(lane.fingerprints)

@@ -50,7 +50,7 @@ def _relieve_model(
     waiting: list[Exchange], registry: Registry, suspect: Child, key: ModelKey, require: Requirement | None
 ) -> int:
     waiting.sort(key=_age)
-    shares = registry.available(key, require)
+    shares = registry.allowed(key, require)
     siblings = [] if is_avoided(shares) else [share for share in shares if share.child is not suspect]
     if siblings:
         load = suspect.load(key)

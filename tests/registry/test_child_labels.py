@@ -87,7 +87,7 @@ def test_a_child_that_joined_without_labels_gains_nothing_by_its_words() -> None
     labels.take([Offer([EU], ["m"]), Offer([EU])])
     assert not labels.can("m", IN_EU)
     assert not labels.can("m", FROM_PARENT)
-    assert labels.sets("m") == ()
+    assert labels.rows("m") == ()
     assert labels.ignored == ("region=eu",)
 
 
@@ -97,7 +97,7 @@ def table() -> Table:
 
 
 def names(table: Table, requirement: Requirement) -> set[str]:
-    return {share.child.name for share in table.available(("m", "openai"), requirement)}
+    return {share.child.name for share in table.allowed(("m", "openai"), requirement)}
 
 
 def offer(*sets: dict[str, str], models: list[str] | None = None) -> list[dict[str, Any]]:

@@ -286,9 +286,9 @@ def test_what_a_site_says_of_its_models_follows_what_it_has(cluster: Cluster) ->
     assert ask(root, model="other").json()["error"]["code"] == "requirement_unmet"
     assert ask(root).status_code == 200
     child = root.node.registry.children["site"]
-    assert child.labels.sets("other") == (US,)
+    assert child.labels.rows("other") == ((("region", "us"),),)
     cluster.call(_relabel(site, {"site-1": US, "site-2": US}))
-    eventually(lambda: child.labels.sets("simulated") == (US,), "the report of the new labels")
+    eventually(lambda: child.labels.rows("simulated") == ((("region", "us"),),), "the report of the new labels")
     assert ask(root).status_code == 503
     assert served(us) == 0
 

@@ -70,7 +70,6 @@ class Pool(ConnectionPool):
         self.connect: Callable[..., Awaitable[Any]] = connect  # replaced by tests
         self._openings: dict[tuple[RequestHead, str, int, int, bool, Requirement | None], bytes] = {}
         self._secret = child.secret  # with which `_openings` were made
-        self._bound = child.labels.bound  # the same
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls if child.tls else None
         self._guard = guard
@@ -91,15 +90,12 @@ class Pool(ConnectionPool):
         """A request's head as this child gets it, up to its first number: the request's if `numbered`, else the length.
 
         model, hops, lent, others: sent to a node below; `lent` are attempts, `others`: others could take the request,
-        `require`: the labels that it requires.
+        `require`: the labels that it requires, as the child hears it.
         Cached, since clients send the same head again and again.
         """
         child = self.child
         if self._secret is not child.secret:
             self._secret = child.secret
-            self._openings.clear()
-        if self._bound is not child.labels.bound:
-            self._bound = child.labels.bound
             self._openings.clear()
         key = head, model, hops, lent, others, require
         opening = self._openings.get(key)
@@ -113,7 +109,7 @@ class Pool(ConnectionPool):
                 (SEQ, b""),
             ]
             if require is not None:
-                node_fields.insert(0, (REQUIRE, require.below(child.labels.bound).field))
+                node_fields.insert(0, (REQUIRE, require.field))
             fields = head.fields + child.credential
             opening = request_opening(
                 child.prefix + head.target, child.authority, fields, node_fields if self.numbered else ()
