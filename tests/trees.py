@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from hierarchy.config.models import LoadedTree, TreeConfig, load
+from hierarchy.config.models import LoadedTree, TreeConfig, load, read
 from hierarchy.config.yaml import Source
 from hierarchy.topology.declared import DeclaredTree
 
@@ -24,6 +24,13 @@ def from_text(folder: Path, text: str) -> DeclaredTree:
     path = folder / "tree.yaml"
     path.write_text(text, "utf-8")
     return load_tree(path)
+
+
+def read_text(folder: Path, text: str) -> DeclaredTree:
+    """Like `from_text`, of a file that may have problems."""
+    path = folder / "tree.yaml"
+    path.write_text(text, "utf-8")
+    return DeclaredTree(read(path))
 
 
 def from_data(data: dict[str, Any]) -> DeclaredTree:

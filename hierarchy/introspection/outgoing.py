@@ -23,6 +23,7 @@ from hierarchy.wire.limits import ENTRY_VALUES, MODEL_BYTES, NAMED, ROW_VALUES, 
 from hierarchy.wire.offer import NOTHING, Offer, weight_of_offers
 from hierarchy.wire.status import ModelKey, NodeStatus
 
+LABELS_S = 1.0  # a child that falls silent, or whose models are taken in, changes them without an event
 LONGEST_TEXT = 3 + 4 * 256  # bytes of a name
 LEFT_OUT = (
     "what is below it is not shown here: it is too much for the messages of the node above; raise `max_body_bytes`"
@@ -39,7 +40,7 @@ class Outgoing:
         self._view = view
         self._models: tuple[int, frozenset[ModelKey] | None] = -1, None  # generation, those that fit; None: all
         self._is_logged = False
-        self._labels: tuple[int, list[Offer]] = -1, []  # generation, what can be required then
+        self._labels: tuple[int, float, list[Offer]] = -1, 0.0, []  # generation, time until which it holds, offers
 
     @property
     def _limits(self) -> ChildLimits:
@@ -91,14 +92,14 @@ class Outgoing:
 
     def labels(self) -> list[Offer]:
         """Which labels can be required of what serves each model; [] where nothing below says anything of them."""
-        registry = self._registry
-        if self._labels[0] != registry.generation:
+        generation, now = self._registry.generation, self._registry.now()
+        known, until, offers = self._labels
+        if known != generation or now >= until:
             offers = self._offers()
-            self._labels = (
-                registry.generation,
-                offers if weight_of_offers(offers) <= self._limits.model_bytes else [NOTHING],
-            )
-        return self._labels[1]
+            if weight_of_offers(offers) > self._limits.model_bytes:
+                offers = [NOTHING]
+            self._labels = generation, now + LABELS_S, offers
+        return offers
 
     def _offers(self) -> list[Offer]:
         labels = [child.labels for child in self._registry]

@@ -13,6 +13,7 @@ from hierarchy.cli.check import check
 from hierarchy.config.models import UnreadableConfigError
 from hierarchy.engines import local
 from hierarchy.errors import UsageError
+from hierarchy.security.keys import create_key
 from tests.cli.program import program
 from tests.cluster import CALM, Cluster, wait_for_model
 from tests.trees import CONFIGS
@@ -181,3 +182,32 @@ def test_a_key_cannot_send_commands_to_the_terminal(tmp_path: Path) -> None:
     shown = program("check", file)
     assert "x\\x1b[2J\\ny: unknown key" in shown.stdout + shown.stderr
     assert "\x1b" not in shown.stdout + shown.stderr
+
+
+def test_a_key_that_nothing_can_serve_is_a_warning_with_its_line(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    for name, require in (("fine", {"region": "eu"}), ("value", {"region": "ue"}), ("name", {"regoin": "eu"}),
+                          ("both", {"region": "us", "trust": "own"})):  # fmt: skip
+        create_key(keys, name, None, require=require)
+    tree = tmp_path / "tree.yaml"
+    tree.write_text(f"""\
+version: 1
+defaults: {{security: {{api_keys: "file:{keys}"}}}}
+nodes:
+  root: {{listen: "localhost:1"}}
+  site: {{parent: root, listen: "localhost:2", labels: {{region: eu, trust: own}}}}
+engines:
+  e: {{parent: site, kind: simulated}}
+  f: {{parent: root, kind: simulated, labels: {{region: us}}}}
+""")
+    result = run(tree)
+    assert result.exit_code == 0
+    lines = result.stderr.replace(str(keys), "keys.yaml").splitlines()
+    what = [line.removeprefix("note: keys.yaml:").partition(", so each request of ")[0] for line in lines]
+    assert what == [
+        "12: keys.1.require.region: nothing in the tree has region=ue",
+        "17: keys.2.require.regoin: nothing in the tree has a label regoin",
+        "21: keys.3.require: no child of an entry node has all of them",
+    ]
+    assert lines[1].endswith('did you mean "region"?')
+    assert len(json.loads(run(tree, "--json").stdout)["notes"]) == 3

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from hierarchy.errors import InvalidField
 from hierarchy.introspection.outgoing import LEFT_OUT, Outgoing, fair_level
 from hierarchy.introspection.tree import TreeView
+from hierarchy.labels import MAX_SETS
 from hierarchy.runtime.steps import at_once
 from hierarchy.wire.limits import ChildLimits, limits
 from hierarchy.wire.messages import HeartBeat, Identity, Registration, WorkerStatus, decode
-from tests.builders import Table, model, report, site
+from hierarchy.wire.offer import NOTHING, Offer, check_offers
+from tests.builders import Table, model, report, site, status_of, worker
 
 MOST = 256 * 1024  # `max_body_bytes` of these nodes
 LIMITS = limits(MOST)
@@ -136,3 +138,66 @@ def test_an_instance_list_of_a_report_is_limited_in_number_and_length() -> None:
         body = msgspec.json.encode(report("evil", path=path))
         with pytest.raises(InvalidField, match="path: has"):
             mid.heart_beat(decode(body, HeartBeat))
+
+
+EU, US = {"region": "eu"}, {"region": "us"}
+
+
+def offers(of: Table) -> list[Offer]:
+    of.status()  # as before each report
+    return Outgoing(of, TreeView(of, of.clock)).labels()
+
+
+def engine(of: Table, name: str, *models: str) -> None:
+    of.report(of.declare(name, f"http://{name}:1", "vllm"), status_of(*map(model, models or ("m",))))
+
+
+def test_a_node_reports_which_model_can_have_which_labels() -> None:
+    of = table()
+    of.declare_labels({"a": EU, "b": US, "d": {}, "site-a": {"region": "eu/us"}})
+    engine(of, "a", "m", "n")
+    assert offers(of) == [Offer([EU], ["m", "n"])]
+    engine(of, "b", "m")
+    assert offers(of) == [Offer([EU, US], ["m"]), Offer([EU], ["n"])]
+    engine(of, "c", "o")
+    of.add(worker(models=["n", "p"]))  # nothing is known of it
+    of.add(site("site-a", model("q"), model("r"), labels=[{"sets": [US, {"trust": "own"}], "models": ["q"]}]))
+    assert offers(of) == [
+        Offer([EU, US], ["m"]),
+        Offer([EU], ["n"]),
+        Offer([], ["p"]),
+        Offer([{"region": "eu/us", "trust": "own"}, US], ["q"]),
+        Offer([{"region": "eu/us"}], ["r"]),
+    ]
+    of.mark_down(of.children["b"], "refused")
+    assert offers(of)[0] == Offer([EU], ["m", "n"])
+
+
+def test_where_there_are_no_labels_nothing_is_reported() -> None:
+    of = table(site())
+    assert offers(of) == [NOTHING]  # it joined, and nothing is known of it
+    engine(of, "a")
+    assert offers(of) == []
+
+
+def test_more_kinds_of_engines_than_can_be_reported_promise_nothing() -> None:
+    of = table()
+    of.declare_labels({f"e{n}": {"zone": f"z{n}"} for n in range(MAX_SETS + 1)})
+    for number in range(MAX_SETS):
+        engine(of, f"e{number}")
+    assert len(offers(of)[0].sets) == MAX_SETS
+    engine(of, f"e{MAX_SETS}")
+    assert offers(of) == [Offer([], ["m"])]
+
+
+def test_a_parent_accepts_whatever_is_reported_of_labels() -> None:
+    of = Table()
+    of.limits = LIMITS
+    of.declare_labels({f"e{n}": {f"l{i}": f"{n}-{i}".ljust(60, "x") for i in range(3)} for n in range(8)})
+    for number in range(8):
+        engine(of, f"e{number}", *(f"{number}-{index}" for index in range(8)))
+    check_offers("labels", offers(of), LIMITS)
+    assert len(offers(of)) == 8
+    of.limits = limits(16 * 1024)
+    of.generation += 1
+    assert offers(of) == [NOTHING], "rather than a message that is refused as a whole"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hierarchy.config.models import Settings
 from hierarchy.errors import ModelNotFound, RequestError, Unavailable
 from hierarchy.http.promise import COMMENT_EVERY_S
+from hierarchy.labels import Requirement
 from hierarchy.registry.child import Child
 from hierarchy.relay.waiting_room import FIRST_FEW, LOG_INTERVAL_S, MAX_BYTES, MAX_REQUESTS, WaitingRoom
 from tests.builders import model, status_of
@@ -213,3 +214,19 @@ def test_nothing_has_to_be_sent_while_a_request_is_held() -> None:
     """The first comment of a stream is due later than the end of the longest hold."""
     with pytest.raises(ValueError, match="hold_s"):
         Settings(hold_s=COMMENT_EVERY_S)
+
+
+def test_a_child_that_has_not_what_is_required_takes_no_request_and_no_place_of_others() -> None:
+    rig, in_eu = Rig(), Requirement({"region": "eu"})
+    picky, plain = Guest(rig), Guest(rig)
+    assert rig.room.hold(picky, ["m"], 1, SOON, in_eu)
+    assert rig.room.hold(plain, ["m"], 1, SOON)
+    for labels, tries in (({"region": "us"}, [0, 1]), ({"region": "eu"}, [1, 1])):
+        child = Child("gpu", "http://gpu:1", "vllm", declared=True)
+        child.labels.bind(labels)
+        child.report(status_of(model(slots=1)), rig.clock())
+        rig.room.appeared(child)
+        for work in rig.soon:
+            work()
+        rig.soon.clear()
+        assert [picky.tries, plain.tries] == tries

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.errors import UsageError
+from hierarchy.labels import Requirement
 from hierarchy.runtime.files import locked
 from hierarchy.security.keys import KeyFile, create_key, digest, read_keys, revoke_keys
 from tests.clocks import Clock
@@ -175,4 +176,28 @@ def test_a_few_lines_of_aliases_do_not_hold_whoever_reads_the_keys(tmp_path: Pat
     path.write_text("\n".join(lines) + "\n")
     path.chmod(0o600)
     with pytest.raises(UsageError, match="is not a file of keys"):
+        read_keys(path)
+
+
+def test_a_key_requires_labels(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    key = create_key(path, "ann", None, require={"trust": "own", "region": "eu"})
+    caller = KeyFile(path).find(key.encode())
+    assert caller is not None
+    assert caller.require == Requirement({"region": "eu", "trust": "own"})
+    second = create_key(path, "bob", None)
+    other = KeyFile(path).find(second.encode())
+    assert other is not None
+    assert other.require is None
+    assert [entry.require or None for entry in read_keys(path)] == [{"trust": "own", "region": "eu"}, None]
+
+
+@pytest.mark.parametrize(
+    "require", ["", "{}", "eu", "[region]", "{region: 1}", "{region: }", "{re gion: eu}", "{region: eu/us}"]
+)
+def test_a_slip_in_what_a_key_requires_does_not_allow_more(tmp_path: Path, require: str) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(f"keys:\n- name: ann\n  sha256: {'0' * 64}\n  require: {require}\n")
+    path.chmod(0o600)
+    with pytest.raises(UsageError, match=r"keys\.yaml: "):
         read_keys(path)

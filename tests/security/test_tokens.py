@@ -151,3 +151,20 @@ def test_the_lifetime_of_what_a_child_stores_is_read_without_its_key() -> None:
     one = signer()
     assert lifetime(one.join_token("site-a", 60)) == (1000.0, 1060.0)
     assert [lifetime(text) for text in ("", "x", "a.b.c")] == [None] * 3
+
+
+def test_labels_stay_with_what_comes_from_a_token() -> None:
+    one = signer()
+    grant = one.check(one.join_token("site-a", 60, labels={"region": "eu/us", "trust": "own"}))
+    assert grant.labels == {"region": "eu/us", "trust": "own"}
+    credential = one.check(one.credential(grant))
+    assert credential.labels == grant.labels
+    assert one.renewed(credential).labels == grant.labels
+    assert one.check(one.join_token("site-a", 60)).labels is None
+
+
+@pytest.mark.parametrize("labels", [{}, {"a b": "c"}, {"a": ""}, {"*": ""}, {"a": "?"}])
+def test_a_token_with_labels_that_are_none_is_not_accepted(labels: dict[str, str]) -> None:
+    one = signer()
+    with pytest.raises(InvalidToken):
+        one.check(one.join_token("site-a", 60, labels=labels))

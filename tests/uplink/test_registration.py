@@ -22,6 +22,7 @@ from hierarchy.uplink import registration
 from hierarchy.uplink.registration import FASTCHAT_INTERVAL_S, MAX_WAIT_S
 from hierarchy.uplink.thinning import JITTER, TICK_S
 from hierarchy.wire.messages import Accepted
+from hierarchy.wire.offer import Offer
 from hierarchy.wire.record import Record
 from hierarchy.wire.status import NodeStatus
 from tests.builders import OPENAI, SITE, model, status_of, subtrees
@@ -639,3 +640,14 @@ def test_a_parent_that_has_no_time_gets_the_report_later(caplog: pytest.LogCaptu
     assert bench.table.children["site-a"].total.reported == 50
     assert len([line for line in caplog.messages if "no time for the reports" in line]) == 1
     assert not any(line.startswith("lost") for line in caplog.messages)
+
+
+def test_labels_are_reported_whole_at_first_and_then_where_they_changed() -> None:
+    bench = Bench()
+    bench.source.offers = [Offer([{"region": "eu"}], ["m"])]
+    bench.at(3, lambda: setattr(bench.source, "offers", [Offer([{"region": "us"}], ["m"])]))
+    bench.at(6, lambda: setattr(bench.source, "offers", []))
+    bench.run(9)
+    said = [message["labels"] for _, _, message in bench.heard]
+    assert said[0] == [{"sets": [{"region": "eu"}], "models": ["m"]}]
+    assert [one for one in said[1:] if one is not None] == [[{"sets": [{"region": "us"}], "models": ["m"]}], []]
