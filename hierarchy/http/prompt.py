@@ -16,8 +16,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
 SALT: Final = "cache_salt"  # keeps what engines have in their caches apart
 #: fields of a body that matter here
 FIELDS: Final = (
@@ -27,17 +25,26 @@ FIELDS: Final = (
 LATEST: Final = 256  # bytes at the end of the messages in which there is a mark, if the client sends any
 MARKED: Final = 64 * 1024  # bytes at the end of the messages from which marks are cut out
 BILLED: Final = 512  # bytes of a system prompt in which the line is that tells who pays
+MOST_LEADING: Final = 64  # messages of the system at the beginning that are told from the others
+FEW_QUOTES: Final = 64  # in a text, after each of which is looked whether it ends
+MOST_TOKENS: Final = 4096  # texts and brackets of one message
 MAX_SHOWN: Final = 1024 * 1024  # bytes of one field; no fingerprint reaches further
 _NULL: Final = b"null"
 _BLANKS: Final = b" \t\r\n"
 _BACKSLASH: Final = 0x5C
 _BRACKET: Final = 0x5B
 _BRACE: Final = 0x7D
+_OPEN_BRACE: Final = 0x7B
+_QUOTE: Final = 0x22
 _system_text: Final[Any] = re.compile(rb'\s*\{\s*"role"\s*:\s*"(?:system|developer)"\s*,\s*"content"\s*:\s*"').match
 _system_ends: Final[Any] = re.compile(rb"\s*\}\s*,?").match
+_blanks: Final[Any] = re.compile(rb"[ \t\r\n]*+").match
+_comma: Final[Any] = re.compile(rb"(?:[ \t\r\n]*+,)?").match
+_rest_of_text: Final[Any] = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL).match
+#: a text, which may be cut off: else each quote in it would be tried as a beginning; or a bracket
+_tokens: Final[Any] = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\]]', re.DOTALL).finditer
 _other_role: Final[Any] = re.compile(rb'\s*\{\s*"role"\s*:\s*"(?!system"|developer")').match
 _is_system: Final[Any] = re.compile(rb'\s*\{\s*"role"\s*:\s*"(?:system|developer)"').match
-_decode_messages: Final[Any] = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _MARK: Final[Any] = re.compile(rb',\s*"cache_control"\s*:\s*(?:null|\{[^{}]*\})')
 _BILLING: Final[Any] = re.compile(rb'x-anthropic-billing-header:[^"\\]*')  # of Claude Code; another one each time
 
@@ -67,11 +74,10 @@ class Prompt:
         """The first message that is not the system's; b"" if there is none."""
         if self._messages is None:
             return b""
-        for message in _elements(self._messages):
-            raw = bytes(message)
-            if not _is_system(raw):
-                return raw
-        return b""
+        data = bytes(self._messages)
+        begin: int = _blanks(data, leading_end(data, 1)).end()
+        end = _message_end(data, begin)
+        return data[begin:end] if end > begin else b""
 
     def __repr__(self) -> str:
         return f"<Prompt of {self.length} bytes>"
@@ -126,34 +132,36 @@ def _open(messages: Any) -> Any:
     """The array without its brackets, and without the blanks before the closing one."""
     end = len(messages) - 1
     if messages[end - 1] != _BRACE:
-        while end > 1 and messages[end - 1] in _BLANKS:
-            end -= 1
-    return messages[1:end]
+        end = len(bytes(messages[:end]).rstrip(_BLANKS))
+    return messages[1 : max(1, end)]
 
 
-def _elements(messages: Any) -> list[Any]:
-    try:
-        found: list[Any] = _decode_messages(messages)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return []
-    return found
+def leading_end(messages: Any, at: int = 0) -> int:
+    """Where the system's messages at the beginning end. messages: from `at` on, an array without its bracket.
 
-
-def leading_end(messages: Any) -> int:
-    """Where the system's messages at the beginning end. messages: an array without its brackets."""
-    data, at = bytes(messages), 0
-    while _system_text(data, at):
-        end = _text_end(data, _system_text(data, at).end())
-        closing = _system_ends(data, end)
-        if closing is None:  # the message has more than its text
-            return at + _slow_leading_end(data[at:])
-        at = closing.end()
-    return at if not _is_system(data, at) and _other_role(data, at) else at + _slow_leading_end(data[at:])
+    Of more than `MOST_LEADING` of them, those behind them do not count.
+    """
+    data = bytes(messages)
+    for _ in range(MOST_LEADING):
+        text = _system_text(data, at)
+        if text is None:
+            if not _is_system(data, at) and _other_role(data, at):
+                break  # nearly always
+            end = _slow_end(data, at)
+        else:
+            end = _text_end(data, text.end())
+            closing = _system_ends(data, end)
+            # If there is none, the message has more than its text.
+            end = closing.end() if closing is not None else _slow_end(data, at)
+        if end < 0:
+            break
+        at = end
+    return at
 
 
 def _text_end(data: bytes, at: int) -> int:
     """The position behind the closing quote of the text that begins at `at`."""
-    while True:
+    for _ in range(FEW_QUOTES):
         at = data.find(b'"', at)
         if at < 0:
             return len(data)
@@ -163,19 +171,40 @@ def _text_end(data: bytes, at: int) -> int:
         at += 1
         if (at - behind) % 2 == 0:  # as many backslashes escape each other
             return at
-
-
-def _slow_leading_end(data: bytes) -> int:
-    """`leading_end` of messages that are written in another way than most."""
-    end = 0
-    for message in _elements(b"[%b]" % data):
-        raw = bytes(message)
-        if not _is_system(raw) and not _role_is_last(raw):
-            break
-        end = data.find(raw, end) + len(raw)
-        comma = data.find(b",", end)
-        end = comma + 1 if comma >= 0 and not data[end:comma].strip() else end
+    end: int = _rest_of_text(data, at).end()  # slower, but not for each quote
     return end
+
+
+def _slow_end(data: bytes, at: int) -> int:
+    """Where a message of the system ends, however it is written, with the comma behind it; -1: it is another one."""
+    start = _blanks(data, at).end()
+    end = _message_end(data, start)
+    if end < 0:
+        return -1
+    message = data[start:end]
+    if not _is_system(message) and not _role_is_last(message):
+        return -1
+    closing: int = _comma(data, end).end()
+    return closing
+
+
+def _message_end(data: bytes, at: int) -> int:
+    """The position behind the object that begins at `at`; -1 if there is none, or it is not a message."""
+    if not data.startswith(b"{", at):
+        return -1
+    depth = 0
+    for count, token in enumerate(_tokens(data, at)):
+        first = data[token.start()]
+        if first in (_OPEN_BRACE, _BRACKET):
+            depth += 1
+        elif first != _QUOTE:
+            depth -= 1
+            if not depth:
+                end: int = token.end()
+                return end
+        if count == MOST_TOKENS:
+            break
+    return -1
 
 
 def _role_is_last(message: bytes) -> bool:

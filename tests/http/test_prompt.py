@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hierarchy.http.model_field import find_model, plain_prompt, prompt_in, scan_for
-from hierarchy.http.prompt import MAX_SHOWN, Prompt, leading_end
+from hierarchy.http.prompt import MAX_SHOWN, MOST_LEADING, Prompt, leading_end, prompt_of
 
 SYSTEM = {"role": "system", "content": "You are kind. " * 30}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
@@ -155,3 +155,55 @@ def test_any_body_has_one_prompt_whatever_its_fields_are(fields: dict[str, Any])
     found = find_model(raw)
     assert all(begin < end <= len(raw) for begin, end in found.parts.values())
     prompt(raw)
+
+
+SPACES = st.sampled_from(["", " ", "\n\t"])
+MESSAGES = st.lists(
+    st.dictionaries(
+        st.sampled_from(["role", "content", "name", "x"]),
+        st.sampled_from(["system", "developer", "user", 'a "quoted" \\ text', [{"type": "text", "text": "]}"}], {}, 7]),
+        max_size=4,
+    ),
+    max_size=5,
+)
+
+
+@given(MESSAGES, SPACES, SPACES)
+def test_messages_of_the_system_are_told_from_the_others_however_they_are_written(
+    messages: list[dict[str, Any]], before: str, after: str
+) -> None:
+    written = [before + json.dumps(one) + after for one in messages]
+    leading = 0
+    for one in messages:
+        names = list(one)
+        if "role" not in names[:1] + names[-1:] or one["role"] not in ("system", "developer"):
+            break  # the role is looked for at the beginning and at the end only
+        leading += 1
+    whole = ",".join(written)
+    expected = ",".join(written[:leading]) + ("," if 0 < leading < len(written) else "")
+    assert whole[: leading_end(whole.encode())].rstrip() == expected.rstrip()
+
+
+def test_only_so_many_messages_of_the_system_are_told_from_the_others() -> None:
+    many = [{"role": "system", "content": "x"}] * 1000 + [{"content": "y", "role": "user"}]
+    one = json.dumps(many[0])
+    assert leading_end(json.dumps(many)[1:-1].encode()) == len(f"{one}, ") * MOST_LEADING - 1
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        b'{"role":"system","content":"' + rb"\"" * 500_000,
+        b'{"role":"system","content":"' + b"\\\\" * 500_000,
+        b'{"role":"system","content":' + b"[" * 1_000_000,
+        b'{"content":"' + rb",\"cache_control\":{" * 50_000,
+        b'{"role":"system","x":' + b'"",' * 300_000,
+        b" " * 1_000_000,
+        b"{}," * 300_000,
+        b"1," * 500_000,
+    ],
+)
+def test_a_prompt_that_takes_long_to_look_at_does_not_exist(messages: bytes) -> None:
+    prompt = prompt_of({"messages": memoryview(b"[" + messages + b"]"), "tools": memoryview(b"[1]")})
+    assert prompt.length >= len(messages.rstrip())
+    assert len(prompt.first) <= len(messages)
