@@ -126,7 +126,7 @@ class NodeClient:
 
     def post(self, path: str, body: object) -> dict[str, Any]:
         """The JSON object in the response to `body`. Raises `NodeError`."""
-        return self._json("POST", path, content=_encoded(body))
+        return self._json("POST", path, content=encoded(body))
 
     def post_bytes(self, path: str, content: bytes, /, **params: str) -> dict[str, Any]:
         """The JSON object in the response to a body that is sent as it is. Raises `NodeError`."""
@@ -136,7 +136,7 @@ class NodeClient:
     def stream(self, path: str, body: object) -> Iterator[httpx.Response]:
         """POST `body` and yield the response, whose head has been read and whose body has not. Raises `NodeError`."""
         try:
-            with stream_now(self._http, path, _encoded(body), _JSON, max_bytes=LARGE_BYTES) as response:
+            with stream_now(self._http, path, encoded(body), _JSON, max_bytes=LARGE_BYTES) as response:
                 if response.is_error:
                     raise self._refusal(
                         Fetched(self.url + path, response.status_code, response.headers, response.read())
@@ -261,8 +261,12 @@ def _is_success(response: Fetched) -> bool:
     return 200 <= response.status < 300
 
 
-def _encoded(body: object) -> bytes:
-    return json.dumps(body).encode()
+def encoded(body: object) -> bytes:
+    """A body as OpenAI's clients write it: a prompt is compared byte by byte with what was sent before."""
+    try:
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, from a command line that is not UTF-8
+        return json.dumps(body, separators=(",", ":")).encode()
 
 
 def error_message(page: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -134,12 +133,12 @@ def why(
 
 def _content(model: str, prompt: str | None, file: str) -> bytes | None:
     """The body of the request that is asked about; None for none. Raises `UsageError`."""
+    from hierarchy.cli.client import encoded
+
     if prompt is not None and file:
         raise UsageError("--prompt and --body exclude each other: use one of them")
-    if prompt is not None:  # as most clients write it, since it is compared byte by byte
-        message = {"role": "user", "content": prompt}
-        written = json.dumps({"model": model, "messages": [message]}, ensure_ascii=False, separators=(",", ":"))
-        return written.encode("utf-8", "surrogatepass")
+    if prompt is not None:
+        return encoded({"model": model, "messages": [{"role": "user", "content": prompt}]})
     if not file:
         return None
     try:

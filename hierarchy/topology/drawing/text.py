@@ -35,7 +35,8 @@ NUMBER_COLUMNS = range(2, 5)  # aligned right
 SHOWN_LINKS = ("reverse", "auto")  # after a node's name; a direct link is the usual one
 LEGEND = "speed: capacity weight · queue: running + waiting / slots · in flight: sent by the node above"
 LEGEND_LINK = " · reverse: it dials the node above"
-LEGEND_HITS = " · cache: prompts that came from it, by the engine's count (by what was sent there)"
+LEGEND_HITS = " · cache: of prompts, by the engine's count (as its node expects)"
+UNKNOWN_NUMBER = "-"
 LEGEND_TRIP = " · ms: the round trip to it"
 SHOWN_TRIP_S = 0.01  # shorter ones make hardly any difference
 GAP = "  "
@@ -109,7 +110,7 @@ def rows(entry: TreeEntry, lead: str = "", below: str = "", depth: int = 0) -> I
         trip=trip(entry.round_trip_s),
         state=escape(entry.state),
         numbers=(format_number(entry.speed), *counts),
-        hits=", ".join(dict.fromkeys(filter(None, map(_hits, entry.models)))),
+        hits=", ".join(_hits(entry.models)),
         models=", ".join(map(escape, model_names(entry.models))),
         detail=escape("; ".join(filter(None, [entry.detail, *map(_health, entry.models)]))),
         url=escape(entry.url),
@@ -130,13 +131,20 @@ def _queue(entry: TreeEntry) -> str:
     return format_number(entry.queue_length) + (f"/{format_number(slots)}" if slots else "")
 
 
-def _hits(model: ModelEntry) -> str:
-    """Such as `82% (85%)`; empty if nothing is known."""
-    own, expected = model.engine_hit_rate, model.hit_rate
-    if own is None and expected is None:
-        return ""
-    shown = "-" if own is None else f"{own:.0%}"
-    return shown if expected is None else f"{shown} ({expected:.0%})"
+def _hits(models: tuple[ModelEntry, ...]) -> list[str]:
+    """Such as `82% (85%)`, for each model of which something is known; one that has two API families counts once."""
+    own: dict[str, float | None] = {}
+    expected: dict[str, float] = {}
+    for model in models:
+        if model.engine_hit_rate is not None:
+            own[model.name] = model.engine_hit_rate
+        if model.hit_rate is not None:
+            own.setdefault(model.name, None)
+            expected.setdefault(model.name, model.hit_rate)
+    return [
+        (UNKNOWN_NUMBER if rate is None else f"{rate:.0%}") + (f" ({expected[name]:.0%})" if name in expected else "")
+        for name, rate in own.items()
+    ]
 
 
 def _health(model: ModelEntry) -> str:

@@ -44,13 +44,19 @@ def test_the_round_trip_to_a_distant_site_is_shown() -> None:
 
 
 def test_what_came_from_caches_is_shown_where_it_is_known() -> None:
-    known = {"kind": "vllm", "models": [{"name": "m", "hit_rate": 0.9, "engine_hit_rate": 0.824}]}
+    known = {
+        "kind": "vllm",
+        "models": [
+            {"name": "m", "hit_rate": 0.9, "engine_hit_rate": 0.824},
+            {"name": "m", "api": "fastchat", "engine_hit_rate": 0.824},
+        ],
+    }
     half = {"kind": "vllm", "models": [{"name": "m", "engine_hit_rate": 0.5}, {"name": "n", "hit_rate": 1.0}]}
     none = {"kind": "tgi", "models": [{"name": "m", "hit_rate": 7}]}
     text = draw(decode({"name": "root", "kind": "node", "children": {"a": known, "b": half}}), 100).plain
-    assert re.search(r"a vllm .* 82% \(90%\) +m\n", text)
+    assert re.search(r"a vllm .* 82% \(90%\) +m \(", text)
     assert re.search(r"b vllm .* 50%, - \(100%\) +m, n\n", text)
-    assert "cache: prompts that came from it" in text
+    assert "cache: of prompts" in text
     assert "cache" not in draw(decode({"name": "root", "kind": "node", "children": {"c": none}}), 100).plain
 
 
