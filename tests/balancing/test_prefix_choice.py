@@ -59,6 +59,17 @@ def test_a_round_trip_costs_what_an_engine_reads_meanwhile() -> None:
         lease.release()
 
 
+def test_a_child_that_looks_near_gets_no_more_than_a_neighbour() -> None:
+    engines = Engines(4)
+    engines.children[0].round_trip.note(-1.0, 0.0)  # it responds to pings at once, though it is far
+    for child in engines.children[1:]:
+        child.round_trip.note(0.002, 0.0)
+    leases = [engines.send(b"%d" % number * 300) for number in range(40)]
+    assert [child.in_flight for child in engines.children] == [10, 10, 10, 10]
+    for lease in leases:
+        lease.release()
+
+
 def test_neighbours_share_what_nobody_has_read_whatever_their_round_trips_are() -> None:
     engines = Engines(4)
     for number, child in enumerate(engines.children):
