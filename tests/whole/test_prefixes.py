@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from itertools import pairwise
 from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from hierarchy.config.model_names import parse_targets
 from hierarchy.config.models import NodeConfig
 from tests.cluster import CALM, Cluster, Running, wait_for_model
-from tests.support import DEADLINE_S, eventually
+from tests.support import DEADLINE_S, eventually, running_app
 
 PREFIX = CALM.model_copy(update={"dispatch": "prefix"})
 SYSTEM = {"role": "system", "content": "You are a helpful assistant of a large company. " * 20}
@@ -128,6 +134,104 @@ def test_all_entries_of_a_tree_take_fingerprints_with_the_key_of_the_topmost_nod
     cluster.stop(root)
     eventually(lambda: not site.node.uplinks[0].registered, "the loss of the root")
     assert [one.node.lane.fingerprints.key for one in (site, rack)] == ["aa", "aa"]
+
+
+TEXT = "What is there to be said of it? " * 40
+WITH_PROMPT: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": TEXT}]},
+    "/v1/completions": {"prompt": TEXT},
+    "/v1/responses": {"instructions": "Be kind.", "input": TEXT},
+    "/v1/messages": {"system": "Be kind.", "messages": [{"role": "user", "content": TEXT}]},
+    "/worker_generate_stream": {"prompt": TEXT},
+    "/worker_generate": {"prompt": TEXT},
+}
+BY_LOAD: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/embeddings", {"input": TEXT}),
+    ("/worker_get_embeddings", {"input": [TEXT]}),
+    ("/v1/rerank", {"query": TEXT, "documents": [TEXT]}),
+    ("/tokenize", {"prompt": TEXT}),
+    ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": TEXT}]}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+    ("/v1/chat/completions", {"messages": TEXT[:200]}),
+    ("/v1/completions", {"prompt": ""}),
+]
+
+
+def test_each_path_with_a_prompt_has_a_fingerprint_and_all_others_go_by_load(cluster: Cluster) -> None:
+    node = cluster.node("root", engines=(cluster.engine().url, cluster.engine().url), settings=PREFIX)
+    wait_for_model(node.url, "simulated", 2)
+    with httpx.Client(base_url=node.url, timeout=DEADLINE_S) as http:
+        for number, (path, body) in enumerate(WITH_PROMPT.items(), 1):
+            salted = {"model": "simulated", **body, "cache_salt": path, "max_tokens": 1, "max_new_tokens": 1}
+            before = sample(node, "hierarchy_prompt_bytes_matched_total")
+            for _ in range(2):
+                http.post(path, json=salted)  # an engine may not have the path
+            assert sample(node, "hierarchy_prefix_choices_total") == 2 * number, path
+            assert sample(node, "hierarchy_prompt_bytes_matched_total") - before > 1000, path
+        entries = sample(node, "hierarchy_prefix_index_entries")
+        for path, body in BY_LOAD:
+            http.post(path, json={"model": "simulated", **body, "max_tokens": 1})
+        http.post("/v1/audio/transcriptions", data={"model": "simulated", "prompt": TEXT}, files={"file": b"x"})
+        assert sample(node, "hierarchy_prefix_choices_total") == 2 * len(WITH_PROMPT)
+        assert sample(node, "hierarchy_prefix_index_entries") == entries
+
+
+@pytest.mark.parametrize("roots", [1, 2])
+def test_what_a_client_calls_a_session_is_honoured_at_each_level(cluster: Cluster, roots: int) -> None:
+    tree = Tree(cluster, roots=roots)
+    cluster.call(_settle(tree))
+    of_key = set()
+    for name in ("one", "two", "three"):
+        of_session = set()
+        for number in range(2 * roots):
+            root = tree.roots[number % roots]
+            of_session.add(chat(root, other(), headers={"x-session-id": name}))
+            of_key.add(chat(root, other(), prompt_cache_key="key", headers={"x-session-id": name}))
+        assert len(of_session) == 1
+    assert len(of_key) == 1  # the key comes first
+
+
+_count = itertools.count()
+
+
+def other() -> Messages:
+    """A prompt that begins as no other one, and is so long that no queue is worth leaving its session's engine."""
+    return [{"role": "user", "content": f"{next(_count)}. " + "long " * 4000}]
+
+
+def responding(name: str) -> Starlette:
+    """An engine that has the responses which it made, and no others."""
+    made: set[str] = set()
+
+    async def responses(request: Request) -> JSONResponse:
+        body = await request.json()
+        if body.get("previous_response_id") not in (None, *made):
+            return JSONResponse({"error": {"message": "no such response"}}, 404)
+        made.add(made_id := f"resp_{name}_{len(made)}")
+        return JSONResponse({"id": made_id, "object": "response", "output": []})
+
+    async def models(_: Request) -> JSONResponse:
+        return JSONResponse({"data": [{"id": "m"}]})
+
+    return Starlette(routes=[Route("/v1/models", models), Route("/v1/responses", responses, methods=["POST"])])
+
+
+def test_a_response_is_continued_where_it_was_made(cluster: Cluster) -> None:
+    with contextlib.ExitStack() as stack:
+        urls = tuple(stack.enter_context(running_app(responding(name))) for name in ("a", "b", "c", "d"))
+        root = cluster.node("root", settings=PREFIX)
+        for number in range(2):
+            engines = urls[2 * number : 2 * number + 2]
+            cluster.node(f"site-{number}", parents=(root.url,), engines=engines, settings=PREFIX, kind="openai")
+        wait_for_model(root.url, "m", 4)
+        ids: list[str] = []
+        for _ in range(8):
+            ids.append(httpx.post(f"{root.url}/v1/responses", json={"model": "m", "input": "hi"}).json()["id"])
+        assert len({one.split("_")[1] for one in ids}) > 1
+        for one in ids:
+            body = {"model": "m", "input": "and then?", "previous_response_id": one}
+            assert httpx.post(f"{root.url}/v1/responses", json=body).json().get("id", "").startswith(one[:6])
+        assert sample(root, "hierarchy_prefix_choices_total") == len(ids)  # sticky; all others are too short
 
 
 def test_an_alias_matches_the_model_that_it_stands_for(cluster: Cluster) -> None:
