@@ -15,7 +15,7 @@ import msgspec
 from hierarchy.http.body_scan import CONTAINERS, FURTHER, MAX_MODEL_BYTES, MODEL, BodyScan, Found, folded
 from hierarchy.http.json_scan import JsonScan
 from hierarchy.http.multipart import FormScan
-from hierarchy.http.prompt import FIELDS, SALT, Pieces, Prompt, is_null, prompt_of
+from hierarchy.http.prompt import FIELDS, SALT, Pieces, Prompt, is_null, plain_messages, prompt_of
 from hierarchy.http.splice import Change, spliced
 
 MAX_PLAIN: Final = 64 * 1024  # bytes of a body that is read by `plain_model`, which takes a millisecond at most
@@ -65,6 +65,10 @@ def plain_prompt(body: bytes) -> tuple[str, bool, Prompt | None]:
     found: dict[str, Any] | None = _plain(body, _decode_prompt)
     if found is None:
         return "", False, None
+    if len(body) <= COPIED and len(found) == 2 + ("stream" in found) and "messages" in found:
+        prompt = plain_messages(bytes(found["messages"]))
+        if prompt is not None:
+            return _seen[0], found.get("stream") is True, prompt
     fields: dict[str, Any] = {}
     for name, value in found.items():  # most bodies have few of the fields that are read
         if type(value) is _Raw:

@@ -96,11 +96,7 @@ def is_null(value: Any) -> bool:
 def prompt_of(fields: Mapping[str, Any]) -> Prompt:
     """The prompt of a body. fields: the values of `FIELDS`, as memoryviews."""
     parts: list[Any] = []
-    messages = fields.get("messages")
-    if len(fields) == 1 and messages is not None and messages[0] == _BRACKET:  # as most are
-        _add_messages(parts, _open(messages))
-        return Prompt(parts, messages, fields)
-    system, tools = fields.get("system"), fields.get("tools")
+    system, tools, messages = fields.get("system"), fields.get("tools"), fields.get("messages")
     if system is not None:
         parts.append(_without_billing(system))
     _add(parts, fields.get("instructions"))
@@ -121,6 +117,14 @@ def prompt_of(fields: Mapping[str, Any]) -> Prompt:
         if value is not None:
             parts.append(value[:-1])
     return Prompt(parts, messages, fields)
+
+
+def plain_messages(messages: bytes) -> Prompt | None:
+    """The same as `prompt_of`, of a body with nothing but messages that are written as most are; None for any other."""
+    end = len(messages) - 1
+    if messages[0] != _BRACKET or messages[end - 1] != _BRACE or messages.find(b"_", max(0, end - LATEST)) >= 0:
+        return None
+    return Prompt([messages[1:end]], messages, {})
 
 
 def _add(parts: list[Any], value: Any) -> None:
