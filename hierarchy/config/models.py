@@ -209,7 +209,7 @@ class Settings(Strict):
     index_memory: Count = Field(
         default=128 * 1024 * 1024,
         ge=1024 * 1024,
-        description="bytes that the policy `prefix` may take to remember which child was sent which prompt; about 16 "
+        description="bytes that the policy `prefix` may take to remember which child was sent which prompt; about 20 "
         "for each digest, and 1,000 digests for each engine are enough",
     )
     share_prefixes: bool = Field(

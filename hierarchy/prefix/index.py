@@ -32,7 +32,8 @@ _PARTS: Final = 255
 BUCKET: Final = 111  # bytes of a full bucket; with Python's 33 it fills a block of its allocator
 SPLIT_AT: Final = 60  # bytes in an average bucket at which one more is made
 FULL: Final = 10  # digests with one holder in a full bucket
-ENTRY_BYTES: Final = 16  # of memory for one of them: 144 + 8 for a bucket, rounded up
+#: Of memory for one of them: 144 for a bucket, 8 for its place, and what Python's allocator cannot use in between.
+ENTRY_BYTES: Final = 20
 LEAST_BUCKETS: Final = 16
 MOST_BUCKETS: Final = 1 << 24
 LEAST_ENTRIES: Final = 10_000

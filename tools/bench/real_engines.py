@@ -1,9 +1,10 @@
 """What real engines find in their caches: `python tools/bench/real_engines.py [--chats N] [--turns N] [--cache MB]`.
 
-Two llama.cpp (`hierarchy engine local`) behind a root and two sites, and chats whose turns come in turn, as from many
-users. The engines tell how many tokens of each prompt they had (`usage.prompt_tokens_details.cached_tokens`); nothing
-is computed here. The same chats run three times, each time with new engines: with `dispatch: prefix`, with
-`dispatch: shortest_queue`, and at one engine alone, one whole chat after the other. The last is the best possible.
+Two llama.cpp (`hierarchy engine local`) behind a root and two sites, and chats about a page of text each, whose turns
+come in turn, as from many users. The engines tell how many tokens of each prompt they had
+(`usage.prompt_tokens_details.cached_tokens`); nothing is computed here. The caches of both engines together hold all
+chats, that of one engine does not. The chats run with `dispatch: prefix` and with `dispatch: shortest_queue`, each time
+with new engines. What is possible is told by some of them at one engine alone, one whole chat after the other.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from bench.testbed import ROOT, free_port
 MODEL = "chat"
 START_S = 120.0
 ANSWER_TOKENS = 8
-SLOTS = 2
+SLOTS = 4
+ALONE = 4  # chats that tell what is possible; the others are like them
 WORDS = (
     *("river", "stone", "lamp", "garden", "winter", "copper", "bridge", "letter", "harbour", "candle", "meadow"),
     *("thunder", "silver", "basket", "orchard", "window", "mountain", "pepper", "violin", "anchor", "forest"),
@@ -50,6 +52,7 @@ class Tokens:
 
     cached: int = 0
     total: int = 0
+    moved: int = 0  # turns that went to another engine than the one before
     seconds: float = 0.0
 
     @property
@@ -63,6 +66,7 @@ class Chat:
 
     def __init__(self, number: int) -> None:
         self._rng = random.Random(number)
+        self._path = ""  # of the turn before
         self.messages = [{"role": "system", "content": SYSTEM}]
 
     def _text(self, words: int) -> str:
@@ -70,10 +74,13 @@ class Chat:
 
     def ask(self, http: httpx.Client, url: str, tokens: Tokens) -> None:
         """The next turn."""
-        words = 60 if len(self.messages) == 1 else 12
+        words = 450 if len(self.messages) == 1 else 12
         self.messages.append({"role": "user", "content": f"Tell me of this: {self._text(words)}."})
         body = {"model": MODEL, "messages": self.messages, "max_tokens": ANSWER_TOKENS, "temperature": 0}
-        response = http.post(f"{url}/v1/chat/completions", json=body).raise_for_status().json()
+        answer = http.post(f"{url}/v1/chat/completions", json=body).raise_for_status()
+        path = answer.headers.get("x-hierarchy-path", "")
+        tokens.moved += self._path not in ("", path)
+        self._path, response = path, answer.json()
         self.messages.append({"role": "assistant", "content": response["choices"][0]["message"]["content"]})
         usage: dict[str, Any] = response["usage"]
         tokens.cached += usage["prompt_tokens_details"]["cached_tokens"]
@@ -174,7 +181,7 @@ def alone(folder: Path, args: argparse.Namespace) -> Tokens:
     with engine(folder / "engine.log", args.cache) as url, httpx.Client(timeout=600, trust_env=False) as http:
         wait_until(http, url, 0)
         began = time.monotonic()
-        for number in range(args.chats):
+        for number in range(min(ALONE, args.chats)):
             chat = Chat(number)
             for _ in range(args.turns):
                 chat.ask(http, url, tokens)
@@ -187,16 +194,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Count what real engines find in their caches, by their own count.")
     parser.add_argument("--chats", type=int, default=20, metavar="NUMBER", help="chats (default: 20)")
     parser.add_argument("--turns", type=int, default=6, metavar="NUMBER", help="turns of each (default: 6)")
-    parser.add_argument("--users", type=int, default=4, metavar="NUMBER", help="requests at once (default: 4)")
+    parser.add_argument("--users", type=int, default=2, metavar="NUMBER", help="requests at once (default: 2)")
     parser.add_argument(
-        "--cache", type=int, default=96, metavar="MB",
-        help="memory of each engine for prompts; by default for about half of the chats (default: 96)",
+        "--cache", type=int, default=160, metavar="MB",
+        help="memory of each engine for prompts beside its slots; for a little more than half of the chats (default: 160)",
     )  # fmt: skip
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hierarchy-real-engines-") as name:
         folder = Path(name)
         best = alone(folder, args)
-        print(f"{'':16}  cached  of all  of best  seconds")
+        print(f"{'':16}  cached  of all  of best  moved  seconds")
         rows = {"best possible": best}
         print(_row("best possible", best, best), flush=True)
         for policy in ("prefix", "shortest_queue"):
@@ -211,7 +218,8 @@ def main() -> int:
 
 
 def _row(name: str, tokens: Tokens, best: Tokens) -> str:
-    return f"{name:16}  {tokens.cached:6}  {tokens.rate:6.3f}  {tokens.rate / best.rate:7.3f}  {tokens.seconds:7.0f}"
+    counts = f"{tokens.cached:6}  {tokens.rate:6.3f}  {tokens.rate / best.rate:7.3f}  {tokens.moved:5}"
+    return f"{name:16}  {counts}  {tokens.seconds:7.0f}"
 
 
 if __name__ == "__main__":
