@@ -62,6 +62,7 @@ _BY_LOAD: Final = {
     "chance": COLUMNS["chance"],
 }
 
+LEAST_NAME: Final = 16  # columns of a name, before it is folded
 #: of a node that prefers some children
 _TIERS: Final[dict[str, Callable[[Candidate], str]]] = {
     "round trip": COLUMNS["round trip"],
@@ -189,7 +190,10 @@ def _table(level: Level) -> Table:
     columns = _columns(level)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
-    table.add_column("child", header_style="dim", overflow="fold")
+    names = [*(one.name for one in level.candidates), *(one.name for one in level.passed_over)]
+    table.add_column(
+        "child", header_style="dim", overflow="fold", min_width=min(max(map(len, names), default=0), LEAST_NAME)
+    )
     for heading in columns:
         table.add_column(heading, justify="right", header_style="dim", no_wrap=True)
     table.add_column("", overflow="fold")

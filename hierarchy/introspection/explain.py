@@ -157,6 +157,7 @@ def _level(entry: TreeEntry, model: str, api: Api, known: Known | None, require:
     compared = warm_first(used, entry.children)
     passed_over += [_later(one) for one in used if one not in compared]
     used = _with_chances(compared, entry.dispatch, known)
+    others = [msgspec.structs.replace(one, chance=0.0) for one in _with_chances(others, entry.dispatch, known)]
     likeliest = max(used, key=lambda one: one.chance, default=None)
     reason = ""
     if likeliest is not None and known is not None and entry.dispatch == "prefix":
