@@ -37,11 +37,15 @@ def models_lost_steps(tree: TreeEntry, path: str) -> Steps[list[str]]:
     return sorted(inside - outside)
 
 
+def _takes_requests(entry: TreeEntry) -> bool:
+    return entry.state in TAKES_REQUESTS or (entry.wakes and entry.may_serve)
+
+
 def _engines(entry: TreeEntry, path: str, depth: int) -> Iterator[tuple[TreeEntry, bool]]:
     """Each engine that may get a request now, and whether `path`, which starts below `entry`, leads to it."""
     name, _, rest = path.partition("/")
     for key, child in entry.each_child():
-        if child.state not in TAKES_REQUESTS:
+        if not _takes_requests(child):
             continue
         # A child of one instance is drained at all of them.
         on_the_way = rest and child.is_node and _without_number(key) == _without_number(name) and depth < MAX_DEPTH
@@ -58,5 +62,5 @@ def _serving(entry: TreeEntry, depth: int) -> Iterator[TreeEntry]:
         yield entry
         return
     for _, child in entry.each_child():
-        if child.state in TAKES_REQUESTS:
+        if _takes_requests(child):
             yield from _serving(child, depth + 1)

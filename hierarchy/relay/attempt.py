@@ -115,6 +115,9 @@ class Attempt(ResponseHandler):
 
     async def _wake(self, now: float, *, fresh: bool) -> None:
         """The child sleeps: wait until it is awake, and send the request then."""
+        request, total_s = self._request, self.destination.timeouts.total_s
+        if total_s is not None and request.parent is None:
+            request.ends_at = request.started_at + total_s
         self.waking_since = now
         self._set_deadline(now + self.destination.timeouts.look_s)
         reason = await self._lane.wake(self.child)
@@ -122,7 +125,7 @@ class Attempt(ResponseHandler):
         if self.over:  # the client left meanwhile, or it took too long
             return
         if reason:
-            error = Unavailable(f"model {self._request.model!r} is not loaded, and {said_of(self.child, reason)}")
+            error = Unavailable(f"model {request.model!r} is not loaded, and {said_of(self.child, reason)}")
             self._listener.attempt_failed(self, Failure(Cause.DEAD, reason, error=error))
         else:
             self.start(self._lane.clock(), fresh=fresh)

@@ -80,7 +80,7 @@ def _differences(declared: Member, live: TreeGraph, running: Member) -> Iterator
     if running.key != _top(live) and {parent.name for parent in parents}.isdisjoint(declared.parents):
         is_below = " and ".join(parent.key for parent in parents)
         yield f"is below {is_below}, declared{_below(declared) or ' as the root'}"
-    if running.state != "up":
+    if running.state != "up" and not running.wakes:
         yield f"is {running.state}" + (f": {running.detail}" if running.detail else "")
     if not declared.is_node and declared.kind != running.kind:
         yield f"is of kind {running.kind}, declared as {declared.kind}"

@@ -58,6 +58,8 @@ class Member:
     speed: float = 0.0
     #: "declared", or in a running tree the state that `/tree` shows, such as "up"
     state: str = "declared"
+    #: in a running tree: it sleeps, and a request wakes it up
+    wakes: bool = False
     #: in a running tree: why it is in that state
     detail: str = ""
     #: in a running tree: what is wrong with a node, as it reports

@@ -63,6 +63,7 @@ def _member(entry: TreeEntry, parent: str | None, path: FieldPath) -> Member:
         models=tuple(dict.fromkeys(model.name for model in entry.models)),
         speed=entry.speed or 0.0,
         state=entry.state,
+        wakes=entry.wakes and entry.may_serve,
         detail=entry.detail,
         warnings=entry.warnings,
         instance=entry.instance,

@@ -206,3 +206,8 @@ def test_local_ends_with_its_parent_even_while_it_loads(real_model: Path) -> Non
         assert engine.process.stdin is not None
         engine.process.stdin.close()
         assert engine.ended() == 0
+
+
+def test_a_role_that_does_not_exist_is_one_line() -> None:
+    message = fails("engine", "simulated", "--port", "0", "--role", "vlm", status=2)
+    assert "--role vlm: no such role; choose one of vllm, router, ollama" in message

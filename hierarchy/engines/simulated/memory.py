@@ -26,6 +26,7 @@ class Memory:
         self.loaded: list[str] = []  # the one used last at the end
         self._loading: dict[str, asyncio.Event] = {}
         self._used: Counter[str] = Counter()  # by requests
+        self._taken = 0  # places of models that are being loaded
         self._freed = asyncio.Event()
 
     def fill(self, models: Iterable[str]) -> None:
@@ -56,10 +57,7 @@ class Memory:
                 continue
             loading = self._loading[model] = asyncio.Event()
             try:
-                await self._make_room()
-                await asyncio.sleep(self.load_s)
-                self.loads += 1
-                self.loaded.append(model)
+                await self._load_into_room(model)
             finally:
                 del self._loading[model]
                 loading.set()
@@ -67,8 +65,19 @@ class Memory:
             self.loaded.remove(model)
             self.loaded.append(model)
 
+    async def _load_into_room(self, model: str) -> None:
+        await self._make_room()
+        self._taken += 1
+        try:
+            await asyncio.sleep(self.load_s)
+            self.loads += 1
+            self.loaded.append(model)
+        finally:
+            self._taken -= 1
+            self._freed.set()
+
     async def _make_room(self) -> None:
-        while len(self.loaded) + len(self._loading) > self.most:
+        while len(self.loaded) + self._taken >= self.most:
             idle = next((name for name in self.loaded if not self._used[name]), None)
             if idle is not None:
                 self.loaded.remove(idle)
