@@ -140,6 +140,7 @@ def test_an_error_is_one_line_without_traceback() -> None:
         (["local", "--port", "{taken}"], "cannot listen on 127.0.0.1:{taken}"),
         (["local", "--port", "0", "--model", "no-such-model"], "smollm2-135m"),
         (["fetch", "no-such-model"], "smollm2-135m"),
+        (["simulated", "--port", "0", "--role", "vlm"], "--role vlm: no such role; choose one of vllm, router, ollama"),
     ],
 )
 def test_errors_name_what_is_wrong(arguments: list[str], part: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,8 +207,3 @@ def test_local_ends_with_its_parent_even_while_it_loads(real_model: Path) -> Non
         assert engine.process.stdin is not None
         engine.process.stdin.close()
         assert engine.ended() == 0
-
-
-def test_a_role_that_does_not_exist_is_one_line() -> None:
-    message = fails("engine", "simulated", "--port", "0", "--role", "vlm", status=2)
-    assert "--role vlm: no such role; choose one of vllm, router, ollama" in message
