@@ -188,6 +188,9 @@ class Attempt(ResponseHandler):
         if self.over:  # the client left meanwhile
             if isinstance(found, Connected):
                 self.pool.put(found.upstream)
+        elif isinstance(found, Connected) and self._has_lost_labels():
+            self.pool.put(found.upstream)
+            self._fail(Cause.BROKEN, "does not have the required labels any more")
         elif isinstance(found, Connected):
             self._send(found.sender(self._client.fields()), lane.clock())
         elif found.error is not None:
@@ -195,6 +198,11 @@ class Attempt(ResponseHandler):
         else:
             self._failed(found.failure, found.reason)
             self._fail(Cause.BROKEN, found.reason)
+
+    def _has_lost_labels(self) -> bool:
+        """Is the child known by other labels than when it was chosen? It may have registered again meanwhile."""
+        require, share = self._request.require, self.lease.share
+        return require is not None and not self.child.labels.can(share.key[0], require)
 
     def _is_over(self) -> bool:
         return self.over

@@ -208,6 +208,30 @@ def test_a_retry_never_leaves_what_is_required(cluster: Cluster) -> None:
     assert ask(root, {}).status_code == 200
 
 
+def test_a_child_that_loses_a_label_while_it_is_dialled_gets_nothing(cluster: Cluster) -> None:
+    engine = cluster.engine()
+    root = labelled(cluster, "root", {"root-1": EU}, engine)
+    wait_for_model(root.url, "simulated")
+    registry, lane = root.node.registry, root.node.lane
+
+    async def prepare() -> None:
+        pool = lane.pool(registry.children["root-1"])
+        connect = pool.connect
+
+        async def connect_late(*args: Any, **options: Any) -> Any:
+            upstream = await connect(*args, **options)
+            registry.declare_labels({"root-1": US})
+            return upstream
+
+        pool.connect = connect_late
+
+    cluster.call(prepare())
+    refused = ask(root)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "requirement_unmet")
+    assert served(engine) == 0
+    assert ask(root, {}).status_code == 200
+
+
 def test_an_alias_stands_for_a_model_that_is_allowed(cluster: Cluster) -> None:
     near, far = cluster.engine(models=("small",)), cluster.engine(models=("large",))
     config_aliases = {"best": parse_targets(["large", "small"])}
