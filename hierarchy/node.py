@@ -27,6 +27,7 @@ from hierarchy.introspection.model_list import ModelList
 from hierarchy.introspection.outgoing import Outgoing
 from hierarchy.introspection.oversight import Oversight
 from hierarchy.introspection.tree import TreeView
+from hierarchy.labels import LabelSet
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child
 from hierarchy.registry.health import Change
@@ -288,7 +289,7 @@ class Node:
             self.dispatch.set_tiers(config.prefer, config.settings.spill_after_s)
         if config.prefer != old.prefer:
             changes.append("prefer")
-        if config.labels != old.labels:
+        if _with_values(config.labels) != _with_values(old.labels):
             changes.append("labels")
         if config.aliases != old.aliases:
             self.dispatch.set_aliases(config.aliases)
@@ -459,6 +460,11 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self.identity.name} children={len(self.registry)} uplinks={self.uplinks}>"
+
+
+def _with_values(labels: Mapping[str, LabelSet]) -> dict[str, LabelSet]:
+    """The children that have labels."""
+    return {name: own for name, own in labels.items() if own}
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -311,7 +311,9 @@ def test_what_a_site_says_of_its_models_follows_what_it_has(cluster: Cluster) ->
     assert ask(root).status_code == 200
     child = root.node.registry.children["site"]
     assert child.labels.rows("other") == ((("region", "us"),),)
+    engines = dict(site.node.registry.children)
     cluster.call(_relabel(site, {"site-1": US, "site-2": US}))
+    assert site.node.registry.children == engines, "no engine starts again"
     eventually(lambda: child.labels.rows("simulated") == ((("region", "us"),),), "the report of the new labels")
     assert ask(root).status_code == 503
     assert served(us) == 0
@@ -319,3 +321,17 @@ def test_what_a_site_says_of_its_models_follows_what_it_has(cluster: Cluster) ->
 
 async def _relabel(node: Running, labels: Labels) -> None:
     await node.node.apply(node.node.config.model_copy(update={"labels": labels}))
+
+
+def test_what_a_site_gives_back_goes_to_no_other_site_but_names_the_label(cluster: Cluster) -> None:
+    broken, us = cluster.engine(), cluster.engine()
+    root = labelled(cluster, "root", {"near": EU, "far": US})
+    labelled(cluster, "near", {"near-1": {}}, broken, parents=(root.url,))
+    labelled(cluster, "far", {"far-1": US}, us, parents=(root.url,))
+    wait_for_model(root.url, "simulated", 2)
+    assert ask(root).headers["x-hierarchy-path"] == "near/near-1"  # the root knows that all of the site is there
+    httpx.post(f"{broken.url}/simulated/faults", json={"on": "generate", "status": 503, "count": 50})
+    refused = ask(root)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "requirement_unmet")
+    assert "region=eu" in refused.json()["error"]["message"]
+    assert served(us) == 0
