@@ -128,7 +128,8 @@ def run_simulated(
         ),
     ] = None,
     role: Annotated[
-        str, typer.Option(metavar="ROLE", help="One of vllm, router, ollama. The last two load models when requests come.")
+        str,
+        typer.Option(metavar="ROLE", help="One of vllm, router, ollama. The last two load models when requests come."),
     ] = "vllm",
     loaded: Annotated[
         int, typer.Option(metavar="NUMBER", min=1, help="Models that a router or ollama has in memory at once.")

@@ -214,8 +214,9 @@ class Settings(Strict):
     )
     share_prefixes: bool = Field(
         default=True,
-        description="whether callers share what engines have in their caches; `false`: prompts of different API keys "
-        "never match, and the body's `cache_salt` is set, so that vLLM keeps them apart, too",
+        description="at an entry node, whether its callers share what engines have in their caches; `false`: prompts "
+        "of different API keys never match, and the body's `cache_salt` is set, by which vLLM and SGLang keep them "
+        "apart, too; needs `api_keys`",
     )
     spill_after_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False, strict=True)] = Field(
         default=2.0,

@@ -297,5 +297,9 @@ def log_risks(config: NodeConfig, access: Access) -> None:
         )
     elif security.cleartext and (access.exposed or config.parents):
         log.warning("cleartext: what this node and other machines send to each other can be read on the way")
+    if not config.settings.share_prefixes and access.client_keys is None and not config.parents:
+        log.warning(
+            "no callers are kept apart: `share_prefixes: false` needs `api_keys`, without which they all count as one"
+        )
     if access.exposed and access.client_keys is None and not security.insecure:
         log.info("without `api_keys` this node serves only its parents")

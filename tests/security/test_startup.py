@@ -118,6 +118,26 @@ def test_insecure_is_logged_and_keys_that_are_set_are_enforced(keys: Keys, caplo
     assert caplog.text.count("insecure") == 1
 
 
+@pytest.mark.parametrize(
+    ("shares", "has_keys", "parents", "warned"),
+    [
+        (False, False, (), True),
+        (False, True, (), False),
+        (False, False, ("http://p:1",), False),
+        (True, False, (), False),
+    ],
+)
+def test_callers_are_kept_apart_by_their_keys_only(
+    shares: bool, has_keys: bool, parents: tuple[str, ...], warned: bool, keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = {"api_keys": keys.spec()["api_keys"]} if has_keys else {}
+    settings = Settings.model_validate({"security": {"cleartext": True, **spec}, "share_prefixes": shares})
+    config = NodeConfig(name="n", advertise="http://x", settings=settings, parents=parents)
+    with caplog.at_level(logging.WARNING):
+        log_risks(config, Access(config, {}))
+    assert ("no callers are kept apart" in caplog.text) is warned
+
+
 def test_workers_without_tokens_need_allow() -> None:
     with pytest.raises(UsageError, match="`tokenless_workers` accepts workers by their addresses; set `allow`"):
         start({"tokenless_workers": True})
