@@ -197,7 +197,7 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=2, metavar="NUMBER", help="requests at once (default: 2)")
     parser.add_argument(
         "--cache", type=int, default=160, metavar="MB",
-        help="memory of an engine for prompts beside its slots; a little more than half of the chats need (default: 160)",
+        help="memory of an engine for prompts, beside its slots (default: 160, for most of ten chats)",
     )  # fmt: skip
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hierarchy-real-engines-") as name:
