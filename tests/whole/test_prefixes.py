@@ -122,9 +122,10 @@ async def _settle(tree: Tree) -> None:
 
 
 def test_all_entries_of_a_tree_take_fingerprints_with_the_key_of_the_topmost_node(cluster: Cluster) -> None:
-    root = cluster.node("root", settings=PREFIX)
-    site = cluster.node("site", parents=(root.url,), settings=PREFIX)
-    rack = cluster.node("rack", parents=(site.url,), settings=PREFIX)
+    settings = PREFIX.model_copy(update={"report_interval_s": 0.4})  # the key goes down with the answers to reports
+    root = cluster.node("root", settings=settings)
+    site = cluster.node("site", parents=(root.url,), settings=settings)
+    rack = cluster.node("rack", parents=(site.url,), settings=settings)
     nodes = [root, site, rack]
     for node, key in zip(nodes, ("", "bb", "cc"), strict=True):
         node.node.access.prefix_key = key  # as derived from `key`
