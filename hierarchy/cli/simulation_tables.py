@@ -90,6 +90,6 @@ def _table(*heads: str) -> Table:
 
 def seconds(value: float) -> str:
     """A time with three digits."""
-    if value >= 1:
-        return f"{value:.3g} s" if value < 1000 else f"{value:.0f} s"
+    if value >= 0.9995:  # what is less is below 1000 ms when it is rounded
+        return f"{value:.3g} s" if value < 999.5 else f"{value:.0f} s"
     return "0" if value == 0 else f"{value * 1000:.3g} ms"

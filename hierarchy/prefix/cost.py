@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
-FULL: Final = 20.0  # the score of a child without a free slot: as many requests as an engine commonly runs at once
+FULL: Final = 30.0  # the score of a child without a free slot: as many requests as an engine commonly runs at once
 WAITING: Final = 10.0  # what each request that waits for a slot adds to it, at speed 1: it may wait for seconds
 REQUEST_BYTES: Final = 1200  # what a request that runs or waits costs one that comes: its tokens are made beside it
 LEAST_WEIGHT: Final = 2.0  # of a matched byte where some child has nothing to read

@@ -129,7 +129,7 @@ class Measures:
         """Before the first mark, and after each of them. marks: what happened, and when."""
         cuts = [("before", begin)]
         for (name, at_s), (_, next_s) in pairwise([*sorted(marks, key=lambda mark: mark[1]), ("", end)]):
-            for after, length_s in zip(("", ", after 10 s", ", after 30 s"), (0.0, 10.0, 30.0), strict=True):
+            for after, length_s in zip(("", " +10 s", " +30 s"), (0.0, 10.0, 30.0), strict=True):
                 if begin <= at_s + length_s < next_s:
                     cuts.append((f"{name}{after}", at_s + length_s))
         return tuple(

@@ -43,7 +43,7 @@ class Scenario(NamedTuple):
     @property
     def lost(self) -> list[tuple[str, float]]:
         """What is lost, in words, and when."""
-        return [(f"{name} is lost", at_s) for name, at_s in self.losses]
+        return [(f"{name} lost", at_s) for name, at_s in self.losses]
 
 
 def known_policies() -> list[str]:

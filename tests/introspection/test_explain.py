@@ -17,6 +17,7 @@ from hierarchy.balancing.prefix_choice import Known
 from hierarchy.balancing.tiers import Tiers
 from hierarchy.introspection.explain import Level, Route, chances, explain, with_answer
 from hierarchy.introspection.tree import TreeView
+from hierarchy.prefix.cost import FULL
 from hierarchy.registry.child import Child, Share
 from hierarchy.registry.drain import Drain
 from hierarchy.wire.status import Api
@@ -164,7 +165,7 @@ def test_a_prompt_goes_where_the_policy_would_send_it(known: Known | None, chose
         assert one.match == (None if known is None else known.matches.get(one.name, 0))
         assert one.slots == 8
         shared = 4000 if known is not None and len(known.matches) == 2 else 0  # both have it
-        assert one.cost == 1200 * 20 * one.load / 8 - 2 * max(0, (one.match or 0) - shared)
+        assert one.cost == 1200 * FULL * one.load / 8 - 2 * max(0, (one.match or 0) - shared)
 
 
 def test_the_answer_of_the_next_node_replaces_what_was_guessed() -> None:

@@ -49,7 +49,7 @@ def test_what_many_have_decides_nothing(matches: list[int], children: int, expec
 
 @pytest.mark.parametrize(
     ("load", "slots", "speed", "expected"),
-    [(0, 4, 1, 0), (3, 4, 1, 15.0), (4, 4, 1, 30.0), (4, 4, 4, 22.5), (7, 4, 2, 40.0), (1, 8, 4, 2.5)],
+    [(0, 4, 1, 0), (3, 4, 1, 22.5), (4, 4, 1, 40.0), (4, 4, 4, 32.5), (7, 4, 2, 50.0), (1, 8, 4, 3.75)],
 )
 def test_a_free_slot_costs_less_than_any_queue(load: int, slots: int, speed: float, expected: float) -> None:
     assert slot_score(load, slots, speed) == expected

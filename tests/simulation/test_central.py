@@ -46,9 +46,9 @@ def test_the_shortest_queue_is_exact() -> None:
 
 def test_a_prompt_goes_where_it_is_cached() -> None:
     bench = Bench(4, by_cache=True)
-    where = bench.send(1)
+    where = bench.send(1, 3000)
     bench.events.run()
-    assert [bench.send(1) for _ in range(2)] == [where] * 2
+    assert [bench.send(1, 3000) for _ in range(2)] == [where] * 2
 
 
 def test_what_is_cached_is_left_when_too_much_waits_there() -> None:

@@ -43,8 +43,8 @@ def test_the_time_is_divided_where_something_happens() -> None:
     assert [(phase.name, phase.requests) for phase in phases] == [
         ("before", 20),
         ("site-a is lost", 10),
-        ("site-a is lost, after 10 s", 20),
-        ("site-a is lost, after 30 s", 30),
+        ("site-a is lost +10 s", 20),
+        ("site-a is lost +30 s", 30),
     ]
     assert phases[0].ttft.p50 == pytest.approx(0.5)
 

@@ -78,7 +78,7 @@ def test_what_waits_for_its_first_token_in_a_lost_site_is_tried_elsewhere(tmp_pa
     result = simulate(scenario)
     assert result.requests + result.failed == 400
     assert 1 <= result.failed <= 16  # of those whose response had begun
-    assert [phase.name for phase in result.phases][:2] == ["before", "site-1 is lost"]
+    assert [phase.name for phase in result.phases][:2] == ["before", "site-1 lost"]
     assert sum(phase.requests for phase in result.phases) == result.requests
 
 
