@@ -245,6 +245,8 @@ class Dispatch:
     def hand_out(self, model: str, require: Requirement | None = None) -> Share:
         """The share whose child's address FastChat's clients get, through either API. Raises as `choose`."""
         share = self.choose((model, "fastchat"), translated=True, require=require)
+        if share.child.asleep:  # a client that dials it by itself would not wake it up
+            raise Unavailable(f"model {model[:MAX_NAME_SHOWN]!r} is not loaded; a request to this node would load it")
         share.child.hand_out(share)
         return share
 

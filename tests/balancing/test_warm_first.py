@@ -10,11 +10,12 @@ import pytest
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.balancing.expected_wait import expected_wait_s
 from hierarchy.balancing.policy import POLICIES
+from hierarchy.errors import Unavailable
 from hierarchy.prefix.fingerprint import Hasher
 from hierarchy.registry import Registry
 from hierarchy.registry.child import Child, Lease
 from hierarchy.wire.messages import Identity
-from hierarchy.wire.status import ModelKey
+from hierarchy.wire.status import ModelKey, NodeStatus
 from tests.builders import OPENAI, model, registration, site, status_of
 from tests.clocks import Clock
 
@@ -158,3 +159,12 @@ def test_sites_are_compared_by_what_is_loaded_below_them() -> None:
 )
 def test_expected_waits(load: float, slots: int, speed: float, pending: int, wait_s: float) -> None:
     assert expected_wait_s(load, slots, speed, pending) == pytest.approx(wait_s)
+
+
+def test_the_address_of_an_engine_that_sleeps_is_given_to_nobody() -> None:
+    engines = Engines(1)
+    row = model(load_s=10.0)
+    engines.registry.report(engines.children[0], NodeStatus((row,), 1.0, asleep=True, wakes=True))
+    assert engines.dispatch.choose(OPENAI).child is engines.children[0]
+    with pytest.raises(Unavailable, match="a request to this node would load it"):
+        engines.dispatch.hand_out("m")

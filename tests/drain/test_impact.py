@@ -74,3 +74,10 @@ def test_what_is_drained_is_listed_once_for_all_instances_that_agree() -> None:
         Drained("site/one", "draining", 5.0, "ann", "new GPU", 0),
         Drained("stopping", "draining", 0.0, "", STOPPING.reason, 0),
     ]
+
+
+def test_an_engine_that_a_request_would_wake_up_can_serve() -> None:
+    warm, sleeper = engine("m"), engine("m", state="asleep", wakes=True)
+    assert models_lost(decode(node(warm=warm, sleeper=sleeper)), "warm") == []
+    assert models_lost(decode(node(sleeper=sleeper)), "sleeper") == ["m"]
+    assert models_lost(decode(node(warm=warm, off=engine("m", state="asleep"))), "warm") == ["m"]

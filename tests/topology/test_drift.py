@@ -32,6 +32,8 @@ A1 = entry("a1", "vllm", "http://10.0.0.11:8000")
         ({"a": {"below": []}}, ["a1: declared below a, but absent"]),
         ({"a1": {"state": "gone", "detail": "left 9 s ago"}}, ["a1: declared below a, but absent: left 9 s ago"]),
         ({"a1": {"state": "down", "detail": "refused"}}, ["a1: is down: refused"]),
+        ({"a1": {"state": "asleep"}}, ["a1: is asleep"]),
+        ({"a1": {"state": "asleep", "wakes": True}}, []),
         ({"a1": {"models": ("m", "n")}}, ["a1: also serves n, which is not declared"]),
         ({"a1": {"models": ("n",)}}, ["a1: serves n, declared with m"]),
         ({"b1": {"models": ()}}, ["b1: serves nothing, declared with m"]),
