@@ -215,3 +215,28 @@ def test_a_child_that_registers_later_is_in_the_tier_of_its_name() -> None:
     assert tree.next() == "cloud"
     tree.registry.register(registration(site("site-a", model(slots=4))))
     assert tree.next() == "site-a"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12), st.integers(0, 200_000)), min_size=1, max_size=6),
+    st.floats(0, 30),
+)
+def test_what_is_looked_at_is_enough(children: list[tuple[int, int, int]], spill_after_s: float) -> None:
+    """The choice is that of the waits at all tiers, though mostly only a part of the first one is looked at."""
+    names = [f"e{number}" for number in range(len(children))]
+    tree = Tree("lottery", *names)
+    prefer = [[name for name, (tier, _, _) in zip(names, children, strict=True) if tier == at] for at in range(3)]
+    tree.dispatch.set_tiers([tier for tier in prefer if tier], spill_after_s)
+    tiers = tree.dispatch.tiers
+    if tiers is None:
+        return
+    waits: dict[int, list[float]] = {}
+    for name, (_, load, pending) in zip(names, children, strict=True):
+        child = tree.registry.children[name]
+        for _ in range(load):
+            child.lease(child.shares[OPENAI])
+        child.shares[OPENAI].pending = pending
+        waits.setdefault(tiers.number(child), []).append(tiers.expected_wait_s(child.shares[OPENAI]))
+    order = sorted(waits)
+    expected = order[kept([min(waits[number]) for number in order], spill_after_s)]
+    assert tiers.number(tree.registry.children[tree.next()]) == expected
