@@ -33,41 +33,42 @@ SEEDS: Final = (101, 102, 103)
 TURNS: Final = 5.2  # of a conversation, on average
 CLIENTS: Final = 96  # conversations at a time for each engine: more than it can serve
 SPEEDS: Final = (1, 2, 4)
-SLOTS: Final = 8  # of the engines with these speeds
 ANSWER, QUESTION = 150, 100  # tokens of a response, on average, and of a prompt, in that row
 
 
 class Shape(NamedTuple):
-    """A tree of three levels of nodes above its engines."""
+    """A tree of up to three levels of nodes above its engines."""
 
-    sites: int
-    racks: int
-    engines: int  #: of each rack
+    sites: int  #: 0: the roots have the engines
+    racks: int  #: of each site; 0: the sites have the engines
+    engines: int  #: of each node at the bottom
     roots: int = 1
     speeds: tuple[int, ...] = (1,)
 
     @property
     def size(self) -> int:
-        return self.sites * self.racks * self.engines
+        return max(1, self.sites) * max(1, self.racks) * self.engines
 
     def text(self) -> str:
         """As a configuration."""
         nodes: list[str] = []
-        below: list[str] = []
         for root in range(self.roots):
             other = ", replica_of: root" if root else ""
             nodes.append(f'  root{root or ""}: {{listen: "localhost:{20000 + root}"{other}}}')
+        bottom = []
         for site in range(self.sites):
             nodes.append(f'  s{site}: {{parent: root, listen: "localhost:{20100 + site}"}}')
-            for rack in range(self.racks):
-                name = f"s{site}-r{rack}"
+            racks = [f"s{site}-r{rack}" for rack in range(self.racks)]
+            for rack, name in enumerate(racks):
                 nodes.append(f'  {name}: {{parent: s{site}, listen: "localhost:{21000 + 100 * site + rack}"}}')
-                for n in range(self.engines):
-                    speed = self.speeds[(len(below)) % len(self.speeds)]
-                    url = f"http://10.{site}.{rack}.{n + 1}:8000"
-                    below.append(
-                        f'  {name}-e{n}: {{parent: {name}, kind: vllm, speed: {speed}, url: "{url}", models: [m]}}'
-                    )
+            bottom += racks or [f"s{site}"]
+        below: list[str] = []
+        for place, parent in enumerate(bottom or ["root"]):
+            for n in range(self.engines):
+                speed, url = self.speeds[len(below) % len(self.speeds)], f"http://10.0.{place}.{n + 1}:8000"
+                below.append(
+                    f'  {parent}-e{n}: {{parent: {parent}, kind: vllm, speed: {speed}, url: "{url}", models: [m]}}'
+                )
         return "\n".join(["version: 1", "nodes:", *nodes, "engines:", *below, ""])
 
     def tree(self) -> DeclaredTree:
@@ -87,15 +88,15 @@ class Run(NamedTuple):
     shared_start: int = 0  #: tokens
     hot_at_s: float | None = None
     lost_at_s: float | None = None  #: the first site
+    slots: int = 0  #: of each engine; then prompts share nothing, and `rate` is the part of the slots that is in use
     clients: int = 0  #: of each engine, instead of the rate
     chats: int = 0  #: of each engine, then
 
     def scenario(self, seed: int) -> Scenario:
         """What is simulated."""
-        if len(self.shape.speeds) > 1:
-            return Scenario(
-                self.shape.tree(), self._unlike(seed), Hardware(slots=SLOTS), seed, warm_up_s=self.warm_up_s
-            )
+        if self.slots:
+            hardware = Hardware(slots=self.slots)
+            return Scenario(self.shape.tree(), self._unlike(seed), hardware, seed, warm_up_s=self.warm_up_s)
         return Scenario(
             self.shape.tree(),
             lambda: self._chats(seed),
@@ -118,7 +119,7 @@ class Run(NamedTuple):
         speeds = [self.shape.speeds[n % len(self.shape.speeds)] for n in range(self.shape.size)]
         usual = Hardware()
         each_s = ANSWER / usual.decode_tokens_per_s + QUESTION / usual.prefill_tokens_per_s
-        rate = self.rate * SLOTS * sum(speeds) / each_s
+        rate = self.rate * self.slots * sum(speeds) / each_s
 
         def conversations() -> Iterator[Conversation]:
             rng, now = Random(seed), 0.0
@@ -139,14 +140,19 @@ class Plan(NamedTuple):
 
 
 BOTH: Final = ("prefix", "central")
+LOADS: Final = ("shortest_queue", "p2c", "central_queue")
 FULL: Final = {
     "100 engines": (Run(Shape(4, 5, 5), 4.0, 150, 200), BOTH),
     "first block": (Run(Shape(4, 5, 5), 4.5, 150, 220, shared_start=64), ("prefix",)),
     "four entries": (Run(Shape(4, 5, 5, roots=4), 4.0, 150, 200), ("prefix",)),
     "hot document": (Run(Shape(4, 5, 5), 4.0, 150, 195, hot_at_s=180), ("prefix",)),
     "a quarter lost": (Run(Shape(4, 5, 5), 3.0, 100, 200, lost_at_s=130), ("prefix",)),
-    "unequal speeds": (Run(Shape(4, 5, 5, speeds=SPEEDS), 0.9, 15, 45), ("prefix", "central_queue")),
+    "unequal speeds": (Run(Shape(4, 5, 5, speeds=SPEEDS), 0.9, 15, 40, slots=24), ("prefix", "shortest_queue")),
     "saturated": (Run(Shape(2, 5, 5), 0.0, 120, 0, clients=CLIENTS, chats=170), (*BOTH, "shortest_queue")),
+    "p2c, one root": (Run(Shape(8, 0, 8), 0.9, 15, 90, slots=8), LOADS),
+    "p2c, four roots": (Run(Shape(8, 0, 8, roots=4), 0.9, 15, 90, slots=8), LOADS),
+    "p2c, four replicas": (Run(Shape(0, 0, 32, roots=4), 0.9, 15, 120, slots=8), LOADS),
+    "p2c, sixteen replicas": (Run(Shape(0, 0, 32, roots=16), 0.9, 15, 120, slots=8), LOADS),
     "1,000 engines": (Run(Shape(10, 10, 10), 3.0, 100, 130), BOTH),
 }
 QUICK: Final = {
@@ -156,7 +162,7 @@ QUICK: Final = {
     "first block": (Run(Shape(2, 3, 5), 4.5, 90, 150, shared_start=64), ("prefix",)),
     "hot document": (Run(Shape(2, 3, 5), 4.0, 90, 150, hot_at_s=120), ("prefix",)),
     "a quarter lost": (Run(Shape(4, 2, 4), 3.0, 90, 170, lost_at_s=100), ("prefix",)),
-    "unequal speeds": (Run(Shape(4, 5, 5, speeds=SPEEDS), 0.9, 10, 20), ("prefix",)),
+    "unequal speeds": (Run(Shape(4, 5, 5, speeds=SPEEDS), 0.9, 10, 20, slots=24), ("prefix",)),
 }
 
 
@@ -171,6 +177,7 @@ def measure(run: Run, policy: str, seed: int) -> dict[str, float]:
         "ttft_mean": result.ttft.mean,
         "ttft_p50": result.ttft.p50,
         "ttft_p99": result.ttft.p99,
+        "wait_mean": result.wait.mean,
         "wait_p99": result.wait.p99,
         "requests_per_s": result.requests_per_s,
         "busy": result.busy,
@@ -244,6 +251,11 @@ def rows(found: Found) -> list[tuple[str, str, str, str]]:
         what = "engines 1 ×, 2 ×, 4 × as fast per slot, 90 %"
         table.append((f"{what}: wait for a slot, 99 %", "", f"{_of(speeds, 'wait_p99') * 1000:.1f} ms", "< 1 ms"))
         table.append((f"{what}: idle while others wait", "", f"{_of(speeds, 'idle'):.3%}", "< 0.1 %"))
+    for name, row in found.items():
+        if name.startswith("p2c"):
+            for policy, figures in row.items():
+                text = f"{_of(figures, 'wait_mean') * 1000:.0f} ms, 99 % {_of(figures, 'wait_p99'):.2f} s"
+                table.append((f"{name[5:]}, {policy}: wait for a slot", text, "", ""))
     return table
 
 
