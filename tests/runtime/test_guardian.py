@@ -14,7 +14,7 @@ import pytest
 
 from hierarchy.runtime import guardian
 from hierarchy.runtime.processes import SupervisedProcess
-from tests.support import eventually
+from tests.support import DEADLINE_S, eventually
 
 #: a shell that starts another process, and waits for it; both ignore nothing
 COMMAND = 'sleep 60 & echo $$ $! > "$0"; wait'
@@ -53,18 +53,18 @@ def test_nothing_is_left(tmp_path: Path, how: str) -> None:
         process.terminate()
     else:
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
+    process.wait(DEADLINE_S)
     eventually(lambda: not any(map(is_alive, running)))
 
 
 @pytest.mark.parametrize(("command", "status"), [("exit 3", 3), ("kill -9 $$", 128 + 9), ("exit 0", 0)])
 def test_the_status_is_the_commands(command: str, status: int) -> None:
     process = start("/bin/sh", "-c", command)
-    assert process.wait(10) == status
+    assert process.wait(DEADLINE_S) == status
 
 
 def test_a_program_that_does_not_exist_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    assert start("/no/such/program").wait(10) == guardian.CANNOT_START
+    assert start("/no/such/program").wait(DEADLINE_S) == guardian.CANNOT_START
     assert capfd.readouterr().err == "cannot start /no/such/program: No such file or directory\n"
 
 
@@ -75,7 +75,7 @@ def test_what_a_command_left_running_is_killed_when_it_ends(tmp_path: Path) -> N
     process = SupervisedProcess("gpu", command, lambda name, line: None, fatal=frozenset(), once=True)
 
     async def run() -> int | None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             return await process.run()
 
     assert asyncio.run(run()) == 4

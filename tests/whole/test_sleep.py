@@ -121,8 +121,8 @@ def test_an_engine_that_does_not_wake_up_is_503_that_names_it(cluster: Cluster) 
     reason = "model 'm' is not loaded, and n-1 could not be woken up: POST /wake_up answered 500"
     assert response.json()["error"]["message"] == reason
     again = chat(node.url, "m")
-    assert again.json()["error"]["message"].startswith(f"{reason}; try again in ")
-    assert int(again.headers["retry-after"]) <= 5
+    assert again.json()["error"]["message"].startswith(reason)
+    assert 1 <= int(again.headers["retry-after"]) <= 30
 
 
 def test_a_command_is_run_for_the_first_request_and_ends_with_the_node(cluster: Cluster) -> None:
