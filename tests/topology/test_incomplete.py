@@ -75,7 +75,7 @@ engines:
   e: {parent: a, kind: vllm, speed: -1}
   f: {parent: b, kind: vlm, url: "ftp://x", models: []}
   g: {parent: a, kind: local, speed: fast}
-  h: {kind: simulated, slots: 3}
+  h: {kind: simulated, slots: 0}
 aliases: {x: [y], y: [m]}
 """
 
