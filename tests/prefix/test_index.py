@@ -106,7 +106,7 @@ def test_less_memory_than_before_is_kept_at_once() -> None:
     assert index.memory_used() <= 20_000
     for _ in range(3_000):
         index.note(some(rng), 1)
-    assert 1_000 < len(index) <= 20_000 // ENTRY_BYTES
+    assert 500 < len(index) <= 20_000 // ENTRY_BYTES
 
 
 def test_what_was_sent_last_is_what_it_holds() -> None:
