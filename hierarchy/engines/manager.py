@@ -14,6 +14,7 @@ import msgspec
 
 from hierarchy.config.model_names import renames
 from hierarchy.config.models import EngineConfig, Settings
+from hierarchy.config.speed import MeasuredSpeed
 from hierarchy.engines.kinds import ADAPTERS
 from hierarchy.engines.pacer import Pacer
 from hierarchy.engines.probe_client import ProbeClient
@@ -88,6 +89,7 @@ class EngineManager:
         url = self._start_process(engine) if engine.url is None else engine.url
         child = self.registry.declare(engine.name, url, engine.kind)
         child.renames = renames(engine.models)
+        child.start_speed = float(engine.speed) if isinstance(engine.speed, MeasuredSpeed) else 0.0
         key = self._access.engine_keys.get(engine.name, "")
         child.credential = self._credential(engine.name)
         child.usual_load_s = engine.load_s

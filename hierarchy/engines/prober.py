@@ -244,7 +244,7 @@ class Prober:
         return False
 
     def _begin(self, client: ProbeClient, now: float) -> None:
-        read = _Read(client, self._adapter.read(client, self._engine.speed), now, self._owner.ended)
+        read = _Read(client, self._adapter.read(client, float(self._engine.speed)), now, self._owner.ended)
         read.task.add_done_callback(self._reading_ended)
         self._reads.append(read)
 

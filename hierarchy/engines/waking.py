@@ -234,8 +234,8 @@ def guarded(command: tuple[str, ...]) -> list[str]:
 def declared_status(engine: EngineConfig) -> NodeStatus:
     """What the configuration says of an engine that does not run."""
     apis: tuple[Api, ...] = APIS.get(engine.kind, ("openai",))
-    models = tuple(ModelStatus(name, api, engine.speed) for name in declared_models(engine) for api in apis)
-    return NodeStatus(models, engine.speed)
+    models = tuple(ModelStatus(name, api, float(engine.speed)) for name in declared_models(engine) for api in apis)
+    return NodeStatus(models, float(engine.speed))
 
 
 def at_rest(status: NodeStatus, load_s: float) -> NodeStatus:

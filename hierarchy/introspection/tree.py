@@ -17,6 +17,7 @@ from hierarchy.wire.status import ModelStatus
 from hierarchy.wire.subtree import all_gone_steps
 
 SLOWED = "it reports speed {:g}, which counts as {:g}, ten times the median of its siblings; see `max_speed`"
+SLOW = "requests to it take more than four times as long as those to its siblings: of its speed {:g} counts {:g}"
 WIDE = (
     "it reports {:g} slots for each unit of speed, which do not count: more than ten times the median of its siblings"
 )
@@ -237,6 +238,8 @@ def _warnings(child: Child) -> list[str]:
     warnings = [*child.warnings, CUT] if child.below_is_cut else child.warnings
     if child.is_slowed:
         warnings = [*warnings, SLOWED.format(child.claimed, child.speed_limit)]
+    if child.part < 1.0:
+        warnings = [*warnings, SLOW.format(child.claimed, child.part * child.claimed)]
     if child.is_wide:
         warnings = [*warnings, WIDE.format(child.claimed_slots)]
     return warnings
@@ -259,8 +262,9 @@ def _model(model: ModelStatus) -> dict[str, Any]:
     row = msgspec.structs.asdict(model)
     if not model.avoid:
         del row["avoid"]
-    if not model.load_s:
-        del row["load_s"]
+    for field in ("load_s", "prefill", "decode"):
+        if not row[field]:
+            del row[field]
     return row
 
 

@@ -21,6 +21,7 @@ from hierarchy.registry.drain import Drain
 from hierarchy.registry.ejection import FailureRecord, Responses
 from hierarchy.registry.hit_rate import HitRate
 from hierarchy.registry.load import Load
+from hierarchy.registry.rates import Rates
 from hierarchy.registry.round_trip import RoundTrip
 from hierarchy.registry.warmth import Warmth
 from hierarchy.wire.limits import NO_WEIGHT
@@ -57,8 +58,8 @@ class Share(Warmth):
     """One child's part in serving one model: what a policy chooses among."""
 
     __slots__ = (
-        "avoid", "busy", "changed", "child", "engine_hits", "failures", "hits", "key", "matched", "penalty", "pending",
-        "prompted", "responses", "score", "slots", "speed", "was_ejected",
+        "avoid", "busy", "changed", "child", "decode", "engine_hits", "failures", "hits", "key", "matched", "penalty",
+        "pending", "prefill", "prompted", "rates", "responses", "score", "slots", "speed", "was_ejected",
     )  # fmt: skip
 
     def __init__(self, child: Child, key: ModelKey) -> None:
@@ -66,6 +67,8 @@ class Share(Warmth):
         self.child = child
         self.key = key
         self.speed = 1.0
+        self.prefill = self.decode = 0.0  # tokens/s as measured, or as reported; 0: not measured
+        self.rates: Rates | None = None  # of what passes, where that is measured
         self.slots = 0  # requests that it runs at once; 0: unknown
         self.busy = 0.0  # the same as `score` where its slots are not known, else `slot_score`
         self.score = 0.0  # load / speed, kept up to date so that choosing among many is cheap
@@ -94,6 +97,7 @@ class Share(Warmth):
     def start(self, model: ModelStatus) -> None:
         """Take over a report before anybody sees the share."""
         self.reported, self.speed, self.slots, self.avoid = model.queue_length, model.speed, model.slots, model.avoid
+        self.prefill, self.decode = model.prefill, model.decode
         self._set_score(self.reported)
 
     def _set_score(self, load: int) -> None:
@@ -111,6 +115,8 @@ class Share(Warmth):
             or self.slots != model.slots
             or self.avoid is not model.avoid
             or self.told_load_s != model.load_s
+            or self.prefill != model.prefill
+            or self.decode != model.decode
         )
 
     def note_model(self, model: ModelStatus, now: float) -> bool:
@@ -146,7 +152,8 @@ class Share(Warmth):
     def status(self, now: float) -> ModelStatus:
         """Its part of the report for the parent."""
         name, api = self.key
-        return ModelStatus(name, api, self.speed, self.value, self.slots, self.is_avoided(now), self.load_s)
+        avoid = self.is_avoided(now)
+        return ModelStatus(name, api, self.speed, self.value, self.slots, avoid, self.load_s, self.prefill, self.decode)
 
     def __repr__(self) -> str:
         return f"<Share {self.child.name} {self.key[0]} load={self.value} open={self.open} speed={self.speed:g}>"
@@ -205,6 +212,8 @@ class Child:
         self.group = ""  # the name that it shares with other replicas
         self.parts = 1  # replicas that are present: its status is one of so many parts of what it reported
         self.last_report: tuple[NodeStatus, int | None] = EMPTY, None  # as it came, and its `seen`
+        self.start_speed = 0.0  # of an engine whose speed is measured: that to start from; 0: it is not measured
+        self.part = 1.0  # of the speed that it claims which counts, see `measured_speed.Doubts`
         self.claimed = 0.0  # the highest speed that it reported
         self.speed_limit = math.inf  # above which none counts, see `speed_limit`
         self.slots_limit = math.inf  # for each unit of speed; more do not count at all
@@ -419,6 +428,9 @@ class Child:
                     or (share.slots == 0) is not (model.slots == 0)
                 )
                 share.speed, share.slots, share.avoid = model.speed, model.slots, model.avoid
+                share.prefill, share.decode = model.prefill, model.decode
+                if model.decode and share.rates is None and self.kind == NODE:  # speeds are measured below it
+                    share.rates = Rates(1.0, one_reader=False)
                 if share.told_load_s != model.load_s:
                     changed |= share.note_model(model, now)
                 renewed.append(share)
@@ -473,11 +485,14 @@ class Child:
         """Other speeds and slots count for it than in its last report. status: that report, with these."""
         counted = {model.key: model for model in status.models}
         models = [
-            ModelStatus(m.name, m.api, counted[m.key].speed, m.queue_length, counted[m.key].slots, m.avoid, m.load_s)
+            ModelStatus(
+                m.name, m.api, counted[m.key].speed, m.queue_length, counted[m.key].slots, m.avoid, m.load_s,
+                m.prefill, m.decode,
+            )
             if m.key in counted
             else m
             for m in self.status.models
-        ]
+        ]  # fmt: skip
         own = self.status
         self.status = NodeStatus(tuple(models), status.speed, own.queue_length, own.asleep, own.wakes)
         self.note_change()

@@ -27,6 +27,7 @@ from hierarchy.registry.admission import (
 from hierarchy.registry.below import Merged, patch_below, replace_below
 from hierarchy.registry.candidates import CandidateViews
 from hierarchy.registry.child import NODE, Child
+from hierarchy.registry.measured_speed import Doubts, measured, watch
 from hierarchy.registry.prepared import Prepared
 from hierarchy.registry.public_name import Labels
 from hierarchy.registry.speed_limit import SpeedLimit, claimed, claimed_slots, limited
@@ -56,6 +57,7 @@ class Registry(CandidateViews):
         self.set_max_speed(max_speed)
         self.speeds = SpeedLimit()
         self.slots = SpeedLimit(slots=True)
+        self.doubts = Doubts()
         self._speeds_of = -1  # the generation that `speeds` saw
         self.labels = Labels()
         self.limits = DEFAULT  # how much one child may report
@@ -226,6 +228,8 @@ class Registry(CandidateViews):
         Raises:
             InvalidField: a value is not allowed, as in a registration; the child keeps its former status.
         """
+        if child.start_speed:
+            status = measured(child, status)
         check_status(status, self.max_speed, limits=self.limits)
         now = self._clock()
         was_available = child.available(now)
@@ -234,6 +238,8 @@ class Registry(CandidateViews):
         child.unconfirmed = {}
         changed = self._apply_report(child, status, now, None) or not was_available
         child.note_hits(status.prompt_tokens, now)
+        if child.start_speed:
+            watch(child)
         self.set_asleep(child, status.asleep, wakes=status.wakes)
         if changed:
             self._may_serve(child)
@@ -266,10 +272,25 @@ class Registry(CandidateViews):
             )
         return before != child.slots_limit and child.claimed_slots > min(before, child.slots_limit)
 
+    def _doubt(self, child: Child) -> float:
+        """The highest speed that counts, given how long requests to the child take."""
+        before, child.part = child.part, self.doubts.part(child)
+        if child.part == 1.0:
+            return math.inf
+        if before == 1.0:
+            log.warning(
+                "requests to %s take more than four times as long as those to its siblings: not all of the speed that "
+                "it reports counts, %g, until they do not",
+                child.name,
+                child.claimed,
+            )
+        return child.part * child.claimed
+
     def _limit_speed(self, child: Child) -> bool:
         """Find out which speed counts for a child. Returns whether another one does than before."""
-        before, child.speed_limit = child.speed_limit, self.speeds.of(child)
-        was_slowed, child.is_slowed = child.is_slowed, child.claimed > child.speed_limit
+        before, limit = child.speed_limit, self.speeds.of(child)
+        child.speed_limit = min(limit, self._doubt(child))
+        was_slowed, child.is_slowed = child.is_slowed, child.claimed > limit
         if child.is_slowed and not was_slowed:
             log.warning(
                 "%s reports speed %g: it counts as %g, ten times the median of the other children; set `max_speed` "
@@ -327,6 +348,7 @@ class Registry(CandidateViews):
             self._speeds_of = self.generation
             self.speeds.note(children if self.compares_speeds else ())
             self.slots.note(children)
+        self.doubts.note(children)
 
     def _note_whether_serving(self, child: Child, now: float) -> None:
         if child.serves_now(now):

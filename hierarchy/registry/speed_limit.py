@@ -50,6 +50,8 @@ def limited(status: NodeStatus, limit: float, slots_limit: float = math.inf) -> 
                 m.slots if m.slots <= slots_limit * min(m.speed, limit) else 0,
                 m.avoid,
                 m.load_s,
+                m.prefill,
+                m.decode,
             )
             for m in status.models
         ]

@@ -14,7 +14,7 @@ from typing import Final
 from hierarchy.registry.child import Child, Tally
 from hierarchy.registry.model_index import ModelIndex
 from hierarchy.runtime.steps import Steps
-from hierarchy.wire.status import AVOIDED, MAX_QUEUE, NOT_SERVED, ModelKey, ModelStatus, NodeStatus, rank
+from hierarchy.wire.status import AVOIDED, MAX_QUEUE, MAX_RATE, NOT_SERVED, ModelKey, ModelStatus, NodeStatus, rank
 
 AT_ONCE: Final = 500  # models that are summed up in one step
 
@@ -159,23 +159,28 @@ class Totals:
         """
         speed, queue, slots = 0.0, 0, 0
         best, load_s, all_known = NOT_SERVED, 0.0, True
+        prefill = decode = 0.0
         for child, share in index.shares(key).items():
             if child not in self._counted:
                 continue
             one = rank(share.is_avoided(now), share.load_s)
             if one < best:
                 speed, queue, slots, best, load_s = share.speed, share.value, share.slots, one, share.load_s
-                all_known = share.slots > 0
+                all_known, prefill, decode = share.slots > 0, share.prefill, share.decode
             elif one == best:
                 speed += share.speed
                 queue += share.value
                 slots += share.slots
                 load_s = min(load_s, share.load_s)
                 all_known &= share.slots > 0
+                prefill += share.prefill
+                decode += share.decode
         if best == NOT_SERVED:
             return self._rows.pop(key, None) is not None
         slots = min(slots, MAX_QUEUE) if all_known else 0
-        row = ModelStatus(key[0], key[1], speed, min(queue, MAX_QUEUE), slots, best >= AVOIDED, load_s)
+        queue, avoid = min(queue, MAX_QUEUE), best >= AVOIDED
+        prefill, decode = min(prefill, MAX_RATE), min(decode, MAX_RATE)
+        row = ModelStatus(key[0], key[1], speed, queue, slots, avoid, load_s, prefill, decode)
         if self._rows.get(key) == row:
             return False
         self._rows[key] = row

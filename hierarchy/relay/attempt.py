@@ -19,6 +19,7 @@ from hierarchy.http.response_head import UpstreamResponse
 from hierarchy.registry.child import NODE, Lease
 from hierarchy.registry.ejection import Failure as Failing
 from hierarchy.registry.public_name import said_of
+from hierarchy.registry.rates import Rates
 from hierarchy.relay.client import Client
 from hierarchy.relay.connecting import Connected, connect
 from hierarchy.relay.held import Held
@@ -67,6 +68,8 @@ class Attempt(ResponseHandler):
     reason: str = ""  # of an outcome that is not `ok`, as a sentence without its subject, the child
     _forwards: bool = False  # the connection passes the body on without this object
     _is_whole: bool = False  # the whole body came in one read
+    slowed: bool = False  # its client read too slowly for a while
+    _began_at: float = 0.0  # when its stream began, where speeds are measured
     _received: bool = False  # something came since `take_received`
 
     def __init__(
@@ -253,10 +256,13 @@ class Attempt(ResponseHandler):
             return
         if not self.outcome:
             self._judge_end(response, b"")
+        now, rates = self._lane.clock(), self.lease.share.rates
+        if rates is not None and self._forwards and self._began_at and self.sender is not None and not self.slowed:
+            rates.note_end(self.sender.reads, now - self._began_at)
         self.sender = None
         self._note_outcome()
         self._response.end(self._trailer())
-        self._listener.attempt_done(self, response, self._lane.clock())
+        self._listener.attempt_done(self, response, now)
 
     def response_whole(self, response: UpstreamResponse, body: bytes) -> None:
         """The common case: nothing has to be held, and the body came with the head."""
@@ -327,13 +333,24 @@ class Attempt(ResponseHandler):
     def _first_byte(self, response: UpstreamResponse, now: float) -> None:
         """The body begins: no other attempt can follow."""
         self._request.forget_body()
+        share = self.lease.share
+        if share.rates is not None and response.head.is_event_stream and not self._is_whole:
+            self._measure_reading(share.rates, now)
         self.lease.first_byte()
         self.destination.metrics.ttft.observe(now - self.sent_at)
-        share = self.lease.share
         if (share.failures is not None or self.child.failures is not None) and not response.head.is_failure:
             self._lane.registry.first_byte(share)
         if share.load_s and not response.head.is_failure:
             self._lane.registry.loaded(share)
+
+    def _measure_reading(self, rates: Rates, now: float) -> None:
+        """How long the child took to read the prompt, unless it had to wait for a slot or the model first."""
+        share = self.lease.share
+        self._began_at = now
+        if share.load_s or (share.slots and share.open > share.slots):
+            rates.skip(now)
+        else:
+            rates.note_first(self.lease.pending, self.sent_at, now)
 
     def _note_id(self, data: bytes) -> None:
         """The response has an id, by which a later request may continue it: this child alone can do that."""

@@ -421,6 +421,7 @@ class Exchange(Listener):
     def pause(self) -> None:
         """The client reads too slowly: stop reading from the child."""
         if self._attempt is not None and self._attempt.sender is not None:
+            self._attempt.slowed = True
             self._attempt.sender.pause()
 
     def resume(self) -> None:

@@ -63,9 +63,10 @@ class Node:
 
     # -- children --------------------------------------------------------------------------------------------
 
-    def add_engine(self, engine: Engine, kind: str, delay_s: float) -> None:
-        """Declare an engine, and probe it from now on."""
+    def add_engine(self, engine: Engine, kind: str, delay_s: float, start_speed: float = 0.0) -> None:
+        """Declare an engine, and probe it from now on. start_speed: if its speed is measured."""
         child = self.registry.declare(engine.name, f"http://{engine.name}:1", kind)
+        child.start_speed = start_speed
         child.round_trip.note(2 * delay_s, self.registry.now())
         self.links[child] = Link(engine, None, delay_s)
         self.registry.report(child, engine.status())
@@ -126,6 +127,7 @@ class Node:
             return
         link = self.links[lease.share.child]
         hop = Hop(self, lease, uplink, link.target, link.delay_s)
+        hop.sent_at, hop.chunks = self._events.now, request.turn.output_tokens
         request.hops.append(hop)
         request.key = lease.share.key
         request.delay_s += link.delay_s
@@ -177,13 +179,22 @@ class Node:
 
     def first_byte(self, hop: Hop) -> None:
         """A response begins."""
-        hop.lease.first_byte()
         share = hop.lease.share
+        if share.rates is not None:
+            hop.began_at = self._events.now
+            if share.slots and share.open > share.slots:
+                share.rates.skip(hop.began_at)
+            else:
+                share.rates.note_first(hop.lease.pending, hop.sent_at, hop.began_at)
+        hop.lease.first_byte()
         if share.failures is not None or share.child.failures is not None:
             self.registry.first_byte(share)
 
     def ended(self, hop: Hop) -> None:
         """A response has ended, or the request has failed."""
+        rates = hop.lease.share.rates
+        if rates is not None and hop.began_at:
+            rates.note_end(hop.chunks - 1, self._events.now - hop.began_at)
         hop.lease.release()
         if hop.uplink is not None:
             hop.uplink.open -= 1

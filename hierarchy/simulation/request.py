@@ -64,7 +64,7 @@ class Hop:
     uplink: to the parent that sent it to that node; None for a client. delay_s: of a message to the child.
     """
 
-    __slots__ = ("delay_s", "lease", "node", "target", "uplink")
+    __slots__ = ("began_at", "chunks", "delay_s", "lease", "node", "sent_at", "target", "uplink")
 
     def __init__(self, node: Sender, lease: Lease, uplink: Opened | None, target: Target, delay_s: float) -> None:
         self.node = node
@@ -72,6 +72,9 @@ class Hop:
         self.uplink = uplink
         self.target = target
         self.delay_s = delay_s
+        self.sent_at = 0.0  # when the node sent it
+        self.began_at = 0.0  # when its response began there
+        self.chunks = 0  # of the response, one for each token
 
 
 class Request:

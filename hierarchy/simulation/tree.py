@@ -7,6 +7,7 @@ from random import Random
 from typing import Final, NamedTuple
 
 from hierarchy.config.models import EngineSpec
+from hierarchy.config.speed import MeasuredSpeed
 from hierarchy.errors import UsageError
 from hierarchy.prefix.fingerprint import Fingerprint, Hasher
 from hierarchy.simulation.engine import Engine, Rates
@@ -113,7 +114,7 @@ class Tree:
             len(self.engines),
             member.models or (ANY_MODEL,),
             api,
-            spec.speed,
+            float(spec.speed),
             self._hardware.rates(spec),
             self.events,
             self.queues,
@@ -126,8 +127,10 @@ class Tree:
         for member in self._declared.graph:
             if not member.is_node:
                 engine = self.engines[member.key]
+                speed = self._declared.config.engines[member.name].speed
+                start = float(speed) if isinstance(speed, MeasuredSpeed) else 0.0
                 for parent in member.parents:
-                    self.nodes[parent].add_engine(engine, member.kind, self.delays_s[member.key])
+                    self.nodes[parent].add_engine(engine, member.kind, self.delays_s[member.key], start)
 
     def _connect_nodes(self) -> None:
         """From the bottom up, so that each node knows its models when it registers."""

@@ -13,7 +13,7 @@ from hierarchy.errors import InvalidField
 from hierarchy.names import MAX_NAME, is_node_name, is_printable_name
 from hierarchy.runtime.steps import Steps, at_once
 from hierarchy.wire.limits import DEFAULT, MODEL_BYTES, NAMED, ChildLimits, text_bytes
-from hierarchy.wire.status import MAX_QUEUE, ModelKey, ModelStatus, NodeStatus
+from hierarchy.wire.status import MAX_QUEUE, MAX_RATE, ModelKey, ModelStatus, NodeStatus
 from hierarchy.wire.subtree import rejection_reason
 
 MAX_URL = 2048  # characters
@@ -93,6 +93,12 @@ def check_load_time(field: str, seconds: float) -> None:
         raise InvalidField(field, f"{seconds} is not allowed: it must be between 0 and {MAX_LOAD_S:g} seconds")
 
 
+def check_rate(field: str, rate: float) -> None:
+    """Tokens a second."""
+    if not 0 <= rate <= MAX_RATE:  # NaN fails both comparisons
+        raise InvalidField(field, f"must be between 0 and {MAX_RATE:g}")
+
+
 def check_subtree(field: str, subtree: object) -> None:
     """JSON that this node can keep and send on."""
     if reason := rejection_reason(subtree):
@@ -145,6 +151,8 @@ def models_steps(field: str, models: Sequence[ModelStatus], max_speed: float, li
                 and 0 <= model.queue_length <= MAX_QUEUE
                 and 0 <= model.slots <= MAX_QUEUE
                 and 0.0 <= model.load_s <= MAX_LOAD_S
+                and 0.0 <= model.prefill <= MAX_RATE
+                and 0.0 <= model.decode <= MAX_RATE
             ):
                 _refuse(f"{field}[{number}]", model, max_speed)
             if key in seen:
@@ -160,6 +168,8 @@ def _refuse(field: str, model: ModelStatus, max_speed: float) -> None:
     check_count(f"{field}.queue_length", model.queue_length)
     check_count(f"{field}.slots", model.slots)
     check_load_time(f"{field}.load_s", model.load_s)
+    check_rate(f"{field}.prefill", model.prefill)
+    check_rate(f"{field}.decode", model.decode)
 
 
 def check_status(status: NodeStatus, max_speed: float, prefix: str = "", limits: ChildLimits = DEFAULT) -> None:

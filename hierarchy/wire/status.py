@@ -17,6 +17,7 @@ OTHER_API: dict[Api, Api] = {"openai": "fastchat", "fastchat": "openai"}
 USUAL_LOAD_S: Final = 10.0  # for a model to be loaded by an engine, until that was measured
 AVOIDED: Final = 2  # a rank
 NOT_SERVED: Final = 4  # a rank that no row has
+MAX_RATE = 1e12  # tokens/s of a whole tree; more cannot be real
 MAX_QUEUE = 10**9  # a longer queue cannot be real, and sums of them could overflow
 
 
@@ -35,6 +36,10 @@ class ModelStatus(msgspec.Struct, frozen=True):
     avoid: bool = False
     #: seconds that a request waits there until the model is loaded, since no engine has it in memory; 0: one has
     load_s: float = 0.0
+    #: tokens/s of prompts that it reads, as measured, summed over engines; 0: not measured
+    prefill: float = 0.0
+    #: tokens/s that it writes for one stream, summed over engines; 0: not measured
+    decode: float = 0.0
 
     @property
     def key(self) -> ModelKey:
@@ -82,7 +87,15 @@ def part(status: NodeStatus, parts: int) -> NodeStatus:
         return status
     models = tuple(
         ModelStatus(
-            m.name, m.api, m.speed / parts, -(-m.queue_length // parts), -(-m.slots // parts), m.avoid, m.load_s
+            m.name,
+            m.api,
+            m.speed / parts,
+            -(-m.queue_length // parts),
+            -(-m.slots // parts),
+            m.avoid,
+            m.load_s,
+            m.prefill / parts,
+            m.decode / parts,
         )
         for m in status.models
     )
@@ -94,7 +107,9 @@ def shorter(status: NodeStatus, ended: int) -> NodeStatus:
     if not ended:
         return status
     models = tuple(
-        ModelStatus(m.name, m.api, m.speed, max(0, m.queue_length - ended), m.slots, m.avoid, m.load_s)
+        ModelStatus(
+            m.name, m.api, m.speed, max(0, m.queue_length - ended), m.slots, m.avoid, m.load_s, m.prefill, m.decode
+        )
         for m in status.models
     )
     return NodeStatus(models, status.speed, max(0, status.queue_length - ended), status.asleep, status.wakes)
@@ -127,11 +142,15 @@ def _sum(key: ModelKey, rows: list[ModelStatus]) -> ModelStatus:
     best = min([rank(row.avoid, row.load_s) for row in rows])
     counted = [row for row in rows if rank(row.avoid, row.load_s) == best]
     speed, queue, slots = 0.0, 0, 0
+    prefill = decode = 0.0
     for row in counted:
+        prefill += row.prefill
+        decode += row.decode
         speed += row.speed
         queue += row.queue_length
         slots += row.slots
     if any(row.slots == 0 for row in counted):
         slots = 0
     load_s = min([row.load_s for row in counted])
-    return ModelStatus(*key, speed, min(queue, MAX_QUEUE), min(slots, MAX_QUEUE), counted[0].avoid, load_s)
+    queue, slots, avoid = min(queue, MAX_QUEUE), min(slots, MAX_QUEUE), counted[0].avoid
+    return ModelStatus(*key, speed, queue, slots, avoid, load_s, min(prefill, MAX_RATE), min(decode, MAX_RATE))

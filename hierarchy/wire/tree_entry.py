@@ -37,6 +37,10 @@ class ModelEntry(msgspec.Struct, frozen=True):
     queue_length: Count | None = None
     #: requests that can run at once; 0: unknown
     slots: Count = 0
+    #: tokens/s of prompts that its engines read, as measured; 0: not measured
+    prefill: Amount = 0.0
+    #: tokens/s that its engines write for one stream each; 0: not measured
+    decode: Amount = 0.0
     #: it is used only where nothing else serves the model
     avoid: bool = False
     #: part of its responses in the last 10 to 20 seconds that were failures, 0 to 1

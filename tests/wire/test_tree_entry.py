@@ -69,7 +69,9 @@ def test_every_field_that_a_node_shows_is_decoded() -> None:
     table.children["site-a"].warnings = ["the certificate expires on 2026-01-31"]
     table.declare_labels({"gpu": {"region": "eu"}})
     sleeper = table.declare("sleeper", "http://gpu:2", "vllm")
-    table.report(sleeper, NodeStatus((model("n", load_s=5.0),), 1.0, asleep=True, wakes=True))
+    table.report(
+        sleeper, NodeStatus((model("n", load_s=5.0, prefill=4000.0, decode=25.0),), 1.0, asleep=True, wakes=True)
+    )
     table.set_drain("gpu", Drain(5.0, "ann", "new GPU"))
     table.add(worker())
     tiers = Tiers([["gpu"]], 2.0)
@@ -86,7 +88,9 @@ def test_every_field_that_a_node_shows_is_decoded() -> None:
     assert (site_a.version, site_a.dispatch, site_a.instance) == ("1.2", "p2c", "site-a-1")
     assert [path for path, _ in root.engines()] == ["gpu", "site-a/rack-gpu", "sleeper", WORKER]
     assert [path for path, _ in root.engines(up=True)] == ["site-a/rack-gpu", "sleeper", WORKER]
-    assert root.children["sleeper"].models == (ModelEntry("n", "openai", 1.0, 0, load_s=10.0, wait_s=10.0),)
+    assert root.children["sleeper"].models == (
+        ModelEntry("n", "openai", 1.0, 0, load_s=10.0, prefill=4000.0, decode=25.0, wait_s=10.0),
+    )
     assert root.children[WORKER].label == table.labels.of(WORKER)
     lease.release()
 

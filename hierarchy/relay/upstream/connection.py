@@ -63,11 +63,12 @@ class ResponseHandler:
 class RequestSender(Protocol):
     """What an attempt sends its request through: an `Upstream`, or a translator in front of one.
 
-    received: something of the body came since the flag was cleared, which the reader of the flag does. latest, before:
-    the ends of the last two reads that `forward_to` passed on.
+    received: something of the body came since the flag was cleared, which the reader of the flag does. reads: those
+    that `forward_to` passed on, about one for each token. latest, before: the ends of the last two of them.
     """
 
     received: bool
+    reads: int
     latest: bytes
     before: bytes
 
@@ -128,6 +129,7 @@ class Upstream(asyncio.Protocol):
         "idle_since",
         "latest",
         "pool",
+        "reads",
         "received",
         "transport",
     )
@@ -138,6 +140,7 @@ class Upstream(asyncio.Protocol):
         self.idle_since = 0.0
         self.idle_s = pool.idle_s
         self.received = False  # bytes of the body were forwarded; the reader of this flag clears it
+        self.reads = 0  # that were forwarded
         self.latest = self.before = b""  # the ends of the last two reads that were forwarded
         self._handler: ResponseHandler | None = None
         self._forward: Callable[[bytes], object] | None = None  # gets the body instead of the handler
@@ -166,6 +169,7 @@ class Upstream(asyncio.Protocol):
         """Give the rest of the body to `write` instead of the handler. Does nothing once the response is complete."""
         if self._handler is not None:
             self._forward = write
+            self.reads = 0
             self.latest = self.before = b""
 
     def send(self, handler: ResponseHandler, head: bytes, body: list[bytes], size: int) -> None:
@@ -255,6 +259,7 @@ class Upstream(asyncio.Protocol):
             self._close(incoming, data, size)
         elif self._forward is not None:  # the commonest case
             self.received = True
+            self.reads += 1
             self.before = self.latest
             self.latest = data if len(data) <= KEPT else data[-KEPT:]
             self._forward(data)

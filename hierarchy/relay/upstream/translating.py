@@ -127,6 +127,7 @@ class Translator(ResponseHandler):
 
     def __init__(self, upstream: RequestSender, request: TranslatedRequest, fields: Fields) -> None:
         self.received = False
+        self.reads = 0
         self.latest = self.before = b""  # nothing is forwarded past the attempt
         self._upstream: RequestSender | None = upstream
         self._request = request
