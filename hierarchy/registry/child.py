@@ -460,8 +460,8 @@ class Child:
             if share.prompted:
                 if share.hits is None:
                     share.hits = HitRate()
-                    share.hits.observe(now, 0, 0)
-                share.hits.observe(now, share.matched, share.prompted)
+                    share.hits.observe(now, 0.0, 0.0)
+                share.hits.observe(now, float(share.matched), float(share.prompted))
             counts = prompt_tokens.get(share.key[0]) or prompt_tokens.get("")
             if counts is not None:
                 if share.engine_hits is None:

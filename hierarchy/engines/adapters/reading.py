@@ -262,7 +262,7 @@ def load_of(samples: Iterable[Sample], *waiting: str) -> tuple[int, int]:
 def prompt_tokens(cached: Mapping[str, float], whole: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     """`NodeStatus.prompt_tokens` of two counters by model. A model without a hit, or a prompt, may be missing there."""
     found = {model: (cached.get(model, 0.0), count) for model, count in whole.items()}
-    found[""] = sum(cached.values()), sum(whole.values())
+    found[""] = sum(cached.values(), 0.0), sum(whole.values(), 0.0)
     return found
 
 
