@@ -135,26 +135,31 @@ class TestBed:
         link: str = "direct",
         port: int = 0,
         home: Path | None = None,
+        policy: str = "",
     ) -> Process:
         """Start a node with the default settings of `hierarchy serve`.
 
-        port: 0 for any free one. home: as in the constructor, if another copy is to be used.
+        port: 0 for any free one. home: as in the constructor, if another copy is to be used. policy: for `--dispatch`.
         """
         port = port or free_port()
         argv = [sys.executable, "-m", "hierarchy", "serve", "--node", name, "--host", HOST, "--port", port]
         argv += [f"--engine=vllm={engine.url}" for engine in engines]
         argv += [f"--parent={parent.url}", "--link", link] if parent else []
+        argv += ["--dispatch", policy] if policy else []
         return self.start(name, [*argv, "--exit-with-parent"], port, {"PYTHONPATH": str(home or self.home)})
 
     def one_level(self, engines: Sequence[Process], name: str = "hierarchy", home: Path | None = None) -> Target:
         """Start one node in front of the engines."""
         return target(f"{name}, one level", self.node("solo", engines=engines, home=home))
 
-    def three_levels(self, engines: Sequence[Process], name: str = "hierarchy", home: Path | None = None) -> Target:
+    def three_levels(
+        self, engines: Sequence[Process], name: str = "hierarchy", home: Path | None = None, policy: str = ""
+    ) -> Target:
         """Start root → site → rack → engines."""
-        root = self.node("root", home=home)
-        site = self.node("site", parent=root, home=home)
-        return target(f"{name}, three levels", root, site, self.node("rack", engines=engines, parent=site, home=home))
+        root = self.node("root", home=home, policy=policy)
+        site = self.node("site", parent=root, home=home, policy=policy)
+        rack = self.node("rack", engines=engines, parent=site, home=home, policy=policy)
+        return target(f"{name}, three levels", root, site, rack)
 
     def two_levels(self, engines: Sequence[Process], link: str) -> Target:
         """Start root → site → engines, with a direct or a reverse link."""

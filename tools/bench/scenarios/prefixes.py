@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 
 from bench.benchmark import Benchmark, Result
+from bench.load import completion
 from bench.own_process import run_alone
 from bench.scenarios.choosing import KEY
-from bench.table import Row, middle
+from bench.scenarios.throughput import JSON_CONNECTIONS
+from bench.table import Row, middle, ratio, spread
 from hierarchy.balancing.dispatch import Dispatch
 from hierarchy.http.dialect import CHAT
 from hierarchy.http.request_head import RequestHead
@@ -31,13 +33,15 @@ FULL_INDEX = 1_000_000  # digests that are remembered already
 #: what is measured: bytes of the prompt, and the most that it may cost
 AT_ENTRY_US = {2_000: 5.0, 24_000: 15.0, 400_000: 120.0}
 BELOW_US = {2_000: 6.0, 24_000: 6.0}
+MOST_JSON = 1.15  # of what a request costs at three levels without it
+
 HEAD = RequestHead.from_fields(
     (CHAT, b"/v1/chat/completions"), [], {}, http10=False, keep_alive=True, within_limits=True
 )
 
 
 async def prefixes(benchmark: Benchmark) -> Result:
-    """The CPU time that prefixes cost. Runs in a separate process, with the measured build."""
+    """The CPU time that prefixes cost: without a network, in a separate process, with the measured build; with one."""
     rows = []
     for what, sizes in (("at the entry", AT_ENTRY_US), ("at each node below", BELOW_US)):
         for size, limit in sizes.items():
@@ -49,7 +53,22 @@ async def prefixes(benchmark: Benchmark) -> Result:
             ]
             name = f"a prefix of {size / 1000:.0f} KB {what}, {CHILDREN} children"
             rows.append(Row(name, middle(timed), "µs", limit, "CPU time added to a request"))
+    rows.append(await _json(benchmark))
     return Result(rows)
+
+
+async def _json(benchmark: Benchmark) -> Row:
+    """JSON requests at three levels, with the policy and without it, in one run."""
+    testbed = benchmark.testbed
+    engines = [testbed.engine() for _ in range(2)]
+    targets = [testbed.three_levels(engines, policy, policy=policy) for policy in ("prefix", "shortest_queue")]
+    await testbed.ready(targets)
+    found = await benchmark.rounds(
+        "JSON requests by prefix", targets, lambda target: benchmark.measure(target, completion, JSON_CONNECTIONS)
+    )
+    with_it, without = ([one.us_per_response for one in found[target.name]] for target in targets)
+    detail = f"{spread(with_it, 'µs')}; shortest_queue {spread(without, 'µs')}"
+    return Row("JSON request, three levels, prefix", ratio(with_it, without), "× shortest_queue", MOST_JSON, detail)
 
 
 def _time(what: str, size: int, times: int) -> float:
