@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -200,14 +203,16 @@ def other() -> Messages:
     return [{"role": "user", "content": f"{next(_count)}. " + "long " * 4000}]
 
 
-def responding(name: str) -> Starlette:
-    """An engine that has the responses which it made, and no others."""
+def responding(name: str, all_came: threading.Barrier) -> Starlette:
+    """An engine that has the responses which it made, and no others. First ones are made when all of them came."""
     made: set[str] = set()
 
     async def responses(request: Request) -> JSONResponse:
         body = await request.json()
         if body.get("previous_response_id") not in (None, *made):
             return JSONResponse({"error": {"message": "no such response"}}, 404)
+        if "previous_response_id" not in body:
+            await asyncio.to_thread(all_came.wait, DEADLINE_S)
         made.add(made_id := f"resp_{name}_{len(made)}")
         return JSONResponse({"id": made_id, "object": "response", "output": []})
 
@@ -218,16 +223,22 @@ def responding(name: str) -> Starlette:
 
 
 def test_a_response_is_continued_where_it_was_made(cluster: Cluster) -> None:
+    count = 8
+    all_came = threading.Barrier(count)
     with contextlib.ExitStack() as stack:
-        urls = tuple(stack.enter_context(running_app(responding(name))) for name in ("a", "b", "c", "d"))
+        urls = tuple(stack.enter_context(running_app(responding(name, all_came))) for name in ("a", "b", "c", "d"))
         root = cluster.node("root", settings=PREFIX)
         for number in range(2):
             engines = urls[2 * number : 2 * number + 2]
             cluster.node(f"site-{number}", parents=(root.url,), engines=engines, settings=PREFIX, kind="openai")
         wait_for_model(root.url, "m", 4)
-        ids: list[str] = []
-        for _ in range(8):
-            ids.append(httpx.post(f"{root.url}/v1/responses", json={"model": "m", "input": "hi"}).json()["id"])
+
+        def first(_: int) -> str:
+            made = httpx.post(f"{root.url}/v1/responses", json={"model": "m", "input": "hi"}, timeout=DEADLINE_S)
+            return str(made.json()["id"])
+
+        with ThreadPoolExecutor(count) as pool:
+            ids = list(pool.map(first, range(count)))
         assert len({one.split("_")[1] for one in ids}) > 1
         for one in ids:
             body = {"model": "m", "input": "and then?", "previous_response_id": one}
