@@ -14,15 +14,16 @@ import math
 from typing import Final
 
 from hierarchy.prefix.cost import FULL, PREFILL_BYTES_PER_S
-from hierarchy.registry.child import Share
+from hierarchy.registry.child import NODE, Share
 
 REQUEST_S: Final = 10.0  # that a request keeps its place in a batch, as a guess: 500 tokens at 50 a second
+USUAL_PREFILL: Final = 8000.0  # tokens/s that an engine of speed 1 reads
 MEMORY_S: Final = 30.0  # of what is measured: a sample counts for a third after this time
 LEAST_RATE: Final = 1e-3  # ends a second; of fewer nothing is concluded
 
 
 def expected_wait_s(
-    load: float, slots: int, speed: float, pending: int, residence_s: float = 0.0, quiet_s: float = 0.0
+    load: float, slots: int, speed: float, pending: float, residence_s: float = 0.0, quiet_s: float = 0.0
 ) -> float:
     """How long a request waits at a child before its prompt is read.
 
@@ -40,9 +41,15 @@ def expected_wait_s(
 
 def wait_at(share: Share, residence_s: float = 0.0, quiet_s: float = 0.0) -> float:
     """The same, of the model of a share, there and back: with the round trip, and the time to load a model."""
-    load = share.score * share.speed
-    wait_s = expected_wait_s(load, share.slots, share.speed, share.pending, residence_s, quiet_s)
-    return wait_s + share.child.round_trip.counted + share.load_s
+    load, child = share.score * share.speed, share.child
+    # The speed of a node is limited where it claims too much, its rates are not.
+    pending = share.pending * share.speed * USUAL_PREFILL / share.prefill if _is_measured(share) else share.pending
+    wait_s = expected_wait_s(load, share.slots, share.speed, pending, residence_s, quiet_s)
+    return wait_s + child.round_trip.counted + share.load_s
+
+
+def _is_measured(share: Share) -> bool:
+    return share.prefill > 0.0 and share.child.kind != NODE
 
 
 class Residence:

@@ -30,6 +30,16 @@ def test_the_journey_and_a_model_that_has_to_be_loaded_are_part_of_it() -> None:
     assert wait_at(share) == pytest.approx(20.1)
 
 
+def test_a_measured_engine_reads_as_fast_as_it_was_seen_to() -> None:
+    share = Share(Child("c", "http://c:1", "vllm"), OPENAI)
+    share.pending, share.speed = 64_000, 2.0
+    assert wait_at(share) == 1
+    share.prefill = 32_000.0  # tokens/s
+    assert wait_at(share) == 0.5
+    share.child.kind = "node"
+    assert wait_at(share) == 1
+
+
 def test_a_residence_is_what_littles_law_says() -> None:
     residence = Residence(0.0, 0)
     assert residence.seconds == 0

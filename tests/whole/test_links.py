@@ -404,7 +404,7 @@ def test_a_killed_parent_frees_the_engine_and_is_dialled_again(cluster: Cluster)
     engine = cluster.engine(decode_tokens_per_s=10.0)
     site = linked(cluster, url, engine)
     with process("--node", "root", "--port", str(port)) as root:
-        eventually(lambda: len(reserve_of(site).links) >= LEAST_IDLE, "the links", 20)
+        eventually(lambda: site.node.reserves and len(reserve_of(site).links) >= LEAST_IDLE, "the links", 20)
         wait_for_model(url, "simulated")
         with pytest.raises(httpx.HTTPError):
             asyncio.run(streamed(url, lambda: os.kill(root.pid, signal.SIGKILL)))
