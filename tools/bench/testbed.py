@@ -139,13 +139,13 @@ class TestBed:
     ) -> Process:
         """Start a node with the default settings of `hierarchy serve`.
 
-        port: 0 for any free one. home: as in the constructor, if another copy is to be used. policy: for `--dispatch`.
+        port: 0 for any free one. home: as in the constructor, if another copy is to be used. policy: for `--dispatch-method`.
         """
         port = port or free_port()
         argv = [sys.executable, "-m", "hierarchy", "serve", "--node", name, "--host", HOST, "--port", port]
         argv += [f"--engine=vllm={engine.url}" for engine in engines]
         argv += [f"--parent={parent.url}", "--link", link] if parent else []
-        argv += ["--dispatch", policy] if policy else []
+        argv += ["--dispatch-method", policy] if policy else []
         return self.start(name, [*argv, "--exit-with-parent"], port, {"PYTHONPATH": str(home or self.home)})
 
     def one_level(self, engines: Sequence[Process], name: str = "hierarchy", home: Path | None = None) -> Target:
