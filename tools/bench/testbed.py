@@ -139,7 +139,7 @@ class TestBed:
     ) -> Process:
         """Start a node with the default settings of `hierarchy serve`.
 
-        port: 0 for any free one. home: as in the constructor, if another copy is to be used. policy: "" for the default.
+        port: 0 for any free one. home: as in the constructor, if another copy is used. policy: "" for the default.
         """
         port = port or free_port()
         argv = [sys.executable, "-m", "hierarchy", "serve", "--node", name, "--host", HOST, "--port", port]
