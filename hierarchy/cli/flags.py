@@ -93,7 +93,7 @@ Port = Annotated[int | None, _without_config("PORT", "Port to listen on; 0 for a
 DispatchMethod = Annotated[
     str | None,
     _without_config(
-        "POLICY", "How to choose a child: shortest_queue, p2c, round_robin, lottery or prefix.", default="shortest_queue"
+        "POLICY", "How to choose a child: shortest_queue, p2c, round_robin, lottery, prefix.", default="shortest_queue"
     ),
 ]
 Parent = Annotated[
