@@ -62,7 +62,9 @@ def test_codes_and_statuses_distinguish_errors() -> None:
 
 
 def test_errors_that_pass_by_themselves_have_a_retry_after() -> None:
-    passing = {"Unavailable", "MemoryFull", "OutOfConnections", "TooMuchInFlight", "TooManyMessages"}
+    passing = {
+        "Unavailable", "RequirementUnmet", "MemoryFull", "OutOfConnections", "TooMuchInFlight", "TooManyMessages"
+    }  # fmt: skip
     assert {kind.__name__ for kind in REQUEST_ERRORS if kind.retry_after_s} == passing
 
 
