@@ -99,7 +99,7 @@ async def shut_down(memory: MemoryLane, client: Link) -> None:
     memory.lane.drain()
     client.protocol.shutdown()
     memory.clients.cut_all()
-    for _ in range(10):  # on a busy machine the first request may not have had its turn; then the connection has a second
+    for _ in range(10):  # on a busy machine the first request may not have had its turn: it is given a second
         await memory.turn()
         memory.sweep(0.5)
         client.settle()
