@@ -151,7 +151,7 @@ FULL: Final = {
     "a quarter lost": (Run(Shape(4, 5, 5), 3.0, 100, 200, lost_at_s=130), ("prefix",)),
     "unequal speeds": (Run(Shape(4, 5, 5, speeds=SPEEDS), 0.9, 15, 40, slots=24), ("prefix", "shortest_queue")),
     "saturated": (Run(Shape(4, 5, 5), 0.0, 150, 0, clients=CLIENTS, chats=300), BOTH),
-    "saturated by load": (Run(Shape(4, 5, 5), 0.0, 300, 0, clients=CLIENTS, chats=220), ("shortest_queue",)),
+    "saturated by load": (Run(Shape(4, 5, 5), 0.0, 300, 0, clients=CLIENTS, chats=320), ("shortest_queue",)),
     "p2c, one root": (Run(Shape(8, 0, 8), 0.9, 15, 90, slots=8), LOADS),
     "p2c, four roots": (Run(Shape(8, 0, 8, roots=4), 0.9, 15, 90, slots=8), LOADS),
     "p2c, four replicas": (Run(Shape(0, 0, 32, roots=4), 0.9, 15, 120, slots=8), LOADS),
