@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from random import SystemRandom
 from typing import Any, TypeVar
 
 import uvicorn
@@ -51,9 +52,15 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that no process uses now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port that no process uses now, on any address.
+
+    The system gives none of these to connections, nor to servers that ask for any port: such a one could be taken
+    before the test uses it.
+    """
+    while True:
+        port = SystemRandom().randrange(22_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
 
 
 def eventually(condition: Callable[[], Any], what: str = "the condition", deadline_s: float = DEADLINE_S) -> Any:
