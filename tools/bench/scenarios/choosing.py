@@ -6,6 +6,7 @@ import random
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from bench.benchmark import Benchmark, Result
 from bench.own_process import run_alone
@@ -18,6 +19,7 @@ from hierarchy.wire.status import ModelKey, ModelStatus, NodeStatus
 
 MODULE = "bench.scenarios.choosing"  # run in another process
 CHILDREN = 100
+SPEEDS = (1.0, 2.0, 3.0, 4.0)
 IN_FLIGHT = 400  # open leases, so that the children's loads differ and change
 LIMITS_US = {"shortest_queue": 10.0, "p2c": 3.0}
 KEY: ModelKey = ("bench", "openai")
@@ -38,7 +40,7 @@ async def choosing(benchmark: Benchmark) -> Result:
 
 def _time(policy: str, times: int) -> tuple[float, float]:
     """µs of a choice, and of a choice with a lease and the release of an older lease."""
-    dispatch = Dispatch(_registry(), policy, random.Random(1))
+    dispatch = Dispatch(registry_of(CHILDREN, SPEEDS), policy, random.Random(1))
     leases: deque[Lease] = deque(dispatch.lease(KEY) for _ in range(IN_FLIGHT))
     start = time.perf_counter()
     for _ in range(times):
@@ -55,11 +57,11 @@ def _time(policy: str, times: int) -> tuple[float, float]:
     return 1e6 * alone / times, 1e6 * whole / times
 
 
-def _registry() -> Registry:
-    """A registry with children of different speeds."""
+def registry_of(children: int, speeds: Sequence[float], *, reads_prefix: bool = False) -> Registry:
+    """A registry with so many children that are nodes. speeds: theirs, in turn."""
     registry = Registry(Identity("bench", "http://127.0.0.1:1", "bench"), time.monotonic)
-    for number in range(CHILDREN):
-        model = ModelStatus(*KEY, speed=1.0 + number % 4)
+    for number in range(children):
+        model = ModelStatus(*KEY, speed=speeds[number % len(speeds)])
         status = NodeStatus((model,), model.speed)
         registry.register(
             Registration(
@@ -69,6 +71,7 @@ def _registry() -> Registry:
                 node=f"child-{number}",
                 instance=f"{number:016x}",
                 models=list(status.models),
+                reads_prefix=reads_prefix,
             )
         )
     return registry

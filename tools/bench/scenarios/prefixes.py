@@ -11,7 +11,7 @@ from collections.abc import Callable
 from bench.benchmark import Benchmark, Result
 from bench.load import completion
 from bench.own_process import run_alone
-from bench.scenarios.choosing import KEY
+from bench.scenarios.choosing import KEY, registry_of
 from bench.scenarios.throughput import JSON_CONNECTIONS
 from bench.table import Row, middle, ratio, spread
 from hierarchy.balancing.dispatch import Dispatch
@@ -22,8 +22,6 @@ from hierarchy.relay.choosing import claim
 from hierarchy.relay.fingerprints import Fingerprints
 from hierarchy.relay.held_bytes import HeldBytes
 from hierarchy.relay.request import Request
-from hierarchy.wire.messages import Identity, Registration, WorkerStatus
-from hierarchy.wire.status import ModelStatus, NodeStatus
 
 CHILDREN = 10
 SESSIONS = 32  # whose prompts come in turn
@@ -74,7 +72,7 @@ async def _json(benchmark: Benchmark) -> Row:
 def _time(what: str, size: int, times: int) -> float:
     """µs of CPU time that a request costs more with the policy `prefix` than with `shortest_queue`."""
     bodies = [_body(size, number) for number in range(SESSIONS)]
-    registry, fingerprints = _registry(), Fingerprints("00")
+    registry, fingerprints = registry_of(CHILDREN, (1.0,), reads_prefix=True), Fingerprints("00")
     fields = _fields(bodies, fingerprints, registry)
 
     def entry(dispatch: Dispatch, number: int) -> None:
@@ -151,26 +149,6 @@ def _body(size: int, number: int) -> bytes:
     messages += [{"role": "user" if turn % 2 == 0 else "assistant", "content": text} for turn, text in enumerate(texts)]
     fields = {"model": KEY[0], "messages": messages, "temperature": 0.7, "max_tokens": 500, "stream": True}
     return json.dumps(fields).encode()
-
-
-def _registry() -> Registry:
-    """A registry with children that are nodes."""
-    registry = Registry(Identity("bench", "http://127.0.0.1:1", "bench"), time.monotonic)
-    for number in range(CHILDREN):
-        model = ModelStatus(*KEY)
-        status = NodeStatus((model,), model.speed)
-        registry.register(
-            Registration(
-                worker_name=f"http://127.0.0.1:{number + 2}",
-                check_heart_beat=False,
-                worker_status=WorkerStatus(status.model_names, status.speed),
-                node=f"child-{number}",
-                instance=f"{number:016x}",
-                models=list(status.models),
-                reads_prefix=True,
-            )
-        )
-    return registry
 
 
 if __name__ == "__main__":
