@@ -13,7 +13,7 @@ import xxhash
 
 from hierarchy.balancing.candidates import Candidates
 from hierarchy.balancing.warm_first import warm_first
-from hierarchy.prefix.cost import PREFILL_BYTES_PER_S, common, cost, weight
+from hierarchy.prefix.cost import common, cost, distance, weight
 from hierarchy.prefix.fingerprint import Fingerprint
 from hierarchy.prefix.index import MAX_NUMBER, PrefixIndex
 from hierarchy.registry.child import Child, Lease, Share
@@ -199,8 +199,8 @@ class PrefixChoice:
                     match = length
                 match = match - shared if match > shared else 0
             score = share.busy if by_slots else share.score
-            distance = (share.child.round_trip.counted + share.load_s) * PREFILL_BYTES_PER_S
-            one = cost(share.pending / share.speed, match, score, match_weight, distance)
+            away = distance(share.child.round_trip.counted + share.load_s)
+            one = cost(share.pending / share.speed, match, score, match_weight, away)
             if one < least or (one == least and best_at < turn <= at):
                 least, best, best_at = one, share, at
         self._turn = best_at + 1

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import msgspec
+
 from hierarchy.config.address import Place, addresses_of, place_of
 from hierarchy.prefix.cost import slot_score
 from hierarchy.registry.child_labels import ChildLabels
@@ -96,9 +98,14 @@ class Share(Warmth):
 
     def start(self, model: ModelStatus) -> None:
         """Take over a report before anybody sees the share."""
-        self.reported, self.speed, self.slots, self.avoid = model.queue_length, model.speed, model.slots, model.avoid
-        self.prefill, self.decode = model.prefill, model.decode
+        self.reported = model.queue_length
+        self.take(model)
         self._set_score(self.reported)
+
+    def take(self, model: ModelStatus) -> None:
+        """Take over what a report says of it, but for the queue and whether the model is loaded."""
+        self.speed, self.slots, self.avoid = model.speed, model.slots, model.avoid
+        self.prefill, self.decode = model.prefill, model.decode
 
     def _set_score(self, load: int) -> None:
         self.busy = self.score = load / self.speed
@@ -427,8 +434,7 @@ class Child:
                     or share.avoid != model.avoid
                     or (share.slots == 0) is not (model.slots == 0)
                 )
-                share.speed, share.slots, share.avoid = model.speed, model.slots, model.avoid
-                share.prefill, share.decode = model.prefill, model.decode
+                share.take(model)
                 if model.decode and share.rates is None and self.kind == NODE:  # speeds are measured below it
                     share.rates = Rates(1.0, one_reader=False)
                 if share.told_load_s != model.load_s:
@@ -483,18 +489,14 @@ class Child:
 
     def set_speeds(self, status: NodeStatus) -> None:
         """Other speeds and slots count for it than in its last report. status: that report, with these."""
-        counted = {model.key: model for model in status.models}
+        counted, replace = {model.key: model for model in status.models}, msgspec.structs.replace
         models = [
-            ModelStatus(
-                m.name, m.api, counted[m.key].speed, m.queue_length, counted[m.key].slots, m.avoid, m.load_s,
-                m.prefill, m.decode,
-            )
-            if m.key in counted
-            else m
-            for m in self.status.models
-        ]  # fmt: skip
-        own = self.status
-        self.status = NodeStatus(tuple(models), status.speed, own.queue_length, own.asleep, own.wakes)
+            replace(model, speed=counted[model.key].speed, slots=counted[model.key].slots)
+            if model.key in counted
+            else model
+            for model in self.status.models
+        ]
+        self.status = replace(self.status, models=tuple(models), speed=status.speed)
         self.note_change()
         for model in models:
             share = self.shares[model.key]
@@ -503,10 +505,8 @@ class Child:
 
     def heart_beat(self, queue_length: int, now: float) -> None:
         """A heartbeat of a FastChat worker: it contains only the length of the queue that all its models share."""
-        models = tuple(
-            ModelStatus(model.name, model.api, model.speed, queue_length, model.slots, model.avoid, model.load_s)
-            for model in self.status.models
-        )
+        replace = msgspec.structs.replace
+        models = tuple(replace(model, queue_length=queue_length) for model in self.status.models)
         self.report(NodeStatus(models, self.status.speed, queue_length), now)
 
     def known_shares(self) -> dict[ModelKey, Share]:

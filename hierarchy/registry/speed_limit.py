@@ -16,8 +16,10 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 from hierarchy.registry.child import Child
-from hierarchy.wire.status import ModelStatus, NodeStatus
+from hierarchy.wire.status import NodeStatus
 
 TIMES: Final = 10.0
 
@@ -40,23 +42,12 @@ def limited(status: NodeStatus, limit: float, slots_limit: float = math.inf) -> 
     """A report with no speed above the limit, and without slots where they are more for each unit of speed."""
     if claimed(status) <= limit and (slots_limit == math.inf or claimed_slots(status) <= slots_limit):
         return status
-    models = tuple(
-        [
-            ModelStatus(
-                m.name,
-                m.api,
-                min(m.speed, limit),
-                m.queue_length,
-                m.slots if m.slots <= slots_limit * min(m.speed, limit) else 0,
-                m.avoid,
-                m.load_s,
-                m.prefill,
-                m.decode,
-            )
-            for m in status.models
-        ]
-    )
-    return NodeStatus(models, min(status.speed, limit), status.queue_length, status.asleep, status.wakes)
+    replace = msgspec.structs.replace
+    models = []
+    for model in status.models:
+        speed = min(model.speed, limit)
+        models.append(replace(model, speed=speed, slots=model.slots if model.slots <= slots_limit * speed else 0))
+    return replace(status, models=tuple(models), speed=min(status.speed, limit))
 
 
 class SpeedLimit:

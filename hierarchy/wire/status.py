@@ -86,18 +86,15 @@ def part(status: NodeStatus, parts: int) -> NodeStatus:
     if parts == 1:
         return status
     models = tuple(
-        ModelStatus(
-            m.name,
-            m.api,
-            m.speed / parts,
-            -(-m.queue_length // parts),
-            -(-m.slots // parts),
-            m.avoid,
-            m.load_s,
-            m.prefill / parts,
-            m.decode / parts,
+        msgspec.structs.replace(
+            model,
+            speed=model.speed / parts,
+            queue_length=-(-model.queue_length // parts),
+            slots=-(-model.slots // parts),
+            prefill=model.prefill / parts,
+            decode=model.decode / parts,
         )
-        for m in status.models
+        for model in status.models
     )
     return NodeStatus(models, status.speed / parts, -(-status.queue_length // parts))
 
@@ -106,13 +103,9 @@ def shorter(status: NodeStatus, ended: int) -> NodeStatus:
     """The status of an engine without so many requests that have ended. Its models share one queue."""
     if not ended:
         return status
-    models = tuple(
-        ModelStatus(
-            m.name, m.api, m.speed, max(0, m.queue_length - ended), m.slots, m.avoid, m.load_s, m.prefill, m.decode
-        )
-        for m in status.models
-    )
-    return NodeStatus(models, status.speed, max(0, status.queue_length - ended), status.asleep, status.wakes)
+    replace = msgspec.structs.replace
+    models = tuple(replace(model, queue_length=max(0, model.queue_length - ended)) for model in status.models)
+    return replace(status, models=models, queue_length=max(0, status.queue_length - ended))
 
 
 def aggregate(statuses: Iterable[NodeStatus]) -> NodeStatus:

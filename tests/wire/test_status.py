@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierarchy.wire.status import EMPTY, MAX_QUEUE, ModelStatus, NodeStatus, aggregate
+from hierarchy.wire.status import EMPTY, MAX_QUEUE, ModelStatus, NodeStatus, aggregate, shorter
 
 # Whole speeds, whose sums are exact in any order.
 speeds = st.integers(1, 1000).map(float)
@@ -59,3 +60,13 @@ def test_a_model_served_through_both_families_is_listed_once() -> None:
     status = NodeStatus((ModelStatus("b"), ModelStatus("a", "fastchat"), ModelStatus("a", "openai")), 2.0, 3)
     assert status.model_names == ["a", "b"]
     assert status.fastchat() == {"model_names": ["a", "b"], "speed": 2.0, "queue_length": 3}
+
+
+def test_a_shorter_queue_is_all_that_changes() -> None:
+    model = ModelStatus("m", "openai", 2.0, 5, slots=4, avoid=True, load_s=1.0, prefill=3.0, decode=4.0)
+    status = NodeStatus((model,), 2.0, 5, asleep=True, wakes=True, waiting=1, prompt_tokens={"m": (1.0, 2.0)})
+    found = shorter(status, 2)
+    assert (found.queue_length, found.models[0].queue_length) == (3, 3)
+    replace = msgspec.structs.replace
+    assert replace(found, queue_length=5, models=(replace(found.models[0], queue_length=5),)) == status
+    assert shorter(status, 9).queue_length == shorter(status, 9).models[0].queue_length == 0
